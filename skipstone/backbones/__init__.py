@@ -1,0 +1,3 @@
+"""Denoisers: exact ones for proofs, adapters for real ones."""
+
+from .gaussian import Gaussian as Gaussian

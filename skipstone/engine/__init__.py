@@ -1,0 +1,1 @@
+"""The denoising loop, written once, and what crosses its boundaries."""

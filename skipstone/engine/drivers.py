@@ -1,0 +1,179 @@
+"""Ways to drive the loop: one sample, a batch in which each goes its own way, a replay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from .. import registry
+from ..errors import BackboneError, SpecError, TraceError
+from ..numerics.array import rms, to_floats
+from ..numerics.noise import normal
+from .contracts import (
+    Attempt,
+    Backbone,
+    Cached,
+    Measure,
+    Noise,
+    Plan,
+    Policy,
+    Problem,
+    Query,
+    Result,
+    Run,
+    Solver,
+    Status,
+)
+from .flow import flow
+
+Watch = Callable[[int, Run], None]
+
+
+def denoise(backbone: Backbone, problem: Problem, solver: Solver, policy: Policy, watch: Watch | None = None) -> Result:
+    """Denoise one sample under a policy."""
+    return denoise_many(backbone, [problem], solver, policy, watch)[0]
+
+
+def denoise_many(
+    backbone: Backbone,
+    problems: Sequence[Problem],
+    solver: Solver,
+    policy: Policy,
+    watch: Watch | None = None,
+) -> list[Result]:
+    """Denoise several samples together, each by its own plans.
+
+    Estimates wanted at the same moment are computed in one `predict`, whatever their times; a sample that
+    needs nothing costs nothing.
+
+    Args:
+        backbone: The denoiser.
+        problems: One per sample; results come in the same order.
+        solver: How steps are made.
+        policy: Which steps call the network. A solver with a `controller` has it put in front.
+        watch: Called with (sample index, run) whenever a sample is about to decide: for progress bars.
+
+    Raises:
+        PlanError: a policy planned a step that does not lead to the end.
+        BackboneError: the backbone answered a different number of estimates than it was asked.
+    """
+    _validate(problems, backbone)
+    return _drive(backbone, problems, solver, controlled(solver, policy), watch)
+
+
+def _drive(
+    backbone: Backbone, problems: Sequence[Problem], solver: Solver, policy: Policy, watch: Watch | None
+) -> list[Result]:
+    flows = [flow(p, solver, policy.needs, policy.sites) for p in problems]
+    drawn = [0] * len(flows)
+    results: dict[int, Result] = {}
+    waiting: dict[int, Any] = {}
+    inbox: dict[int, Any] = dict.fromkeys(range(len(flows)))
+    while inbox:
+        for i, answer in inbox.items():
+            try:
+                waiting[i] = flows[i].send(answer)
+            except StopIteration as end:
+                waiting.pop(i, None)
+                results[i] = end.value
+        inbox = _answer(waiting, backbone, problems, policy, drawn, watch)
+    return _finite([results[i] for i in range(len(flows))])
+
+
+def _answer(
+    waiting: dict[int, Any],
+    backbone: Backbone,
+    problems: Sequence[Problem],
+    policy: Policy,
+    drawn: list[int],
+    watch: Watch | None,
+) -> dict[int, Any]:
+    """Answers to one kind of request, the cheapest first, so that queries gather into full batches."""
+    if runs := {i: r for i, r in waiting.items() if isinstance(r, Run)}:
+        for i, run in runs.items() if watch else ():
+            assert watch is not None
+            watch(i, run)
+        plans = policy.consult(list(runs.values()), [r.proposal() for r in runs.values()])
+        return dict(zip(runs, plans, strict=True))
+    if noises := {i: r for i, r in waiting.items() if isinstance(r, Noise)}:
+        answers = {}
+        for i, request in noises.items():
+            answers[i] = normal(problems[i].seed, drawn[i] + 1, request.like)  # 0 is the initial noise
+            drawn[i] += 1
+        return answers
+    if measures := {i: r for i, r in waiting.items() if isinstance(r, Measure)}:
+        floats = iter(to_floats([v for m in measures.values() for v in m.values]))
+        return {i: [next(floats) for _ in m.values] for i, m in measures.items()}
+    queries = {i: r for i, r in waiting.items() if isinstance(r, Query)}
+    if not queries:
+        return {}
+    estimates = backbone.predict(list(queries.values()))
+    if len(estimates) != len(queries):
+        raise BackboneError(
+            f"{type(backbone).__name__}.predict was asked {len(queries)} queries and answered {len(estimates)}."
+        )
+    return dict(zip(queries, estimates, strict=True))
+
+
+def controlled(solver: Solver, policy: Policy) -> Policy:
+    """The policy, behind the controller that the solver cannot do without."""
+    if not solver.controller:
+        return policy
+    controller: Policy = registry.parse("policy", solver.controller)
+    return controller | policy
+
+
+def _validate(problems: Sequence[Problem], backbone: Backbone) -> None:
+    for i, p in enumerate(problems):
+        if len(p.grid) < 2 or any(a <= b for a, b in zip(p.grid, p.grid[1:], strict=False)):
+            raise SpecError(f"Problem {i}: expected a grid of at least two falling times, got {p.grid!r}.")
+        if p.branches != backbone.branches:
+            raise SpecError(f"Problem {i} counts {p.branches} branches a call, the backbone {backbone.branches}.")
+
+
+def _finite(results: list[Result]) -> list[Result]:
+    sizes = to_floats([rms(r.x) for r in results])
+    return [
+        r if math.isfinite(size) else replace(r, status=Status.nonfinite)
+        for r, size in zip(results, sizes, strict=True)
+    ]
+
+
+def replay(backbone: Backbone, problem: Problem, solver: Solver, run: Run) -> Result:
+    """Denoise again exactly as recorded in `run`, whose policy need not be known.
+
+    Raises TraceError when the run was recorded on another grid or stopped before its end.
+    """
+    if run.grid != problem.grid:
+        raise TraceError(
+            f"The trace was recorded on {_spoken(run.grid)}; this problem has {_spoken(problem.grid)}. "
+            f"Replay it on the grid it was made with."
+        )
+    return _drive(backbone, [replace(problem, budget=math.inf)], solver, Recorded(run.past), None)[0]
+
+
+def _spoken(grid: Sequence[float]) -> str:
+    return f"a grid of {len(grid) - 1} steps from {grid[0]:g} to {grid[-1]:g}"
+
+
+@dataclass(frozen=True)
+class Recorded(Policy):
+    """The plans of a finished run, one after another."""
+
+    past: tuple[Attempt, ...]
+    name: ClassVar[str] = "recorded"
+
+    @property
+    def sites(self) -> frozenset[str]:
+        cached = (a.plan.evaluate.sites for a in self.past if isinstance(a.plan.evaluate, Cached))
+        return frozenset().union(*cached)
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        k = len(run.attempts)
+        accept = k == 0 or self.past[k - 1].accepted is not False
+        return replace(self.past[k].plan if k < len(self.past) else proposal, accept=accept)
+
+    def consult(self, runs: Sequence[Run], proposals: Sequence[Plan]) -> list[Plan]:
+        return self.plan_batch(runs, proposals)  # unsigned: the plans already say whose they were

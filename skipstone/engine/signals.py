@@ -1,0 +1,147 @@
+"""The numbers a policy may ask for: computed only when declared, and fetched once a step for a batch.
+
+A policy lists spelt signals in `needs` and finds their values in `attempt.signals` under that spelling:
+`"latent_change"`, `"disagreement(order=1, of='eps')"`. A signal that cannot be known yet is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..numerics.array import combine, mean_abs, rms
+from ..numerics.extrapolate import lagrange_weights
+from ..numerics.parametrize import from_x0, to_x0
+from ..numerics.schedule import CLOCK_LIMIT, Schedule
+from ..registry import register
+from .contracts import Clock, Estimate, Forecast, Node, Step, View
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a signal may look at: one step that has just been computed."""
+
+    schedule: Schedule
+    x: Any
+    t: float
+    t_next: float
+    step: Step
+    nodes: Sequence[Node]  # real estimates before this step, oldest first
+    timeline: Sequence[Node]  # the same with forecasts between them
+    fresh: Sequence[Node]  # estimates of this step, real or forecast
+
+
+class Signal:
+    """Base of signals: frozen settings and one function from a moment to a 0-d array."""
+
+    name: ClassVar[str]
+
+    def measure(self, moment: Moment) -> Any | None:
+        """The value as a 0-d array, or None where it cannot be known."""
+        raise NotImplementedError
+
+
+def view(node: Node, of: View, schedule: Schedule) -> Any:
+    """What the network said at a node, as `of`."""
+    e = node.estimate
+    if e.output is not None and e.prediction == of:
+        return e.output
+    return from_x0(of, e.x0, node.x, schedule.alpha(node.t), schedule.sigma(node.t))
+
+
+def clock_of(schedule: Schedule, clock: Clock, t: float) -> float:
+    """The time t on the chosen clock."""
+    return t if clock == "t" else schedule.clock(t)
+
+
+def on_clock(times: Sequence[float], clock: Clock, schedule: Schedule) -> list[int]:
+    """Indices of times that can carry a polynomial: no two alike, infinite log-SNR dropped."""
+    keep: list[int] = []
+    for i, t in enumerate(times):
+        c = clock_of(schedule, clock, t)
+        finite = clock == "t" or abs(c) < CLOCK_LIMIT
+        if finite and (not keep or abs(c - clock_of(schedule, clock, times[keep[-1]])) > 1e-9):
+            keep.append(i)
+    return keep or [len(times) - 1]
+
+
+def extrapolate(points: Sequence[tuple[float, Any]], order: int, clock: Clock, schedule: Schedule, t: float) -> Any:
+    """Value at t of the polynomial through the last `order + 1` usable (time, value) points."""
+    usable = [points[i] for i in on_clock([p[0] for p in points], clock, schedule)][-(order + 1) :]
+    if len(usable) == 1:
+        return usable[0][1]
+    places = [clock_of(schedule, clock, s) for s, _ in usable]
+    return combine(lagrange_weights(places, clock_of(schedule, clock, t)), [v for _, v in usable])
+
+
+def forecast(nodes: Sequence[Node], how: Forecast, schedule: Schedule, x: Any, t: float) -> Estimate:
+    """The estimate at (x, t) that `how` makes of the real nodes, without a call."""
+    recent = nodes[-(how.order + 2) :]  # one to spare, should one lie at infinite log-SNR
+    points = [(n.t, view(n, how.of, schedule)) for n in recent]
+    output = extrapolate(points, how.order, how.clock, schedule, t)
+    x0 = to_x0(how.of, output, x, schedule.alpha(t), schedule.sigma(t))
+    return Estimate(x0, 0.0, output, how.of)
+
+
+@register("signal")
+@dataclass(frozen=True)
+class LatentChange(Signal):
+    """Mean |x_next - x| over the step: the d of the third-order criterion, in units of the latent."""
+
+    name: ClassVar[str] = "latent_change"
+
+    def measure(self, moment: Moment) -> Any:
+        return mean_abs(moment.step.x - moment.x)
+
+
+@register("signal")
+@dataclass(frozen=True)
+class PredictionChange(Signal):
+    """rms(x0 - x0_before) / rms(x0) between this real estimate and the one before; dimensionless."""
+
+    name: ClassVar[str] = "prediction_change"
+
+    def measure(self, moment: Moment) -> Any | None:
+        real = [n for n in moment.fresh if n.real]
+        if not real or not moment.nodes:
+            return None
+        now, before = real[0].estimate.x0, moment.nodes[-1].estimate.x0
+        return rms(now - before) / (rms(now) + 1e-12)
+
+
+@register("signal")
+@dataclass(frozen=True)
+class LocalError(Signal):
+    """rms(error) / rms(x_next), the solver's embedded error estimate of the step; dimensionless."""
+
+    name: ClassVar[str] = "error"
+
+    def measure(self, moment: Moment) -> Any | None:
+        if moment.step.error is None:
+            return None
+        return rms(moment.step.error) / (rms(moment.step.x) + 1e-12)
+
+
+@register("signal")
+@dataclass(frozen=True)
+class Disagreement(Signal):
+    """rms(forecast - call) at a real call, in units of `of`: what forecasting here would have cost.
+
+    Args:
+        order, of, clock: The forecast, as in `Forecast`, from the real estimates before this one.
+    """
+
+    order: int = 1
+    of: View = "eps"
+    clock: Clock = "logsnr"
+    name: ClassVar[str] = "disagreement"
+
+    def measure(self, moment: Moment) -> Any | None:
+        real = [n for n in moment.fresh if n.real]
+        if not real or len(moment.nodes) <= self.order:
+            return None
+        node, how = real[0], Forecast(self.order, self.of, self.clock)
+        guess = forecast(moment.nodes, how, moment.schedule, node.x, node.t)
+        guessed = Node(node.t, node.x, guess)
+        return rms(view(guessed, self.of, moment.schedule) - view(node, self.of, moment.schedule))

@@ -1,0 +1,52 @@
+"""Every error Skipstone raises on purpose.
+
+    SkipstoneError
+    ├── SpecError (ValueError)         a spec string or setting that cannot be understood
+    │   └── UnknownName                no policy, solver, grid ... of that name
+    ├── PlanError (ValueError)         a policy planned something the engine cannot do
+    ├── BackboneError (ValueError)     a denoiser was asked for, or returned, something impossible
+    ├── ModelError                     a model that is missing, corrupt or of a kind not supported
+    ├── PromptError (ValueError)       a prompt that cannot be drawn
+    ├── TraceError (ValueError)        a trace file that cannot be read or does not fit
+    └── OutputError                    a result that cannot be written
+
+Each message says what was expected, what was got, where, and what to type instead.
+"""
+
+from __future__ import annotations
+
+
+class SkipstoneError(Exception):
+    """Root of the tree: catch this to catch everything that Skipstone raises on purpose."""
+
+
+class SpecError(SkipstoneError, ValueError):
+    """A spec string or a setting that cannot be understood."""
+
+
+class UnknownName(SpecError):
+    """No policy, solver, grid, schedule, metric or signal of that name."""
+
+
+class PlanError(SkipstoneError, ValueError):
+    """A policy planned something the engine cannot do."""
+
+
+class BackboneError(SkipstoneError, ValueError):
+    """A denoiser was asked for, or returned, something impossible."""
+
+
+class ModelError(SkipstoneError):
+    """A model that is missing, corrupt, or of a kind that is not supported."""
+
+
+class PromptError(SkipstoneError, ValueError):
+    """A prompt that cannot be drawn."""
+
+
+class TraceError(SkipstoneError, ValueError):
+    """A trace that cannot be read, or does not fit the problem it is replayed on."""
+
+
+class OutputError(SkipstoneError):
+    """A result that cannot be written where it was asked for."""

@@ -1,0 +1,1 @@
+"""Plain numbers and weighted sums: the mathematics under the engine."""

@@ -1,0 +1,141 @@
+"""Names for policies, solvers, grids ...: one spelling in Python, shell, YAML and URLs.
+
+    "third_order(tol=0.02) | budget(calls=20)"  <->  ThirdOrder(tol=0.02) | Budget(calls=20)
+
+A class enters with `@register("policy")` above it; another package enters by an entry point of the
+group `skipstone`, whose module is imported the first time a name is looked up.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from .errors import SpecError, UnknownName
+
+T = TypeVar("T", bound=type)
+HOMES = {
+    "policy": "skipstone.policies",
+    "solver": "skipstone.solvers",
+    "schedule": "skipstone.numerics.schedule",
+    "grid": "skipstone.numerics.grid",
+    "signal": "skipstone.engine.signals",
+    "metric": "skipstone.metrics",
+    "backbone": "skipstone.backbones",
+}
+_KINDS: dict[str, dict[str, type]] = {kind: {} for kind in HOMES}
+_loaded: set[str] = set()
+
+
+def register(kind: str) -> Callable[[T], T]:
+    """Class decorator: enter a class under its `name`. Raises SpecError when the name is taken."""
+
+    def add(cls: T) -> T:
+        name: str = getattr(cls, "name")  # noqa: B009  (T is bound to type, which has no `name`)
+        taken = _KINDS[kind].get(name)
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise SpecError(f"The {kind} name {name!r} is taken by {taken.__module__}.{taken.__qualname__}.")
+        _KINDS[kind][name] = cls
+        return cls
+
+    return add
+
+
+def _load(kind: str) -> dict[str, type]:
+    if kind not in HOMES:
+        raise UnknownName(f"Expected a kind among {', '.join(HOMES)}, got {kind!r}.")
+    if kind not in _loaded:
+        _loaded.add(kind)
+        importlib.import_module(HOMES[kind])
+        for point in entry_points(group="skipstone"):
+            point.load()
+    return _KINDS[kind]
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Every registered name of a kind, sorted."""
+    return tuple(sorted(_load(kind)))
+
+
+def suggest(wrong: str, known: tuple[str, ...] | list[str]) -> str:
+    """' Did you mean ...?' for a misspelt word, or nothing."""
+    close = difflib.get_close_matches(wrong, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def lookup(kind: str, name: str) -> type:
+    """The class of that name. Raises UnknownName with the nearest known name."""
+    known = _load(kind)
+    if name not in known:
+        listed = names(kind)
+        raise UnknownName(f"No {kind} is called {name!r}.{suggest(name, listed)} Known: {', '.join(listed)}.")
+    return known[name]
+
+
+def summary(cls: type) -> str:
+    """First line of a class's docstring: its help text everywhere."""
+    return inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
+
+
+def parse(kind: str, spec: str) -> Any:
+    """Build an object from its spec string; `spell` inverts it. Raises SpecError."""
+    grammar = f"Expected 'name', 'name(key=value)' or several of them joined by '|', got {spec!r}."
+    try:
+        node = ast.parse(spec.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise SpecError(grammar) from None
+    return _build(kind, node, grammar)
+
+
+def _build(kind: str, node: ast.expr, grammar: str) -> Any:
+    match node:
+        case ast.BinOp(left, ast.BitOr(), right) if kind == "policy":
+            return _build(kind, left, grammar) | _build(kind, right, grammar)
+        case ast.Name(name):
+            return _make(kind, name, {})
+        case ast.Call(ast.Name(name), [], keywords):
+            return _make(kind, name, {str(k.arg): _value(name, k) for k in keywords})
+    raise SpecError(grammar)
+
+
+def _value(name: str, keyword: ast.keyword) -> Any:
+    try:
+        return ast.literal_eval(keyword.value)
+    except ValueError:
+        got = ast.unparse(keyword.value)
+        raise SpecError(
+            f"{name}: expected a number, a quoted text or a tuple for {keyword.arg!r}, got {got}. "
+            f"Texts need quotes: {keyword.arg}='{got}'."
+        ) from None
+
+
+def _make(kind: str, name: str, arguments: dict[str, Any]) -> Any:
+    cls = lookup(kind, name)
+    known = [f.name for f in fields(cls) if f.init]
+    for key in arguments:
+        if key not in known:
+            raise SpecError(
+                f"{name} has no argument {key!r}.{suggest(key, known)} It takes: {', '.join(known) or 'nothing'}."
+            )
+    try:
+        return cls(**arguments)
+    except TypeError as e:
+        raise SpecError(f"{name}: {e}") from None
+
+
+def spell(obj: Any) -> str:
+    """The spec string of an object, settings at their defaults left out; `parse` inverts it."""
+    if hasattr(obj, "parts"):
+        return " | ".join(map(spell, obj.parts))
+    settings = [
+        f"{f.name}={getattr(obj, f.name)!r}"
+        for f in fields(obj)
+        if f.default is MISSING or getattr(obj, f.name) != f.default
+    ]
+    return f"{obj.name}({', '.join(settings)})" if settings else str(obj.name)
