@@ -1,0 +1,36 @@
+# Each target sets up what it needs: Python >= 3.10 and make are all that must be there.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MLX := $(shell [ "$$(uname -s)" = Linux ] && echo "mlx[cpu]" || echo mlx)
+
+.PHONY: demo test lint bench docs clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,train,metrics]" "$(MLX)"
+	touch $@
+
+demo: $(READY)  ## six prompts on the embedded model: pictures, calls, timeline, table
+	$(BIN)/skipstone demo --out demo --force
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest -n auto
+
+lint: $(READY)  ## ruff and mypy --strict
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(READY)  ## engine overhead, import time, orders of convergence
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/orders.py
+
+docs: $(READY)  ## regenerate the reference page of policies, solvers, grids ...
+	$(BIN)/python docs/make_reference.py
+
+clean:  ## what the targets above have made
+	rm -rf $(VENV) demo build dist
