@@ -1,0 +1,43 @@
+"""What is generated or shown must be true: the reference page, and the commands and names of the README."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from skipstone import registry
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))["page"]()
+    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == page, "run `make docs`"
+
+
+@pytest.mark.parametrize("kind", ["policy", "solver", "grid", "schedule", "signal", "metric"])
+def test_every_registered_class_says_what_it_is(kind: str) -> None:
+    for name in registry.names(kind):
+        line = registry.summary(registry.lookup(kind, name))
+        assert line.endswith((".", ":")), f"{kind} {name}: {line!r}"
+        assert not line.startswith(registry.lookup(kind, name).__name__ + "("), f"{kind} {name} has no docstring"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/pebble.md"])
+def test_pages_link_to_files_that_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def test_the_five_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code is not None
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.group(1), "README.md", "exec"), {})
+    assert list(tmp_path.glob("*.png"))
