@@ -151,7 +151,7 @@ def _attempt(
             request = advance.send(answer)
         except StopIteration as end:
             return end.value, fresh
-        if isinstance(request, Noise):
+        if not isinstance(request, Query):
             answer = yield request
             continue
         free = isinstance(evaluate, Forecast)
