@@ -23,7 +23,7 @@ T = TypeVar("T", bound=type)
 HOMES = {
     "policy": "skipstone.policies",
     "solver": "skipstone.solvers",
-    "schedule": "skipstone.numerics.schedule",
+    "schedule": "skipstone.numerics.tables",
     "grid": "skipstone.numerics.grid",
     "signal": "skipstone.engine.signals",
     "metric": "skipstone.metrics",

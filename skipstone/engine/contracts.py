@@ -79,6 +79,15 @@ class Plan:
     why: tuple[str, ...] = ()
     memo: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def plain(self) -> bool:
+        """Whether nobody objected yet: the attempt is accepted and the next prediction is a full call.
+
+        What policies that save calls amend. The retry of a rejected step they leave alone: its first call
+        is already paid for, and a forecast there would undo what the rejection was for.
+        """
+        return self.accept and self.evaluate == Full()
+
 
 # -- What a policy sees: numbers, never tensors --------------------------------------------------
 
@@ -98,6 +107,11 @@ class Attempt:
     def called(self) -> bool:
         """Whether the whole network was run."""
         return isinstance(self.plan.evaluate, Full | Finish)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the network was not run at all."""
+        return isinstance(self.plan.evaluate, Forecast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +136,11 @@ class Run:
     def kept(self) -> tuple[Attempt, ...]:
         """The attempts that count: all but the rejected ones."""
         return tuple(a for a in self.attempts if a.accepted is not False)
+
+    @property
+    def streak(self) -> int:
+        """Forecasts in a row up to here."""
+        return next((i for i, a in enumerate(reversed(self.kept)) if not a.skipped), len(self.kept))
 
     @property
     def cost(self) -> float:
@@ -303,11 +322,17 @@ class Solver:
 
     name: ClassVar[str]
     counterpart: ClassVar[str] = ""  # the diffusers class that the tests compare it with
+    variants: ClassVar[tuple[str, ...]] = ()  # specs beside the default that the tests check too
 
     @property
     def order(self) -> int:
-        """Of convergence; the tests measure it (for stochastic solvers, of their deterministic part)."""
+        """The order in the solver's name, as in DPM-Solver++(3M)."""
         return 1
+
+    @property
+    def convergence(self) -> int:
+        """Order of convergence; the tests measure it (for stochastic solvers, of their deterministic part)."""
+        return self.order
 
     @property
     def stages(self) -> int:

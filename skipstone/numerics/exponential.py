@@ -56,8 +56,12 @@ def exponential_step(x: Any, t: float, t_next: float, schedule: Schedule, nodes:
     ratio = schedule.sigma(t_next) / schedule.sigma(t)
     if len(nodes) == 1 or schedule.sigma(t_next) == 0.0:
         return combine([ratio, schedule.alpha(t_next) - ratio * schedule.alpha(t)], [x, nodes[-1][1]])
-    clock = schedule.clock(t)
-    offsets = [schedule.clock(s) - clock for s, _ in nodes]
-    weights = lagrange_integrals(offsets, schedule.clock(t_next) - clock)
-    alpha = schedule.alpha(t_next)
-    return combine([ratio, *(alpha * w for w in weights)], [x, *(value for _, value in nodes)])
+    weights = exponential_weights([s for s, _ in nodes], t, t_next, schedule)
+    return combine([ratio, *weights], [x, *(value for _, value in nodes)])
+
+
+def exponential_weights(times: Sequence[float], t: float, t_next: float, schedule: Schedule) -> list[float]:
+    """What each clean estimate at `times` adds to x on the way from t to t_next; the times may lie anywhere."""
+    clock, alpha = schedule.clock(t), schedule.alpha(t_next)
+    offsets = [schedule.clock(s) - clock for s in times]
+    return [alpha * w for w in lagrange_integrals(offsets, schedule.clock(t_next) - clock)]

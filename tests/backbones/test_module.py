@@ -15,7 +15,7 @@ from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.errors import BackboneError
 from skipstone.numerics.noise import normal
 from skipstone.numerics.parametrize import to_x0
-from skipstone.numerics.schedule import cosine_table
+from skipstone.numerics.tables import CosineTable
 from skipstone.policies import Fixed, ThirdOrder
 from skipstone.solvers import DDIM
 
@@ -39,12 +39,12 @@ class Net(nn.Module):
 
 
 def backbone(guidance: float = 3.0) -> ModuleBackbone:
-    return ModuleBackbone(Net().eval(), cosine_table(), "v", guidance)
+    return ModuleBackbone(Net().eval(), CosineTable(), "v", guidance)
 
 
 def problem(seed: int, branches: int = 2) -> Problem:
     cond = {"cond": torch.full((3,), float(seed)), "uncond": torch.zeros(3)}
-    return Problem(cosine_table(), normal(seed, 0, torch.empty(4, 8, 8)), GRID, cond, seed, branches)
+    return Problem(CosineTable(), normal(seed, 0, torch.empty(4, 8, 8)), GRID, cond, seed, branches)
 
 
 def query(seed: int, t: float, **more: Any) -> Query:
@@ -160,6 +160,6 @@ def test_strange_sites_and_conditions_are_refused() -> None:
 
 
 def test_a_module_that_changes_the_shape_is_refused() -> None:
-    model = ModuleBackbone(nn.Conv2d(4, 3, 1), cosine_table(), forward=lambda m, x, t, c: m(x))
+    model = ModuleBackbone(nn.Conv2d(4, 3, 1), CosineTable(), forward=lambda m, x, t, c: m(x))
     with pytest.raises(BackboneError, match="Conv2d answered"):
         model.predict([Query(torch.zeros(4, 8, 8), 0.5)])

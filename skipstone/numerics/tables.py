@@ -1,0 +1,204 @@
+"""Noise schedules that are tables, as diffusion models trained in discrete timesteps have them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+from ..errors import SpecError
+from ..registry import register
+from .schedule import CLOCK_LIMIT, FlowMatching, Schedule
+
+
+class Tabular(Schedule):
+    """A schedule kept as cumulative alpha-bars, one per training timestep, as diffusers schedulers keep it.
+
+    Training timestep k (0-based, of N) lies at t = (k + 1) / N; t = 0 is `end`. Between entries the
+    half log-SNR is linear in t, as in DPM-Solver (Lu et al. 2022, arXiv 2206.00927).
+    """
+
+    alpha_bars: tuple[float, ...]  # N values in [0, 1), falling
+    end: float  # alpha-bar at t = 0
+
+    @cached_property
+    def _clocks(self) -> tuple[float, ...]:
+        def clock(bar: float) -> float:
+            if bar <= 0.0 or bar >= 1.0:
+                return math.copysign(CLOCK_LIMIT, bar - 0.5)
+            return 0.5 * math.log(bar / (1.0 - bar))
+
+        return (clock(self.end), *map(clock, self.alpha_bars))
+
+    def _bar(self, t: float) -> float:
+        position = t * len(self.alpha_bars)
+        k = round(position)
+        if abs(position - k) < 1e-9:  # on an entry: exactly the table's value
+            return self.end if k == 0 else self.alpha_bars[k - 1]
+        return 1.0 / (1.0 + math.exp(-2.0 * self._between(position)))
+
+    def _between(self, position: float) -> float:
+        k = min(int(position), len(self.alpha_bars) - 1)
+        w = position - k
+        return (1 - w) * self._clocks[k] + w * self._clocks[k + 1]
+
+    def alpha(self, t: float) -> float:
+        return math.sqrt(self._bar(t))
+
+    def sigma(self, t: float) -> float:
+        return math.sqrt(1.0 - self._bar(t))
+
+    def timestep(self, t: float) -> float:
+        return t * len(self.alpha_bars) - 1.0
+
+    def time(self, clock: float) -> float:
+        clocks = self._clocks
+        k = bisect_left(clocks, -clock, key=lambda c: -c)
+        if k <= 0 or k >= len(clocks):
+            return 0.0 if k <= 0 else 1.0
+        w = (clocks[k - 1] - clock) / (clocks[k - 1] - clocks[k])
+        return (k - 1 + w) / len(self.alpha_bars)
+
+
+@register("schedule")
+@dataclass(frozen=True)
+class Table(Tabular):
+    """A table given in full: that of any diffusers scheduler, by `Table.of(scheduler)`.
+
+    Args:
+        alpha_bars: N values in [0, 1), falling; a last value of 0 is zero terminal SNR.
+        end: alpha-bar at t = 0; 1 is pure data (`set_alpha_to_one=True` in diffusers).
+
+    Raises:
+        SpecError: fewer than two values, or values that do not fall.
+    """
+
+    alpha_bars: tuple[float, ...] = field(repr=False)
+    end: float = 1.0
+    name: ClassVar[str] = "table"
+
+    def __post_init__(self) -> None:
+        bars = self.alpha_bars
+        if len(bars) < 2 or not 0.0 <= bars[-1] < bars[0] < 1.0 or any(b <= c for b, c in itertools.pairwise(bars)):
+            raise SpecError(
+                f"table: expected at least two alpha-bars in [0, 1) that fall from data to noise, got {len(bars)} "
+                f"from {bars[0] if bars else 'nothing'} to {bars[-1] if bars else 'nothing'}; see Table.of(scheduler)."
+            )
+
+    @staticmethod
+    def of(scheduler: Any, mu: float | None = None) -> Schedule:
+        """The schedule of a diffusers scheduler: its table, or FlowMatching where it is a flow-match scheduler.
+
+        Args:
+            scheduler: Anything with `alphas_cumprod`, or with a `shift` (flow matching).
+            mu: Log of the shift, for flow matching with `use_dynamic_shifting`, whose shift depends on the picture.
+        """
+        config = getattr(scheduler, "config", None)
+        kind = type(scheduler).__name__
+        if getattr(config, "use_flow_sigmas", False):
+            return FlowMatching(float(config.flow_shift))  # type: ignore[union-attr]
+        if hasattr(scheduler, "alphas_cumprod"):
+            bars = tuple(float(b) for b in scheduler.alphas_cumprod)
+            return Table(bars, float(getattr(scheduler, "final_alpha_cumprod", 1.0)))
+        if not hasattr(scheduler, "shift"):
+            raise SpecError(f"Expected a scheduler with alphas_cumprod or a flow-matching shift, got {kind}.")
+        if not getattr(config, "use_dynamic_shifting", False):
+            return FlowMatching(float(scheduler.shift))
+        if mu is None:
+            raise SpecError(f"{kind} shifts by the size of the picture: pass the pipeline's mu, Table.of(it, mu=...).")
+        linear = getattr(config, "time_shift_type", "exponential") == "linear"
+        return FlowMatching(mu if linear else math.exp(mu))
+
+
+def alpha_bars_of(betas: Sequence[float], zero_terminal_snr: bool = False) -> tuple[float, ...]:
+    """Cumulative products of 1 - beta; `zero_terminal_snr` rescales them to end in pure noise."""
+    bars = list(itertools.accumulate((1.0 - beta for beta in betas), operator.mul))
+    if zero_terminal_snr:
+        first, last = math.sqrt(bars[0]), math.sqrt(bars[-1])
+        bars = [((math.sqrt(b) - last) * first / (first - last)) ** 2 for b in bars]
+    return tuple(bars)
+
+
+@dataclass(frozen=True)
+class _Betas(Tabular):
+    """What the tables of linear betas share: their settings and the checks of them."""
+
+    steps: int = 1000
+    first: float = 0.00085
+    last: float = 0.012
+    end: float = 1.0
+    power: ClassVar[float] = 2.0  # beta^(1/power) is linear
+    rescaled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or not 0.0 < self.first <= self.last < 1.0:
+            raise SpecError(f"{self.name}: expected steps >= 2 and 0 < first <= last < 1, got {self}.")
+
+    @cached_property
+    def alpha_bars(self) -> tuple[float, ...]:  # type: ignore[override]  # computed once
+        a, b, n = self.first ** (1 / self.power), self.last ** (1 / self.power), self.steps - 1
+        return alpha_bars_of([(a + (b - a) * k / n) ** self.power for k in range(self.steps)], self.rescaled)
+
+
+@register("schedule")
+@dataclass(frozen=True)
+class LinearTable(_Betas):
+    """DDPM's table: beta linear from `first` to `last` over `steps` timesteps.
+
+    References: Ho et al. 2020, arXiv 2006.11239.
+    """
+
+    first: float = 1e-4
+    last: float = 0.02
+    power: ClassVar[float] = 1.0
+    name: ClassVar[str] = "linear_table"
+
+
+@register("schedule")
+@dataclass(frozen=True)
+class ScaledLinear(_Betas):
+    """Stable Diffusion's table: sqrt(beta) linear from sqrt(first) to sqrt(last).
+
+    References: Rombach et al. 2022, arXiv 2112.10752.
+    """
+
+    name: ClassVar[str] = "scaled_linear"
+
+
+@register("schedule")
+@dataclass(frozen=True)
+class ZeroTerminalSNR(_Betas):
+    """Stable Diffusion's table rescaled to end in pure noise: alpha(1) = 0. Wants a v or x0 prediction.
+
+    References: Lin et al. 2023, arXiv 2305.08891.
+    """
+
+    rescaled: ClassVar[bool] = True
+    name: ClassVar[str] = "zero_terminal_snr"
+
+
+@register("schedule")
+@dataclass(frozen=True)
+class CosineTable(Tabular):
+    """The cosine table with its offset and its cap on beta (`squaredcos_cap_v2` in diffusers).
+
+    References: Nichol & Dhariwal 2021, arXiv 2102.09672.
+    """
+
+    steps: int = 1000
+    offset: float = 0.008
+    cap: float = 0.999
+    end: float = 1.0
+    name: ClassVar[str] = "cosine_table"
+
+    @cached_property
+    def alpha_bars(self) -> tuple[float, ...]:  # type: ignore[override]  # computed once
+        def bar(k: int) -> float:
+            return math.cos((k / self.steps + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
+
+        return alpha_bars_of([min(self.cap, 1 - bar(k + 1) / bar(k)) for k in range(self.steps)])

@@ -1,0 +1,1 @@
+"""Public conformance checks: what every policy, solver, metric and backbone must satisfy."""

@@ -1,0 +1,141 @@
+"""Measured orders of convergence of solvers, on exact scores whose answer is known.
+
+    python -m skipstone.testing.orders        # the table of benchmarks/orders.md
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import registry
+from ..backbones.gaussian import Gaussian
+from ..backbones.mixture import Mixture
+from ..engine.contracts import Backbone, Measure, Noise, Problem, Query, Run, Solver
+from ..engine.flow import flow
+from ..numerics.array import combine, rms
+
+LOUD, QUIET = -5.0, 1.5  # half log-SNR: so loud that the low-order start of a multistep solver costs nothing
+COARSE, FINE = 96, 192  # steps between which the order is read off
+
+
+def undisturbed(backbone: Backbone, problem: Problem, solver: Solver) -> Any:
+    """Where every step of the grid taken in full leads, noise being zero: a solver's deterministic part."""
+    loop, answer = flow(problem, solver), None
+    while True:
+        try:
+            request = loop.send(answer)
+        except StopIteration as end:
+            return end.value.x
+        if isinstance(request, Run):
+            answer = request.proposal()
+        elif isinstance(request, Noise):
+            answer = request.like * 0.0
+        elif isinstance(request, Query):
+            [answer] = backbone.predict([request])
+        else:
+            assert isinstance(request, Measure)
+            answer = [float(v) for v in request.values]
+
+
+def clock_grid(backbone: Backbone, steps: int) -> tuple[float, ...]:
+    """Equal steps of the half log-SNR, from noise to short of the data."""
+    return tuple(backbone.schedule.time(LOUD + (QUIET - LOUD) * i / steps) for i in range(steps + 1))
+
+
+def start() -> Any:
+    """What every measurement starts from: 33 values of noise, in float64."""
+    import numpy as np
+
+    return np.linspace(-2.0, 2.0, 33)
+
+
+def reference(backbone: Backbone, steps: int = 800) -> Any:
+    """The end of the probability-flow ODE, d(x / sigma) / dl = exp(l) x0, by classical Runge-Kutta."""
+    schedule, h = backbone.schedule, (QUIET - LOUD) / steps
+
+    def velocity(clock: float, y: Any) -> Any:
+        t = schedule.time(clock)
+        [estimate] = backbone.predict([Query(y * schedule.sigma(t), t)])
+        return estimate.x0 * math.exp(clock)
+
+    first = schedule.time(LOUD)
+    y = start() / schedule.sigma(first)
+    for i in range(steps):
+        clock = LOUD + i * h
+        k1 = velocity(clock, y)
+        k2 = velocity(clock + h / 2, y + k1 * (h / 2))
+        k3 = velocity(clock + h / 2, y + k2 * (h / 2))
+        k4 = velocity(clock + h, y + k3 * h)
+        y = combine([1.0, h / 6, h / 3, h / 3, h / 6], [y, k1, k2, k3, k4])
+    return y * schedule.sigma(schedule.time(QUIET))
+
+
+def errors(solver: Solver, backbone: Backbone, counts: Sequence[int], truth: Any | None) -> list[float]:
+    """rms distance to `truth` with that many steps; without a truth, to the result with twice as many."""
+
+    def end(steps: int) -> Any:
+        grid = clock_grid(backbone, steps)
+        return undisturbed(backbone, Problem(backbone.schedule, start(), grid, branches=backbone.branches), solver)
+
+    ends = [end(n) for n in counts]
+    goals = [truth] * len(ends) if truth is not None else [end(2 * n) for n in counts]
+    return [float(rms(e - g)) for e, g in zip(ends, goals, strict=True)]
+
+
+def measured_order(solver: Solver, backbone: Backbone, truth: Any | None = None) -> float:
+    """log2 of how much halving the step shrinks the error."""
+    coarse, fine = errors(solver, backbone, (COARSE, FINE), None if solver.stochastic else truth)
+    return math.log2(coarse / fine)
+
+
+def gaussian_truth(backbone: Gaussian) -> Any:
+    """The closed-form end of the measurement on Gaussian data."""
+    return backbone.exact(start(), backbone.schedule.time(LOUD), backbone.schedule.time(QUIET))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    spec: str
+    declared: int
+    gaussian: float  # nan for stochastic solvers: without noise they contract to a point, and rounding is measured
+    mixture: float
+    error: float  # rms on the mixture with FINE steps; to twice as many steps for stochastic solvers
+
+
+def specs() -> list[str]:
+    """Every registered solver with its variants."""
+    listed = []
+    for name in registry.names("solver"):
+        listed += [name, *registry.lookup("solver", name).variants]  # type: ignore[attr-defined]
+    return listed
+
+
+def table() -> list[Row]:
+    """The measured order of every registered solver."""
+    gaussian, mixture = Gaussian(), Mixture()
+    exact, fine = gaussian_truth(gaussian), reference(mixture)
+    rows = []
+    for spec in specs():
+        solver: Solver = registry.parse("solver", spec)
+        [error] = errors(solver, mixture, (FINE,), None if solver.stochastic else fine)
+        smooth = math.nan if solver.stochastic else measured_order(solver, gaussian, exact)
+        rows.append(Row(spec, solver.convergence, smooth, measured_order(solver, mixture, fine), error))
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table as text."""
+    lines = [f"| solver | declared | Gaussian | mixture | error, {FINE} steps |", "|---|---|---|---|---|"]
+    for r in rows:
+        smooth = "" if math.isnan(r.gaussian) else f"{r.gaussian:.2f}"
+        lines.append(f"| `{r.spec}` | {r.declared} | {smooth} | {r.mixture:.2f} | {r.error:.1e} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(table()))
