@@ -168,6 +168,17 @@ class Run:
                 return (1 - w) * clocks[i - 1] + w * clocks[i]
         return clocks[-1]
 
+    def time(self, clock: float) -> float:
+        """The time at which `clock` has this value, before which it is smaller; clipped to the ends of the grid."""
+        grid, clocks = self.grid, self.clocks
+        if clock <= clocks[0]:
+            return grid[0]
+        for i in range(1, len(grid)):
+            if clocks[i] >= clock:
+                w = (clock - clocks[i - 1]) / (clocks[i] - clocks[i - 1])
+                return (1 - w) * grid[i - 1] + w * grid[i]
+        return grid[-1]
+
     def proposal(self) -> Plan:
         """What to do when nobody objects: accept, full evaluation, next time of the grid."""
         return Plan(Full(), max((g for g in self.grid if g < self.here), default=self.t_end))

@@ -56,13 +56,15 @@ def clock_of(schedule: Schedule, clock: Clock, t: float) -> float:
 
 
 def on_clock(times: Sequence[float], clock: Clock, schedule: Schedule) -> list[int]:
-    """Indices of times that can carry a polynomial: no two alike, infinite log-SNR dropped."""
+    """Indices of times that can carry a polynomial: the newest of those alike, infinite log-SNR dropped."""
     keep: list[int] = []
     for i, t in enumerate(times):
         c = clock_of(schedule, clock, t)
-        finite = clock == "t" or abs(c) < CLOCK_LIMIT
-        if finite and (not keep or abs(c - clock_of(schedule, clock, times[keep[-1]])) > 1e-9):
-            keep.append(i)
+        if clock == "logsnr" and abs(c) >= CLOCK_LIMIT:
+            continue
+        if keep and abs(c - clock_of(schedule, clock, times[keep[-1]])) <= 1e-9:
+            keep.pop()  # the corrector of a two-stage solver and the step after it meet at one time
+        keep.append(i)
     return keep or [len(times) - 1]
 
 

@@ -1,4 +1,12 @@
 """One adaptive method per file."""
 
+from .budget import Budget as Budget
+from .early_stop import EarlyStop as EarlyStop
+from .error_control import ErrorControl as ErrorControl
 from .fixed import Fixed as Fixed
+from .forecast import ForecastKind as ForecastKind
+from .guidance_gate import GuidanceGate as GuidanceGate
+from .interval import Interval as Interval
+from .pid import PID as PID
 from .third_order import ThirdOrder as ThirdOrder
+from .third_order import ThirdOrderReleased as ThirdOrderReleased

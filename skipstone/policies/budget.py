@@ -1,0 +1,100 @@
+"""Never more than so many calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ..engine.contracts import Backbone, Clock, Finish, Forecast, Plan, Policy, Query, Run, View
+from ..errors import SpecError
+from ..numerics.array import rms, to_floats
+from ..registry import register
+from ._ranges import forecast_of, number, whole
+
+
+@register("policy")
+@dataclass(frozen=True)
+class Budget(Policy):
+    """Never spend more than this many calls, and spread them over the run.
+
+    A step is called while (s + 1) * m >= n + s, with m calls affordable, n steps left and s forecasts since
+    the last call; else it is forecast. Both stages of a two-stage solver and the calls of rejected
+    attempts are charged; where one stage is all that is left, it is spent on a step of the flow's own
+    (`Finish`). A rejection that cannot be paid for is overruled. Put it last in a chain: of what comes
+    behind it, only `forecast` adds no calls.
+
+    Args:
+        calls: Upper bound of the run's cost, in calls, >= 1. At steps * stages or more, nothing changes.
+        warmup: Steps at the start that are called before the rest is spread, >= 0, and at most a quarter
+            of the budget.
+        order: Of the forecast, 0..3.
+        of: View that is forecast: eps, x0, v or flow.
+        clock: What it is forecast against: logsnr or t.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: ours. For a limit in seconds see `calls_within`.
+    """
+
+    calls: float = 25
+    warmup: int = 3
+    order: int = 1
+    of: View = "eps"
+    clock: Clock = "logsnr"
+    name: ClassVar[str] = "budget"
+    neutral: ClassVar[Mapping[str, Any]] = {"calls": 10**9}
+
+    def __post_init__(self) -> None:
+        number(self, "calls", 1)
+        whole(self, "warmup", 0)
+        forecast_of(self)
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        if isinstance(proposal.evaluate, Forecast) and proposal.accept and any(not a.skipped for a in run.attempts):
+            return proposal
+        left = self.calls - run.cost
+        if isinstance(proposal.evaluate, Finish) and left >= 1.0:
+            return proposal
+        if not proposal.accept:
+            return proposal if left >= run.stages else self._forecast(run, run.proposal())
+        if not self._due(run, left):
+            return self._forecast(run, proposal)
+        if left >= run.stages:
+            return proposal
+        return replace(proposal, evaluate=Finish(1)) if left >= 1.0 else self._forecast(run, proposal)
+
+    def _due(self, run: Run, left: float) -> bool:
+        """Whether calls spread evenly over what is left would have one here."""
+        steps, affordable = len(run.left), max(left // run.stages, min(left, 1.0) // 1.0)
+        warm = len(run.kept) < max(1.0, min(self.warmup, self.calls // (4 * run.stages)))
+        return warm or (run.streak + 1) * affordable >= steps + run.streak
+
+    def _forecast(self, run: Run, proposal: Plan) -> Plan:
+        return replace(proposal, evaluate=forecast_of(self))
+
+
+def calls_within(seconds: float, backbone: Backbone, query: Query, batch: int = 1, repeats: int = 3) -> int:
+    """Calls that fit into a time limit, from the median time of one call measured here and now.
+
+    Args:
+        seconds: Wall-clock limit of the denoising of one batch, > 0.
+        backbone: The denoiser.
+        query: A request like those of the run.
+        batch: Samples denoised together, >= 1.
+        repeats: Timed calls, >= 1, after one that is not timed.
+
+    Raises:
+        SpecError: not even one call fits.
+    """
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        to_floats([rms(e.x0) for e in backbone.predict([query] * batch)])  # waits for the device
+        times.append(time.perf_counter() - start)
+    one = sorted(times[1:])[repeats // 2]
+    if seconds < one:
+        raise SpecError(f"Expected at least {one:.3g} seconds, the time of one call, got {seconds:g}.")
+    return int(seconds / max(one, 1e-9))

@@ -1,0 +1,123 @@
+"""Skip until the forecast is expected to have spoilt the picture by so much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from ..engine.contracts import Clock, Plan, Policy, Run, View
+from ..engine.signals import Disagreement
+from ..registry import register, spell
+from ._ranges import forecast_of, number, whole
+
+
+def progress(clock: float) -> float:
+    """asinh(sigma / alpha): what an error of eps weighs in the sample is how far this moves."""
+    return math.asinh(math.exp(-clock))
+
+
+def in_eps(of: View, clock: float) -> float:
+    """How far eps moves per unit of `of`, at this half log-SNR."""
+    if of == "eps":
+        return 1.0
+    ratio = math.exp(-clock)  # sigma / alpha
+    return {"x0": 1.0 / ratio, "v": 1.0 / math.hypot(1.0, ratio), "flow": 1.0 / (1.0 + ratio)}[of]
+
+
+@register("policy")
+@dataclass(frozen=True)
+class ErrorControl(Policy):
+    """Forecast until the error expected of it exceeds a tolerance, measured at every call.
+
+    Each call shows by how much a forecast would have been wrong there: e = rms(forecast - call). A
+    polynomial through the nodes l_j errs by c * prod_j |l - l_j| on its clock, so e gives c, and c the
+    error of every step ahead. An error e of eps over one step moves the sample by e * (u - u_next) with
+    u = asinh(sigma / alpha), in units of a sample of variance 1. Steps are forecast while
+    sum (u - u_next) * c * prod_j |l - l_j| since the last call stays below `tol`.
+
+    Args:
+        tol: Expected error of one run of forecasts, in units of the sample (rms), >= 0. 0 never skips.
+        max_skip: Longest run of consecutive forecasts, in steps, >= 0. 0 never skips.
+        warmup: Steps at the start that are always called, >= 0; it never skips before it can measure.
+        tail: Steps at the end that are always called, >= 0.
+        order: Of the forecast, 0..3.
+        of: View that is forecast: eps, x0, v or flow.
+        clock: What it is forecast against: logsnr or t.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: Zhang & Chen 2022, arXiv 2204.13902 (errors of an extrapolated eps); ours as a whole.
+    """
+
+    tol: float = 0.001
+    max_skip: int = 4
+    warmup: int = 3
+    tail: int = 1
+    order: int = 1
+    of: View = "eps"
+    clock: Clock = "logsnr"
+    name: ClassVar[str] = "error_control"
+    neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
+
+    def __post_init__(self) -> None:
+        number(self, "tol", 0)
+        for field in ("max_skip", "warmup", "tail"):
+            whole(self, field, 0)
+        forecast_of(self)
+
+    @cached_property
+    def signal(self) -> str:
+        """Spelling of the signal that it reads."""
+        return spell(Disagreement(self.order, self.of, self.clock))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({self.signal})
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        bound = len(run.kept) < self.warmup or len(run.left) <= self.tail or run.streak >= self.max_skip
+        if bound or not proposal.plain:
+            return proposal
+        expected = self._expected(run, proposal.t_next)
+        if not expected < self.tol:
+            return proposal
+        return replace(proposal, evaluate=forecast_of(self), memo={**proposal.memo, "expected_error": expected})
+
+    def _expected(self, run: Run, t_next: float) -> float:
+        """Error of all forecasts since the last call, were the next step one of them."""
+        kept = run.kept
+        last = len(kept) - 1 - run.streak
+        if last < 0 or self.signal not in kept[last].signals:
+            return math.inf
+        nodes = self._nodes(run)
+        before = [n for n in nodes if n > kept[last].t]
+        spread = self._spread(run, before, kept[last].t)
+        if spread == 0.0:
+            return math.inf
+        c = kept[last].signals[self.signal] / spread
+        steps = [(a.t, a.t_next) for a in kept[last + 1 :]] + [(run.here, t_next)]
+        return sum(c * self._spread(run, nodes, t) * self._weight(run, t, t_end) for t, t_end in steps)
+
+    def _nodes(self, run: Run) -> list[float]:
+        """Times at which the network has been called, oldest first."""
+        ends = ((a.t, a.t_next) if run.stages > 1 else (a.t,) for a in run.kept if not a.skipped)
+        return sorted({t for times in ends for t in times}, reverse=True)
+
+    def _spread(self, run: Run, nodes: list[float], t: float) -> float:
+        """prod_j |l(t) - l(t_j)| over the nodes that a forecast uses; 0 where they are too few."""
+        used = nodes[-(self.order + 1) :]
+        if len(used) <= self.order:
+            return 0.0
+        return math.prod(abs(self._place(run, t) - self._place(run, n)) for n in used)
+
+    def _place(self, run: Run, t: float) -> float:
+        return t if self.clock == "t" else run.clock(t)
+
+    def _weight(self, run: Run, t: float, t_end: float) -> float:
+        """By how much an error of 1 in `of`, made over a step, moves the sample."""
+        here = run.clock(t)
+        return in_eps(self.of, here) * abs(progress(here) - progress(run.clock(t_end)))

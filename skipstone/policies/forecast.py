@@ -1,0 +1,51 @@
+"""Choose how skipped steps are forecast, whoever skipped them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ..engine.contracts import Clock, Forecast, Plan, Policy, Run, View
+from ..engine.flow import FREEZE
+from ..registry import register
+from ._ranges import forecast_of, whole
+
+
+@register("policy")
+@dataclass(frozen=True)
+class ForecastKind(Policy):
+    """Forecast skipped steps by a polynomial of this order, whoever before it in the chain skipped them.
+
+    `third_order | forecast(order=1)` decides as published and extrapolates instead of repeating. Alone it
+    changes nothing, whatever its settings: it decides how to skip, never when.
+
+    Args:
+        order: Of the polynomial, 0..3. 0 repeats the last prediction.
+        of: View that is forecast: eps, x0, v or flow.
+        clock: What it is forecast against: logsnr or t.
+        hold: Forecasts in a row after which the last prediction is repeated instead, >= 0. 0 always repeats.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: Liu et al. 2025, arXiv 2503.06923 (order); Lu et al. 2022, arXiv 2206.00927 (the log-SNR clock).
+    """
+
+    order: int = 1
+    of: View = "eps"
+    clock: Clock = "logsnr"
+    hold: int = 1000
+    name: ClassVar[str] = "forecast"
+    neutral: ClassVar[Mapping[str, Any]] = {"order": 1}
+
+    def __post_init__(self) -> None:
+        forecast_of(self)
+        whole(self, "hold", 0)
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        skips = isinstance(proposal.evaluate, Forecast)
+        if not skips or (proposal.evaluate == FREEZE and proposal.t_next <= run.t_end):
+            return proposal
+        how = forecast_of(self)
+        return replace(proposal, evaluate=how if run.streak < self.hold else replace(how, order=0))

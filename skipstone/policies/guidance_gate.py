@@ -1,0 +1,61 @@
+"""Stop computing the unconditional branch where guidance has done its work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, get_args
+
+from ..engine.contracts import Cached, Clock, Plan, Policy, Run
+from ..errors import SpecError
+from ..registry import register
+from ._ranges import number, one_of, whole
+
+UNCOND = frozenset({"uncond"})
+
+
+@register("policy")
+@dataclass(frozen=True)
+class GuidanceGate(Policy):
+    """Compute only the conditional branch below a time, and forecast the unconditional one: half a call.
+
+    Without guidance (one branch) it changes nothing.
+
+    Args:
+        below: Time under which the gate is shut, in [0, 1], 1 being pure noise. 0 never shuts it.
+        every: Steps from one full call to the next below that time, >= 0. 1 never shuts it; 0 calls no more.
+        order: Of the branch's forecast, 0..3. 0 repeats its last output; more needs `every` >= 2, because
+            a polynomial that is never renewed runs away.
+        clock: What it is forecast against: logsnr or t.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: Zhang et al. 2024, arXiv 2404.02747 (T-GATE).
+    """
+
+    below: float = 0.5
+    every: int = 0
+    order: int = 0
+    clock: Clock = "logsnr"
+    name: ClassVar[str] = "guidance_gate"
+    sites: ClassVar[frozenset[str]] = UNCOND
+    neutral: ClassVar[Mapping[str, Any]] = {"below": 0.0}
+
+    def __post_init__(self) -> None:
+        number(self, "below", 0, 1)
+        whole(self, "every", 0)
+        whole(self, "order", 0, 3)
+        one_of(self, "clock", get_args(Clock))
+        if self.order > 0 and self.every == 0:
+            raise SpecError(
+                f"guidance_gate: expected every >= 2 with order={self.order}, got every=0; try every=4 or order=0."
+            )
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        if run.branches < 2 or run.here >= self.below or not proposal.plain:
+            return proposal
+        since = next((i for i, a in enumerate(reversed(run.kept), 1) if a.called), 1)  # steps since a full call
+        if self.every and since >= self.every:
+            return proposal
+        return replace(proposal, evaluate=Cached(UNCOND, self.order, self.clock))

@@ -1,0 +1,52 @@
+"""Call every k-th step and forecast between: the blind mask that adaptivity has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ..engine.contracts import Clock, Plan, Policy, Run, View
+from ..registry import register
+from ._ranges import forecast_of, whole
+
+
+@register("policy")
+@dataclass(frozen=True)
+class Interval(Policy):
+    """Call every k-th step and forecast between, whatever the prompt.
+
+    After `warmup` called steps, `every - 1` forecasts and one call take turns.
+
+    Args:
+        every: Steps from one call to the next, >= 1. 1 calls every step.
+        warmup: Steps at the start that are always called, >= 1.
+        tail: Steps at the end that are always called, >= 0.
+        order: Of the forecast, 0..3.
+        of: View that is forecast: eps, x0, v or flow.
+        clock: What it is forecast against: logsnr or t.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: Liu et al. 2025, arXiv 2503.06923 (TaylorSeer: a fixed interval with polynomial forecasts).
+    """
+
+    every: int = 2
+    warmup: int = 3
+    tail: int = 1
+    order: int = 1
+    of: View = "eps"
+    clock: Clock = "logsnr"
+    name: ClassVar[str] = "interval"
+    neutral: ClassVar[Mapping[str, Any]] = {"every": 1}
+
+    def __post_init__(self) -> None:
+        whole(self, "every", 1)
+        whole(self, "warmup", 1)
+        whole(self, "tail", 0)
+        forecast_of(self)
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        bound = len(run.kept) < self.warmup or len(run.left) <= self.tail or run.streak >= self.every - 1
+        return proposal if bound or not proposal.plain else replace(proposal, evaluate=forecast_of(self))

@@ -1,0 +1,97 @@
+"""Step sizes that keep the solver's own estimate of its error at a tolerance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..engine.contracts import Attempt, Plan, Policy, Run
+from ..registry import register
+from ._ranges import number, whole
+
+SHORTEST = 1e-3  # step of the half log-SNR that is kept whatever its error
+SLACK = 0.25  # share of a step by which the end may be reached early
+
+
+@register("policy")
+@dataclass(frozen=True)
+class PID(Policy):
+    """Choose every step from the solver's local error, and take again those that exceed the tolerance.
+
+    With e_n the solver's error of step n relative to the sample (rms) over `rtol`, a step is kept if e_n <= 1,
+    and the next is longer on the half log-SNR by
+    safety (1/e_n)^((p + i + d) / order) (1/e_{n-1})^(-(p + 2 d) / order) (1/e_{n-2})^(d / order),
+    within [0.2, 2.5]. Lands anywhere, not only on the grid, and on the end. Controls solvers that give
+    `Step.error` (dpm_adaptive, heun, dpmpp of order 2 or 3); others take the grid after the first step.
+    May cost more calls than the grid.
+
+    Args:
+        rtol: Local error of a step allowed, relative to the sample (rms), > 0.
+        order: Power of the step that the error falls with, 1..4: the solver's order.
+        p: Proportional gain, >= 0.
+        i: Integral gain, > 0; 1 alone is the classical controller.
+        d: Derivative gain, >= 0.
+        safety: Aim below the longest step allowed, in (0, 1].
+        first: Longest first step, in half log-SNR, > 0.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: Soderlind 2003, ACM TOMS 29(1); Jolicoeur-Martineau et al. 2021, arXiv 2105.14080.
+    """
+
+    rtol: float = 0.01
+    order: int = 2
+    p: float = 0.0
+    i: float = 1.0
+    d: float = 0.0
+    safety: float = 0.9
+    first: float = 0.5
+    name: ClassVar[str] = "pid"
+    needs: ClassVar[frozenset[str]] = frozenset({"error"})
+    may_spend_more: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for field, low, high in (("rtol", 1e-12, 1e3), ("i", 1e-6, 10), ("safety", 1e-3, 1), ("first", SHORTEST, 24)):
+            number(self, field, low, high)
+        number(self, "p", 0, 10)
+        number(self, "d", 0, 10)
+        whole(self, "order", 1, 4)
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        last = run.pending
+        if last is None:
+            return replace(proposal, t_next=max(proposal.t_next, self._landing(run, run.here, self.first)))
+        if "error" not in last.signals or not last.called or not proposal.accept:
+            return proposal
+        length = run.clock(last.t_next) - run.clock(last.t)
+        accept = last.signals["error"] <= self.rtol or length <= SHORTEST
+        start = last.t_next if accept else last.t
+        if start <= run.t_end:
+            return proposal
+        step = max(SHORTEST, length * self._factor(run))
+        return replace(proposal, accept=accept, t_next=self._landing(run, start, step))
+
+    def _landing(self, run: Run, start: float, step: float) -> float:
+        """Where a step of this length on the clock ends: on the end, if it would come close."""
+        here = run.clock(start)
+        if here + (1 + SLACK) * step >= run.clock(run.t_end):
+            return run.t_end
+        return min(run.time(here + step), math.nextafter(start, 0.0))
+
+    def _factor(self, run: Run) -> float:
+        """By how much the next step is longer than the pending one."""
+        kept = [a for a in run.past if a.accepted]
+        recent = [run.pending, *reversed(kept)]
+        gains = (self.p + self.i + self.d, -(self.p + 2 * self.d), self.d)
+        factor = self.safety
+        for attempt, gain in zip(recent, gains, strict=False):
+            factor *= self._ease(attempt) ** (gain / self.order)
+        return min(2.5, max(0.2, factor)) if math.isfinite(factor) else 0.2
+
+    def _ease(self, attempt: Attempt | None) -> float:
+        """How many times the tolerance exceeds the error of an attempt; 1 where none is known."""
+        if attempt is None or "error" not in attempt.signals:
+            return 1.0
+        return self.rtol / max(attempt.signals["error"], 1e-12 * self.rtol)
