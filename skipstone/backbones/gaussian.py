@@ -11,6 +11,8 @@ from ..engine.contracts import Estimate, Query
 from ..numerics.schedule import Cosine, Schedule
 from ..registry import register
 
+COSINE = Cosine()
+
 
 @register("backbone")
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Gaussian:
 
     mean: float = 0.5
     std: float = 0.7
-    schedule: Schedule = Cosine()
+    schedule: Schedule = COSINE
     name: ClassVar[str] = "gaussian"
     sites: ClassVar[tuple[str, ...]] = ()
     branches: ClassVar[int] = 1

@@ -16,6 +16,7 @@ from ..numerics.schedule import Cosine, Schedule
 from ..registry import register
 
 COND, UNCOND = "cond", "uncond"
+COSINE = Cosine()
 
 
 @register("backbone")
@@ -45,7 +46,7 @@ class Mixture:
     weights: tuple[float, ...] = (0.3, 0.5, 0.2)
     guidance: float = 1.0
     prediction: View = "eps"
-    schedule: Schedule = Cosine()
+    schedule: Schedule = COSINE
     name: ClassVar[str] = "mixture"
 
     def __post_init__(self) -> None:

@@ -54,13 +54,13 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Run the whole backbone and take a high-order step of the flow's own in place of the solver's.
+    """Run the whole backbone and take a long step of the flow's own in place of the solver's.
 
-    The step integrates the polynomial through the last `order` clean estimates exactly; it is what
-    makes ending early in one to four long steps accurate whatever the solver.
+    The step integrates the polynomial in sigma/alpha through the last `order` clean estimates exactly; it
+    is what makes ending early in one to four long steps accurate whatever the solver.
     """
 
-    order: int = 3
+    order: int = 2
 
 
 Evaluate: TypeAlias = Full | Cached | Forecast | Finish

@@ -23,7 +23,8 @@ COARSE, FINE = 96, 192  # steps between which the order is read off
 
 def undisturbed(backbone: Backbone, problem: Problem, solver: Solver) -> Any:
     """Where every step of the grid taken in full leads, noise being zero: a solver's deterministic part."""
-    loop, answer = flow(problem, solver), None
+    loop = flow(problem, solver)
+    answer: Any = None
     while True:
         try:
             request = loop.send(answer)
