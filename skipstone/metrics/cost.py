@@ -1,0 +1,25 @@
+"""What a sample cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ..registry import register
+from .base import Metric, Sample
+
+
+@register("metric")
+@dataclass(frozen=True)
+class Cost(Metric):
+    """Network calls: rows that entered the denoiser, over the branches of a full call.
+
+    A guided call is 1 and one branch of it a half; rejected attempts count.
+    """
+
+    name: ClassVar[str] = "cost"
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    unit: ClassVar[str] = "calls"
+
+    def measure(self, sample: Sample) -> float:
+        return float(sample.calls)

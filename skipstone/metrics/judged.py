@@ -1,0 +1,27 @@
+"""What the model's own judge says of a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ..errors import SpecError
+from ..registry import register
+from .base import Metric, Sample
+
+
+@register("metric")
+@dataclass(frozen=True)
+class JudgeScore(Metric):
+    """Share of what the prompt asks for that the model's own judge sees in the picture, in [0, 1].
+
+    Pebble's judge is a small classifier of Pebble's own scenes: it says nothing about other models.
+    """
+
+    name: ClassVar[str] = "judge"
+    better: ClassVar[Literal["higher", "lower"]] = "higher"
+
+    def measure(self, sample: Sample) -> float:
+        if sample.judge is None:
+            raise SpecError("judge: this model has no judge of its own.")
+        return float(sample.judge(sample.pixels, sample.prompt))

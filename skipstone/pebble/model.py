@@ -1,0 +1,195 @@
+"""Pebble as a problem and a backbone: prompts in, pictures out, each sample by its own seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import pebble, registry
+from ..backbones.module import COND, UNCOND, ModuleBackbone, diffusers_unet
+from ..engine.contracts import INFINITY, Problem, View
+from ..errors import ModelError, PromptError
+from ..numerics.noise import normal
+from ..numerics.schedule import Schedule
+from ..numerics.tables import Table
+
+GUIDANCE = 3.0
+STEPS = 50
+GRID = "trailing"  # what the pipeline's own scheduler uses; starts at pure noise
+CHECKSUMS = "SHA256SUMS"
+PREDICTIONS: Mapping[str, View] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+
+
+@dataclass(frozen=True, eq=False)
+class Pebble:
+    """The embedded text-to-image model, or another of its format, ready to be denoised.
+
+        model = Pebble.load()
+        problem = model.problem("a red apple on a blue background", seed=0)
+        result = denoise(model.backbone, problem, solver, policy)
+        pixels = model.decode([result.x])[0]
+
+    Args:
+        name: What tables and metadata call it.
+        tokenizer, encoder: Of prompts.
+        unet: The denoiser.
+        autoencoder: Of latents.
+        schedule: The noise schedule that the denoiser was trained on.
+        prediction: What the denoiser puts out.
+        guidance: Classifier-free guidance weight; 1 evaluates the prompt's branch alone, at half the rows.
+    """
+
+    name: str
+    tokenizer: Any = field(repr=False)
+    encoder: Any = field(repr=False)
+    unet: Any = field(repr=False)
+    autoencoder: Any = field(repr=False)
+    schedule: Schedule = field(repr=False)
+    prediction: View = "v"
+    guidance: float = GUIDANCE
+
+    @classmethod
+    def load(cls, model: str | Path = "pebble", guidance: float = GUIDANCE) -> Pebble:
+        """Pebble itself, or a folder in its format (a StableDiffusionPipeline saved by diffusers).
+
+        Raises:
+            ModelError: a model that is missing, damaged (its checksums do not fit) or of another kind.
+        """
+        folder = find(model)
+        _verify(folder)
+        try:
+            return cls(str(model), *_components(folder), guidance=guidance)
+        except (OSError, ValueError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as e:
+            raise ModelError(f"{folder} cannot be loaded: {str(e).splitlines()[0]}. Fetch or train it again.") from e
+
+    @cached_property
+    def backbone(self) -> ModuleBackbone:
+        """The denoiser under this guidance."""
+        return ModuleBackbone(self.unet, self.schedule, self.prediction, self.guidance, diffusers_unet)
+
+    def guided(self, guidance: float) -> Pebble:
+        """The same model under another guidance weight."""
+        return replace(self, guidance=guidance)
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> torch.Tensor:
+        """Hidden states (tokens, width) of a prompt, as the pipeline's own text encoder gives them.
+
+        One prompt at a time, so that a sample does not depend on what else is in its batch.
+        """
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        states: torch.Tensor = self.encoder(tokens.input_ids)[0][0]
+        return states
+
+    def problem(
+        self,
+        prompt: str,
+        seed: int = 0,
+        steps: int = STEPS,
+        grid: str | Sequence[float] | Any = GRID,
+        budget: float = INFINITY,
+    ) -> Problem:
+        """One sample to denoise; the same seed is the same picture, alone or in a batch.
+
+        Args:
+            prompt: What to draw; not empty.
+            seed: Of the initial noise and of the solver's, if it wants any.
+            steps: Of the grid, >= 1.
+            grid: A grid, its spec ("karras"), or the times themselves (then `steps` is not used).
+            budget: Calls after which the rest is forecast.
+
+        Raises:
+            PromptError: an empty prompt.
+            SpecError: fewer than one step, or a grid that cannot have as many.
+        """
+        if not prompt.strip():
+            raise PromptError('The prompt is empty. Say what to draw: "a red apple on a blue background".')
+        if isinstance(grid, str):
+            grid = registry.parse("grid", grid)
+        times = grid.times(self.schedule, steps) if hasattr(grid, "times") else tuple(grid)
+        config = self.unet.config
+        noise = normal(seed, 0, torch.empty(config.in_channels, config.sample_size, config.sample_size))
+        cond = {COND: self.encode(prompt), UNCOND: self.encode("")}
+        return Problem(self.schedule, noise, times, cond, seed, self.backbone.branches, budget)
+
+    @torch.inference_mode()
+    def decode(self, latents: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
+        """Pictures (height, width, 3) in [0, 1], not rounded to 8 bits; see `quantise`."""
+        scale = self.autoencoder.config.scaling_factor
+        pictures = []
+        for latent in latents:  # one at a time, for the reason given at `encode`
+            made = self.autoencoder.decode(latent[None] / scale, return_dict=False)[0][0]
+            pictures.append((made.float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).contiguous().numpy())
+        return pictures
+
+
+def quantise(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Pixels in [0, 1] as 8-bit values, rounded to the nearest."""
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def find(model: str | Path) -> Path:
+    """The folder of a model, without loading it.
+
+    Raises:
+        ModelError: there is none, or it is not in Pebble's format.
+    """
+    folder = Path(pebble.path()) if str(model) == "pebble" else Path(model)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        if str(model) == "pebble":
+            raise ModelError(f"Pebble's weights are missing from {folder}. Install the package again.")
+        raise ModelError(
+            f"{model!s} is neither 'pebble' nor a folder in Pebble's format. "
+            f"Models other than Pebble arrive with the guest: skipstone.adapt."
+        )
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except ValueError:
+        raise ModelError(f"{index} is damaged: it is not JSON. Fetch or train the model again.") from None
+    if kind != "StableDiffusionPipeline":
+        raise ModelError(
+            f"{model!s} is a {kind}; expected Pebble's format, a StableDiffusionPipeline. "
+            f"Models other than Pebble arrive with the guest: skipstone.adapt."
+        )
+    return folder
+
+
+def _verify(folder: Path) -> None:
+    """Compare every file with the folder's list of checksums, where it has one (as `sha256sum -c` does)."""
+    sums = folder / CHECKSUMS
+    if not sums.is_file():
+        return
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        expected, _, name = line.partition("  ")
+        file = folder / name.lstrip("*")
+        if not file.is_file():
+            raise ModelError(f"{file} is missing. Fetch or train the model again.")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise ModelError(f"{file} is damaged: its SHA-256 is not the one in {CHECKSUMS}. Fetch the model again.")
+
+
+def _components(folder: Path) -> tuple[Any, Any, Any, Any, Schedule, View]:
+    """Tokenizer, text encoder, denoiser, autoencoder, schedule and prediction of a pipeline's folder."""
+    import diffusers
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
+    autoencoder = diffusers.AutoencoderKL.from_pretrained(folder / "vae").eval()
+    kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
+    scheduler = getattr(diffusers, kind).from_pretrained(folder / "scheduler")
+    prediction = PREDICTIONS[scheduler.config.prediction_type]
+    return tokenizer, encoder, unet, autoencoder, Table.of(scheduler), prediction
