@@ -38,7 +38,7 @@ def test_both_agree_with_torchmetrics() -> None:
     sample = Sample(CLOSE, reference=PICTURE)
     ours, theirs = (torch.from_numpy(a).permute(2, 0, 1)[None].double() for a in (CLOSE, PICTURE))
     psnr = functional.peak_signal_noise_ratio(ours, theirs, data_range=1.0)
-    assert PSNR().measure(sample) == pytest.approx(float(psnr), abs=1e-6)
+    assert PSNR().measure(sample) == pytest.approx(float(psnr), abs=1e-5)
     ssim = functional.structural_similarity_index_measure(ours, theirs, data_range=1.0)
     assert SSIM().measure(sample) == pytest.approx(float(ssim), abs=2e-3)  # they treat the border otherwise
 
