@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import registry
 from ..errors import PlanError
-from ..numerics.exponential import exponential_step
+from ..numerics.finishing import finishing_step
 from .contracts import (
     Attempt,
     Cached,
@@ -181,12 +181,12 @@ def _given(evaluate: Evaluate, line: _Timeline, problem: Problem, t: float) -> d
 def _finishing_step(
     x: Any, t: float, t_next: float, how: Finish, problem: Problem, past: Sequence[Node]
 ) -> Generator[Query | Noise, Any, Step]:
-    """One step of the exponential integrator on the run's own clean estimates."""
+    """One long step on the run's own clean estimates."""
     schedule = problem.schedule
     estimate: Estimate = yield Query(x, t)
     nodes = [*((n.t, n.estimate.x0) for n in past if n.t > t), (t, estimate.x0)]
     usable = [nodes[i] for i in on_clock([s for s, _ in nodes], "logsnr", schedule)][-how.order :]
-    return Step(exponential_step(x, t, t_next, schedule, usable))
+    return Step(finishing_step(x, t, t_next, schedule, usable))
 
 
 def _measure(signals: dict[str, Any], moment: Moment) -> Generator[Measure, Any, dict[str, float]]:

@@ -100,15 +100,16 @@ class LatentChange(Signal):
 @register("signal")
 @dataclass(frozen=True)
 class PredictionChange(Signal):
-    """rms(x0 - x0_before) / rms(x0) between this real estimate and the one before; dimensionless."""
+    """rms(x0 - x0_before) / rms(x0) between this real estimate and the last at an earlier time; dimensionless."""
 
     name: ClassVar[str] = "prediction_change"
 
     def measure(self, moment: Moment) -> Any | None:
         real = [n for n in moment.fresh if n.real]
-        if not real or not moment.nodes:
+        earlier = [n for n in moment.nodes if n.t > moment.t]
+        if not real or not earlier:
             return None
-        now, before = real[0].estimate.x0, moment.nodes[-1].estimate.x0
+        now, before = real[0].estimate.x0, earlier[-1].estimate.x0
         return rms(now - before) / (rms(now) + 1e-12)
 
 

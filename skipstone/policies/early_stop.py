@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -19,13 +20,14 @@ MARK = "early_stop"
 class EarlyStop(Policy):
     """Finish in one to four long steps once the clean estimate has settled.
 
-    Settled: rms(x0 - x0_before) < tol * rms(x0) at each of the last `patience` calls, at a half log-SNR
-    >= `above` (at high noise x0 hardly moves because hardly anything can be seen). What is left of the
-    grid is then divided into `steps` steps of the exponential integrator, each charged one call: no
-    half-made estimate is taken for the picture. The step that settled it is the plan's memo `early_stop`.
+    Settled: at each of the last `patience` calls rms(x0 - x0_before) < tol * rms(x0) * (l - l_before), with
+    l the half log-SNR, at l >= `above` (at high noise x0 hardly moves because hardly anything can be
+    seen). The rate is about what x0 would still change by, so tol means the same on every grid. What is
+    left of the grid is then divided into `steps` long steps, each charged one call: no half-made estimate
+    is taken for the picture. The step that settled it is the plan's memo `early_stop`.
 
     Args:
-        tol: Relative change of the clean estimate, dimensionless, >= 0. 0 never stops.
+        tol: Relative change of the clean estimate still to come, dimensionless, >= 0. 0 never stops.
         patience: Consecutive calls that must agree, >= 1.
         above: Half log-SNR from which it may stop; at 0 picture and noise are equally strong.
         steps: Steps of the finish, 1..4.
@@ -34,14 +36,14 @@ class EarlyStop(Policy):
     Raises:
         SpecError: a setting out of range.
 
-    References: Lu et al. 2022, arXiv 2211.01095 (the integrator of the finish).
+    References: Lu et al. 2022, arXiv 2211.01095 (exponential integrators, of which the finish is one).
     """
 
-    tol: float = 0.01
+    tol: float = 0.05
     patience: int = 2
     above: float = 0.0
     steps: int = 2
-    order: int = 3
+    order: int = 2
     name: ClassVar[str] = "early_stop"
     needs: ClassVar[frozenset[str]] = frozenset({CHANGE})
     neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
@@ -68,5 +70,10 @@ class EarlyStop(Policy):
     def _settled(self, run: Run) -> bool:
         if run.clock(run.here) < self.above or len(run.left) <= self.steps:
             return False
-        seen = [a.signals[CHANGE] for a in run.kept if CHANGE in a.signals][-self.patience :]
-        return len(seen) == self.patience and max(seen) < self.tol
+        calls = [a for a in run.kept if not a.skipped]
+        rates = [
+            now.signals[CHANGE] / max(1e-9, run.clock(now.t) - run.clock(before.t))
+            for before, now in itertools.pairwise(calls)
+            if CHANGE in now.signals
+        ][-self.patience :]
+        return len(rates) == self.patience and max(rates) < self.tol
