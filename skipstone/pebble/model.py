@@ -25,7 +25,7 @@ from ..numerics.tables import Table
 GUIDANCE = 3.0
 STEPS = 50
 GRID = "trailing"  # what the pipeline's own scheduler uses; starts at pure noise
-CHECKSUMS = "SHA256SUMS"
+MANIFEST = "manifest.json"
 PREDICTIONS: Mapping[str, View] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
 
@@ -67,7 +67,7 @@ class Pebble:
         folder = find(model)
         _verify(folder)
         try:
-            return cls(str(model), *_components(folder), guidance=guidance)
+            return cls(str(model), guidance=guidance, **_components(folder))
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as e:
             raise ModelError(f"{folder} cannot be loaded: {str(e).splitlines()[0]}. Fetch or train it again.") from e
 
@@ -166,30 +166,41 @@ def find(model: str | Path) -> Path:
 
 
 def _verify(folder: Path) -> None:
-    """Compare every file with the folder's list of checksums, where it has one (as `sha256sum -c` does)."""
-    sums = folder / CHECKSUMS
-    if not sums.is_file():
+    """Compare every file with the SHA-256 of the folder's manifest, where it has one."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
         return
-    for line in sums.read_text(encoding="utf-8").splitlines():
-        expected, _, name = line.partition("  ")
-        file = folder / name.lstrip("*")
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError):
+        raise ModelError(f"{manifest} is damaged: it lists no files. Fetch or train the model again.") from None
+    for name, facts in files.items():
+        file = folder / name
         if not file.is_file():
             raise ModelError(f"{file} is missing. Fetch or train the model again.")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            raise ModelError(f"{file} is damaged: its SHA-256 is not the one in {CHECKSUMS}. Fetch the model again.")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != facts["sha256"]:
+            raise ModelError(f"{file} is damaged: its SHA-256 is not that of {MANIFEST}. Fetch the model again.")
 
 
-def _components(folder: Path) -> tuple[Any, Any, Any, Any, Schedule, View]:
+def _components(folder: Path) -> dict[str, Any]:
     """Tokenizer, text encoder, denoiser, autoencoder, schedule and prediction of a pipeline's folder."""
     import diffusers
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
-    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
-    autoencoder = diffusers.AutoencoderKL.from_pretrained(folder / "vae").eval()
-    kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
-    scheduler = getattr(diffusers, kind).from_pretrained(folder / "scheduler")
-    prediction = PREDICTIONS[scheduler.config.prediction_type]
-    return tokenizer, encoder, unet, autoencoder, Table.of(scheduler), prediction
+    kinds = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+
+    def part(name: str) -> Any:
+        library, kind = kinds[name]
+        home = transformers if library == "transformers" else diffusers
+        return getattr(home, kind).from_pretrained(folder / name)
+
+    scheduler = part("scheduler")
+    return {
+        "tokenizer": part("tokenizer"),
+        "encoder": part("text_encoder").float().eval(),
+        "unet": part("unet").float().eval(),
+        "autoencoder": part("vae").float().eval(),
+        "schedule": Table.of(scheduler),
+        "prediction": PREDICTIONS[scheduler.config.prediction_type],
+    }
