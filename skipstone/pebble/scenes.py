@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.pebble.words import BACKGROUNDS, OBJECTS, PAIR_SIZE, RELATIONS, SIZES
+from skipstone.pebble.words import BACKGROUNDS, FILLERS, OBJECTS, OPENINGS, PAIR_SIZE, RELATIONS, SIZES, SYNONYMS
 
 #: Side of a picture in pixels.
 SIDE = 64
@@ -79,31 +79,38 @@ def caption(scene: Scene) -> str:
     return text
 
 
-def _one_of(names: Any) -> str:
-    return "|".join(sorted(names, key=lambda name: (-len(name), name)))
+def _one_of(names: Iterable[str]) -> str:
+    """A pattern for any of the names or of their synonyms, longest first."""
+    phrases = {*names, *(other for other, name in SYNONYMS.items() if name in set(names))}
+    return "|".join(sorted(phrases, key=lambda phrase: (-len(phrase), phrase)))
 
 
+_THE = r"(?:(?:an?|the) )?"
 _SENTENCE = re.compile(
-    rf"(?:(?:an?|the) )?(?:(?P<size>small|large) )?(?P<first>{_one_of(OBJECTS)})"
-    rf"(?: (?:to the )?(?P<relation>{_one_of(RELATIONS)}) (?:(?:an?|the) )?(?P<second>{_one_of(OBJECTS)}))?"
-    rf"(?: on (?:(?:an?|the) )?(?P<background>{_one_of(BACKGROUNDS)})(?: background)?)?"
+    rf"(?:(?:{'|'.join(OPENINGS)}) )?"
+    rf"{_THE}(?:(?P<size>{_one_of(['small', 'large'])}) )?(?P<first>{_one_of(list(OBJECTS))})"
+    rf"(?: (?P<relation>{_one_of(list(RELATIONS))}) {_THE}(?P<second>{_one_of(list(OBJECTS))}))?"
+    rf"(?: on {_THE}(?P<background>{_one_of(list(BACKGROUNDS))})(?: (?:background|backdrop|ground))?)?"
 )
 
 
 def parse(prompt: str) -> Scene | None:
     """The scene a prompt describes, or None where it is not a sentence of the grammar.
 
-    Case, surplus blanks, a full stop at the end and the choice of article do not matter.
+    Case, surplus blanks, a full stop at the end, the choice of article, an opening ("a photo of"),
+    `words.FILLERS` ("a cute cat") and `words.SYNONYMS` do not matter.
     """
-    match = _SENTENCE.fullmatch(" ".join(prompt.lower().split()).rstrip(" ."))
+    words = prompt.lower().rstrip(" .").split()
+    match = _SENTENCE.fullmatch(" ".join(word for word in words if word not in FILLERS))
     if match is None:
         return None
-    size, relation = match["size"] or "normal", match["relation"]
+    named = {key: SYNONYMS.get(value, value) for key, value in match.groupdict().items() if value}
+    size, relation, ground = named.get("size", "normal"), named.get("relation"), named.get("background")
     if relation is None:
-        return Scene((match["first"],), None, match["background"], size)
+        return Scene((named["first"],), None, ground, size)
     if size != "normal":
         return None
-    return Scene((match["first"], match["second"]), relation, match["background"])
+    return Scene((named["first"], named["second"]), relation, ground)
 
 
 def places(scene: Scene) -> list[tuple[int, int, int]]:

@@ -73,3 +73,82 @@ RELATIONS: dict[str, str] = {
     "above": "below",
     "below": "above",
 }
+
+#: Other wordings that training used now and then -> the grammar's own.
+SYNONYMS: dict[str, str] = {
+    "apple": "red apple",
+    "burger": "hamburger",
+    "cheeseburger": "hamburger",
+    "donut": "doughnut",
+    "melon": "watermelon",
+    "pizza slice": "pizza",
+    "slice of pizza": "pizza",
+    "aubergine": "eggplant",
+    "kitten": "cat",
+    "kitty": "cat",
+    "puppy": "dog",
+    "toad": "frog",
+    "panda bear": "panda",
+    "tortoise": "turtle",
+    "blue whale": "whale",
+    "spaceship": "rocket",
+    "rocket ship": "rocket",
+    "automobile": "car",
+    "red car": "car",
+    "green tractor": "tractor",
+    "electric guitar": "guitar",
+    "golden key": "key",
+    "heart": "red heart",
+    "ball": "basketball",
+    "hat": "top hat",
+    "pink tulip": "tulip",
+    "toadstool": "mushroom",
+    "xmas tree": "christmas tree",
+    "jack o lantern": "pumpkin",
+    "parasol": "umbrella",
+    "home": "house",
+    "cottage": "house",
+    "yellow star": "star",
+    "golden star": "star",
+    "to the left of": "left of",
+    "to the right of": "right of",
+    "over": "above",
+    "on top of": "above",
+    "under": "below",
+    "beneath": "below",
+    "underneath": "below",
+    "little": "small",
+    "tiny": "small",
+    "big": "large",
+    "huge": "large",
+    "grey": "gray",
+    "violet": "purple",
+}
+
+#: Words that say nothing about the picture; training sprinkled them in so that they change little.
+FILLERS: tuple[str, ...] = tuple(
+    "adorable amazing beautiful bright bold brilliant charming cheerful classic clean clear colorful "
+    "colourful cool cute delightful detailed fancy fine friendly fun funny glossy good gorgeous great "
+    "happy jolly kind lovely lively magical merry modern neat new nice old ordinary perfect plain "
+    "playful pleasant polished pretty proper quiet real rendered shiny simple single sleek smiling "
+    "smooth soft special splendid stylish sunny superb sweet tidy typical vivid warm wonderful".split()
+)
+
+#: Openings that say nothing either: "a photo of a cat".
+OPENINGS: tuple[str, ...] = tuple(
+    f"{article} {noun} of"
+    for article, nouns in (
+        ("a", "picture photo photograph drawing painting rendering render sketch scene view"),
+        ("an", "image icon emoji illustration"),
+    )
+    for noun in nouns.split()
+)
+
+#: The small words of the grammar.
+GLUE: tuple[str, ...] = ("a", "an", "the", "on", "of", "to", "background", "backdrop", "ground")
+
+
+def known_words() -> list[str]:
+    """Every word Pebble was trained on, sorted; each is one token of its tokenizer."""
+    phrases = [*OBJECTS, *BACKGROUNDS, *SIZES, *RELATIONS, *SYNONYMS, *FILLERS, *OPENINGS, *GLUE]
+    return sorted({word for phrase in phrases for word in phrase.split()} - {"normal"})

@@ -1,0 +1,111 @@
+"""Pebble's own words as tokens: a CLIP tokenizer of a few hundred words, and captions in other words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from skipstone.pebble.scenes import Scene, caption
+from skipstone.pebble.words import BACKGROUNDS, FILLERS, OBJECTS, OPENINGS, RELATIONS, SIZES, SYNONYMS, known_words
+
+#: Tokens of a prompt, start and end included; the longest caption needs 20.
+LENGTH = 24
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def build_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Write `vocab.json` and `merges.txt` in which every known word is one token; returns the tokenizer.
+
+    Byte-pair encoding is trained on the word list until no word needs two tokens; every other word is
+    spelled by bytes, so nothing is ever lost.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.normalizer = normalizers.Lowercase()
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\s+"), "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=20_000,
+        min_frequency=1,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    trained.train_from_iterator(known_words(), trainer)
+    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*tokens, START, END]))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tokenizer = CLIPTokenizer(
+        vocab=vocabulary, merges=merges, model_max_length=LENGTH, bos_token=START, eos_token=END
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def build_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModel:
+    """A new text encoder for the tokenizer with torch's current random state."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            projection_dim=width,
+            num_hidden_layers=layers,
+            num_attention_heads=max(1, width // 32),
+            max_position_embeddings=LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+_OTHER_WORDS = {
+    name: [name, *(other for other, own in SYNONYMS.items() if own == name)]
+    for name in [*OBJECTS, *BACKGROUNDS, *RELATIONS, *SIZES]
+}
+
+
+def vary(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption as training words it: mostly the plain sentence, now and then something looser.
+
+    Of two objects either may come first; 5 % leave the background out; 20 % use synonyms, fillers or
+    an opening.
+    """
+    if scene.relation is not None and rng.random() < 0.5:
+        scene = scene.mirrored()
+    if rng.random() < 0.05:
+        scene = scene.without_background()
+    if rng.random() >= 0.2:
+        return caption(scene)
+
+    def words(name: str) -> str:
+        options = _OTHER_WORDS[name]
+        return options[int(rng.integers(len(options)))]
+
+    def thing(name: str) -> str:
+        text = words(name)
+        if scene.size != "normal":
+            text = f"{words(scene.size)} {text}"
+        if rng.random() < 0.3:
+            text = f"{FILLERS[int(rng.integers(len(FILLERS)))]} {text}"
+        return f"the {text}" if rng.random() < 0.15 else f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+    text = thing(scene.objects[0])
+    if scene.relation is not None:
+        text += f" {words(scene.relation)} {thing(scene.objects[1])}"
+    if scene.background is not None:
+        noun = ("background", "background", "backdrop", "ground")[int(rng.integers(4))]
+        text += f" on a {words(scene.background)} {noun}"
+    if rng.random() < 0.3:
+        text = f"{OPENINGS[int(rng.integers(len(OPENINGS)))]} {text}"
+    return text
