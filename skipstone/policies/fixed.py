@@ -12,7 +12,10 @@ from ..registry import register
 @register("policy")
 @dataclass(frozen=True)
 class Fixed(Policy):
-    """Amend nothing: every step of the grid is a full call."""
+    """Amend nothing: every step of the grid is a full call.
+
+    References: none needed; this is the sampler by itself.
+    """
 
     name: ClassVar[str] = "fixed"
 

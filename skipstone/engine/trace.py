@@ -1,0 +1,242 @@
+"""Runs on disk and in words: a trace is all that happened, enough to replay it and to explain it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import TraceError
+from .contracts import Attempt, Cached, Chain, Evaluate, Finish, Forecast, Full, Plan, Policy, Run
+
+FORMAT = 1
+KINDS: dict[str, type] = {"full": Full, "cached": Cached, "forecast": Forecast, "finish": Finish}
+WORDS = {kind: word for word, kind in KINDS.items()}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A run and what its maker noted beside it: prompt, seed, policy, solver ..."""
+
+    run: Run
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+# -- Writing -------------------------------------------------------------------------------------
+
+
+def to_json(run: Run, **meta: Any) -> str:
+    """The trace as JSON text; `from_json` inverts it exactly. `meta` is anything that JSON can hold."""
+    document = {"format": FORMAT, "skipstone": __version__, "meta": meta, "run": _plain(run)}
+    try:
+        return json.dumps(document, allow_nan=False, indent=1)
+    except (TypeError, ValueError) as e:
+        raise TraceError(f"Expected a trace's notes to be plain JSON values, got {meta!r} ({e}).") from None
+
+
+def save(path: str | os.PathLike[str], run: Run, **meta: Any) -> None:
+    """Write a trace; the file appears complete or not at all. Raises TraceError where it cannot be written."""
+    target, text = Path(path), to_json(run, **meta)
+    try:
+        handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(scratch, target)
+        except BaseException:
+            os.unlink(scratch)
+            raise
+    except OSError as e:
+        raise TraceError(f"Cannot write the trace {target}: {e.strerror}.") from None
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as objects, evaluations tagged by kind, sets sorted, non-finite numbers spelt out."""
+    if type(value) in WORDS:
+        return {"kind": WORDS[type(value)], **{f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, Run | Attempt | Plan):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # "inf", "-inf" or "nan": JSON has no such numbers
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return sorted(value) if isinstance(value, frozenset) else value
+
+
+# -- Reading -------------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str]) -> Trace:
+    """Read a trace. Raises TraceError where the file cannot be read or is not a whole trace."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or "it is not a text file"
+        raise TraceError(f"Cannot read the trace {path}: {reason}.") from None
+    try:
+        return from_json(text)
+    except TraceError as e:
+        raise TraceError(f"{path}: {e}") from None
+
+
+def from_json(text: str) -> Trace:
+    """The trace that `to_json` wrote. Raises TraceError on anything else, saying where it differs."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise TraceError("Expected a trace in JSON, got a text that ends early or is something else.") from None
+    if not isinstance(document, dict) or "format" not in document:
+        raise TraceError("Expected a Skipstone trace, got JSON without a `format`.")
+    if document["format"] != FORMAT:
+        raise TraceError(
+            f"Expected a trace of format {FORMAT}, got {document['format']!r}: "
+            f"read it with the version that wrote it ({document.get('skipstone', 'unknown')})."
+        )
+    meta = document.get("meta")
+    if not isinstance(meta, dict):
+        raise TraceError(f"Expected `meta` to be an object, got {meta!r}.")
+    return Trace(_run(_object(document.get("run"), Run, "run")), meta)
+
+
+def _object(value: Any, cls: type, where: str) -> dict[str, Any]:
+    """The value, an object with exactly the fields of a class."""
+    names = {f.name for f in fields(cls)}
+    if not isinstance(value, dict):
+        raise TraceError(f"Expected `{where}` to be an object, got {value!r}.")
+    if value.keys() - {"kind"} != names:
+        wrong = sorted((value.keys() - {"kind"}) ^ names)
+        raise TraceError(f"Expected `{where}` to have the fields {', '.join(sorted(names))}; {wrong} differ.")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    if value in ("inf", "-inf", "nan") and isinstance(value, str):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TraceError(f"Expected `{where}` to be a number, got {value!r}.")
+    return value
+
+
+def _whole(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TraceError(f"Expected `{where}` to be a whole number, got {value!r}.")
+    return value
+
+
+def _list(value: Any, where: str, of: type | None = None) -> list[Any]:
+    if not isinstance(value, list) or (of is not None and not all(isinstance(v, of) for v in value)):
+        raise TraceError(f"Expected `{where}` to be a list, got {value!r}.")
+    return value
+
+
+def _numbers(value: Any, where: str) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise TraceError(f"Expected `{where}` to be an object, got {value!r}.")
+    return {k: _number(v, f"{where}.{k}") for k, v in value.items()}
+
+
+def _run(d: dict[str, Any]) -> Run:
+    grid, clocks = (
+        tuple(_number(v, f"run.{key}[{i}]") for i, v in enumerate(_list(d[key], f"run.{key}")))
+        for key in ("grid", "clocks")
+    )
+    if len(grid) < 2 or len(grid) != len(clocks):
+        raise TraceError(f"Expected a grid and as many clocks, at least two, got {len(grid)} and {len(clocks)}.")
+    past = tuple(_attempt(a, f"run.past[{i}]") for i, a in enumerate(_list(d["past"], "run.past")))
+    pending = None if d["pending"] is None else _attempt(d["pending"], "run.pending")
+    stages, branches = (_whole(d[key], f"run.{key}") for key in ("stages", "branches"))
+    t, t_end = (_number(d[key], f"run.{key}") for key in ("t", "t_end"))
+    return Run(t, t_end, grid, clocks, stages, branches, past, pending)
+
+
+def _attempt(value: Any, where: str) -> Attempt:
+    d = _object(value, Attempt, where)
+    t, t_next, cost = (_number(d[key], f"{where}.{key}") for key in ("t", "t_next", "cost"))
+    if d["accepted"] not in (None, True, False):
+        raise TraceError(f"Expected `{where}.accepted` to be true, false or null, got {d['accepted']!r}.")
+    plan = _plan(d["plan"], f"{where}.plan")
+    return Attempt(t, t_next, plan, cost, _numbers(d["signals"], f"{where}.signals"), d["accepted"])
+
+
+def _plan(value: Any, where: str) -> Plan:
+    d = _object(value, Plan, where)
+    if not isinstance(d["accept"], bool):
+        raise TraceError(f"Expected `{where}.accept` to be true or false, got {d['accept']!r}.")
+    why = tuple(_list(d["why"], f"{where}.why", str))
+    evaluate, t_next = _evaluate(d["evaluate"], f"{where}.evaluate"), _number(d["t_next"], f"{where}.t_next")
+    return Plan(evaluate, t_next, d["accept"], why, _numbers(d["memo"], f"{where}.memo"))
+
+
+def _evaluate(value: Any, where: str) -> Evaluate:
+    kind = KINDS.get(str(value.get("kind"))) if isinstance(value, dict) else None
+    if kind is None:
+        raise TraceError(f"Expected `{where}` to be of a kind among {', '.join(KINDS)}, got {value!r}.")
+    d = {k: v for k, v in _object(value, kind, where).items() if k != "kind"}
+    if "order" in d:
+        _whole(d["order"], f"{where}.order")
+    if not all(isinstance(d[key], str) for key in ("of", "clock") if key in d):
+        raise TraceError(f"Expected `{where}` to name its view and clock, got {value!r}.")
+    if "sites" in d:
+        d["sites"] = frozenset(_list(d["sites"], f"{where}.sites", str))
+    return kind(**d)  # type: ignore[no-any-return]
+
+
+# -- In words ------------------------------------------------------------------------------------
+
+
+def explain(run: Run) -> str:
+    """A readable account of a run: what it cost, who saved it, and each step with its reasons."""
+    return "\n".join([*_summary(run), "", *(_line(i, a) for i, a in enumerate(run.attempts))])
+
+
+def _summary(run: Run) -> list[str]:
+    bare = float((len(run.grid) - 1) * run.stages)
+    saved = f"{1 - run.cost / bare:.0%} saved" if run.cost <= bare else f"{run.cost / bare - 1:.0%} more"
+    lines = [f"{run.cost:g} calls, where the bare run makes {bare:g}: {saved}."]
+    steps: dict[str, int] = {}
+    for a in run.attempts:
+        for name in a.plan.why:
+            steps[name] = steps.get(name, 0) + 1
+    lines += [f"{name} amended {count} of {len(run.attempts)} steps." for name, count in steps.items()]
+    rejected = sum(a.accepted is False for a in run.attempts)
+    return lines + ([f"{rejected} steps were rejected and done again."] if rejected else [])
+
+
+def _line(index: int, a: Attempt) -> str:
+    numbers = {**a.signals, **a.plan.memo}
+    parts = [f"{index:3d}  t {a.t:.3f} -> {a.t_next:.3f}  {_spoken(a.plan.evaluate):28s} {a.cost:4.2g}"]
+    parts += ["rejected"] if a.accepted is False else []
+    parts += [f"by {', '.join(a.plan.why)}"] if a.plan.why else []
+    parts += [", ".join(f"{name} {value:.3g}" for name, value in numbers.items())] if numbers else []
+    return "  ".join(parts)
+
+
+def _spoken(evaluate: Evaluate) -> str:
+    match evaluate:
+        case Cached(sites, order):
+            return f"call, {'+'.join(sorted(sites))} forecast ({order})"
+        case Forecast(order, of, clock):
+            return f"forecast {of}, order {order} on {clock}"
+        case Finish(order):
+            return f"call, finish of order {order}"
+    return "call"
+
+
+def cite(policy: Policy) -> str:
+    """The references of every policy in a chain, one a line."""
+    lines = []
+    for part in policy.parts if isinstance(policy, Chain) else (policy,):
+        found = re.search(r"References:\s*(.+?)(?:\n\s*\n|\Z)", inspect.cleandoc(type(part).__doc__ or ""), re.DOTALL)
+        line = f"{part.name}: {' '.join(found.group(1).split())}" if found else f"{part.name}: no reference given."
+        lines += [] if line in lines else [line]
+    return "\n".join(lines)
