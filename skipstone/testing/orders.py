@@ -1,6 +1,6 @@
 """Measured orders of convergence of solvers, on exact scores whose answer is known.
 
-    python -m skipstone.testing.orders        # the table of benchmarks/orders.md
+python -m skipstone.testing.orders        # the table of benchmarks/orders.md
 """
 
 from __future__ import annotations

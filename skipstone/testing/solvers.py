@@ -1,8 +1,8 @@
 """Conformance checks of solvers: what every one must satisfy, ours or another package's.
 
-    @pytest.mark.parametrize("check", solver_checks(MySolver()), ids=check_id)
-    def test_my_solver(check):
-        check()
+@pytest.mark.parametrize("check", solver_checks(MySolver()), ids=check_id)
+def test_my_solver(check):
+    check()
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""Grids: they fall from noise to data, and on a table they are the timesteps of diffusers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skipstone import registry
+from skipstone.errors import SpecError
+from skipstone.numerics.grid import Grid, Karras, Leading, LogSNR, Trailing, Uniform
+from skipstone.numerics.tables import Table
+
+SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SCHEDULES = [
+    "cosine",
+    "vp_linear",
+    "flow(shift=3.0)",
+    "scaled_linear",
+    "zero_terminal_snr",
+    "cosine_table",
+    "linear_table",
+]
+COUNTS = [2, 7, 10, 20, 25, 50, 250]
+DDIM, DPM, UNIPC = diffusers.DDIMScheduler, diffusers.DPMSolverMultistepScheduler, diffusers.UniPCMultistepScheduler
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", registry.names("grid"))
+@given(steps=st.integers(1, 300))
+def test_times_fall_from_noise_to_data(name: str, schedule: str, steps: int) -> None:
+    grid: Grid = registry.parse("grid", name)
+    times = grid.times(registry.parse("schedule", schedule), steps)
+    assert len(times) == steps + 1
+    assert times[0] <= 1.0
+    assert times[-1] == 0.0
+    assert all(a > b for a, b in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("steps", COUNTS)
+@pytest.mark.parametrize(
+    ("scheduler", "spacing", "grid"),
+    [
+        (DDIM, "linspace", Uniform()),
+        (DDIM, "leading", Leading(1)),
+        (DDIM, "trailing", Trailing()),
+        (diffusers.DDPMScheduler, "linspace", Uniform()),
+        (diffusers.EulerDiscreteScheduler, "leading", Leading(1)),
+        (diffusers.HeunDiscreteScheduler, "trailing", Trailing()),
+        (DPM, "linspace", Uniform(open=True)),
+        (DPM, "leading", Leading(1, open=True)),
+        (DPM, "trailing", Trailing()),
+        (UNIPC, "linspace", Uniform(open=True)),
+    ],
+)
+def test_timesteps_are_those_of_diffusers(scheduler: Any, spacing: str, grid: Grid, steps: int) -> None:
+    theirs = scheduler(**SCALED, timestep_spacing=spacing, steps_offset=1)
+    theirs.set_timesteps(steps)
+    schedule = Table.of(theirs)
+    ours = [schedule.timestep(t) for t in grid.times(schedule, steps)[:-1]]
+    assert np.allclose(ours, np.unique(theirs.timesteps.numpy())[::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", COUNTS)
+@pytest.mark.parametrize(
+    ("scheduler", "setting", "grid"),
+    [
+        (DPM, "use_karras_sigmas", Karras()),
+        (diffusers.EulerDiscreteScheduler, "use_karras_sigmas", Karras()),
+        (diffusers.HeunDiscreteScheduler, "use_karras_sigmas", Karras()),
+        (UNIPC, "use_karras_sigmas", Karras()),
+        (DPM, "use_exponential_sigmas", LogSNR()),
+        (DPM, "use_lu_lambdas", LogSNR()),
+    ],
+)
+def test_noise_levels_are_those_of_diffusers(scheduler: Any, setting: str, grid: Grid, steps: int) -> None:
+    theirs = scheduler(**SCALED, **{setting: True})
+    theirs.set_timesteps(steps)
+    schedule = Table.of(theirs)
+    ours = [schedule.sigma(t) / schedule.alpha(t) for t in grid.times(schedule, steps)]
+    levels = theirs.sigmas.unique().flip(0).numpy()
+    assert np.allclose(ours, levels, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", registry.names("grid"))
+@pytest.mark.parametrize("steps", [0, -3])
+def test_fewer_than_one_step(name: str, steps: int) -> None:
+    with pytest.raises(SpecError, match="at least 1 step"):
+        registry.parse("grid", name).times(registry.parse("schedule", "scaled_linear"), steps)
+
+
+@pytest.mark.parametrize("grid", [Uniform(), Trailing(), Leading(), Leading(1), Uniform(open=True)], ids=registry.spell)
+def test_more_steps_than_the_table_has(grid: Grid) -> None:
+    table = registry.parse("schedule", "scaled_linear(steps=40)")
+    grid.times(table, 39)
+    with pytest.raises(SpecError, match="fewer steps"):
+        grid.times(table, 41)
+
+
+def test_a_whole_table_is_walked_entry_by_entry() -> None:
+    table = registry.parse("schedule", "scaled_linear(steps=40)")
+    for grid in (Uniform(), Trailing(), Leading()):
+        assert np.allclose(grid.times(table, 40), [k / 40 for k in range(40, -1, -1)])
+
+
+def test_offset_beyond_the_table() -> None:
+    with pytest.raises(SpecError, match="fewer steps"):
+        Leading(1).times(registry.parse("schedule", "scaled_linear"), 1000)
+
+
+@pytest.mark.parametrize("spec", ["karras(rho=0.5)", "leading(offset=-1)"])
+def test_settings_out_of_range(spec: str) -> None:
+    with pytest.raises(SpecError, match="expected"):
+        registry.parse("grid", spec)
+
+
+def test_equal_steps_without_a_table() -> None:
+    assert Uniform().times(registry.parse("schedule", "cosine"), 4) == (1.0, 0.75, 0.5, 0.25, 0.0)
+
+
+def test_log_snr_steps_are_equal_on_the_clock() -> None:
+    schedule = registry.parse("schedule", "vp_linear")
+    clocks = [schedule.clock(t) for t in LogSNR().times(schedule, 9)[:-1]]
+    assert np.allclose(np.diff(clocks), np.diff(clocks)[0])
