@@ -40,7 +40,7 @@ def denoise_many(
     backbone: Backbone,
     problems: Sequence[Problem],
     solver: Solver,
-    policy: Policy,
+    policy: Policy | Sequence[Policy],
     watch: Watch | None = None,
 ) -> list[Result]:
     """Denoise several samples together, each by its own plans.
@@ -52,7 +52,8 @@ def denoise_many(
         backbone: The denoiser.
         problems: One per sample; results come in the same order.
         solver: How steps are made.
-        policy: Which steps call the network. A solver with a `controller` has it put in front.
+        policy: Which steps call the network; one for all or one for each. A solver with a `controller` has
+            it put in front.
         watch: Called with (sample index, run) whenever a sample is about to decide: for progress bars.
 
     Raises:
@@ -60,13 +61,19 @@ def denoise_many(
         BackboneError: the backbone answered a different number of estimates than it was asked.
     """
     _validate(problems, backbone)
-    return _drive(backbone, problems, solver, controlled(solver, policy), watch)
+    if isinstance(policy, Policy):
+        policies: list[Policy] = [controlled(solver, policy)] * len(problems)
+    elif len(policy) == len(problems):
+        policies = [controlled(solver, p) for p in policy]
+    else:
+        raise SpecError(f"Expected one policy, or one for each of {len(problems)} problems, got {len(policy)}.")
+    return _drive(backbone, problems, solver, policies, watch)
 
 
 def _drive(
-    backbone: Backbone, problems: Sequence[Problem], solver: Solver, policy: Policy, watch: Watch | None
+    backbone: Backbone, problems: Sequence[Problem], solver: Solver, policies: Sequence[Policy], watch: Watch | None
 ) -> list[Result]:
-    flows = [flow(p, solver, policy.needs, policy.sites) for p in problems]
+    flows = [flow(p, solver, own.needs, own.sites) for p, own in zip(problems, policies, strict=True)]
     drawn = [0] * len(flows)
     results: dict[int, Result] = {}
     waiting: dict[int, Any] = {}
@@ -78,7 +85,7 @@ def _drive(
             except StopIteration as end:
                 waiting.pop(i, None)
                 results[i] = end.value
-        inbox = _answer(waiting, backbone, problems, policy, drawn, watch)
+        inbox = _answer(waiting, backbone, problems, policies, drawn, watch)
     return _finite([results[i] for i in range(len(flows))])
 
 
@@ -86,7 +93,7 @@ def _answer(
     waiting: dict[int, Any],
     backbone: Backbone,
     problems: Sequence[Problem],
-    policy: Policy,
+    policies: Sequence[Policy],
     drawn: list[int],
     watch: Watch | None,
 ) -> dict[int, Any]:
@@ -95,8 +102,7 @@ def _answer(
         for i, run in runs.items() if watch else ():
             assert watch is not None
             watch(i, run)
-        plans = policy.consult(list(runs.values()), [r.proposal() for r in runs.values()])
-        return dict(zip(runs, plans, strict=True))
+        return _consult(runs, policies)
     if noises := {i: r for i, r in waiting.items() if isinstance(r, Noise)}:
         answers = {}
         for i, request in noises.items():
@@ -115,6 +121,18 @@ def _answer(
             f"{type(backbone).__name__}.predict was asked {len(queries)} queries and answered {len(estimates)}."
         )
     return dict(zip(queries, estimates, strict=True))
+
+
+def _consult(runs: dict[int, Run], policies: Sequence[Policy]) -> dict[int, Any]:
+    """Plans of all these runs; those that share a policy are consulted together."""
+    sharing: dict[int, list[int]] = {}
+    for i in runs:
+        sharing.setdefault(id(policies[i]), []).append(i)
+    answers: dict[int, Any] = {}
+    for members in sharing.values():
+        asked = [runs[i] for i in members]
+        answers |= zip(members, policies[members[0]].consult(asked, [r.proposal() for r in asked]), strict=True)
+    return answers
 
 
 def controlled(solver: Solver, policy: Policy) -> Policy:
@@ -151,7 +169,7 @@ def replay(backbone: Backbone, problem: Problem, solver: Solver, run: Run) -> Re
             f"The trace was recorded on {_spoken(run.grid)}; this problem has {_spoken(problem.grid)}. "
             f"Replay it on the grid it was made with."
         )
-    return _drive(backbone, [replace(problem, budget=math.inf)], solver, Recorded(run.past), None)[0]
+    return _drive(backbone, [replace(problem, budget=math.inf)], solver, [Recorded(run.past)], None)[0]
 
 
 def _spoken(grid: Sequence[float]) -> str:

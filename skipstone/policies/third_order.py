@@ -71,7 +71,8 @@ class ThirdOrderReleased(Policy):
     The criterion of `third_order` on the mean d_i of the whole batch, one decision for all, with
     what the released code does beside it:
 
-    * The cap does not apply to the first five decisions, so the first run of skips can be 5 long.
+    * The cap does not apply to the first five decisions and then looks at them all: the first run of
+      skips is 5 long at most, whatever `max_skip`.
     * `max_skip=0` does not switch skipping off: it forces one call, then never another.
     * No step at the end is protected, and the noise prediction is repeated, not extrapolated.
 
