@@ -67,7 +67,7 @@ class Pebble:
         folder = find(model)
         _verify(folder)
         try:
-            return cls(str(model), guidance=guidance, **_components(folder))
+            return cls(Path(model).name, guidance=guidance, **_components(folder))
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as e:
             raise ModelError(f"{folder} cannot be loaded: {str(e).splitlines()[0]}. Fetch or train it again.") from e
 

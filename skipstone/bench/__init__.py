@@ -1,0 +1,1 @@
+"""Policies against samplers on the same prompts: what they cost and how close they come."""

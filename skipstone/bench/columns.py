@@ -1,0 +1,122 @@
+"""One spelling for how a column of a comparison denoises: `policy @ solver / grid / steps`.
+
+    third_order(tol=0.02)                         the policy, on the solver, grid and steps of the command
+    fixed @ dpmpp(order=2) / karras / 20          a fixed sampler
+    third_order | budget(calls=20) @ ddim         only the solver differs
+    fewer @ dpmpp(order=2) / karras               as many steps as the column to its left needs calls
+
+What follows the @ may leave out any of solver, grid and steps, but keeps their order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from .. import registry
+from ..engine.contracts import Policy, Solver
+from ..errors import SpecError
+from ..numerics.grid import Grid
+
+FEWER = "fewer"
+GRAMMAR = "Expected 'policy @ solver / grid / steps', e.g. 'fixed @ dpmpp(order=2) / karras / 20'"
+
+
+@dataclass(frozen=True)
+class Column:
+    """How every sample of one column is denoised.
+
+    Args:
+        policy: Which steps call the network; None is `fewer`, which runs as many full steps as the column to
+            its left makes calls in the mean, rounded up: generous to this baseline, never to the policy.
+        solver: How steps are made.
+        grid: Where they go.
+        steps: How many; of a `fewer` column, 0 until its partner's calls are known.
+        said: The parts that were spelt after the @, to be spelt again.
+    """
+
+    policy: Policy | None
+    solver: Solver
+    grid: Grid
+    steps: int
+    said: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a policy decides anything."""
+        return self.policy is not None and registry.spell(self.policy) != "fixed"
+
+    @property
+    def spec(self) -> str:
+        """The column in full: what it takes to run it again, which for a `fewer` with its steps is `fixed`."""
+        head = "fixed" if self.policy is None and self.steps else self._head
+        return f"{head} @ {registry.spell(self.solver)} / {registry.spell(self.grid)} / {self.steps}"
+
+    @property
+    def label(self) -> str:
+        """The column as it was asked for: what it left to the command stays unsaid."""
+        return f"{self._head} @ {' / '.join(self.said)}" if self.said else self._head
+
+    @property
+    def _head(self) -> str:
+        return FEWER if self.policy is None else registry.spell(self.policy)
+
+    def resolved(self, calls: float) -> Column:
+        """A `fewer` column once its partner's mean calls are known."""
+        return replace(self, steps=max(1, math.ceil(calls - 1e-9)))
+
+
+def parse_column(spec: str, solver: Solver, grid: Grid, steps: int) -> Column:
+    """The column of a spec; what it does not say is taken from the arguments.
+
+    Raises:
+        SpecError: unknown names or arguments, parts out of order, fewer than one step.
+    """
+    head, at, tail = spec.partition("@")
+    parts = [part.strip() for part in tail.split("/")] if at else []
+    if not head.strip() or "" in parts or len(parts) > 3:
+        raise SpecError(f"{GRAMMAR}, got {spec!r}.")
+    policy = None if head.strip() == FEWER else registry.parse("policy", head.strip())
+    said = tuple(parts)
+    if parts and parts[-1].lstrip("+-").isdigit():
+        if policy is None:
+            raise SpecError(f"{FEWER!r} takes its steps from the column to its left; leave them out of {spec!r}.")
+        steps = int(parts.pop())
+    if policy is not None and steps < 1:
+        raise SpecError(f"Expected at least 1 step, got {steps}.")
+    if len(parts) > 2:
+        raise SpecError(f"{GRAMMAR}, got {spec!r}.")
+    if len(parts) == 2 or (parts and _kind(parts[0]) == "solver"):
+        solver = registry.parse("solver", parts.pop(0))
+    if parts:
+        grid = registry.parse("grid", parts[0])
+    return Column(policy, solver, grid, 0 if policy is None else steps, said)
+
+
+def _kind(spec: str) -> str:
+    """Whether the only part of a spec names a solver or a grid."""
+    name, kinds = spec.partition("(")[0].strip(), ("solver", "grid")
+    for kind in kinds:
+        if name in registry.names(kind):
+            return kind
+    known = (*registry.names("solver"), *registry.names("grid"))
+    raise SpecError(f"No solver or grid is called {name!r}.{registry.suggest(name, known)} Known: {', '.join(known)}.")
+
+
+def parse_columns(specs: Sequence[str], solver: Solver, grid: Grid, steps: int) -> list[Column]:
+    """The columns of a comparison.
+
+    Raises:
+        SpecError: as `parse_column`; a `fewer` with no other column to its left.
+    """
+    columns = [parse_column(spec, solver, grid, steps) for spec in specs]
+    for i, column in enumerate(columns):
+        if column.policy is None and partner(columns, i) < 0:
+            raise SpecError(f"{FEWER!r} takes as many steps as the column to its left makes calls; put one there.")
+    return columns
+
+
+def partner(columns: Sequence[Column], i: int) -> int:
+    """Index of the column whose calls a `fewer` column at i is given, or -1."""
+    return max((k for k in range(i) if columns[k].policy is not None), default=-1)

@@ -1,0 +1,97 @@
+"""A comparison as a Markdown table and as JSON Lines."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from .. import __version__, registry
+from .columns import FEWER, partner
+from .compare import Comparison
+
+
+def decibels(value: float) -> str:
+    """A PSNR for people: identical pictures are called so."""
+    return "identical" if math.isinf(value) else f"{value:.1f}"
+
+
+def markdown(result: Comparison) -> str:
+    """One row for each column: closeness at the median and at the worst sample, calls, saving, seconds."""
+    judged = "judge" in result.metrics
+    head = ["", "PSNR dB, median", "worst", "SSIM, median", "worst", "calls", "saved", "s / picture"]
+    rows = [[*head, "judge"] if judged else head]
+    rows.append([":--", *["--:"] * (len(rows[0]) - 1)])
+    for c in range(len(result.columns)):
+        row = [f"`{_named(result, c)}`"]
+        row += [decibels(result.median(c, "psnr")), decibels(result.worst(c, "psnr"))] if c else ["full run", ""]
+        row += [f"{result.median(c, 'ssim'):.3f}", f"{result.worst(c, 'ssim'):.3f}"] if c else ["", ""]
+        row += [f"{result.mean_calls(c):.1f}", f"{result.saving(c):.0%}" if c else "", f"{result.seconds[c]:.2f}"]
+        row += [f"{sum(result.values(c, 'judge')) / len(result.cells[c]):.2f}"] if judged else []
+        rows.append(row)
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([*_preamble(result), "", *lines, "", *_notes(result), ""])
+
+
+def _named(result: Comparison, c: int) -> str:
+    column = result.columns[c]
+    return f"{column.label} ({column.steps} steps)" if column.policy is None else column.label
+
+
+def _preamble(result: Comparison) -> list[str]:
+    cells = result.cells[0]
+    return [
+        f"Skipstone {__version__}, model {result.model}, guidance {result.guidance:g}, {len(cells)} prompts, "
+        f"seed {cells[0].seed}. Closeness is to the full run `{result.columns[0].spec}` of the same seed, on pixels "
+        f"before rounding; calls are counted by a hook on the denoiser and averaged over the prompts; seconds are "
+        f"the median of {result.repeats} interleaved batches, decoding left out."
+    ]
+
+
+def _notes(result: Comparison) -> list[str]:
+    notes = []
+    for c, column in enumerate(result.columns):
+        if column.policy is None:
+            like = partner(result.columns, c)
+            notes.append(
+                f"`{FEWER}` is a fixed sampler with as many steps as `{result.columns[like].label}` makes calls "
+                f"in the mean ({result.mean_calls(like):.2f}), rounded up: `{column.spec}`."
+            )
+    return notes
+
+
+def records(result: Comparison, pictures: dict[tuple[int, int], str]) -> list[dict[str, Any]]:
+    """One JSON-ready record for each sample; `pictures` are file names by (column, prompt)."""
+    found = []
+    for c, (column, row) in enumerate(zip(result.columns, result.cells, strict=True)):
+        for p, cell in enumerate(row):
+            psnr = cell.values["psnr"]
+            found.append(
+                {
+                    "prompt": cell.prompt,
+                    "seed": cell.seed,
+                    "column": column.label,
+                    "spec": column.spec,
+                    "solver": registry.spell(column.solver),
+                    "grid": registry.spell(column.grid),
+                    "steps": column.steps,
+                    "calls": cell.calls,
+                    "saving": 1 - cell.calls / result.cells[0][p].calls,
+                    "seconds": result.seconds[c],
+                    **{name: value for name, value in cell.values.items() if name != "cost"},
+                    "psnr": psnr if math.isfinite(psnr) else None,
+                    "identical": math.isinf(psnr),
+                    "status": cell.result.status.name,
+                    "picture": pictures[c, p],
+                    "reference": result.columns[0].spec,
+                    "model": result.model,
+                    "guidance": result.guidance,
+                    "version": __version__,
+                }
+            )
+    return found
+
+
+def json_lines(records: list[dict[str, Any]]) -> str:
+    """Records as JSON Lines; numbers that JSON cannot hold are an error, not a surprise for a reader."""
+    return "".join(json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in records)
