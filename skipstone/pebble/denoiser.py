@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from skipstone.pebble import autoencoder, data, text
@@ -88,7 +88,7 @@ class Cache:
 
 
 def build_cache(
-    model: AutoencoderKL, sprites: Sprites, seed: int, pairs: int, precision: str, file: Path | None = None
+    model: AutoencoderTiny, sprites: Sprites, seed: int, pairs: int, file: Path | None = None
 ) -> Cache:
     """Render and encode the training scenes; the latents are kept in `file` for the next time."""
     rng = np.random.default_rng([seed, 3])
@@ -111,7 +111,7 @@ def build_cache(
     parts = []
     for start in range(0, len(jobs), 64):
         pictures = np.stack([render(scene, sprites, offsets) for scene, offsets in jobs[start : start + 64]])
-        parts.append(autoencoder.encode(model, data.to_tensor(pictures), precision).half())
+        parts.append(autoencoder.encode(model, data.to_tensor(pictures)).half())
     latents = torch.cat(parts)
     if file is not None:
         torch.save(latents, file)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from skipstone.pebble import denoiser
@@ -36,7 +36,7 @@ def write_manifest(folder: Path) -> Path:
 
 def write(
     folder: Path,
-    model: AutoencoderKL,
+    model: AutoencoderTiny,
     unet: UNet2DConditionModel,
     encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -66,9 +66,9 @@ def sample_latents(
 
 
 @torch.no_grad()
-def decode(model: AutoencoderKL, latents: torch.Tensor) -> NDArray[np.uint8]:
+def decode(model: AutoencoderTiny, latents: torch.Tensor) -> NDArray[np.uint8]:
     """Pictures (N, 64, 64, 3) uint8."""
-    parts = [model.decode(part).sample.float() for part in latents.split(32)]
+    parts = [model.decode(part / model.config.scaling_factor).sample.float() for part in latents.split(32)]
     pictures = (torch.cat(parts) * 127.5 + 127.5).round().clamp(0, 255).byte()
     return pictures.permute(0, 2, 3, 1).contiguous().numpy()
 

@@ -3,10 +3,9 @@
 The parts, each in its own folder of DIR with checkpoint (`last.pt`), log (`log.jsonl`) and curve
 (`curve.png`), run in order and are taken up where they stopped when the command is given again:
 
-1. `autoencoder`: pictures <-> latents; then each latent channel is brought to mean 0, deviation 1.
+1. `autoencoder`: the encoder in closed form, then the decoder on its slightly noisy latents.
 2. `denoiser`: U-Net and text encoder on latents and captions.
-3. `decoder`: the decoder alone once more, on slightly noisy latents, the encoder frozen.
-4. `model`: the diffusers folder, float16 safetensors with a manifest of checksums.
+3. `model`: the diffusers folder, float16 safetensors with a manifest of checksums.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderTiny
 from rich.console import Console
 
 from skipstone.pebble import autoencoder, data, denoiser, export, sampling, sprites, text
-from skipstone.pebble.autoencoder import AutoencoderSettings, AutoencoderTrainer
+from skipstone.pebble.autoencoder import AutoencoderSettings, DecoderTrainer
 from skipstone.pebble.denoiser import DenoiserSettings, DenoiserTrainer
 from skipstone.pebble.loop import Run, plot_curve
 from skipstone.pebble.scenes import Sprites
@@ -37,7 +36,7 @@ class Recipe:
         pictures: folder of the artwork, see `sprites.load`.
         out: folder of the results.
         seed: of everything.
-        autoencoder_steps, denoiser_steps, decoder_steps: length of each part; 0 leaves the last one out.
+        decoder_steps, denoiser_steps: length of each part.
         decay: fraction of each part over which its learning rate falls.
         threads: of torch.
         sheet_steps: denoiser steps between sheets of sample pictures.
@@ -48,7 +47,6 @@ class Recipe:
     pictures: Path
     out: Path
     seed: int = 0
-    autoencoder_steps: int = 4300
     denoiser_steps: int = 12_000
     decoder_steps: int = 2500
     decay: float = 0.25
@@ -64,27 +62,21 @@ class Recipe:
         return Run(self.out / part, self.seed, steps, decay, min(100, steps // 10 + 1), stop=self.stop)
 
 
-def train_autoencoder(recipe: Recipe, art: Sprites, console: Console) -> AutoencoderKL:
-    """Part 1; returns the whitened autoencoder, or the last checkpoint's where `stop` ended it early."""
+def train_autoencoder(recipe: Recipe, art: Sprites, console: Console) -> AutoencoderTiny:
+    """Part 1: fit the encoder, train the decoder (further, if `decoder_steps` has grown)."""
     torch.manual_seed(recipe.seed)
-    model = autoencoder.build(recipe.autoencoder)
-    run = recipe.run("autoencoder", recipe.autoencoder_steps)
-    done = recipe.out / "autoencoder" / "whitened.pt"
-    if done.is_file():
-        model.load_state_dict(torch.load(done, weights_only=True))
-        return model.eval()
-    trainer = AutoencoderTrainer(model, recipe.autoencoder, art, run, decoder_only=False)
+    settings = recipe.autoencoder
+    model = autoencoder.build(settings)
+    autoencoder.fit(model, data.picture_batch(recipe.seed + 1, 0, 1024, art), settings)
+    run = recipe.run("autoencoder", recipe.decoder_steps)
+    trainer = DecoderTrainer(model, settings, art, run)
     trainer.train(console)
     trainer.use_average()
-    model.eval()
-    autoencoder.whiten(model, data.picture_batch(recipe.seed + 1, 0, 1024, art))
-    if trainer.step >= run.steps:
-        torch.save(model.state_dict(), done)
-        plot_curve(run.folder)
-    return model
+    plot_curve(run.folder)
+    return model.eval()
 
 
-def _watch(recipe: Recipe, model: AutoencoderKL, trainer: DenoiserTrainer) -> None:
+def _watch(recipe: Recipe, model: AutoencoderTiny, trainer: DenoiserTrainer) -> None:
     """Draw the sheet's prompts with the averaged weights."""
     if trainer.step % recipe.sheet_steps and trainer.step != trainer.run.steps:
         return
@@ -97,13 +89,11 @@ def _watch(recipe: Recipe, model: AutoencoderKL, trainer: DenoiserTrainer) -> No
     sampling.save_sheet(pictures, trainer.run.folder / f"sheet_{trainer.step:06d}.png")
 
 
-def train_denoiser(recipe: Recipe, art: Sprites, model: AutoencoderKL, console: Console) -> DenoiserTrainer:
+def train_denoiser(recipe: Recipe, art: Sprites, model: AutoencoderTiny, console: Console) -> DenoiserTrainer:
     """Part 2."""
     tokenizer = text.build_tokenizer(recipe.out / "tokenizer")
     settings = recipe.denoiser
-    cache = denoiser.build_cache(
-        model, art, recipe.seed, settings.pairs, settings.precision, recipe.out / "latents.pt"
-    )
+    cache = denoiser.build_cache(model, art, recipe.seed, settings.pairs, recipe.out / "latents.pt")
     torch.manual_seed(recipe.seed + 1)
     unet = denoiser.build_unet(settings)
     encoder = text.build_encoder(tokenizer, settings.width, settings.layers)
@@ -116,15 +106,6 @@ def train_denoiser(recipe: Recipe, art: Sprites, model: AutoencoderKL, console: 
     return trainer
 
 
-def refine_decoder(recipe: Recipe, art: Sprites, model: AutoencoderKL, console: Console) -> None:
-    """Part 3, in place."""
-    run = recipe.run("decoder", recipe.decoder_steps)
-    trainer = AutoencoderTrainer(model, recipe.autoencoder, art, run, decoder_only=True)
-    trainer.train(console)
-    trainer.use_average()
-    plot_curve(run.folder)
-
-
 def make(recipe: Recipe, console: Console | None = None) -> Path:
     """Run the whole recipe; returns the folder of the finished model."""
     console = console or Console()
@@ -133,8 +114,6 @@ def make(recipe: Recipe, console: Console | None = None) -> Path:
     art = sprites.load(recipe.pictures)
     model = train_autoencoder(recipe, art, console)
     trainer = train_denoiser(recipe, art, model, console)
-    if recipe.decoder_steps:
-        refine_decoder(recipe, art, model, console)
     with trainer.averaged():
         return export.write(recipe.out / "model", model, trainer.unet, trainer.encoder, trainer.tokenizer)
 
@@ -146,7 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("pictures", type=Path, help="folder with fluent3d_64.npz or with the emoji as PNGs")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and results")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--autoencoder-steps", type=int, default=Recipe.autoencoder_steps)
     parser.add_argument("--steps", type=int, default=Recipe.denoiser_steps, help="steps of the denoiser")
     parser.add_argument("--decoder-steps", type=int, default=Recipe.decoder_steps)
     parser.add_argument("--decay", type=float, default=Recipe.decay, help="last fraction: falling rate")
@@ -159,7 +137,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pictures=given.pictures,
         out=given.out,
         seed=given.seed,
-        autoencoder_steps=given.autoencoder_steps,
         denoiser_steps=given.steps,
         decoder_steps=given.decoder_steps,
         decay=given.decay,
