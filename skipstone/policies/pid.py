@@ -11,7 +11,7 @@ from ..registry import register
 from ._ranges import number, whole
 
 SHORTEST = 1e-3  # step of the half log-SNR that is kept whatever its error
-SLACK = 0.25  # share of a step by which the end may be reached early
+SLACK = 0.25  # share of a step by which the end may be farther off and still be landed on; none after a rejection
 
 
 @register("policy")
@@ -71,12 +71,12 @@ class PID(Policy):
         if start <= run.t_end:
             return proposal
         step = max(SHORTEST, length * self._factor(run))
-        return replace(proposal, accept=accept, t_next=self._landing(run, start, step))
+        return replace(proposal, accept=accept, t_next=self._landing(run, start, step, SLACK if accept else 0.0))
 
-    def _landing(self, run: Run, start: float, step: float) -> float:
-        """Where a step of this length on the clock ends: on the end, if it would come close."""
+    def _landing(self, run: Run, start: float, step: float, slack: float = 0.0) -> float:
+        """Where a step of this length on the clock ends: on the end, if it comes close but for this share of it."""
         here = run.clock(start)
-        if here + (1 + SLACK) * step >= run.clock(run.t_end):
+        if here + (1 + slack) * step >= run.clock(run.t_end):
             return run.t_end
         return min(run.time(here + step), math.nextafter(start, 0.0))
 

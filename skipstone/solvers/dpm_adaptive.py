@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ class DPMAdaptive(Solver):
     Order 2 asks for the estimate at half the step of the half log-SNR, order 3 at one and two thirds. The step
     is taken with the higher order; `Step.error` is its difference from the one below. Comes with its
     controller, `pid(rtol)`, which decides where steps land; the grid only says where they may not go beyond. The
-    step to sigma = 0 is denoised half way there, by two calls.
+    step to sigma = 0 is a midpoint step in sigma / alpha, of order 2 and two calls.
 
     Args:
         order: 2 (DPM-Solver-12) or 3 (DPM-Solver-23): also the calls of a step.
@@ -57,21 +58,27 @@ class DPMAdaptive(Solver):
     ) -> Generator[Query | Noise, Any, Step]:
         first = (yield Query(x, t)).x0
         clock, h = schedule.clock(t), schedule.clock(t_next) - schedule.clock(t)
-        ends = schedule.sigma(t_next) == 0.0
-        parts = 2 if ends else self.order  # the step to pure data has no third order
-        t1 = schedule.time(clock + h / parts)
+        if schedule.sigma(t_next) == 0.0:
+            return (yield from self._last(x, first, t, t_next, schedule))
+        t1 = schedule.time(clock + h / self.order)
         second = (yield Query(ddim_update(x, first, t, t1, schedule), t1)).x0
-        if ends:
-            a = schedule.alpha(t_next)
-            return Step(second * a, combine([a, -a], [second, first]))
         low = self._second_order(x, [first, second], t, t1, t_next, schedule)
-        if parts == 2:
+        if self.order == 2:
             return Step(low, low - ddim_update(x, first, t, t_next, schedule))
         t2 = schedule.time(clock + 2 * h / 3)
         x2 = exponential_step(x, t, t2, schedule, [(t1, second), (t, first)])
         third = (yield Query(x2, t2)).x0
         high = exponential_step(x, t, t_next, schedule, [(t2, third), (t, first)])
         return Step(high, high - low)
+
+    def _last(
+        self, x: Any, first: Any, t: float, t_next: float, schedule: Schedule
+    ) -> Generator[Query | Noise, Any, Step]:
+        """The step to sigma = 0, where the clock is infinite: midpoint rule in sigma / alpha, in place of the clock."""
+        middle = schedule.time(schedule.clock(t) + math.log(2.0))
+        second = (yield Query(ddim_update(x, first, t, middle, schedule), middle)).x0
+        a = schedule.alpha(t_next)
+        return Step(combine([2.0 * a, -a], [second, first]), combine([2.0 * a, -2.0 * a], [second, first]))
 
     def _second_order(
         self, x: Any, estimates: Sequence[Any], t: float, t1: float, t_next: float, schedule: Schedule
