@@ -39,7 +39,7 @@ class EarlyStop(Policy):
     References: Lu et al. 2022, arXiv 2211.01095 (exponential integrators, of which the finish is one).
     """
 
-    tol: float = 0.05
+    tol: float = 0.1
     patience: int = 2
     above: float = 0.0
     steps: int = 2

@@ -33,6 +33,14 @@ def decision(plan: Plan | Attempt) -> tuple[Evaluate, float]:
     return (plan.evaluate if isinstance(plan, Plan) else plan.plan.evaluate), plan.t_next
 
 
+Decision = tuple[Evaluate, float]
+
+
+def alike(mine: Decision, other: Decision, slack: float) -> bool:
+    """Whether two decisions are one, up to `slack` in where they land."""
+    return mine[0] == other[0] and abs(mine[1] - other[1]) <= slack
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Of two runs: where they first decide differently, and whether a signal sat on its threshold there."""
@@ -47,7 +55,7 @@ class Comparison:
 
 
 def compare_decisions(
-    policy: Policy, mine: Sequence[Result], others: Sequence[Result], rel: float = 1e-4
+    policy: Policy, mine: Sequence[Result], others: Sequence[Result], rel: float = 1e-4, slack: float = 0.0
 ) -> Comparison:
     """Compare two batches of runs of the same problems, decided by `policy` as one.
 
@@ -58,12 +66,14 @@ def compare_decisions(
         policy: Who decided.
         mine, others: Results in the same order, e.g. from NumPy and from torch.
         rel: Relative size of the perturbation, >= 0. 0 allows no tie.
+        slack: Difference of landing times that counts as none, >= 0. A step-size controller lands on a
+            continuous function of its signals, which rounding moves; others land on the grid and need 0.
     """
     paths = [
         ([decision(a) for a in r.run.past], [decision(a) for a in o.run.past])
         for r, o in zip(mine, others, strict=True)
     ]
-    starts = [_first_difference(a, b) for a, b in paths]
+    starts = [_first_difference(a, b, slack) for a, b in paths]
     known = [i for i in starts if i is not None]
     if not known:
         return Comparison()
@@ -72,17 +82,19 @@ def compare_decisions(
     seen = [list(states(mine[k].run))[at] for k in rows]
     wanted = [paths[k][1][at] for k in rows]
     patterns = [[1.0] * 64, [-1.0] * 64, *(random.Random(i).choices((-1.0, 1.0), k=64) for i in range(62))]
-    for signs in patterns:
+    for signs in patterns if rows else ():
         moved = [_moved(run, signs, rel) for run in seen]
-        if [decision(p) for p in policy.consult(moved, [r.proposal() for r in moved])] == wanted:
+        plans = policy.consult(moved, [r.proposal() for r in moved])
+        if all(alike(decision(p), w, slack) for p, w in zip(plans, wanted, strict=True)):
             return Comparison(at, True)
     return Comparison(at)
 
 
-def _first_difference(a: Sequence[object], b: Sequence[object]) -> int | None:
-    if a == b:
-        return None
-    return next((i for i, (p, q) in enumerate(zip(a, b, strict=False)) if p != q), min(len(a), len(b)))
+def _first_difference(a: Sequence[Decision], b: Sequence[Decision], slack: float) -> int | None:
+    for i, (p, q) in enumerate(zip(a, b, strict=False)):
+        if not alike(p, q, slack):
+            return i
+    return None if len(a) == len(b) else min(len(a), len(b))
 
 
 def _moved(run: Run, signs: Sequence[float], rel: float) -> Run:

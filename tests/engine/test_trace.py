@@ -87,13 +87,13 @@ def test_any_damage_is_one_sentence(place: tuple[Any, ...], remove: bool) -> Non
     parent = broken
     for key in place[:-1]:
         parent = parent[key]
-    if remove and isinstance(parent, dict) and place[-2] not in ("memo", "signals"):
+    if remove and isinstance(parent, dict) and not {"memo", "signals"} & {*place[:-1][-1:]}:
         del parent[place[-1]]
     else:
         parent[place[-1]] = {"strange": []}
     with pytest.raises(TraceError) as caught:
         from_json(json.dumps(broken))
-    assert str(caught.value).endswith((".", "differ."))
+    assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
 
 
