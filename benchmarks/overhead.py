@@ -1,0 +1,78 @@
+"""What the engine itself costs: python benchmarks/overhead.py > benchmarks/overhead.md
+
+Denoises with a backbone that answers at once, so that all the time is the engine's, the solver's and the
+policy's, and times `import skipstone` in fresh interpreters.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import torch
+
+from skipstone import registry
+from skipstone.engine.contracts import Estimate, Problem, Query
+from skipstone.engine.drivers import denoise_many
+from skipstone.numerics.schedule import Cosine
+
+STEPS, REPEATS = 50, 7
+POLICIES = ("fixed", "third_order", "error_control")
+SHAPES = ((8, 8, 8), (4, 64, 64))
+BATCHES = (1, 8)
+
+
+class Free:
+    """Answers every query with the sample itself."""
+
+    schedule, sites, branches = Cosine(), (), 1
+
+    def predict(self, queries: Sequence[Query]) -> list[Estimate]:
+        return [Estimate(q.x) for q in queries]
+
+
+def overhead(policy: str, shape: tuple[int, ...], batch: int) -> float:
+    """Median milliseconds per sample and step."""
+    backbone, solver = Free(), registry.parse("solver", "ddim")
+    grid = (*(1 - i / STEPS for i in range(STEPS)), 0.0)
+    problems = [
+        Problem(backbone.schedule, torch.randn(shape, generator=torch.Generator().manual_seed(i)), grid)
+        for i in range(batch)
+    ]
+    times = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        denoise_many(backbone, problems, solver, registry.parse("policy", policy))
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times[1:]) / (STEPS * batch)
+
+
+def import_seconds() -> float:
+    """Median seconds that `import skipstone` adds to the start of an interpreter."""
+
+    def run(code: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - start
+
+    pairs = [(run("import skipstone"), run("pass")) for _ in range(REPEATS)]
+    return statistics.median(a for a, _ in pairs) - statistics.median(b for _, b in pairs)
+
+
+if __name__ == "__main__":
+    print("# Overhead of the engine\n")
+    print(
+        f"Milliseconds per sample and step (median of {REPEATS} runs of {STEPS} steps, DDIM, a backbone that answers at"
+    )
+    print(f"once), torch {torch.__version__} on {os.cpu_count()} CPU cores, {torch.get_num_threads()} thread.")
+    print("Made by `python benchmarks/overhead.py`; the machine was busy with other work at the same time.\n")
+    print("| policy | latent | batch 1 | batch 8 |\n|---|---|---|---|")
+    for policy in POLICIES:
+        for shape in SHAPES:
+            cells = " | ".join(f"{overhead(policy, shape, batch):.3f}" for batch in BATCHES)
+            print(f"| {policy} | {'x'.join(map(str, shape))} | {cells} |")
+    print(f"\n`import skipstone` takes {1000 * import_seconds():.0f} ms and loads no array library.")
