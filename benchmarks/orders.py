@@ -15,7 +15,8 @@ Made by `python benchmarks/orders.py`; the tests hold the declared orders to the
 
 The measured order is log2 of the ratio of the errors with {COARSE} and {FINE} equal steps of the half log-SNR from
 {LOUD:g} to {QUIET:g}, in float64, on exact scores: Gaussian data (closed-form solution) and a mixture of three
-(Runge-Kutta). Stochastic solvers are measured with their noise set to zero, against twice as many steps, on the mixture.
+(Runge-Kutta). Stochastic solvers are measured with their noise set to zero, against twice as many steps, on the
+mixture only: without noise they contract Gaussian data to a point.
 Multistep solvers start at noise so loud that their first-order first step costs nothing.
 
 `dpmpp(order=3, released=True)` has the coefficients of the authors' released code and of diffusers: second order, since

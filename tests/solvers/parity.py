@@ -86,9 +86,11 @@ def by_diffusers(scheduler: Any, **step: Any) -> torch.Tensor:
     return x
 
 
-def by_skipstone(spec: str, schedule: Schedule, grid: tuple[float, ...], kind: str, **model: Any) -> torch.Tensor:
+def by_skipstone(
+    spec: str, schedule: Schedule, grid: tuple[float, ...], kind: str, x0_filter: Any = None, **model: Any
+) -> torch.Tensor:
     """The latent where the solver ends."""
-    problem = Problem(schedule, start(), grid, seed=SEED)
+    problem = Problem(schedule, start(), grid, seed=SEED, x0_filter=x0_filter)
     return denoise(Model(schedule, kind, **model), problem, registry.parse("solver", spec), Fixed()).x
 
 

@@ -15,6 +15,7 @@ from skipstone import registry
 from skipstone.numerics.grid import Grid, Karras, Leading, LogSNR, Trailing, Uniform
 from skipstone.numerics.schedule import FlowMatching
 from skipstone.numerics.tables import Table
+from skipstone.numerics.threshold import DynamicThreshold
 
 from .parity import KINDS, by_diffusers, by_skipstone, gap, noises, whole
 
@@ -121,6 +122,57 @@ def test_multistep_on_a_flow(spec: str, name: str, config: dict[str, Any]) -> No
     ours = by_skipstone(spec, schedule, tuple(levels / (3.0 - 2.0 * levels)), "flow", told=whole(scheduler))
     # UniPC starts at alpha = 1e-6, which diffusers keeps in its history and we count as pure noise
     assert gap(ours, by_diffusers(scheduler)) < (LIMIT if levels[0] < 0.9999 else 5e-4)
+
+
+ZERO_SNR = {**SCALED, "rescale_betas_zero_snr": True, **TRAILING}
+COSINE = {"beta_schedule": "squaredcos_cap_v2", **TRAILING}
+
+
+@pytest.mark.parametrize("table", [ZERO_SNR, COSINE], ids=["zero_terminal_snr", "cosine"])
+@pytest.mark.parametrize(
+    ("spec", "name", "config"),
+    [
+        ("ddim", "DDIMScheduler", {"clip_sample": False}),
+        ("ddpm", "DDPMScheduler", {"clip_sample": False}),
+        ("euler", "EulerDiscreteScheduler", {}),
+        ("dpmpp", "DPMSolverMultistepScheduler", {}),
+        ("dpmpp_sde", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+        ("unipc", "UniPCMultistepScheduler", {}),
+    ],
+)
+def test_on_other_tables(
+    spec: str, name: str, config: dict[str, Any], table: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From alpha = 0 or nearly so, with the v prediction that such tables need."""
+    scheduler = getattr(diffusers, name)(**table, **config, prediction_type="v_prediction")
+    scheduler.set_timesteps(STEPS)
+    schedule = Table.of(scheduler)
+    module = importlib.import_module(type(scheduler).__module__)
+    with noises(monkeypatch, module) if hasattr(module, "randn_tensor") else nullcontext():
+        theirs = by_diffusers(scheduler)
+    ours = by_skipstone(spec, schedule, Trailing().times(schedule, STEPS), "v", told=whole(scheduler))
+    rounding = 6e-8 * float(scheduler.init_noise_sigma)  # of a float32 that holds x / alpha, as Euler's does
+    assert gap(ours, theirs) < max(LIMIT, rounding)
+
+
+@pytest.mark.parametrize("limit", [1.0, 1.6])
+def test_with_dynamic_thresholding(limit: float) -> None:
+    settings = {"thresholding": True, "sample_max_value": limit, "dynamic_thresholding_ratio": 0.9}
+    scheduler = diffusers.DPMSolverMultistepScheduler(**SCALED, **settings)
+    scheduler.set_timesteps(STEPS)
+    schedule = Table.of(scheduler)
+    grid = OPEN.times(schedule, STEPS)
+    ours = by_skipstone("dpmpp", schedule, grid, "eps", x0_filter=DynamicThreshold(0.9, limit))
+    assert gap(ours, by_diffusers(scheduler)) < LIMIT
+
+
+def test_every_counterpart_is_compared() -> None:
+    """No solver names a scheduler that no case above is about."""
+    compared = {(spec.partition("(")[0], name) for spec, name, *_ in CASES}
+    flows = {("euler", "FlowMatchEulerDiscreteScheduler"), ("heun", "FlowMatchHeunDiscreteScheduler")}
+    solvers = [registry.lookup("solver", name) for name in registry.names("solver")]
+    named = {(s.name, c) for s in solvers for c in s.counterpart.split(", ") if c}  # type: ignore[attr-defined]
+    assert named == compared | flows
 
 
 def test_euler_is_ddim_and_ddim_with_all_its_noise_is_ddpm() -> None:
