@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from .. import registry
 from ..backbones.module import CallCounter
 from ..engine.contracts import Policy, Problem, Result, Run
 from ..engine.drivers import denoise_many
-from ..errors import BackboneError, SpecError
+from ..errors import BackboneError, PromptError, SpecError
 from ..metrics import PSNR, SSIM, Cost, JudgeScore, Metric, Sample
 from ..metrics.base import worst
 from .columns import Column, partner
@@ -55,7 +56,7 @@ class Comparison:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of what was measured."""
-        return tuple(self.cells[0][0].values)
+        return tuple(dict.fromkeys(name for row in self.cells for cell in row for name in cell.values))
 
     def mean_calls(self, column: int) -> float:
         """Mean calls of a column's samples."""
@@ -66,8 +67,8 @@ class Comparison:
         return 1 - self.mean_calls(column) / self.mean_calls(0)
 
     def values(self, column: int, metric: str) -> list[float]:
-        """A metric of each of a column's samples."""
-        return [cell.values[metric] for cell in self.cells[column]]
+        """A metric of those of a column's samples that have it."""
+        return [cell.values[metric] for cell in self.cells[column] if metric in cell.values]
 
     def median(self, column: int, metric: str) -> float:
         """Median of a metric over a column's samples."""
@@ -137,7 +138,12 @@ def compare(
 
 
 def _cell(prompt: str, seed: int, measured: Sequence[Metric], sample: Sample, result: Result) -> Cell:
-    return Cell(prompt, seed, sample.pixels, result, {m.name: m.measure(sample) for m in measured})
+    values = {}
+    for metric in measured:
+        # The judge reads sentences of Pebble's grammar only: other prompts are compared without it.
+        with suppress(PromptError):
+            values[metric.name] = metric.measure(sample)
+    return Cell(prompt, seed, sample.pixels, result, values)
 
 
 def _bound(watch: Watch | None, column: int, repeat: int) -> Callable[[int, Run], None] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from typing import Any
 
 from .. import __version__, registry
@@ -16,20 +17,27 @@ def decibels(value: float) -> str:
     return "identical" if math.isinf(value) else f"{value:.1f}"
 
 
-def markdown(result: Comparison) -> str:
-    """One row for each column: closeness at the median and at the worst sample, calls, saving, seconds."""
+def rows(result: Comparison) -> list[list[str]]:
+    """A head and one row for each column: closeness at the median and worst sample, calls, saving, seconds."""
     judged = "judge" in result.metrics
-    head = ["", "PSNR dB, median", "worst", "SSIM, median", "worst", "calls", "saved", "s / picture"]
-    rows = [[*head, "judge"] if judged else head]
-    rows.append([":--", *["--:"] * (len(rows[0]) - 1)])
+    head = ["column", "PSNR", "worst", "SSIM", "worst", "calls", "saved", "seconds"]
+    found = [[*head, "judge"] if judged else head]
     for c in range(len(result.columns)):
-        row = [f"`{_named(result, c)}`"]
+        row = [_named(result, c)]
         row += [decibels(result.median(c, "psnr")), decibels(result.worst(c, "psnr"))] if c else ["full run", ""]
         row += [f"{result.median(c, 'ssim'):.3f}", f"{result.worst(c, 'ssim'):.3f}"] if c else ["", ""]
         row += [f"{result.mean_calls(c):.1f}", f"{result.saving(c):.0%}" if c else "", f"{result.seconds[c]:.2f}"]
-        row += [f"{sum(result.values(c, 'judge')) / len(result.cells[c]):.2f}"] if judged else []
-        rows.append(row)
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        row += [f"{statistics.fmean(result.values(c, 'judge')):.2f}"] if judged else []
+        found.append(row)
+    return found
+
+
+def markdown(result: Comparison) -> str:
+    """The table of `rows`, with what one must know to read it."""
+    head, *body = rows(result)
+    rule = [":--", *["--:"] * (len(head) - 1)]
+    named = [[f"`{name}`", *rest] for name, *rest in body]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, rule, *named)]
     return "\n".join([*_preamble(result), "", *lines, "", *_notes(result), ""])
 
 
@@ -42,9 +50,9 @@ def _preamble(result: Comparison) -> list[str]:
     cells = result.cells[0]
     return [
         f"Skipstone {__version__}, model {result.model}, guidance {result.guidance:g}, {len(cells)} prompts, "
-        f"seed {cells[0].seed}. Closeness is to the full run `{result.columns[0].spec}` of the same seed, on pixels "
-        f"before rounding; calls are counted by a hook on the denoiser and averaged over the prompts; seconds are "
-        f"the median of {result.repeats} interleaved batches, decoding left out."
+        f"seed {cells[0].seed}. PSNR (dB) and SSIM, at the median and at the worst prompt, are to the full run `{result.columns[0].spec}` of the same seed, on pixels "
+        f"before rounding. Calls are counted by a hook on the denoiser and averaged over the prompts. Seconds are for "
+        f"one picture of a batch, the median of {result.repeats} interleaved runs, decoding left out."
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -65,7 +65,6 @@ class Pebble:
             ModelError: a model that is missing, damaged (its checksums do not fit) or of another kind.
         """
         folder = find(model)
-        _verify(folder)
         try:
             return cls(Path(model).name, guidance=guidance, **_components(folder))
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as e:
@@ -75,6 +74,19 @@ class Pebble:
     def backbone(self) -> ModuleBackbone:
         """The denoiser under this guidance."""
         return ModuleBackbone(self.unet, self.schedule, self.prediction, self.guidance, diffusers_unet)
+
+    @property
+    def judge(self) -> Callable[[NDArray[np.float32], str], float] | None:
+        """(pixels, prompt) -> score of the judge that ships with Pebble; None for any other model.
+
+        The function raises PromptError for a prompt that is no sentence of Pebble's grammar.
+        """
+        if self.name != "pebble":
+            return None
+        from .judge import Judge
+
+        judge = Judge.load()
+        return lambda pixels, prompt: judge.score([pixels], [prompt])[0]
 
     def guided(self, guidance: float) -> Pebble:
         """The same model under another guidance weight."""
@@ -139,16 +151,16 @@ def quantise(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def find(model: str | Path) -> Path:
-    """The folder of a model, without loading it.
+    """The folder of a model, without loading it, its files checked where it has a manifest.
 
     Raises:
-        ModelError: there is none, or it is not in Pebble's format.
+        ModelError: there is none, it is damaged, or it is not in Pebble's format.
     """
-    folder = Path(pebble.path()) if str(model) == "pebble" else Path(model)
+    if str(model) == "pebble":
+        return pebble.path()
+    folder = Path(model)
     index = folder / "model_index.json"
     if not index.is_file():
-        if str(model) == "pebble":
-            raise ModelError(f"Pebble's weights are missing from {folder}. Install the package again.")
         raise ModelError(
             f"{model!s} is neither 'pebble' nor a folder in Pebble's format. "
             f"Models other than Pebble arrive with the guest: skipstone.adapt."
@@ -162,6 +174,7 @@ def find(model: str | Path) -> Path:
             f"{model!s} is a {kind}; expected Pebble's format, a StableDiffusionPipeline. "
             f"Models other than Pebble arrive with the guest: skipstone.adapt."
         )
+    _verify(folder)
     return folder
 
 

@@ -1,0 +1,63 @@
+"""The command line: `skipstone generate | compare | demo | explain | list | check`, one file per command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .. import __version__
+from ..errors import SkipstoneError
+from .check import check
+from .compare import compare
+from .demo import demo
+from .explain import explain
+from .generate import generate
+from .listing import listing
+
+app = typer.Typer(
+    name="skipstone",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"skipstone {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def skipstone(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it and leave."),
+) -> None:
+    """Makes pretrained diffusion models faster by adapting each run to its prompt.
+
+    [bold]Start here[/bold]
+
+      skipstone demo
+      skipstone generate "a red apple on a blue background" --policy third_order
+      skipstone compare "a cat" "a cat left of a rocket" --policies third_order --policies fewer
+      skipstone list policies
+
+    Every command tells more with --help.
+    """
+
+
+for command in (generate, compare, demo, explain, check):
+    app.command()(command)
+app.command("list")(listing)
+
+
+def main() -> None:
+    """Entry point: what goes wrong on purpose is one sentence on stderr and exit code 2; Ctrl-C is 130."""
+    try:
+        app()
+    except SkipstoneError as e:
+        print(f"skipstone: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

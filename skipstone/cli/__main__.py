@@ -1,0 +1,5 @@
+"""`python -m skipstone.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,36 @@
+"""`skipstone check`: the public conformance checks on one policy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def check(
+    spec: Annotated[str, typer.Argument(help="A policy, e.g. 'third_order(tol=0.05) | budget(calls=20)'.")],
+) -> None:
+    """Hold a policy to everything that a policy promises: purity, replay, cost, independence of its batch.
+
+    They are the checks of skipstone.testing, which any package with policies of its own can run; a failure
+    leaves exit code 1.
+
+    [bold]Example[/bold]
+
+      skipstone check "third_order(tol=0.05)"
+    """
+    from .. import registry
+    from ..testing import check_id, policy_checks
+
+    policy = registry.parse("policy", spec)
+    failed = 0
+    for one in policy_checks(policy):
+        try:
+            one()
+        except AssertionError as e:
+            failed += 1
+            typer.echo(f"FAILED  {check_id(one)}: {e}")
+        else:
+            typer.echo(f"ok      {check_id(one)}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,46 @@
+"""`skipstone demo`: six prompts from simple to crowded, on the embedded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+PROMPTS = (
+    "a yellow heart on a white background",
+    "a red apple on a blue background",
+    "a large rocket on a purple background",
+    "a small butterfly on a green background",
+    "a cat left of a rocket on a yellow background",
+    "a penguin above a pumpkin on a pink background",
+)
+POLICIES = ("third_order", "third_order(tol=0.05, order=1)", "fewer")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="A folder.")] = Path("demo"),
+    force: options.Force = False,
+) -> None:
+    """Compare the full run, fewer steps and adaptive policies on Pebble, and say where the sheet is.
+
+    The same as skipstone compare with these prompts and policies; it takes a minute or two.
+    """
+    from .compare import run
+
+    run(
+        PROMPTS,
+        POLICIES,
+        model="pebble",
+        steps=options.STEPS,
+        solver=options.SOLVER,
+        grid=options.GRID,
+        guidance=None,
+        seed=0,
+        reference="fixed",
+        repeats=1,
+        out=out,
+        force=force,
+    )

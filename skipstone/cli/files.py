@@ -1,0 +1,86 @@
+"""Results on disk: nothing is overwritten unasked, and every file is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputError
+
+
+def check_targets(paths: Iterable[Path], force: bool) -> None:
+    """Refuse, before anything is computed, what could not be written after it.
+
+    Raises:
+        OutputError: a file exists and `force` is off, or its folder cannot be written.
+    """
+    paths = list(paths)
+    taken = [p for p in paths if p.exists()]
+    if blocked := next((p for p in taken if p.is_dir()), None):
+        raise OutputError(f"{blocked} is a folder; name a file with --out.")
+    if taken and not force:
+        others = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+        raise OutputError(f"{taken[0]}{others} exists already. Say --force to overwrite, or choose another --out.")
+    for folder in {p.parent for p in paths}:
+        _probe(folder)
+
+
+def _probe(folder: Path) -> None:
+    """Try to write where the folder is, or where it would be made."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as e:
+        raise OutputError(f"Cannot write to {folder}: {e.strerror}. Choose another --out.") from None
+
+
+def publish(files: Mapping[Path, bytes]) -> None:
+    """Write files under passing names and move them into place when all of them are complete.
+
+    Raises OutputError where that fails; the passing names never stay behind.
+    """
+    waiting: dict[Path, Path] = {}
+    try:
+        for target, content in files.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+            waiting[Path(name)] = target
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+            Path(name).chmod(0o644)
+        for part, target in waiting.items():
+            os.replace(part, target)
+    except OSError as e:
+        raise OutputError(f"Cannot write {e.filename}: {e.strerror}.") from None
+    finally:
+        for part in waiting:
+            part.unlink(missing_ok=True)
+
+
+def slug(text: str, limit: int = 60) -> str:
+    """A file name out of a text: "a red apple!" -> "a-red-apple"."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit].rstrip("-") or "picture"
+
+
+def png(pixels: Any, facts: Mapping[str, Any]) -> bytes:
+    """A PNG file's bytes, with what makes the picture again as text chunks."""
+    from io import BytesIO
+
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    from ..pebble.model import quantise
+
+    info = PngInfo()
+    for name in ("prompt", "seed", "spec", "model", "guidance", "version"):
+        info.add_itxt(name, str(facts[name]))
+    buffer = BytesIO()
+    Image.fromarray(quantise(pixels)).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()

@@ -1,0 +1,41 @@
+"""`skipstone list`: what there is to choose from."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+KINDS = {"policies": "policy", "solvers": "solver", "grids": "grid", "schedules": "schedule", "metrics": "metric"}
+
+
+class Shelf(str, Enum):
+    """What can be listed."""
+
+    policies = "policies"
+    solvers = "solvers"
+    grids = "grids"
+    schedules = "schedules"
+    metrics = "metrics"
+
+
+def listing(shelf: Annotated[Shelf | None, typer.Argument(help="Which; all of them by default.")] = None) -> None:
+    """Name the policies, solvers, grids, schedules and metrics, each with what it does.
+
+    [bold]Examples[/bold]
+
+      skipstone list
+      skipstone list policies
+    """
+    from .. import registry
+
+    shelves = [shelf.value] if shelf else list(KINDS)
+    for title in shelves:
+        kind = KINDS[title]
+        names = registry.names(kind)
+        if len(shelves) > 1:
+            typer.echo(f"{title}:")
+        width = max(map(len, names))
+        for name in names:
+            typer.echo(f"  {name:{width}}  {registry.summary(registry.lookup(kind, name))}")
