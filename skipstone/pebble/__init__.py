@@ -1,0 +1,66 @@
+"""Pebble: the small text-to-image model that ships with Skipstone, and what is known about its words."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from skipstone.errors import ModelError
+from skipstone.pebble import words as _words
+
+#: The words of Pebble's grammar by kind.
+VOCABULARY: dict[str, tuple[str, ...]] = {
+    "objects": tuple(_words.OBJECTS),
+    "backgrounds": tuple(_words.BACKGROUNDS),
+    "relations": tuple(_words.RELATIONS),
+    "sizes": ("small", "large"),
+}
+
+_FOLDER = Path(__file__).with_name("weights")
+
+
+def path() -> Path:
+    """The folder of Pebble in diffusers format, its files checked against their SHA-256.
+
+    The check runs once in a process; `StableDiffusionPipeline.from_pretrained(path())` loads the model.
+
+    Raises:
+        ModelError: a file is missing or is not what was shipped.
+    """
+    return _checked(_FOLDER)
+
+
+@lru_cache(maxsize=8)
+def _checked(folder: Path) -> Path:
+    import hashlib
+    import json
+
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        raise ModelError(f"expected Pebble's {manifest}, found no such file; reinstall skipstone")
+    for name, entry in json.loads(manifest.read_text(encoding="utf-8"))["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise ModelError(f"expected Pebble's file {file}, found no such file; reinstall skipstone")
+        got = hashlib.sha256(file.read_bytes()).hexdigest()
+        if got != entry["sha256"]:
+            raise ModelError(
+                f"{file} is damaged: expected SHA-256 {entry['sha256']}, got {got}; reinstall skipstone"
+            )
+    return folder
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """The words of a prompt that Pebble was never trained on, in order, each once.
+
+    Case and punctuation do not matter. A sentence of known words may still say nothing Pebble
+    understands: `scenes.parse` tells.
+    """
+    found = re.findall(r"[^\W_]+", prompt.lower())
+    return list(dict.fromkeys(word for word in found if word not in _known()))
+
+
+@lru_cache(maxsize=1)
+def _known() -> frozenset[str]:
+    return frozenset(_words.known_words())

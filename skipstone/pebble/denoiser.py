@@ -109,8 +109,8 @@ def build_cache(
     if file is not None and file.is_file():
         return Cache(scenes, torch.load(file, weights_only=True), singles)
     parts = []
-    for start in range(0, len(jobs), 64):
-        pictures = np.stack([render(scene, sprites, offsets) for scene, offsets in jobs[start : start + 64]])
+    for start in range(0, len(jobs), 512):
+        pictures = np.stack([render(scene, sprites, offsets) for scene, offsets in jobs[start : start + 512]])
         parts.append(autoencoder.encode(model, data.to_tensor(pictures)).half())
     latents = torch.cat(parts)
     if file is not None:

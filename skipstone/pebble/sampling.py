@@ -68,7 +68,7 @@ def sample_latents(
 @torch.no_grad()
 def decode(model: AutoencoderTiny, latents: torch.Tensor) -> NDArray[np.uint8]:
     """Pictures (N, 64, 64, 3) uint8."""
-    parts = [model.decode(part / model.config.scaling_factor).sample.float() for part in latents.split(32)]
+    parts = [model.decode(part / model.config.scaling_factor).sample.float() for part in torch.split(latents, 32)]
     pictures = (torch.cat(parts) * 127.5 + 127.5).round().clamp(0, 255).byte()
     return pictures.permute(0, 2, 3, 1).contiguous().numpy()
 

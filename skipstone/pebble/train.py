@@ -11,12 +11,10 @@ The parts, each in its own folder of DIR with checkpoint (`last.pt`), log (`log.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from rich.console import Console
@@ -53,8 +51,8 @@ class Recipe:
     threads: int = 2
     sheet_steps: int = 1000
     stop: int | None = None
-    autoencoder: AutoencoderSettings = AutoencoderSettings()
-    denoiser: DenoiserSettings = DenoiserSettings()
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    denoiser: DenoiserSettings = field(default_factory=DenoiserSettings)
 
     def run(self, part: str, steps: int) -> Run:
         """The settings of one part's training loop."""

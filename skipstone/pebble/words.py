@@ -126,13 +126,15 @@ SYNONYMS: dict[str, str] = {
 }
 
 #: Words that say nothing about the picture; training sprinkled them in so that they change little.
-FILLERS: tuple[str, ...] = tuple(
-    "adorable amazing beautiful bright bold brilliant charming cheerful classic clean clear colorful "
-    "colourful cool cute delightful detailed fancy fine friendly fun funny glossy good gorgeous great "
-    "happy jolly kind lovely lively magical merry modern neat new nice old ordinary perfect plain "
-    "playful pleasant polished pretty proper quiet real rendered shiny simple single sleek smiling "
-    "smooth soft special splendid stylish sunny superb sweet tidy typical vivid warm wonderful".split()
-)
+FILLERS: tuple[str, ...] = (
+    "adorable", "amazing", "beautiful", "bright", "bold", "brilliant", "charming", "cheerful", "classic",
+    "clean", "clear", "colorful", "colourful", "cool", "cute", "delightful", "detailed", "fancy", "fine",
+    "friendly", "fun", "funny", "glossy", "good", "gorgeous", "great", "happy", "jolly", "kind", "lovely",
+    "lively", "magical", "merry", "modern", "neat", "new", "nice", "old", "ordinary", "perfect", "plain",
+    "playful", "pleasant", "polished", "pretty", "proper", "quiet", "real", "rendered", "shiny", "simple",
+    "single", "sleek", "smiling", "smooth", "soft", "special", "splendid", "stylish", "sunny", "superb",
+    "sweet", "tidy", "typical", "vivid", "warm", "wonderful",
+)  # fmt: skip
 
 #: Openings that say nothing either: "a photo of a cat".
 OPENINGS: tuple[str, ...] = tuple(
