@@ -48,11 +48,12 @@ def _named(result: Comparison, c: int) -> str:
 
 def _preamble(result: Comparison) -> list[str]:
     cells = result.cells[0]
+    made = f"model {result.model}, guidance {result.guidance:g}, {len(cells)} prompts, seed {cells[0].seed}"
     return [
-        f"Skipstone {__version__}, model {result.model}, guidance {result.guidance:g}, {len(cells)} prompts, "
-        f"seed {cells[0].seed}. PSNR (dB) and SSIM, at the median and at the worst prompt, are to the full run `{result.columns[0].spec}` of the same seed, on pixels "
-        f"before rounding. Calls are counted by a hook on the denoiser and averaged over the prompts. Seconds are for "
-        f"one picture of a batch, the median of {result.repeats} interleaved runs, decoding left out."
+        f"Skipstone {__version__}, {made}. PSNR (dB) and SSIM, at the median and at the worst prompt, are to the "
+        f"full run `{result.columns[0].spec}` of the same seed, on pixels before rounding. Calls are counted by a "
+        f"hook on the denoiser and averaged over the prompts. Seconds are for one picture of a batch, the median "
+        f"of {result.repeats} interleaved runs, decoding left out."
     ]
 
 

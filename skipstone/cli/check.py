@@ -27,9 +27,10 @@ def check(
     for one in policy_checks(policy):
         try:
             one()
-        except AssertionError as e:
+        except Exception as e:  # a policy of somebody else may raise anything
             failed += 1
-            typer.echo(f"FAILED  {check_id(one)}: {e}")
+            reason = str(e) if isinstance(e, AssertionError) else f"{type(e).__name__}: {e}"
+            typer.echo(f"FAILED  {check_id(one)}: {reason}")
         else:
             typer.echo(f"ok      {check_id(one)}")
     if failed:
