@@ -99,6 +99,19 @@ class Wide(Solver):
 
 
 @dataclass(frozen=True)
+class Overflowing(Solver):
+    """Computes with numbers that half precision does not have."""
+
+    name: ClassVar[str] = "overflowing"
+
+    def step(
+        self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
+    ) -> Generator[Query | Noise, Any, Step]:
+        step = yield from stepped(x, t, t_next, schedule)
+        return Step(step.x * 1e6 * 1e-6)
+
+
+@dataclass(frozen=True)
 class Dividing(Solver):
     """Divides by h at the end, as the solver did whose every picture was NaN."""
 
@@ -148,6 +161,7 @@ class Renamed(DDIM):
         (Spendthrift(), checks.check_calls_per_step),
         (Greedy(), checks.check_calls_per_step),
         (Wide(), checks.check_array_libraries_agree),
+        (Overflowing(), checks.check_half_precision_stays_close),
         (Dividing(), checks.check_ends_finite),
         (Secretive(), checks.check_has_summary_and_reference),
         (Loose(), checks.check_is_a_frozen_dataclass),

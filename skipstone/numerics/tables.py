@@ -105,10 +105,12 @@ class Table(Tabular):
         if hasattr(scheduler, "alphas_cumprod"):
             bars = tuple(float(b) for b in scheduler.alphas_cumprod)
             return Table(bars, float(getattr(scheduler, "final_alpha_cumprod", 1.0)))
-        if not hasattr(scheduler, "shift"):
+        settable = isinstance(getattr(type(scheduler), "shift", None), property)  # by `set_shift`
+        shift = scheduler.shift if settable else getattr(config, "shift", None)
+        if shift is None:
             raise SpecError(f"Expected a scheduler with alphas_cumprod or a flow-matching shift, got {kind}.")
         if not getattr(config, "use_dynamic_shifting", False):
-            return FlowMatching(float(scheduler.shift))
+            return FlowMatching(float(shift))
         if mu is None:
             raise SpecError(f"{kind} shifts by the size of the picture: pass the pipeline's mu, Table.of(it, mu=...).")
         linear = getattr(config, "time_shift_type", "exponential") == "linear"

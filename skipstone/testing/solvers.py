@@ -172,6 +172,14 @@ def check_array_libraries_agree(solver: Solver) -> None:
         _require(gap < 1e-3, solver, f"differs by {gap:.1e} from float64 with {namespace(array).__name__}.")
 
 
+def check_half_precision_stays_close(solver: Solver) -> None:
+    """In float16, whose largest number is 65504, the run keeps its dtype and ends near that in float64."""
+    mixture = Mixture(prediction="x0")
+    half = denoise(mixture, _with(_problem(mixture), _noise(dtype="float16")), solver, Fixed()).x
+    gap = float(rms(half.astype("float64") - denoise(mixture, _problem(mixture), solver, Fixed()).x))
+    _require(str(half.dtype) == "float16" and gap < 0.05, solver, f"ends {gap:.1e} away in {half.dtype}.")
+
+
 def _float32_arrays() -> list[Any]:
     arrays = [_noise(dtype="float32")]
     if importlib.util.find_spec("torch"):
@@ -238,6 +246,7 @@ CHECKS = (
     check_calls_per_step,
     check_ends_finite,
     check_array_libraries_agree,
+    check_half_precision_stays_close,
     check_batch_equals_alone,
     check_replays_exactly,
     check_keeps_no_state,

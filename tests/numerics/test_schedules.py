@@ -93,6 +93,10 @@ def test_of_a_scheduler_takes_its_table_and_its_end() -> None:
 
 def test_of_a_flow_scheduler_is_a_flow() -> None:
     assert Table.of(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)) == FlowMatching(3.0)
+    assert Table.of(diffusers.FlowMatchHeunDiscreteScheduler(shift=2.0)) == FlowMatching(2.0)
+    changed = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    changed.set_shift(1.5)
+    assert Table.of(changed) == FlowMatching(1.5)
     flow = diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0
     )
