@@ -41,6 +41,8 @@ def generate(
       skipstone generate "a cat left of a rocket" --policy "third_order(tol=0.05) | budget(calls=20)" --trace
       skipstone generate "a house" --solver "dpmpp(order=2)" --grid karras --steps 20 -n 4 --out pictures
       skipstone generate "a frog" --policy third_order --json | jq .saving
+
+    The spec in a picture's metadata can be given back as --policy "third_order @ dpmpp / karras / 50".
     """
     from rich.console import Console
 

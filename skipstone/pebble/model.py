@@ -67,8 +67,10 @@ class Pebble:
         folder = find(model)
         try:
             return cls(Path(model).name, guidance=guidance, **_components(folder))
-        except (OSError, ValueError, KeyError, RuntimeError, AttributeError, json.JSONDecodeError) as e:
-            raise ModelError(f"{folder} cannot be loaded: {str(e).splitlines()[0]}. Fetch or train it again.") from e
+        except Exception as e:  # torch, safetensors, tokenizers ... each have errors of their own for a damaged file
+            raise ModelError(
+                f"{folder} cannot be loaded: {(str(e) or type(e).__name__).splitlines()[0]}. Fetch or train it again."
+            ) from e
 
     @cached_property
     def backbone(self) -> ModuleBackbone:
