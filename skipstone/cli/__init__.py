@@ -8,12 +8,7 @@ import typer
 
 from .. import __version__
 from ..errors import SkipstoneError
-from .check import check
-from .compare import compare
-from .demo import demo
-from .explain import explain
-from .generate import generate
-from .listing import listing
+from . import check, compare, demo, explain, generate, listing
 
 app = typer.Typer(
     name="skipstone",
@@ -47,9 +42,9 @@ def skipstone(
     """
 
 
-for command in (generate, compare, demo, explain, check):
+for command in (generate.generate, compare.compare, demo.demo, explain.explain, check.check):
     app.command()(command)
-app.command("list")(listing)
+app.command("list")(listing.listing)
 
 
 def main() -> None:
