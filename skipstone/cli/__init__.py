@@ -34,8 +34,8 @@ def skipstone(
     [bold]Start here[/bold]
 
       skipstone demo
-      skipstone generate "a red apple on a blue background" --policy third_order
-      skipstone compare "a cat" "a cat left of a rocket" --policies third_order --policies fewer
+      skipstone generate "a red apple on a blue background"
+      skipstone compare "a cat" "a cat above a bus" -p third_order -p fewer
       skipstone list policies
 
     Every command tells more with --help.

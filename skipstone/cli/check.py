@@ -10,10 +10,10 @@ import typer
 def check(
     spec: Annotated[str, typer.Argument(help="A policy, e.g. 'third_order(tol=0.05) | budget(calls=20)'.")],
 ) -> None:
-    """Hold a policy to everything that a policy promises: purity, replay, cost, independence of its batch.
+    """Hold a policy to what policies promise: purity, exact replay, honest cost.
 
-    They are the checks of skipstone.testing, which any package with policies of its own can run; a failure
-    leaves exit code 1.
+    They are the checks of skipstone.testing, which any package can run on
+    policies of its own. A failure leaves exit code 1.
 
     [bold]Example[/bold]
 

@@ -19,7 +19,7 @@ SHEET, TIMELINE, TABLE, SAMPLES = "sheet.png", "timeline.png", "table.md", "samp
 
 
 def compare(
-    prompts: Annotated[list[str], typer.Argument(help="What to draw, one sample each.", metavar="PROMPTS...")],
+    prompts: Annotated[list[str], typer.Argument(help="What to draw, one sample each.", metavar="PROMPTS")],
     policies: Annotated[
         list[str], typer.Option("--policies", "-p", help="A column: 'policy @ solver / grid / steps'. Repeat it.")
     ],
@@ -34,20 +34,23 @@ def compare(
     out: Annotated[Path, typer.Option(help="A folder.")] = Path("comparison"),
     force: options.Force = False,
 ) -> None:
-    """Compare policies with the full run, and with samplers that simply take fewer steps.
+    """Compare policies with the full run, and with simply taking fewer steps.
 
-    A column is spelt [bold]policy @ solver / grid / steps[/bold]; what follows the @ may be left out in part or
-    in whole, and is then that of the command. The policy [bold]fewer[/bold] is a fixed sampler with as many
-    steps as the column to its left makes calls in the mean, rounded up: what a policy has to beat.
+    A column is spelt [bold]policy @ solver / grid / steps[/bold]. What follows the @ may be
+    left out, in part or in whole, and is then that of the command. The policy
+    [bold]fewer[/bold] is a fixed sampler with as many steps as the column to its left
+    makes calls in the mean, rounded up: what a policy has to beat.
 
-    Writes a contact sheet, a timeline of decisions, a Markdown table, JSON Lines with a record for every
-    sample, and the pictures. Calls are counted by a hook on the network.
+    Writes a contact sheet, a timeline of decisions, a Markdown table, JSON
+    Lines with a record for every sample, and the pictures. Calls are counted
+    by a hook on the network.
 
     [bold]Examples[/bold]
 
-      skipstone compare "a cat" "a cat left of a rocket" -p third_order -p fewer
-      skipstone compare "a house" -p "third_order(tol=0.05) @ ddim" -p "fewer @ dpmpp(order=2) / karras"
-      skipstone compare "a frog" -p "fixed @ ddim / trailing / 20" --reference "fixed @ dpmpp / karras / 200"
+      skipstone compare "a cat" "a cat above a bus" -p third_order -p fewer
+      skipstone compare "a house" -p "third_order @ ddim" -p "fewer @ dpmpp"
+      skipstone compare "a frog" -p "fixed @ dpmpp(order=3) / karras / 20" \\
+        --reference "fixed @ dpmpp / karras / 200"
     """
     run(prompts, policies, model, steps, solver, grid, guidance, seed, reference, repeats, out, force)
 

@@ -24,9 +24,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="A folder.")] = Path("demo"),
     force: options.Force = False,
 ) -> None:
-    """Compare the full run, fewer steps and adaptive policies on Pebble, and say where the sheet is.
+    """Compare adaptive policies with the full run and fewer steps on Pebble.
 
-    The same as skipstone compare with these prompts and policies; it takes a minute or two.
+    The same as skipstone compare with six prompts from simple to crowded; it
+    takes a minute or two and says where the contact sheet is.
     """
     from .compare import run
 

@@ -33,16 +33,17 @@ def generate(
 ) -> None:
     """Draw a prompt, and say what it cost.
 
-    The picture's PNG metadata hold its prompt, seed, spec and version: what it takes to make it again.
+    The picture's PNG metadata hold its prompt, seed, spec and version: what
+    it takes to make it again. The spec can be given back as it is:
+    --policy "third_order @ dpmpp / karras / 50".
 
     [bold]Examples[/bold]
 
-      skipstone generate "a red apple on a blue background" --policy third_order
-      skipstone generate "a cat left of a rocket" --policy "third_order(tol=0.05) | budget(calls=20)" --trace
-      skipstone generate "a house" --solver "dpmpp(order=2)" --grid karras --steps 20 -n 4 --out pictures
+      skipstone generate "a red apple on a blue background"
+      skipstone generate "a cat left of a rocket" --policy third_order --trace
+      skipstone generate "a fox" --policy "third_order(tol=0.05) | early_stop"
+      skipstone generate "a house" --solver unipc --steps 20 -n 4 --out made
       skipstone generate "a frog" --policy third_order --json | jq .saving
-
-    The spec in a picture's metadata can be given back as --policy "third_order @ dpmpp / karras / 50".
     """
     from rich.console import Console
 

@@ -21,7 +21,7 @@ class Shelf(str, Enum):
 
 
 def listing(shelf: Annotated[Shelf | None, typer.Argument(help="Which; all of them by default.")] = None) -> None:
-    """Name the policies, solvers, grids, schedules and metrics, each with what it does.
+    """Name the policies, solvers, grids, schedules and metrics there are.
 
     [bold]Examples[/bold]
 

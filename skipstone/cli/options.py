@@ -8,9 +8,7 @@ import typer
 
 SOLVER, GRID, STEPS = "dpmpp", "karras", 50
 
-Model: TypeAlias = Annotated[
-    str, typer.Option(help="pebble, or a folder in its format.", metavar="pebble|PATH|HUB_ID", show_default=True)
-]
+Model: TypeAlias = Annotated[str, typer.Option(help="pebble, or a folder in its format.", metavar="pebble|PATH")]
 Steps: TypeAlias = Annotated[int, typer.Option(help="Steps of the grid, at least 1.")]
 Solver: TypeAlias = Annotated[str, typer.Option(help="How steps are made; see: skipstone list solvers.")]
 Grid: TypeAlias = Annotated[str, typer.Option(help="Where steps go; see: skipstone list grids.")]
