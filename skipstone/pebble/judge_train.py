@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from scipy import ndimage
 from torch.nn import functional
 
-from skipstone.pebble import data, sprites
+from skipstone.pebble import autoencoder, data, sprites
 from skipstone.pebble.judge import Judge, Reader, answers
 from skipstone.pebble.loop import Run, Trainer, plot_curve
 from skipstone.pebble.scenes import Offsets, Scene, Sprites, render
@@ -92,14 +92,14 @@ def coder(folder: Path) -> Coder:
     """Sends pictures (N, 3, 64, 64) in [-1, 1] through a model's autoencoder, its latents a little noisy."""
     from skipstone.pebble.model import Pebble
 
-    autoencoder = Pebble.load(folder).autoencoder
+    model = Pebble.load(folder).autoencoder
 
     @torch.no_grad()
     def send(pictures: torch.Tensor, dice: torch.Generator) -> torch.Tensor:
-        latents = autoencoder.encode(pictures).latents * autoencoder.config.scaling_factor
+        latents = autoencoder.encode(model, pictures)
         level = torch.rand(len(latents), 1, 1, 1, generator=dice) * 0.3
         latents = latents + level * torch.randn(latents.shape, generator=dice)
-        made: torch.Tensor = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample
+        made: torch.Tensor = model.decode(latents / model.config.scaling_factor).sample
         return made.clamp(-1, 1)
 
     return send
