@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +47,7 @@ class Pebble:
         schedule: The noise schedule that the denoiser was trained on.
         prediction: What the denoiser puts out.
         guidance: Classifier-free guidance weight; 1 evaluates the prompt's branch alone, at half the rows.
+        judged: Whether the judge that ships with Pebble can read its pictures.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Pebble:
     schedule: Schedule = field(repr=False)
     prediction: View = "v"
     guidance: float = GUIDANCE
+    judged: bool = False
 
     @classmethod
     def load(cls, model: str | Path = "pebble", guidance: float = GUIDANCE) -> Pebble:
@@ -66,7 +69,8 @@ class Pebble:
         """
         folder = find(model)
         try:
-            return cls(Path(model).name, guidance=guidance, **_components(folder))
+            with _quiet():
+                return cls(Path(model).name, guidance=guidance, judged=str(model) == "pebble", **_components(folder))
         except Exception as e:  # torch, safetensors, tokenizers ... each have errors of their own for a damaged file
             raise ModelError(
                 f"{folder} cannot be loaded: {(str(e) or type(e).__name__).splitlines()[0]}. Fetch or train it again."
@@ -83,7 +87,7 @@ class Pebble:
 
         The function raises PromptError for a prompt that is no sentence of Pebble's grammar.
         """
-        if self.name != "pebble":
+        if not self.judged:
             return None
         from .judge import Judge
 
@@ -197,12 +201,30 @@ def _verify(folder: Path) -> None:
             raise ModelError(f"{file} is damaged: its SHA-256 is not that of {MANIFEST}. Fetch the model again.")
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no warnings of diffusers and transformers: what is wrong is raised."""
+    import diffusers
+    import transformers
+
+    logs = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [log.get_verbosity() for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.set_verbosity(level)
+            log.enable_progress_bar()
+
+
 def _components(folder: Path) -> dict[str, Any]:
     """Tokenizer, text encoder, denoiser, autoencoder, schedule and prediction of a pipeline's folder."""
     import diffusers
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
     kinds = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
 
     def part(name: str) -> Any:
