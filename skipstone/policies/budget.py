@@ -11,7 +11,7 @@ from ..engine.contracts import Backbone, Clock, Finish, Forecast, Plan, Policy, 
 from ..errors import SpecError
 from ..numerics.array import rms, to_floats
 from ..registry import register
-from ._ranges import forecast_of, number, whole
+from ._ranges import forecast_of, number
 
 
 @register("policy")
@@ -20,15 +20,16 @@ class Budget(Policy):
     """Never spend more than this many calls, and spread them over the run.
 
     A step is called while (s + 1) * m >= n + s, with m calls affordable, n steps left and s forecasts since
-    the last call; else it is forecast. Both stages of a two-stage solver and the calls of rejected
+    the last call, or while the run is no further ahead of even spending than `ahead` allows: the first steps
+    shape the picture. Else it is forecast. Both stages of a two-stage solver and the calls of rejected
     attempts are charged; where one stage is all that is left, it is spent on a step of the flow's own
     (`Finish`). A rejection that cannot be paid for is overruled. Put it last in a chain: of what comes
     behind it, only `forecast` adds no calls.
 
     Args:
         calls: Upper bound of the run's cost, in calls, >= 1. At steps * stages or more, nothing changes.
-        warmup: Steps at the start that are called before the rest is spread, >= 0, and at most a quarter
-            of the budget.
+        ahead: Share of the budget by which spending may run ahead of an even one at the start, in [0, 1],
+            less and less later. 0 spreads evenly from the first step, 1 allows to spend it all at once.
         order: Of the forecast, 0..3.
         of: View that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr or t.
@@ -40,7 +41,7 @@ class Budget(Policy):
     """
 
     calls: float = 25
-    warmup: int = 3
+    ahead: float = 0.25
     order: int = 1
     of: View = "eps"
     clock: Clock = "logsnr"
@@ -49,7 +50,7 @@ class Budget(Policy):
 
     def __post_init__(self) -> None:
         number(self, "calls", 1)
-        whole(self, "warmup", 0)
+        number(self, "ahead", 0, 1)
         forecast_of(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
@@ -69,8 +70,10 @@ class Budget(Policy):
     def _due(self, run: Run, left: float) -> bool:
         """Whether calls spread evenly over what is left would have one here."""
         steps, affordable = len(run.left), max(left // run.stages, min(left, 1.0) // 1.0)
-        warm = len(run.kept) < max(1.0, min(self.warmup, self.calls // (4 * run.stages)))
-        return warm or (run.streak + 1) * affordable >= steps + run.streak
+        total = len(run.grid) - 1
+        done = (total - steps + 1) / total
+        early = run.cost + run.stages <= self.calls * (done + self.ahead * (1 - done))
+        return early or not run.attempts or (run.streak + 1) * affordable >= steps + run.streak
 
     def _forecast(self, run: Run, proposal: Plan) -> Plan:
         return replace(proposal, evaluate=forecast_of(self))

@@ -53,13 +53,13 @@ class ErrorControl(Policy):
     References: Zhang & Chen 2022, arXiv 2204.13902 (errors of an extrapolated eps); ours as a whole.
     """
 
-    tol: float = 0.001
-    max_skip: int = 4
+    tol: float = 0.003
+    max_skip: int = 3
     warmup: int = 3
     tail: int = 1
     order: int = 1
-    of: View = "eps"
-    clock: Clock = "logsnr"
+    of: View = "v"
+    clock: Clock = "t"
     name: ClassVar[str] = "error_control"
     neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
 

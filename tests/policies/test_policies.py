@@ -114,7 +114,7 @@ def test_error_control_calls_more_at_a_smaller_tolerance_and_errs_less() -> None
 
 def test_error_control_predicts_the_disagreement_that_is_then_measured() -> None:
     """On the exact backbone the error expected of a gap agrees with what the next call shows, within a factor."""
-    result = run("error_control(tol=1e-3, max_skip=4)", 80)
+    result = run("error_control(tol=1e-3, max_skip=4, of='eps', clock='logsnr')", 80)
     ratios = []
     for before, now in itertools.pairwise(result.run.past):
         if before.skipped and not now.skipped:
@@ -214,11 +214,20 @@ def test_early_stop_waits_for_the_picture_to_show() -> None:
 
 @pytest.mark.parametrize("calls", [1, 2, 5, 10, 20, 39, 40, 60])
 def test_budget_spends_all_it_may_and_evenly(calls: int) -> None:
-    text = letters(run(f"budget(calls={calls})", 40).run)
+    text = letters(run(f"budget(calls={calls}, ahead=0.0)", 40).run)
     assert text.count("C") == min(calls, 40)
     gaps = [len(g) for g in text.lstrip("C").rstrip(".").split("C")[:-1]]
     if calls >= 5 and gaps:
         assert max(gaps) - min(gaps) <= 1
+
+
+def test_budget_lets_a_policy_spend_early_but_not_all() -> None:
+    even, early, all_at_once = (letters(run(f"budget(calls=20, ahead={a})", 50).run) for a in (0.0, 0.25, 1.0))
+    assert even.startswith("C.")
+    assert early.startswith("CCCCCC")
+    assert early.count("C") == 20
+    assert "C" in early[-3:]
+    assert all_at_once == "C" * 20 + "." * 30
 
 
 @pytest.mark.skipif("heun" not in registry.names("solver"), reason="no two-stage solver")

@@ -46,7 +46,7 @@ IN_RANGE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "steps": st.integers(1, 4),
         "order": st.integers(1, 4),
     },
-    "budget": {"calls": st.floats(1, 99), "warmup": st.integers(0, 30), **FORECAST},
+    "budget": {"calls": st.floats(1, 99), "ahead": st.floats(0, 1), **FORECAST},
 }
 OUT_OF_RANGE = {
     "tol": [-1e-9, math.nan, "a", None, True],
@@ -62,6 +62,7 @@ OUT_OF_RANGE = {
     "patience": [0],
     "above": [math.nan, "high"],
     "steps": [0, 5],
+    "ahead": [-0.1, 1.5],
     "calls": [0, 0.5, math.nan, "many"],
 }
 GUIDED = Setup(backbone=Mixture(guidance=2.0), steps=16)
