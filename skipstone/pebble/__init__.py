@@ -45,9 +45,7 @@ def _checked(folder: Path) -> Path:
             raise ModelError(f"expected Pebble's file {file}, found no such file; reinstall skipstone")
         got = hashlib.sha256(file.read_bytes()).hexdigest()
         if got != entry["sha256"]:
-            raise ModelError(
-                f"{file} is damaged: expected SHA-256 {entry['sha256']}, got {got}; reinstall skipstone"
-            )
+            raise ModelError(f"{file} is damaged: expected SHA-256 {entry['sha256']}, got {got}; reinstall skipstone")
     return folder
 
 

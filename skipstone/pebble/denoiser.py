@@ -87,9 +87,7 @@ class Cache:
     singles: int
 
 
-def build_cache(
-    model: AutoencoderTiny, sprites: Sprites, seed: int, pairs: int, file: Path | None = None
-) -> Cache:
+def build_cache(model: AutoencoderTiny, sprites: Sprites, seed: int, pairs: int, file: Path | None = None) -> Cache:
     """Render and encode the training scenes; the latents are kept in `file` for the next time."""
     rng = np.random.default_rng([seed, 3])
     jobs = [
@@ -135,18 +133,14 @@ class DenoiserTrainer(Trainer):
         self.settings, self.watch = settings, watch
         self.scheduler = build_scheduler()
         parameters = [*unet.parameters(), *encoder.parameters()]
-        super().__init__(
-            {"unet": unet, "text_encoder": encoder}, parameters, settings.rate, run, asdict(settings)
-        )
+        super().__init__({"unet": unet, "text_encoder": encoder}, parameters, settings.rate, run, asdict(settings))
 
     def batch(self, step: int) -> tuple[torch.Tensor, list[str]]:
         """Latents (B, 8, 8, 8) and captions of a step; they depend on the seed and the step alone."""
         rng, settings = np.random.default_rng([self.run.seed, 2, step]), self.settings
         singles, total = self.cache.singles, len(self.cache.scenes)
         pair = rng.random(settings.batch) < settings.pair_share
-        picks = np.where(
-            pair, rng.integers(singles, total, settings.batch), rng.integers(0, singles, settings.batch)
-        )
+        picks = np.where(pair, rng.integers(singles, total, settings.batch), rng.integers(0, singles, settings.batch))
         captions = [text.vary(self.cache.scenes[pick], rng) for pick in picks]
         captions = ["" if rng.random() < settings.empty else caption for caption in captions]
         latents = self.cache.latents[torch.from_numpy(picks)].float()

@@ -21,16 +21,14 @@ from numpy.typing import NDArray
 
 from skipstone.pebble import denoiser, sampling
 from skipstone.pebble.judge import Judge, facts
-from skipstone.pebble.model import Pebble
+from skipstone.pebble.model import MANIFEST, Pebble, find
 from skipstone.pebble.scenes import withheld_prompts
 
 #: What the issue asks for, and below what it fails.
 BARS = {"object": (0.85, 0.60), "both objects": (0.55, 0.30), "background": (0.95, 0.85)}
 
 
-def draw(
-    model: Pebble, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
-) -> NDArray[np.uint8]:
+def draw(model: Pebble, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> NDArray[np.uint8]:
     """Pictures (N, 64, 64, 3) uint8 of the prompts, 36 at a time."""
     parts = []
     with torch.inference_mode():
@@ -39,9 +37,7 @@ def draw(
             context = sampling.embed(model.tokenizer, model.encoder, ["", *prompts[chunk]])
             noise = sampling.noise_for(seeds[chunk])
             scheduler = denoiser.build_scheduler()
-            latents = sampling.sample_latents(
-                model.unet, scheduler, context[1:], context[:1], noise, steps, guidance
-            )
+            latents = sampling.sample_latents(model.unet, scheduler, context[1:], context[:1], noise, steps, guidance)
             parts.append(sampling.decode(model.autoencoder, latents))
     return np.concatenate(parts)
 
@@ -127,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         by_eye(model, given.out, given.steps, given.guidance, given.seed)
         return
     result = evaluate(model, Judge.load(given.judge), given.out, given.steps, given.guidance, given.seed)
+    manifest = json.loads((find(given.model) / MANIFEST).read_text(encoding="utf-8"))["files"]
+    result["weights"] = {name: entry["sha256"] for name, entry in manifest.items() if name.endswith(".safetensors")}
     text = json.dumps(result, indent=1)
     (given.out / "judge.json").write_text(text + "\n", encoding="utf-8")
     print(json.dumps(result["figures"], indent=1))

@@ -1,18 +1,26 @@
-"""Write a trained Pebble as a diffusers folder: float16 safetensors, JSON, and a manifest of checksums."""
+"""Write a trained Pebble as a diffusers folder: float16 safetensors, JSON, and a manifest of checksums.
+
+`python -m skipstone.pebble.export RUN FOLDER [--judge FILE]` does so from the checkpoints of a recipe that
+may still be running, with the averaged weights; with the judge's weights beside them it is what ships.
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from skipstone.pebble import denoiser
+from skipstone.errors import ModelError
+from skipstone.pebble import autoencoder, denoiser, text
 
 MANIFEST = "manifest.json"
 
@@ -26,8 +34,7 @@ def write_manifest(folder: Path) -> Path:
     """Record size and SHA-256 of every file below the folder in its `manifest.json`."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != MANIFEST)
     entries = {
-        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": digest(file)}
-        for file in files
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": digest(file)} for file in files
     }
     target = folder / MANIFEST
     target.write_text(json.dumps({"files": entries}, indent=1) + "\n", encoding="utf-8")
@@ -61,3 +68,61 @@ def write(
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     write_manifest(folder)
     return folder
+
+
+def _checkpoint(part: Path) -> dict[str, Any]:
+    file = part / "last.pt"
+    if not file.is_file():
+        raise ModelError(f"expected a checkpoint {file}, found none; run skipstone.pebble.train first")
+    state: dict[str, Any] = torch.load(file, weights_only=True)
+    return state
+
+
+def _fill(parameters: list[torch.nn.Parameter], average: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, mean in zip(parameters, average, strict=True):
+            parameter.copy_(mean)
+
+
+def from_run(run: Path, folder: Path, judge: Path | None = None) -> Path:
+    """Export the averaged weights of a recipe's folder as it stands.
+
+    Args:
+        run: the `--out` of `skipstone.pebble.train`.
+        folder: replaced by the model.
+        judge: weights of a judge to put beside it as `judge.safetensors`, under the same manifest.
+
+    Raises:
+        ModelError: autoencoder or denoiser have no checkpoint yet.
+    """
+    coded, drawn = _checkpoint(run / "autoencoder"), _checkpoint(run / "denoiser")
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in coded["settings"].items()}
+    model = autoencoder.build(autoencoder.AutoencoderSettings(**options))
+    model.load_state_dict(coded["models"]["autoencoder"])
+    _fill(list(model.decoder.parameters()), coded["average"])
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in drawn["settings"].items()}
+    settings = denoiser.DenoiserSettings(**options)
+    unet = denoiser.build_unet(settings)
+    tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
+    encoder = text.build_encoder(tokenizer, settings.width, settings.layers)
+    _fill([*unet.parameters(), *encoder.parameters()], drawn["average"])
+    write(folder, model, unet, encoder, tokenizer)
+    if judge is not None:
+        shutil.copyfile(judge, folder / "judge.safetensors")
+        write_manifest(folder)
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m skipstone.pebble.export", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run", type=Path, help="the --out folder of skipstone.pebble.train")
+    parser.add_argument("folder", type=Path, help="folder of the model; replaced")
+    parser.add_argument("--judge", type=Path, help="judge.safetensors to ship with it")
+    given = parser.parse_args(arguments)
+    print(from_run(given.run, given.folder, given.judge))
+
+
+if __name__ == "__main__":
+    main()

@@ -169,9 +169,7 @@ def facts(reading: Reading, prompt: str) -> dict[str, bool]:
     """
     scene = parse(prompt)
     if scene is None:
-        raise PromptError(
-            f'expected a sentence like "a cat left of a rocket on a yellow background", got {prompt!r}'
-        )
+        raise PromptError(f'expected a sentence like "a cat left of a rocket on a yellow background", got {prompt!r}')
     kept: dict[str, bool] = {}
     if scene.relation is None:
         kept["object"] = reading.objects == scene.objects

@@ -34,7 +34,7 @@ class JudgeSettings:
 
     batch: int = 64
     rate: float = 2e-3
-    coded: float = 0.4
+    coded: float = 0.15
 
 
 def draw_any(rng: np.random.Generator) -> Scene:
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     art, reader = sprites.load(given.pictures), Reader()
     run = Run(given.out, given.seed, given.steps, given.steps // 3, min(100, given.steps // 10 + 1))
     send = coder(given.model) if given.model is not None else None
-    trainer = JudgeTrainer(reader, art, JudgeSettings(coded=0.4 if send else 0.0), run, send)
+    trainer = JudgeTrainer(reader, art, JudgeSettings(coded=0.15 if send else 0.0), run, send)
     trainer.train(Console())
     trainer.use_average()
     plot_curve(given.out)

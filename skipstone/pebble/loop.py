@@ -73,9 +73,7 @@ class Trainer:
         self.models, self.parameters, self.rate, self.run = dict(models), parameters, rate, run
         self.options = json.loads(json.dumps(settings))
         self.step = 0
-        self.optimiser = torch.optim.AdamW(
-            parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        self.optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.average = [p.detach().clone() for p in parameters] if run.average else []
 
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:

@@ -44,9 +44,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tokenizer = CLIPTokenizer(
-        vocab=vocabulary, merges=merges, model_max_length=LENGTH, bos_token=START, eos_token=END
-    )
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH, bos_token=START, eos_token=END)
     tokenizer.save_pretrained(folder)
     return tokenizer
 

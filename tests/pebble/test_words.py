@@ -17,9 +17,7 @@ from skipstone.pebble.words import BACKGROUNDS, OBJECTS, RELATIONS, SIZES, known
 
 names, grounds = st.sampled_from(list(OBJECTS)), st.sampled_from([None, *BACKGROUNDS])
 singles = st.builds(lambda n, g, s: Scene((n,), None, g, s), names, grounds, st.sampled_from(list(SIZES)))
-pairs = st.builds(
-    lambda a, b, r, g: Scene((a, b), r, g), names, names, st.sampled_from(list(RELATIONS)), grounds
-)
+pairs = st.builds(lambda a, b, r, g: Scene((a, b), r, g), names, names, st.sampled_from(list(RELATIONS)), grounds)
 
 
 @given(singles | pairs)

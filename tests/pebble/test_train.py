@@ -1,0 +1,151 @@
+"""The recipe at tiny size: resuming is exact, wrong options are refused, the result is a pipeline's folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from skipstone.errors import ModelError
+from skipstone.pebble import autoencoder, data, denoiser, export, text, train
+from skipstone.pebble.autoencoder import AutoencoderSettings, DecoderTrainer
+from skipstone.pebble.denoiser import DenoiserSettings, DenoiserTrainer
+from skipstone.pebble.loop import Run, Trainer, rate_factor
+from skipstone.pebble.scenes import withheld
+
+SMALL_CODER = AutoencoderSettings(width=8, blocks=(1, 0, 0, 0), batch=2)
+SMALL_UNET = DenoiserSettings(channels=(16, 32), width=32, layers=1, batch=4, pairs=60)
+
+
+@pytest.fixture(scope="module")
+def coder(discs):
+    torch.manual_seed(0)
+    model = autoencoder.build(SMALL_CODER)
+    autoencoder.fit(model, data.picture_batch(1, 0, 128, discs), SMALL_CODER)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return text.build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def cache(coder, discs):
+    return denoiser.build_cache(coder, discs, seed=0, pairs=SMALL_UNET.pairs)
+
+
+def _denoiser(cache, tokenizer, run: Run) -> DenoiserTrainer:
+    torch.manual_seed(1)
+    unet = denoiser.build_unet(SMALL_UNET)
+    encoder = text.build_encoder(tokenizer, SMALL_UNET.width, SMALL_UNET.layers)
+    return DenoiserTrainer(unet, encoder, tokenizer, cache, SMALL_UNET, run)
+
+
+def _same(one: Trainer, other: Trainer) -> bool:
+    pairs = zip([*one.parameters, *one.average], [*other.parameters, *other.average], strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_resumed_denoiser_is_the_unbroken_one_bit_for_bit(cache, tokenizer, tmp_path: Path) -> None:
+    run = Run(tmp_path / "unbroken", steps=6, decay=2, warmup=2)
+    unbroken = _denoiser(cache, tokenizer, run)
+    unbroken.train()
+    broken = replace(run, folder=tmp_path / "broken")
+    first = _denoiser(cache, tokenizer, replace(broken, stop=3))
+    first.train()
+    assert first.step == 3
+    assert not _same(first, unbroken)
+    second = _denoiser(cache, tokenizer, broken)
+    second.train()
+    assert second.step == 6
+    assert _same(second, unbroken)
+
+
+def test_a_resumed_decoder_is_the_unbroken_one_bit_for_bit(coder, discs, tmp_path: Path) -> None:
+    start = {name: value.clone() for name, value in coder.state_dict().items()}
+
+    def trained(folder: str, stop: int | None) -> DecoderTrainer:
+        model = autoencoder.build(SMALL_CODER)
+        model.load_state_dict(start)
+        trainer = DecoderTrainer(model, SMALL_CODER, discs, Run(tmp_path / folder, steps=4, decay=1, stop=stop))
+        trainer.train()
+        return trainer
+
+    unbroken = trained("unbroken", None)
+    trained("broken", 2)
+    assert _same(trained("broken", None), unbroken)
+
+
+def test_other_options_do_not_resume(cache, tokenizer, tmp_path: Path) -> None:
+    _denoiser(cache, tokenizer, Run(tmp_path, steps=1)).train()
+    with pytest.raises(ModelError, match="seed 0"):
+        _denoiser(cache, tokenizer, Run(tmp_path, seed=1, steps=2)).train()
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    run = Run(Path(), steps=100, decay=20, warmup=10)
+    factors = [rate_factor(run, step) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9:81] == [1.0] * 72
+    assert all(a > b for a, b in pairwise(factors[80:]))
+    assert 0 < factors[-1] < 0.05
+
+
+def test_the_cache_holds_every_single_scene_and_nothing_withheld(cache) -> None:
+    assert cache.singles == (42 * 8 - len(withheld().grounds)) * 3 * 9
+    assert len(cache.scenes) == len(cache.latents) == cache.singles + SMALL_UNET.pairs
+    assert not any(withheld().holds(scene) for scene in cache.scenes)
+
+
+def test_some_captions_are_empty_for_guidance(cache, tokenizer, tmp_path: Path) -> None:
+    trainer = _denoiser(cache, tokenizer, Run(tmp_path))
+    captions = [caption for step in range(200) for caption in trainer.batch(step)[1]]
+    assert 0.06 < np.mean([caption == "" for caption in captions]) < 0.15
+    assert trainer.batch(7)[1] == trainer.batch(7)[1]
+
+
+def test_the_encoder_keeps_what_linear_coding_can(coder, discs) -> None:
+    pictures = data.picture_batch(5, 0, 16, discs)
+    latents = autoencoder.encode(coder, pictures)
+    assert latents.shape == (16, 8, 8, 8)
+    through_model = coder.encode(pictures).latents * coder.config.scaling_factor
+    torch.testing.assert_close(latents, through_model, atol=2e-4, rtol=1e-3)
+    assert 0.5 < float(latents.std()) < 1.5
+
+
+def test_the_command_makes_a_folder_that_diffusers_loads(discs, tmp_path: Path, monkeypatch) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    monkeypatch.setattr(train.sprites, "load", lambda folder: discs)
+    threads = torch.get_num_threads()
+    recipe = train.Recipe(
+        tmp_path,
+        tmp_path / "out",
+        denoiser_steps=2,
+        decoder_steps=2,
+        sheet_steps=2,
+        threads=threads,
+        autoencoder=SMALL_CODER,
+        denoiser=SMALL_UNET,
+    )
+    folder = train.make(recipe)
+    for part in ("autoencoder", "denoiser"):
+        lines = (tmp_path / "out" / part / "log.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["step"] == 2
+        assert (tmp_path / "out" / part / "curve.png").stat().st_size > 1000
+    assert (tmp_path / "out" / "denoiser" / "sheet_000002.png").is_file()
+    manifest = json.loads((folder / export.MANIFEST).read_text())["files"]
+    assert "unet/diffusion_pytorch_model.safetensors" in manifest
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a cat", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (64, 64, 3)
+    again = export.from_run(tmp_path / "out", tmp_path / "again")
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (again / weights).read_bytes() == (folder / weights).read_bytes()
