@@ -49,8 +49,8 @@ def compare(
 
       skipstone compare "a cat" "a cat above a bus" -p third_order -p fewer
       skipstone compare "a house" -p "third_order @ ddim" -p "fewer @ dpmpp"
-      skipstone compare "a frog" -p "fixed @ dpmpp(order=3) / karras / 20" \\
-        --reference "fixed @ dpmpp / karras / 200"
+      skipstone compare "a frog" -p error_control -p "fixed @ unipc / 20" \\
+        --reference "fixed @ dpmpp / trailing / 200"
     """
     run(prompts, policies, model, steps, solver, grid, guidance, seed, reference, repeats, out, force)
 

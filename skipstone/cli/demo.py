@@ -17,7 +17,7 @@ PROMPTS = (
     "a cat left of a rocket on a yellow background",
     "a penguin above a pumpkin on a pink background",
 )
-POLICIES = ("third_order", "third_order(tol=0.05, order=1)", "fewer")
+POLICIES = ("third_order", "error_control", "fewer")  # the last with the calls of the one before it
 
 
 def demo(

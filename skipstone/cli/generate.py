@@ -35,7 +35,7 @@ def generate(
 
     The picture's PNG metadata hold its prompt, seed, spec and version: what
     it takes to make it again. The spec can be given back as it is:
-    --policy "third_order @ dpmpp / karras / 50".
+    --policy "third_order @ dpmpp / trailing / 50".
 
     [bold]Examples[/bold]
 

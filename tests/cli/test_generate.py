@@ -24,12 +24,12 @@ def test_a_picture_with_its_metadata_and_one_line_of_figures(shell: Shell, tiny_
         assert picture.size == (64, 64)
         assert picture.text["prompt"] == "a red apple"
         assert picture.text["seed"] == "0"
-        assert picture.text["spec"] == f"{SKIPS} @ dpmpp / karras / 12"
+        assert picture.text["spec"] == f"{SKIPS} @ dpmpp / trailing / 12"
         assert picture.text["version"] == skipstone.__version__
     (line,) = done.out.splitlines()
     assert line.startswith("a-red-apple-0.png")
     assert " of 12 calls" in line
-    assert "0% saved" not in line
+    assert "  0% saved" not in line
 
 
 def test_json_lines_and_traces_agree(shell: Shell, tiny_model: Path, tmp_path: Path) -> None:
