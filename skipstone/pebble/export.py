@@ -61,6 +61,8 @@ def write(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    # Releases of transformers before 5 read these two instead of tokenizer.json.
+    tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
     # The weights are stored in half precision but meant to run in single.
     config = folder / "text_encoder" / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))
