@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 
 from skipstone import registry
-from skipstone.engine.contracts import Estimate, Problem, Query
 from skipstone.engine.drivers import denoise_many
+from skipstone.engine.requests import Estimate, Problem, Query
 from skipstone.numerics.schedule import Cosine
 
 STEPS, REPEATS = 50, 7

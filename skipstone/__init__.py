@@ -23,25 +23,25 @@ from .registry import spell as spell
 
 if TYPE_CHECKING:
     from .engine.contracts import Policy as Policy
-    from .engine.contracts import Solver as Solver
+    from .engine.requests import Solver as Solver
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Attempt": "engine.contracts",
-    "Backbone": "engine.contracts",
+    "Backbone": "engine.requests",
     "Cached": "engine.contracts",
-    "Estimate": "engine.contracts",
+    "Estimate": "engine.requests",
     "Finish": "engine.contracts",
     "Forecast": "engine.contracts",
     "Full": "engine.contracts",
     "Plan": "engine.contracts",
     "Policy": "engine.contracts",
-    "Problem": "engine.contracts",
-    "Query": "engine.contracts",
-    "Result": "engine.contracts",
+    "Problem": "engine.requests",
+    "Query": "engine.requests",
+    "Result": "engine.requests",
     "Run": "engine.contracts",
-    "Solver": "engine.contracts",
+    "Solver": "engine.requests",
     "denoise": "engine.drivers",
     "denoise_many": "engine.drivers",
     "replay": "engine.drivers",
@@ -50,7 +50,7 @@ _HOME = {
     "greedy_path": "engine.greedy",
     "Pebble": "pebble.model",
 }
-__all__ = ["SkipstoneError", "names", "parse", "policy", "register", "solver", "spell", *_HOME]  # noqa: PLE0604
+__all__ = ["SkipstoneError", "names", "parse", "policy", "register", "solver", "spell", *_HOME]
 
 
 def policy(spec: str) -> Policy:

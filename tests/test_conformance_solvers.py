@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from skipstone import registry
-from skipstone.engine.contracts import Node, Noise, Query, Solver, Step
+from skipstone.engine.requests import Node, Noise, Query, Solver, Step
 from skipstone.numerics.schedule import Schedule
 from skipstone.solvers.ddim import DDIM, ddim_update
 from skipstone.testing import solvers as checks

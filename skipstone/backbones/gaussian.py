@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..engine.contracts import Estimate, Query
+from ..engine.requests import Estimate, Query
 from ..numerics.schedule import Cosine, Schedule
 from ..registry import register
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar
 
-from ..engine.contracts import Estimate, Query, View
+from ..engine.contracts import View
+from ..engine.requests import Estimate, Query
 from ..errors import BackboneError, SpecError
 from ..numerics.array import combine, namespace
 from ..numerics.parametrize import from_x0, to_x0

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from ..engine.contracts import Estimate, Query, View
+from ..engine.contracts import View
+from ..engine.requests import Estimate, Query
 from ..errors import BackboneError
 from ..numerics.parametrize import to_x0
 from ..numerics.schedule import Schedule

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from .. import registry
-from ..engine.contracts import Policy, Solver
+from ..engine.contracts import Policy
+from ..engine.requests import Solver
 from ..errors import SpecError
 from ..numerics.grid import Grid
 

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 from .. import registry
 from ..backbones.module import CallCounter
-from ..engine.contracts import Policy, Problem, Result, Run
+from ..engine.contracts import Policy, Run
 from ..engine.drivers import denoise_many
+from ..engine.requests import Problem, Result
 from ..errors import BackboneError, PromptError, SpecError
 from ..metrics import PSNR, SSIM, Cost, JudgeScore, Metric, Sample
 from ..metrics.base import worst

@@ -13,7 +13,7 @@ from .files import check_targets, png, publish, slug
 
 if TYPE_CHECKING:
     from ..bench.columns import Column
-    from ..engine.contracts import Result
+    from ..engine.requests import Result
 
 
 def generate(

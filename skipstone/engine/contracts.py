@@ -1,17 +1,14 @@
-"""Every type that crosses a module boundary: read this file to know the library.
+"""What policies see and say: read this file and one policy to write the next.
 
-A policy sees a `Run` and says a `Plan`. A solver asks `Query` (and `Noise`), a backbone answers with an
-`Estimate`. The flow ties them together and calls none of them.
+A policy sees a `Run` and says a `Plan`. The other half of the library's types, what solvers ask and backbones
+answer, is in `requests.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
-
-from ..numerics.schedule import Schedule
+from typing import Any, ClassVar, Literal, TypeAlias
 
 Clock: TypeAlias = Literal["t", "logsnr"]
 View: TypeAlias = Literal["eps", "x0", "v", "flow"]
@@ -157,6 +154,10 @@ class Run:
         """Times of the grid that still lie ahead of `here`, nearest first."""
         return tuple(g for g in self.grid if g < self.here)
 
+    def ending(self, proposal: Plan, tail: int) -> bool:
+        """Whether the next step is among the last `tail`: of the grid, or because it lands on the end."""
+        return tail > 0 and (len(self.left) <= tail or proposal.t_next <= self.t_end)
+
     def clock(self, t: float) -> float:
         """Half log-SNR at t, linear between the times of the grid."""
         grid, clocks = self.grid, self.clocks
@@ -262,165 +263,3 @@ class Chain(Policy):
         for part in self.parts:
             plans = part.consult(runs, plans)
         return plans
-
-
-# -- What the engine is given --------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A request for an estimate at (x, t). The engine never calls a network itself."""
-
-    x: Any
-    t: float
-    cond: Any = None
-    given: Mapping[str, Any] = field(default_factory=dict)  # outputs to use for these sites
-    want: frozenset[str] = frozenset()  # sites whose outputs to return
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """A request for a standard normal array like this one, the next of the run's own stream."""
-
-    like: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A request for 0-d arrays as floats, so that a driver can fetch a whole batch's at once."""
-
-    values: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A backbone's answer to a query.
-
-    `x0` is the currency of solvers. `output`, of the kind `prediction`, is what the network really said,
-    so that a forecast of that kind works on untouched values; without it, views are made from `x0`.
-    """
-
-    x0: Any
-    cost: float = 1.0  # rows that entered the network, over the branches of a full call
-    output: Any = None
-    prediction: View = "x0"
-    features: Mapping[str, Any] = field(default_factory=dict)  # outputs of the wanted sites it computed
-
-
-class Node(NamedTuple):
-    """An estimate on the run's timeline."""
-
-    t: float
-    x: Any
-    estimate: Estimate
-    real: bool = True  # False where it was forecast
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Where a solver's step went; `error` is its own estimate of the local error, shaped like x."""
-
-    x: Any
-    error: Any | None = None
-
-
-class Solver:
-    """Advances x from t to t_next; asks `estimate = yield Query(x, t)` and `noise = yield Noise(x)`.
-
-    Holds settings, never state: `past` is the run's own timeline, oldest first, forecasts included (as
-    in every scheduler that a guest meets).
-    """
-
-    name: ClassVar[str]
-    counterpart: ClassVar[str] = ""  # the diffusers class that the tests compare it with
-    variants: ClassVar[tuple[str, ...]] = ()  # specs beside the default that the tests check too
-
-    @property
-    def order(self) -> int:
-        """The order in the solver's name, as in DPM-Solver++(3M)."""
-        return 1
-
-    @property
-    def convergence(self) -> int:
-        """Order of convergence; the tests measure it (for stochastic solvers, of their deterministic part)."""
-        return self.order
-
-    @property
-    def stages(self) -> int:
-        """Queries of one step, at most."""
-        return 1
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether steps ask for noise."""
-        return False
-
-    @property
-    def controller(self) -> str:
-        """Spec of the policy that this solver cannot do without, or nothing."""
-        return ""
-
-    def step(
-        self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
-    ) -> Generator[Query | Noise, Any, Step]:
-        """One step, as a generator."""
-        raise NotImplementedError
-
-
-class Backbone(Protocol):
-    """A denoiser: answers queries, in one call of the network where it can."""
-
-    @property
-    def schedule(self) -> Schedule: ...
-    @property
-    def sites(self) -> tuple[str, ...]: ...  # names of what `Cached` may forecast, () if none
-    @property
-    def branches(self) -> int: ...  # guidance branches of a full call: 1, or 2 with guidance
-
-    def predict(self, queries: Sequence[Query]) -> Sequence[Estimate]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One sample to denoise.
-
-    Args:
-        schedule: Of the network.
-        x: The sample at `grid[0]`, any array type; arithmetic happens in its dtype.
-        grid: Times from noise to data, strictly falling, at least two.
-        cond: What the backbone wants to know beside x and t; the engine only passes it on.
-        seed: Of this sample's own noise stream.
-        branches: Guidance branches of a full call.
-        budget: Calls after which the rest is forecast, whatever the policy says.
-        x0_filter: Applied to every clean estimate, e.g. dynamic thresholding.
-    """
-
-    schedule: Schedule
-    x: Any
-    grid: tuple[float, ...]
-    cond: Any = None
-    seed: int = 0
-    branches: int = 1
-    budget: float = INFINITY
-    x0_filter: Callable[[Any], Any] | None = None
-
-
-class Status(Enum):
-    """How a run ended."""
-
-    done = "done"
-    budget = "The call budget ran out and the rest was forecast. Raise `budget`."
-    nonfinite = "The sample became NaN or infinite. Try a smaller tolerance, or float32."
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The sample at the end, the run that led there, and how it ended."""
-
-    x: Any
-    run: Run
-    status: Status = Status.done
-
-
-# A Run is answered by a Plan, a Query by an Estimate, a Noise by an array, a Measure by floats.
-Flow: TypeAlias = Generator[Run | Query | Noise | Measure, Any, Result]

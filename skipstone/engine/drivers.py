@@ -11,22 +11,9 @@ from .. import registry
 from ..errors import BackboneError, SpecError, TraceError
 from ..numerics.array import rms, to_floats
 from ..numerics.noise import normal
-from .contracts import (
-    Attempt,
-    Backbone,
-    Cached,
-    Measure,
-    Noise,
-    Plan,
-    Policy,
-    Problem,
-    Query,
-    Result,
-    Run,
-    Solver,
-    Status,
-)
+from .contracts import Attempt, Cached, Plan, Policy, Run
 from .flow import flow
+from .requests import Backbone, Measure, Noise, Problem, Query, Result, Solver, Status
 
 Watch = Callable[[int, Run], None]
 

@@ -13,27 +13,8 @@ from typing import Any
 from .. import registry
 from ..errors import PlanError
 from ..numerics.finishing import finishing_step
-from .contracts import (
-    Attempt,
-    Cached,
-    Estimate,
-    Evaluate,
-    Finish,
-    Flow,
-    Forecast,
-    Full,
-    Measure,
-    Node,
-    Noise,
-    Plan,
-    Problem,
-    Query,
-    Result,
-    Run,
-    Solver,
-    Status,
-    Step,
-)
+from .contracts import Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Run
+from .requests import Estimate, Flow, Measure, Node, Noise, Problem, Query, Result, Solver, Status, Step
 from .signals import Moment, extrapolate, forecast, on_clock
 
 FREEZE = Forecast(0, "x0")

@@ -12,8 +12,9 @@ from typing import ClassVar
 
 from ..errors import SpecError
 from ..numerics.array import mean_abs, to_floats
-from .contracts import Attempt, Backbone, Forecast, Plan, Policy, Problem, Run, Solver
+from .contracts import Attempt, Forecast, Plan, Policy, Run
 from .drivers import denoise, denoise_many
+from .requests import Backbone, Problem, Solver
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from ..numerics.extrapolate import lagrange_weights
 from ..numerics.parametrize import from_x0, to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
-from .contracts import Clock, Estimate, Forecast, Node, Step, View
+from .contracts import Clock, Forecast, View
+from .requests import Estimate, Node, Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from .. import pebble, registry
 from ..backbones.module import COND, UNCOND, ModuleBackbone, diffusers_unet
-from ..engine.contracts import INFINITY, Problem, View
+from ..engine.contracts import INFINITY, View
+from ..engine.requests import Problem
 from ..errors import ModelError, PromptError
 from ..numerics.noise import normal
 from ..numerics.schedule import Schedule

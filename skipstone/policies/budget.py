@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..engine.contracts import Backbone, Clock, Finish, Forecast, Plan, Policy, Query, Run, View
+from ..engine.contracts import Clock, Finish, Forecast, Plan, Policy, Run, View
+from ..engine.requests import Backbone, Query
 from ..errors import SpecError
 from ..numerics.array import rms, to_floats
 from ..registry import register

@@ -79,7 +79,7 @@ class ErrorControl(Policy):
         return frozenset({self.signal})
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        bound = len(run.kept) < self.warmup or len(run.left) <= self.tail or run.streak >= self.max_skip
+        bound = len(run.kept) < self.warmup or run.ending(proposal, self.tail) or run.streak >= self.max_skip
         if bound or not proposal.plain:
             return proposal
         expected = self._expected(run, proposal.t_next)

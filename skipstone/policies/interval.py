@@ -48,5 +48,5 @@ class Interval(Policy):
         forecast_of(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        bound = len(run.kept) < self.warmup or len(run.left) <= self.tail or run.streak >= self.every - 1
+        bound = len(run.kept) < self.warmup or run.ending(proposal, self.tail) or run.streak >= self.every - 1
         return proposal if bound or not proposal.plain else replace(proposal, evaluate=forecast_of(self))

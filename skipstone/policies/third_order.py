@@ -57,7 +57,7 @@ class ThirdOrder(Policy):
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         kept = run.kept
-        bound = len(kept) < self.warmup or len(run.left) <= self.tail or run.streak >= self.max_skip
+        bound = len(kept) < self.warmup or run.ending(proposal, self.tail) or run.streak >= self.max_skip
         if bound or not proposal.plain or relative_bend([a.signals[CHANGE] for a in kept[-3:]]) > self.tol:
             return proposal
         return replace(proposal, evaluate=forecast_of(self))

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..engine.contracts import Node, Noise, Query, Solver, Step
+from ..engine.requests import Node, Noise, Query, Solver, Step
 from ..errors import SpecError
 from ..numerics.array import combine
 from ..numerics.exponential import exponential_step

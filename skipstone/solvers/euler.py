@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..engine.contracts import Node, Noise, Query, Solver, Step
+from ..engine.requests import Node, Noise, Query, Solver, Step
 from ..numerics.array import combine
 from ..numerics.schedule import Schedule
 from ..registry import register

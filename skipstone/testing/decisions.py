@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..engine.contracts import Attempt, Cached, Evaluate, Finish, Forecast, Plan, Policy, Result, Run
+from ..engine.contracts import Attempt, Cached, Evaluate, Finish, Forecast, Plan, Policy, Run
+from ..engine.requests import Result
 
 
 def letters(run: Run) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 
 from .. import registry
 from ..backbones.mixture import Mixture
-from ..engine.contracts import Attempt, Backbone, Estimate, Plan, Policy, Problem, Query, Result, Run, Solver
+from ..engine.contracts import Attempt, Plan, Policy, Run
 from ..engine.drivers import controlled, denoise, denoise_many, replay
+from ..engine.requests import Backbone, Estimate, Problem, Query, Result, Solver
 from ..engine.trace import from_json, to_json
 from ..errors import SkipstoneError
 from ..numerics.schedule import Schedule

@@ -18,8 +18,8 @@ from typing import Any
 from .. import registry
 from ..backbones.gaussian import Gaussian
 from ..backbones.mixture import Mixture
-from ..engine.contracts import Estimate, Problem, Query, Solver
 from ..engine.drivers import denoise, denoise_many, replay
+from ..engine.requests import Estimate, Problem, Query, Solver
 from ..numerics.array import namespace, rms
 from ..numerics.schedule import Cosine, FlowMatching, Schedule, VPLinear
 from ..numerics.tables import ScaledLinear, ZeroTerminalSNR

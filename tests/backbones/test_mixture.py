@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.backbones import Gaussian, Mixture
-from skipstone.engine.contracts import Query
+from skipstone.engine.requests import Query
 from skipstone.errors import BackboneError, SpecError
 from skipstone.numerics.schedule import FlowMatching
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from skipstone.backbones.module import CallCounter, ModuleBackbone
-from skipstone.engine.contracts import Cached, Forecast, Plan, Policy, Problem, Query, Run
+from skipstone.engine.contracts import Cached, Forecast, Plan, Policy, Run
 from skipstone.engine.drivers import denoise, denoise_many
+from skipstone.engine.requests import Problem, Query
 from skipstone.errors import BackboneError
 from skipstone.numerics.noise import normal
 from skipstone.numerics.parametrize import to_x0

@@ -11,8 +11,9 @@ import pytest
 from skipstone import registry
 from skipstone.backbones.gaussian import Gaussian
 from skipstone.backbones.mixture import Mixture
-from skipstone.engine.contracts import Attempt, Backbone, Forecast, Full, Plan, Problem, Result, Run
+from skipstone.engine.contracts import Attempt, Forecast, Full, Plan, Run
 from skipstone.engine.drivers import denoise_many
+from skipstone.engine.requests import Backbone, Problem, Result
 from skipstone.testing import compare_decisions
 from skipstone.testing.policies import Setup
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from skipstone.backbones.mixture import Mixture
-from skipstone.engine.contracts import Forecast, Problem
+from skipstone.engine.contracts import Forecast
 from skipstone.engine.drivers import denoise
 from skipstone.engine.greedy import Masked, agreement, called_steps, greedy_path
+from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
 from skipstone.policies import ThirdOrder
 from skipstone.solvers import DDIM

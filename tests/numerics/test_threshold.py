@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from skipstone.backbones.mixture import Mixture
-from skipstone.engine.contracts import Problem
 from skipstone.engine.drivers import denoise
+from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
 from skipstone.numerics.threshold import DynamicThreshold
 from skipstone.policies.fixed import Fixed

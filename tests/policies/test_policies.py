@@ -11,8 +11,9 @@ import pytest
 from skipstone import registry
 from skipstone.backbones.gaussian import Gaussian
 from skipstone.backbones.mixture import Mixture
-from skipstone.engine.contracts import Attempt, Forecast, Full, Plan, Problem, Query, Result, Run
+from skipstone.engine.contracts import Attempt, Forecast, Full, Plan, Run
 from skipstone.engine.drivers import denoise
+from skipstone.engine.requests import Problem, Query, Result
 from skipstone.errors import SpecError
 from skipstone.policies import Budget, EarlyStop, ErrorControl, Fixed, GuidanceGate, Interval, ThirdOrder
 from skipstone.policies.budget import calls_within

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 
 from skipstone import registry
-from skipstone.engine.contracts import Estimate, Problem, Query
 from skipstone.engine.drivers import denoise
+from skipstone.engine.requests import Estimate, Problem, Query
 from skipstone.numerics.noise import normal
 from skipstone.numerics.parametrize import to_x0
 from skipstone.numerics.schedule import Schedule

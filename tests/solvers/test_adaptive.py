@@ -10,8 +10,9 @@ import pytest
 
 from skipstone import registry
 from skipstone.backbones import Gaussian, Mixture
-from skipstone.engine.contracts import Attempt, Full, Plan, Problem, Run
+from skipstone.engine.contracts import Attempt, Full, Plan, Run
 from skipstone.engine.drivers import denoise, denoise_many
+from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
 from skipstone.numerics.schedule import Cosine, FlowMatching, Schedule, VPLinear
 from skipstone.numerics.tables import ScaledLinear, ZeroTerminalSNR

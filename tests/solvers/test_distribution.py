@@ -11,8 +11,8 @@ from scipy import stats
 
 from skipstone import registry
 from skipstone.backbones import Gaussian, Mixture
-from skipstone.engine.contracts import Problem, Solver
 from skipstone.engine.drivers import denoise
+from skipstone.engine.requests import Problem, Solver
 from skipstone.numerics.noise import normal
 from skipstone.numerics.schedule import Cosine, FlowMatching, Schedule, VPLinear
 from skipstone.policies.fixed import Fixed

@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 
 from skipstone import registry
 from skipstone.backbones import Gaussian, Mixture
-from skipstone.engine.contracts import Query
+from skipstone.engine.requests import Query
 from skipstone.testing import orders
 
 PAGE = Path(__file__).parents[2] / "benchmarks" / "orders.md"
