@@ -2,7 +2,9 @@
 
 Draws every withheld prompt (216 of one object, 252 of two) with 50 DDIM steps and guidance, reads the
 pictures, and writes `judge.json` (figures and every reading) and a sheet of pictures of each kind.
-`--by-eye` draws 100 of them for labelling by a human: the sheet and the prompts, without the readings.
+`--by-eye` draws 100 of them for labelling by eye: sheets and prompts, without the readings. `--agree LABELS`
+compares such labels with the judge: a JSON list of [objects, background] for each picture in order, the left
+or upper object first, and [] for a picture in which nothing can be recognised.
 """
 
 from __future__ import annotations
@@ -91,16 +93,38 @@ def evaluate(model: Pebble, judge: Judge, out: Path, steps: int, guidance: float
 
 
 def by_eye(model: Pebble, out: Path, steps: int, guidance: float, seed: int) -> None:
-    """Draw 50 + 50 withheld prompts for labelling by eye: `by_eye.png` and `by_eye_prompts.json`."""
+    """Draw 50 + 50 withheld prompts for labelling by eye: `by_eye_*.png`, `by_eye.npz`, `by_eye_prompts.json`."""
     rng = random.Random(seed)
     prompts = rng.sample(withheld_prompts("single"), 50) + rng.sample(withheld_prompts("pair"), 50)
     rng.shuffle(prompts)
     seeds = [100_000 + seed + index for index in range(100)]
     pictures = draw(model, prompts, seeds, steps, guidance)
     np.savez_compressed(out / "by_eye.npz", pictures=pictures)
-    sampling.save_sheet(pictures, out / "by_eye.png", columns=10, zoom=2)
+    for part in range(4):
+        sampling.save_sheet(pictures[25 * part : 25 * part + 25], out / f"by_eye_{part}.png", columns=5, zoom=3)
     rows = [{"prompt": prompt, "seed": at} for prompt, at in zip(prompts, seeds, strict=True)]
     (out / "by_eye_prompts.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def agree(judge: Judge, out: Path, labels: Path) -> dict[str, Any]:
+    """Compare labels made by eye with the judge's readings of the same pictures."""
+    with np.load(out / "by_eye.npz") as stored:
+        readings = judge.read(stored["pictures"])
+    prompts = json.loads((out / "by_eye_prompts.json").read_text(encoding="utf-8"))
+    seen = json.loads(labels.read_text(encoding="utf-8"))
+    rows = []
+    for row, label, reading in zip(prompts, seen, readings, strict=True):
+        read = [list(reading.objects), reading.background]
+        rows.append({**row, "by eye": label, "judge": read, "agree": read == label})
+    shares = {
+        "agree": float(np.mean([row["agree"] for row in rows])),
+        "agree on background": float(np.mean([row["by eye"][1:] == row["judge"][1:] for row in rows])),
+        "agree on objects": float(np.mean([row["by eye"][:1] == row["judge"][:1] for row in rows])),
+        "agree on objects in any order": float(
+            np.mean([sorted((row["by eye"] or [[]])[0]) == sorted(row["judge"][0]) for row in rows])
+        ),
+    }
+    return {"figures": shares, "pictures": rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,9 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--by-eye", action="store_true", help="draw 100 pictures for labelling instead")
+    parser.add_argument("--agree", type=Path, metavar="LABELS", help="compare labels made by eye instead")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.agree is not None:
+        compared = agree(Judge.load(given.judge), given.out, given.agree)
+        (given.out / "by_eye.json").write_text(json.dumps(compared, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(compared["figures"], indent=1))
+        return
     model = Pebble.load(given.model)
     if given.by_eye:
         by_eye(model, given.out, given.steps, given.guidance, given.seed)
