@@ -1,0 +1,101 @@
+"""The model that ships: its size, its checksums, and that it draws and reads what it says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skipstone import pebble
+from skipstone.errors import ModelError
+from skipstone.pebble.judge import Judge, facts
+from skipstone.pebble.words import known_words
+
+FIGURES = Path(__file__).parents[2] / "benchmarks" / "pebble"
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    from diffusers import StableDiffusionPipeline
+
+    began = time.perf_counter()
+    made = StableDiffusionPipeline.from_pretrained(pebble.path())
+    made.loading_seconds = time.perf_counter() - began
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def test_all_weights_are_below_20_mb_and_the_judge_below_2() -> None:
+    sizes = {file.name: file.stat().st_size for file in pebble.path().rglob("*") if file.is_file()}
+    assert sum(file.stat().st_size for file in pebble.path().rglob("*") if file.is_file()) < 20e6
+    assert sizes["judge.safetensors"] < 2e6
+
+
+def test_every_file_is_in_the_manifest() -> None:
+    listed = set(json.loads((pebble.path() / "manifest.json").read_text())["files"])
+    found = {f.relative_to(pebble.path()).as_posix() for f in pebble.path().rglob("*") if f.is_file()}
+    assert found == listed | {"manifest.json"}
+
+
+def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(pebble.path(), folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match=r"model.safetensors is damaged: expected SHA-256 \w{64}, got"):
+        pebble._checked(folder)
+    weights.unlink()
+    with pytest.raises(ModelError, match="no such file; reinstall"):
+        pebble._checked(folder)
+    with pytest.raises(ModelError, match="manifest"):
+        pebble._checked(tmp_path)
+
+
+def test_the_shipped_tokenizer_has_one_token_for_every_word(pipeline) -> None:
+    assert {word for word in known_words() if len(pipeline.tokenizer(word).input_ids) != 3} == set()
+
+
+def test_the_pipeline_draws_what_the_judge_reads(pipeline) -> None:
+    import torch
+
+    prompts = ["a red apple on a blue background", "a house on a yellow background"]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    images = pipeline(
+        prompts, num_inference_steps=25, guidance_scale=3.0, generator=generators, output_type="np"
+    ).images
+    assert images.shape == (2, 64, 64, 3)
+    readings = Judge.load().read(images)
+    assert all(facts(reading, prompt)["background"] for reading, prompt in zip(readings, prompts, strict=True))
+    assert Judge.load().score(images, prompts)[0] >= 0.5
+
+
+def test_the_weights_are_used_in_single_precision(pipeline) -> None:
+    import torch
+
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        assert {p.dtype for p in part.parameters()} == {torch.float32}
+
+
+def test_the_figures_are_those_of_these_weights() -> None:
+    """The committed figures name the manifest they were measured on, and stay above the issue's floors."""
+    result = json.loads((FIGURES / "judge.json").read_text())
+    manifest = json.loads((pebble.path() / "manifest.json").read_text())["files"]
+    for name, digest in result["weights"].items():
+        assert manifest[name]["sha256"] == digest, f"{name} has changed: run python -m skipstone.pebble.evaluate again"
+    assert min(result["prompts"].values()) >= 200
+    for name, bounds in result["bars"].items():
+        assert result["figures"][name] >= bounds["floor"]
+    rows = [row for row in result["readings"] if "object" in row["facts"]]
+    assert np.mean([row["facts"]["object"] for row in rows]) == pytest.approx(result["figures"]["object"])
+
+
+def test_the_judge_reads_real_renders_in_layouts_it_never_saw() -> None:
+    figures = json.loads((FIGURES / "judge_test.json").read_text())
+    assert figures["pictures"] >= 1000
+    assert figures["all"] >= 0.97
