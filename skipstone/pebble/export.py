@@ -80,6 +80,11 @@ def _checkpoint(part: Path) -> dict[str, Any]:
     return state
 
 
+def _options(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's settings as their dataclass takes them: JSON knows no tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in state["settings"].items()}
+
+
 def _fill(parameters: list[torch.nn.Parameter], average: list[torch.Tensor]) -> None:
     with torch.no_grad():
         for parameter, mean in zip(parameters, average, strict=True):
@@ -98,11 +103,11 @@ def from_run(run: Path, folder: Path, judge: Path | None = None) -> Path:
         ModelError: autoencoder or denoiser have no checkpoint yet.
     """
     coded, drawn = _checkpoint(run / "autoencoder"), _checkpoint(run / "denoiser")
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in coded["settings"].items()}
+    options = _options(coded)
     model = autoencoder.build(autoencoder.AutoencoderSettings(**options))
     model.load_state_dict(coded["models"]["autoencoder"])
     _fill(list(model.decoder.parameters()), coded["average"])
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in drawn["settings"].items()}
+    options = _options(drawn)
     settings = denoiser.DenoiserSettings(**options)
     unet = denoiser.build_unet(settings)
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")

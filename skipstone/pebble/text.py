@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from skipstone.pebble.scenes import Scene, caption
@@ -17,28 +19,39 @@ LENGTH = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
+def _merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges that make every word one token: the commonest pair first, ties by the alphabet.
+
+    Not the trainer of `tokenizers`, which breaks ties differently in every process.
+    """
+    spelled = [[*word[:-1], word[-1] + "</w>"] for word in sorted(words)]
+    merges: list[tuple[str, str]] = []
+    while True:
+        counts = Counter(pair for parts in spelled for pair in pairwise(parts))
+        if not counts:
+            return merges
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        for parts in spelled:
+            at = 0
+            while at < len(parts) - 1:
+                if (parts[at], parts[at + 1]) == best:
+                    parts[at : at + 2] = ["".join(best)]
+                at += 1
+
+
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write `vocab.json` and `merges.txt` in which every known word is one token; returns the tokenizer.
 
-    Byte-pair encoding is trained on the word list until no word needs two tokens; every other word is
-    spelled by bytes, so nothing is ever lost.
+    Every other word is spelled by bytes, so nothing is ever lost. A tokenizer already in the folder is
+    kept: embeddings trained with it mean nothing with another.
     """
+    if (folder / "tokenizer.json").is_file():
+        kept: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+        return kept
     folder.mkdir(parents=True, exist_ok=True)
-    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    trained.normalizer = normalizers.Lowercase()
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\s+"), "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=20_000,
-        min_frequency=1,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    trained.train_from_iterator(known_words(), trainer)
-    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    merges = _merges(known_words())
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*tokens, START, END]))}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")

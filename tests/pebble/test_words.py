@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +103,18 @@ def test_every_known_word_is_one_token(tmp_path_factory: pytest.TempPathFactory)
     lengths = {word: len(tokenizer(word).input_ids) for word in known_words()}
     assert {word for word, length in lengths.items() if length != 3} == set()
     assert len(tokenizer("zebra").input_ids) > 3
+
+
+def test_the_tokenizer_is_the_same_in_every_process_and_kept_when_there_is_one(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from skipstone.pebble.text import build_tokenizer as b; b(pathlib.Path(sys.argv[1]))"
+    for name in ("one", "other"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, capture_output=True)
+    first = (tmp_path / "one" / "vocab.json").read_bytes()
+    assert first == (tmp_path / "other" / "vocab.json").read_bytes()
+    assert (tmp_path / "one" / "merges.txt").read_bytes() == (tmp_path / "other" / "merges.txt").read_bytes()
+    shutil.copytree(pebble.path() / "tokenizer", tmp_path / "shipped")
+    kept = text.build_tokenizer(tmp_path / "shipped").get_vocab()
+    assert kept == json.loads((pebble.path() / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
 
 
 def test_importing_pebble_is_light() -> None:
