@@ -151,6 +151,12 @@ class Pebble:
             pictures.append((made.float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).contiguous().numpy())
         return pictures
 
+    def image(self, latent: torch.Tensor) -> Any:
+        """The picture of one latent as a `PIL.Image`."""
+        from PIL import Image
+
+        return Image.fromarray(quantise(self.decode([latent])[0]))
+
 
 def quantise(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Pixels in [0, 1] as 8-bit values, rounded to the nearest."""
