@@ -46,6 +46,13 @@ COLUMNS = [
     "error_control | guidance_gate(below=0.3) @ dpmpp / trailing / 50",
     "fixed @ dpmpp / trailing / 16",
     "fixed @ dpmpp / trailing / 25",
+    "fixed @ unipc / trailing / 50",
+    "fixed @ unipc / trailing / 22",
+    "fixed @ unipc / trailing / 18",
+    "fixed @ dpmpp / trailing / 22",
+    "error_control @ unipc / trailing / 50",
+    "error_control(tol=0.01) @ unipc / trailing / 50",
+    "third_order @ unipc / trailing / 50",
 ]
 
 

@@ -17,7 +17,7 @@ PROMPTS = (
     "a cat left of a rocket on a yellow background",
     "a penguin above a pumpkin on a pink background",
 )
-POLICIES = ("third_order", "error_control", "fewer")  # the last with the calls of the one before it
+POLICIES = ("third_order", "error_control", "fewer", "fewer @ dpmpp")  # the last two with the calls of error_control
 
 
 def demo(
@@ -41,7 +41,7 @@ def demo(
         guidance=None,
         seed=0,
         reference="fixed",
-        repeats=1,
+        repeats=3,
         out=out,
         force=force,
     )

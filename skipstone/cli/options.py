@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-SOLVER, GRID, STEPS = "dpmpp", "trailing", 50  # the best fixed sampler on Pebble among those tried
+SOLVER, GRID, STEPS = "unipc", "trailing", 50  # the best fixed sampler on Pebble among those tried
 
 Model: TypeAlias = Annotated[str, typer.Option(help="pebble, or a folder in its format.", metavar="pebble|PATH")]
 Steps: TypeAlias = Annotated[int, typer.Option(help="Steps of the grid, at least 1.")]
