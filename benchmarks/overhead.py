@@ -69,7 +69,7 @@ if __name__ == "__main__":
         f"Milliseconds per sample and step (median of {REPEATS} runs of {STEPS} steps, DDIM, a backbone that answers at"
     )
     print(f"once), torch {torch.__version__} on {os.cpu_count()} CPU cores, {torch.get_num_threads()} thread.")
-    print("Made by `python benchmarks/overhead.py`; the machine was busy with other work at the same time.\n")
+    print("Made by `python benchmarks/overhead.py`.\n")
     print("| policy | latent | batch 1 | batch 8 |\n|---|---|---|---|")
     for policy in POLICIES:
         for shape in SHAPES:

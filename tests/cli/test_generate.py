@@ -24,7 +24,7 @@ def test_a_picture_with_its_metadata_and_one_line_of_figures(shell: Shell, tiny_
         assert picture.size == (64, 64)
         assert picture.text["prompt"] == "a red apple"
         assert picture.text["seed"] == "0"
-        assert picture.text["spec"] == f"{SKIPS} @ dpmpp / trailing / 12"
+        assert picture.text["spec"] == f"{SKIPS} @ unipc / trailing / 12"
         assert picture.text["version"] == skipstone.__version__
     (line,) = done.out.splitlines()
     assert line.startswith("a-red-apple-0.png")
