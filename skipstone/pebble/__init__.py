@@ -17,6 +17,8 @@ VOCABULARY: dict[str, tuple[str, ...]] = {
     "sizes": ("small", "large"),
 }
 
+#: Sizes and SHA-256 of a model's files, beside them.
+MANIFEST = "manifest.json"
 _FOLDER = Path(__file__).with_name("weights")
 
 
@@ -33,20 +35,33 @@ def path() -> Path:
 
 @lru_cache(maxsize=8)
 def _checked(folder: Path) -> Path:
+    if not (folder / MANIFEST).is_file():
+        raise ModelError(f"expected Pebble's {folder / MANIFEST}, found no such file; reinstall skipstone")
+    verify(folder, "reinstall skipstone")
+    return folder
+
+
+def verify(folder: Path, remedy: str) -> None:
+    """Hold every file of a model against the SHA-256 of the folder's manifest.
+
+    Raises:
+        ModelError: the manifest cannot be read, or a file is missing or another; ends in the remedy.
+    """
     import hashlib
     import json
 
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
-        raise ModelError(f"expected Pebble's {manifest}, found no such file; reinstall skipstone")
-    for name, entry in json.loads(manifest.read_text(encoding="utf-8"))["files"].items():
+    manifest = folder / MANIFEST
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"].items()
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ModelError(f"{manifest} is damaged: it lists no files; {remedy}") from None
+    for name, entry in files:
         file = folder / name
         if not file.is_file():
-            raise ModelError(f"expected Pebble's file {file}, found no such file; reinstall skipstone")
+            raise ModelError(f"expected the model's file {file}, found no such file; {remedy}")
         got = hashlib.sha256(file.read_bytes()).hexdigest()
         if got != entry["sha256"]:
-            raise ModelError(f"{file} is damaged: expected SHA-256 {entry['sha256']}, got {got}; reinstall skipstone")
-    return folder
+            raise ModelError(f"{file} is damaged: expected SHA-256 {entry['sha256']}, got {got}; {remedy}")
 
 
 def unknown_words(prompt: str) -> list[str]:

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skipstone.pebble import denoiser, sampling
+from skipstone.pebble import MANIFEST, denoiser, sampling
 from skipstone.pebble.judge import Judge, facts
-from skipstone.pebble.model import MANIFEST, Pebble, find
+from skipstone.pebble.model import Pebble, find
 from skipstone.pebble.scenes import withheld_prompts
 
 #: What the issue asks for, and below what it fails.

@@ -20,9 +20,7 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionM
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from skipstone.errors import ModelError
-from skipstone.pebble import autoencoder, denoiser, text
-
-MANIFEST = "manifest.json"
+from skipstone.pebble import MANIFEST, autoencoder, denoiser, text
 
 
 def digest(file: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ from ..numerics.tables import Table
 GUIDANCE = 3.0
 STEPS = 50
 GRID = "trailing"  # what the pipeline's own scheduler uses; starts at pure noise
-MANIFEST = "manifest.json"
 PREDICTIONS: Mapping[str, View] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
 
@@ -187,25 +185,9 @@ def find(model: str | Path) -> Path:
             f"{model!s} is a {kind}; expected Pebble's format, a StableDiffusionPipeline. "
             f"Models other than Pebble arrive with the guest: skipstone.adapt."
         )
-    _verify(folder)
+    if (folder / pebble.MANIFEST).is_file():
+        pebble.verify(folder, "fetch or train the model again")
     return folder
-
-
-def _verify(folder: Path) -> None:
-    """Compare every file with the SHA-256 of the folder's manifest, where it has one."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        return
-    try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError):
-        raise ModelError(f"{manifest} is damaged: it lists no files. Fetch or train the model again.") from None
-    for name, facts in files.items():
-        file = folder / name
-        if not file.is_file():
-            raise ModelError(f"{file} is missing. Fetch or train the model again.")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != facts["sha256"]:
-            raise ModelError(f"{file} is damaged: its SHA-256 is not that of {MANIFEST}. Fetch the model again.")
 
 
 @contextmanager
