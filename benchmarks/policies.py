@@ -53,6 +53,9 @@ COLUMNS = [
     "error_control @ unipc / trailing / 50",
     "error_control(tol=0.01) @ unipc / trailing / 50",
     "third_order @ unipc / trailing / 50",
+    "interval(every=3, of='v', clock='t') @ unipc / trailing / 50",
+    "interval(every=4, warmup=9, of='v', clock='t') @ unipc / trailing / 50",
+    "interval(every=3, warmup=7, of='v', clock='t') @ unipc / trailing / 50",
 ]
 
 
