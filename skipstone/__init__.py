@@ -49,6 +49,9 @@ _HOME = {
     "cite": "engine.trace",
     "greedy_path": "engine.greedy",
     "Pebble": "pebble.model",
+    "adapt": "backbones.diffusers.guest",
+    "load_policy": "policies.saved",
+    "save_policy": "policies.saved",
 }
 __all__ = ["SkipstoneError", "names", "parse", "policy", "register", "solver", "spell", *_HOME]
 

@@ -5,6 +5,7 @@
     │   └── UnknownName                no policy, solver, grid ... of that name
     ├── PlanError (ValueError)         a policy planned something the engine cannot do
     ├── BackboneError (ValueError)     a denoiser was asked for, or returned, something impossible
+    ├── GuestError (ValueError)        a pipeline, scheduler or policy that cannot be adapted as it is
     ├── ModelError                     a model that is missing, corrupt or of a kind not supported
     ├── PromptError (ValueError)       a prompt that cannot be drawn
     ├── TraceError (ValueError)        a trace file that cannot be read or does not fit
@@ -34,6 +35,14 @@ class PlanError(SkipstoneError, ValueError):
 
 class BackboneError(SkipstoneError, ValueError):
     """A denoiser was asked for, or returned, something impossible."""
+
+
+class GuestError(SkipstoneError, ValueError):
+    """A pipeline, a scheduler or a policy that cannot be adapted as it is."""
+
+
+class GuestWarning(UserWarning):
+    """An adapted run saved less than was planned, or nothing."""
 
 
 class ModelError(SkipstoneError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -53,9 +54,15 @@ def _load(kind: str) -> dict[str, type]:
     if kind not in _loaded:
         _loaded.add(kind)
         importlib.import_module(HOMES[kind])
-        for point in entry_points(group="skipstone"):
-            point.load()
+        plugins()
     return _KINDS[kind]
+
+
+@functools.cache
+def plugins() -> None:
+    """Import what other packages bring: the modules named by entry points of the group `skipstone`."""
+    for point in entry_points(group="skipstone"):
+        point.load()
 
 
 def names(kind: str) -> tuple[str, ...]:

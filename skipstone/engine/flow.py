@@ -1,7 +1,8 @@
 """The denoising loop, written once, as a coroutine.
 
 It yields a `Run` and is sent a `Plan`; it yields a `Query` and is sent an `Estimate`; a `Noise`, an array;
-a `Measure`, floats. It calls neither policies nor networks, so everything that denoises is a driver of it.
+a `Measure`, floats. It calls neither policies nor networks, so everything that denoises is a driver of it. Where
+somebody else owns the loop, it also asks for the `Latent` and for its `Advance`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .. import registry
 from ..errors import PlanError
 from ..numerics.finishing import finishing_step
 from .contracts import Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Run
-from .requests import Estimate, Flow, Measure, Node, Noise, Problem, Query, Result, Solver, Status, Step
+from .requests import Asked, Estimate, Flow, Latent, Measure, Node, Problem, Query, Result, Solver, Status, Step
 from .signals import Moment, extrapolate, forecast, on_clock
 
 FREEZE = Forecast(0, "x0")
@@ -79,7 +80,7 @@ def flow(
 
         evaluate = _possible(plan.evaluate, line)
         if isinstance(evaluate, Finish):
-            advance = _finishing_step(x, run.t, plan.t_next, evaluate, problem, line.nodes)
+            advance = _finishing_step(x, run.t, plan.t_next, evaluate, problem, line.nodes, solver.hosted)
         else:
             frozen = evaluate == FREEZE and plan.t_next <= run.t_end
             history = () if frozen else line.nodes
@@ -87,7 +88,8 @@ def flow(
         step, fresh = yield from _attempt(advance, evaluate, problem, line, sites)
 
         candidate = step.x
-        moment = Moment(schedule, x, run.t, plan.t_next, step, line.real, line.nodes, fresh)
+        start = fresh[0].x if fresh else x  # a host may have moved the sample since the last step
+        moment = Moment(schedule, start, run.t, plan.t_next, step, line.real, line.nodes, fresh)
         measured = yield from _measure(signals, moment)
         cost = sum(n.estimate.cost for n in fresh if n.real)
         pending = Attempt(run.t, plan.t_next, replace(plan, evaluate=evaluate), cost, measured)
@@ -118,12 +120,12 @@ def _possible(evaluate: Evaluate, line: _Timeline) -> Evaluate:
 
 
 def _attempt(
-    advance: Generator[Query | Noise, Any, Step],
+    advance: Generator[Asked, Any, Step],
     evaluate: Evaluate,
     problem: Problem,
     line: _Timeline,
     sites: frozenset[str],
-) -> Generator[Query | Noise, Any, tuple[Step, list[Node]]]:
+) -> Generator[Asked, Any, tuple[Step, list[Node]]]:
     """Run one step of a solver, answering its queries as the plan says."""
     fresh: list[Node] = []
     answer: Any = None
@@ -132,6 +134,8 @@ def _attempt(
             request = advance.send(answer)
         except StopIteration as end:
             return end.value, fresh
+        if isinstance(request, Latent):
+            request = replace(request, evaluate=evaluate, given=_given(evaluate, line, problem, request.t))
         if not isinstance(request, Query):
             answer = yield request
             continue
@@ -160,10 +164,12 @@ def _given(evaluate: Evaluate, line: _Timeline, problem: Problem, t: float) -> d
 
 
 def _finishing_step(
-    x: Any, t: float, t_next: float, how: Finish, problem: Problem, past: Sequence[Node]
-) -> Generator[Query | Noise, Any, Step]:
+    x: Any, t: float, t_next: float, how: Finish, problem: Problem, past: Sequence[Node], hosted: bool
+) -> Generator[Asked, Any, Step]:
     """One long step on the run's own clean estimates."""
     schedule = problem.schedule
+    if hosted:
+        x = yield Latent(x, t)
     estimate: Estimate = yield Query(x, t)
     nodes = [*((n.t, n.estimate.x0) for n in past if n.t > t), (t, estimate.x0)]
     usable = [nodes[i] for i in on_clock([s for s, _ in nodes], "logsnr", schedule)][-how.order :]

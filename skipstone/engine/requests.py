@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from ..numerics.schedule import Schedule
-from .contracts import INFINITY, Run, View
+from .contracts import INFINITY, Evaluate, Full, Run, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,30 @@ class Estimate:
     features: Mapping[str, Any] = field(default_factory=dict)  # outputs of the wanted sites it computed
 
 
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """A request for the sample at t, asked where somebody else owns the loop and may have touched it.
+
+    The flow writes in what has been planned there, so that the owner knows what to compute before it arrives:
+    `evaluate`, and the outputs `given` for the sites that are not to be computed.
+    """
+
+    x: Any  # where the flow believes the sample to be
+    t: float
+    evaluate: Evaluate = field(default_factory=Full)
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """A request for the sample at t_next, the estimate being the one at (x, t): a step done by somebody else."""
+
+    x: Any
+    t: float
+    t_next: float
+    estimate: Estimate
+
+
 class Node(NamedTuple):
     """An estimate on the run's timeline."""
 
@@ -62,6 +86,9 @@ class Node(NamedTuple):
     x: Any
     estimate: Estimate
     real: bool = True  # False where it was forecast
+
+
+Asked: TypeAlias = Query | Noise | Latent | Advance  # what a step may ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +109,7 @@ class Solver:
     name: ClassVar[str]
     counterpart: ClassVar[str] = ""  # the diffusers class that the tests compare it with
     variants: ClassVar[tuple[str, ...]] = ()  # specs beside the default that the tests check too
+    hosted: ClassVar[bool] = False  # whether somebody else owns the loop, who is asked `Latent` and `Advance`
 
     @property
     def order(self) -> int:
@@ -110,7 +138,7 @@ class Solver:
 
     def step(
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
-    ) -> Generator[Query | Noise, Any, Step]:
+    ) -> Generator[Asked, Any, Step]:
         """One step, as a generator."""
         raise NotImplementedError
 
@@ -170,5 +198,5 @@ class Result:
     status: Status = Status.done
 
 
-# A Run is answered by a Plan, a Query by an Estimate, a Noise by an array, a Measure by floats.
-Flow: TypeAlias = Generator[Run | Query | Noise | Measure, Any, Result]
+# A Run is answered by a Plan, a Query by an Estimate, a Noise, a Latent or an Advance by an array, a Measure by floats.
+Flow: TypeAlias = Generator[Run | Asked | Measure, Any, Result]

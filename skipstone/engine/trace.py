@@ -194,6 +194,16 @@ def _evaluate(value: Any, where: str) -> Evaluate:
 # -- In words ------------------------------------------------------------------------------------
 
 
+def letters(run: Run) -> str:
+    """One letter an attempt: C call, c cached sites, . forecast, F finish; a rejected one is followed by x."""
+
+    def letter(a: Attempt) -> str:
+        kinds = {Cached: "c", Forecast: ".", Finish: "F"}
+        return kinds.get(type(a.plan.evaluate), "C") + ("x" if a.accepted is False else "")
+
+    return "".join(map(letter, run.attempts))
+
+
 def explain(run: Run) -> str:
     """A readable account of a run: what it cost, who saved it, and each step with its reasons."""
     return "\n".join([*_summary(run), "", *(_line(i, a) for i, a in enumerate(run.attempts))])

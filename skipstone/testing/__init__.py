@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..engine.trace import letters as letters
 from .decisions import Comparison as Comparison
 from .decisions import compare_decisions as compare_decisions
-from .decisions import letters as letters
 from .decisions import states as states
 from .policies import check_id as check_id
 from .policies import policy_checks as policy_checks

@@ -6,18 +6,8 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..engine.contracts import Attempt, Cached, Evaluate, Finish, Forecast, Plan, Policy, Run
+from ..engine.contracts import Attempt, Evaluate, Plan, Policy, Run
 from ..engine.requests import Result
-
-
-def letters(run: Run) -> str:
-    """One letter an attempt: C call, c cached sites, . forecast, F finish; a rejected one is followed by x."""
-
-    def letter(a: Attempt) -> str:
-        kinds = {Cached: "c", Forecast: ".", Finish: "F"}
-        return kinds.get(type(a.plan.evaluate), "C") + ("x" if a.accepted is False else "")
-
-    return "".join(map(letter, run.attempts))
 
 
 def states(run: Run) -> Iterator[Run]:

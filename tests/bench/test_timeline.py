@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipstone.bench.timeline import COLOURS, kind, place
+from skipstone.engine.timeline import COLOURS, kind, place
 from skipstone.engine.contracts import Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Run
 
 RUN = Run(1.0, 0.0, (1.0, 0.5, 0.25, 0.0), (-1.0, 0.0, 1.0, 2.0))

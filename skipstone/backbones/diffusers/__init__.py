@@ -1,0 +1,1 @@
+"""A guest in any diffusers pipeline: `skipstone.adapt(pipe, policy)`."""

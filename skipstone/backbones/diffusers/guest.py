@@ -1,0 +1,162 @@
+"""`skipstone.adapt`: any diffusers pipeline, made adaptive, with nothing of it touched."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ... import registry
+from ...engine.contracts import Policy
+from ...engine.requests import Solver
+from ...errors import GuestError
+from .account import Account
+from .families import spec_of
+from .schedulers import supports
+from .swap import original, restore, swap
+from .visit import VISIT, Settings, Visit
+
+
+def adapt(
+    pipe: Any,
+    policy: Policy | str | os.PathLike[str] = "error_control",
+    *,
+    solver: Solver | str | None = None,
+    per_sample: bool = True,
+    verify_rows: bool = False,
+) -> Adapted:
+    """Make a diffusers pipeline adaptive: the same call, the same conventions, fewer calls of its network.
+
+        with skipstone.adapt(pipe, "third_order") as adapted:
+            image = pipe("a red apple on a blue table").images[0]
+        print(adapted.last.summary())
+
+    Weights, scheduler, text encoders, adapters, callbacks and random numbers stay the pipeline's own; outside of its
+    calls nothing of it is changed. Adapting a pipeline that is adapted already nests: the newest rules, and removing
+    it gives back the one before.
+
+    Args:
+        pipe: Any `DiffusionPipeline` whose loop calls `scheduler.step`.
+        policy: Which steps call the network: a policy, its spec, or the folder of a saved one.
+        solver: Leave None to keep the pipeline's scheduler. A solver or its spec takes the loop over: the whole run
+            happens in the pipeline's first step, for policies that choose their own times (`pid`).
+        per_sample: Each sample of a batch goes its own way; False skips a step only where all samples do.
+        verify_rows: Check by one extra forward on the first step that rows of the network are independent.
+
+    Raises:
+        GuestError: not a pipeline, or one that cannot be adapted, or a policy that it cannot run.
+        SpecError: a policy or solver that cannot be understood.
+    """
+    spec_of(pipe)
+    supports(pipe.scheduler)
+    chosen = registry.parse("solver", solver) if isinstance(solver, str) else solver
+    settings = Settings(_policy(policy), chosen, per_sample, verify_rows)
+    if "error" in settings.policy.needs and chosen is None:
+        raise GuestError(
+            f"{registry.spell(settings.policy)} needs the error that an adaptive solver estimates, and a pipeline's "
+            f"scheduler has none. Let Skipstone take the loop over: adapt(pipe, policy, solver='dpm_adaptive')."
+        )
+    return Adapted(pipe, settings)
+
+
+def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
+    from ...policies.saved import load_policy
+
+    if isinstance(policy, Policy):
+        return policy
+    if isinstance(policy, os.PathLike) or Path(policy).is_dir():
+        return load_policy(policy)
+    if not isinstance(policy, str):
+        raise GuestError(f"Expected a policy, its spec or its folder, got {type(policy).__name__}.")
+    parsed: Policy = registry.parse("policy", policy)
+    return parsed
+
+
+class Adapted:
+    """An adapted pipeline, until `remove()` or the end of its `with` block.
+
+    `last` tells how the latest call went.
+    """
+
+    def __init__(self, pipe: Any, settings: Settings) -> None:
+        self.pipe, self.settings = pipe, settings
+        self._last: Account | None = None
+        swap(pipe, {"__call__": _bracket}, _skipstone_stack=[], _skipstone_lock=threading.Lock())
+        type(pipe)._skipstone_stack.append(self)
+
+    @property
+    def policy(self) -> Policy:
+        """Which steps call the network."""
+        return self.settings.policy
+
+    @property
+    def last(self) -> Account:
+        """How the latest call went. Raises GuestError before the first one."""
+        if self._last is None:
+            raise GuestError("The adapted pipeline has not run yet: call pipe(...) first, then ask for .last.")
+        return self._last
+
+    def remove(self) -> None:
+        """Give the pipeline back as it was; a second time does nothing."""
+        stack = getattr(type(self.pipe), "_skipstone_stack", [])
+        if self in stack:
+            stack.remove(self)
+            restore(self.pipe)
+
+    def __enter__(self) -> Adapted:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"<{type(self.pipe).__name__} adapted by {registry.spell(self.policy)}>"
+
+    def _run(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        call = original(self.pipe).__call__
+        known = inspect.signature(call).bind(self.pipe, *arguments, **named)
+        visit = Visit(self.pipe, spec_of(self.pipe), self.settings, dict(known.arguments))
+        quiet = {k: _unattended(v) if k in ("callback", "callback_on_step_end") else v for k, v in named.items()}
+        began = time.perf_counter()
+        try:
+            with visit.open():
+                return call(self.pipe, *arguments, **quiet)
+        finally:
+            visit.close()
+            self._last = Account.of(self.policy, visit.finished, time.perf_counter() - began)
+
+
+def _bracket(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """The pipeline's call, as long as it is adapted."""
+    kind = type(self)
+    if not kind._skipstone_lock.acquire(blocking=False):
+        raise GuestError(
+            f"This {kind.__name__} is running already. A pipeline's scheduler holds the state of one run: give each "
+            f"thread a pipeline of its own, which may share the networks: type(pipe)(**pipe.components) with "
+            f"scheduler=type(s).from_config(s.config)."
+        )
+    try:
+        return kind._skipstone_stack[-1]._run(args, kwargs)
+    finally:
+        kind._skipstone_lock.release()
+
+
+def _unattended(callback: Any) -> Any:
+    """A user's callback, during which other pipelines run as if no visit were on."""
+    if not inspect.isroutine(callback):  # diffusers asks what kind of object it is
+        return callback
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        token = VISIT.set(None)
+        try:
+            return callback(*args, **kwargs)
+        finally:
+            VISIT.reset(token)
+
+    return call

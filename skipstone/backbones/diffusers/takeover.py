@@ -1,0 +1,207 @@
+"""Takeover: the whole run inside the pipeline's first step, by a solver of our own, for policies that choose their times.
+
+Sound where the pipeline does nothing between two steps but call its network and its scheduler: then the network can be
+called from here as well, at any time and for any row, and the pipeline is left to walk to the result at no call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...engine.drivers import denoise_many
+from ...engine.requests import Estimate, Problem, Query
+from ...errors import GuestError
+from ...numerics.parametrize import to_x0
+from ...numerics.schedule import Schedule
+from .gate import NAMES, Gate, batch_of
+from .rows import main_output
+from .voyage import VIEWS, Line, Voyage
+
+if TYPE_CHECKING:
+    from .visit import Visit
+
+TIME_NAMES = ("timestep", "timesteps", "t")
+
+
+def take_over(voyage: Voyage, visit: Visit, output: torch.Tensor, timestep: Any, x: torch.Tensor) -> None:
+    """Denoise every sample to the end, and leave lines that wait for the pipeline to arrive there.
+
+    Raises:
+        GuestError: something else acts between the steps; the message says what.
+    """
+    solver, policy = visit.settings.solver, visit.settings.policy
+    assert solver is not None
+    _refuse(voyage, visit)
+    weight = _guidance(voyage, output)
+    backbone = Borrowed(voyage, voyage.gate, weight, _time_factor(voyage.gate, timestep), output, x)
+    layout, grid = voyage.layout, voyage.host.grid
+    seeds = range(layout.samples)
+    problems = [
+        Problem(voyage.schedule, voyage._engine(layout.take(x, s), 0), grid, s, s, voyage.gate.branches) for s in seeds
+    ]
+    results = denoise_many(backbone, problems, solver, policy)
+    last = len(voyage.trajectory.calls)
+    for s, result in enumerate(results):
+        held = layout.take(x, s) * 0 + result.x if voyage.trajectory.reaches_end else backbone.latest[s]
+        voyage.lines.append(Line(iter(()), result, result.run, held, last, result.x))  # type: ignore[arg-type]  # over
+
+
+def _refuse(voyage: Voyage, visit: Visit) -> None:
+    name = type(visit.pipe).__name__
+    callbacks = [c for c in ("callback_on_step_end", "callback") if visit.arguments.get(c) is not None]
+    reasons = {
+        visit.spec.between: bool(visit.spec.between),
+        f"its scheduler, {type(visit.scheduler).__name__}, adds noise at every step": voyage.trajectory.stochastic,
+        f"{' and '.join(callbacks)} may edit the sample": bool(callbacks),
+        "two networks take turns": len({id(p.module) for p in voyage.gate.passes.values()}) > 1
+        or len(visit.denoisers) > 1,
+        "its scheduler steps more rows than there are samples": voyage.layout.width * voyage.layout.copies > 1,
+        "its network's output is not an eps, v, x0 or flow": voyage.trajectory.prediction not in VIEWS,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise GuestError(
+                f"{name} cannot be taken over by {visit.settings.solver!r}: {reason}. "
+                f"Adapt it without solver=..., with a policy that keeps to the pipeline's steps."
+            )
+
+
+def _guidance(voyage: Voyage, output: torch.Tensor) -> float:
+    """The weight w of uncond + w (cond - uncond), measured on the first step."""
+    said = [voyage.gate.fresh(s) for s in range(voyage.layout.samples)]
+    channels = said[0][next(iter(said[0]))].shape[0] if said[0] else 0
+    guided = output[:, :channels]
+    if voyage.gate.branches == 1:
+        pairs = [(next(iter(f.values())), None) for f in said]
+        if all(torch.equal(a, g) for (a, _), g in zip(pairs, guided, strict=True)):
+            return 1.0
+    elif voyage.gate.branches == 2:
+        cond, uncond = (torch.stack([f[b] for f in said]).double() for b in ("cond", "uncond"))
+        gap = cond - uncond
+        weight = float(((guided.double() - uncond) * gap).sum() / (gap * gap).sum().clamp_min(1e-300))
+        error = (uncond + weight * gap - guided.double()).norm() / guided.double().norm()
+        if error < (1e-4 if output.dtype == torch.float32 else 2e-2):
+            return weight
+    raise GuestError(
+        "The guidance of this run is not uncond + w (cond - uncond) with one w, so Skipstone cannot guide in the "
+        "pipeline's place. Adapt it without solver=..., or call it with guidance_rescale=0."
+    )
+
+
+def _time_factor(gate: Gate, timestep: Any) -> float:
+    """What the denoiser is told over what the scheduler is told: 1, or 1/1000."""
+    p = gate.passes[0]
+    told = next((p.kwargs[n] for n in TIME_NAMES if n in p.kwargs), p.args[1] if len(p.args) > 1 else None)
+    if told is None or float(timestep) == 0.0:
+        raise GuestError(f"Cannot see how {type(p.module).__name__} is told the time: it has none of {TIME_NAMES}.")
+    return float(torch.as_tensor(told).flatten()[0]) / float(timestep)
+
+
+@dataclass
+class Borrowed:
+    """The pipeline's denoiser as a backbone: repeats the calls of its first step for other samples and times.
+
+    `Problem.cond` is the index of the sample. The first query is what the first step has computed already.
+    """
+
+    voyage: Voyage
+    gate: Gate
+    weight: float
+    factor: float
+    output: torch.Tensor
+    x: torch.Tensor
+    latest: dict[int, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        samples = self.voyage.layout.samples
+        for p in self.gate.passes.values():
+            entered = batch_of(p.module, p.args, p.kwargs)
+            expected = torch.cat([self._seen(self.x)] * (p.rows // samples)).to(entered.dtype)
+            if entered.shape != expected.shape or not torch.allclose(entered, expected, rtol=1e-3, atol=1e-4):
+                raise GuestError(
+                    f"{type(p.module).__name__} is given more than the sample (an image, a mask), which Skipstone "
+                    f"cannot supply. Adapt the pipeline without solver=...."
+                )
+
+    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+        return self.voyage._engine(x, 0)  # a scaled model input is the sample in engine coordinates
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.voyage.schedule
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return ("cond", "uncond") if self.gate.branches == 2 else ()
+
+    @property
+    def branches(self) -> int:
+        return self.gate.branches
+
+    def predict(self, queries: Sequence[Query]) -> list[Estimate]:
+        """One call of the denoiser for each call of it in a step of the pipeline, with the rows that are wanted."""
+        if not self.latest:
+            said = {q.cond: self.gate.fresh(q.cond) for q in queries}
+        else:
+            said = self._called(queries)
+        return [self._estimate(q, said[q.cond]) for q in queries]
+
+    def _called(self, queries: Sequence[Query]) -> dict[int, dict[str, torch.Tensor]]:
+        said: dict[int, dict[str, torch.Tensor]] = {q.cond: {} for q in queries}
+        for p in self.gate.passes.values():
+            wanted = [(q, j) for j, b in enumerate(p.branches) for q in queries if b not in q.given]
+            if not wanted:
+                continue
+            rows = [j * self.gate.samples + q.cond for q, j in wanted]
+            args, kwargs = self.gate._some(p.args, rows, p.rows), self.gate._some(p.kwargs, rows, p.rows)
+            x = torch.stack([q.x for q, _ in wanted])
+            times = torch.tensor([self.schedule.timestep(q.t) * self.factor for q, _ in wanted])
+            made = main_output(p.run(*_with(args, x, times), **_with_named(kwargs, x, times)))
+            for (q, j), row in zip(wanted, made, strict=True):
+                said[q.cond][p.branches[j]] = row
+            for r in rows:
+                self.gate.spent[r % self.gate.samples] += 1
+        return said
+
+    def _estimate(self, query: Query, fresh: dict[str, torch.Tensor]) -> Estimate:
+        both = {**query.given, **fresh}
+        output = both["cond"]
+        if self.gate.branches == 2:
+            output = both["uncond"] + self.weight * (both["cond"] - both["uncond"])
+        mean, kind = output[: query.x.shape[0]], str(self.voyage.trajectory.prediction)
+        x0 = to_x0(kind, mean, query.x, self.schedule.alpha(query.t), self.schedule.sigma(query.t))
+        self.latest[query.cond] = x0
+        features = {b: v for b, v in fresh.items() if b in query.want}
+        return Estimate(x0, len(fresh) / self.branches, mean, kind, features)  # type: ignore[arg-type]  # a View
+
+
+def _with(args: tuple[Any, ...], x: torch.Tensor, times: torch.Tensor) -> tuple[Any, ...]:
+    """Positional arguments around another batch and its times."""
+    changed = list(args)
+    if args and isinstance(args[0], torch.Tensor):
+        changed[0] = x.to(args[0].dtype)
+        if len(args) > 1:
+            changed[1] = _times_like(args[1], times)
+    return tuple(changed)
+
+
+def _with_named(kwargs: dict[str, Any], x: torch.Tensor, times: torch.Tensor) -> dict[str, Any]:
+    changed = dict(kwargs)
+    for name in NAMES:
+        if isinstance(kwargs.get(name), torch.Tensor):
+            changed[name] = x.to(kwargs[name].dtype)
+            break
+    for name in TIME_NAMES:
+        if name in kwargs:
+            changed[name] = _times_like(kwargs[name], times)
+    return changed
+
+
+def _times_like(told: Any, times: torch.Tensor) -> torch.Tensor:
+    floating = isinstance(told, torch.Tensor) and told.is_floating_point()
+    device = told.device if isinstance(told, torch.Tensor) else None
+    return times.to(device=device, dtype=told.dtype if floating else torch.float32)
