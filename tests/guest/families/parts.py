@@ -1,0 +1,88 @@
+"""Parts that tiny pipelines share: tokenizers, text encoders, prompts and generators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PROMPTS = ("red fox", "two boats", "a clock", "blue hill", "old key", "wet dog", "pale moon", "tall hat")
+
+
+def prompts(batch: int) -> list[str]:
+    """Prompts that differ from sample to sample."""
+    return [PROMPTS[i % len(PROMPTS)] for i in range(batch)]
+
+
+def generators(batch: int) -> list[torch.Generator]:
+    """A fresh generator for each sample, seeded with its row."""
+    return [torch.Generator("cpu").manual_seed(row) for row in range(batch)]
+
+
+def pictures(batch: int, size: int, channels: int = 3) -> torch.Tensor:
+    """Smooth pictures in [0, 1], one for each sample."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
+    rows = [
+        torch.stack([(torch.sin(3 * x + row + c) * torch.cos(4 * y - c) + 1) / 2 for c in range(channels)])
+        for row in range(batch)
+    ]
+    return torch.stack(rows)
+
+
+def seeded(make: Any, *args: Any, seed: int = 0, **kwargs: Any) -> Any:
+    """A module with seeded weights; layers that start at zero get weights too, or nothing would pass through them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module: nn.Module = make(*args, **kwargs)
+        with torch.no_grad():
+            for weights in module.parameters():
+                if weights.ndim > 1 and not weights.any():
+                    weights.normal_(std=0.1)
+    return module.eval().requires_grad_(False)
+
+
+def clip_tokenizer(length: int = 16) -> CLIPTokenizer:
+    """One token per letter, and another for a letter that ends a word."""
+    tokens = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(letter + "</w>" for letter in LETTERS)]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=length)
+
+
+def clip_text(width: int = 8, length: int = 16, projection: int | None = None, seed: int = 0) -> nn.Module:
+    """A CLIP text encoder of one layer, with a projection where `projection` gives its width."""
+    config = CLIPTextConfig(
+        vocab_size=2 + 2 * len(LETTERS),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=projection or width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=length,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return seeded(CLIPTextModelWithProjection if projection else CLIPTextModel, config, seed=seed)
+
+
+def t5_tokenizer(length: int = 16) -> T5TokenizerFast:
+    """One token per letter, in the manner of T5."""
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *LETTERS]
+    vocab = [(piece, 0.0 if i < 3 else -1.0 - i / 100) for i, piece in enumerate(pieces)]
+    return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=length)
+
+
+def t5_text(width: int = 8, seed: int = 1) -> T5EncoderModel:
+    """A T5 encoder of one layer."""
+    config = T5Config(vocab_size=4 + len(LETTERS), d_model=width, d_kv=4, d_ff=2 * width, num_layers=1, num_heads=2)
+    return seeded(T5EncoderModel, config, seed=seed)
