@@ -1,14 +1,14 @@
 """What has to be known about a diffusers pipeline to be its guest: one small declaration for each family.
 
-A pipeline that is not declared here is taken for the usual case (`PipelineSpec()`), and then its first run checks by one
-extra forward that its rows really are independent. Another package declares its own by `add(PipelineSpec(...))` in a
-module named by an entry point of the group `skipstone`.
+`catalogue.py` declares those that ship. A pipeline that nobody declared is taken for the usual case, and then its runs
+check by one extra forward that its rows really are independent. Another package declares its own by
+`add(PipelineSpec(...))` in a module named by an entry point of the group `skipstone`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ... import registry
@@ -39,7 +39,7 @@ class PipelineSpec:
     pipelines: tuple[str, ...] = ()
     title: str = ""
     denoisers: tuple[str, ...] = DENOISERS
-    beside: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ("controlnet",)
     branches: tuple[str, str] = ("uncond", "cond")
     frames: bool = False
     doubled: bool = False
@@ -50,24 +50,43 @@ class PipelineSpec:
     known: bool = True
 
     def models(self, pipe: Any, attributes: tuple[str, ...]) -> list[Any]:
-        """The models under these attributes, several in one (a list of ControlNets) as one."""
+        """The models under these attributes that the pipeline has."""
         found = [getattr(pipe, name, None) for name in attributes]
         return [model for model in found if model is not None]
 
 
 _SPECS: dict[str, PipelineSpec] = {}
-REFUSED: dict[str, str] = {}
+_REFUSED: dict[str, str] = {}
 
 
 def add(spec: PipelineSpec) -> None:
-    """Declare a family."""
+    """Declare a family; a later declaration of a pipeline takes the place of an earlier one."""
     for name in spec.pipelines:
         _SPECS[name] = spec
+        _REFUSED.pop(name, None)
+
+
+def refuse(pipelines: tuple[str, ...], reason: str) -> None:
+    """Declare that pipelines cannot be adapted: why, and what would work instead."""
+    for name in pipelines:
+        _REFUSED[name] = reason
+
+
+def refused() -> dict[str, str]:
+    """Pipelines that cannot be adapted -> why."""
+    _load()
+    return dict(_REFUSED)
+
+
+def _load() -> None:
+    from . import catalogue  # noqa: F401  (declares itself)
+
+    registry.plugins()
 
 
 def specs() -> tuple[PipelineSpec, ...]:
     """Every declared family."""
-    registry.plugins()
+    _load()
     return tuple(dict.fromkeys(_SPECS.values()))
 
 
@@ -77,7 +96,7 @@ def spec_of(pipe: Any) -> PipelineSpec:
     Raises:
         GuestError: not a pipeline, or one that cannot be adapted; the message says why.
     """
-    registry.plugins()
+    _load()
     lineage = [kind.__name__ for kind in type(pipe).__mro__]
     if "DiffusionPipeline" not in lineage:
         raise GuestError(
@@ -85,8 +104,8 @@ def spec_of(pipe: Any) -> PipelineSpec:
             f"pipe = DiffusionPipeline.from_pretrained(...)."
         )
     for name in lineage:
-        if name in REFUSED:
-            raise GuestError(f"{lineage[0]} cannot be adapted: {REFUSED[name]}")
+        if name in _REFUSED:
+            raise GuestError(f"{lineage[0]} cannot be adapted: {_REFUSED[name]}")
         if name in _SPECS:
             return _checked(_SPECS[name], pipe)
     return _checked(PipelineSpec((lineage[0],), lineage[0], known=False), pipe)
@@ -111,34 +130,3 @@ def _checked(spec: PipelineSpec, pipe: Any) -> PipelineSpec:
                 f"not supported). Load the PyTorch weights of the same model."
             )
     return spec
-
-
-def _wan_switch(pipe: Any) -> tuple[float, ...]:
-    ratio = getattr(pipe.config, "boundary_ratio", None)
-    return () if ratio is None else (float(ratio),)
-
-
-_STABLE = PipelineSpec(
-    (
-        "StableDiffusionPipeline",
-        "StableDiffusionImg2ImgPipeline",
-        "StableDiffusionXLPipeline",
-        "StableDiffusionXLImg2ImgPipeline",
-    ),
-    "Stable Diffusion 1, 2 and XL",
-    ("unet",),
-)
-_CONTROLLED = replace(
-    _STABLE,
-    pipelines=(
-        "StableDiffusionControlNetPipeline",
-        "StableDiffusionControlNetImg2ImgPipeline",
-        "StableDiffusionXLControlNetPipeline",
-        "StableDiffusionXLControlNetImg2ImgPipeline",
-    ),
-    title="Stable Diffusion with ControlNet",
-    beside=("controlnet",),
-    between="the ControlNet's residuals belong to the pipeline's own times",
-)
-for _spec in (_STABLE, _CONTROLLED):
-    add(_spec)

@@ -1,4 +1,4 @@
-"""Takeover: the whole run inside the pipeline's first step, by a solver of our own, for policies that choose their times.
+"""Takeover: the whole run within the pipeline's first step, by a solver of our own, for policies with times of their own.
 
 Sound where the pipeline does nothing between two steps but call its network and its scheduler: then the network can be
 called from here as well, at any time and for any row, and the pipeline is left to walk to the result at no call.
@@ -144,10 +144,8 @@ class Borrowed:
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
         """One call of the denoiser for each call of it in a step of the pipeline, with the rows that are wanted."""
-        if not self.latest:
-            said = {q.cond: self.gate.fresh(q.cond) for q in queries}
-        else:
-            said = self._called(queries)
+        first = not self.latest
+        said = {q.cond: self.gate.fresh(q.cond) for q in queries} if first else self._called(queries)
         return [self._estimate(q, said[q.cond]) for q in queries]
 
     def _called(self, queries: Sequence[Query]) -> dict[int, dict[str, torch.Tensor]]:

@@ -62,6 +62,7 @@ class Visit:
         self.beside = spec.models(pipe, spec.beside)
         self.finished: list[Finished] = []
         self.voyage: Voyage | None = None
+        self.own: dict[str, Callable[..., Any]] = {}
         self.denoised = 0  # denoiser calls that no step of the scheduler followed
         step = inspect.signature(self.scheduler.step)
         self.signature = step if "model_output" in step.parameters else _USUAL  # somebody else has wrapped it
@@ -73,6 +74,7 @@ class Visit:
         supports(self.scheduler)
         self.pipe.__dict__.pop("_num_timesteps", None)  # of an earlier call
         with ExitStack() as stack:
+            self.own = self._set_aside(stack)
             for model in self.denoisers:
                 self._swap(stack, model, __call__=_denoise)
             for model in self.beside:
@@ -82,6 +84,16 @@ class Visit:
             stack.callback(VISIT.reset, token)
             yield
         self._check_used()
+
+    def _set_aside(self, stack: ExitStack) -> dict[str, Callable[..., Any]]:
+        """Methods that somebody has put on the scheduler itself: they would hide those of its class."""
+        found = {
+            name: self.scheduler.__dict__.pop(name)
+            for name in ("step", "set_timesteps")
+            if name in vars(self.scheduler)
+        }
+        stack.callback(self.scheduler.__dict__.update, found)
+        return found
 
     @staticmethod
     def _swap(stack: ExitStack, obj: Any, **methods: Callable[..., Any]) -> None:
@@ -130,9 +142,8 @@ class Visit:
             self.gate.verify()
         policy = self.settings.policy
         self._warn_of_short_runs(policy, len(ahead.stages))
-        voyage = Voyage(
-            ahead, layout, self.gate, policy, base_schedule(self.scheduler, ahead), self.spec.switches(self.pipe)
-        )
+        base = base_schedule(self.scheduler, ahead)
+        voyage = Voyage(ahead, layout, self.gate, policy, base, self.spec.switches(self.pipe))
         if self.settings.solver is not None:
             take_over(voyage, self, output, timestep, x)
         else:
@@ -183,14 +194,14 @@ class Visit:
                 f"{type(self.scheduler).__name__}: it moves its sample by other means, and cannot be adapted."
             )
 
-    def _warn_of_short_runs(self, policy: Policy, steps: int) -> None:
-        parts = policy.parts if isinstance(policy, Chain) else (policy,)
-        for part in parts:
-            bound = getattr(part, "warmup", 0) + getattr(part, "tail", 0)
-            if hasattr(part, "warmup") and steps <= bound:
+    @staticmethod
+    def _warn_of_short_runs(policy: Policy, steps: int) -> None:
+        for part in policy.parts if isinstance(policy, Chain) else (policy,):
+            first, last = getattr(part, "warmup", 0), getattr(part, "tail", 0)
+            if first and steps <= first + last:
                 warnings.warn(
-                    f"{part.name} calls the first {part.warmup} and the last {getattr(part, 'tail', 0)} steps, and this run "  # type: ignore[attr-defined]
-                    f"has {steps}: it can save nothing. Ask for more steps, or a smaller warmup.",
+                    f"{part.name} always calls the first {first} and the last {last} steps, and this run has {steps}: it "
+                    f"can save nothing. Ask for more steps, or for a smaller warmup.",
                     GuestWarning,
                     stacklevel=3,
                 )
@@ -243,12 +254,13 @@ def _step(self: Any, *args: Any, **kwargs: Any) -> Any:
     visit = VISIT.get()
     if visit is None or self is not visit.scheduler:
         return run(*args, **kwargs)
-    return visit.step(run, visit.signature.bind(*args, **kwargs))
+    return visit.step(visit.own.get("step", run), visit.signature.bind(*args, **kwargs))
 
 
 def _set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
-    made = original(self).set_timesteps(self, *args, **kwargs)
+    run = functools.partial(original(self).set_timesteps, self)
     visit = VISIT.get()
-    if visit is not None and self is visit.scheduler:
-        visit.set_timesteps()
-    return made
+    if visit is None or self is not visit.scheduler:
+        return run(*args, **kwargs)
+    visit.set_timesteps()
+    return visit.own.get("set_timesteps", run)(*args, **kwargs)

@@ -64,7 +64,6 @@ class Voyage:
         gate: Of the denoiser, after its first iteration.
         policy: Which calls to make.
         base: The schedule between the scheduler's own times.
-        whole: Let all rows enter where one does: for models whose rows depend on each other.
         switches: Times at which another network takes over, whose first call is never skipped.
     """
 
@@ -75,11 +74,10 @@ class Voyage:
         gate: Gate,
         policy: Policy,
         base: Schedule,
-        whole: bool = False,
         switches: Sequence[float] = (),
     ) -> None:
         self.trajectory, self.layout, self.gate, self.policy = trajectory, layout, gate, policy
-        self.whole, self.switches = whole, switches
+        self.switches = switches
         self.host = Hosted.of(trajectory)
         self.schedule = HostSchedule.of(trajectory, base)
         self.call = 0  # index of the next call of the scheduler
@@ -224,11 +222,11 @@ class Voyage:
                 )
             if run.here > run.t_end and plan.t_next not in self.host.starts:
                 raise GuestError(
-                    f"{who} lands at t={plan.t_next:g}, between the steps of this scheduler. Let Skipstone take the loop "
-                    f"over: adapt(pipe, policy, solver='dpm_adaptive'); or try early_stop, which lands on steps."
+                    f"{who} lands at t={plan.t_next:g}, between the steps of this scheduler. Let Skipstone take the "
+                    f"loop over: adapt(pipe, policy, solver='dpm_adaptive'); or try early_stop, which lands on steps."
                 )
         plans = [self._switched(run, plan) for run, plan in zip(runs, plans, strict=True)]
-        if self.whole and any(p.evaluate == Full() for p in plans) and any(p.evaluate != Full() for p in plans):
+        if self.gate.whole and any(p.evaluate == Full() for p in plans) and any(p.evaluate != Full() for p in plans):
             return [
                 Plan(Full(), r.proposal().t_next, True, (*p.why, "whole")) for r, p in zip(runs, plans, strict=True)
             ]

@@ -1,0 +1,231 @@
+"""Conformance checks of pipelines and schedulers: what must hold for a family to count as supported.
+
+@pytest.mark.parametrize("check", guest_checks(make, inputs, samples), ids=check_id)
+def test_my_pipeline(check):
+    check()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from ..backbones.diffusers.families import spec_of
+from ..backbones.diffusers.gate import batch_of
+from ..backbones.diffusers.guest import Adapted, adapt
+from ..backbones.diffusers.rows import Layout
+from ..backbones.diffusers.schedulers import Trajectory, trajectory
+from ..engine.contracts import Plan, Policy, Run
+from ..engine.flow import FREEZE
+from .policies import Check
+
+CLOSE = 1e-4  # relative: what a smaller batch may change by rounding
+
+
+@dataclass(frozen=True)
+class FreezeAt(Policy):
+    """Freeze one sample of the batch, or all, after so many steps."""
+
+    steps: int
+    only: int | None = None
+    name: ClassVar[str] = "freeze_at"
+    scope: ClassVar[Literal["sample", "batch"]] = "batch"
+
+    def plan_batch(self, runs: Sequence[Run], proposals: Sequence[Plan]) -> list[Plan]:
+        def planned(i: int, run: Run, proposal: Plan) -> Plan:
+            due = len(run.kept) == self.steps and self.only in (None, i)
+            return replace(proposal, evaluate=FREEZE, t_next=run.t_end) if due else proposal
+
+        return [planned(i, r, p) for i, (r, p) in enumerate(zip(runs, proposals, strict=True))]
+
+
+@dataclass
+class Recording:
+    """What a bare run asked its scheduler for, and what entered its network."""
+
+    output: Any = None
+    calls: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)  # (model output, sample)
+    trajectory: Trajectory | None = None
+    rows: int = 0
+    forwards: int = 0
+
+
+@dataclass(frozen=True)
+class GuestSetup:
+    """A pipeline and how it is called.
+
+    Args:
+        make: Builds it; the same weights every time.
+        inputs: (pipe, samples, steps) -> arguments of its call, with seeded generators made anew.
+        after: What the pipeline returns -> a tensor whose first axis is the samples.
+        samples: In the batch, at least 2.
+        steps: Of a run.
+    """
+
+    make: Callable[[], Any]
+    inputs: Callable[[Any, int, int], dict[str, Any]]
+    after: Callable[[Any], torch.Tensor]
+    samples: int = 2
+    steps: int = 8
+
+    def bare(self, pipe: Any, last: dict[int, Any] | None = None) -> Recording:
+        """One run without Skipstone; `last` overwrites samples (by row) in what the last step returns."""
+        seen, inner = Recording(), pipe.scheduler.step
+
+        def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+            if seen.trajectory is None:
+                seen.trajectory = trajectory(pipe.scheduler, timestep, getattr(pipe, "_num_timesteps", None))
+            seen.calls.append((model_output.clone(), sample.clone()))
+            made = inner(model_output, timestep, sample, *args, **kwargs)
+            ends = len(seen.calls) == len(seen.trajectory.calls)
+            return _overwritten(made, last) if ends and last else made
+
+        pipe.__dict__.pop("_num_timesteps", None)
+        pipe.scheduler.step = step
+        with Counter(pipe) as counter:
+            try:
+                seen.output = self.after(pipe(**self.inputs(pipe, self.samples, self.steps)))
+            finally:
+                del pipe.scheduler.step
+        seen.rows, seen.forwards = counter.rows, counter.forwards
+        return seen
+
+    def adapted(self, pipe: Any, policy: Policy | str, samples: int | None = None) -> tuple[Any, Adapted, Counter]:
+        """One run under a policy."""
+        with adapt(pipe, policy) as guest, Counter(pipe) as counter:
+            output = self.after(pipe(**self.inputs(pipe, samples or self.samples, self.steps)))
+        return output, guest, counter
+
+
+class Counter:
+    """Counts the rows that enter the denoisers of a pipeline, by hooks that know nothing of the guest."""
+
+    def __init__(self, pipe: Any) -> None:
+        spec = spec_of(pipe)
+        self.models = spec.models(pipe, spec.denoisers)
+        self.rows, self.forwards = 0, 0
+
+    def __enter__(self) -> Counter:
+        self._hooks = [m.register_forward_pre_hook(self._count, with_kwargs=True) for m in self.models]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _count(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.rows += batch_of(module, args, kwargs).shape[0]
+        self.forwards += 1
+
+
+def guest_checks(setup: GuestSetup) -> Iterator[Check]:
+    """Every check of a family, as functions without arguments that raise AssertionError."""
+    for check in (fixed_changes_nothing, skips_as_planned, frozen_row_lands, gate_halves_calls, samples_stand_alone):
+        yield partial(check, setup)
+
+
+def fixed_changes_nothing(setup: GuestSetup) -> None:
+    """`fixed` is bit-identical to the bare pipeline, makes its calls, and leaves its classes as they were."""
+    pipe = setup.make()
+    bare = setup.bare(pipe)
+    before = [type(c) for c in (pipe, pipe.scheduler, *spec_of(pipe).models(pipe, spec_of(pipe).denoisers))]
+    output, guest, counter = setup.adapted(pipe, "fixed")
+    after = [type(c) for c in (pipe, pipe.scheduler, *spec_of(pipe).models(pipe, spec_of(pipe).denoisers))]
+    assert torch.equal(output, bare.output), f"fixed changed the result by {_gap(output, bare.output):.3g}"
+    assert counter.rows == bare.rows, f"fixed entered {counter.rows} rows, the bare run {bare.rows}"
+    assert guest.last.saved == 0.0
+    assert before == after, "the pipeline's classes were not restored"
+
+
+def skips_as_planned(setup: GuestSetup) -> None:
+    """Skipping policies enter exactly the rows that they planned, fewer than the bare run."""
+    pipe = setup.make()
+    bare = setup.bare(pipe)
+    for spec in ("interval(every=2, warmup=2, tail=1)", "third_order(tol=1e3, max_skip=1)"):
+        output, guest, counter = setup.adapted(pipe, spec)
+        assert torch.isfinite(output.float()).all(), f"{spec}: the result is not finite"
+        planned = sum(s.run.cost for s in guest.last) / len(guest.last)
+        per_sample = bare.rows / len(guest.last) / max(1, len(bare.calls))
+        assert abs(counter.rows - planned * per_sample * len(guest.last)) < 1e-6, (
+            f"{spec}: {counter.rows} rows entered, {planned * per_sample * len(guest.last):g} were planned"
+        )
+        assert counter.rows < bare.rows, f"{spec} saved nothing: {guest.last.summary()}"
+
+
+def frozen_row_lands(setup: GuestSetup) -> None:
+    """A sample frozen at half lands on its clean estimate of then; the others go on as in the bare run."""
+    pipe = setup.make()
+    bare = setup.bare(pipe)
+    assert bare.trajectory is not None
+    half = max(1, len(bare.trajectory.stages) // 2)
+    k = sum(bare.trajectory.stages[:half]) - 1  # the last call before the decision
+    layout = layout_of(pipe, bare, setup.samples)
+    x0 = bare.trajectory.x0(k, *(layout.take(t, 0) for t in bare.calls[k]))
+    rows = {c * layout.samples * layout.width: x0 for c in range(layout.copies)}
+    expected = setup.bare(pipe, {r: v if layout.width > 1 else v[None] for r, v in rows.items()}).output
+    output, guest, _ = setup.adapted(pipe, FreezeAt(half, 0))
+    assert guest.last[0].calls < guest.last[1].calls
+    gap = _gap(output[:1], expected[:1])
+    assert gap <= 1e-6, f"the frozen sample is {gap:.2g} (relative) from its clean estimate"
+    gap = _gap(output[1:], bare.output[1:])
+    assert gap <= CLOSE, f"the other samples differ by {gap:.2g} (relative) from the bare run"
+
+
+def gate_halves_calls(setup: GuestSetup) -> None:
+    """With two guidance branches, a gate that is always shut costs half a call a step after the first."""
+    pipe = setup.make()
+    bare = setup.bare(pipe)
+    output, guest, counter = setup.adapted(pipe, "guidance_gate(below=1.0)")
+    assert torch.isfinite(output.float()).all()
+    gated = guest.last[0].run.branches == 2
+    assert (counter.rows < bare.rows) == gated, guest.last.summary()
+    if gated:
+        first = bare.rows / len(bare.calls)
+        steps = guest.last[0].run.past
+        full = sum(a.called for a in steps)
+        calls = [n for n, a in zip(bare.trajectory.stages, steps, strict=True) if not a.called]  # type: ignore[union-attr]
+        later = sum(calls) * first / 2
+        whole = (len(bare.calls) - sum(calls)) * first
+        assert full < len(steps)
+        assert abs(counter.rows - whole - later) < 1e-6
+
+
+def samples_stand_alone(setup: GuestSetup) -> None:
+    """The first sample's decisions and result do not depend on the others in its batch."""
+    pipe = setup.make()
+    spec = "third_order(tol=0.2, max_skip=1)"
+    together, guest, _ = setup.adapted(pipe, spec)
+    decisions = guest.last[0].decisions
+    alone, guest, _ = setup.adapted(pipe, spec, samples=1)
+    assert guest.last[0].decisions == decisions
+    assert _gap(together[:1], alone[:1]) <= CLOSE
+
+
+def layout_of(pipe: Any, bare: Recording, samples: int) -> Layout:
+    """Which rows of the scheduler's batch are whose, known from the number of samples."""
+    rows, spec = bare.calls[0][1].shape[0], spec_of(pipe)
+    copies = 2 if spec.doubled and rows == 2 * samples else 1
+    return Layout(samples, rows // samples // copies, copies)
+
+
+def _overwritten(made: Any, rows: dict[int, Any] | None) -> Any:
+    """What `step` returned with these rows in place of its own, in the sample and in the clean estimate."""
+    values = list(made) if isinstance(made, tuple) else [made.prev_sample, getattr(made, "pred_original_sample", None)]
+    for i, value in enumerate(values[:2]):
+        if isinstance(value, torch.Tensor) and value.shape == values[0].shape:
+            values[i] = value.clone()
+            for first, new in (rows or {}).items():
+                values[i][first : first + new.shape[0]] = new
+    if isinstance(made, tuple):
+        return tuple(values)
+    fields = {"prev_sample": values[0]} | ({"pred_original_sample": values[1]} if values[1] is not None else {})
+    return type(made)(**{**made, **fields})
+
+
+def _gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Relative distance of two results."""
+    return float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-12))
