@@ -81,12 +81,13 @@ def with_scheduler(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
 
 def alone(inputs: Mapping[str, Any], row: int, batch: int) -> dict[str, Any]:
     """The keyword arguments of one sample out of a batch: lists and tensors of length `batch` are cut to its row."""
+    assert batch > 1, "a list of one element could be anything"
 
     def cut(value: Any) -> Any:
         ours = isinstance(value, (list, torch.Tensor)) and len(value) == batch
         return value[row : row + 1] if ours else value
 
-    return {key: cut(value) for key, value in inputs.items()}
+    return {key: 1 if key == "batch_size" else cut(value) for key, value in inputs.items()}
 
 
 for _module in pkgutil.iter_modules(__path__):

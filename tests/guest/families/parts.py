@@ -1,10 +1,11 @@
-"""Parts that tiny pipelines share: tokenizers, text encoders, prompts and generators."""
+"""Parts that tiny pipelines share: tokenizers, encoders, prompts and generators."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -25,17 +26,27 @@ def prompts(batch: int) -> list[str]:
     return [PROMPTS[i % len(PROMPTS)] for i in range(batch)]
 
 
+def negatives(batch: int) -> list[str]:
+    """Negative prompts that differ from sample to sample."""
+    return [PROMPTS[-1 - i % len(PROMPTS)] for i in range(batch)]
+
+
 def generators(batch: int) -> list[torch.Generator]:
     """A fresh generator for each sample, seeded with its row."""
     return [torch.Generator("cpu").manual_seed(row) for row in range(batch)]
 
 
-def pictures(batch: int, size: int, channels: int = 3) -> torch.Tensor:
+def pictures(batch: int, size: int) -> torch.Tensor:
     """Smooth pictures in [0, 1], one for each sample."""
     y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
+    shift = torch.arange(3.0)[:, None, None] + 2 * torch.arange(batch)[:, None, None, None]
+    return (torch.sin(3 * x + shift) * torch.cos(4 * y - shift) + 1) / 2
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Normal numbers in which a row is the same whatever the number of rows."""
     rows = [
-        torch.stack([(torch.sin(3 * x + row + c) * torch.cos(4 * y - c) + 1) / 2 for c in range(channels)])
-        for row in range(batch)
+        torch.randn(shape[1:], generator=torch.Generator().manual_seed(100 * seed + row)) for row in range(shape[0])
     ]
     return torch.stack(rows)
 
@@ -50,6 +61,20 @@ def seeded(make: Any, *args: Any, seed: int = 0, **kwargs: Any) -> Any:
                 if weights.ndim > 1 and not weights.any():
                     weights.normal_(std=0.1)
     return module.eval().requires_grad_(False)
+
+
+def autoencoder(channels: int = 4, **more: Any) -> AutoencoderKL:
+    """An autoencoder that halves the picture: 16 x 16 pictures, 8 x 8 latents."""
+    options = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "block_out_channels": (4, 4),
+        "latent_channels": channels,
+        "norm_num_groups": 2,
+        "sample_size": 16,
+        "mid_block_add_attention": False,
+    }
+    return seeded(AutoencoderKL, **options | more, seed=2)
 
 
 def clip_tokenizer(length: int = 16) -> CLIPTokenizer:
@@ -86,3 +111,16 @@ def t5_text(width: int = 8, seed: int = 1) -> T5EncoderModel:
     """A T5 encoder of one layer."""
     config = T5Config(vocab_size=4 + len(LETTERS), d_model=width, d_kv=4, d_ff=2 * width, num_layers=1, num_heads=2)
     return seeded(T5EncoderModel, config, seed=seed)
+
+
+def call(pipe: DiffusionPipeline, batch: int, steps: int) -> dict[str, Any]:
+    """The arguments that nearly every text pipeline takes."""
+    del pipe
+    return {
+        "prompt": prompts(batch),
+        "negative_prompt": negatives(batch),
+        "guidance_scale": 4.0,
+        "num_inference_steps": steps,
+        "generator": generators(batch),
+        "output_type": "latent",
+    }
