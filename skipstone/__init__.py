@@ -49,6 +49,7 @@ _HOME = {
     "cite": "engine.trace",
     "greedy_path": "engine.greedy",
     "Pebble": "pebble.model",
+    "Adapted": "backbones.diffusers.guest",
     "adapt": "backbones.diffusers.guest",
     "load_policy": "policies.saved",
     "save_policy": "policies.saved",

@@ -11,8 +11,11 @@ import functools
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _LOCK = threading.Lock()
+# A network compiled in place is compiled again for every new class, and not at all after the eighth: it keeps its one.
+_MADE: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def swap(obj: Any, methods: Mapping[str, Callable[..., Any]], **facts: Any) -> None:
@@ -28,17 +31,28 @@ def swap(obj: Any, methods: Mapping[str, Callable[..., Any]], **facts: Any) -> N
         if "_skipstone_users" in vars(kind):
             kind._skipstone_users += 1
             return
-        body: dict[str, Any] = {name: _dressed(function, getattr(kind, name)) for name, function in methods.items()}
-        body |= {
-            "_skipstone_original": kind,
-            "_skipstone_users": 1,
-            "__module__": kind.__module__,
-            "__qualname__": kind.__qualname__,
-            "__doc__": kind.__doc__,
-            "__reduce_ex__": lambda self, protocol: (_plain, (kind, dict(self.__dict__))),
-            **facts,
-        }
-        obj.__class__ = type(kind.__name__, (kind,), body)
+        made = _MADE.get(obj)
+        if made is None or made._skipstone_original is not kind or made._skipstone_methods != methods:
+            made = _subclass(kind, methods, facts)
+            if not facts:  # which may lead back to the object, and keep it alive
+                _MADE[obj] = made
+        made._skipstone_users = 1
+        obj.__class__ = made
+
+
+def _subclass(kind: Any, methods: Mapping[str, Callable[..., Any]], facts: Mapping[str, Any]) -> Any:
+    body: dict[str, Any] = {name: _dressed(function, getattr(kind, name)) for name, function in methods.items()}
+    body |= {
+        "_skipstone_original": kind,
+        "_skipstone_methods": methods,
+        "_skipstone_users": 0,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "__reduce_ex__": _plain,
+        **facts,
+    }
+    return type(kind.__name__, (kind,), body)
 
 
 def restore(obj: Any) -> None:
@@ -67,8 +81,8 @@ def _dressed(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
     return method
 
 
-def _plain(kind: Any, state: dict[str, Any]) -> Any:
-    """An object of the original class with this state: what a copy or a pickle of a swapped one becomes."""
-    made = kind.__new__(kind)
-    made.__dict__.update(state)
-    return made
+def _plain(self: Any, protocol: Any) -> Any:
+    """What a copy or a pickle of a swapped object becomes: one of the original class."""
+    kind = original(self)
+    make, made_of, *state = kind.__reduce_ex__(self, protocol)
+    return (make, tuple(kind if a is type(self) else a for a in made_of), *state)

@@ -1,4 +1,4 @@
-"""Takeover: the whole run within the pipeline's first step, by a solver of our own, for policies with times of their own.
+"""Takeover: the whole run within the pipeline's first step, by a solver of our own that chooses its times.
 
 Sound where the pipeline does nothing between two steps but call its network and its scheduler: then the network can be
 called from here as well, at any time and for any row, and the pipeline is left to walk to the result at no call.

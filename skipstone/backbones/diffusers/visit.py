@@ -200,8 +200,8 @@ class Visit:
             first, last = getattr(part, "warmup", 0), getattr(part, "tail", 0)
             if first and steps <= first + last:
                 warnings.warn(
-                    f"{part.name} always calls the first {first} and the last {last} steps, and this run has {steps}: it "
-                    f"can save nothing. Ask for more steps, or for a smaller warmup.",
+                    f"{part.name} always calls the first {first} and the last {last} steps, and this run has {steps}: "
+                    f"it can save nothing. Ask for more steps, or for a smaller warmup.",
                     GuestWarning,
                     stacklevel=3,
                 )
