@@ -14,7 +14,7 @@ def run(name: str, row: int | None = None) -> torch.Tensor:
     """The output for the whole batch, or for one of its samples run alone."""
     family, pipe = FAMILIES[name], build(name)
     inputs = family.inputs(pipe, BATCH, STEPS)
-    return family.after(pipe(**(inputs if row is None else alone(inputs, row, BATCH))))
+    return family.after(pipe(**(inputs if row is None else alone(inputs, row, BATCH, family.shared))))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

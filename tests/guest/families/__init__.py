@@ -36,7 +36,8 @@ class Family:
     """How to make a pipeline of one family, how to call it, and what may change in the call.
 
     `inputs(pipe, batch, steps)` gives keyword arguments of `pipe(...)`: prompts that differ from sample to sample,
-    fresh generators seeded 0 to batch - 1, guidance on. Lists and tensors of length `batch` belong to the samples.
+    fresh generators seeded 0 to batch - 1, guidance on. Lists and tensors of length `batch` belong to the samples,
+    but for the lists under the names in `shared` (see `alone`).
     """
 
     name: str
@@ -45,6 +46,7 @@ class Family:
     schedulers: tuple[str, ...] = ()
     guidance_off: Mapping[str, Any] = field(default_factory=dict)
     after: Callable[[Any], torch.Tensor] = samples
+    shared: tuple[str, ...] = ()
     notes: str = ""
 
 
@@ -79,15 +81,22 @@ def with_scheduler(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
     return pipe
 
 
-def alone(inputs: Mapping[str, Any], row: int, batch: int) -> dict[str, Any]:
-    """The keyword arguments of one sample out of a batch: lists and tensors of length `batch` are cut to its row."""
+def alone(inputs: Mapping[str, Any], row: int, batch: int, shared: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The keyword arguments of one sample out of a batch: lists and tensors of length `batch` are cut to its row.
+
+    A list under a name in `shared` is not of samples: it stays, and the tensors in it are cut.
+    """
     assert batch > 1, "a list of one element could be anything"
 
-    def cut(value: Any) -> Any:
+    def cut(key: str, value: Any) -> Any:
+        if key == "batch_size":
+            return 1
+        if key in shared:
+            return [part[row : row + 1] if isinstance(part, torch.Tensor) else part for part in value]
         ours = isinstance(value, (list, torch.Tensor)) and len(value) == batch
         return value[row : row + 1] if ours else value
 
-    return {key: 1 if key == "batch_size" else cut(value) for key, value in inputs.items()}
+    return {key: cut(key, value) for key, value in inputs.items()}
 
 
 for _module in pkgutil.iter_modules(__path__):

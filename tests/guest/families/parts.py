@@ -59,7 +59,7 @@ def seeded(make: Any, *args: Any, seed: int = 0, **kwargs: Any) -> Any:
         with torch.no_grad():
             for weights in module.parameters():
                 if weights.ndim > 1 and not weights.any():
-                    weights.normal_(std=0.1)
+                    weights.normal_(std=0.5)
     return module.eval().requires_grad_(False)
 
 

@@ -229,7 +229,8 @@ def img2img_call(pipe: DiffusionPipeline, batch: int, steps: int) -> Inputs:
 
 def inpaint_call(pipe: DiffusionPipeline, batch: int, steps: int) -> Inputs:
     mask = torch.zeros(batch, 1, 16, 16)
-    mask[:, :, 4:12, :8] = 1
+    for row in range(batch):
+        mask[row, :, 4:12, : 6 + 2 * row] = 1
     return img2img_call(pipe, batch, steps) | {"mask_image": mask, "strength": 1.0, "height": 16, "width": 16}
 
 
