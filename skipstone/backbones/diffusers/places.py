@@ -1,0 +1,287 @@
+"""Where a diffusers scheduler has its sample at each call, and what it takes the network's output for.
+
+Engine coordinates: scale * x = alpha x0 + sigma noise, with alpha^2 + sigma^2 = 1, or alpha + sigma = 1 for flows.
+Schedulers of the sigma kind keep x = x0 + s noise, which is scaled by alpha = 1 / sqrt(1 + s^2). In these coordinates
+eps, v, x0 and flow have one formula each, whatever the scheduler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from ...engine.contracts import View
+from ...errors import GuestError
+from ...numerics.parametrize import from_x0, to_x0
+from ...numerics.tables import Table
+
+GAP = 1e-6  # least difference between the times of two steps
+SURE = 0.5  # how far from every timestep of a scheduler the one it is given may lie (they are floats in half precision)
+Foreign: TypeAlias = Literal["edm", "reversed flow"]  # outputs that are none of the engine's views
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the sample is at one call of the scheduler: scale * x = alpha x0 + sigma noise."""
+
+    t: float
+    scale: float
+    alpha: float
+    sigma: float
+
+
+CLEAN = Place(0.0, 1.0, 1.0, 0.0)
+
+
+# -- what an output means ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a network's output means, as a prediction of the standard kinds.
+
+    Args:
+        prediction: What to call it.
+        kind: The standard kind it is, up to sign and units.
+        sign: -1 where the network predicts the negative of it.
+        data: Deviation of the pictures that the network was preconditioned for (EDM: Karras et al. 2022,
+            arXiv 2206.00364); in units of it, an EDM output is a v prediction.
+    """
+
+    prediction: View | Foreign
+    kind: View
+    sign: float = 1.0
+    data: float = 1.0
+
+    def x0(self, output: Any, x: Any, place: Place) -> Any:
+        """The clean estimate that `output` means at `x`, which is in engine coordinates."""
+        alpha, sigma, unit = self._units(place)
+        return to_x0(self.kind, output * self.sign, x * unit, alpha, sigma) * self.data
+
+    def output(self, x0: Any, x: Any, place: Place) -> Any:
+        """The output that means `x0` at `x`, which is in engine coordinates."""
+        alpha, sigma, unit = self._units(place)
+        return from_x0(self.kind, x0 / self.data, x * unit, alpha, sigma) * self.sign
+
+    def _units(self, place: Place) -> tuple[float, float, float]:
+        """Alpha and sigma for pictures in units of their deviation, and what x is to be multiplied by."""
+        if self.data == 1.0:
+            return place.alpha, place.sigma, 1.0
+        s = place.sigma / (place.alpha * self.data)
+        alpha = 1.0 / math.hypot(1.0, s)
+        return alpha, s * alpha, alpha / (place.alpha * self.data)
+
+
+PREDICTIONS: dict[str, Reading] = {
+    "epsilon": Reading("eps", "eps"),
+    "sample": Reading("x0", "x0"),
+    "original_sample": Reading("x0", "x0"),
+    "v_prediction": Reading("v", "v"),
+    "flow_prediction": Reading("flow", "flow"),
+}
+REVERSED_FLOW = Reading("reversed flow", "flow", -1.0)
+
+
+def by_config(scheduler: Any) -> Reading:
+    """As `prediction_type` says."""
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if kind not in PREDICTIONS:
+        raise GuestError(
+            f"{type(scheduler).__name__} has prediction_type={kind!r}; expected one of {', '.join(PREDICTIONS)}."
+        )
+    return PREDICTIONS[kind]
+
+
+def as_edm(scheduler: Any) -> Reading:
+    """EDM preconditioning around the output; it is v itself for pictures of unit deviation."""
+    data, v = float(scheduler.config.sigma_data), scheduler.config.prediction_type == "v_prediction"
+    return PREDICTIONS["v_prediction"] if v and data == 1.0 else Reading("edm", "v", 1.0 if v else -1.0, data)
+
+
+def as_flow(scheduler: Any) -> Reading:
+    """noise - data; data - noise where time runs backwards."""
+    return REVERSED_FLOW if scheduler.config.get("invert_sigmas", False) else PREDICTIONS["flow_prediction"]
+
+
+# -- what a scheduler does to a clean estimate ------------------------------------------------------
+
+
+def untouched(scheduler: Any, x0: Any) -> Any:
+    """The clean estimate as it is."""
+    return x0
+
+
+def thresholded(scheduler: Any, x0: Any) -> Any:
+    """Dynamic thresholding of pictures, where it is on; x0 is one sample (C, H, W) or rows of them."""
+    if not scheduler.config.get("thresholding", False) or not getattr(scheduler, "predict_x0", True):
+        return x0
+    return scheduler._threshold_sample(x0[None])[0] if x0.ndim == 3 else scheduler._threshold_sample(x0)
+
+
+def clipped(scheduler: Any, x0: Any) -> Any:
+    """Thresholded or clipped, where either is on."""
+    config = scheduler.config
+    if config.get("thresholding", False) or not config.get("clip_sample", False):
+        return thresholded(scheduler, x0)
+    return x0.clamp(-config.clip_sample_range, config.clip_sample_range)
+
+
+# -- where the sample is: one place for each call from index `begin` on ----------------------------
+
+
+def on_table(scheduler: Any, begin: int) -> list[Place]:
+    """Of schedulers that look their noise levels up by timestep."""
+    bars = scheduler.alphas_cumprod.tolist()
+    steps = [int(t) for t in scheduler.timesteps[begin:].tolist()]
+    return [Place((k + 1) / len(bars), 1.0, math.sqrt(bars[k]), math.sqrt(1.0 - bars[k])) for k in steps]
+
+
+def preserving(scheduler: Any, begin: int) -> list[Place]:
+    """Of schedulers with sigmas whose sample has unit variance, or is a flow's."""
+    if scheduler.config.get("use_flow_sigmas", False):
+        return flowing(scheduler, begin)
+    return _at_sigmas(scheduler, _sigmas(scheduler, begin), lambda alpha: 1.0)
+
+
+def exploding(scheduler: Any, begin: int) -> list[Place]:
+    """Of schedulers with x = x0 + s noise."""
+    return _at_sigmas(scheduler, _sigmas(scheduler, begin), lambda alpha: alpha)
+
+
+def interpolated(scheduler: Any, begin: int, earlier: int = 0) -> list[Place]:
+    """The same with a second call in each step, half-way in log sigma (KDPM2); the ancestral kind lists it earlier."""
+    middle = scheduler.sigmas_interpol.tolist()
+    sigmas = _sigmas(scheduler, begin)
+    sigmas = [middle[begin + k - earlier] if k % 2 else s for k, s in enumerate(sigmas)]
+    return _at_sigmas(scheduler, sigmas, lambda alpha: alpha)
+
+
+def halved(scheduler: Any, begin: int) -> list[Place]:
+    """The same, for a scheduler that finds the middle as it goes (DPM-Solver SDE)."""
+    s = _sigmas(scheduler, begin)
+    sigmas = [math.sqrt(s[k - 1] * s[k]) if k % 2 else s[k] for k in range(len(s))]
+    return _at_sigmas(scheduler, sigmas, lambda alpha: alpha)
+
+
+def flowing(scheduler: Any, begin: int) -> list[Place]:
+    """Of flows: x = (1 - sigma) x0 + sigma noise."""
+    sigmas = _sigmas(scheduler, begin)
+    if scheduler.config.get("invert_sigmas", False):
+        sigmas = [1.0 - s for s in sigmas]
+    if max(sigmas, default=0.0) > 1.0 + GAP:
+        raise GuestError(
+            f"{type(scheduler).__name__} is set to a flow with sigmas up to {max(sigmas):g}, where a flow ends at 1: "
+            f"its settings of sigmas contradict each other. Leave use_flow_sigmas alone on."
+        )
+    return [Place(s, 1.0, 1.0 - s, s) for s in sigmas]
+
+
+def on_cosine(scheduler: Any, begin: int) -> list[Place]:
+    """Of Wuerstchen's, whose timesteps are times and whose last one is never called."""
+    times = scheduler.timesteps[begin:-1]
+    bars = scheduler._alpha_cumprod(times.float(), times.device).tolist()
+    return [Place(t, 1.0, math.sqrt(b), math.sqrt(1.0 - b)) for t, b in zip(times.tolist(), bars, strict=True)]
+
+
+def on_arc(scheduler: Any, begin: int) -> list[Place]:
+    """Of IPNDM's, whose timesteps are angles."""
+    rows = zip(scheduler.timesteps.tolist(), scheduler.alphas.tolist(), scheduler.betas.tolist(), strict=False)
+    return [Place(t, 1.0, alpha, beta) for t, alpha, beta in list(rows)[begin:]]
+
+
+def _sigmas(scheduler: Any, begin: int) -> list[float]:
+    sigmas: list[float] = scheduler.sigmas[begin : len(scheduler.timesteps)].tolist()
+    return sigmas
+
+
+def _at_sigmas(scheduler: Any, sigmas: Sequence[float], scale: Callable[[float], float]) -> list[Place]:
+    table = Table.of(scheduler) if hasattr(scheduler, "alphas_cumprod") else None
+    places = []
+    for s in sigmas:
+        alpha = 1.0 / math.hypot(1.0, s)
+        # without a table, the time that a flow of the same signal-to-noise ratio has
+        t = s / (1.0 + s) if table is None or s <= 0.0 else table.time(-math.log(s))
+        places.append(Place(t, scale(alpha), alpha, s * alpha))
+    return places
+
+
+# -- the order of calls --------------------------------------------------------------------------
+
+
+def singly(scheduler: Any, calls: int) -> tuple[int, ...]:
+    """One call in each step."""
+    return (1,) * calls
+
+
+def in_pairs(scheduler: Any, calls: int) -> tuple[int, ...]:
+    """Two calls in each step, and one in the last."""
+    return (2,) * (calls // 2) + (1,) * (calls % 2)
+
+
+def as_pndm(scheduler: Any, calls: int) -> tuple[int, ...]:
+    """Four calls in each Runge-Kutta step, if there are any; else two in the first step; then one."""
+    fours = 0 if scheduler.config.skip_prk_steps else min(len(scheduler.prk_timesteps), calls) // 4
+    if fours:
+        return (4,) * fours + (1,) * (calls - 4 * fours)
+    return (1,) * calls if calls < 2 else (2,) + (1,) * (calls - 2)
+
+
+def upto(stages: Sequence[int], calls: int) -> tuple[int, ...]:
+    """The stages of the first so many calls; the last step may lose some of its own."""
+    kept: list[int] = []
+    for n in stages:
+        if calls > 0:
+            kept.append(min(n, calls))
+        calls -= n
+    return tuple(kept)
+
+
+def falling(places: Sequence[Place], stages: Sequence[int], who: str) -> list[Place]:
+    """The same places with the times of steps falling strictly: equal ones are set apart by a hair.
+
+    Raises:
+        GuestError: they rise.
+    """
+    settled: list[Place] = []
+    at, before = 0, math.inf
+    for step, n in enumerate(stages):
+        t, raw = places[at].t, places[at - stages[step - 1]].t if step else math.inf
+        if t > raw + GAP:
+            raise GuestError(
+                f"The timesteps of {who} turn back from t={raw:.4g} to t={t:.4g} (1 is noise, 0 data). Only runs "
+                f"towards the data can be adapted."
+            )
+        before = max(min(t, before - GAP), GAP * (len(stages) - step))
+        first = replace(places[at], t=before)
+        # a second call where this step begins is at the same place
+        settled = [first if place == places[at] else place for place in settled]
+        settled += [first, *places[at + 1 : at + n]]
+        at += n
+    return settled
+
+
+def begins(scheduler: Any, timestep: Any, count: int | None) -> int:
+    """Index of the call that is about to be made."""
+    for name in ("step_index", "begin_index"):
+        if (index := getattr(scheduler, name, None)) is not None:
+            return int(index)
+    try:
+        if hasattr(scheduler, "index_for_timestep"):
+            return int(scheduler.index_for_timestep(timestep))
+    except (IndexError, ValueError) as error:
+        raise _lost(scheduler, timestep) from error
+    value = float(timestep.flatten()[0] if hasattr(timestep, "flatten") else timestep)
+    away = [abs(float(t) - value) for t in scheduler.timesteps.tolist()]
+    if not away or min(away) > SURE:
+        raise _lost(scheduler, timestep)
+    found = [k for k, d in enumerate(away) if d == min(away)]  # PNDM has some twice
+    return next((k for k in found if len(away) - k == count), found[0])
+
+
+def _lost(scheduler: Any, timestep: Any) -> GuestError:
+    return GuestError(
+        f"{type(scheduler).__name__} is stepped from {timestep}, which is none of its timesteps. Set them before the "
+        f"loop: scheduler.set_timesteps(...)."
+    )
