@@ -51,15 +51,18 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def seeded(make: Any, *args: Any, seed: int = 0, **kwargs: Any) -> Any:
-    """A module with seeded weights; layers that start at zero get weights too, or nothing would pass through them."""
+def seeded(make: Any, *args: Any, seed: int = 0, gain: float = 1.0, **kwargs: Any) -> Any:
+    """A module with seeded weights; layers that start at zero get weights too, or nothing would pass through them.
+
+    A `gain` above one is for a network in which the text would else hardly be heard.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module: nn.Module = make(*args, **kwargs)
         with torch.no_grad():
             for weights in module.parameters():
-                if weights.ndim > 1 and not weights.any():
-                    weights.normal_(std=0.5)
+                if weights.ndim > 1:
+                    weights.mul_(gain) if weights.any() else weights.normal_(std=0.5)
     return module.eval().requires_grad_(False)
 
 
