@@ -7,6 +7,7 @@ no transfer, no compiled graph and no collective.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import threading
 from collections.abc import Callable, Mapping
@@ -85,4 +86,6 @@ def _plain(self: Any, protocol: Any) -> Any:
     """What a copy or a pickle of a swapped object becomes: one of the original class."""
     kind = original(self)
     make, made_of, *state = kind.__reduce_ex__(self, protocol)
+    if make is copyreg.__newobj__:  # pickle would insist on the class that the object has now
+        make = kind.__new__
     return (make, tuple(kind if a is type(self) else a for a in made_of), *state)

@@ -1,0 +1,337 @@
+"""The guest beside everything else that people do to a pipeline: offloading, adapters, compilers, caches, copies."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoPipelineForImage2Image,
+    FirstBlockCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
+from torch._dynamo.testing import CompileCounter
+
+import skipstone
+from skipstone.errors import GuestWarning
+
+from .families import FAMILIES, build
+from .runs import BATCH, SPECS, STEPS, adapted, bare, near, same
+
+CPU = torch.device("cpu")
+
+
+# -- where the weights lie, and how they are used --------------------------------------------------
+
+
+def test_model_offload_survives_every_call(pipe: Any, plain: Any) -> None:
+    pipe.enable_model_cpu_offload(device="cpu")
+    for spec in SPECS:  # hooks are put on anew after every call
+        same(pipe, plain, specs=(spec,))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="accelerate's sequential offload fails on a CPU, bare too")
+def test_sequential_offload(pipe: Any, plain: Any) -> None:
+    pipe.enable_sequential_cpu_offload()
+    same(pipe, plain.to("cuda"), gap=1e-5)
+
+
+def test_group_offload(pipe: Any, plain: Any) -> None:
+    pipe.unet.enable_group_offload(onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
+    same(pipe, plain)
+
+
+def test_offload_between_two_runs_of_one_guest(pipe: Any, plain: Any) -> None:
+    expected = adapted(plain, SPECS[1])
+    with skipstone.adapt(pipe, SPECS[1]) as guest:
+        bare(pipe)
+        pipe.enable_model_cpu_offload(device="cpu")
+        for _ in range(3):
+            assert torch.equal(bare(pipe), expected.output)
+            assert [s.decisions for s in guest.last] == expected.decisions
+
+
+@pytest.mark.parametrize("slicing", ["attention", "vae", "vae tiling"])
+def test_slicing(pipe: Any, plain: Any, slicing: str) -> None:
+    """Attention in slices rounds differently; the picture is decoded here, since slices of the decoder matter then."""
+    if slicing == "attention":
+        pipe.enable_attention_slicing(1)
+    elif slicing == "vae":
+        pipe.vae.enable_slicing()
+    else:
+        pipe.vae.enable_tiling()
+    same(pipe, plain, gap=1e-5, output_type="pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats(pipe: Any, dtype: torch.dtype) -> None:
+    pipe.to(dtype)
+    reference = bare(pipe)
+    assert torch.equal(adapted(pipe, "fixed").output, reference)
+    for spec in SPECS:
+        ran = adapted(pipe, spec)
+        assert ran.output.dtype == reference.dtype == dtype
+        assert ran.output.isfinite().all()
+        assert ran.account.saved > 0
+
+
+def test_moving_an_adapted_pipeline(pipe: Any, plain: Any) -> None:
+    with skipstone.adapt(pipe, SPECS[0]) as guest:
+        first = bare(pipe)
+        moved = pipe.to("cpu").to(torch.float64).to(torch.float32)
+        assert moved is pipe
+        assert torch.equal(bare(pipe), first)
+        assert guest.last.saved > 0
+    assert torch.equal(bare(pipe), bare(plain))
+
+
+def test_quantised_layers(pipe: Any) -> None:
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(pipe.unet), {torch.nn.Linear}, torch.qint8)
+    pipe.unet = quantised
+    assert any("quantized" in type(m).__module__ for m in quantised.modules())
+    assert torch.equal(adapted(pipe, "fixed").output, bare(pipe))
+    for spec in SPECS:
+        ran = adapted(pipe, spec)
+        assert ran.output.isfinite().all()
+        assert ran.account.saved > 0
+
+
+# -- adapters -------------------------------------------------------------------------------------
+
+
+def with_lora(pipe: Any, name: str, seed: int) -> None:
+    """A small LoRA on the attention of the UNet, with weights that do something."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
+    torch.manual_seed(seed)
+    pipe.unet.add_adapter(config, name)
+    pipe.unet.eval()
+
+
+def test_a_lora_added_before_and_after(pipe: Any, plain: Any) -> None:
+    unchanged = bare(plain)
+    with_lora(plain, "one", 1)
+    with skipstone.adapt(pipe, "fixed"):
+        assert torch.equal(bare(pipe), unchanged)
+        with_lora(pipe, "one", 1)
+        assert torch.equal(bare(pipe), bare(plain))
+        assert not torch.equal(bare(pipe), unchanged)
+    same(pipe, plain)
+
+
+def test_loras_switched_between_runs(pipe: Any, plain: Any) -> None:
+    for p in (pipe, plain):
+        with_lora(p, "one", 1)
+        with_lora(p, "two", 2)
+    with skipstone.adapt(pipe, SPECS[1]) as guest:
+        for switch in (
+            lambda net: net.set_adapter("one"),
+            lambda net: net.set_adapter("two"),
+            lambda net: net.disable_adapters(),
+            lambda net: net.enable_adapters(),
+            lambda net: net.delete_adapters("one"),
+        ):
+            switch(pipe.unet)
+            switch(plain.unet)
+            expected = adapted(plain, SPECS[1])
+            assert torch.equal(bare(pipe), expected.output)
+            assert [s.decisions for s in guest.last] == expected.decisions
+
+
+# -- compilers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dynamo() -> Any:
+    torch._dynamo.reset()
+    yield CompileCounter()
+    torch._dynamo.reset()
+
+
+def compiled(pipe: Any, how: str, backend: Any) -> None:
+    if how == "wrapped":
+        pipe.unet = torch.compile(pipe.unet, backend=backend)
+    else:
+        pipe.unet.compile(backend=backend)
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_a_compiled_network_is_compiled_at_most_once_more(pipe: Any, plain: Any, dynamo: Any, how: str) -> None:
+    compiled(pipe, how, dynamo)
+    reference = bare(pipe)
+    frames = dynamo.frame_count
+    assert frames > 0
+    assert torch.equal(adapted(pipe, "fixed").output, reference)
+    assert dynamo.frame_count <= 2 * frames  # a guard on the type of the module
+    frames = dynamo.frame_count
+    assert torch.equal(adapted(pipe, SPECS[0]).output, adapted(plain, SPECS[0]).output)
+    assert dynamo.frame_count == frames  # whole batches only: nothing new
+    adapted(pipe, "fixed")
+    bare(pipe)
+    assert dynamo.frame_count == frames
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_sub_batches_of_a_compiled_network_share_one_dynamic_graph(
+    pipe: Any, plain: Any, dynamo: Any, how: str
+) -> None:
+    compiled(pipe, how, dynamo)
+    adapted(pipe, "fixed")
+    frames = dynamo.frame_count
+    near(adapted(pipe, SPECS[1]).output, adapted(plain, SPECS[1]).output, 1e-5)
+    once = dynamo.frame_count
+    assert once <= 2 * frames
+    near(adapted(pipe, SPECS[2]).output, adapted(plain, SPECS[2]).output, 1e-5)
+    assert dynamo.frame_count <= once + frames
+
+
+def test_no_code_of_ours_is_compiled(pipe: Any) -> None:
+    files: set[str] = set()
+
+    def backend(graph: torch.fx.GraphModule, example: Any) -> Any:
+        for node in graph.graph.nodes:
+            files.update(line.split('"')[1] for line in (node.stack_trace or "").splitlines() if 'File "' in line)
+        return graph.forward
+
+    torch._dynamo.reset()
+    pipe.unet.compile(backend=backend)
+    adapted(pipe, SPECS[2])
+    torch._dynamo.reset()
+    assert files
+    assert not [f for f in files if f.startswith(str(Path(skipstone.__file__).parent))]
+
+
+# -- diffusers' own caches ------------------------------------------------------------------------
+
+CACHES = {
+    "first block": lambda pipe: FirstBlockCacheConfig(threshold=0.05),
+    "pyramid": lambda pipe: PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(-1, 2000),
+        current_timestep_callback=lambda: pipe.current_timestep,
+    ),
+}
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_with_a_cache_of_diffusers_the_whole_batch_enters_or_nothing(cache: str) -> None:
+    pipe = build("flux")
+    arguments = {"family": "flux", "output_type": "latent"}
+    free = adapted(pipe, SPECS[1], **arguments)
+    assert len(set(free.decisions)) > 1
+    pipe.transformer.enable_cache(CACHES[cache](pipe))
+    assert torch.equal(adapted(pipe, "fixed", **arguments).output, bare(pipe, **arguments))
+    entered: list[int] = []
+    pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: entered.append(kwargs["hidden_states"].shape[0]), with_kwargs=True
+    )
+    for spec in SPECS:
+        ran = adapted(pipe, spec, **arguments)
+        assert len(set(ran.decisions)) == 1
+        assert ran.account.saved > 0
+    assert set(entered) == {BATCH}
+
+
+def test_a_guidance_gate_cannot_halve_the_batch_of_a_cached_network() -> None:
+    pipe = build("ltx")
+    pipe.transformer.enable_cache(CACHES["pyramid"](pipe))
+    arguments = FAMILIES["ltx"].inputs(pipe, 2, 8)
+    with skipstone.adapt(pipe, "guidance_gate(below=1.0)") as guest, pytest.warns(GuestWarning, match="a cache"):
+        pipe(**arguments)
+    assert guest.last.saved == 0.0
+
+
+# -- copies, files and other pipelines of the same parts ------------------------------------------
+
+
+def plainly(*parts: Any) -> None:
+    """Nothing of the guest is left on these objects."""
+    for part in parts:
+        assert not any("skipstone" in name for kind in type(part).__mro__ for name in vars(kind))
+        assert not any("skipstone" in name for name in getattr(part, "__dict__", {}))
+
+
+def test_other_pipelines_from_an_adapted_one(pipe: Any, plain: Any) -> None:
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    call = {"prompt": "a fox", "image": picture, "num_inference_steps": STEPS, "output_type": "latent"}
+    expected = StableDiffusionImg2ImgPipeline.from_pipe(plain)(**call, generator=torch.manual_seed(0)).images
+    with skipstone.adapt(pipe, SPECS[1]) as guest:
+        bare(pipe)
+        for make in (StableDiffusionImg2ImgPipeline, AutoPipelineForImage2Image):
+            other = make.from_pipe(pipe)
+            assert type(other) is StableDiffusionImg2ImgPipeline
+            assert other.unet is pipe.unet
+            assert torch.equal(other(**call, generator=torch.manual_seed(0)).images, expected)
+        assert len(guest.last) == BATCH  # the account is that of the adapted pipeline
+        with skipstone.adapt(other, "fixed"):
+            assert torch.equal(other(**call, generator=torch.manual_seed(0)).images, expected)
+    plainly(pipe, *pipe.components.values())
+
+
+def test_saved_while_adapted_it_loads_as_what_it_was(pipe: Any, tmp_path: Path) -> None:
+    with skipstone.adapt(pipe, SPECS[1]) as guest:
+        bare(pipe)
+        pipe.save_pretrained(tmp_path)
+        assert "skipstone" not in (tmp_path / "model_index.json").read_text()
+        loaded = StableDiffusionPipeline.from_pretrained(tmp_path)
+        assert guest.last.saved > 0
+    loaded.set_progress_bar_config(disable=True)
+    assert type(loaded) is StableDiffusionPipeline
+    assert torch.equal(bare(loaded), bare(pipe))
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "copy", "pickle"])
+def test_a_copy_of_an_adapted_pipeline_is_bare(pipe: Any, how: str) -> None:
+    reference = bare(pipe)
+    with skipstone.adapt(pipe, SPECS[0]):
+        copies = {
+            "deepcopy": lambda: copy.deepcopy(pipe),
+            "copy": lambda: copy.copy(pipe),
+            "pickle": lambda: pickle.loads(pickle.dumps(pipe)),
+        }
+        other = copies[how]()
+        plainly(other, *other.components.values())
+        assert type(other) is StableDiffusionPipeline
+        assert torch.equal(bare(other), reference)
+        assert not torch.equal(bare(pipe), reference)
+
+
+def test_parts_copied_within_a_run_are_bare_and_complete(pipe: Any, plain: Any) -> None:
+    """Offloading makes the network refer to itself, which a copy has to follow."""
+    pipe.enable_model_cpu_offload(device="cpu")
+    made: dict[str, Any] = {}
+
+    def keep(p: Any, step: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        made[f"unet {step}"], made[f"scheduler {step}"] = copy.deepcopy(p.unet), copy.deepcopy(p.scheduler)
+        return values
+
+    expected = adapted(plain, SPECS[1])
+    ran = adapted(pipe, SPECS[1], callback_on_step_end=keep)
+    assert torch.equal(ran.output, expected.output)
+    plainly(*made.values(), pipe, *pipe.components.values())
+    unet = made["unet 3"]
+    x, text = torch.ones(1, 4, 8, 8), torch.ones(1, 4, 8)
+    assert torch.equal(unet(x, 5, text).sample, plain.unet(x, 5, text).sample)
+    assert made["scheduler 3"].timesteps.tolist() == made["scheduler 5"].timesteps.tolist()
+
+
+def test_a_network_saved_within_a_run_is_of_its_own_class(pipe: Any) -> None:
+    files: list[bytes] = []
+
+    def keep(p: Any, step: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        torch.save(p.unet, buffer := io.BytesIO())
+        files.append(buffer.getvalue())
+        return values
+
+    adapted(pipe, SPECS[1], callback_on_step_end=keep)
+    loaded = torch.load(io.BytesIO(files[2]), weights_only=False)
+    plainly(loaded)
+    assert type(loaded) is type(pipe.unet)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), pipe.unet.parameters(), strict=True))
