@@ -26,7 +26,7 @@ from diffusers import (
 
 from . import Family, register
 from .parts import autoencoder, call, clip_text, clip_tokenizer, generators, pictures, seeded, t5_text, t5_tokenizer
-from .schedulers import ALPHAS, FLOWS
+from .schedulers import ALPHAS, FLOWS, OWN_FLOWS
 
 UNGUIDED = {"guidance_scale": 1.0}
 SIZE = {"height": 16, "width": 16}
@@ -203,8 +203,9 @@ register(Family("dit", dit, dit_call, guidance_off=UNGUIDED))
 register(Family("pixart", pixart, pixart_call, ALPHAS, UNGUIDED))
 register(Family("sd3", sd3, sd3_call, FLOWS, UNGUIDED))
 register(Family("sd3-slg", partial(sd3, 2), slg_call, guidance_off=UNGUIDED | {"skip_guidance_layers": None}))
-register(Family("flux", _flux, flux_call, FLOWS))
-register(Family("flux-truecfg", _flux, truecfg_call, FLOWS, {"true_cfg_scale": 1.0}))
-register(Family("flux-img2img", partial(flux, FluxImg2ImgPipeline), flux_img2img_call, FLOWS))
-register(Family("flux-kontext", partial(flux, FluxKontextPipeline), kontext_call, FLOWS))
+_no_heun = tuple(name for name in FLOWS if name != "flow-heun")
+register(Family("flux", _flux, flux_call, _no_heun))
+register(Family("flux-truecfg", _flux, truecfg_call, _no_heun, {"true_cfg_scale": 1.0}))
+register(Family("flux-img2img", partial(flux, FluxImg2ImgPipeline), flux_img2img_call, OWN_FLOWS))
+register(Family("flux-kontext", partial(flux, FluxKontextPipeline), kontext_call, (*OWN_FLOWS, "flow-unipc")))
 register(Family("chroma", chroma, sd3_call, guidance_off=UNGUIDED))

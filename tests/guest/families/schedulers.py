@@ -78,3 +78,6 @@ _FLOW_BASES: dict[str, Maker] = {
 }
 SCHEDULERS.update(_FLOW_BASES)
 FLOWS = tuple(_FLOW_BASES)  # for networks that predict a velocity (SD3, Flux)
+# Where the pipeline hands its own sigmas to the scheduler.
+OWN_FLOWS = tuple(name for name in FLOWS if "euler" in name or "lcm" in name)
+EDM = ("edm-euler", "edm-dpmpp")  # for SDXL, whose pipelines know of them

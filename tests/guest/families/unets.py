@@ -34,7 +34,7 @@ from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBe
 
 from . import Family, register
 from .parts import autoencoder, call, clip_text, clip_tokenizer, generators, noise, pictures, seeded
-from .schedulers import ALPHAS
+from .schedulers import ALPHAS, EDM
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 UNGUIDED = {"guidance_scale": 1.0}
@@ -270,7 +270,7 @@ register(Family("sd15-img2img", partial(sd, StableDiffusionImg2ImgPipeline), img
 _inpaint = partial(sd, StableDiffusionInpaintPipeline)
 register(Family("sd15-inpaint", _inpaint, inpaint_call, ALPHAS, UNGUIDED))
 register(Family("sd15-inpaint9", partial(_inpaint, in_channels=9), inpaint_call, ALPHAS, UNGUIDED))
-register(Family("sdxl", sdxl, call, ALPHAS, UNGUIDED))
+register(Family("sdxl", sdxl, call, ALPHAS + EDM, UNGUIDED))
 register(Family("sdxl-refiner", refiner, refiner_call, ALPHAS, UNGUIDED))
 register(Family("lcm", lcm, lcm_call))
 register(Family("kandinsky22", kandinsky, kandinsky_call, guidance_off=UNGUIDED))
