@@ -149,7 +149,7 @@ def _bracket(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _unattended(callback: Any) -> Any:
     """A user's callback, during which other pipelines run as if no visit were on."""
-    if not inspect.isroutine(callback):  # diffusers asks what kind of object it is
+    if callback is None or hasattr(callback, "tensor_inputs"):  # diffusers asks whether it is one of its own objects
         return callback
 
     def call(*args: Any, **kwargs: Any) -> Any:
