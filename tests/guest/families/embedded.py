@@ -129,12 +129,13 @@ def hunyuan() -> DiffusionPipeline:
         prediction_type="v_prediction",
         clip_sample=False,
     )
+    levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     return HunyuanDiTPipeline(
         tokenizer=None,
         text_encoder=None,
         tokenizer_2=None,
         text_encoder_2=None,
-        vae=autoencoder(),
+        vae=autoencoder(block_out_channels=(4,) * 4, **levels),  # its rotary positions are for eight pixels a latent
         transformer=net,
         scheduler=scheduler,
         safety_checker=None,
@@ -248,7 +249,7 @@ def qwen_call(pipe: DiffusionPipeline, batch: int, steps: int) -> Inputs:
 
 
 def hunyuan_call(pipe: DiffusionPipeline, batch: int, steps: int) -> Inputs:
-    first = masked(pipe, batch, steps, use_resolution_binning=False)
+    first = masked(pipe, batch, steps, height=64, width=64, use_resolution_binning=False)
     return first | {f"{key}_2": value.clone() for key, value in first.items() if "prompt" in key}
 
 
