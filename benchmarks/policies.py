@@ -15,7 +15,7 @@ import numpy as np
 
 from skipstone import registry
 from skipstone.bench.columns import parse_columns
-from skipstone.bench.compare import counted
+from skipstone.bench.engine import counted
 from skipstone.metrics import PSNR, Sample
 from skipstone.pebble import scenes
 from skipstone.pebble.model import Pebble

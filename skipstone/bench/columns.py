@@ -4,6 +4,7 @@
     fixed @ dpmpp(order=2) / karras / 20          a fixed sampler
     third_order | budget(calls=20) @ ddim         only the solver differs
     fewer @ dpmpp(order=2) / karras               as many steps as the column to its left needs calls
+    third_order @ own                             the model's own solver and grid; `own / karras` changes the grid
 
 What follows the @ may leave out any of solver, grid and steps, but keeps their order.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from .. import registry
 from ..engine.contracts import Policy
@@ -20,8 +22,26 @@ from ..engine.requests import Solver
 from ..errors import SpecError
 from ..numerics.grid import Grid
 
-FEWER = "fewer"
+FEWER, OWN = "fewer", "own"
 GRAMMAR = "Expected 'policy @ solver / grid / steps', e.g. 'fixed @ dpmpp(order=2) / karras / 20'"
+
+
+class Sampler(NamedTuple):
+    """How steps are made and where they go; None is the model's own."""
+
+    solver: Solver | None = None
+    grid: Grid | None = None
+    steps: int = 50
+
+    @staticmethod
+    def part(kind: str, spec: str) -> Any:
+        """The solver or grid of a spec, None of `own`. Raises SpecError."""
+        return None if spec.strip() == OWN else registry.parse(kind, spec)
+
+
+def spelt(part: Solver | Grid | None) -> str:
+    """The spec of a solver or grid."""
+    return OWN if part is None else registry.spell(part)
 
 
 @dataclass(frozen=True)
@@ -31,15 +51,15 @@ class Column:
     Args:
         policy: Which steps call the network; None is `fewer`, which runs as many full steps as the column to
             its left makes calls in the mean, rounded up: generous to this baseline, never to the policy.
-        solver: How steps are made.
-        grid: Where they go.
+        solver: How steps are made; None is the model's own way.
+        grid: Where they go; None is the model's own.
         steps: How many; of a `fewer` column, 0 until its partner's calls are known.
         said: The parts that were spelt after the @, to be spelt again.
     """
 
     policy: Policy | None
-    solver: Solver
-    grid: Grid
+    solver: Solver | None
+    grid: Grid | None
     steps: int
     said: tuple[str, ...] = field(default=(), compare=False)
 
@@ -52,7 +72,7 @@ class Column:
     def spec(self) -> str:
         """The column in full: what it takes to run it again, which for a `fewer` with its steps is `fixed`."""
         head = "fixed" if self.policy is None and self.steps else self._head
-        return f"{head} @ {registry.spell(self.solver)} / {registry.spell(self.grid)} / {self.steps}"
+        return f"{head} @ {spelt(self.solver)} / {spelt(self.grid)} / {self.steps}"
 
     @property
     def label(self) -> str:
@@ -68,7 +88,7 @@ class Column:
         return replace(self, steps=max(1, math.ceil(calls - 1e-9)))
 
 
-def parse_column(spec: str, solver: Solver, grid: Grid, steps: int) -> Column:
+def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int) -> Column:
     """The column of a spec; what it does not say is taken from the arguments.
 
     Raises:
@@ -88,10 +108,12 @@ def parse_column(spec: str, solver: Solver, grid: Grid, steps: int) -> Column:
         raise SpecError(f"Expected at least 1 step, got {steps}.")
     if len(parts) > 2:
         raise SpecError(f"{GRAMMAR}, got {spec!r}.")
+    if parts == [OWN]:
+        parts = [OWN, OWN]
     if len(parts) == 2 or (parts and _kind(parts[0]) == "solver"):
-        solver = registry.parse("solver", parts.pop(0))
+        solver = Sampler.part("solver", parts.pop(0))
     if parts:
-        grid = registry.parse("grid", parts[0])
+        grid = Sampler.part("grid", parts[0])
     return Column(policy, solver, grid, 0 if policy is None else steps, said)
 
 
@@ -101,11 +123,11 @@ def _kind(spec: str) -> str:
     for kind in kinds:
         if name in registry.names(kind):
             return kind
-    known = (*registry.names("solver"), *registry.names("grid"))
+    known = (*registry.names("solver"), *registry.names("grid"), OWN)
     raise SpecError(f"No solver or grid is called {name!r}.{registry.suggest(name, known)} Known: {', '.join(known)}.")
 
 
-def parse_columns(specs: Sequence[str], solver: Solver, grid: Grid, steps: int) -> list[Column]:
+def parse_columns(specs: Sequence[str], solver: Solver | None, grid: Grid | None, steps: int) -> list[Column]:
     """The columns of a comparison.
 
     Raises:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .. import registry
-from ..backbones.module import CallCounter
-from ..engine.contracts import Policy, Run
-from ..engine.drivers import denoise_many
-from ..engine.requests import Problem, Result
-from ..errors import BackboneError, PromptError, SpecError
+from ..errors import PromptError, SpecError
 from ..metrics import PSNR, SSIM, Cost, JudgeScore, Metric, Sample
 from ..metrics.base import worst
 from .columns import Column, partner
+from .pictures import flat
+from .subject import Item, Made, Subject
 
-Watch: TypeAlias = Callable[[int, int, int, Run], None]  # column, repeat, sample, run
-FIXED: Policy = registry.parse("policy", "fixed")
+Watch: TypeAlias = Callable[[int, int, int, float], None]  # column, repeat, sample, share of its way
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +26,13 @@ class Cell:
     prompt: str
     seed: int
     pixels: Any
-    result: Result
+    result: Made
     values: dict[str, float]  # metric name -> value
 
     @property
     def calls(self) -> float:
         """Network calls spent on it."""
-        return self.result.run.cost
+        return self.result.calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +47,19 @@ class Comparison:
     cells: tuple[tuple[Cell, ...], ...]
     seconds: tuple[float, ...]
     model: str
-    guidance: float
+    guidance: float | None
     repeats: int
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what else the model was told
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the samples, each once."""
+        return tuple(dict.fromkeys(cell.seed for cell in self.cells[0]))
+
+    def title(self, cell: Cell) -> str:
+        """A sample's prompt, with its seed where there are several or no prompt."""
+        seed = f"seed {cell.seed}" if len(self.seeds) > 1 or not cell.prompt else ""
+        return ", ".join(filter(None, (cell.prompt, seed)))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -81,95 +88,79 @@ class Comparison:
 
 
 def compare(
-    model: Any,
-    prompts: Sequence[str],
+    subject: Subject,
+    items: Sequence[Item],
     columns: Sequence[Column],
     reference: Column,
-    seed: int = 0,
     repeats: int = 3,
     watch: Watch | None = None,
 ) -> Comparison:
-    """Denoise every prompt under every column.
+    """Denoise every sample under every column.
 
     All samples of a column run in one batch with decisions of their own. The columns take turns, `repeats`
     times over, so that a change of the machine's mood falls on all of them.
 
     Args:
-        model: A `Pebble`.
-        prompts: One sample each, all of the same seed.
+        subject: The model.
+        items: What to draw.
         columns: What to compare; a `fewer` is given its steps when its partner's calls are known.
         reference: The full run; becomes column 0, in place of its equal where that is among the columns.
-        seed: Of every sample.
         repeats: Times that each column is run for its seconds, >= 1.
-        watch: Called with (column, repeat, sample, run) at every decision.
+        watch: Called with (column, repeat, sample, share of its way).
 
     Raises:
-        SpecError: no prompts, or fewer than one repeat.
+        SpecError: no samples, fewer than one repeat, or a column that the subject cannot run.
         BackboneError: the runs claim other costs than the hook on the denoiser has counted.
     """
-    if not prompts or repeats < 1:
-        raise SpecError(f"Expected at least one prompt and one repeat, got {len(prompts)} and {repeats}.")
+    if not items or repeats < 1:
+        raise SpecError(f"Expected at least one sample and one repeat, got {len(items)} and {repeats}.")
+    reference, *columns = (subject.admit(c) for c in (reference, *columns))
     lineup = [reference, *(c for c in columns if c != reference)]
-    problems = {p: model.problem(p, seed, 1) for p in prompts}
-    _warm_up(model, [problems[p] for p in prompts])
+    subject.load(lineup)
+    subject.warm_up(items, reference)
     seconds: list[list[float]] = [[] for _ in lineup]
-    results: list[list[Result]] = [[] for _ in lineup]
+    made: list[list[Made]] = [[] for _ in lineup]
     for repeat in range(repeats):
         for c in range(len(lineup)):
             if lineup[c].policy is None and repeat == 0:
-                runs = results[partner(lineup, c)]
-                lineup[c] = lineup[c].resolved(statistics.fmean(r.run.cost for r in runs))
-            times = lineup[c].grid.times(model.schedule, lineup[c].steps)
-            batch = [replace(problems[p], grid=times) for p in prompts]
-            made, took = counted(model, batch, lineup[c], _bound(watch, c, repeat))
-            results[c] = results[c] or made
-            seconds[c].append(took / len(prompts))
-    pictures = [model.decode([r.x for r in column]) for column in results]
-    judge = getattr(model, "judge", None)
+                like = partner(lineup, c)
+                lineup[c] = lineup[c].resolved(_equal_steps(made[like], lineup[like]))
+            drawn, took = subject.draw(items, lineup[c], _bound(watch, c, repeat))
+            made[c] = made[c] or drawn
+            seconds[c].append(took / len(items))
+    pictures = [subject.pictures(row) for row in made]
+    judge = subject.judge
     measured: list[Metric] = [PSNR(), SSIM(), Cost(), *([JudgeScore()] if judge else [])]
     cells = tuple(
         tuple(
-            _cell(prompt, seed, measured, Sample(pixels, prompt, result.run.cost, full, judge), result)
-            for prompt, pixels, full, result in zip(prompts, row, pictures[0], made, strict=True)
+            _cell(item, measured, Sample(flat(pixels), item.prompt, one.calls, flat(full), judge), one, pixels)
+            for item, pixels, full, one in zip(items, row, pictures[0], drawn, strict=True)
         )
-        for row, made in zip(pictures, results, strict=True)
+        for row, drawn in zip(pictures, made, strict=True)
     )
     medians = tuple(statistics.median(s) for s in seconds)
-    return Comparison(tuple(lineup), cells, medians, model.name, model.guidance, repeats)
+    return Comparison(tuple(lineup), cells, medians, subject.name, subject.guidance, repeats, subject.settings)
 
 
-def _cell(prompt: str, seed: int, measured: Sequence[Metric], sample: Sample, result: Result) -> Cell:
+def _equal_steps(made: Sequence[Made], column: Column) -> float:
+    """Steps to ask for so that as many calls are made in the mean as here.
+
+    A pipeline may make fewer steps than it is asked for (image to image); then the fixed sampler asks for more.
+    """
+    kept = statistics.fmean(len(m.run.grid) - 1 for m in made) / column.steps
+    return statistics.fmean(m.calls for m in made) / min(1.0, kept)
+
+
+def _cell(item: Item, measured: Sequence[Metric], sample: Sample, made: Made, pixels: Any) -> Cell:
     values = {}
     for metric in measured:
         # The judge reads sentences of Pebble's grammar only: other prompts are compared without it.
         with suppress(PromptError):
             values[metric.name] = metric.measure(sample)
-    return Cell(prompt, seed, sample.pixels, result, values)
+    return Cell(item.prompt, item.seed, pixels, made, values)
 
 
-def _bound(watch: Watch | None, column: int, repeat: int) -> Callable[[int, Run], None] | None:
+def _bound(watch: Watch | None, column: int, repeat: int) -> Callable[[int, float], None] | None:
     if watch is None:
         return None
-    return lambda sample, run: watch(column, repeat, sample, run)
-
-
-def _warm_up(model: Any, problems: Sequence[Problem]) -> None:
-    """One full batch, so that the first column does not pay for what a first call allocates."""
-    denoise_many(model.backbone, problems, registry.parse("solver", "ddim"), FIXED)
-
-
-def counted(
-    model: Any, problems: Sequence[Problem], column: Column, watch: Callable[[int, Run], None] | None = None
-) -> tuple[list[Result], float]:
-    """Results and seconds of one batch, with the calls that its runs claim held against the hook's count."""
-    with CallCounter(model.unet) as counter:
-        began = time.perf_counter()
-        results = denoise_many(model.backbone, problems, column.solver, column.policy or FIXED, watch)
-        took = time.perf_counter() - began
-    claimed = sum(r.run.cost for r in results)
-    if abs(claimed - counter.rows / model.backbone.branches) > 1e-6:
-        raise BackboneError(
-            f"{column.spec}: the runs say that they cost {claimed:g} calls, but the hook on the denoiser counted "
-            f"{counter.rows / model.backbone.branches:g}. Please report this."
-        )
-    return results, took
+    return lambda sample, share: watch(column, repeat, sample, share)

@@ -7,16 +7,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..pebble.model import quantise
 from .columns import Column
 from .compare import Cell, Comparison
+from .pictures import still
 from .table import decibels
 
 PAPER, INK, QUIET, RULE = (252, 252, 250), (28, 30, 34), (108, 112, 120), (222, 223, 226)
 GOOD = (20, 110, 84)
 TILE, GAP, MARGIN, PROMPTS, HEADER, CAPTION = 192, 20, 40, 190, 132, 40  # pixels
+TALLEST = 1.5  # of a tile, over its width
 
 
 @lru_cache(maxsize=16)
@@ -49,18 +51,19 @@ def wrap(text: str, face: Any, width: int, lines: int) -> list[str]:
 def sheet(result: Comparison) -> bytes:
     """The contact sheet as a PNG file's bytes."""
     rows, columns = len(result.cells[0]), len(result.columns)
+    tall = _tall(result)
     width = 2 * MARGIN + PROMPTS + columns * (TILE + GAP) - GAP
-    height = 2 * MARGIN + HEADER + rows * (TILE + CAPTION) + 24
+    height = 2 * MARGIN + HEADER + rows * (tall + CAPTION) + 24
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     for c, column in enumerate(result.columns):
         _head(draw, result, c, column)
     for p, cell in enumerate(result.cells[0]):
-        top = MARGIN + HEADER + p * (TILE + CAPTION)
-        for k, line in enumerate(wrap(cell.prompt, font(15), PROMPTS - 24, 7)):
+        top = MARGIN + HEADER + p * (tall + CAPTION)
+        for k, line in enumerate(wrap(result.title(cell), font(15), PROMPTS - 24, tall // 21)):
             draw.text((MARGIN, top + 2 + 21 * k), line, INK, font(15))
         for c in range(columns):
-            _tile(page, draw, result.cells[c][p], c, top)
+            _tile(page, draw, result.cells[c][p], c, top, tall)
     draw.text((MARGIN, height - MARGIN - 6), _footer(result), QUIET, font(12))
     buffer = BytesIO()
     page.save(buffer, "PNG", optimize=True)
@@ -90,22 +93,29 @@ def _head(draw: ImageDraw.ImageDraw, result: Comparison, c: int, column: Column)
     draw.line((_left(c), bottom, _left(c) + TILE, bottom), RULE, 2)
 
 
-def _tile(page: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, c: int, top: int) -> None:
-    pixels = np.rint(np.clip(cell.pixels, 0, 1) * 255).astype(np.uint8)
-    side = max(pixels.shape[:2])
-    picture = Image.fromarray(pixels)
+def _tall(result: Comparison) -> int:
+    """Height of a tile: that of the pictures where they are TILE wide."""
+    height, width = still(result.cells[0][0].pixels).shape[:2]
+    return int(TILE * min(TALLEST, height / width))
+
+
+def _tile(page: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, c: int, top: int, tall: int) -> None:
+    picture = Image.fromarray(quantise(still(cell.pixels)))
+    scale = min(TILE / picture.width, tall / picture.height)
     # Whole multiples keep the pixels of a small picture square; larger ones are made smaller smoothly.
-    way = Image.Resampling.NEAREST if side <= TILE else Image.Resampling.LANCZOS
-    page.paste(picture.resize((TILE, TILE), way), (_left(c), top))
-    draw.rectangle((_left(c), top, _left(c) + TILE - 1, top + TILE - 1), outline=RULE)
-    draw.text((_left(c), top + TILE + 7), f"{cell.calls:g} calls", INK, font(13))
+    way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    size = round(picture.width * scale), round(picture.height * scale)
+    page.paste(picture.resize(size, way), (_left(c) + (TILE - size[0]) // 2, top + (tall - size[1]) // 2))
+    draw.rectangle((_left(c), top, _left(c) + TILE - 1, top + tall - 1), outline=RULE)
+    draw.text((_left(c), top + tall + 7), f"{cell.calls:.4g} calls", INK, font(13))
     if c:
         psnr = cell.values["psnr"]
         text = decibels(psnr) + ("" if psnr == float("inf") else " dB")
         colour = GOOD if psnr >= 30 else INK
-        draw.text((_left(c) + TILE, top + TILE + 7), text, colour, font(13), anchor="ra")
+        draw.text((_left(c) + TILE, top + tall + 7), text, colour, font(13), anchor="ra")
 
 
 def _footer(result: Comparison) -> str:
-    text = "dB: PSNR to the full run of the same seed"
-    return f"{text} (green from 30 dB).  Model {result.model}, seed {result.cells[0][0].seed}."
+    seeds = f", seed {result.seeds[0]}" if len(result.seeds) == 1 and result.cells[0][0].prompt else ""
+    first = "  First frames." if result.cells[0][0].pixels.ndim == 4 else ""
+    return f"dB: PSNR to the full run of the same seed (green from 30 dB).  Model {result.model}{seeds}.{first}"

@@ -7,8 +7,8 @@ import math
 import statistics
 from typing import Any
 
-from .. import __version__, registry
-from .columns import FEWER, partner
+from .. import __version__
+from .columns import FEWER, Column, partner, spelt
 from .compare import Comparison
 
 
@@ -48,13 +48,21 @@ def _named(result: Comparison, c: int) -> str:
 
 def _preamble(result: Comparison) -> list[str]:
     cells = result.cells[0]
-    made = f"model {result.model}, guidance {result.guidance:g}, {len(cells)} prompts, seed {cells[0].seed}"
+    seeds = ", ".join(map(str, result.seeds))
+    told = "".join(f", {name} {value}" for name, value in result.settings.items())
+    guidance = "" if result.guidance is None else f", guidance {result.guidance:g}"
+    made = f"model {result.model}{guidance}{told}, {len(cells)} samples, seed {seeds}"
+    own = " `own` is the scheduler that the pipeline came with." if any(_own(c) for c in result.columns) else ""
     return [
-        f"Skipstone {__version__}, {made}. PSNR (dB) and SSIM, at the median and at the worst prompt, are to the "
+        f"Skipstone {__version__}, {made}. PSNR (dB) and SSIM, at the median and at the worst sample, are to the "
         f"full run `{result.columns[0].spec}` of the same seed, on pixels before rounding. Calls are counted by a "
-        f"hook on the denoiser and averaged over the prompts. Seconds are for one picture of a batch, the median "
-        f"of {result.repeats} interleaved runs, decoding left out."
+        f"hook on the denoiser and averaged over the samples. Seconds are for one picture of a batch, the median "
+        f"of {result.repeats} interleaved runs, decoding left out.{own}"
     ]
+
+
+def _own(column: Column) -> bool:
+    return column.solver is None or column.grid is None
 
 
 def _notes(result: Comparison) -> list[str]:
@@ -81,8 +89,8 @@ def records(result: Comparison, pictures: dict[tuple[int, int], str]) -> list[di
                     "seed": cell.seed,
                     "column": column.label,
                     "spec": column.spec,
-                    "solver": registry.spell(column.solver),
-                    "grid": registry.spell(column.grid),
+                    "solver": spelt(column.solver),
+                    "grid": spelt(column.grid),
                     "steps": column.steps,
                     "calls": cell.calls,
                     "saving": 1 - cell.calls / result.cells[0][p].calls,
@@ -95,6 +103,7 @@ def records(result: Comparison, pictures: dict[tuple[int, int], str]) -> list[di
                     "reference": result.columns[0].spec,
                     "model": result.model,
                     "guidance": result.guidance,
+                    **({"settings": dict(result.settings)} if result.settings else {}),
                     "version": __version__,
                 }
             )

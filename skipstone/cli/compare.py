@@ -9,37 +9,48 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .files import check_targets, png, publish, slug
+from .files import check_targets, encoded, publish, slug
+from .progress import spoken_warnings
 
 if TYPE_CHECKING:
     from ..bench.columns import Column
     from ..bench.compare import Comparison
+    from ..bench.subject import Item, Subject
 
 SHEET, TIMELINE, TABLE, SAMPLES = "sheet.png", "timeline.png", "table.md", "samples.jsonl"
 
 
 def compare(
-    prompts: Annotated[list[str], typer.Argument(help="What to draw, one sample each.", metavar="PROMPTS")],
     policies: Annotated[
         list[str], typer.Option("--policies", "-p", help="A column: 'policy @ solver / grid / steps'. Repeat it.")
     ],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="What to draw.", metavar="PROMPTS", show_default=False)
+    ] = None,
     model: options.Model = "pebble",
-    steps: options.Steps = options.STEPS,
-    solver: options.Solver = options.SOLVER,
-    grid: options.Grid = options.GRID,
+    steps: options.Steps = None,
+    solver: options.Solver = None,
+    grid: options.Grid = None,
     guidance: options.Guidance = None,
     seed: options.Seed = 0,
+    n: Annotated[int, typer.Option("-n", help="Samples of each prompt, of seeds SEED, SEED + 1, ...", min=1)] = 1,
     reference: Annotated[str, typer.Option(help="The full run that closeness is measured to, as a column.")] = "fixed",
     repeats: Annotated[int, typer.Option(help="Runs of each column for its seconds, taking turns.", min=1)] = 3,
     out: Annotated[Path, typer.Option(help="A folder.")] = Path("comparison"),
     force: options.Force = False,
+    settings: options.Settings = None,
+    image: options.Picture = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    as_guest: options.AsGuest = False,
 ) -> None:
     """Compare policies with the full run, and with simply taking fewer steps.
 
     A column is spelt [bold]policy @ solver / grid / steps[/bold]. What follows the @ may be
     left out, in part or in whole, and is then that of the command. The policy
     [bold]fewer[/bold] is a fixed sampler with as many steps as the column to its left
-    makes calls in the mean, rounded up: what a policy has to beat.
+    makes calls in the mean, rounded up: what a policy has to beat. In a diffusers
+    pipeline [bold]own[/bold] is its scheduler, and solvers and grids are those of diffusers.
 
     Writes a contact sheet, a timeline of decisions, a Markdown table, JSON
     Lines with a record for every sample, and the pictures. Calls are counted
@@ -51,47 +62,62 @@ def compare(
       skipstone compare "a house" -p "third_order @ ddim" -p "fewer @ dpmpp"
       skipstone compare "a frog" -p error_control -p "fixed @ unipc / 20" \\
         --reference "fixed @ dpmpp / trailing / 200"
+      skipstone compare "a cat" --model org/name -p error_control \\
+        -p fewer -p "fewer @ dpmpp / karras" --set height=512
     """
-    run(prompts, policies, model, steps, solver, grid, guidance, seed, reference, repeats, out, force)
+    choice = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest)
+    run(prompts or [], policies, choice, (solver, grid, steps), (seed, n), reference, repeats, out, force)
 
 
 def run(
     prompts: Sequence[str],
     policies: Sequence[str],
-    model: str,
-    steps: int,
-    solver: str,
-    grid: str,
-    guidance: float | None,
-    seed: int,
+    choice: options.Choice,
+    sampler: tuple[str | None, str | None, int | None],
+    seeds: tuple[int, int],
     reference: str,
     repeats: int,
     out: Path,
     force: bool,
 ) -> None:
-    """What the command does; `demo` does it with settings of its own."""
+    """What the command does; `demo` does it with settings of its own.
+
+    Args:
+        sampler: Solver, grid and steps where they are said.
+        seeds: The first one, and how many.
+    """
     from rich.console import Console
 
-    from .. import registry
     from ..bench.columns import parse_column, parse_columns
+    from ..bench.subject import Item, common
     from .prompts import check_prompts
 
     console = Console(stderr=True)
-    prompts = list(dict.fromkeys(prompts))
-    common = registry.parse("solver", solver), registry.parse("grid", grid), steps
-    full = _full(parse_column(reference, *common))
-    columns = [c for c in parse_columns(policies, *common) if c != full]
-    pictures = {
-        (c, p): out / "pictures" / f"{p + 1:02d}-{slug(prompt, 40)}-{c}-{slug(column.label, 40)}.png"
-        for c, column in enumerate([full, *columns])
-        for p, prompt in enumerate(prompts)
-    }
-    check_prompts(prompts, model, console)
+    prompts = list(dict.fromkeys(prompts)) or [""]
+    with console.status("Looking the model up ..."):
+        subject = choice.subject()
+    shared = common(subject, *sampler)
+    full = subject.admit(_full(parse_column(reference, *shared)))
+    columns = [c for c in map(subject.admit, parse_columns(policies, *shared)) if c != full]
+    check_prompts(prompts, subject, console)
+    items = [Item(prompt, seeds[0] + k) for prompt in prompts for k in range(seeds[1])]
+    pictures = _targets(out, [full, *columns], items, ".webp" if subject.moving else ".png")
     check_targets([*pictures.values(), *(out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES))], force)
-    result = _compared(prompts, columns, full, model, guidance, seed, repeats, console)
+    with spoken_warnings(console):
+        result = _compared(subject, items, columns, full, repeats, console)
     with console.status("Drawing the sheet ..."):
         publish(_files(result, pictures, out))
     _show(result, out)
+
+
+def _targets(out: Path, columns: Sequence[Column], items: Sequence[Item], suffix: str) -> dict[tuple[int, int], Path]:
+    """File names of pictures by (column, sample)."""
+    names = [f"{p + 1:02d}-{slug(item.prompt or f'seed {item.seed}', 40)}" for p, item in enumerate(items)]
+    return {
+        (c, p): out / "pictures" / f"{name}-{c}-{slug(column.label, 40)}{suffix}"
+        for c, column in enumerate(columns)
+        for p, name in enumerate(names)
+    }
 
 
 def _full(column: Column) -> Column:
@@ -103,26 +129,16 @@ def _full(column: Column) -> Column:
 
 
 def _compared(
-    prompts: Sequence[str],
-    columns: Sequence[Column],
-    full: Column,
-    model: str,
-    guidance: float | None,
-    seed: int,
-    repeats: int,
-    console: Any,
+    subject: Subject, items: Sequence[Item], columns: Sequence[Column], full: Column, repeats: int, console: Any
 ) -> Comparison:
-    with console.status("Loading the model ..."):
-        from ..bench.compare import compare as measure
-        from ..pebble.model import Pebble
-
-        loaded = Pebble.load(model)
-        loaded = loaded if guidance is None else loaded.guided(guidance)
+    from ..bench.compare import compare as measure
     from .progress import watching
 
-    bars = [(column.label, len(prompts)) for column in [full, *columns]]
+    with console.status("Loading the model ..."):
+        subject.load([full, *columns])
+    bars = [(column.label, len(items)) for column in [full, *columns]]
     with watching(console, bars, repeats) as watch:
-        return measure(loaded, prompts, columns, full, seed, repeats, watch)
+        return measure(subject, items, columns, full, repeats, watch)
 
 
 def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path) -> dict[Path, bytes]:
@@ -133,7 +149,8 @@ def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path)
     found = records(result, {key: path.relative_to(out).as_posix() for key, path in pictures.items()})
     names = [(c, p) for c in range(len(result.columns)) for p in range(len(result.cells[0]))]
     files = {
-        pictures[c, p]: png(result.cells[c][p].pixels, record) for (c, p), record in zip(names, found, strict=True)
+        pictures[c, p]: encoded(pictures[c, p].suffix, result.cells[c][p].pixels, record)
+        for (c, p), record in zip(names, found, strict=True)
     }
     files[out / SHEET] = sheet(result)
     files[out / TIMELINE] = timeline(result)

@@ -17,6 +17,7 @@ PROMPTS = (
     "a cat left of a rocket on a yellow background",
     "a penguin above a pumpkin on a pink background",
 )
+STEPS: int | None = None  # those that are usual for Pebble
 POLICIES = ("third_order", "error_control", "fewer", "fewer @ dpmpp")  # the last two with the calls of error_control
 
 
@@ -34,12 +35,9 @@ def demo(
     run(
         PROMPTS,
         POLICIES,
-        model="pebble",
-        steps=options.STEPS,
-        solver=options.SOLVER,
-        grid=options.GRID,
-        guidance=None,
-        seed=0,
+        options.Choice(),
+        sampler=(None, None, STEPS),
+        seeds=(0, 1),
         reference="fixed",
         repeats=3,
         out=out,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -10,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+
+METADATA = ("prompt", "seed", "spec", "model", "guidance", "settings", "version")
+DESCRIPTION = 0x010E  # the EXIF tag ImageDescription
+FPS = 8  # of videos, unless the file is played by something else
 
 
 def check_targets(paths: Iterable[Path], force: bool) -> None:
@@ -69,8 +74,11 @@ def slug(text: str, limit: int = 60) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit].rstrip("-") or "picture"
 
 
-def png(pixels: Any, facts: Mapping[str, Any]) -> bytes:
-    """A PNG file's bytes, with what makes the picture again as text chunks."""
+def encoded(suffix: str, pixels: Any, facts: Mapping[str, Any]) -> bytes:
+    """A picture's file, .png, or a video's, animated .webp, with what makes it again in its metadata.
+
+    PNG files hold it as text chunks, WebP files as JSON in the EXIF description.
+    """
     from io import BytesIO
 
     from PIL import Image
@@ -78,9 +86,17 @@ def png(pixels: Any, facts: Mapping[str, Any]) -> bytes:
 
     from ..pebble.model import quantise
 
-    info = PngInfo()
-    for name in ("prompt", "seed", "spec", "model", "guidance", "version"):
-        info.add_itxt(name, str(facts[name]))
+    told = {name: facts[name] for name in METADATA if name in facts}
+    frames = [Image.fromarray(frame) for frame in quantise(pixels if pixels.ndim == 4 else pixels[None])]
+    moving: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": 1000 // FPS, "loop": 0}
     buffer = BytesIO()
-    Image.fromarray(quantise(pixels)).save(buffer, "PNG", pnginfo=info)
+    if suffix == ".webp":
+        exif = Image.Exif()
+        exif[DESCRIPTION] = json.dumps(told, ensure_ascii=False)
+        frames[0].save(buffer, "WEBP", lossless=True, exif=exif, **moving)
+        return buffer.getvalue()
+    info = PngInfo()
+    for name, value in told.items():
+        info.add_itxt(name, json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value))
+    frames[0].save(buffer, "PNG", pnginfo=info, **(moving if len(frames) > 1 else {}))
     return buffer.getvalue()

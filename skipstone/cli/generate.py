@@ -9,33 +9,44 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .files import check_targets, png, publish, slug
+from .files import check_targets, encoded, publish, slug
+from .progress import spoken_warnings
 
 if TYPE_CHECKING:
     from ..bench.columns import Column
-    from ..engine.requests import Result
+    from ..bench.subject import Item, Made, Subject
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)] = "",
     policy: Annotated[str, typer.Option(help="Which steps call the network; see: skipstone list policies.")] = "fixed",
     model: options.Model = "pebble",
-    steps: options.Steps = options.STEPS,
-    solver: options.Solver = options.SOLVER,
-    grid: options.Grid = options.GRID,
+    steps: options.Steps = None,
+    solver: options.Solver = None,
+    grid: options.Grid = None,
     guidance: options.Guidance = None,
     seed: options.Seed = 0,
     n: Annotated[int, typer.Option("-n", help="Pictures, of seeds SEED, SEED + 1, ...", min=1)] = 1,
-    out: Annotated[Path, typer.Option(help="A folder, or a .png file where there is one picture.")] = Path(),
+    out: Annotated[Path, typer.Option(help="A folder, or a file where there is one picture.")] = Path(),
     force: options.Force = False,
     trace: Annotated[bool, typer.Option("--trace", help="Also write each run's decisions, for: explain.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture on stdout.")] = False,
+    settings: options.Settings = None,
+    image: options.Picture = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    as_guest: options.AsGuest = False,
 ) -> None:
     """Draw a prompt, and say what it cost.
 
-    The picture's PNG metadata hold its prompt, seed, spec and version: what
-    it takes to make it again. The spec can be given back as it is:
+    The picture's metadata hold its prompt, seed, spec and version: what it
+    takes to make it again. The spec can be given back as it is:
     --policy "third_order @ dpmpp / trailing / 50".
+
+    Any diffusers pipeline will do for --model: it keeps its loop, scheduler and
+    number of steps unless others are said. Videos are written as animated
+    WebP. Classes are prompted by name or number; models that take no prompt
+    are given none.
 
     [bold]Examples[/bold]
 
@@ -44,77 +55,81 @@ def generate(
       skipstone generate "a fox" --policy "third_order(tol=0.05) | early_stop"
       skipstone generate "a house" --solver unipc --steps 20 -n 4 --out made
       skipstone generate "a frog" --policy third_order --json | jq .saving
+      skipstone generate "a frog" --model org/name --policy error_control \\
+        --set height=768 --set negative_prompt=blurry --dtype bfloat16
     """
     from rich.console import Console
 
-    from .. import registry
-    from ..bench.columns import parse_column
-    from ..errors import SpecError
+    from ..bench.subject import Item
     from .prompts import check_prompts
 
-    column = parse_column(policy, registry.parse("solver", solver), registry.parse("grid", grid), steps)
-    if column.policy is None:
-        raise SpecError("'fewer' only makes sense in a comparison: skipstone compare ... --policies fewer.")
     errors = Console(stderr=True)
-    targets = _targets(out, prompt, seed, n)
+    with errors.status("Looking the model up ..."):
+        subject = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
+    column = _column(subject, policy, solver, grid, steps)
+    check_prompts([prompt], subject, errors)
+    targets = _targets(out, prompt or subject.name, seed, n, ".webp" if subject.moving else ".png")
     traces = [t.with_suffix(".trace.json") for t in targets] if trace else []
-    check_prompts([prompt], model, errors)
     check_targets([*targets, *traces], force)
-    seeds = range(seed, seed + n)
-    loaded, results, seconds = _draw(prompt, seeds, column, model, guidance, errors)
+    items = [Item(prompt, seed + k) for k in range(n)]
+    with spoken_warnings(errors):
+        made, seconds = _draw(subject, items, column, errors)
     files: dict[Path, bytes] = {}
     lines = []
-    for k, (result, pixels) in enumerate(zip(results, loaded.decode([r.x for r in results]), strict=True)):
-        facts = _facts(prompt, seeds[k], column, loaded, result)
-        files[targets[k]] = png(pixels, facts)
+    for k, pixels in enumerate(subject.pictures(made)):
+        facts = _facts(items[k], column, subject, made[k])
+        files[targets[k]] = encoded(targets[k].suffix, pixels, facts)
         if trace:
             from ..engine.trace import to_json
 
-            files[traces[k]] = to_json(result.run, **facts).encode()
+            files[traces[k]] = to_json(made[k].run, **facts).encode()
         lines.append({"file": str(targets[k]), **facts, "seconds": seconds / n})
     publish(files)
     for line in lines:
         typer.echo(json.dumps(line, ensure_ascii=False) if as_json else _spoken(line))
 
 
-def _targets(out: Path, prompt: str, seed: int, n: int) -> list[Path]:
-    if out.suffix.lower() == ".png":
+def _column(subject: Subject, policy: str, solver: str | None, grid: str | None, steps: int | None) -> Column:
+    from ..bench.columns import parse_column
+    from ..bench.subject import common
+    from ..errors import SpecError
+
+    column = parse_column(policy, *common(subject, solver, grid, steps))
+    if column.policy is None:
+        raise SpecError("'fewer' only makes sense in a comparison: skipstone compare ... --policies fewer.")
+    return subject.admit(column)
+
+
+def _targets(out: Path, title: str, seed: int, n: int, suffix: str) -> list[Path]:
+    if out.suffix.lower() == suffix:
         return [out] if n == 1 else [out.with_stem(f"{out.stem}-{seed + k}") for k in range(n)]
-    return [out / f"{slug(prompt)}-{seed + k}.png" for k in range(n)]
+    return [out / f"{slug(title)}-{seed + k}{suffix}" for k in range(n)]
 
 
-def _draw(
-    prompt: str, seeds: range, column: Column, model: str, guidance: float | None, console: Any
-) -> tuple[Any, list[Result], float]:
-    """The model, the results and the seconds of denoising all seeds in one batch."""
-    with console.status("Loading the model ..."):
-        from ..bench.compare import counted
-        from ..pebble.model import Pebble
-
-        loaded = Pebble.load(model)
-        loaded = loaded if guidance is None else loaded.guided(guidance)
+def _draw(subject: Subject, items: list[Item], column: Column, console: Any) -> tuple[list[Made], float]:
+    """All seeds in one batch, and its seconds."""
     from .progress import watching
 
-    problems = [loaded.problem(prompt, seed, column.steps, column.grid) for seed in seeds]
-    with watching(console, [("Denoising", len(problems))]) as watch:
-        results, seconds = counted(loaded, problems, column, lambda i, run: watch(0, 0, i, run))
-    return loaded, results, seconds
+    with console.status("Loading the model ..."):
+        subject.load([column])
+    with watching(console, [("Denoising", len(items))]) as watch:
+        return subject.draw(items, column, lambda sample, share: watch(0, 0, sample, share))
 
 
-def _facts(prompt: str, seed: int, column: Column, model: Any, result: Result) -> dict[str, Any]:
+def _facts(item: Item, column: Column, subject: Subject, made: Made) -> dict[str, Any]:
     from .. import __version__
 
-    full = float(column.steps * column.solver.stages)
     return {
-        "prompt": prompt,
-        "seed": seed,
+        "prompt": item.prompt,
+        "seed": item.seed,
         "spec": column.spec,
-        "model": model.name,
-        "guidance": model.guidance,
-        "calls": result.run.cost,
-        "full_calls": full,
-        "saving": 1 - result.run.cost / full,
-        "status": result.status.name,
+        "model": subject.name,
+        "guidance": subject.guidance,
+        **({"settings": dict(subject.settings)} if subject.settings else {}),
+        "calls": made.calls,
+        "full_calls": made.full_calls,
+        "saving": 1 - made.calls / made.full_calls,
+        "status": made.status.name,
         "version": __version__,
     }
 

@@ -1,19 +1,142 @@
-"""Options that several commands share, spelt once."""
+"""Options that several commands share, spelt once, and the model that they choose."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-SOLVER, GRID, STEPS = "unipc", "trailing", 50  # the best fixed sampler on Pebble among those tried
+from ..errors import ModelError, SpecError
 
-Model: TypeAlias = Annotated[str, typer.Option(help="pebble, or a folder in its format.", metavar="pebble|PATH")]
-Steps: TypeAlias = Annotated[int, typer.Option(help="Steps of the grid, at least 1.")]
-Solver: TypeAlias = Annotated[str, typer.Option(help="How steps are made; see: skipstone list solvers.")]
-Grid: TypeAlias = Annotated[str, typer.Option(help="Where steps go; see: skipstone list grids.")]
+if TYPE_CHECKING:
+    from ..bench.subject import Subject
+
+Model: TypeAlias = Annotated[
+    str,
+    typer.Option(help="pebble, a diffusers pipeline's folder, or its id on the hub.", metavar="pebble|PATH|ID"),
+]
+Steps: TypeAlias = Annotated[
+    int | None, typer.Option(help="Of the grid. The pipeline's own by default, 50 for pebble.", show_default=False)
+]
+Solver: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="How steps are made: own (the pipeline's scheduler) or one of: skipstone list solvers. "
+        "own by default, unipc for pebble.",
+        show_default=False,
+    ),
+]
+Grid: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="Where steps go: own or one of: skipstone list grids. own by default, trailing for pebble.",
+        show_default=False,
+    ),
+]
 Guidance: TypeAlias = Annotated[
     float | None, typer.Option(help="Classifier-free guidance; 1 evaluates one branch. The model's own by default.")
 ]
 Seed: TypeAlias = Annotated[int, typer.Option(help="Of the noise: the same seed is the same picture.")]
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="An argument of the pipeline's call, its value as JSON or text. Repeat it.", metavar="NAME=VALUE"
+    ),
+]
+Picture: TypeAlias = Annotated[Path | None, typer.Option("--image", help="A picture to start from.", metavar="FILE")]
+Device: TypeAlias = Annotated[
+    str | None, typer.Option(help="Where a pipeline runs. cuda where there is one, else cpu.", show_default=False)
+]
+Dtype: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="Of a pipeline's weights: auto is the checkpoint's on a GPU.", metavar="auto|float32|float16|bfloat16"
+    ),
+]
+AsGuest: TypeAlias = Annotated[
+    bool, typer.Option("--as-guest", help="Run pebble, too, in its diffusers pipeline instead of the engine's loop.")
+]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model of a command and how it is run."""
+
+    model: str = "pebble"
+    guidance: float | None = None
+    settings: Sequence[str] = field(default_factory=tuple)
+    image: Path | None = None
+    device: str | None = None
+    dtype: str = "auto"
+    as_guest: bool = False
+
+    def subject(self) -> Subject:
+        """The model, looked up but not loaded. Raises ModelError, GuestError, SpecError."""
+        from .. import pebble
+
+        embedded = self.model == "pebble" or (Path(self.model) / pebble.MANIFEST).is_file()
+        if not embedded:
+            return self._guest(self.model)
+        if self.as_guest:
+            return self._pebble_as_guest()
+        only = {"--set": self.settings, "--image": self.image, "--device": self.device}
+        if said := [name for name, value in {**only, "--dtype": self.dtype != "auto"}.items() if value]:
+            raise SpecError(
+                f"{said[0]} is for diffusers pipelines, and {self.model} runs in the engine: add --as-guest."
+            )
+        from ..bench.engine import Engine
+
+        return Engine(self.model, Path(self.model).name, self.guidance)
+
+    def _guest(self, model: str, **more: Any) -> Subject:
+        from ..bench.guest import Guest
+        from ..bench.pipelines import Checkpoint
+
+        checkpoint = Checkpoint.find(model, from_image=self.image is not None)
+        said = {"said_guidance": self.guidance, "device": self.device, "dtype": self.dtype, **more}
+        return Guest(checkpoint, settings=_settings(self.settings), image=_picture(self.image), **said)
+
+    def _pebble_as_guest(self) -> Subject:
+        """Pebble's pipeline, from the noise and with the defaults that the engine has for it."""
+        from ..bench.engine import DEFAULTS, Engine
+        from ..pebble.model import find
+
+        engine = Engine(self.model, Path(self.model).name, self.guidance)
+        return self._guest(
+            str(find(self.model)),
+            said_guidance=engine.guidance,
+            noise=lambda seed: engine.pebble.problem("noise", seed, 1).x,
+            own=DEFAULTS,
+            called=engine.name,
+            scored=lambda: engine.judge,
+        )
+
+
+def _settings(spoken: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE, the values read as JSON where they are."""
+    found: dict[str, Any] = {}
+    for one in spoken:
+        name, equals, value = one.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise SpecError(f"Expected --set NAME=VALUE, e.g. --set height=512, got {one!r}.")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value
+    return found
+
+
+def _picture(path: Path | None) -> Any:
+    if path is None:
+        return None
+    from PIL import Image
+
+    try:
+        return Image.open(path).convert("RGB")
+    except OSError as e:
+        raise ModelError(f"{path} is no picture that can be read: {e.strerror or 'of no known format'}.") from None

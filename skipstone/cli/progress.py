@@ -10,7 +10,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..bench.compare import Watch
-    from ..engine.contracts import Run
+
+
+@contextmanager
+def spoken_warnings(console: Console) -> Iterator[None]:
+    """What a guest warns of, as sentences and once each; warnings of other libraries are not for a command line."""
+    import warnings
+
+    from ..errors import GuestWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", GuestWarning)
+        yield
+    for said in dict.fromkeys(str(w.message) for w in caught):
+        console.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -31,8 +45,8 @@ def watching(console: Console, columns: Sequence[tuple[str, int]], repeats: int 
     with bar:
         tasks = [bar.add_task(name, total=samples * repeats) for name, samples in columns]
 
-        def watch(column: int, repeat: int, sample: int, run: Run) -> None:
-            way[column][sample] = (run.grid[0] - run.here) / (run.grid[0] - run.t_end)
+        def watch(column: int, repeat: int, sample: int, share: float) -> None:
+            way[column][sample] = share
             bar.update(tasks[column], completed=repeat * len(way[column]) + sum(way[column]))
 
         yield watch

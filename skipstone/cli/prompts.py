@@ -1,22 +1,20 @@
-"""Prompts as a command gets them: refused when empty, warned about when Pebble does not know their words."""
+"""Prompts as a command gets them: refused where a model cannot draw them, warned of where Pebble cannot."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import PromptError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..bench.subject import Subject
 
-def check_prompts(prompts: Sequence[str], model: str, console: Console) -> None:
-    """Raise PromptError on an empty prompt; warn of words that Pebble was not trained on."""
-    for prompt in prompts:
-        if not prompt.strip():
-            raise PromptError('The prompt is empty. Say what to draw: "a red apple on a blue background".')
-    if model != "pebble":
+
+def check_prompts(prompts: Sequence[str], subject: Subject, console: Console) -> None:
+    """Raise PromptError for prompts that the model cannot draw; warn of words that Pebble was not trained on."""
+    subject.check(prompts)
+    if subject.name != "pebble":
         return
     from .. import pebble
 

@@ -68,7 +68,7 @@ class Pebble:
         """
         folder = find(model)
         try:
-            with _quiet():
+            with quiet():
                 return cls(Path(model).name, guidance=guidance, judged=str(model) == "pebble", **_components(folder))
         except Exception as e:  # torch, safetensors, tokenizers ... each have errors of their own for a damaged file
             raise ModelError(
@@ -173,8 +173,8 @@ def find(model: str | Path) -> Path:
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(
-            f"{model!s} is neither 'pebble' nor a folder in Pebble's format. "
-            f"Models other than Pebble arrive with the guest: skipstone.adapt."
+            f"{model!s} is neither 'pebble' nor a folder in Pebble's format. Other models run in a pipeline of their "
+            f"own: skipstone.adapt(DiffusionPipeline.from_pretrained(...), policy)."
         )
     try:
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
@@ -182,8 +182,8 @@ def find(model: str | Path) -> Path:
         raise ModelError(f"{index} is damaged: it is not JSON. Fetch or train the model again.") from None
     if kind != "StableDiffusionPipeline":
         raise ModelError(
-            f"{model!s} is a {kind}; expected Pebble's format, a StableDiffusionPipeline. "
-            f"Models other than Pebble arrive with the guest: skipstone.adapt."
+            f"{model!s} is a {kind}; expected Pebble's format, a StableDiffusionPipeline. Other models run in a pipeline "
+            f"of their own: skipstone.adapt({kind}.from_pretrained(...), policy)."
         )
     if (folder / pebble.MANIFEST).is_file():
         pebble.verify(folder, "fetch or train the model again")
@@ -191,7 +191,7 @@ def find(model: str | Path) -> Path:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no warnings of diffusers and transformers: what is wrong is raised."""
     import diffusers
     import transformers

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from outcome import Outcome, Shell
 
-from skipstone import cli
+from skipstone import cli, pebble
 
 
 @pytest.fixture
@@ -24,3 +26,12 @@ def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
         return Outcome(int(stop.value.code or 0), said.out, said.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_pebble(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline as a folder in Pebble's format: its manifest makes it run in the engine's loop."""
+    folder = tmp_path_factory.mktemp("pebbles") / "tiny"
+    shutil.copytree(tiny_model, folder)
+    (folder / pebble.MANIFEST).write_text(json.dumps({"files": {}}))
+    return folder

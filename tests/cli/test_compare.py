@@ -12,10 +12,9 @@ from PIL import Image
 
 from skipstone import cli, registry
 from skipstone.backbones.module import CallCounter
-from skipstone.bench import compare as bench
+from skipstone.bench import engine as bench
 from skipstone.bench.columns import parse_column
 from skipstone.cli import progress
-from skipstone.engine.contracts import Run
 from skipstone.errors import BackboneError
 from skipstone.pebble.model import Pebble
 
@@ -29,8 +28,8 @@ def compared(shell: Shell, model: Path, *more: str) -> Outcome:
     return shell("compare", *PROMPTS, "--model", str(model), "--steps", "12", *columns, "--repeats", "1", *more)
 
 
-def test_every_artefact_is_there_and_agrees(shell: Shell, tiny_model: Path, tmp_path: Path) -> None:
-    done = compared(shell, tiny_model, "--out", "here")
+def test_every_artefact_is_there_and_agrees(shell: Shell, tiny_pebble: Path, tmp_path: Path) -> None:
+    done = compared(shell, tiny_pebble, "--out", "here")
     assert done.code == 0
     here = tmp_path / "here"
     records = [json.loads(line) for line in (here / "samples.jsonl").read_text().splitlines()]
@@ -50,8 +49,8 @@ def test_every_artefact_is_there_and_agrees(shell: Shell, tiny_model: Path, tmp_
     assert SKIPS in done.out
 
 
-def test_each_spec_in_the_records_runs_again(shell: Shell, tiny_model: Path, tmp_path: Path) -> None:
-    compared(shell, tiny_model, "--out", "here")
+def test_each_spec_in_the_records_runs_again(shell: Shell, tiny_pebble: Path, tmp_path: Path) -> None:
+    compared(shell, tiny_pebble, "--out", "here")
     solver, grid = registry.parse("solver", "heun"), registry.parse("grid", "leading")
     for line in (tmp_path / "here" / "samples.jsonl").read_text().splitlines():
         record = json.loads(line)
@@ -60,17 +59,20 @@ def test_each_spec_in_the_records_runs_again(shell: Shell, tiny_model: Path, tmp
         assert column.steps == record["steps"]
 
 
-def test_nothing_is_overwritten_and_nothing_computed_first(shell: Shell, tmp_path: Path) -> None:
+def test_nothing_is_overwritten_and_nothing_computed_first(
+    shell: Shell, tiny_pebble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pebble, "load", None)  # not even the weights are loaded
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "table.md").write_text("mine")
-    done = compared(shell, Path("nowhere"), "--out", "here")
+    done = compared(shell, tiny_pebble, "--out", "here")
     assert done.code == 2
     assert "--force" in done.err
     assert (tmp_path / "here" / "table.md").read_text() == "mine"
 
 
 def test_ctrl_c_in_the_middle_leaves_nothing(
-    shell: Shell, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, tiny_pebble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watching = progress.watching
 
@@ -85,17 +87,17 @@ def test_ctrl_c_in_the_middle_leaves_nothing(
         def __exit__(self, *error: Any) -> Any:
             return self.inner.__exit__(*error)
 
-        def watch(self, column: int, repeat: int, sample: int, run: Run) -> None:
-            if column == 1 and len(run.attempts) == 5:
+        def watch(self, column: int, repeat: int, sample: int, share: float) -> None:
+            if column == 1 and share > 0.4:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(progress, "watching", Impatient)
-    done = compared(shell, tiny_model, "--out", "here")
+    done = compared(shell, tiny_pebble, "--out", "here")
     assert (done.code, everything(tmp_path)) == (130, [])
 
 
 def test_ctrl_c_while_writing_leaves_no_half_file(
-    shell: Shell, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, tiny_pebble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = []
 
@@ -106,7 +108,7 @@ def test_ctrl_c_while_writing_leaves_no_half_file(
         real(part, target)
 
     monkeypatch.setattr(cli.files.os, "replace", replace)
-    done = compared(shell, tiny_model, "--out", "here")
+    done = compared(shell, tiny_pebble, "--out", "here")
     assert done.code == 130
     assert sorted(tmp_path / "here" / f for f in everything(tmp_path / "here")) == sorted(tmp_path / m for m in moved)
     for path in moved:
@@ -114,8 +116,8 @@ def test_ctrl_c_while_writing_leaves_no_half_file(
             picture.load()
 
 
-def test_calls_that_nobody_counted_are_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Pebble.load(tiny_model)
+def test_calls_that_nobody_counted_are_refused(tiny_pebble: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Pebble.load(tiny_pebble)
     column = parse_column("fixed", registry.parse("solver", "ddim"), registry.parse("grid", "trailing"), 3)
     monkeypatch.setattr(CallCounter, "_count", lambda *_: None)
     with pytest.raises(BackboneError, match="3 calls, but the hook"):

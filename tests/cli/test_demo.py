@@ -9,23 +9,23 @@ import pytest
 from outcome import Shell
 
 from skipstone import pebble
-from skipstone.cli import demo, options
+from skipstone.cli import demo
 from skipstone.errors import PromptError
 from skipstone.pebble import scenes
 from skipstone.pebble.model import Pebble
 
 
 def test_the_demo_says_where_the_sheet_is(
-    shell: Shell, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, tiny_pebble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def judge(pixels: object, prompt: str) -> float:
         if prompt == demo.PROMPTS[0]:
             raise PromptError("not a sentence of the grammar")
         return 0.25
 
-    monkeypatch.setattr(pebble, "path", lambda: tiny_model)
+    monkeypatch.setattr(pebble, "path", lambda: tiny_pebble)
     monkeypatch.setattr(Pebble, "judge", property(lambda self: judge))
-    monkeypatch.setattr(options, "STEPS", 8)
+    monkeypatch.setattr(demo, "STEPS", 8)
     done = shell("demo", "--out", "shown")
     assert done.code == 0
     assert "shown/sheet.png" in done.out

@@ -17,8 +17,8 @@ from skipstone.pebble.model import Pebble
 SKIPS = "third_order(tol=0.9)"
 
 
-def test_a_picture_with_its_metadata_and_one_line_of_figures(shell: Shell, tiny_model: Path, tmp_path: Path) -> None:
-    done = shell("generate", "a red apple", "--model", str(tiny_model), "--steps", "12", "--policy", SKIPS)
+def test_a_picture_with_its_metadata_and_one_line_of_figures(shell: Shell, tiny_pebble: Path, tmp_path: Path) -> None:
+    done = shell("generate", "a red apple", "--model", str(tiny_pebble), "--steps", "12", "--policy", SKIPS)
     assert (done.code, everything(tmp_path)) == (0, ["a-red-apple-0.png"])
     with Image.open(tmp_path / "a-red-apple-0.png") as picture:
         assert picture.size == (64, 64)
@@ -32,8 +32,8 @@ def test_a_picture_with_its_metadata_and_one_line_of_figures(shell: Shell, tiny_
     assert "  0% saved" not in line
 
 
-def test_json_lines_and_traces_agree(shell: Shell, tiny_model: Path, tmp_path: Path) -> None:
-    arguments = ["--model", str(tiny_model), "--steps", "12", "--policy", SKIPS, "-n", "2", "--seed", "5"]
+def test_json_lines_and_traces_agree(shell: Shell, tiny_pebble: Path, tmp_path: Path) -> None:
+    arguments = ["--model", str(tiny_pebble), "--steps", "12", "--policy", SKIPS, "-n", "2", "--seed", "5"]
     done = shell("generate", "a cat", *arguments, "--trace", "--json", "--out", "made")
     lines = [json.loads(line) for line in done.out.splitlines()]
     assert [line["seed"] for line in lines] == [5, 6]
@@ -48,8 +48,10 @@ def test_json_lines_and_traces_agree(shell: Shell, tiny_model: Path, tmp_path: P
     assert "by third_order" in told.out
 
 
-def test_the_same_seed_is_the_same_picture_alone_and_in_a_batch(shell: Shell, tiny_model: Path, tmp_path: Path) -> None:
-    common = ["generate", "a cat", "--model", str(tiny_model), "--steps", "6"]
+def test_the_same_seed_is_the_same_picture_alone_and_in_a_batch(
+    shell: Shell, tiny_pebble: Path, tmp_path: Path
+) -> None:
+    common = ["generate", "a cat", "--model", str(tiny_pebble), "--steps", "6"]
     shell(*common, "--seed", "1", "--out", "alone.png")
     shell(*common, "--seed", "0", "-n", "3", "--out", "batch")
     alone, together, other = (
@@ -59,14 +61,17 @@ def test_the_same_seed_is_the_same_picture_alone_and_in_a_batch(shell: Shell, ti
     assert abs(alone - other).max() > 10
 
 
-def test_nothing_is_overwritten_unless_forced(shell: Shell, tiny_model: Path, tmp_path: Path) -> None:
+def test_nothing_is_overwritten_unless_forced(
+    shell: Shell, tiny_pebble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "mine.png"
     target.write_bytes(b"mine")
-    # The model does not exist: were it looked for before the files, the message would be about it.
-    refused = shell("generate", "a cat", "--model", "nowhere", "--out", "mine.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Pebble, "load", None)  # not even the weights are loaded
+        refused = shell("generate", "a cat", "--model", str(tiny_pebble), "--out", "mine.png")
     assert (refused.code, target.read_bytes()) == (2, b"mine")
     assert "--force" in refused.err
-    forced = shell("generate", "a cat", "--model", str(tiny_model), "--steps", "2", "--out", "mine.png", "--force")
+    forced = shell("generate", "a cat", "--model", str(tiny_pebble), "--steps", "2", "--out", "mine.png", "--force")
     assert forced.code == 0
     assert target.read_bytes().startswith(b"\x89PNG")
 
@@ -82,14 +87,15 @@ def test_nothing_is_overwritten_unless_forced(shell: Shell, tiny_model: Path, tm
         (["--solver", "dpmp"], "Did you mean 'dpmpp'?"),
         (["--grid", "karas"], "Did you mean 'karras'?"),
         (["--steps", "0"], "at least 1 step"),
-        (["--model", "nowhere/at-all"], "skipstone.adapt"),
+        (["--model", "./nowhere"], "no folder ./nowhere"),
+        (["--set", "height=64"], "--as-guest"),
         (["--out", "/dev/null/pictures"], "Cannot write"),
     ],
 )
 def test_bad_input_is_one_sentence_and_code_2(
-    shell: Shell, tiny_model: Path, tmp_path: Path, arguments: list[str], said: str
+    shell: Shell, tiny_pebble: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
-    done = shell("generate", "a cat", "--model", str(tiny_model), *arguments)
+    done = shell("generate", "a cat", "--model", str(tiny_pebble), *arguments)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
     assert len(done.err.splitlines()) == 1
@@ -97,14 +103,14 @@ def test_bad_input_is_one_sentence_and_code_2(
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
-def test_an_empty_prompt_is_refused(shell: Shell, tiny_model: Path, prompt: str) -> None:
-    done = shell("generate", prompt, "--model", str(tiny_model))
+def test_an_empty_prompt_is_refused(shell: Shell, tiny_pebble: Path, prompt: str) -> None:
+    done = shell("generate", prompt, "--model", str(tiny_pebble))
     assert done.code == 2
     assert "prompt is empty" in done.err
 
 
-def test_a_number_of_pictures_below_one_is_refused(shell: Shell, tiny_model: Path) -> None:
-    assert shell("generate", "a cat", "--model", str(tiny_model), "-n", "0").code == 2
+def test_a_number_of_pictures_below_one_is_refused(shell: Shell, tiny_pebble: Path) -> None:
+    assert shell("generate", "a cat", "--model", str(tiny_pebble), "-n", "0").code == 2
 
 
 def test_unknown_words_are_named_with_the_vocabulary(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,10 +127,12 @@ def test_unknown_words_are_named_with_the_vocabulary(shell: Shell, monkeypatch: 
     assert "watermelon" in done.err
 
 
-def test_ctrl_c_leaves_nothing(shell: Shell, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_nothing(
+    shell: Shell, tiny_pebble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Pebble, "decode", interrupted)
-    done = shell("generate", "a cat", "--model", str(tiny_model), "--steps", "2", "--out", "made", "--trace")
+    done = shell("generate", "a cat", "--model", str(tiny_pebble), "--steps", "2", "--out", "made", "--trace")
     assert (done.code, everything(tmp_path)) == (130, [])

@@ -1,0 +1,115 @@
+"""The embedded model in the engine's own loop, as a comparison's subject."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from .. import registry
+from ..backbones.module import CallCounter
+from ..engine.contracts import Run
+from ..engine.drivers import denoise_many
+from ..engine.requests import Problem, Result
+from ..errors import BackboneError, PromptError
+from ..pebble.model import GUIDANCE, Pebble
+from .columns import Column, Sampler
+from .subject import FIXED, Item, Made, Watch
+
+# The best fixed sampler on Pebble among those tried.
+DEFAULTS = Sampler(registry.parse("solver", "unipc"), registry.parse("grid", "trailing"), 50)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Pebble, or a folder in its format, denoised by the engine.
+
+    Args:
+        model: "pebble" or a folder.
+        name: What tables call it.
+        said_guidance: Weight of guidance; None is the model's own.
+    """
+
+    model: str
+    name: str
+    said_guidance: float | None = None
+    defaults: Sampler = DEFAULTS
+    moving: bool = False
+
+    @cached_property
+    def pebble(self) -> Pebble:
+        """The model itself, loaded when it is first asked for."""
+        return Pebble.load(self.model, self.guidance)
+
+    @property
+    def guidance(self) -> float:
+        """Weight of guidance."""
+        return GUIDANCE if self.said_guidance is None else self.said_guidance
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The engine is told nothing else."""
+        return {}
+
+    @property
+    def judge(self) -> Callable[[Any, str], float] | None:
+        """Of the model that ships."""
+        return self.pebble.judge
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise PromptError where there is no prompt or an empty one."""
+        if not prompts or not all(prompt.strip() for prompt in prompts):
+            raise PromptError('The prompt is empty. Say what to draw: "a red apple on a blue background".')
+
+    def admit(self, column: Column) -> Column:
+        """The column with `own` spelt out."""
+        return replace(column, solver=column.solver or DEFAULTS.solver, grid=column.grid or DEFAULTS.grid)
+
+    def load(self, columns: Sequence[Column]) -> None:
+        """Load the model; it runs every column."""
+        _ = self.pebble
+
+    def warm_up(self, items: Sequence[Item], column: Column) -> None:
+        """One full batch, so that the first column does not pay for what a first call allocates."""
+        self.draw(items, replace(column, policy=None, solver=registry.parse("solver", "ddim"), steps=1))
+
+    def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
+        """The samples in one batch, and its seconds."""
+        column = self.admit(column)
+        assert column.solver is not None
+        problems = [self.pebble.problem(item.prompt, item.seed, column.steps, column.grid) for item in items]
+        results, seconds = counted(self.pebble, problems, column, watch and _shares(watch))
+        full = float(column.steps * column.solver.stages)
+        return [Made(r.x, r.run, r.run.cost, full, r.status) for r in results], seconds
+
+    def pictures(self, made: Sequence[Made]) -> list[Any]:
+        """The decoded latents."""
+        return list(self.pebble.decode([m.x for m in made]))
+
+
+def _shares(watch: Watch) -> Callable[[int, Run], None]:
+    return lambda sample, run: watch(sample, (run.grid[0] - run.here) / (run.grid[0] - run.t_end))
+
+
+def counted(
+    model: Pebble, problems: Sequence[Problem], column: Column, watch: Callable[[int, Run], None] | None = None
+) -> tuple[list[Result], float]:
+    """Results and seconds of one batch, with the calls that its runs claim held against the hook's count."""
+    solver = column.solver or registry.parse("solver", "unipc")
+    with CallCounter(model.unet) as counter:
+        began = time.perf_counter()
+        results = denoise_many(model.backbone, problems, solver, column.policy or FIXED, watch)
+        took = time.perf_counter() - began
+    claim(column, sum(r.run.cost for r in results), counter.rows / model.backbone.branches)
+    return results, took
+
+
+def claim(column: Column, said: float, counted: float) -> None:
+    """Raise BackboneError where the calls that runs claim are not those that a hook has counted."""
+    if abs(said - counted) > 1e-6:
+        raise BackboneError(
+            f"{column.spec}: the runs say that they cost {said:g} calls, but the hook on the denoiser counted "
+            f"{counted:g}. Please report this."
+        )

@@ -1,0 +1,274 @@
+"""Any diffusers pipeline, adapted, as a comparison's subject."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from .. import registry
+from ..backbones.diffusers.account import Account, SampleAccount
+from ..backbones.diffusers.families import spec_of
+from ..backbones.diffusers.guest import adapt
+from ..backbones.module import CallCounter
+from ..engine.requests import Status
+from ..errors import GuestError, ModelError, PromptError, SkipstoneError, SpecError
+from . import samplers
+from .columns import Column, Sampler
+from .engine import claim
+from .pictures import pixels
+from .pipelines import Checkpoint, first_line
+from .steps import told_steps
+from .subject import FIXED, Item, Made, Watch
+
+# Arguments that options and columns say, or that would change what a sample is.
+OURS = {
+    "prompt": "the prompt",
+    "class_labels": "the prompt",
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "generator": "--seed",
+    "image": "--image",
+    "latents": "--seed",
+    "eta": "--solver 'ddim(eta=...)'",
+    "batch_size": "-n",
+    "num_images_per_prompt": "-n",
+    "num_videos_per_prompt": "-n",
+    "num_videos_per_image": "-n",
+    "output_type": "--out",
+    "return_dict": "",
+    "callback": "",
+    "callback_on_step_end": "",
+    "callback_on_step_end_tensor_inputs": "",
+}
+REHEARSAL = 4  # steps of the run that warms up
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A pipeline that diffusers loads, denoised in its own loop.
+
+    Args:
+        checkpoint: The pipeline.
+        said_guidance: Weight of guidance; None is the default of the pipeline's call.
+        settings: More arguments of its call.
+        image: What an image-to-image pipeline starts from, a PIL image.
+        device, dtype: See `Checkpoint.load`.
+        noise: Seed -> the latent to start from, where the pipeline is not to draw it from a generator.
+        own: What columns leave unsaid, where it is not what the pipeline would do.
+        called: A name for tables, where it is not the checkpoint's.
+        scored: The judge of `Subject`.
+    """
+
+    checkpoint: Checkpoint
+    said_guidance: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    image: Any = None
+    device: str | None = None
+    dtype: str = "auto"
+    noise: Callable[[int], Any] | None = None
+    own: Sampler | None = None
+    called: str = ""
+    scored: Callable[[], Callable[[Any, str], float] | None] = lambda: None
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for what the pipeline's call does not take."""
+        name, takes = self.checkpoint.kind.__name__, self.checkpoint.arguments
+        free = [known for known in takes if known not in OURS]
+        for key in self.settings:
+            if key in takes and key in OURS:
+                raise SpecError(f"{key} is not set by --set{OURS[key] and ', but by ' + OURS[key]}.")
+            if key not in takes:
+                raise SpecError(f"{name} takes no {key!r}.{registry.suggest(key, free)} It takes: {', '.join(free)}.")
+        if self.said_guidance is not None and "guidance_scale" not in takes:
+            raise SpecError(f"{name} has no guidance_scale: leave --guidance out.")
+        if self.image is not None and "image" not in takes:
+            raise SpecError(f"{name} takes no image: leave --image out.")
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return self.called or self.checkpoint.name
+
+    @property
+    def judge(self) -> Callable[[Any, str], float] | None:
+        """Of Pebble alone."""
+        return self.scored()
+
+    @property
+    def guidance(self) -> float | None:
+        """Weight of guidance, None where the pipeline has none."""
+        default = self.checkpoint.default("guidance_scale")
+        said = default if self.said_guidance is None else self.said_guidance
+        return None if said is None else float(said)
+
+    @property
+    def moving(self) -> bool:
+        """Whether it makes videos."""
+        return self.checkpoint.moving
+
+    @property
+    def defaults(self) -> Sampler:
+        """The pipeline's own scheduler, and the steps that its call takes by default."""
+        steps = self.checkpoint.default("num_inference_steps")
+        return self.own or Sampler(None, None, steps if isinstance(steps, int) else 50)
+
+    # -- before anything is loaded ----------------------------------------------------------------
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise PromptError: an empty prompt, a label that the model does not know, or one that it has no use for."""
+        takes, name = self.checkpoint.arguments, self.checkpoint.kind.__name__
+        if "class_labels" in takes:
+            self._labels(prompts)
+        elif "prompt" not in takes:
+            if any(prompts):
+                raise PromptError(f"{name} draws without a prompt: leave it out; --seed and -n tell its samples apart.")
+        elif not prompts or not all(prompt.strip() for prompt in prompts):
+            raise PromptError(f'The prompt is empty. Say what {name} is to draw: "a red apple on a blue background".')
+
+    def _labels(self, prompts: Sequence[str]) -> list[int]:
+        """The classes that prompts name, by word or number."""
+        known = {
+            name.strip().lower(): int(number)
+            for number, names in (self.checkpoint.index.get("id2label") or {}).items()
+            for name in names.split(",")
+        }
+        found = []
+        for prompt in prompts:
+            label = known.get(prompt.strip().lower(), int(prompt) if prompt.strip().isdigit() else None)
+            if label is None or (known and label not in known.values()):
+                guess = registry.suggest(prompt.strip().lower(), list(known))
+                raise PromptError(
+                    f"{self.name} draws classes: expected the name of one, or its number, got {prompt!r}.{guess}"
+                )
+            found.append(label)
+        return found
+
+    def admit(self, column: Column) -> Column:
+        """The column itself. Raises SpecError where diffusers has no such scheduler for this model."""
+        takes = self.checkpoint.arguments
+        samplers.scheduler_of(self.checkpoint.scheduler, column.solver, column.grid)
+        if samplers.noise_share(column.solver) is not None and "eta" not in takes:
+            raise SpecError(f"{self.checkpoint.kind.__name__} takes no eta: only ddim(eta=0) runs in it.")
+        if "num_inference_steps" not in takes and column.steps != self.defaults.steps:
+            raise SpecError(f"{self.checkpoint.kind.__name__} does not let its steps be chosen: leave --steps out.")
+        return column
+
+    # -- with the weights --------------------------------------------------------------------------
+
+    @cached_property
+    def pipe(self) -> Any:
+        """The pipeline, loaded when it is first asked for."""
+        return self.checkpoint.load(self.device, self.dtype)
+
+    def load(self, columns: Sequence[Column]) -> None:
+        """Load the pipeline and hold every column against it."""
+        for column in columns:
+            with self._adapted(column):
+                pass
+
+    def warm_up(self, items: Sequence[Item], column: Column) -> None:
+        """A few steps, so that the first column does not pay for what a first call allocates."""
+        with suppress(SkipstoneError), warnings.catch_warnings(action="ignore"):
+            self.draw(items, Column(None, column.solver, column.grid, REHEARSAL))
+
+    @contextmanager
+    def _adapted(self, column: Column) -> Iterator[Any]:
+        """The pipeline under a column's scheduler and policy."""
+        own = self.pipe.scheduler
+        takes_over = column.solver is not None and bool(column.solver.controller)
+        self.pipe.scheduler = samplers.scheduler_of(own, column.solver, column.grid)
+        try:
+            with adapt(self.pipe, column.policy or FIXED, solver=column.solver if takes_over else None) as adapted:
+                yield adapted
+        finally:
+            self.pipe.scheduler = own
+
+    def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
+        """The samples, in one call of the pipeline where it takes a batch, and the seconds of their loops."""
+        spec = spec_of(self.pipe)
+        size = len(items) if self._batches else 1
+        made: list[Made] = []
+        seconds = 0.0
+        with ExitStack() as stack, self._adapted(column) as adapted:
+            counters = [stack.enter_context(CallCounter(model)) for model in spec.models(self.pipe, spec.denoisers)]
+            for first in range(0, len(items), size):
+                some = items[first : first + size]
+                with told_steps(self.pipe, range(first, first + len(some)), watch):
+                    output = self._call(some, column)
+                made += _made(output, adapted.last, len(some))
+                seconds += sum(sample.seconds for sample in adapted.last)
+            entered = sum(counter.rows for counter in counters)
+        claim(column, sum(m.calls * m.run.branches for m in made), entered)
+        return made, seconds
+
+    @property
+    def _batches(self) -> bool:
+        """Whether one call may draw several samples: videos are large, and images are not batched by every pipeline."""
+        takes = self.checkpoint.arguments.keys()
+        return self.image is None and not self.moving and bool({"prompt", "class_labels", "batch_size"} & takes)
+
+    def _call(self, items: Sequence[Item], column: Column) -> Any:
+        try:
+            return self.pipe(**self._arguments(items, column))
+        except SkipstoneError:
+            raise
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            RuntimeError,
+        ) as e:  # a wrong --set, no memory left
+            raise ModelError(f"{self.checkpoint.kind.__name__} stopped under {column.spec}: {first_line(e)}") from e
+
+    def _arguments(self, items: Sequence[Item], column: Column) -> dict[str, Any]:
+        import torch
+
+        takes = self.checkpoint.arguments
+        seeds = [item.seed for item in items]
+        prompts = [item.prompt for item in items]
+        said: dict[str, Any] = dict(self.settings)
+        said["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        if "class_labels" in takes:
+            said["class_labels"] = self._labels(prompts)
+        elif "prompt" in takes and all(prompts):
+            said["prompt"] = prompts
+        elif "batch_size" in takes:
+            said["batch_size"] = len(items)
+        if self.noise is not None:
+            said["latents"] = torch.stack([self.noise(seed) for seed in seeds])
+        if not self._batches:
+            said |= {name: said[name][0] for name in ("prompt", "generator") if name in said}
+        if (eta := samplers.noise_share(column.solver)) is not None:
+            said["eta"] = eta
+        offered = {
+            "num_inference_steps": column.steps,
+            "guidance_scale": self.said_guidance,
+            "image": self.image,
+            "output_type": "np",
+        }
+        return said | {name: value for name, value in offered.items() if name in takes and value is not None}
+
+    def pictures(self, made: Sequence[Made]) -> list[Any]:
+        """What the pipeline has decoded, NaN in black."""
+        import numpy as np
+
+        return [np.nan_to_num(m.x) for m in made]
+
+
+def _made(output: Any, account: Account, count: int) -> list[Made]:
+    """The samples of one call."""
+    import numpy as np
+
+    if not len(account) or len(account) % count:
+        raise GuestError(f"{count} samples were asked for and {len(account)} denoised; draw them one by one.")
+    made = []
+    for s, x in enumerate(pixels(output)):
+        parts: list[SampleAccount] = list(account)[s::count]  # of one trajectory after another
+        status = Status.done if np.isfinite(x).all() else Status.nonfinite
+        calls, full = sum(p.calls for p in parts), sum(p.full_calls for p in parts)
+        made.append(Made(x, parts[0].run, calls, full, status))
+    return made

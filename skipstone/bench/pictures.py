@@ -1,0 +1,52 @@
+"""What pipelines return, and what metrics, files and sheets want."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelError
+
+
+def pixels(output: Any) -> list[Any]:
+    """Pictures (height, width, 3) or videos (frames, height, width, 3) in [0, 1] out of what a pipeline returned.
+
+    Raises:
+        ModelError: it returned something else, such as embeddings.
+    """
+    first = (
+        output if hasattr(output, "shape") else next(iter(output.values())) if isinstance(output, Mapping) else output
+    )
+    first = first[0] if isinstance(first, tuple) else first
+    made = [_array(one) for one in first]
+    if not made or any(p.ndim not in (3, 4) or p.shape[-1] != 3 for p in made):
+        shapes = ", ".join(str(p.shape) for p in made) or "nothing"
+        raise ModelError(f"Expected pictures or videos from the pipeline, got {shapes}: use skipstone.adapt in Python.")
+    return made
+
+
+def _array(one: Any) -> Any:
+    """One sample as floats, channels last and three of them."""
+    if isinstance(one, list | tuple):
+        return np.stack([_array(frame) for frame in one])
+    if hasattr(one, "detach"):
+        one = one.detach().float().cpu().numpy()
+    array = np.asarray(one)
+    if array.dtype == np.uint8:
+        array = array / 255.0
+    array = array.astype(np.float32)
+    if array.ndim == 2:
+        array = array[..., None]
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array[..., :3] if array.shape[-1] == 4 else array
+
+
+def flat(picture: Any) -> Any:
+    """A video as one tall picture of its frames, which metrics can read."""
+    return picture.reshape(-1, *picture.shape[-2:])
+
+
+def still(picture: Any) -> Any:
+    """The picture itself, or the first frame of a video."""
+    return picture[0] if picture.ndim == 4 else picture

@@ -1,0 +1,169 @@
+"""A column's solver and grid as a diffusers scheduler, made from the configuration of a pipeline's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from .. import registry
+from ..engine.requests import Solver
+from ..errors import SpecError
+from ..numerics.grid import Grid, Karras, Leading, LogSNR, Trailing, Uniform
+from ..solvers.ddim import DDIM
+from ..solvers.ddpm import DDPM
+from ..solvers.dpmpp import DPMpp
+from ..solvers.dpmpp_sde import DPMppSDE
+from ..solvers.unipc import UniPC
+from .columns import OWN
+
+LEVELS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+PROBE = 10  # steps of a grid that is only looked at
+
+
+def scheduler_of(own: Any, solver: Solver | None, grid: Grid | None) -> Any:
+    """The scheduler that steps like `solver` where `grid` says; a None of these is the pipeline's own.
+
+    Raises:
+        SpecError: diffusers has no such scheduler for this model; the message lists what it has.
+    """
+    if (solver is None or solver.controller) and grid is None:
+        return own
+    kind = type(own) if solver is None else _counterpart(own, solver)
+    takes = inspect.signature(kind.__init__).parameters
+    settings = {**_of_solver(solver), **_of_model(own, kind, takes)}
+    settings |= _kept(own, kind, takes) if grid is None else _of_grid(own, kind, takes, grid)
+    made = kind.from_config(own.config, **settings)
+    if grid is not None:
+        _check_open(made, grid)
+    return made
+
+
+def flows(scheduler: Any) -> bool:
+    """Whether the model under this scheduler was trained by flow matching."""
+    config = scheduler.config
+    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(flow)
+
+
+def noise_share(solver: Solver | None) -> float | None:
+    """DDIM's eta, which in diffusers is an argument of the pipeline's call; None where there is none to say."""
+    return solver.eta if isinstance(solver, DDIM) and solver.eta else None
+
+
+# -- solvers --------------------------------------------------------------------------------------
+
+
+def _counterpart(own: Any, solver: Solver) -> Any:
+    """The class that steps like a solver on this model."""
+    if isinstance(solver, DPMpp) and solver.order == 3 and not solver.released:
+        raise SpecError(
+            "diffusers has the third order of DPM-Solver++ as released: write dpmpp(order=3, released=True)."
+        )
+    known = {name: _classes(own, registry.lookup("solver", name)) for name in registry.names("solver")}
+    if found := _classes(own, type(solver)):
+        return found[0]
+    has = ", ".join(name for name, classes in known.items() if classes) or "none"
+    what = "a flow-matching model" if flows(own) else f"a model under {type(own).__name__}"
+    raise SpecError(
+        f"{solver.name} has no counterpart in diffusers on {what}. Those that have one: {has}; and {OWN}, the "
+        f"pipeline's own scheduler."
+    )
+
+
+def _classes(own: Any, solver: type) -> list[Any]:
+    import diffusers
+
+    if not flows(own) and "beta_schedule" not in own.config:  # neither a flow nor a table that others could read
+        return []
+    names = [name for name in solver.counterpart.split(", ") if name]  # type: ignore[attr-defined]  # a Solver
+    found = [getattr(diffusers, name) for name in names]
+    if not flows(own):
+        return [c for c in found if not c.__name__.startswith("FlowMatch")]
+    shifts = bool(own.config.get("use_dynamic_shifting"))
+    fitting = [c for c in found if c.__name__.startswith("FlowMatch") or _takes(c, "use_flow_sigmas")]
+    return [c for c in fitting if not shifts or _takes(c, "use_dynamic_shifting")]
+
+
+def _takes(kind: Any, name: str) -> bool:
+    return name in inspect.signature(kind.__init__).parameters
+
+
+def _of_solver(solver: Solver | None) -> dict[str, Any]:
+    match solver:
+        case DPMpp(order=order):
+            return {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": order}
+        case DPMppSDE():
+            return {"algorithm_type": "sde-dpmsolver++", "solver_type": "midpoint", "solver_order": 2}
+        case UniPC(order=order):
+            return {"solver_type": "bh2", "predict_x0": True, "solver_order": order}
+        case DDPM(variance=variance):
+            return {"variance_type": f"fixed_{variance}"}
+    return {}
+
+
+def _of_model(own: Any, kind: Any, takes: Mapping[str, Any]) -> dict[str, Any]:
+    """What belongs to the model, under the names that this class has for it."""
+    settings: dict[str, Any] = {}
+    if "clip_sample" in takes and "clip_sample" not in own.config:
+        settings["clip_sample"] = False  # latents have no bounds; the default of diffusers is for pixels
+    if flows(own):
+        shift = own.config.get("shift", own.config.get("flow_shift", 1.0))
+        if "use_flow_sigmas" in takes:
+            settings |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+        elif "shift" in takes:
+            settings["shift"] = shift
+    return settings
+
+
+# -- grids ----------------------------------------------------------------------------------------
+
+
+def _kept(own: Any, kind: Any, takes: Mapping[str, Any]) -> dict[str, Any]:
+    """The pipeline's own grid, which another class must be able to walk."""
+    lost = [name for name in LEVELS if own.config.get(name) and name not in takes]
+    if lost:
+        raise SpecError(f"The pipeline's own grid is made by {lost[0]}, which {kind.__name__} lacks: name a grid.")
+    return {}
+
+
+def _of_grid(own: Any, kind: Any, takes: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+    if flows(own):
+        raise SpecError(f"On a flow-matching model the grid is the pipeline's: write {OWN} in place of {grid.name}.")
+    settings: dict[str, Any] = {name: False for name in LEVELS if name in takes}
+    match grid:
+        case Uniform():
+            settings["timestep_spacing"] = "linspace"
+        case Trailing():
+            settings["timestep_spacing"] = "trailing"
+        case Leading(offset=offset):
+            settings |= {"timestep_spacing": "leading", "steps_offset": offset}
+        case Karras(rho=7.0):
+            settings |= {"use_karras_sigmas": True, "timestep_spacing": "linspace"}
+        case LogSNR():
+            settings |= {"use_exponential_sigmas": True, "timestep_spacing": "linspace"}
+        case _:
+            raise SpecError(
+                f"{registry.spell(grid)} has no counterpart in diffusers. Those that have one: uniform, trailing, "
+                f"leading, karras (rho=7), logsnr; and {OWN}, the pipeline's own grid."
+            )
+    if missing := settings.keys() - takes.keys():
+        raise SpecError(
+            f"{kind.__name__} cannot walk {registry.spell(grid)}: it has no {sorted(missing)[0]}. Choose another grid, "
+            f"or another solver: dpmpp has them all."
+        )
+    return settings
+
+
+def _check_open(scheduler: Any, grid: Grid) -> None:
+    """Hold `open` against what the scheduler does about the cleanest timestep."""
+    if not isinstance(grid, Uniform | Leading):
+        return
+    looked_at = type(scheduler).from_config(scheduler.config)
+    looked_at.set_timesteps(PROBE)
+    first = grid.offset if isinstance(grid, Leading) else 0
+    is_open = float(min(looked_at.timesteps)) > first
+    if is_open != grid.open:
+        does, right = "leaves out" if is_open else "includes", registry.spell(replace(grid, open=is_open))
+        raise SpecError(f"{type(scheduler).__name__} {does} the cleanest timestep: write {right}.")

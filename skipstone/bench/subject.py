@@ -1,0 +1,86 @@
+"""What a comparison needs of a model: one protocol for the engine's own loop and for a guest in a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from ..engine.contracts import Policy, Run
+from ..engine.requests import Status
+from ..registry import parse
+from .columns import Column, Sampler
+
+Watch: TypeAlias = Callable[[int, float], None]  # sample, share of its way
+FIXED: Policy = parse("policy", "fixed")
+
+
+class Item(NamedTuple):
+    """One sample to draw."""
+
+    prompt: str  # empty where the model takes none
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """One sample that was drawn.
+
+    Args:
+        x: What the run ended with; the subject makes a picture of it.
+        run: Its decisions.
+        calls: Rows that entered the network, over the rows of a full call.
+        full_calls: What a run without a policy calls.
+        status: How it ended.
+    """
+
+    x: Any
+    run: Run
+    calls: float
+    full_calls: float
+    status: Status = Status.done
+
+
+class Subject(Protocol):
+    """A model that draws samples under columns."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def guidance(self) -> float | None: ...  # None where the model has none
+    @property
+    def defaults(self) -> Sampler: ...  # of what neither column nor command says
+    @property
+    def moving(self) -> bool: ...  # whether it makes videos
+    @property
+    def settings(self) -> Mapping[str, Any]: ...  # what else it is told
+    @property
+    def judge(self) -> Callable[[Any, str], float] | None: ...
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise PromptError for prompts that it cannot draw."""
+
+    def admit(self, column: Column) -> Column:
+        """The column as this model runs it, before anything is loaded. Raises SpecError where it cannot."""
+
+    def load(self, columns: Sequence[Column]) -> None:
+        """Load the weights, and raise for columns that they cannot run: ModelError, GuestError."""
+
+    def warm_up(self, items: Sequence[Item], column: Column) -> None:
+        """Make the first calls, whose seconds would tell nothing."""
+
+    def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
+        """The samples, and the seconds of denoising them."""
+
+    def pictures(self, made: Sequence[Made]) -> list[Any]:
+        """(height, width, 3) in [0, 1] for each, or (frames, height, width, 3) of a video; not rounded."""
+
+
+def common(subject: Subject, solver: str | None, grid: str | None, steps: int | None) -> Sampler:
+    """The sampler of a command: what it says, and the subject's own for the rest."""
+    own = subject.defaults
+    return Sampler(
+        own.solver if solver is None else Sampler.part("solver", solver),
+        own.grid if grid is None else Sampler.part("grid", grid),
+        own.steps if steps is None else steps,
+    )
