@@ -7,6 +7,8 @@ def test_my_pipeline(check):
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -72,15 +74,24 @@ class GuestSetup:
     samples: int = 2
     steps: int = 8
 
+    def called(self, pipe: Any, samples: int | None = None) -> torch.Tensor:
+        """What the pipeline makes, with torch's own generator seeded too: some schedulers draw from it."""
+        torch.manual_seed(0)
+        return self.after(pipe(**self.inputs(pipe, samples or self.samples, self.steps)))
+
     def bare(self, pipe: Any, last: dict[int, Any] | None = None) -> Recording:
         """One run without Skipstone; `last` overwrites samples (by row) in what the last step returns."""
         seen, inner = Recording(), pipe.scheduler.step
+        signature = inspect.signature(inner)
 
-        def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        @functools.wraps(inner)  # pipelines look at the signature
+        def step(*args: Any, **kwargs: Any) -> Any:
+            asked = signature.bind(*args, **kwargs).arguments
             if seen.trajectory is None:
-                seen.trajectory = trajectory(pipe.scheduler, timestep, getattr(pipe, "_num_timesteps", None))
-            seen.calls.append((model_output.clone(), sample.clone()))
-            made = inner(model_output, timestep, sample, *args, **kwargs)
+                ahead = getattr(pipe, "_num_timesteps", None)
+                seen.trajectory = trajectory(pipe.scheduler, asked["timestep"], ahead)
+            seen.calls.append((asked["model_output"].clone(), asked["sample"].clone()))
+            made = inner(*args, **kwargs)
             ends = len(seen.calls) == len(seen.trajectory.calls)
             return _overwritten(made, last) if ends and last else made
 
@@ -88,7 +99,7 @@ class GuestSetup:
         pipe.scheduler.step = step
         with Counter(pipe) as counter:
             try:
-                seen.output = self.after(pipe(**self.inputs(pipe, self.samples, self.steps)))
+                seen.output = self.called(pipe)
             finally:
                 del pipe.scheduler.step
         seen.rows, seen.forwards = counter.rows, counter.forwards
@@ -97,7 +108,7 @@ class GuestSetup:
     def adapted(self, pipe: Any, policy: Policy | str, samples: int | None = None) -> tuple[Any, Adapted, Counter]:
         """One run under a policy."""
         with adapt(pipe, policy) as guest, Counter(pipe) as counter:
-            output = self.after(pipe(**self.inputs(pipe, samples or self.samples, self.steps)))
+            output = self.called(pipe, samples)
         return output, guest, counter
 
 
@@ -122,12 +133,6 @@ class Counter:
         self.forwards += 1
 
 
-def guest_checks(setup: GuestSetup) -> Iterator[Check]:
-    """Every check of a family, as functions without arguments that raise AssertionError."""
-    for check in (fixed_changes_nothing, skips_as_planned, frozen_row_lands, gate_halves_calls, samples_stand_alone):
-        yield partial(check, setup)
-
-
 def fixed_changes_nothing(setup: GuestSetup) -> None:
     """`fixed` is bit-identical to the bare pipeline, makes its calls, and leaves its classes as they were."""
     pipe = setup.make()
@@ -136,8 +141,9 @@ def fixed_changes_nothing(setup: GuestSetup) -> None:
     output, guest, counter = setup.adapted(pipe, "fixed")
     after = [type(c) for c in (pipe, pipe.scheduler, *spec_of(pipe).models(pipe, spec_of(pipe).denoisers))]
     assert torch.equal(output, bare.output), f"fixed changed the result by {_gap(output, bare.output):.3g}"
-    assert counter.rows == bare.rows, f"fixed entered {counter.rows} rows, the bare run {bare.rows}"
-    assert guest.last.saved == 0.0
+    entered = counter.rows - guest.last.verified
+    assert entered == bare.rows, f"fixed entered {entered} rows, the bare run {bare.rows}"
+    assert guest.last.saved == 0.0 or guest.last.verified
     assert before == after, "the pipeline's classes were not restored"
 
 
@@ -145,15 +151,15 @@ def skips_as_planned(setup: GuestSetup) -> None:
     """Skipping policies enter exactly the rows that they planned, fewer than the bare run."""
     pipe = setup.make()
     bare = setup.bare(pipe)
+    assert bare.trajectory is not None
     for spec in ("interval(every=2, warmup=2, tail=1)", "third_order(tol=1e3, max_skip=1)"):
+        if spec.startswith("third") and len(bare.trajectory.stages) < 6:
+            continue  # it calls the first four steps and the last
         output, guest, counter = setup.adapted(pipe, spec)
         assert torch.isfinite(output.float()).all(), f"{spec}: the result is not finite"
-        planned = sum(s.run.cost for s in guest.last) / len(guest.last)
-        per_sample = bare.rows / len(guest.last) / max(1, len(bare.calls))
-        assert abs(counter.rows - planned * per_sample * len(guest.last)) < 1e-6, (
-            f"{spec}: {counter.rows} rows entered, {planned * per_sample * len(guest.last):g} were planned"
-        )
-        assert counter.rows < bare.rows, f"{spec} saved nothing: {guest.last.summary()}"
+        entered, planned = counter.rows - guest.last.verified, sum(s.run.cost * s.run.branches for s in guest.last)
+        assert abs(entered - planned) < 1e-6, f"{spec}: {entered} rows entered, {planned:g} were planned"
+        assert entered < bare.rows, f"{spec} saved nothing: {guest.last.summary()}"
 
 
 def frozen_row_lands(setup: GuestSetup) -> None:
@@ -181,28 +187,34 @@ def gate_halves_calls(setup: GuestSetup) -> None:
     bare = setup.bare(pipe)
     output, guest, counter = setup.adapted(pipe, "guidance_gate(below=1.0)")
     assert torch.isfinite(output.float()).all()
-    gated = guest.last[0].run.branches == 2
-    assert (counter.rows < bare.rows) == gated, guest.last.summary()
-    if gated:
-        first = bare.rows / len(bare.calls)
-        steps = guest.last[0].run.past
-        full = sum(a.called for a in steps)
-        calls = [n for n, a in zip(bare.trajectory.stages, steps, strict=True) if not a.called]  # type: ignore[union-attr]
-        later = sum(calls) * first / 2
-        whole = (len(bare.calls) - sum(calls)) * first
-        assert full < len(steps)
-        assert abs(counter.rows - whole - later) < 1e-6
+    planned = sum(s.run.cost * s.run.branches for s in guest.last)
+    assert abs(counter.rows - guest.last.verified - planned) < 1e-6
+    gated = all(set(s.decisions) == {"C", "c"} for s in guest.last)
+    can = guest.last[0].run.branches == len(spec_of(pipe).branches) == 2
+    assert gated == can, f"{guest.last[0].run.branches} branches: {guest.last.summary()}"
+    assert (planned < bare.rows) == gated
 
 
 def samples_stand_alone(setup: GuestSetup) -> None:
     """The first sample's decisions and result do not depend on the others in its batch."""
     pipe = setup.make()
     spec = "third_order(tol=0.2, max_skip=1)"
+    if _gap(setup.called(pipe)[:1], setup.called(pipe, 1)) > CLOSE:
+        return  # the bare pipeline draws noise for the batch as a whole: no sample of it stands alone
     together, guest, _ = setup.adapted(pipe, spec)
     decisions = guest.last[0].decisions
     alone, guest, _ = setup.adapted(pipe, spec, samples=1)
     assert guest.last[0].decisions == decisions
     assert _gap(together[:1], alone[:1]) <= CLOSE
+
+
+CHECKS = (fixed_changes_nothing, skips_as_planned, frozen_row_lands, gate_halves_calls, samples_stand_alone)
+
+
+def guest_checks(setup: GuestSetup) -> Iterator[Check]:
+    """Every check of a family, as functions without arguments that raise AssertionError."""
+    for check in CHECKS:
+        yield partial(check, setup)
 
 
 def layout_of(pipe: Any, bare: Recording, samples: int) -> Layout:

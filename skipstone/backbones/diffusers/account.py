@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class SampleAccount:
     """One sample of one trajectory.
 
-    `calls` counts rows that really entered the network, over the rows of a bare step: a guided call is 1, and one
-    branch of it a half. `seconds` is its share, by rows, of the time from the first call to the last step.
+    `calls` counts rows that really entered the network, verification included, over the rows of a bare step: a guided
+    call is 1, and one branch of it a half. `seconds` is its share, by rows, of the time from the first call to the last step.
     """
 
     run: Run
@@ -60,6 +60,7 @@ class Account(Sequence[SampleAccount]):
 
     policy: str
     samples: tuple[SampleAccount, ...]
+    verified: int  # rows that entered the network only to check that rows are independent
     seconds: float  # of the whole call, encoding and decoding included
 
     @staticmethod
@@ -68,10 +69,9 @@ class Account(Sequence[SampleAccount]):
         samples = []
         for t in trajectories:
             entered = max(1, sum(t.rows))
-            for run, rows in zip(t.runs, t.rows, strict=True):
-                share = t.seconds * rows / entered
-                samples.append(SampleAccount(run, rows / t.branches, float(t.calls), share))
-        return Account(spell(policy), tuple(samples), seconds)
+            for run, rows, full in zip(t.runs, t.rows, t.full, strict=True):
+                samples.append(SampleAccount(run, rows / t.branches, full, t.seconds * rows / entered))
+        return Account(spell(policy), tuple(samples), sum(t.verified for t in trajectories), seconds)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -12,6 +12,7 @@ from .families import PipelineSpec, add, refuse
 
 BLENDED = "the known part of the picture is blended in after every step"
 CONTROLLED = "the ControlNet's residuals belong to the pipeline's own times"
+FLUX_IDS = frozenset({"img_ids", "txt_ids"})
 APART = ("cond", "uncond")  # two calls a step, the conditional one first
 
 
@@ -113,6 +114,20 @@ add(
     )
 )
 
+add(
+    PipelineSpec(
+        (
+            "StableDiffusionPAGPipeline",
+            "StableDiffusionPAGImg2ImgPipeline",
+            "StableDiffusionXLPAGPipeline",
+            "StableDiffusionXLPAGImg2ImgPipeline",
+        ),
+        "Perturbed-attention guidance",
+        branches=(),
+        between="its attention processors read the branches off the batch",
+    )
+)
+
 # -- Transformers: images -------------------------------------------------------------------------
 
 add(PipelineSpec(("DiTPipeline",), "DiT", branches=APART, doubled=True))
@@ -131,7 +146,7 @@ add(
         ("FluxPipeline", "FluxImg2ImgPipeline", "FluxKontextPipeline", "FluxControlPipeline", "FluxFillPipeline"),
         "FLUX.1",
         branches=APART,
-        shared=frozenset({"img_ids", "txt_ids"}),
+        shared=FLUX_IDS,
     )
 )
 add(
@@ -139,7 +154,7 @@ add(
         ("FluxInpaintPipeline", "FluxControlInpaintPipeline", "FluxKontextInpaintPipeline"),
         "FLUX.1, inpainting",
         branches=APART,
-        shared=frozenset({"img_ids", "txt_ids"}),
+        shared=FLUX_IDS,
         between=BLENDED,
     )
 )
@@ -148,10 +163,18 @@ add(
         ("FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline"),
         "FLUX.1 with ControlNet",
         branches=APART,
-        shared=frozenset({"img_ids", "txt_ids"}),
+        shared=FLUX_IDS,
         between=CONTROLLED,
     )
 )
+
+add(PipelineSpec(("ChromaPipeline", "ChromaImg2ImgPipeline"), "Chroma", branches=APART, shared=FLUX_IDS))
+add(PipelineSpec(("QwenImagePipeline", "QwenImageImg2ImgPipeline"), "Qwen-Image", branches=APART))
+add(PipelineSpec(("CogView4Pipeline",), "CogView4", branches=APART))
+add(PipelineSpec(("Lumina2Pipeline",), "Lumina 2", branches=APART))
+add(PipelineSpec(("SanaPipeline",), "Sana"))
+add(PipelineSpec(("AuraFlowPipeline",), "AuraFlow"))
+add(PipelineSpec(("HunyuanDiTPipeline",), "Hunyuan-DiT", shared=frozenset({"image_rotary_emb"})))
 
 # -- Video ----------------------------------------------------------------------------------------
 
@@ -187,6 +210,10 @@ add(
     )
 )
 add(PipelineSpec(("LattePipeline",), "Latte"))
+add(PipelineSpec(("AllegroPipeline",), "Allegro", shared=frozenset({"image_rotary_emb"})))
+add(PipelineSpec(("MochiPipeline",), "Mochi"))
+add(PipelineSpec(("HunyuanVideoPipeline",), "HunyuanVideo", branches=APART))
+add(PipelineSpec(("StableAudioPipeline",), "Stable Audio", shared=frozenset({"rotary_embedding"})))
 add(PipelineSpec(("LTXPipeline", "LTXImageToVideoPipeline"), "LTX-Video"))
 
 # -- What cannot be adapted, and why --------------------------------------------------------------

@@ -26,7 +26,8 @@ class PipelineSpec:
         title: What people call the family.
         denoisers: Attributes that hold the denoiser, or several that take turns.
         beside: Attributes of models called in every step before it, whose only reader it is: ControlNets.
-        branches: The two guidance branches in the order in which they enter, in one batch or one after another.
+        branches: The guidance branches in the order in which they enter, in one batch or one after another; runs
+            with another number of them have no names for theirs, and cannot be gated.
         frames: Whether the scheduler steps the frames of a video as rows of their own.
         doubled: Whether the scheduler steps the guidance branches as rows of their own.
         shared: Arguments that are the same for all rows, whatever their first axis: position ids.
@@ -40,7 +41,7 @@ class PipelineSpec:
     title: str = ""
     denoisers: tuple[str, ...] = DENOISERS
     beside: tuple[str, ...] = ("controlnet",)
-    branches: tuple[str, str] = ("uncond", "cond")
+    branches: tuple[str, ...] = ("uncond", "cond")
     frames: bool = False
     doubled: bool = False
     shared: frozenset[str] = frozenset()

@@ -10,7 +10,7 @@ import torch
 
 from ...errors import GuestError
 from .families import PipelineSpec
-from .rows import hollow, main_output, repeated, sliced, spread, with_main
+from .rows import copied, hollow, main_output, repeated, sliced, spread, with_main
 
 NAMES = ("sample", "hidden_states", "x", "latents")  # of the argument that is the noisy batch
 RESTLESS = 8  # denoiser calls, in those of the first step, after which a step of the scheduler must have come
@@ -40,6 +40,7 @@ class Pass:
     template: Any  # what the call returned, without its prediction
     output: torch.Tensor
     branches: tuple[str, ...] = ()
+    extra: bool = False  # whether only some steps make it, such as that of a skipped layer
     ran: frozenset[int] = frozenset()  # rows that entered in this iteration
 
 
@@ -60,8 +61,10 @@ class Gate:
     ordinal: int = 0
     branches: int = 0  # rows of one sample in a bare step
     spent: list[int] = field(default_factory=list)  # rows that entered so far, for each sample
+    extra: list[int] = field(default_factory=list)  # those of calls that only some steps make
     verified: int = 0  # rows spent on verification
     forced: str = ""  # why more rows entered than were wanted, where they did
+    unwanted: int = 0  # how many those were
     _shapes: dict[int, Any] = field(default_factory=dict)  # what the models beside the denoiser return, hollow
 
     def open(self, samples: int) -> None:
@@ -73,13 +76,13 @@ class Gate:
                 f"tell whose they are. Declare the layout of this pipeline: PipelineSpec(frames=..., doubled=...)."
             )
         self.samples, self.branches = samples, sum(entered) // samples
-        self.spent = [self.branches] * samples
+        self.spent, self.extra = [self.branches] * samples, [0] * samples
         names = iter(self._names(self.branches))
         for p in self.passes.values():
             p.branches = tuple(next(names) for _ in range(p.rows // samples))
 
     def _names(self, count: int) -> tuple[str, ...]:
-        if count == 2:
+        if count == len(self.spec.branches):
             return self.spec.branches
         return ("cond",) if count == 1 else tuple(f"branch {i + 1}" for i in range(count))
 
@@ -106,13 +109,21 @@ class Gate:
     def denoise(self, module: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stand in for a call of the denoiser."""
         here, self.ordinal = self.ordinal, self.ordinal + 1
+        if here >= RESTLESS * max(1, len(self.passes)) or here >= 64:
+            raise GuestError(
+                f"{type(module).__name__} was called {here} times without a step of the scheduler: this pipeline moves "
+                f"its sample by other means than scheduler.step, and cannot be adapted."
+            )
         rows = batch_of(module, args, kwargs).shape[0]
+        if not self.samples:
+            return self._first(here, rows, module, run, args, kwargs)
         p = self.passes.get(here)
-        if not self.samples or p is None or p.rows != rows:
-            return self._in_full(here, rows, module, run, args, kwargs)
+        if p is None or p.rows != rows:
+            p = self.passes[here] = self._unseen(p, here, rows, module, run)
         wanted = [r for r in range(rows) if self._wanted(r, p.branches)]
         if self.whole and 0 < len(wanted) < rows:
-            self.forced, wanted = "its rows may not be told apart (per_sample=False, or a cache)", list(range(rows))
+            self.forced = "its rows may not be told apart (per_sample=False, or a cache)"
+            self.unwanted, wanted = self.unwanted + rows - len(wanted), list(range(rows))
         if len(wanted) == rows:
             made = run(*args, **kwargs)
             p.output = main_output(made)
@@ -126,28 +137,33 @@ class Gate:
         self._count(p, wanted)
         return made
 
-    def _in_full(
+    def _first(
         self, here: int, rows: int, module: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """A call that is not known yet: of the first iteration, or because the pipeline has changed its batch."""
-        if here >= RESTLESS * max(1, len(self.passes)) or here >= 64:
-            raise GuestError(
-                f"{type(module).__name__} was called {here} times without a step of the scheduler: this pipeline moves "
-                f"its sample by other means than scheduler.step, and cannot be adapted."
-            )
+        """A call of the first iteration."""
+        kept, named = copied(args), copied(kwargs)  # a network may empty the lists that it is given
         made = run(*args, **kwargs)
         output = main_output(made)
-        kept = ((), {}) if self.samples else (args, dict(kwargs))
-        p = Pass(module, run, *kept, rows, with_main(made, output[:0]), output)
-        self.passes[here] = p
-        if self.samples:
-            p.branches = ("cond",) * (rows == self.samples) or self._names(rows // self.samples)
-            if not all(self._wanted(r, p.branches) for r in range(rows)):
-                self.forced = "the pipeline changed the batch that it gives to its network"
-            self._count(p, range(rows))
-        else:
-            p.ran = frozenset(range(rows))
+        template = with_main(made, output[:0])
+        self.passes[here] = Pass(module, run, kept, named, rows, template, output, ran=frozenset(range(rows)))
         return made
+
+    def _unseen(self, before: Pass | None, here: int, rows: int, module: Any, run: Callable[..., Any]) -> Pass:
+        """A call that was not in the first iteration, or had other rows there; rows that stay out get what is known.
+
+        Guidance that is switched off in mid-run changes the rows; a skipped layer adds a call to some steps.
+        """
+        count = rows // self.samples
+        extra = before is None or before.extra
+        names = tuple(f"extra {here}.{j}" for j in range(count)) if extra else self._names(count)
+        known = {
+            b: p.output[j * self.samples :][: self.samples]
+            for p in self.passes.values()
+            for j, b in enumerate(p.branches)
+        }
+        some = known.get("cond", next(iter(known.values())))
+        output = torch.cat([known.get(name, some) for name in names])
+        return Pass(module, run, (), {}, rows, self.passes[0].template, output, names, extra)
 
     def _wanted(self, row: int, branches: Sequence[str]) -> bool:
         return self.wishes[row % self.samples].wants(branches[row // self.samples])
@@ -156,6 +172,7 @@ class Gate:
         p.ran = frozenset(rows)
         for r in rows:
             self.spent[r % self.samples] += 1
+            self.extra[r % self.samples] += p.extra
 
     def _write_given(self, p: Pass) -> None:
         for s, wish in enumerate(self.wishes):
@@ -196,25 +213,27 @@ class Gate:
         return spread(part, torch.tensor(wanted), rows)
 
     def verify(self, tolerance: float = 1e-2) -> None:
-        """Compute some rows of the first iteration by themselves, and compare.
+        """Compute the last sample of the first iteration by itself, or its last branch, and compare.
 
         Raises:
             GuestError: they differ; names the arguments that were not sliced.
         """
         for p in self.passes.values():
-            if p.rows < 2:
+            some = [r for r in range(p.rows) if r % self.samples == self.samples - 1]
+            if self.samples == 1:
+                some = some[-1:] if len(some) == len(self.spec.branches) else []
+            if not some or len(some) == p.rows:
                 continue
-            some = list(range(p.rows - 1, 0, -2))[::-1]
             alone = main_output(p.run(*self._some(p.args, some, p.rows), **self._some(p.kwargs, some, p.rows)))
             together = p.output[some]
-            gap = (alone - together).float().norm() / together.float().norm().clamp_min(1e-12)
+            gap = float((alone - together).detach().float().norm() / together.detach().float().norm().clamp_min(1e-12))
             self.verified += len(some)
             for r in some:
                 self.spent[r % self.samples] += 1
             if not gap <= tolerance:
                 raise GuestError(
                     f"Rows of {type(p.module).__name__} are not independent: computed by themselves they differ by "
-                    f"{float(gap):.2g} (relative) from the same rows of the batch. Arguments that were not sliced: "
+                    f"{gap:.2g} (relative) from the same rows of the batch. Arguments that were not sliced: "
                     f"{', '.join(unsliced(p.args, p.kwargs, p.rows, self.spec)) or 'none'}. Declare them in a "
                     f"PipelineSpec(shared=..., repeated=...), or adapt with per_sample=False."
                 )

@@ -68,10 +68,12 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
 
     if isinstance(policy, Policy):
         return policy
+    if not isinstance(policy, str | os.PathLike):
+        raise GuestError(
+            f"Expected a policy, its spec or its folder, got {type(policy).__name__}: skipstone.adapt(pipe, 'third_order')."
+        )
     if isinstance(policy, os.PathLike) or Path(policy).is_dir():
         return load_policy(policy)
-    if not isinstance(policy, str):
-        raise GuestError(f"Expected a policy, its spec or its folder, got {type(policy).__name__}.")
     parsed: Policy = registry.parse("policy", policy)
     return parsed
 
@@ -85,6 +87,7 @@ class Adapted:
     def __init__(self, pipe: Any, settings: Settings) -> None:
         self.pipe, self.settings = pipe, settings
         self._last: Account | None = None
+        self._verified = False  # whether a run has shown that rows are independent
         swap(pipe, {"__call__": _bracket}, _skipstone_stack=[], _skipstone_lock=threading.Lock())
         type(pipe)._skipstone_stack.append(self)
 
@@ -121,7 +124,9 @@ class Adapted:
     def _run(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         call = original(self.pipe).__call__
         known = inspect.signature(call).bind(self.pipe, *arguments, **named)
-        visit = Visit(self.pipe, spec_of(self.pipe), self.settings, dict(known.arguments))
+        spec = spec_of(self.pipe)
+        verify = self.settings.verify_rows or not (spec.known or self._verified)
+        visit = Visit(self.pipe, spec, self.settings, dict(known.arguments), verify)
         quiet = {k: _unattended(v) if k in ("callback", "callback_on_step_end") else v for k, v in named.items()}
         began = time.perf_counter()
         try:
@@ -129,6 +134,7 @@ class Adapted:
                 return call(self.pipe, *arguments, **quiet)
         finally:
             visit.close()
+            self._verified = self._verified or any(t.verified for t in visit.finished)
             self._last = Account.of(self.policy, visit.finished, time.perf_counter() - began)
 
 

@@ -74,6 +74,13 @@ def sliced(value: Any, index: torch.Tensor, rows: int) -> Any:
     return value
 
 
+def copied(value: Any) -> Any:
+    """The same tensors in containers of their own."""
+    if isinstance(value, Mapping):
+        return {k: copied(v) for k, v in value.items()}
+    return type(value)(map(copied, value)) if type(value) in (tuple, list) else value
+
+
 def spread(part: Any, index: torch.Tensor, rows: int) -> Any:
     """What `sliced` takes apart: tensors of some rows as tensors of all, zero where nothing was computed."""
     if isinstance(part, torch.Tensor):

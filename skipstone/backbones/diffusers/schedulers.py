@@ -186,8 +186,10 @@ def _multistep_flaw(scheduler: Any) -> str:
         return "prediction_type='flow_prediction' without use_flow_sigmas, which it needs. Set use_flow_sigmas=True."
     if kind == "v_prediction" and flow:
         return "a v prediction on a flow's sigmas means no clean estimate. Set prediction_type='flow_prediction'."
-    if config.get("solver_type") == "bh1" and config.final_sigmas_type == "zero":
-        return "solver_type='bh1' ends in NaN at a last sigma of 0 (diffusers' own doing). Set solver_type='bh2'."
+    nan = {"solver_type": ("bh1", "bh2"), "predict_x0": (False, True)}  # diffusers' own doing
+    for setting, (bad, good) in nan.items():
+        if config.get("final_sigmas_type") == "zero" and config.get(setting) == bad:
+            return f"{setting}={bad!r} ends in NaN at a last sigma of 0. Set {setting}={good!r}."
     return ""
 
 

@@ -48,15 +48,18 @@ class Finished:
     runs: tuple[Run, ...]
     rows: tuple[int, ...]
     branches: int
-    calls: int  # of the scheduler, in a bare run
+    full: tuple[float, ...]  # calls of a bare run
+    verified: int  # rows spent on checking that rows are independent
     seconds: float
 
 
 class Visit:
     """Everything that is known during one call of a pipeline; it dies with the call."""
 
-    def __init__(self, pipe: Any, spec: PipelineSpec, settings: Settings, arguments: dict[str, Any]) -> None:
-        self.pipe, self.spec, self.settings, self.arguments = pipe, spec, settings, arguments
+    def __init__(
+        self, pipe: Any, spec: PipelineSpec, settings: Settings, arguments: dict[str, Any], verify: bool
+    ) -> None:
+        self.pipe, self.spec, self.settings, self.arguments, self.verify = pipe, spec, settings, arguments, verify
         self.scheduler = pipe.scheduler
         self.denoisers = spec.models(pipe, spec.denoisers)
         self.beside = spec.models(pipe, spec.beside)
@@ -138,7 +141,7 @@ class Visit:
         layout = self._layout(x)
         self.gate.open(layout.samples)
         ahead = trajectory(self.scheduler, timestep, getattr(self.pipe, "_num_timesteps", None))
-        if self.settings.verify_rows or not self.spec.known:
+        if self.verify and not self.gate.whole:  # rows that enter together need not be independent
             self.gate.verify()
         policy = self.settings.policy
         self._warn_of_short_runs(policy, len(ahead.stages))
@@ -174,11 +177,13 @@ class Visit:
             return
         runs = tuple(line.run for line in voyage.lines)
         seconds = time.perf_counter() - self.began
-        self.finished.append(Finished(runs, tuple(gate.spent), gate.branches, len(voyage.trajectory.calls), seconds))
+        full = tuple(len(voyage.trajectory.calls) + extra / gate.branches for extra in gate.extra)
+        self.finished.append(Finished(runs, tuple(gate.spent), gate.branches, full, gate.verified, seconds))
         planned = sum(run.cost for run in runs) * gate.branches + gate.verified
-        if sum(gate.spent) > planned + 1e-6:
+        beyond = max(gate.unwanted, sum(gate.spent) - planned)
+        if beyond > 1e-6:
             warnings.warn(
-                f"{sum(gate.spent)} rows entered the network where {planned:g} were planned, because "
+                f"{sum(gate.spent)} rows entered the network, {beyond:g} more than were wanted, because "
                 f"{gate.forced or 'the pipeline was interrupted'}.",
                 GuestWarning,
                 stacklevel=3,

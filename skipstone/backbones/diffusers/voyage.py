@@ -149,11 +149,12 @@ class Voyage:
         x0 = self.trajectory.x0(self.call, output, x)
         cost = len(fresh) / self.gate.branches
         known = {branch: value for branch, value in fresh.items() if branch in query.want}
-        if self.trajectory.prediction not in VIEWS:
+        kind = self.trajectory.prediction
+        if kind not in VIEWS or kind == "x0":  # as the scheduler clips it
             return Estimate(x0, cost, features=known)
         axis = 0 if self.layout.width == 1 else 1
         mean = output.narrow(axis, 0, x.shape[axis])  # the rest is a learned variance
-        return Estimate(x0, cost, mean, self.trajectory.prediction, known)  # type: ignore[arg-type]  # one of VIEWS
+        return Estimate(x0, cost, mean, kind, known)  # type: ignore[arg-type]  # one of VIEWS
 
     def _leave(self, line: Line) -> None:
         """A sample that moves without the scheduler decides at once, and then waits for the pipeline to catch up."""
