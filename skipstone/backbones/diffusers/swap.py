@@ -86,6 +86,6 @@ def _plain(self: Any, protocol: Any) -> Any:
     """What a copy or a pickle of a swapped object becomes: one of the original class."""
     kind = original(self)
     make, made_of, *state = kind.__reduce_ex__(self, protocol)
-    if make is copyreg.__newobj__:  # pickle would insist on the class that the object has now  # type: ignore[attr-defined]
+    if make is copyreg.__newobj__:  # type: ignore[attr-defined]  # pickle insists on the class of now
         make = kind.__new__
     return (make, tuple(kind if a is type(self) else a for a in made_of), *state)
