@@ -70,7 +70,8 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
         return policy
     if not isinstance(policy, str | os.PathLike):
         raise GuestError(
-            f"Expected a policy, its spec or its folder, got {type(policy).__name__}: skipstone.adapt(pipe, 'third_order')."
+            f"Expected a policy, its spec or its folder, got {type(policy).__name__}: "
+            f"skipstone.adapt(pipe, 'third_order')."
         )
     if isinstance(policy, os.PathLike) or Path(policy).is_dir():
         return load_policy(policy)
