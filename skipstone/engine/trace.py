@@ -204,13 +204,18 @@ def letters(run: Run) -> str:
     return "".join(map(letter, run.attempts))
 
 
-def explain(run: Run) -> str:
-    """A readable account of a run: what it cost, who saved it, and each step with its reasons."""
-    return "\n".join([*_summary(run), "", *(_line(i, a) for i, a in enumerate(run.attempts))])
+def explain(run: Run, full: float | None = None) -> str:
+    """A readable account of a run: what it cost, who saved it, and each step with its reasons.
+
+    Args:
+        run: The run.
+        full: Calls of the bare run, where steps differ in theirs; as many as the grid has steps and stages by default.
+    """
+    return "\n".join([*_summary(run, full), "", *(_line(i, a) for i, a in enumerate(run.attempts))])
 
 
-def _summary(run: Run) -> list[str]:
-    bare = float((len(run.grid) - 1) * run.stages)
+def _summary(run: Run, full: float | None) -> list[str]:
+    bare = float((len(run.grid) - 1) * run.stages) if full is None else full
     saved = f"{1 - run.cost / bare:.0%} saved" if run.cost <= bare else f"{run.cost / bare - 1:.0%} more"
     lines = [f"{run.cost:g} calls, where the bare run makes {bare:g}: {saved}."]
     steps: dict[str, int] = {}

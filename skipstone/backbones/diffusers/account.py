@@ -44,7 +44,7 @@ class SampleAccount:
 
     def explain(self) -> str:
         """Each step and its reasons, in words."""
-        return explain(self.run)
+        return explain(self.run, self.full_calls)
 
     def save(self, path: str | os.PathLike[str], **meta: Any) -> None:
         """Write the run as a trace, for `skipstone explain`."""
