@@ -15,6 +15,7 @@ from ..engine.requests import Estimate, Query
 from ..errors import BackboneError
 from ..numerics.parametrize import to_x0
 from ..numerics.schedule import Schedule
+from .diffusers.gate import batch_of
 
 Forward: TypeAlias = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 COND, UNCOND = "cond", "uncond"
@@ -57,10 +58,7 @@ class CallCounter:
         self._hook.remove()
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs.get("sample", kwargs.get("x"))
-        if not isinstance(x, torch.Tensor):
-            raise BackboneError(f"{type(module).__name__} was called without a batch as its first argument.")
-        self.rows += x.shape[0]
+        self.rows += batch_of(module, args, kwargs).shape[0]
         self.forwards += 1
 
 

@@ -23,6 +23,7 @@ from ..errors import SpecError
 from ..numerics.grid import Grid
 
 FEWER, OWN = "fewer", "own"
+OWN_WAY = f"{OWN} / {OWN}"
 GRAMMAR = "Expected 'policy @ solver / grid / steps', e.g. 'fixed @ dpmpp(order=2) / karras / 20'"
 
 
@@ -72,7 +73,8 @@ class Column:
     def spec(self) -> str:
         """The column in full: what it takes to run it again, which for a `fewer` with its steps is `fixed`."""
         head = "fixed" if self.policy is None and self.steps else self._head
-        return f"{head} @ {spelt(self.solver)} / {spelt(self.grid)} / {self.steps}"
+        way = f"{spelt(self.solver)} / {spelt(self.grid)}"
+        return f"{head} @ {OWN if way == OWN_WAY else way} / {self.steps}"
 
     @property
     def label(self) -> str:

@@ -54,7 +54,7 @@ class Guest:
     Args:
         checkpoint: The pipeline.
         said_guidance: Weight of guidance; None is the default of the pipeline's call.
-        settings: More arguments of its call.
+        arguments: More of its call.
         image: What an image-to-image pipeline starts from, a PIL image.
         device, dtype: See `Checkpoint.load`.
         noise: Seed -> the latent to start from, where the pipeline is not to draw it from a generator.
@@ -65,7 +65,7 @@ class Guest:
 
     checkpoint: Checkpoint
     said_guidance: float | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     image: Any = None
     device: str | None = None
     dtype: str = "auto"
@@ -76,9 +76,9 @@ class Guest:
 
     def __post_init__(self) -> None:
         """Raise SpecError for what the pipeline's call does not take."""
-        name, takes = self.checkpoint.kind.__name__, self.checkpoint.arguments
+        name, takes = self.checkpoint.kind.__name__, self._takes
         free = [known for known in takes if known not in OURS]
-        for key in self.settings:
+        for key in self.arguments:
             if key in takes and key in OURS:
                 raise SpecError(f"{key} is not set by --set{OURS[key] and ', but by ' + OURS[key]}.")
             if key not in takes:
@@ -97,6 +97,12 @@ class Guest:
     def judge(self) -> Callable[[Any, str], float] | None:
         """Of Pebble alone."""
         return self.scored()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What its call is told, pictures by the names of their files."""
+        told = {**self.arguments, **({} if self.image is None else {"image": self.image})}
+        return {name: f"@{v.info.get('file')}" if hasattr(v, "info") else v for name, v in told.items()}
 
     @property
     def guidance(self) -> float | None:
@@ -120,7 +126,7 @@ class Guest:
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raise PromptError: an empty prompt, a label that the model does not know, or one that it has no use for."""
-        takes, name = self.checkpoint.arguments, self.checkpoint.kind.__name__
+        takes, name = self._takes, self.checkpoint.kind.__name__
         if "class_labels" in takes:
             self._labels(prompts)
         elif "prompt" not in takes:
@@ -149,8 +155,8 @@ class Guest:
 
     def admit(self, column: Column) -> Column:
         """The column itself. Raises SpecError where diffusers has no such scheduler for this model."""
-        takes = self.checkpoint.arguments
-        samplers.scheduler_of(self.checkpoint.scheduler, column.solver, column.grid)
+        takes = self._takes
+        samplers.scheduler_of(self.checkpoint.scheduler, column.solver, column.grid, column.steps or samplers.PROBE)
         if samplers.noise_share(column.solver) is not None and "eta" not in takes:
             raise SpecError(f"{self.checkpoint.kind.__name__} takes no eta: only ddim(eta=0) runs in it.")
         if "num_inference_steps" not in takes and column.steps != self.defaults.steps:
@@ -180,7 +186,7 @@ class Guest:
         """The pipeline under a column's scheduler and policy."""
         own = self.pipe.scheduler
         takes_over = column.solver is not None and bool(column.solver.controller)
-        self.pipe.scheduler = samplers.scheduler_of(own, column.solver, column.grid)
+        self.pipe.scheduler = samplers.scheduler_of(own, column.solver, column.grid, column.steps)
         try:
             with adapt(self.pipe, column.policy or FIXED, solver=column.solver if takes_over else None) as adapted:
                 yield adapted
@@ -206,9 +212,13 @@ class Guest:
         return made, seconds
 
     @property
+    def _takes(self) -> Mapping[str, Any]:
+        return self.checkpoint.arguments
+
+    @property
     def _batches(self) -> bool:
         """Whether one call may draw several samples: videos are large, and images are not batched by every pipeline."""
-        takes = self.checkpoint.arguments.keys()
+        takes = self._takes.keys()
         return self.image is None and not self.moving and bool({"prompt", "class_labels", "batch_size"} & takes)
 
     def _call(self, items: Sequence[Item], column: Column) -> Any:
@@ -216,21 +226,18 @@ class Guest:
             return self.pipe(**self._arguments(items, column))
         except SkipstoneError:
             raise
-        except (
-            ValueError,
-            TypeError,
-            LookupError,
-            RuntimeError,
-        ) as e:  # a wrong --set, no memory left
-            raise ModelError(f"{self.checkpoint.kind.__name__} stopped under {column.spec}: {first_line(e)}") from e
+        except Exception as e:  # a wrong --set, no memory left, a package that is missing: diffusers raises anything
+            said = first_line(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {first_line(e)}"
+            hint = " It takes a picture: --image FILE." if "image" in self._takes and self.image is None else ""
+            raise ModelError(f"{self.checkpoint.kind.__name__} stopped under {column.spec}. {said}{hint}") from e
 
     def _arguments(self, items: Sequence[Item], column: Column) -> dict[str, Any]:
         import torch
 
-        takes = self.checkpoint.arguments
+        takes = self._takes
         seeds = [item.seed for item in items]
         prompts = [item.prompt for item in items]
-        said: dict[str, Any] = dict(self.settings)
+        said: dict[str, Any] = dict(self.arguments)
         said["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         if "class_labels" in takes:
             said["class_labels"] = self._labels(prompts)

@@ -9,6 +9,8 @@ import numpy as np
 
 from ..errors import ModelError
 
+KINDS = ("images", "frames")  # what the outputs of diffusers call them
+
 
 def pixels(output: Any) -> list[Any]:
     """Pictures (height, width, 3) or videos (frames, height, width, 3) in [0, 1] out of what a pipeline returned.

@@ -58,13 +58,17 @@ class Checkpoint:
             name = str(index["_class_name"])
         except (ValueError, KeyError, TypeError):
             raise ModelError(f"{path} is damaged: it names no pipeline. Fetch the model again.") from None
-        kind = _kind(model, name)
+        with quiet():
+            kind = _kind(model, name)
         if from_image and "image" not in inspect.signature(kind.__call__).parameters:
             kind = _from_image(kind)
         why = next((refused()[c.__name__] for c in kind.__mro__ if c.__name__ in refused()), None)
         if why:
             raise GuestError(f"{name} cannot be adapted: {why}")
-        return Checkpoint(model, index, kind)
+        found = Checkpoint(model, index, kind)
+        if any(argument.startswith("audio") for argument in found.arguments):
+            raise ModelError(f"{name} makes sound, not pictures or videos: use skipstone.adapt in Python.")
+        return found
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ LEVELS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use
 PROBE = 10  # steps of a grid that is only looked at
 
 
-def scheduler_of(own: Any, solver: Solver | None, grid: Grid | None) -> Any:
+def scheduler_of(own: Any, solver: Solver | None, grid: Grid | None, steps: int = PROBE) -> Any:
     """The scheduler that steps like `solver` where `grid` says; a None of these is the pipeline's own.
 
     Raises:
@@ -37,6 +37,7 @@ def scheduler_of(own: Any, solver: Solver | None, grid: Grid | None) -> Any:
     made = kind.from_config(own.config, **settings)
     if grid is not None:
         _check_open(made, grid)
+        _check_apart(made, grid, steps)
     return made
 
 
@@ -167,3 +168,16 @@ def _check_open(scheduler: Any, grid: Grid) -> None:
     if is_open != grid.open:
         does, right = "leaves out" if is_open else "includes", registry.spell(replace(grid, open=is_open))
         raise SpecError(f"{type(scheduler).__name__} {does} the cleanest timestep: write {right}.")
+
+
+def _check_apart(scheduler: Any, grid: Grid, steps: int) -> None:
+    """Refuse grids whose first steps diffusers rounds to the same timestep: it then runs out of its own sigmas."""
+    if not isinstance(grid, Karras | LogSNR) or steps < 2:
+        return
+    looked_at = type(scheduler).from_config(scheduler.config)
+    looked_at.set_timesteps(steps)
+    if float(looked_at.timesteps[0]) == float(looked_at.timesteps[1]):
+        raise SpecError(
+            f"{type(scheduler).__name__} rounds the first steps of {registry.spell(grid)} to one timestep of this "
+            f"model's table, and then stops with an error. Choose another grid: trailing."
+        )

@@ -48,7 +48,9 @@ Settings: TypeAlias = Annotated[
         "--set", help="An argument of the pipeline's call, its value as JSON or text. Repeat it.", metavar="NAME=VALUE"
     ),
 ]
-Picture: TypeAlias = Annotated[Path | None, typer.Option("--image", help="A picture to start from.", metavar="FILE")]
+Picture: TypeAlias = Annotated[
+    Path | None, typer.Option("--image", help="A picture that the pipeline starts from.", metavar="FILE")
+]
 Device: TypeAlias = Annotated[
     str | None, typer.Option(help="Where a pipeline runs. cuda where there is one, else cpu.", show_default=False)
 ]
@@ -99,7 +101,7 @@ class Choice:
 
         checkpoint = Checkpoint.find(model, from_image=self.image is not None)
         said = {"said_guidance": self.guidance, "device": self.device, "dtype": self.dtype, **more}
-        return Guest(checkpoint, settings=_settings(self.settings), image=_picture(self.image), **said)
+        return Guest(checkpoint, arguments=_settings(self.settings), image=_picture(self.image), **said)
 
     def _pebble_as_guest(self) -> Subject:
         """Pebble's pipeline, from the noise and with the defaults that the engine has for it."""
@@ -118,14 +120,14 @@ class Choice:
 
 
 def _settings(spoken: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE, the values read as JSON where they are."""
+    """NAME=VALUE, the values read as JSON where they are; NAME=@FILE is a picture."""
     found: dict[str, Any] = {}
     for one in spoken:
         name, equals, value = one.partition("=")
         if not equals or not name.strip().isidentifier():
             raise SpecError(f"Expected --set NAME=VALUE, e.g. --set height=512, got {one!r}.")
         try:
-            found[name.strip()] = json.loads(value)
+            found[name.strip()] = _picture(Path(value[1:])) if value.startswith("@") else json.loads(value)
         except ValueError:
             found[name.strip()] = value
     return found
@@ -137,6 +139,8 @@ def _picture(path: Path | None) -> Any:
     from PIL import Image
 
     try:
-        return Image.open(path).convert("RGB")
+        picture = Image.open(path).convert("RGB")
     except OSError as e:
         raise ModelError(f"{path} is no picture that can be read: {e.strerror or 'of no known format'}.") from None
+    picture.info["file"] = str(path)
+    return picture
