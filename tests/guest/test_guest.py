@@ -87,7 +87,7 @@ def test_the_account_tells_calls_and_decisions(adapted: skipstone.Adapted) -> No
     assert last[0].full_calls == 9
     assert last.saved == pytest.approx(1 / 3)
     assert last.summary().splitlines()[0].startswith("interval(warmup=2): 6 calls over 3 samples, 33% saved")
-    assert "9 calls" in last[0].explain()
+    assert "the bare run makes 9" in last[0].explain()
     read = json.loads(last.to_json())
     assert [s["decisions"] for s in read["samples"]] == ["CC.C.C.C"] * 3
     assert sum(s["seconds"] for s in read["samples"]) <= read["seconds"]

@@ -124,7 +124,11 @@ class Adapted:
 
     def _run(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         call = original(self.pipe).__call__
-        known = inspect.signature(call).bind(self.pipe, *arguments, **named)
+        try:
+            known = inspect.signature(call).bind(self.pipe, *arguments, **named)
+        except TypeError:
+            return call(self.pipe, *arguments, **named)  # which says what is wrong with them
+        known.apply_defaults()
         spec = spec_of(self.pipe)
         verify = self.settings.verify_rows or not (spec.known or self._verified)
         visit = Visit(self.pipe, spec, self.settings, dict(known.arguments), verify)

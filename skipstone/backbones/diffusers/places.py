@@ -202,9 +202,16 @@ def _at_sigmas(scheduler: Any, sigmas: Sequence[float], scale: Callable[[float],
     for s in sigmas:
         alpha = 1.0 / math.hypot(1.0, s)
         # without a table, the time that a flow of the same signal-to-noise ratio has
-        t = s / (1.0 + s) if table is None or s <= 0.0 else table.time(-math.log(s))
+        t = s / (1.0 + s) if table is None or s <= 0.0 else _on_entry(table.time(-math.log(s)), scheduler)
         places.append(Place(t, scale(alpha), alpha, s * alpha))
     return places
+
+
+def _on_entry(t: float, scheduler: Any) -> float:
+    """The time of a table's entry where rounding has led beside it: policies compare times with their settings."""
+    entries = len(scheduler.alphas_cumprod)
+    nearest = round(t * entries)
+    return nearest / entries if abs(t * entries - nearest) < 1e-3 else t
 
 
 # -- the order of calls --------------------------------------------------------------------------

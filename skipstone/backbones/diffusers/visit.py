@@ -112,6 +112,7 @@ class Visit:
 
     def _new_trajectory(self) -> None:
         self.gate, self.voyage, self.began = Gate(self.spec, whole=not self._sliceable()), None, 0.0
+        self.ended = 0.0
 
     def denoise(self, module: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser is called."""
@@ -134,6 +135,7 @@ class Visit:
         made = run(*call.args, **call.kwargs)
         before = made[0] if isinstance(made, tuple) else made.prev_sample
         after, ended = self.voyage.depart(before)
+        self.ended = time.perf_counter()
         return made if after is before else _with_sample(made, after, ended, self.voyage.layout)
 
     def _depart(self, output: torch.Tensor, timestep: Any, x: torch.Tensor) -> Voyage:
@@ -176,7 +178,7 @@ class Visit:
         if voyage is None:
             return
         runs = tuple(line.run for line in voyage.lines)
-        seconds = time.perf_counter() - self.began
+        seconds = self.ended - self.began
         full = tuple(len(voyage.trajectory.calls) + extra / gate.branches for extra in gate.extra)
         self.finished.append(Finished(runs, tuple(gate.spent), gate.branches, full, gate.verified, seconds))
         planned = sum(run.cost for run in runs) * gate.branches + gate.verified

@@ -80,6 +80,7 @@ class Voyage:
         self.switches = switches
         self.host = Hosted.of(trajectory)
         self.schedule = HostSchedule.of(trajectory, base)
+        self.shape: torch.Size | None = None
         self.call = 0  # index of the next call of the scheduler
         self.lines: list[Line] = []
 
@@ -108,13 +109,23 @@ class Voyage:
                 f"{len(self.trajectory.calls)} calls of the scheduler were announced by its timesteps and one more was "
                 f"made. Set the timesteps before the loop, by scheduler.set_timesteps."
             )
+        self._same_shape(x)
         edited = output
         for s, line in enumerate(self.lines):
-            said = self._said(s, line, self.layout.take(output, s), self.layout.take(x, s))
+            own = (self.layout.take(batch, s).clone() for batch in (output, x))  # a view would keep the batch alive
+            said = self._said(s, line, *own)
             if said is not None:
                 edited = edited.clone() if edited is output else edited
                 self.layout.put(edited, s, said.to(output.dtype))
         return edited
+
+    def _same_shape(self, x: torch.Tensor) -> None:
+        if self.shape and x.shape != self.shape:
+            raise GuestError(
+                f"The sample changed its shape from {tuple(self.shape)} to {tuple(x.shape)} within a run: what was said "
+                f"about the one tells nothing about the other. Such pipelines cannot be adapted."
+            )
+        self.shape = x.shape
 
     def _said(self, s: int, line: Line, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
         """The output of a sample where it is not the network's own."""
