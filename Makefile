@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MLX := $(shell [ "$$(uname -s)" = Linux ] && echo "mlx[cpu]" || echo mlx)
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench matrix docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,8 +29,12 @@ bench: $(READY)  ## engine overhead, import time, orders of convergence
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/orders.py
 
+matrix: $(READY)  ## the guest: every family of pipelines under every scheduler (about 20 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix.py
+
 docs: $(READY)  ## regenerate the reference page of policies, solvers, grids ...
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_guest.py
 
 clean:  ## what the targets above have made
 	rm -rf $(VENV) demo build dist

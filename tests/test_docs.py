@@ -13,9 +13,10 @@ from skipstone import registry
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_reference_page_is_up_to_date() -> None:
-    page = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))["page"]()
-    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == page, "run `make docs`"
+@pytest.mark.parametrize("name", ["reference", "guest"])
+def test_generated_pages_are_up_to_date(name: str) -> None:
+    page = runpy.run_path(str(ROOT / "docs" / f"make_{name}.py"))["page"]()
+    assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") == page, "run `make docs`"
 
 
 @pytest.mark.parametrize("kind", ["policy", "solver", "grid", "schedule", "signal", "metric"])

@@ -1,0 +1,103 @@
+"""Every family under every scheduler that it takes, all checks: make matrix  (writes benchmarks/matrix.md)
+
+Tiny pipelines with random weights, so it says what holds and not how good pictures are. Resumes from matrix.jsonl,
+which is removed when the table has been written. Exit status 1 where a check fails.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from rich.progress import track
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.guest.families import FAMILIES, build  # noqa: E402
+from tests.guest.matrix import CHECKS, Cell, cells  # noqa: E402
+
+LOG, PAGE = Path(__file__).with_name("matrix.jsonl"), Path(__file__).with_name("matrix.md")
+
+
+def _quiet() -> None:
+    warnings.simplefilter("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+
+
+def tried(cell: Cell) -> dict[str, Any]:
+    """One cell and what became of it."""
+    try:
+        cell.run()
+        error = ""
+    except Exception as e:
+        error = f"{type(e).__name__}: {e}".splitlines()[0]
+    return {"family": cell.family, "scheduler": cell.scheduler, "check": cell.check, "error": error}
+
+
+def results(workers: int) -> list[dict[str, Any]]:
+    """Every cell, those of an earlier attempt not made again."""
+    done = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
+    known = {(r["family"], r["scheduler"], r["check"]) for r in done}
+    todo = [c for c in cells() if (c.family, c.scheduler, c.check) not in known]
+    with multiprocessing.get_context("spawn").Pool(workers, _quiet) as pool, LOG.open("a") as log:
+        for result in track(pool.imap(tried, todo, chunksize=25), "matrix", total=len(todo)):
+            log.write(json.dumps(result) + "\n")
+            log.flush()
+            done.append(result)
+    return done
+
+
+def page(found: list[dict[str, Any]], seconds: float) -> Iterator[str]:
+    """The table."""
+    failed = [r for r in found if r["error"]]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
+    ).stdout.strip()
+    yield "# Every family under every scheduler that it takes\n"
+    yield (
+        f"`make matrix`, {time.strftime('%Y-%m-%d')}, commit {commit}, diffusers {diffusers.__version__}, torch "
+        f"{torch.__version__}, Python {platform.python_version()}, {seconds / 60:.0f} minutes: {len(found) - len(failed)} of "
+        f"{len(found)} checks hold. Tiny pipelines with random weights, batch 2, 8 steps.\n"
+    )
+    for name, check in CHECKS.items():
+        yield f"- **{name}**: {(check.__doc__ or '').strip()}"
+    yield "\n| Family | Pipeline | Schedulers | " + " | ".join(CHECKS) + " |"
+    yield "|---|---|--:|" + "--:|" * len(CHECKS)
+    for name in dict.fromkeys(r["family"] for r in found):
+        mine = [r for r in found if r["family"] == name]
+        passed = Counter(r["check"] for r in mine if not r["error"])
+        counts = [f"{passed[c]}/{sum(r['check'] == c for r in mine)}" for c in CHECKS]
+        schedulers = len({r["scheduler"] for r in mine})
+        yield f"| {name} | `{type(build(name)).__name__}` | {schedulers} | " + " | ".join(counts) + " |"
+    yield "\nSchedulers: " + ", ".join(sorted({s for f in FAMILIES.values() for s in f.schedulers})) + ".\n"
+    if failed:
+        yield "## What does not hold\n"
+        yield from (f"- {r['family']} / {r['scheduler']} / {r['check']}: {r['error']}" for r in failed)
+
+
+def main() -> int:
+    _quiet()
+    began = time.perf_counter()
+    found = results(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    PAGE.write_text("\n".join(page(found, time.perf_counter() - began)).rstrip() + "\n", encoding="utf-8")
+    LOG.unlink()
+    failed = sum(bool(r["error"]) for r in found)
+    print(f"{len(found) - failed} of {len(found)} checks hold; see {PAGE.relative_to(ROOT)}")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
