@@ -16,7 +16,7 @@ import skipstone
 from skipstone.errors import GuestError
 
 from .families import SCHEDULERS
-from .runs import SPECS, adapted, bare
+from .runs import SPECS, adapted, bare, traces
 
 Values = dict[str, Any]
 
@@ -27,10 +27,6 @@ def sibling(pipe: Any, scheduler: str = "ddim") -> Any:
     other = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
     return other
-
-
-def plainly(pipe: Any) -> bool:
-    return not any("skipstone" in name for part in pipe.components.values() for name in vars(type(part)))
 
 
 # -- threads --------------------------------------------------------------------------------------
@@ -61,7 +57,7 @@ def test_pipelines_that_share_a_network_run_at_once_as_one_after_another(pipe: A
     for name in plans:
         assert torch.equal(together[name][0], serial[name][0])
         assert together[name][1] == serial[name][1]
-    assert all(plainly(p) for p in pipes.values())
+    assert not [name for p in pipes.values() for name in traces(p, *p.components.values())]
 
 
 def test_one_pipeline_in_two_threads_is_refused_and_the_first_run_goes_on(pipe: Any) -> None:
@@ -89,7 +85,7 @@ def test_a_pipeline_that_calls_itself_is_refused(pipe: Any) -> None:
 
     with skipstone.adapt(pipe, "fixed"), pytest.raises(GuestError, match="running already"):
         bare(pipe, callback_on_step_end=again)
-    assert plainly(pipe)
+    assert not traces(pipe, *pipe.components.values())
 
 
 # -- one pipeline within another ------------------------------------------------------------------
@@ -133,8 +129,8 @@ def test_a_callback_that_runs_another_pipeline(
     if inner_spec is not None:
         assert [s.decisions for s in guest.last] == expected_letters
         guest.remove()
-    assert plainly(pipe)
-    assert plainly(other)
+    assert not traces(pipe, *pipe.components.values())
+    assert not traces(other, *other.components.values())
 
 
 # -- one pipeline adapted several times -----------------------------------------------------------
