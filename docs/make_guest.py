@@ -67,11 +67,11 @@ POLICIES = """\
 | one branch | only the conditional row enters; the other branch is forecast |
 | freeze | the rest of the steps make no call, and the sample lands on its clean estimate exactly |
 | finish | one to four long steps of our own, at times of the scheduler; the steps between make no call |
-| rejected steps, times of its own | with `solver="dpm_adaptive"`: the whole run happens within the pipeline's first step |
+| rejected steps, own times | with `solver="dpm_adaptive"`: the whole run happens within the pipeline's first step |
 
 The scheduler always steps the whole batch, so the random stream is that of the bare pipeline. Rows of a batch go their
-own ways; with `per_sample=False`, or while diffusers' own `enable_cache` is on, a step is skipped only where all samples
-skip it.
+own ways; with `per_sample=False`, or while diffusers' own `enable_cache` is on, a step is skipped only where all
+samples skip it.
 """
 
 
@@ -132,7 +132,7 @@ def page() -> str:
             "## Families that are declared\n",
             "A pipeline that is not listed is adapted too, as the usual case (unconditional branch first, one batch), "
             "and its first run checks by one extra forward that rows are independent. `verify_rows=True` checks it for "
-            "any. The matrix of tests ([benchmarks/matrix.md](../benchmarks/matrix.md)) runs those marked with a star.\n",
+            "any. The [matrix](../benchmarks/matrix.md) of tests runs those marked with a star.\n",
             pipelines(),
             "## Schedulers\n",
             scheduler_rows(),
