@@ -7,6 +7,7 @@ eps, v, x0 and flow have one formula each, whatever the scheduler.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -108,11 +109,6 @@ def as_flow(scheduler: Any) -> Reading:
 # -- what a scheduler does to a clean estimate ------------------------------------------------------
 
 
-def untouched(scheduler: Any, x0: Any) -> Any:
-    """The clean estimate as it is."""
-    return x0
-
-
 def thresholded(scheduler: Any, x0: Any) -> Any:
     """Dynamic thresholding of pictures, where it is on; x0 is one sample (C, H, W) or rows of them."""
     if not scheduler.config.get("thresholding", False) or not getattr(scheduler, "predict_x0", True):
@@ -196,8 +192,20 @@ def _sigmas(scheduler: Any, begin: int) -> list[float]:
     return sigmas
 
 
+def table_of(scheduler: Any) -> Table:
+    """The table of a scheduler that has one.
+
+    Where the betas are rescaled to zero terminal SNR, the sigma kind replaces the last entry, 0, by 2^-24, which may be
+    above the one before; it is put below.
+    """
+    *bars, last = scheduler.alphas_cumprod.tolist()
+    return Table(
+        (*bars, last if last < bars[-1] else bars[-1] / 2), float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+    )
+
+
 def _at_sigmas(scheduler: Any, sigmas: Sequence[float], scale: Callable[[float], float]) -> list[Place]:
-    table = Table.of(scheduler) if hasattr(scheduler, "alphas_cumprod") else None
+    table = table_of(scheduler) if hasattr(scheduler, "alphas_cumprod") else None
     places = []
     for s in sigmas:
         alpha = 1.0 / math.hypot(1.0, s)
@@ -237,12 +245,8 @@ def as_pndm(scheduler: Any, calls: int) -> tuple[int, ...]:
 
 def upto(stages: Sequence[int], calls: int) -> tuple[int, ...]:
     """The stages of the first so many calls; the last step may lose some of its own."""
-    kept: list[int] = []
-    for n in stages:
-        if calls > 0:
-            kept.append(min(n, calls))
-        calls -= n
-    return tuple(kept)
+    ends = itertools.accumulate(stages)
+    return tuple(min(n, calls - end + n) for n, end in zip(stages, ends, strict=True) if end - n < calls)
 
 
 def falling(places: Sequence[Place], stages: Sequence[int], who: str) -> list[Place]:

@@ -48,7 +48,7 @@ class SchedulerSpec:
     places: Callable[[Any, int], list[Place]]
     reading: Callable[[Any], Reading] = at.by_config
     stages: Callable[[Any, int], tuple[int, ...]] = at.singly
-    clean: Callable[[Any, Any], Any] = at.untouched
+    clean: Callable[[Any, Any], Any] = lambda scheduler, x0: x0
     stochastic: Callable[[Any], bool] = lambda scheduler: False
     flaw: Callable[[Any], str] = lambda scheduler: ""
 
@@ -210,9 +210,7 @@ for _spec in (
         clean=at.clipped,
         stochastic=always,
     ),
-    SchedulerSpec(
-        "table, ancestral, as it is", ("TCDScheduler", "CogVideoXDPMScheduler"), at.on_table, stochastic=always
-    ),
+    SchedulerSpec("table, noisy", ("TCDScheduler", "CogVideoXDPMScheduler"), at.on_table, stochastic=always),
     SchedulerSpec("PNDM", ("PNDMScheduler",), at.on_table, stages=at.as_pndm),
     SchedulerSpec(
         "multistep",
