@@ -132,7 +132,8 @@ OF_SIGMAS = [
     *family("EulerDiscrete", (EPS, X0, V), *SPACINGS, *SIGMAS, ZERO_SNR, {"final_sigmas_type": "sigma_min"}, **SD),
     *family("EulerDiscrete", (V,), timestep_type="continuous", sigma_min=0.03, sigma_max=14.0, use_karras_sigmas=True),
     *family("EulerAncestralDiscrete", (EPS, V), *SPACINGS, ZERO_SNR, {**ZERO_SNR, "beta_schedule": "linear"}),
-    *family("LMSDiscrete HeunDiscrete", (EPS, X0, V), *SPACINGS, *SIGMAS),
+    *family("LMSDiscrete", (EPS, X0, V), SIGMAS[0]),
+    *family("HeunDiscrete", (EPS, X0, V), *SPACINGS, *SIGMAS),
     *family("KDPM2Discrete KDPM2AncestralDiscrete", (EPS, V), *SPACINGS, *SIGMAS),
 ]
 EDM = family("EDMEuler EDMDPMSolverMultistep", (EPS, V), {"sigma_data": 1.0}, {"sigma_schedule": "exponential"})
