@@ -12,7 +12,6 @@ from diffusers import (
     FirstBlockCacheConfig,
     PyramidAttentionBroadcastConfig,
 )
-from torch._dynamo.testing import CompileCounter
 
 import skipstone
 from skipstone.errors import GuestWarning
@@ -143,64 +142,45 @@ def test_loras_switched_between_runs(pipe: Any, plain: Any) -> None:
 # -- compilers ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def dynamo() -> Any:
-    torch._dynamo.reset()
-    yield CompileCounter()
-    torch._dynamo.reset()
+class Compiler:
+    """A backend that counts its graphs and notes whose code they come from."""
 
+    def __init__(self) -> None:
+        self.graphs = 0
+        self.files: set[str] = set()
 
-def compiled(pipe: Any, how: str, backend: Any) -> None:
-    if how == "wrapped":
-        pipe.unet = torch.compile(pipe.unet, backend=backend)
-    else:
-        pipe.unet.compile(backend=backend)
-
-
-@pytest.mark.parametrize("how", ["wrapped", "in place"])
-def test_a_compiled_network_is_compiled_at_most_once_more(pipe: Any, plain: Any, dynamo: Any, how: str) -> None:
-    compiled(pipe, how, dynamo)
-    reference = bare(pipe)
-    frames = dynamo.frame_count
-    assert frames > 0
-    assert torch.equal(adapted(pipe, "fixed").output, reference)
-    assert dynamo.frame_count <= 2 * frames  # a guard on the type of the module
-    frames = dynamo.frame_count
-    assert torch.equal(adapted(pipe, SPECS[0]).output, adapted(plain, SPECS[0]).output)
-    assert dynamo.frame_count == frames  # whole batches only: nothing new
-    adapted(pipe, "fixed")
-    bare(pipe)
-    assert dynamo.frame_count == frames
-
-
-@pytest.mark.parametrize("how", ["wrapped", "in place"])
-def test_sub_batches_of_a_compiled_network_share_one_dynamic_graph(
-    pipe: Any, plain: Any, dynamo: Any, how: str
-) -> None:
-    compiled(pipe, how, dynamo)
-    adapted(pipe, "fixed")
-    frames = dynamo.frame_count
-    near(adapted(pipe, SPECS[1]).output, adapted(plain, SPECS[1]).output, 1e-5)
-    once = dynamo.frame_count
-    assert once <= 2 * frames
-    near(adapted(pipe, SPECS[2]).output, adapted(plain, SPECS[2]).output, 1e-5)
-    assert dynamo.frame_count <= once + frames
-
-
-def test_no_code_of_ours_is_compiled(pipe: Any) -> None:
-    files: set[str] = set()
-
-    def backend(graph: torch.fx.GraphModule, example: Any) -> Any:
+    def __call__(self, graph: torch.fx.GraphModule, example: Any) -> Any:
+        self.graphs += 1
         for node in graph.graph.nodes:
-            files.update(line.split('"')[1] for line in (node.stack_trace or "").splitlines() if 'File "' in line)
+            lines = (node.stack_trace or "").splitlines()
+            self.files.update(line.split('"')[1] for line in lines if 'File "' in line)
         return graph.forward
 
+
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_a_compiled_network(pipe: Any, plain: Any, how: str) -> None:
+    """Compiled once, once more for its class while adapted, and once more for batches of any size."""
     torch._dynamo.reset()
-    pipe.unet.compile(backend=backend)
-    adapted(pipe, SPECS[2])
+    compiler = Compiler()
+    if how == "wrapped":
+        pipe.unet = torch.compile(pipe.unet, backend=compiler)
+    else:
+        pipe.unet.compile(backend=compiler)
+    reference = bare(pipe)
+    assert compiler.graphs == 1
+    assert torch.equal(adapted(pipe, "fixed").output, reference)
+    attached = compiler.graphs
+    assert attached <= 2
+    assert torch.equal(adapted(pipe, SPECS[0]).output, adapted(plain, SPECS[0]).output)
+    assert torch.equal(bare(pipe), reference)
+    assert compiler.graphs == attached  # whole batches only
+    for spec in SPECS[1:]:
+        near(adapted(pipe, spec).output, adapted(plain, spec).output, 1e-5)
+        assert compiler.graphs <= attached + 1
+    ours = str(Path(skipstone.__file__).parent)
+    assert compiler.files
+    assert not [file for file in compiler.files if file.startswith(ours)]
     torch._dynamo.reset()
-    assert files
-    assert not [f for f in files if f.startswith(str(Path(skipstone.__file__).parent))]
 
 
 # -- diffusers' own caches ------------------------------------------------------------------------

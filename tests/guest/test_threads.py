@@ -100,8 +100,9 @@ def inside(inner: Callable[[], Any]) -> Callable[..., Values]:
     return callback
 
 
-@pytest.mark.parametrize("how", ["function", "partial", "object"])
-@pytest.mark.parametrize("shared", [True, False], ids=["same network", "other network"])
+@pytest.mark.parametrize(
+    ("how", "shared"), [("function", False), ("function", True), ("partial", True), ("object", True)]
+)
 @pytest.mark.parametrize("inner_spec", [None, SPECS[2]], ids=["bare", "adapted"])
 def test_a_callback_that_runs_another_pipeline(
     pipe: Any, plain: Any, how: str, shared: bool, inner_spec: str | None
