@@ -69,8 +69,8 @@ def page(found: list[dict[str, Any]], seconds: float) -> Iterator[str]:
     yield "# Every family under every scheduler that it takes\n"
     yield (
         f"`make matrix`, {time.strftime('%Y-%m-%d')}, commit {commit}, diffusers {diffusers.__version__}, torch "
-        f"{torch.__version__}, Python {platform.python_version()}, {seconds / 60:.0f} min: {len(found) - len(failed)} of "
-        f"{len(found)} checks hold. Tiny pipelines with random weights, batch 2, 8 steps.\n"
+        f"{torch.__version__}, Python {platform.python_version()}, {seconds / 60:.0f} min: {len(found) - len(failed)} "
+        f"of {len(found)} checks hold. Tiny pipelines with random weights, batch 2, 8 steps.\n"
     )
     for name, check in CHECKS.items():
         yield f"- **{name}**: {(check.__doc__ or '').strip()}"

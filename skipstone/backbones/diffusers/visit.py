@@ -18,11 +18,11 @@ from ...engine.contracts import Chain, Policy, Run
 from ...engine.requests import Solver
 from ...errors import GuestError, GuestWarning
 from ...numerics.schedule import FlowMatching, Schedule
-from ...numerics.tables import Table
 from .families import PipelineSpec
 from .gate import Gate, batch_of
+from .places import table_of
 from .rows import Layout
-from .schedulers import Trajectory, supports, trajectory
+from .schedulers import supports, trajectory
 from .swap import original, restore, swap
 from .takeover import take_over
 from .voyage import Voyage
@@ -147,7 +147,7 @@ class Visit:
             self.gate.verify()
         policy = self.settings.policy
         self._warn_of_short_runs(policy, len(ahead.stages))
-        base = base_schedule(self.scheduler, ahead)
+        base = base_schedule(self.scheduler)
         voyage = Voyage(ahead, layout, self.gate, policy, base, self.spec.switches(self.pipe))
         if self.settings.solver is not None:
             take_over(voyage, self, output, timestep, x)
@@ -214,12 +214,10 @@ class Visit:
                 )
 
 
-def base_schedule(scheduler: Any, ahead: Trajectory) -> Schedule:
+def base_schedule(scheduler: Any) -> Schedule:
     """The schedule that a scheduler's own times are taken from."""
-    first = ahead.calls[0]
-    if abs(first.alpha + first.sigma - 1.0) < 1e-6:
-        return FlowMatching()
-    return Table.of(scheduler) if hasattr(scheduler, "alphas_cumprod") else FlowMatching()
+    flows = scheduler.config.get("use_flow_sigmas", False) or not hasattr(scheduler, "alphas_cumprod")
+    return FlowMatching() if flows else table_of(scheduler)
 
 
 def _with_sample(made: Any, after: torch.Tensor, ended: dict[int, torch.Tensor], layout: Layout) -> Any:
