@@ -44,7 +44,7 @@ CALLS: dict[str, Callable[[], Values]] = {
         "prompt_embeds": embeds(),
         "negative_prompt_embeds": -embeds(),
     },
-    "tuple": lambda: {"return_dict": True, "output_type": "np"},
+    "decoded": lambda: {"output_type": "np"},
 }
 
 
