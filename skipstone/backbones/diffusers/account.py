@@ -24,7 +24,8 @@ class SampleAccount:
     """One sample of one trajectory.
 
     `calls` counts rows that really entered the network, verification included, over the rows of a bare step: a guided
-    call is 1, and one branch of it a half. `seconds` is its share, by rows, of the time from the first call to the last step.
+    call is 1, and one branch of it a half. `seconds` is its share, by rows, of the time from the first call to the last
+    step.
     """
 
     run: Run

@@ -75,19 +75,13 @@ def refuse(pipelines: tuple[str, ...], reason: str) -> None:
 
 def refused() -> dict[str, str]:
     """Pipelines that cannot be adapted -> why."""
-    _load()
-    return dict(_REFUSED)
-
-
-def _load() -> None:
-    from . import catalogue  # noqa: F401  (declares itself)
-
     registry.plugins()
+    return dict(_REFUSED)
 
 
 def specs() -> tuple[PipelineSpec, ...]:
     """Every declared family."""
-    _load()
+    registry.plugins()
     return tuple(dict.fromkeys(_SPECS.values()))
 
 
@@ -97,7 +91,7 @@ def spec_of(pipe: Any) -> PipelineSpec:
     Raises:
         GuestError: not a pipeline, or one that cannot be adapted; the message says why.
     """
-    _load()
+    registry.plugins()
     lineage = [kind.__name__ for kind in type(pipe).__mro__]
     if "DiffusionPipeline" not in lineage:
         raise GuestError(

@@ -6,67 +6,64 @@ called from here as well, at any time and for any row, and the pipeline is left 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from ...engine.contracts import Policy
 from ...engine.drivers import denoise_many
-from ...engine.requests import Estimate, Problem, Query
+from ...engine.requests import Estimate, Problem, Query, Solver
 from ...errors import GuestError
 from ...numerics.parametrize import to_x0
 from ...numerics.schedule import Schedule
+from ...registry import spell
 from .gate import NAMES, Gate, batch_of
 from .rows import main_output
 from .voyage import VIEWS, Line, Voyage
 
-if TYPE_CHECKING:
-    from .visit import Visit
-
 TIME_NAMES = ("timestep", "timesteps", "t")
 
 
-def take_over(voyage: Voyage, visit: Visit, output: torch.Tensor, timestep: Any, x: torch.Tensor) -> None:
+def take_over(
+    voyage: Voyage, solver: Solver, policy: Policy, output: torch.Tensor, timestep: Any, x: torch.Tensor
+) -> None:
     """Denoise every sample to the end, and leave lines that wait for the pipeline to arrive there.
 
     Raises:
-        GuestError: something else acts between the steps; the message says what.
+        GuestError: the network cannot be called in the pipeline's place; the message says why.
     """
-    solver, policy = visit.settings.solver, visit.settings.policy
-    assert solver is not None
-    _refuse(voyage, visit)
+    refuse(
+        solver,
+        {
+            "its scheduler adds noise at every step": voyage.trajectory.stochastic,
+            "two networks take turns": len({id(p.module) for p in voyage.gate.passes.values()}) > 1,
+            "its scheduler steps more rows than there are samples": voyage.layout.width * voyage.layout.copies > 1,
+            "its network's output is not an eps, v, x0 or flow": voyage.trajectory.prediction not in VIEWS,
+        },
+    )
     weight = _guidance(voyage, output)
     backbone = Borrowed(voyage, voyage.gate, weight, _time_factor(voyage.gate, timestep), output, x)
     layout, grid = voyage.layout, voyage.host.grid
     seeds = range(layout.samples)
     problems = [
-        Problem(voyage.schedule, voyage._engine(layout.take(x, s), 0), grid, s, s, voyage.gate.branches) for s in seeds
+        Problem(voyage.schedule, voyage.engine(layout.take(x, s), 0), grid, s, s, voyage.gate.branches) for s in seeds
     ]
     results = denoise_many(backbone, problems, solver, policy)
     last = len(voyage.trajectory.calls)
     for s, result in enumerate(results):
-        held = layout.take(x, s) * 0 + result.x if voyage.trajectory.reaches_end else backbone.latest[s]
+        held = result.x if voyage.trajectory.reaches_end else backbone.latest[s]
         voyage.lines.append(Line(iter(()), result, result.run, held, last, result.x))  # type: ignore[arg-type]  # over
 
 
-def _refuse(voyage: Voyage, visit: Visit) -> None:
-    name = type(visit.pipe).__name__
-    callbacks = [c for c in ("callback_on_step_end", "callback") if visit.arguments.get(c) is not None]
-    reasons = {
-        visit.spec.between: bool(visit.spec.between),
-        f"its scheduler, {type(visit.scheduler).__name__}, adds noise at every step": voyage.trajectory.stochastic,
-        f"{' and '.join(callbacks)} may edit the sample": bool(callbacks),
-        "two networks take turns": len({id(p.module) for p in voyage.gate.passes.values()}) > 1
-        or len(visit.denoisers) > 1,
-        "its scheduler steps more rows than there are samples": voyage.layout.width * voyage.layout.copies > 1,
-        "its network's output is not an eps, v, x0 or flow": voyage.trajectory.prediction not in VIEWS,
-    }
+def refuse(solver: Solver, reasons: Mapping[str, bool]) -> None:
+    """Raise GuestError for the first of these reasons against a takeover that holds."""
     for reason, holds in reasons.items():
         if holds:
             raise GuestError(
-                f"{name} cannot be taken over by {visit.settings.solver!r}: {reason}. "
-                f"Adapt it without solver=..., with a policy that keeps to the pipeline's steps."
+                f"The pipeline cannot be taken over by solver={spell(solver)!r}: {reason}. Adapt it without "
+                f"solver=..., with a policy that keeps to the pipeline's steps."
             )
 
 
@@ -128,7 +125,7 @@ class Borrowed:
                 )
 
     def _seen(self, x: torch.Tensor) -> torch.Tensor:
-        return self.voyage._engine(x, 0)  # a scaled model input is the sample in engine coordinates
+        return self.voyage.engine(x, 0)  # a scaled model input is the sample in engine coordinates
 
     @property
     def schedule(self) -> Schedule:

@@ -24,7 +24,7 @@ from .places import table_of
 from .rows import Layout
 from .schedulers import supports, trajectory
 from .swap import original, restore, swap
-from .takeover import take_over
+from .takeover import refuse, take_over
 from .voyage import Voyage
 
 VISIT: contextvars.ContextVar[Visit | None] = contextvars.ContextVar("skipstone_visit", default=None)
@@ -149,12 +149,22 @@ class Visit:
         self._warn_of_short_runs(policy, len(ahead.stages))
         base = base_schedule(self.scheduler)
         voyage = Voyage(ahead, layout, self.gate, policy, base, self.spec.switches(self.pipe))
-        if self.settings.solver is not None:
-            take_over(voyage, self, output, timestep, x)
-        else:
+        if self.settings.solver is None:
             voyage.begin(x)
+        else:
+            self._refuse_takeover(self.settings.solver)
+            take_over(voyage, self.settings.solver, policy, output, timestep, x)
         self.gate.forget()
         return voyage
+
+    def _refuse_takeover(self, solver: Solver) -> None:
+        callbacks = [c for c in ("callback_on_step_end", "callback") if self.arguments.get(c) is not None]
+        reasons = {
+            self.spec.between: bool(self.spec.between),
+            f"{' and '.join(callbacks)} may edit the sample": bool(callbacks),
+            "two networks take turns": len(self.denoisers) > 1,
+        }
+        refuse(solver, reasons)
 
     def _layout(self, x: torch.Tensor) -> Layout:
         rows = x.shape[0]

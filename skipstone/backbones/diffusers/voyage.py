@@ -87,7 +87,7 @@ class Voyage:
     def begin(self, x: torch.Tensor) -> None:
         """Start a flow for each sample of the first batch, and have it decide."""
         for s in range(self.layout.samples):
-            start = self._engine(self.layout.take(x, s), 0)
+            start = self.engine(self.layout.take(x, s), 0)
             problem = Problem(self.schedule, start, self.host.grid, branches=self.gate.branches)
             going = flow(problem, self.host, self.policy.needs, self.policy.sites)
             run = next(going)
@@ -122,8 +122,8 @@ class Voyage:
     def _same_shape(self, x: torch.Tensor) -> None:
         if self.shape and x.shape != self.shape:
             raise GuestError(
-                f"The sample changed its shape from {tuple(self.shape)} to {tuple(x.shape)} within a run: what was said "
-                f"about the one tells nothing about the other. Such pipelines cannot be adapted."
+                f"The sample changed its shape from {tuple(self.shape)} to {tuple(x.shape)} within a run: what was "
+                f"said about the one tells nothing about the other. Such pipelines cannot be adapted."
             )
         self.shape = x.shape
 
@@ -134,7 +134,7 @@ class Voyage:
             return self.trajectory.output(k, line.held, x)
         planned = line.request
         assert isinstance(planned, Latent)
-        request = line.send(self._engine(x, k))
+        request = line.send(self.engine(x, k))
         real = isinstance(request, Query)
         if isinstance(request, Query):
             request = line.send(self._estimate(s, request, output, x))
@@ -195,7 +195,7 @@ class Voyage:
                 if self.finished:
                     ended[s] = value
             elif isinstance(line.request, Advance):
-                line.send(self._engine(self.layout.take(x, s), self.call))
+                line.send(self.engine(self.layout.take(x, s), self.call))
         self._settle()
         return moved, ended
 
@@ -257,7 +257,8 @@ class Voyage:
         calls = self.trajectory.calls
         return calls[call].scale if call < len(calls) else self.trajectory.end.scale
 
-    def _engine(self, x: torch.Tensor, call: int) -> torch.Tensor:
+    def engine(self, x: torch.Tensor, call: int) -> torch.Tensor:
+        """A sample of the pipeline, at a call, in engine coordinates."""
         scale = self._scale(call)
         return x if scale == 1.0 else x * scale
 
