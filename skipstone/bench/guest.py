@@ -173,7 +173,7 @@ class Guest:
     def load(self, columns: Sequence[Column]) -> None:
         """Load the pipeline and hold every column against it."""
         for column in columns:
-            with self._adapted(column):
+            with self.adapted(column):
                 pass
 
     def warm_up(self, items: Sequence[Item], column: Column) -> None:
@@ -182,7 +182,7 @@ class Guest:
             self.draw(items, Column(None, column.solver, column.grid, REHEARSAL))
 
     @contextmanager
-    def _adapted(self, column: Column) -> Iterator[Any]:
+    def adapted(self, column: Column) -> Iterator[Any]:
         """The pipeline under a column's scheduler and policy."""
         own = self.pipe.scheduler
         takes_over = column.solver is not None and bool(column.solver.controller)
@@ -199,7 +199,7 @@ class Guest:
         size = len(items) if self._batches else 1
         made: list[Made] = []
         seconds = 0.0
-        with ExitStack() as stack, self._adapted(column) as adapted:
+        with ExitStack() as stack, self.adapted(column) as adapted:
             counters = [stack.enter_context(CallCounter(model)) for model in spec.models(self.pipe, spec.denoisers)]
             for first in range(0, len(items), size):
                 some = items[first : first + size]
@@ -208,7 +208,7 @@ class Guest:
                 made += _made(output, adapted.last, len(some))
                 seconds += sum(sample.seconds for sample in adapted.last)
             entered = sum(counter.rows for counter in counters)
-        claim(column, sum(m.calls * m.run.branches for m in made), entered)
+        claim(column, sum(m.calls for m in made), entered / made[0].run.branches)
         return made, seconds
 
     @property
@@ -223,7 +223,7 @@ class Guest:
 
     def _call(self, items: Sequence[Item], column: Column) -> Any:
         try:
-            return self.pipe(**self._arguments(items, column))
+            return self.pipe(**self.told(items, column))
         except SkipstoneError:
             raise
         except Exception as e:  # a wrong --set, no memory left, a package that is missing: diffusers raises anything
@@ -231,7 +231,8 @@ class Guest:
             hint = " It takes a picture: --image FILE." if "image" in self._takes and self.image is None else ""
             raise ModelError(f"{self.checkpoint.kind.__name__} stopped under {column.spec}. {said}{hint}") from e
 
-    def _arguments(self, items: Sequence[Item], column: Column) -> dict[str, Any]:
+    def told(self, items: Sequence[Item], column: Column) -> dict[str, Any]:
+        """The arguments of a call that draws these samples."""
         import torch
 
         takes = self._takes
@@ -247,7 +248,10 @@ class Guest:
             said["batch_size"] = len(items)
         if self.noise is not None:
             said["latents"] = torch.stack([self.noise(seed) for seed in seeds])
-        if not self._batches:
+        if self._batches:  # diffusers wants a negative prompt of the type of the prompt
+            texts = {name: v for name, v in self.arguments.items() if "prompt" in name and isinstance(v, str)}
+            said |= {name: [text] * len(items) for name, text in texts.items()}
+        else:
             said |= {name: said[name][0] for name in ("prompt", "generator") if name in said}
         if (eta := samplers.noise_share(column.solver)) is not None:
             said["eta"] = eta

@@ -60,8 +60,8 @@ class Checkpoint:
             raise ModelError(f"{path} is damaged: it names no pipeline. Fetch the model again.") from None
         with quiet():
             kind = _kind(model, name)
-        if from_image and "image" not in inspect.signature(kind.__call__).parameters:
-            kind = _from_image(kind)
+            if from_image and "image" not in inspect.signature(kind.__call__).parameters:
+                kind = _from_image(kind)
         why = next((refused()[c.__name__] for c in kind.__mro__ if c.__name__ in refused()), None)
         if why:
             raise GuestError(f"{name} cannot be adapted: {why}")

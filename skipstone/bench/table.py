@@ -70,9 +70,10 @@ def _notes(result: Comparison) -> list[str]:
     for c, column in enumerate(result.columns):
         if column.policy is None:
             like = partner(result.columns, c)
+            made = "" if result.mean_calls(c) == column.steps else f", which makes {result.mean_calls(c):g} calls"
             notes.append(
                 f"`{FEWER}` is a fixed sampler with as many steps as `{result.columns[like].label}` makes calls "
-                f"in the mean ({result.mean_calls(like):.2f}), rounded up: `{column.spec}`."
+                f"in the mean ({result.mean_calls(like):.2f}), rounded up: `{column.spec}`{made}."
             )
     return notes
 

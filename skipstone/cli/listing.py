@@ -36,6 +36,8 @@ def listing(shelf: Annotated[Shelf | None, typer.Argument(help="Which; all of th
         names = registry.names(kind)
         if len(shelves) > 1:
             typer.echo(f"{title}:")
-        width = max(map(len, names))
+        width = max(map(len, (*names, *registry.presets(kind))))
         for name in names:
             typer.echo(f"  {name:{width}}  {registry.summary(registry.lookup(kind, name))}")
+        for name, (spec, about) in registry.presets(kind).items():
+            typer.echo(f"  {name:{width}}  {about} Short for {spec}.")

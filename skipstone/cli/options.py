@@ -48,9 +48,7 @@ Settings: TypeAlias = Annotated[
         "--set", help="An argument of the pipeline's call, its value as JSON or text. Repeat it.", metavar="NAME=VALUE"
     ),
 ]
-Picture: TypeAlias = Annotated[
-    Path | None, typer.Option("--image", help="A picture that the pipeline starts from.", metavar="FILE")
-]
+Picture: TypeAlias = Annotated[Path | None, typer.Option("--image", help="A picture to start from.", metavar="FILE")]
 Device: TypeAlias = Annotated[
     str | None, typer.Option(help="Where a pipeline runs. cuda where there is one, else cpu.", show_default=False)
 ]

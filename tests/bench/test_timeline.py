@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from skipstone.engine.timeline import COLOURS, kind, place
 from skipstone.engine.contracts import Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Run
+from skipstone.engine.timeline import COLOURS, kind, place
 
 RUN = Run(1.0, 0.0, (1.0, 0.5, 0.25, 0.0), (-1.0, 0.0, 1.0, 2.0))
 
