@@ -45,7 +45,7 @@ Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite what 
 Settings: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="An argument of the pipeline's call, its value as JSON or text. Repeat it.", metavar="NAME=VALUE"
+        "--set", help="An argument of the pipeline's call: JSON, text or @PICTURE. Repeat it.", metavar="NAME=VALUE"
     ),
 ]
 Picture: TypeAlias = Annotated[Path | None, typer.Option("--image", help="A picture to start from.", metavar="FILE")]
