@@ -31,6 +31,7 @@ HOMES = {
     "backbone": "skipstone.backbones",
 }
 _KINDS: dict[str, dict[str, type]] = {kind: {} for kind in HOMES}
+_PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in HOMES}
 _loaded: set[str] = set()
 
 
@@ -46,6 +47,17 @@ def register(kind: str) -> Callable[[T], T]:
         return cls
 
     return add
+
+
+def preset(kind: str, name: str, spec: str, about: str) -> None:
+    """Give a spec a short name, which is read as that spec everywhere; `about` is its help text."""
+    _PRESETS[kind][name] = spec, about
+
+
+def presets(kind: str) -> dict[str, tuple[str, str]]:
+    """Short names of a kind -> what each stands for, and what it is good for."""
+    _load(kind)
+    return dict(_PRESETS[kind])
 
 
 def _load(kind: str) -> dict[str, type]:
@@ -80,7 +92,7 @@ def lookup(kind: str, name: str) -> type:
     """The class of that name. Raises UnknownName with the nearest known name."""
     known = _load(kind)
     if name not in known:
-        listed = names(kind)
+        listed = (*names(kind), *_PRESETS[kind])
         raise UnknownName(f"No {kind} is called {name!r}.{suggest(name, listed)} Known: {', '.join(listed)}.")
     return known[name]
 
@@ -104,6 +116,8 @@ def _build(kind: str, node: ast.expr, grammar: str) -> Any:
     match node:
         case ast.BinOp(left, ast.BitOr(), right) if kind == "policy":
             return _build(kind, left, grammar) | _build(kind, right, grammar)
+        case ast.Name(name) if name in presets(kind):
+            return parse(kind, _PRESETS[kind][name][0])
         case ast.Name(name):
             return _make(kind, name, {})
         case ast.Call(ast.Name(name), [], keywords):

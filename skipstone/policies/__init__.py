@@ -1,5 +1,6 @@
 """One adaptive method per file."""
 
+from . import presets as presets
 from .budget import Budget as Budget
 from .early_stop import EarlyStop as EarlyStop
 from .error_control import ErrorControl as ErrorControl

@@ -1,0 +1,32 @@
+"""Short names: read everywhere as what they stand for, and never written."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from skipstone import registry
+from skipstone.cli import app
+from skipstone.errors import UnknownName
+
+
+@pytest.mark.parametrize("name", registry.presets("policy"))
+def test_a_preset_is_its_spec(name: str) -> None:
+    spec, about = registry.presets("policy")[name]
+    assert registry.parse("policy", name) == registry.parse("policy", spec)
+    assert registry.spell(registry.parse("policy", f"{name} | budget")) == f"{spec} | budget"
+    assert about.endswith(".")
+    assert name not in registry.names("policy")
+
+
+def test_a_misspelt_preset_is_found() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'balanced'"):
+        registry.parse("policy", "balancd")
+
+
+def test_presets_are_listed() -> None:
+    shown = CliRunner().invoke(app, ["list", "policies"]).output
+    for name, (spec, about) in registry.presets("policy").items():
+        assert f"{name} " in shown
+        assert about in shown
+        assert spec in shown
