@@ -8,6 +8,7 @@
     ├── GuestError (ValueError)        a pipeline, scheduler or policy that cannot be adapted as it is
     ├── ModelError                     a model that is missing, corrupt or of a kind not supported
     ├── PromptError (ValueError)       a prompt that cannot be drawn
+    ├── MetricError (ValueError)       a metric that cannot be taken of these pictures
     ├── TraceError (ValueError)        a trace file that cannot be read or does not fit
     └── OutputError                    a result that cannot be written
 
@@ -51,6 +52,10 @@ class ModelError(SkipstoneError):
 
 class PromptError(SkipstoneError, ValueError):
     """A prompt that cannot be drawn."""
+
+
+class MetricError(SkipstoneError, ValueError):
+    """A metric that cannot be taken of these pictures."""
 
 
 class TraceError(SkipstoneError, ValueError):

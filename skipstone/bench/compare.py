@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .. import registry
-from ..errors import PromptError, SpecError
+from ..errors import MetricError, PromptError, SpecError
 from ..metrics import PSNR, SSIM, Cost, JudgeScore, Metric, Sample
 from ..metrics.base import worst
 from .columns import Column, partner
@@ -154,8 +154,8 @@ def _equal_steps(made: Sequence[Made], column: Column) -> float:
 def _cell(item: Item, measured: Sequence[Metric], sample: Sample, made: Made, pixels: Any) -> Cell:
     values = {}
     for metric in measured:
-        # The judge reads sentences of Pebble's grammar only: other prompts are compared without it.
-        with suppress(PromptError):
+        # The judge reads sentences of Pebble's grammar only, and SSIM wants 11 pixels: left out where they cannot be.
+        with suppress(PromptError, MetricError):
             values[metric.name] = metric.measure(sample)
     return Cell(item.prompt, item.seed, pixels, made, values)
 

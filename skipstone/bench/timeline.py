@@ -20,6 +20,5 @@ def timeline(result: Comparison) -> bytes:
 def _panel(result: Comparison, c: int) -> Panel:
     column = result.columns[c]
     name = f"full run: {column.spec}" if c == 0 else column.label
-    return Panel(
-        f"{name}  ({result.mean_calls(c):.1f} calls)", [(cell.prompt, cell.result.run) for cell in result.cells[c]]
-    )
+    runs = [(result.title(cell), cell.result.run) for cell in result.cells[c]]
+    return Panel(f"{name}  ({result.mean_calls(c):.1f} calls)", runs)

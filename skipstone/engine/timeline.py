@@ -75,10 +75,11 @@ def _draw(axis: Any, panel: Panel) -> None:
             width = place(run, a.t_next) - left
             low, high = (row - 0.4, 0.8) if a.accepted is not False else (row + 0.28, 0.12)
             axis.broken_barh([(left, width)], (low, high), facecolor=COLOURS[what], edgecolor="#fcfcfa", linewidth=0.7)
-        axis.text(steps + 0.4, row, f"{run.cost:g}", va="center", fontsize=8, color="#333")
+        axis.text(1.01 * steps + 0.1, row, f"{run.cost:g}", va="center", fontsize=8, color="#333")
     axis.set_yticks(range(len(panel.runs)), [_short(label) for label, _ in panel.runs], fontsize=8)
     axis.set_ylim(len(panel.runs) - 0.4, -0.6)
-    axis.set_xlim(0, steps + 2)
+    axis.set_xlim(0, 1.04 * steps + 0.8)
+    axis.set_xticks(range(0, steps + 1, -(-steps // 12)))
     axis.tick_params(length=0, labelsize=8, colors="#333")
     axis.spines[:].set_visible(False)
     axis.set_facecolor("none")

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..errors import MetricError
 from ..registry import register
 from .base import Metric, Sample, pair
 
@@ -29,6 +30,9 @@ class PSNR(Metric):
         return math.inf if error == 0.0 else -10.0 * math.log10(error)
 
 
+WINDOW = 11  # pixels that a Gaussian of deviation 1.5 is cut off at
+
+
 @register("metric")
 @dataclass(frozen=True)
 class SSIM(Metric):
@@ -36,6 +40,9 @@ class SSIM(Metric):
 
     The published settings: Gaussian window of deviation 1.5, K1 = 0.01, K2 = 0.03, population covariance; the
     mean over the three colour channels.
+
+    Raises:
+        MetricError: pictures smaller than its window of 11 pixels.
 
     References: Wang et al. 2004, doi 10.1109/TIP.2003.819861.
     """
@@ -47,6 +54,8 @@ class SSIM(Metric):
         from skimage.metrics import structural_similarity
 
         ours, theirs = pair(self, sample)
+        if min(ours.shape[:2]) < WINDOW:
+            raise MetricError(f"ssim: expected pictures of at least {WINDOW} x {WINDOW}, got {ours.shape[:2]}.")
         return float(
             structural_similarity(
                 theirs,

@@ -182,8 +182,8 @@ def find(model: str | Path) -> Path:
         raise ModelError(f"{index} is damaged: it is not JSON. Fetch or train the model again.") from None
     if kind != "StableDiffusionPipeline":
         raise ModelError(
-            f"{model!s} is a {kind}; expected Pebble's format, a StableDiffusionPipeline. Other models run in a pipeline "
-            f"of their own: skipstone.adapt({kind}.from_pretrained(...), policy)."
+            f"{model!s} is a {kind}; expected Pebble's format, a StableDiffusionPipeline. Other models run in a "
+            f"pipeline of their own: skipstone.adapt({kind}.from_pretrained(...), policy)."
         )
     if (folder / pebble.MANIFEST).is_file():
         pebble.verify(folder, "fetch or train the model again")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skipstone import registry
-from skipstone.errors import SpecError
+from skipstone.errors import MetricError, SpecError
 from skipstone.metrics import PSNR, SSIM, Cost, JudgeScore, Sample
 from skipstone.metrics.base import worst
 
@@ -79,3 +79,9 @@ def test_every_metric_is_registered_and_knows_its_direction() -> None:
     assert {"psnr", "ssim", "judge", "cost"} <= set(registry.names("metric"))
     for name in registry.names("metric"):
         assert registry.parse("metric", name).better in ("higher", "lower")
+
+
+def test_ssim_says_that_a_picture_is_too_small() -> None:
+    tiny = np.zeros((8, 8, 3), dtype=np.float32)
+    with pytest.raises(MetricError, match="at least 11 x 11"):
+        SSIM().measure(Sample(tiny, reference=tiny))
