@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from diffusers import (
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    UniPCMultistepScheduler,
 )
 
 from . import Family, register
@@ -207,5 +209,7 @@ _no_heun = tuple(name for name in FLOWS if name != "flow-heun")
 register(Family("flux", _flux, flux_call, _no_heun))
 register(Family("flux-truecfg", _flux, truecfg_call, _no_heun, {"true_cfg_scale": 1.0}))
 register(Family("flux-img2img", partial(flux, FluxImg2ImgPipeline), flux_img2img_call, OWN_FLOWS))
-register(Family("flux-kontext", partial(flux, FluxKontextPipeline), kontext_call, (*OWN_FLOWS, "flow-unipc")))
+_takes_sigmas = "sigmas" in inspect.signature(UniPCMultistepScheduler.set_timesteps).parameters  # from 0.37 on
+_kontext = (*OWN_FLOWS, "flow-unipc") if _takes_sigmas else OWN_FLOWS
+register(Family("flux-kontext", partial(flux, FluxKontextPipeline), kontext_call, _kontext))
 register(Family("chroma", chroma, sd3_call, guidance_off=UNGUIDED))

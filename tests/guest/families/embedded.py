@@ -25,12 +25,10 @@ from diffusers import (
     QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
-    ZImagePipeline,
-    ZImageTransformer2DModel,
 )
 
 from . import Family, register
-from .parts import autoencoder, generators, noise, seeded
+from .parts import autoencoder, generators, later, noise, seeded
 from .schedulers import FLOWS
 
 UNGUIDED = {"guidance_scale": 1.0}
@@ -207,7 +205,7 @@ def cogview() -> DiffusionPipeline:
 def zimage() -> DiffusionPipeline:
     """Z-Image: the denoiser takes a list of samples and gives a list."""
     net = seeded(
-        ZImageTransformer2DModel,
+        later("ZImageTransformer2DModel", since="0.36"),
         in_channels=4,
         dim=16,
         n_layers=1,
@@ -218,7 +216,8 @@ def zimage() -> DiffusionPipeline:
         axes_dims=[4, 2, 2],
         axes_lens=[64, 16, 16],
     )
-    return textless(ZImagePipeline, net, autoencoder(shift_factor=0.1), FlowMatchEulerDiscreteScheduler(shift=3.0))
+    pipeline = later("ZImagePipeline", since="0.36")
+    return textless(pipeline, net, autoencoder(shift_factor=0.1), FlowMatchEulerDiscreteScheduler(shift=3.0))
 
 
 def embedded(pipe: DiffusionPipeline, batch: int, steps: int) -> Inputs:
@@ -236,15 +235,19 @@ def embedded(pipe: DiffusionPipeline, batch: int, steps: int) -> Inputs:
     }
 
 
-def masked(pipe: DiffusionPipeline, batch: int, steps: int, mask: str = "prompt_attention_mask", **more: Any) -> Inputs:
-    """Embeddings with masks, which leave out the last token of the second sample."""
+def masked(
+    pipe: DiffusionPipeline, batch: int, steps: int, mask: str = "prompt_attention_mask", short: int = 1, **more: Any
+) -> Inputs:
+    """Embeddings with masks, which leave out the last token of every other sample, from `short` on."""
     attended = torch.ones(batch, TOKENS, dtype=torch.long)
-    attended[1::2, -1] = 0
+    attended[short::2, -1] = 0
     return embedded(pipe, batch, steps) | {mask: attended, f"negative_{mask}": attended.clone()} | more
 
 
 def qwen_call(pipe: DiffusionPipeline, batch: int, steps: int) -> Inputs:
-    arguments = masked(pipe, batch, steps, mask="prompt_embeds_mask", true_cfg_scale=4.0)
+    # Before 0.37, the pipeline takes the longest prompt for the width of the embeddings: the second sample, run alone,
+    # must fill them.
+    arguments = masked(pipe, batch, steps, mask="prompt_embeds_mask", short=0, true_cfg_scale=4.0)
     return arguments | {"guidance_scale": None}
 
 

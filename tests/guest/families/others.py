@@ -17,8 +17,12 @@ from diffusers import (
     UnCLIPScheduler,
     WuerstchenDecoderPipeline,
 )
-from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel, WuerstchenDiffNeXt
 from diffusers.schedulers import DDPMWuerstchenScheduler
+
+try:
+    from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel, WuerstchenDiffNeXt
+except ImportError:  # before 0.38
+    from diffusers.pipelines.wuerstchen import PaellaVQModel, WuerstchenDiffNeXt
 
 from . import Family, register
 from .parts import clip_text, clip_tokenizer, generators, prompts, seeded, t5_text, t5_tokenizer

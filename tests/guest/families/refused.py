@@ -16,8 +16,6 @@ from diffusers import (
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     LEditsPPPipelineStableDiffusion,
-    LTX2Pipeline,
-    LTX2VideoTransformer3DModel,
     ScoreSdeVePipeline,
     ScoreSdeVeScheduler,
     SkyReelsV2DiffusionForcingPipeline,
@@ -28,7 +26,7 @@ from diffusers import (
 )
 from torch import nn
 
-from .parts import seeded
+from .parts import later, seeded
 from .videos import sd_schedule, vae
 from .videos import texts as clip_texts
 from .videos_dit import texts, wan_parts
@@ -61,10 +59,10 @@ def sd(cls: type) -> Any:
     )
 
 
-def ltx2() -> LTX2Pipeline:
+def ltx2() -> Any:
     """Sound and picture in one network, and the scheduler copied in the call for the sound."""
     transformer = seeded(
-        LTX2VideoTransformer3DModel,
+        later("LTX2VideoTransformer3DModel", since="0.37"),
         in_channels=4,
         out_channels=4,
         num_attention_heads=2,
@@ -79,7 +77,8 @@ def ltx2() -> LTX2Pipeline:
         caption_channels=8,
     )
     others = dict.fromkeys(("vae", "audio_vae", "text_encoder", "tokenizer", "connectors", "vocoder"))
-    return LTX2Pipeline(**others, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
+    pipeline = later("LTX2Pipeline", since="0.37")
+    return pipeline(**others, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
 
 
 def skyreels() -> SkyReelsV2DiffusionForcingPipeline:

@@ -20,10 +20,15 @@ from diffusers import (
     UNet3DConditionModel,
     UNetSpatioTemporalConditionModel,
 )
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from . import Family, register
 from .parts import clip_text, clip_tokenizer, generators, pictures, prompts, seeded
+
+try:
+    from transformers import CLIPImageProcessorPil as CLIPImageProcessor  # the other one needs torchvision
+except ImportError:  # transformers 4
+    from transformers import CLIPImageProcessor
 
 FRAMES = 3
 SIDE = 8  # pixels, and 4 x 4 latents
@@ -43,7 +48,7 @@ def sd_schedule(**options: Any) -> DDIMScheduler:
     )
 
 
-def eyes() -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessorPil]:
+def eyes() -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor]:
     """A CLIP image encoder of one layer, and what prepares its pictures."""
     config = CLIPVisionConfig(
         hidden_size=8,
@@ -55,7 +60,7 @@ def eyes() -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessorPil]:
         patch_size=4,
     )
     side = {"height": SIDE, "width": SIDE}
-    return seeded(CLIPVisionModelWithProjection, config, seed=4), CLIPImageProcessorPil(crop_size=side, size=side)
+    return seeded(CLIPVisionModelWithProjection, config, seed=4), CLIPImageProcessor(crop_size=side, size=side)
 
 
 def texts() -> dict[str, Any]:
