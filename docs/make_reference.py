@@ -26,6 +26,12 @@ def entry(kind: str, name: str) -> str:
     return f"### `{name}({arguments})`\n\n```text\n{doc}\n```\n"
 
 
+def short(kind: str) -> str:
+    """The presets of a kind."""
+    rows = [f"| `{name}` | `{spec}` | {about} |" for name, (spec, about) in registry.presets(kind).items()]
+    return "\n".join(["### Presets\n", "| Name | Stands for | |", "|---|---|---|", *rows]) + "\n"
+
+
 def _settings(cls: type) -> list[str]:
     shown = []
     for p in inspect.signature(cls).parameters.values():
@@ -42,6 +48,7 @@ def page() -> str:
     for kind, heading in HEADINGS.items():
         parts.append(f"## {heading}\n")
         parts += [entry(kind, name) for name in registry.names(kind)]
+        parts += [short(kind)] if registry.presets(kind) else []
     return "\n".join(parts)
 
 
