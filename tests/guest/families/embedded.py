@@ -235,19 +235,15 @@ def embedded(pipe: DiffusionPipeline, batch: int, steps: int) -> Inputs:
     }
 
 
-def masked(
-    pipe: DiffusionPipeline, batch: int, steps: int, mask: str = "prompt_attention_mask", short: int = 1, **more: Any
-) -> Inputs:
-    """Embeddings with masks, which leave out the last token of every other sample, from `short` on."""
+def masked(pipe: DiffusionPipeline, batch: int, steps: int, mask: str = "prompt_attention_mask", **more: Any) -> Inputs:
+    """Embeddings with masks, which leave out the last token of the second sample."""
     attended = torch.ones(batch, TOKENS, dtype=torch.long)
-    attended[short::2, -1] = 0
+    attended[1::2, -1] = 0
     return embedded(pipe, batch, steps) | {mask: attended, f"negative_{mask}": attended.clone()} | more
 
 
 def qwen_call(pipe: DiffusionPipeline, batch: int, steps: int) -> Inputs:
-    # Before 0.37, the pipeline takes the longest prompt for the width of the embeddings: the second sample, run alone,
-    # must fill them.
-    arguments = masked(pipe, batch, steps, mask="prompt_embeds_mask", short=0, true_cfg_scale=4.0)
+    arguments = masked(pipe, batch, steps, mask="prompt_embeds_mask", true_cfg_scale=4.0)
     return arguments | {"guidance_scale": None}
 
 
