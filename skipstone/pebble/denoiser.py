@@ -1,4 +1,4 @@
-"""Pebble's denoiser: a small conditional U-Net and its text encoder, trained together from nothing."""
+"""Pebble's denoiser, of either family, and its text encoder, trained together on latents and captions."""
 
 from __future__ import annotations
 
@@ -8,74 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderTiny
 
 from skipstone.pebble import autoencoder, data, text
+from skipstone.pebble.family import DenoiserSettings, Family, Network
 from skipstone.pebble.loop import Run, Trainer
 from skipstone.pebble.scenes import Scene, Sprites, layouts, render, withheld
 from skipstone.pebble.words import BACKGROUNDS, OBJECTS, SIZES
-
-
-@dataclass(frozen=True)
-class DenoiserSettings:
-    """Shape and training of U-Net and text encoder.
-
-    Args:
-        channels: width at 8 x 8 and at 4 x 4.
-        width, layers: of the text encoder.
-        batch: scenes in a step.
-        rate: peak learning rate of AdamW.
-        empty: fraction of the captions replaced by "", for classifier-free guidance (arXiv:2207.12598).
-        pair_share: fraction of the scenes with two objects.
-        pairs: scenes with two objects in the cache; those with one are all in it.
-        precision: "bfloat16" or "float32" for the matrix products.
-    """
-
-    channels: tuple[int, ...] = (112, 128)
-    width: int = 128
-    layers: int = 2
-    batch: int = 64
-    rate: float = 1e-3
-    empty: float = 0.1
-    pair_share: float = 0.6
-    pairs: int = 60_000
-    precision: str = "bfloat16"
-
-
-def build_unet(settings: DenoiserSettings) -> UNet2DConditionModel:
-    """A new U-Net with torch's current random state."""
-    stages = len(settings.channels)
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=8,
-        out_channels=8,
-        block_out_channels=settings.channels,
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * stages,
-        up_block_types=("CrossAttnUpBlock2D",) * stages,
-        cross_attention_dim=settings.width,
-        attention_head_dim=4,
-        norm_num_groups=16,
-        time_embedding_dim=192,
-    ).to(memory_format=torch.channels_last)
-
-
-def build_scheduler() -> DDIMScheduler:
-    """The cosine schedule (arXiv:2102.09672), whose last step is pure noise, with v-prediction.
-
-    "trailing" spacing starts at that last step, as generation starts from pure noise (arXiv:2305.08891);
-    the first one ends at alpha 1, so that the last estimate of the clean latent is the result.
-    """
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="v_prediction",
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-        steps_offset=1,  # unused by "trailing"; diffusers warns of 0
-    )
 
 
 @dataclass(frozen=True)
@@ -117,23 +56,20 @@ def build_cache(model: AutoencoderTiny, sprites: Sprites, seed: int, pairs: int,
 
 
 class DenoiserTrainer(Trainer):
-    """Minimises the mean squared error of v (arXiv:2202.00512) over scenes, captions, times and noise."""
+    """Minimises the mean squared error of a network's output over scenes, captions, times and noise."""
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
-        encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
+        family: Family,
+        network: Network,
         cache: Cache,
         settings: DenoiserSettings,
         run: Run,
         watch: Callable[[DenoiserTrainer], None] | None = None,
     ) -> None:
-        self.unet, self.encoder, self.tokenizer, self.cache = unet, encoder, tokenizer, cache
-        self.settings, self.watch = settings, watch
-        self.scheduler = build_scheduler()
-        parameters = [*unet.parameters(), *encoder.parameters()]
-        super().__init__({"unet": unet, "text_encoder": encoder}, parameters, settings.rate, run, asdict(settings))
+        self.family, self.network, self.cache, self.settings, self.watch = family, network, cache, settings, watch
+        options = {"family": family.name, **asdict(settings)}
+        super().__init__(network.modules, network.parameters, settings.rate, run, options)
 
     def batch(self, step: int) -> tuple[torch.Tensor, list[str]]:
         """Latents (B, 8, 8, 8) and captions of a step; they depend on the seed and the step alone."""
@@ -141,7 +77,7 @@ class DenoiserTrainer(Trainer):
         singles, total = self.cache.singles, len(self.cache.scenes)
         pair = rng.random(settings.batch) < settings.pair_share
         picks = np.where(pair, rng.integers(singles, total, settings.batch), rng.integers(0, singles, settings.batch))
-        captions = [text.vary(self.cache.scenes[pick], rng) for pick in picks]
+        captions = [text.vary(self.cache.scenes[pick], rng, settings.first) for pick in picks]
         captions = ["" if rng.random() < settings.empty else caption for caption in captions]
         latents = self.cache.latents[torch.from_numpy(picks)].float()
         return latents.contiguous(memory_format=torch.channels_last), captions
@@ -149,22 +85,18 @@ class DenoiserTrainer(Trainer):
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss of one batch."""
         latents, captions = self.batch(step)
-        tokens = self.tokenizer(
-            captions, padding="max_length", max_length=text.LENGTH, truncation=True, return_tensors="pt"
-        ).input_ids
+        tokens = text.tokens(self.network.tokenizer, captions)
         generator = torch.Generator().manual_seed(self.run.seed * 1_000_003 + step)
         noise = torch.randn(latents.shape, generator=generator)
         # Stratified: one time from each of B equal stretches, for a steadier gradient.
         spread = (torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)) / len(latents)
-        times = (spread * 1000).long().clamp_max(999)
-        noisy = self.scheduler.add_noise(latents, noise, times)
-        target = self.scheduler.get_velocity(latents, noise, times)
+        noisy, times, target = self.family.corrupt(latents, noise, spread)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            context = self.encoder(tokens).last_hidden_state
-            guess = self.unet(noisy, times, context).sample
+            condition = self.network.encoder(tokens)[0]
+            guess = self.family.forward(self.network.denoiser, noisy, times, condition)
         error = ((guess.float() - target) ** 2).mean((1, 2, 3))
         with torch.no_grad():
-            late = float(error[times >= 500].mean())
+            late = float(error[spread >= 0.5].mean())
         return error.mean(), {"late": late}
 
     def advance(self) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Measure a Pebble by its judge: `python -m skipstone.pebble.evaluate --out benchmarks/pebble`.
 
-Draws every withheld prompt (216 of one object, 252 of two) with 50 DDIM steps and guidance, reads the
-pictures, and writes `judge.json` (figures and every reading) and a sheet of pictures of each kind.
+Draws every withheld prompt (216 of one object, 252 of two) with 50 steps (DDIM, or Euler along a flow) and
+guidance, reads the pictures, and writes `judge.json` (figures and every reading) and a sheet of pictures of each kind.
 `--by-eye` draws 100 of them for labelling by eye: sheets and prompts, without the readings. `--agree LABELS`
 compares such labels with the judge: a JSON list of [objects, background] for each picture in order, the left
 or upper object first, and [] for a picture in which nothing can be recognised.
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skipstone.pebble import MANIFEST, denoiser, sampling
+from skipstone.pebble import MANIFEST, sampling
+from skipstone.pebble.family import Network
 from skipstone.pebble.judge import Judge, facts
 from skipstone.pebble.model import Pebble, find
 from skipstone.pebble.scenes import withheld_prompts
@@ -32,14 +33,12 @@ BARS = {"object": (0.85, 0.60), "both objects": (0.55, 0.30), "background": (0.9
 
 def draw(model: Pebble, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> NDArray[np.uint8]:
     """Pictures (N, 64, 64, 3) uint8 of the prompts, 36 at a time."""
-    parts = []
+    network, parts = Network(model.unet, model.encoder, model.tokenizer), []
     with torch.inference_mode():
         for start in range(0, len(prompts), 36):
             chunk = slice(start, start + 36)
-            context = sampling.embed(model.tokenizer, model.encoder, ["", *prompts[chunk]])
             noise = sampling.noise_for(seeds[chunk])
-            scheduler = denoiser.build_scheduler()
-            latents = sampling.sample_latents(model.unet, scheduler, context[1:], context[:1], noise, steps, guidance)
+            latents = sampling.sample_latents(model.family, network, prompts[chunk], noise, steps, guidance)
             parts.append(sampling.decode(model.autoencoder, latents))
     return np.concatenate(parts)
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderTiny
+from transformers import CLIPTokenizer, PreTrainedModel
 
 from skipstone.errors import ModelError
-from skipstone.pebble import MANIFEST, autoencoder, denoiser, text
+from skipstone.pebble import MANIFEST, autoencoder
+from skipstone.pebble.families import FAMILIES
+from skipstone.pebble.family import Family, Network
 
 
 def digest(file: Path) -> str:
@@ -39,35 +41,27 @@ def write_manifest(folder: Path) -> Path:
     return target
 
 
-def write(
-    folder: Path,
-    model: AutoencoderTiny,
-    unet: UNet2DConditionModel,
-    encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-) -> Path:
-    """Replace the folder by the model in the layout `StableDiffusionPipeline.from_pretrained` reads."""
+def write(folder: Path, model: AutoencoderTiny, family: Family, network: Network) -> Path:
+    """Replace the folder by the model in the layout that `from_pretrained` of the family's pipeline reads."""
     shutil.rmtree(folder, ignore_errors=True)
-    pipeline = StableDiffusionPipeline(
-        vae=copy.deepcopy(model).half(),
-        text_encoder=copy.deepcopy(encoder).half(),
-        tokenizer=tokenizer,
-        unet=copy.deepcopy(unet).half(),
-        scheduler=denoiser.build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    half = Network(copy.deepcopy(network.denoiser).half(), copy.deepcopy(network.encoder).half(), network.tokenizer)
+    pipeline = family.assemble(copy.deepcopy(model).half(), half)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    # Releases of transformers before 5 read these two instead of tokenizer.json.
-    tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
-    # The weights are stored in half precision but meant to run in single.
-    config = folder / "text_encoder" / "config.json"
+    for name, part in pipeline.components.items():
+        if isinstance(part, CLIPTokenizer):
+            # Releases of transformers before 5 read these two instead of tokenizer.json.
+            part.backend_tokenizer.model.save(str(folder / name))
+        if isinstance(part, PreTrainedModel):
+            _run_in_single(folder / name / "config.json")
+    write_manifest(folder)
+    return folder
+
+
+def _run_in_single(config: Path) -> None:
+    """The weights are stored in half precision but meant to run in single."""
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings["dtype"] = str(torch.float32).removeprefix("torch.")
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    write_manifest(folder)
-    return folder
 
 
 def _checkpoint(part: Path) -> dict[str, Any]:
@@ -89,6 +83,18 @@ def _fill(parameters: list[torch.nn.Parameter], average: list[torch.Tensor]) -> 
             parameter.copy_(mean)
 
 
+def _autoencoder(part: Path) -> AutoencoderTiny:
+    """The autoencoder that was trained, or taken from another model."""
+    if (part / "config.json").is_file():
+        taken: AutoencoderTiny = AutoencoderTiny.from_pretrained(part)
+        return taken
+    state = _checkpoint(part)
+    model = autoencoder.build(autoencoder.AutoencoderSettings(**_options(state)))
+    model.load_state_dict(state["models"]["autoencoder"])
+    _fill(list(model.decoder.parameters()), state["average"])
+    return model
+
+
 def from_run(run: Path, folder: Path, judge: Path | None = None) -> Path:
     """Export the averaged weights of a recipe's folder as it stands.
 
@@ -100,18 +106,12 @@ def from_run(run: Path, folder: Path, judge: Path | None = None) -> Path:
     Raises:
         ModelError: autoencoder or denoiser have no checkpoint yet.
     """
-    coded, drawn = _checkpoint(run / "autoencoder"), _checkpoint(run / "denoiser")
-    options = _options(coded)
-    model = autoencoder.build(autoencoder.AutoencoderSettings(**options))
-    model.load_state_dict(coded["models"]["autoencoder"])
-    _fill(list(model.decoder.parameters()), coded["average"])
+    drawn = _checkpoint(run / "denoiser")
     options = _options(drawn)
-    settings = denoiser.DenoiserSettings(**options)
-    unet = denoiser.build_unet(settings)
-    tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
-    encoder = text.build_encoder(tokenizer, settings.width, settings.layers)
-    _fill([*unet.parameters(), *encoder.parameters()], drawn["average"])
-    write(folder, model, unet, encoder, tokenizer)
+    family = FAMILIES[options.pop("family", "unet")]
+    network = family.build(family.settings(**options), CLIPTokenizer.from_pretrained(run / "tokenizer"))
+    _fill(network.parameters, drawn["average"])
+    write(folder, _autoencoder(run / "autoencoder"), family, network)
     if judge is not None:
         shutil.copyfile(judge, folder / "judge.safetensors")
         write_manifest(folder)

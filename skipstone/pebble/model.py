@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import pebble, registry
-from ..backbones.module import COND, UNCOND, ModuleBackbone, diffusers_unet
+from ..backbones.module import COND, UNCOND, ModuleBackbone
 from ..engine.contracts import INFINITY, View
 from ..engine.requests import Problem
 from ..errors import ModelError, PromptError
@@ -27,6 +27,7 @@ GUIDANCE = 3.0
 STEPS = 50
 GRID = "trailing"  # what the pipeline's own scheduler uses; starts at pure noise
 PREDICTIONS: Mapping[str, View] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+FORMATS = ("StableDiffusionPipeline", "StableDiffusion3Pipeline")  # of the families that the recipe trains
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ class Pebble:
     Args:
         name: What tables and metadata call it.
         tokenizer, encoder: Of prompts.
-        unet: The denoiser.
+        unet: The denoiser: a U-Net, or a transformer.
+        family: Of the denoiser: how it is called and taught, a `skipstone.pebble.family.Family`.
         autoencoder: Of latents.
         schedule: The noise schedule that the denoiser was trained on.
         prediction: What the denoiser puts out.
@@ -53,6 +55,7 @@ class Pebble:
     tokenizer: Any = field(repr=False)
     encoder: Any = field(repr=False)
     unet: Any = field(repr=False)
+    family: Any = field(repr=False)
     autoencoder: Any = field(repr=False)
     schedule: Schedule = field(repr=False)
     prediction: View = "v"
@@ -61,7 +64,7 @@ class Pebble:
 
     @classmethod
     def load(cls, model: str | Path = "pebble", guidance: float = GUIDANCE) -> Pebble:
-        """Pebble itself, or a folder in its format (a StableDiffusionPipeline saved by diffusers).
+        """Pebble itself, or a folder in its format (a pipeline of FORMATS saved by diffusers).
 
         Raises:
             ModelError: a model that is missing, damaged (its checksums do not fit) or of another kind.
@@ -78,7 +81,7 @@ class Pebble:
     @cached_property
     def backbone(self) -> ModuleBackbone:
         """The denoiser under this guidance."""
-        return ModuleBackbone(self.unet, self.schedule, self.prediction, self.guidance, diffusers_unet)
+        return ModuleBackbone(self.unet, self.schedule, self.prediction, self.guidance, self.family.forward)
 
     @property
     def judge(self) -> Callable[[NDArray[np.float32], str], float] | None:
@@ -177,13 +180,19 @@ def find(model: str | Path) -> Path:
             f"own: skipstone.adapt(DiffusionPipeline.from_pretrained(...), policy)."
         )
     try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        kind = parts.get("_class_name")
     except ValueError:
         raise ModelError(f"{index} is damaged: it is not JSON. Fetch or train the model again.") from None
-    if kind != "StableDiffusionPipeline":
+    if kind not in FORMATS:
         raise ModelError(
-            f"{model!s} is a {kind}; expected Pebble's format, a StableDiffusionPipeline. Other models run in a "
+            f"{model!s} is a {kind}; expected Pebble's format, a {' or '.join(FORMATS)}. Other models run in a "
             f"pipeline of their own: skipstone.adapt({kind}.from_pretrained(...), policy)."
+        )
+    if parts.get("text_encoder_3", [None])[0] is not None:
+        raise ModelError(
+            f"{model!s} is a {kind} with T5; expected Pebble's format, which has none. Run it in its pipeline: "
+            f"skipstone.adapt({kind}.from_pretrained(...), policy)."
         )
     if (folder / pebble.MANIFEST).is_file():
         pebble.verify(folder, "fetch or train the model again")
@@ -212,21 +221,21 @@ def quiet() -> Iterator[None]:
 def _components(folder: Path) -> dict[str, Any]:
     """Tokenizer, text encoder, denoiser, autoencoder, schedule and prediction of a pipeline's folder."""
     import diffusers
-    import transformers
 
-    kinds = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    from .families import family_of
 
     def part(name: str) -> Any:
-        library, kind = kinds[name]
-        home = transformers if library == "transformers" else diffusers
-        return getattr(home, kind).from_pretrained(folder / name)
+        return getattr(diffusers, kinds[name][1]).from_pretrained(folder / name)
 
-    scheduler = part("scheduler")
+    kinds = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    family, scheduler = family_of(folder), part("scheduler")
+    network = family.load(folder)
     return {
-        "tokenizer": part("tokenizer"),
-        "encoder": part("text_encoder").float().eval(),
-        "unet": part("unet").float().eval(),
+        "tokenizer": network.tokenizer,
+        "encoder": network.encoder,
+        "unet": network.denoiser,
         "autoencoder": part("vae").float().eval(),
         "schedule": Table.of(scheduler),
-        "prediction": PREDICTIONS[scheduler.config.prediction_type],
+        "prediction": PREDICTIONS[scheduler.config.get("prediction_type", "flow_prediction")],
+        "family": family,
     }

@@ -1,4 +1,4 @@
-"""Plain guided DDIM sampling for the recipe, the judge's bars and the sheets (the library's engine is apart)."""
+"""Plain guided sampling for the recipe, the judge's bars and the sheets (the library's engine is apart)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from skipstone.pebble import text
+from skipstone.pebble.family import Family, Network
 
 #: Looked at during training: every kind of scene, and a few withheld ones.
 SHEET_PROMPTS = (
@@ -36,32 +36,22 @@ SHEET_PROMPTS = (
 
 
 @torch.no_grad()
-def embed(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, prompts: Sequence[str]) -> torch.Tensor:
-    """Hidden states (N, 24, width) of the prompts."""
-    tokens = tokenizer(
-        list(prompts), padding="max_length", max_length=text.LENGTH, truncation=True, return_tensors="pt"
-    )
-    states: torch.Tensor = encoder(tokens.input_ids).last_hidden_state
-    return states
-
-
-@torch.no_grad()
 def sample_latents(
-    unet: UNet2DConditionModel,
-    scheduler: DDIMScheduler,
-    context: torch.Tensor,
-    empty: torch.Tensor,
-    noise: torch.Tensor,
-    steps: int,
-    guidance: float,
+    family: Family, network: Network, prompts: Sequence[str], noise: torch.Tensor, steps: int, guidance: float
 ) -> torch.Tensor:
-    """Latents (N, 8, 8, 8) of DDIM (arXiv:2010.02502) with classifier-free guidance."""
+    """Latents (N, 8, 8, 8) by the steps of the family's scheduler, with classifier-free guidance.
+
+    They are those of DDIM (arXiv:2010.02502), or of Euler along a flow.
+    """
+    scheduler, latents = family.scheduler(), noise
     scheduler.set_timesteps(steps)
-    latents, both = noise, torch.cat([empty.expand_as(context), context])
+    given = network.encoder(text.tokens(network.tokenizer, prompts))[0]
+    empty = network.encoder(text.tokens(network.tokenizer, [""]))[0]
+    both = torch.cat([empty.expand_as(given), given])
     for time in scheduler.timesteps:
-        without, given = unet(torch.cat([latents, latents]), time, both).sample.float().chunk(2)
-        guess = without + guidance * (given - without)
-        latents = scheduler.step(guess, time, latents).prev_sample
+        output = family.forward(network.denoiser, torch.cat([latents, latents]), time.expand(len(both)), both)
+        without, told = output.float().chunk(2)
+        latents = scheduler.step(without + guidance * (told - without), time, latents).prev_sample
     return latents
 
 

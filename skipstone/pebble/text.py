@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from skipstone.errors import ModelError
 from skipstone.pebble.scenes import Scene, caption
 from skipstone.pebble.words import BACKGROUNDS, FILLERS, OBJECTS, OPENINGS, RELATIONS, SIZES, SYNONYMS, known_words
 
 #: Tokens of a prompt, start and end included; the longest caption needs 20.
 LENGTH = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
+Encoder = TypeVar("Encoder", CLIPTextModel, CLIPTextModelWithProjection)
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
@@ -62,22 +67,41 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def build_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModel:
-    """A new text encoder for the tokenizer with torch's current random state."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            projection_dim=width,
-            num_hidden_layers=layers,
-            num_attention_heads=max(1, width // 32),
-            max_position_embeddings=LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+def tokens(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> torch.Tensor:
+    """Token ids (N, 24) of the prompts."""
+    padded = tokenizer(list(prompts), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+    ids: torch.Tensor = padded.input_ids
+    return ids
+
+
+def build_encoder(
+    kind: type[Encoder], tokenizer: CLIPTokenizer, width: int, layers: int, base: Path | None = None
+) -> Encoder:
+    """A text encoder for the tokenizer: new with torch's current random state, or that of the model in `base`."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 32),
+        max_position_embeddings=LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    made = kind(config)
+    if base is None:
+        return made
+    weights = CLIPTextModel.from_pretrained(base / "text_encoder").state_dict()
+    known = made.state_dict()
+    # Releases of transformers differ in whether the names begin with "text_model.".
+    by_end = {name.removeprefix("text_model."): name for name in known}
+    renamed = {by_end[name.removeprefix("text_model.")]: value for name, value in weights.items()}
+    if strange := [name for name, value in renamed.items() if value.shape != known[name].shape]:
+        raise ModelError(f"{base} has a text encoder of another shape ({strange[0]}); train without --base")
+    made.load_state_dict(renamed, strict=False)  # a projection, if there is one, stays new
+    return made
 
 
 _OTHER_WORDS = {
@@ -86,13 +110,13 @@ _OTHER_WORDS = {
 }
 
 
-def vary(scene: Scene, rng: np.random.Generator) -> str:
+def vary(scene: Scene, rng: np.random.Generator, first: float = 0.5) -> str:
     """A caption as training words it: mostly the plain sentence, now and then something looser.
 
-    Of two objects either may come first; 5 % leave the background out; 20 % use synonyms, fillers or
-    an opening.
+    Of two objects the left or upper one comes first with probability `first`; 5 % leave the background
+    out; 20 % use synonyms, fillers or an opening.
     """
-    if scene.relation is not None and rng.random() < 0.5:
+    if scene.relation is not None and (rng.random() < first) != (scene.relation in ("left of", "above")):
         scene = scene.mirrored()
     if rng.random() < 0.05:
         scene = scene.without_background()

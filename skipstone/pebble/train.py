@@ -1,18 +1,22 @@
-"""Make Pebble from nothing: `python -m skipstone.pebble.train PICTURES_FOLDER --out DIR`.
+"""Make Pebble from nothing: `python -m skipstone.pebble.train PICTURES_FOLDER --out DIR [--family dit]`.
 
 The parts, each in its own folder of DIR with checkpoint (`last.pt`), log (`log.jsonl`) and curve
 (`curve.png`), run in order and are taken up where they stopped when the command is given again:
 
 1. `autoencoder`: the encoder in closed form, then the decoder on its slightly noisy latents.
-2. `denoiser`: U-Net and text encoder on latents and captions.
+2. `denoiser`: U-Net or transformer, and text encoder, on latents and captions.
 3. `model`: the diffusers folder, float16 safetensors with a manifest of checksums.
+
+`--base pebble` takes autoencoder and tokenizer from Pebble, or from another model's folder, instead of part 1,
+and starts the text encoders from its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,9 +25,13 @@ from rich.console import Console
 
 from skipstone.pebble import autoencoder, data, denoiser, export, sampling, sprites, text
 from skipstone.pebble.autoencoder import AutoencoderSettings, DecoderTrainer
-from skipstone.pebble.denoiser import DenoiserSettings, DenoiserTrainer
+from skipstone.pebble.denoiser import DenoiserTrainer
+from skipstone.pebble.families import FAMILIES
+from skipstone.pebble.family import DenoiserSettings, Family
 from skipstone.pebble.loop import Run, plot_curve
+from skipstone.pebble.model import find
 from skipstone.pebble.scenes import Sprites
+from skipstone.pebble.unet import UNetSettings
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Recipe:
         threads: of torch.
         sheet_steps: denoiser steps between sheets of sample pictures.
         stop: end every part after that many steps (as an interruption would).
-        autoencoder, denoiser: shape and training settings.
+        base: "pebble" or a folder, whose autoencoder, tokenizer and text encoder are the start; None for new ones.
+        autoencoder, denoiser: shape and training settings; those of the denoiser name its family.
     """
 
     pictures: Path
@@ -52,7 +61,13 @@ class Recipe:
     sheet_steps: int = 1000
     stop: int | None = None
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
-    denoiser: DenoiserSettings = field(default_factory=DenoiserSettings)
+    denoiser: DenoiserSettings = field(default_factory=UNetSettings)
+    base: str | None = None
+
+    @property
+    def family(self) -> Family:
+        """The family that the denoiser's settings are of."""
+        return next(family for family in FAMILIES.values() if type(self.denoiser) is family.settings)
 
     def run(self, part: str, steps: int) -> Run:
         """The settings of one part's training loop."""
@@ -74,31 +89,43 @@ def train_autoencoder(recipe: Recipe, art: Sprites, console: Console) -> Autoenc
     return model.eval()
 
 
+def take_base(recipe: Recipe) -> tuple[AutoencoderTiny, Path | None]:
+    """Instead of part 1: copy autoencoder and tokenizer of the base; returns the autoencoder and the base's folder."""
+    assert recipe.base is not None
+    base, own = find(recipe.base), recipe.out / "autoencoder"
+    for name, target in {"vae": own, "tokenizer": recipe.out / "tokenizer"}.items():
+        if not target.exists():
+            shutil.copytree(base / name, target)
+    return AutoencoderTiny.from_pretrained(own).float().eval(), base
+
+
 def _watch(recipe: Recipe, model: AutoencoderTiny, trainer: DenoiserTrainer) -> None:
     """Draw the sheet's prompts with the averaged weights."""
     if trainer.step % recipe.sheet_steps and trainer.step != trainer.run.steps:
         return
+    prompts, network = sampling.SHEET_PROMPTS, trainer.network
     with trainer.averaged(), torch.inference_mode():
-        context = sampling.embed(trainer.tokenizer, trainer.encoder, ["", *sampling.SHEET_PROMPTS])
-        noise = sampling.noise_for(range(len(sampling.SHEET_PROMPTS)))
-        scheduler = denoiser.build_scheduler()
-        latents = sampling.sample_latents(trainer.unet, scheduler, context[1:], context[:1], noise, 25, 3.5)
+        for module in network.modules.values():
+            module.eval()
+        noise = sampling.noise_for(range(len(prompts)))
+        latents = sampling.sample_latents(trainer.family, network, prompts, noise, 25, 3.5)
+        for module in network.modules.values():
+            module.train()
     pictures = sampling.decode(model, latents)
     sampling.save_sheet(pictures, trainer.run.folder / f"sheet_{trainer.step:06d}.png")
 
 
-def train_denoiser(recipe: Recipe, art: Sprites, model: AutoencoderTiny, console: Console) -> DenoiserTrainer:
+def train_denoiser(
+    recipe: Recipe, art: Sprites, model: AutoencoderTiny, base: Path | None, console: Console
+) -> DenoiserTrainer:
     """Part 2."""
     tokenizer = text.build_tokenizer(recipe.out / "tokenizer")
-    settings = recipe.denoiser
+    settings, family = recipe.denoiser, recipe.family
     cache = denoiser.build_cache(model, art, recipe.seed, settings.pairs, recipe.out / "latents.pt")
     torch.manual_seed(recipe.seed + 1)
-    unet = denoiser.build_unet(settings)
-    encoder = text.build_encoder(tokenizer, settings.width, settings.layers)
+    network = family.build(settings, tokenizer, base)
     run = recipe.run("denoiser", recipe.denoiser_steps)
-    trainer = DenoiserTrainer(
-        unet, encoder, tokenizer, cache, settings, run, lambda trainer: _watch(recipe, model, trainer)
-    )
+    trainer = DenoiserTrainer(family, network, cache, settings, run, lambda trainer: _watch(recipe, model, trainer))
     trainer.train(console)
     plot_curve(run.folder)
     return trainer
@@ -110,10 +137,10 @@ def make(recipe: Recipe, console: Console | None = None) -> Path:
     torch.set_num_threads(recipe.threads)
     recipe.out.mkdir(parents=True, exist_ok=True)
     art = sprites.load(recipe.pictures)
-    model = train_autoencoder(recipe, art, console)
-    trainer = train_denoiser(recipe, art, model, console)
+    model, base = take_base(recipe) if recipe.base else (train_autoencoder(recipe, art, console), None)
+    trainer = train_denoiser(recipe, art, model, base, console)
     with trainer.averaged():
-        return export.write(recipe.out / "model", model, trainer.unet, trainer.encoder, trainer.tokenizer)
+        return export.write(recipe.out / "model", model, trainer.family, trainer.network)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,11 +153,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=Recipe.denoiser_steps, help="steps of the denoiser")
     parser.add_argument("--decoder-steps", type=int, default=Recipe.decoder_steps)
     parser.add_argument("--decay", type=float, default=Recipe.decay, help="last fraction: falling rate")
-    parser.add_argument("--rate", type=float, default=DenoiserSettings.rate, help="of the denoiser")
-    parser.add_argument("--batch", type=int, default=DenoiserSettings.batch, help="of the denoiser")
+    parser.add_argument("--family", choices=FAMILIES, default="unet", help="of the denoiser")
+    parser.add_argument("--base", help="pebble or a folder: take autoencoder, tokenizer and text encoder from it")
+    parser.add_argument("--rate", type=float, help="of the denoiser")
+    parser.add_argument("--batch", type=int, help="of the denoiser")
+    parser.add_argument("--first", type=float, help="fraction of captions that name the left or upper object first")
     parser.add_argument("--threads", type=int, default=Recipe.threads)
     parser.add_argument("--sheet-steps", type=int, default=Recipe.sheet_steps)
     given = parser.parse_args(arguments)
+    said = {name: getattr(given, name) for name in ("rate", "batch", "first")}
     recipe = Recipe(
         pictures=given.pictures,
         out=given.out,
@@ -140,7 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         decay=given.decay,
         threads=given.threads,
         sheet_steps=given.sheet_steps,
-        denoiser=replace(DenoiserSettings(), rate=given.rate, batch=given.batch),
+        base=given.base,
+        denoiser=FAMILIES[given.family].settings(**{name: value for name, value in said.items() if value is not None}),
     )
     Console().print(f"Pebble is in {make(recipe)}")
 

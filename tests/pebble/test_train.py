@@ -14,12 +14,17 @@ import torch
 from skipstone.errors import ModelError
 from skipstone.pebble import autoencoder, data, denoiser, export, text, train
 from skipstone.pebble.autoencoder import AutoencoderSettings, DecoderTrainer
-from skipstone.pebble.denoiser import DenoiserSettings, DenoiserTrainer
+from skipstone.pebble.denoiser import DenoiserTrainer
+from skipstone.pebble.dit import DiTSettings
+from skipstone.pebble.families import FAMILIES
 from skipstone.pebble.loop import Run, Trainer, rate_factor
 from skipstone.pebble.scenes import withheld
+from skipstone.pebble.unet import UNetSettings
 
 SMALL_CODER = AutoencoderSettings(width=8, blocks=(1, 0, 0, 0), batch=2)
-SMALL_UNET = DenoiserSettings(channels=(16, 32), width=32, layers=1, batch=4, pairs=60)
+SMALL_UNET = UNetSettings(channels=(16, 32), width=32, layers=1, batch=4, pairs=60)
+SMALL_DIT = DiTSettings(blocks=2, heads=2, head_width=16, width=32, layers=2, batch=4, pairs=60)
+SMALL = {"unet": SMALL_UNET, "dit": SMALL_DIT}
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +45,10 @@ def cache(coder, discs):
     return denoiser.build_cache(coder, discs, seed=0, pairs=SMALL_UNET.pairs)
 
 
-def _denoiser(cache, tokenizer, run: Run) -> DenoiserTrainer:
+def _denoiser(cache, tokenizer, run: Run, family: str = "unet") -> DenoiserTrainer:
     torch.manual_seed(1)
-    unet = denoiser.build_unet(SMALL_UNET)
-    encoder = text.build_encoder(tokenizer, SMALL_UNET.width, SMALL_UNET.layers)
-    return DenoiserTrainer(unet, encoder, tokenizer, cache, SMALL_UNET, run)
+    network = FAMILIES[family].build(SMALL[family], tokenizer)
+    return DenoiserTrainer(FAMILIES[family], network, cache, SMALL[family], run)
 
 
 def _same(one: Trainer, other: Trainer) -> bool:
@@ -52,16 +56,17 @@ def _same(one: Trainer, other: Trainer) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_resumed_denoiser_is_the_unbroken_one_bit_for_bit(cache, tokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_resumed_denoiser_is_the_unbroken_one_bit_for_bit(cache, tokenizer, tmp_path: Path, family: str) -> None:
     run = Run(tmp_path / "unbroken", steps=6, decay=2, warmup=2)
-    unbroken = _denoiser(cache, tokenizer, run)
+    unbroken = _denoiser(cache, tokenizer, run, family)
     unbroken.train()
     broken = replace(run, folder=tmp_path / "broken")
-    first = _denoiser(cache, tokenizer, replace(broken, stop=3))
+    first = _denoiser(cache, tokenizer, replace(broken, stop=3), family)
     first.train()
     assert first.step == 3
     assert not _same(first, unbroken)
-    second = _denoiser(cache, tokenizer, broken)
+    second = _denoiser(cache, tokenizer, broken, family)
     second.train()
     assert second.step == 6
     assert _same(second, unbroken)

@@ -1,0 +1,102 @@
+"""What the architecture of a denoiser decides; data, loop, sampling and figures are common to all families."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderTiny, DiffusionPipeline
+from torch import nn
+from transformers import CLIPTokenizer
+
+
+@dataclass(frozen=True)
+class DenoiserSettings:
+    """Training of a denoiser; the families add its shape.
+
+    Args:
+        batch: scenes in a step.
+        rate: peak learning rate of AdamW.
+        empty: fraction of the captions replaced by "", for classifier-free guidance (arXiv:2207.12598).
+        pair_share: fraction of the scenes with two objects.
+        pairs: scenes with two objects in the cache; those with one are all in it.
+        first: fraction of the captions of two objects that name the left or upper one first.
+        precision: "bfloat16" or "float32" for the matrix products.
+    """
+
+    batch: int = 64
+    rate: float = 1e-3
+    empty: float = 0.1
+    pair_share: float = 0.6
+    pairs: int = 60_000
+    first: float = 0.8
+    precision: str = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A family's trained modules and the words they read.
+
+    Args:
+        denoiser: the U-Net or the transformer.
+        encoder: token ids (N, 24) -> a tuple whose first entry is the condition (N, rows, width).
+        tokenizer: of both.
+    """
+
+    denoiser: Any
+    encoder: Any
+    tokenizer: CLIPTokenizer
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What is trained, by its name in a checkpoint."""
+        return {"denoiser": self.denoiser, "text_encoder": self.encoder}
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Every weight that is trained."""
+        return [weight for module in self.modules.values() for weight in module.parameters()]
+
+
+class Family(ABC):
+    """A class of denoisers: how one is built, called, taught and put into a diffusers pipeline."""
+
+    name: ClassVar[str]
+    settings: ClassVar[type[DenoiserSettings]]
+    pipeline: ClassVar[type[DiffusionPipeline]]
+
+    @abstractmethod
+    def build(self, settings: Any, tokenizer: CLIPTokenizer, base: Path | None = None) -> Network:
+        """A new network with torch's current random state, its words those of the model in `base` if given."""
+
+    @abstractmethod
+    def scheduler(self) -> Any:
+        """The scheduler of the pipeline."""
+
+    @abstractmethod
+    def forward(
+        self, denoiser: nn.Module, x: torch.Tensor, times: torch.Tensor, condition: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The denoiser's output for latents, the scheduler's times (N,) and conditions of the encoder."""
+
+    @abstractmethod
+    def corrupt(
+        self, latents: torch.Tensor, noise: torch.Tensor, spread: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Noisy latents, their times, and what the denoiser should put out; `spread` (N,) in [0, 1) picks the times."""
+
+    @abstractmethod
+    def parts(self, network: Network) -> Mapping[str, Any]:
+        """The pipeline's parts besides autoencoder and scheduler; their weights may be changed."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> Network:
+        """The network of a folder that `parts` were saved in."""
+
+    def assemble(self, autoencoder: AutoencoderTiny, network: Network) -> DiffusionPipeline:
+        """The diffusers pipeline."""
+        return self.pipeline(vae=autoencoder, scheduler=self.scheduler(), **self.parts(network))
