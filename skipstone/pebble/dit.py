@@ -14,11 +14,8 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from skipstone.pebble import text
+from skipstone.pebble import silent, text
 from skipstone.pebble.family import DenoiserSettings, Family, Network
-
-#: Empty rows that the pipeline puts after a prompt where it has no T5: its `max_sequence_length`.
-BLANKS = 256
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class WeighedAttention:
         """Outputs of the picture's tokens and of the words."""
 
         def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            return x.view(*x.shape[:2], attn.heads, -1).transpose(1, 2)
 
         def joined(x: torch.Tensor, x_norm: Any, words: torch.Tensor, words_norm: Any) -> torch.Tensor:
             own, other = heads(x), heads(words)
@@ -91,11 +88,11 @@ class WeighedAttention:
 
 
 def forward(
-    denoiser: nn.Module, x: torch.Tensor, times: torch.Tensor, condition: torch.Tensor | None, blanks: int = BLANKS
+    denoiser: Any, x: torch.Tensor, times: torch.Tensor, condition: torch.Tensor | None, empty: int = silent.ROWS
 ) -> torch.Tensor:
-    """The transformer's output for a packed condition and as many empty rows as the pipeline adds.
+    """The transformer's output for a packed condition and as many empty rows as the pipeline adds, at least 1.
 
-    In training every other sample has none, so that `max_sequence_length=0`, which is much faster, may be
+    In training every other sample has one, so that `max_sequence_length=1`, which is much faster, may be
     given to the pipeline.
     """
     assert condition is not None
@@ -104,9 +101,7 @@ def forward(
     rows, pooled = condition[:, :-1], condition[:, -1]
     tokens = (x.shape[-1] // denoiser.config.patch_size) ** 2 + rows.shape[1] + 1
     mask = x.new_zeros(len(x), 1, 1, tokens)
-    mask[..., -1] = math.log(blanks) if blanks else -math.inf
-    if denoiser.training:
-        mask[::2, ..., -1] = -math.inf
+    mask[:: 2 if denoiser.training else 1, ..., -1] = math.log(empty)
     output: torch.Tensor = denoiser(
         x,
         encoder_hidden_states=torch.cat([rows, torch.zeros_like(rows[:, :1])], 1),
@@ -119,7 +114,7 @@ def forward(
 
 
 class DiT(Family):
-    """`SD3Transformer2DModel` in a `StableDiffusion3Pipeline` without T5."""
+    """`SD3Transformer2DModel` in a `StableDiffusion3Pipeline` whose T5 is silent."""
 
     name = "dit"
     settings = DiTSettings
@@ -171,19 +166,20 @@ class DiT(Family):
         return latents.lerp(noise, share), sigmas * 1000, noise - latents
 
     def parts(self, network: Network) -> Mapping[str, Any]:
-        """Transformer, two text encoders, and the one tokenizer for both."""
+        """Transformer, two text encoders with the one tokenizer for both, and the silent T5."""
         return {
             "transformer": network.denoiser,
             "text_encoder": network.encoder.first,
             "text_encoder_2": network.encoder.second,
-            "text_encoder_3": None,
+            "text_encoder_3": silent.encoder(network.denoiser.config.joint_attention_dim),
             "tokenizer": network.tokenizer,
             "tokenizer_2": network.tokenizer,
-            "tokenizer_3": None,
+            "tokenizer_3": silent.tokenizer(),
         }
 
     def load(self, folder: Path) -> Network:
         """Transformer, text encoders and tokenizer of a folder."""
+        silent.check(folder / "text_encoder_3")
         net = SD3Transformer2DModel.from_pretrained(folder / "transformer").float().eval()
         first, second = (
             CLIPTextModelWithProjection.from_pretrained(folder / name).float().eval()

@@ -48,11 +48,11 @@ def write(folder: Path, model: AutoencoderTiny, family: Family, network: Network
     pipeline = family.assemble(copy.deepcopy(model).half(), half)
     pipeline.save_pretrained(folder, safe_serialization=True)
     for name, part in pipeline.components.items():
-        if isinstance(part, CLIPTokenizer):
-            # Releases of transformers before 5 read these two instead of tokenizer.json.
-            part.backend_tokenizer.model.save(str(folder / name))
         if isinstance(part, PreTrainedModel):
             _run_in_single(folder / name / "config.json")
+        elif isinstance(part, CLIPTokenizer):
+            # Releases of transformers before 5 read these two instead of tokenizer.json.
+            part.backend_tokenizer.model.save(str(folder / name))
     write_manifest(folder)
     return folder
 

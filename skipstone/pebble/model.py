@@ -180,19 +180,13 @@ def find(model: str | Path) -> Path:
             f"own: skipstone.adapt(DiffusionPipeline.from_pretrained(...), policy)."
         )
     try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
-        kind = parts.get("_class_name")
+        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except ValueError:
         raise ModelError(f"{index} is damaged: it is not JSON. Fetch or train the model again.") from None
     if kind not in FORMATS:
         raise ModelError(
             f"{model!s} is a {kind}; expected Pebble's format, a {' or '.join(FORMATS)}. Other models run in a "
             f"pipeline of their own: skipstone.adapt({kind}.from_pretrained(...), policy)."
-        )
-    if parts.get("text_encoder_3", [None])[0] is not None:
-        raise ModelError(
-            f"{model!s} is a {kind} with T5; expected Pebble's format, which has none. Run it in its pipeline: "
-            f"skipstone.adapt({kind}.from_pretrained(...), policy)."
         )
     if (folder / pebble.MANIFEST).is_file():
         pebble.verify(folder, "fetch or train the model again")
