@@ -48,7 +48,7 @@ class Pebble:
         schedule: The noise schedule that the denoiser was trained on.
         prediction: What the denoiser puts out.
         guidance: Classifier-free guidance weight; 1 evaluates the prompt's branch alone, at half the rows.
-        judged: Whether the judge that ships with Pebble can read its pictures.
+        judged: Whether the judge that ships with Pebble can read its pictures: where one is in the folder.
     """
 
     name: str
@@ -72,7 +72,8 @@ class Pebble:
         folder = find(model)
         try:
             with quiet():
-                return cls(Path(model).name, guidance=guidance, judged=str(model) == "pebble", **_components(folder))
+                judged = (folder / "judge.safetensors").is_file()
+                return cls(Path(model).name, guidance=guidance, judged=judged, **_components(folder))
         except Exception as e:  # torch, safetensors, tokenizers ... each have errors of their own for a damaged file
             raise ModelError(
                 f"{folder} cannot be loaded: {(str(e) or type(e).__name__).splitlines()[0]}. Fetch or train it again."
@@ -85,7 +86,7 @@ class Pebble:
 
     @property
     def judge(self) -> Callable[[NDArray[np.float32], str], float] | None:
-        """(pixels, prompt) -> score of the judge that ships with Pebble; None for any other model.
+        """(pixels, prompt) -> score of the judge that ships with Pebble; None for a model that has none beside it.
 
         The function raises PromptError for a prompt that is no sentence of Pebble's grammar.
         """

@@ -94,6 +94,7 @@ def test_the_engine_draws_what_the_pipeline_draws(folder: Path, pipeline: Stable
     theirs = _drawn(pipeline, noise, num_inference_steps=None, sigmas=[1.0, 0.8, 0.6, 0.4, 0.2])
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert model.image(ours[0]).size == (64, 64)
+    assert model.judge is None
 
 
 @pytest.mark.parametrize("rows", [1, 7])
