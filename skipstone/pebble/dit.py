@@ -28,8 +28,8 @@ class DiTSettings(DenoiserSettings):
         width, layers: of each of the two text encoders.
     """
 
-    blocks: int = 4
-    heads: int = 4
+    blocks: int = 6
+    heads: int = 3
     head_width: int = 64
     patch: int = 1
     width: int = 128

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from skipstone import pebble
 from skipstone.errors import ModelError
 from skipstone.pebble import autoencoder, data, denoiser, export, text, train
 from skipstone.pebble.autoencoder import AutoencoderSettings, DecoderTrainer
@@ -154,3 +155,40 @@ def test_the_command_makes_a_folder_that_diffusers_loads(discs, tmp_path: Path, 
     again = export.from_run(tmp_path / "out", tmp_path / "again")
     weights = "unet/diffusion_pytorch_model.safetensors"
     assert (again / weights).read_bytes() == (folder / weights).read_bytes()
+
+
+def test_a_transformer_is_made_on_pebbles_autoencoder_and_words(discs, tmp_path: Path, monkeypatch) -> None:
+    from diffusers import StableDiffusion3Pipeline
+
+    monkeypatch.setattr(train.sprites, "load", lambda folder: discs)
+    recipe = train.Recipe(
+        tmp_path,
+        tmp_path / "out",
+        denoiser_steps=2,
+        sheet_steps=2,
+        threads=torch.get_num_threads(),
+        base="pebble",
+        denoiser=replace(SMALL_DIT, width=128),
+    )
+    folder = train.make(recipe)
+    assert (tmp_path / "out" / "denoiser" / "sheet_000002.png").is_file()
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a cat", num_inference_steps=2, output_type="np", max_sequence_length=1).images[0]
+    assert image.shape == (64, 64, 3)
+    for name in ("vae/diffusion_pytorch_model.safetensors", "tokenizer/merges.txt"):
+        assert (folder / name).read_bytes() == (pebble.path() / name).read_bytes()
+    again = export.from_run(tmp_path / "out", tmp_path / "again")
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    assert (again / weights).read_bytes() == (folder / weights).read_bytes()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_command_line_names_the_family_and_its_settings(family: str, monkeypatch, tmp_path: Path) -> None:
+    seen: list[train.Recipe] = []
+    monkeypatch.setattr(train, "make", lambda recipe: seen.append(recipe))
+    train.main(["art", "--out", str(tmp_path), "--family", family, "--batch", "8", "--first", "0.7"])
+    (recipe,) = seen
+    assert recipe.family.name == family
+    assert (recipe.denoiser.batch, recipe.denoiser.first) == (8, 0.7)
+    assert recipe.denoiser.rate == FAMILIES[family].settings().rate

@@ -121,3 +121,11 @@ def test_importing_pebble_is_light() -> None:
     code = "import sys, skipstone.pebble; print([m for m in ('torch', 'numpy', 'diffusers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_as_many_captions_as_asked_begin_with_the_left_or_upper_object() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.5, 0.8, 1.0):
+        told = [parse(text.vary(data.draw_scene(rng, 1.0), rng, share)) for _ in range(600)]
+        leading = np.mean([scene.relation in ("left of", "above") for scene in told])
+        assert leading == pytest.approx(share, abs=0.06)
