@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from skipstone.pebble import silent, text
@@ -81,8 +80,11 @@ class WeighedAttention:
         query = joined(attn.to_q(x), attn.norm_q, attn.add_q_proj(words), attn.norm_added_q)
         key = joined(attn.to_k(x), attn.norm_k, attn.add_k_proj(words), attn.norm_added_k)
         value = joined(attn.to_v(x), None, attn.add_v_proj(words), None)
-        mask = None if attention_mask is None else attention_mask.to(query.dtype)
-        made = scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
+        # Written out: with so few tokens the backward pass of torch's fused attention is slower.
+        weights = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+        if attention_mask is not None:
+            weights = weights + attention_mask.to(weights.dtype)
+        made = (weights.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
         own, other = made[:, : x.shape[1]], made[:, x.shape[1] :]
         return attn.to_out[0](own), other if attn.context_pre_only else attn.to_add_out(other)
 
