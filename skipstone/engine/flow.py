@@ -68,12 +68,7 @@ def flow(
                 line.known = None
             else:
                 line.known = next((n for n in fresh if n.real), line.known)
-            run = replace(
-                run,
-                t=run.pending.t_next if plan.accept else run.t,
-                past=(*run.past, replace(run.pending, accepted=plan.accept)),
-                pending=None,
-            )
+            run = _settled(run, run.pending, plan.accept)
         if run.t <= run.t_end:
             return Result(x, run, status)
         _check(plan, run)
@@ -94,6 +89,12 @@ def flow(
         cost = sum(n.estimate.cost for n in fresh if n.real)
         pending = Attempt(run.t, plan.t_next, replace(plan, evaluate=evaluate), cost, measured)
         run = replace(run, pending=pending)
+
+
+def _settled(run: Run, pending: Attempt, accept: bool) -> Run:
+    """The run once its pending attempt has been accepted or rejected."""
+    t = pending.t_next if accept else run.t
+    return replace(run, t=t, past=(*run.past, replace(pending, accepted=accept)), pending=None)
 
 
 def _check(plan: Plan, run: Run) -> None:
@@ -171,7 +172,9 @@ def _finishing_step(
     if hosted:
         x = yield Latent(x, t)
     estimate: Estimate = yield Query(x, t)
-    nodes = [*((n.t, n.estimate.x0) for n in past if n.t > t), (t, estimate.x0)]
+    starts = problem.grid if hosted else None  # a host's second calls lie off the solution, by an order or two
+    kept = [(n.t, n.estimate.x0) for n in past if n.t > t and (starts is None or n.t in starts)]
+    nodes = [*kept, (t, estimate.x0)]
     usable = [nodes[i] for i in on_clock([s for s, _ in nodes], "logsnr", schedule)][-how.order :]
     return Step(finishing_step(x, t, t_next, schedule, usable))
 

@@ -67,7 +67,8 @@ add(
 add(
     PipelineSpec(
         ("StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
-        "InstructPix2Pix (three branches: no guidance gate)",
+        "InstructPix2Pix",
+        branches=(),
     )
 )
 add(PipelineSpec(("StableDiffusionAdapterPipeline", "StableDiffusionXLAdapterPipeline"), "T2I-Adapter"))

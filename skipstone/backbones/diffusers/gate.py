@@ -120,10 +120,10 @@ class Gate:
         p = self.passes.get(here)
         if p is None or p.rows != rows:
             p = self.passes[here] = self._unseen(p, here, rows, module, run)
-        wanted = [r for r in range(rows) if self._wanted(r, p.branches)]
-        if self.whole and 0 < len(wanted) < rows:
+        wanted = self._entering(p)
+        if len(wanted) > (wished := sum(self._wanted(r, p.branches) for r in range(rows))):
             self.forced = "its rows may not be told apart (per_sample=False, or a cache)"
-            self.unwanted, wanted = self.unwanted + rows - len(wanted), list(range(rows))
+            self.unwanted += len(wanted) - wished
         if len(wanted) == rows:
             made = run(*args, **kwargs)
             p.output = main_output(made)
@@ -131,7 +131,7 @@ class Gate:
             p.output = p.output.clone()  # the pipeline may write into what it was given
             self._write_given(p)
             if wanted:
-                part = main_output(run(*self._some(args, wanted, rows), **self._some(kwargs, wanted, rows)))
+                part = main_output(run(*self.some(args, wanted, rows), **self.some(kwargs, wanted, rows)))
                 p.output[torch.tensor(wanted, device=part.device)] = part
             made = with_main(p.template, p.output)
         self._count(p, wanted)
@@ -165,6 +165,11 @@ class Gate:
         output = torch.cat([known.get(name, some) for name in names])
         return Pass(module, run, (), {}, rows, self.passes[0].template, output, names, extra)
 
+    def _entering(self, p: Pass) -> list[int]:
+        """Rows that enter: those that are wanted, or all where one is and they may not be told apart."""
+        wanted = [r for r in range(p.rows) if self._wanted(r, p.branches)]
+        return list(range(p.rows)) if self.whole and wanted else wanted
+
     def _wanted(self, row: int, branches: Sequence[str]) -> bool:
         return self.wishes[row % self.samples].wants(branches[row // self.samples])
 
@@ -180,7 +185,7 @@ class Gate:
                 if wish.compute and branch in wish.given:
                     p.output[j * self.samples + s] = wish.given[branch]
 
-    def _some(self, arguments: Any, wanted: Sequence[int], rows: int) -> Any:
+    def some(self, arguments: Any, wanted: Sequence[int], rows: int) -> Any:
         """The arguments of a call for some of its rows."""
         if not isinstance(arguments, dict):
             return sliced(arguments, torch.tensor(wanted), rows)
@@ -200,16 +205,16 @@ class Gate:
             self._shapes[id(model)] = hollow(made)
             return made
         rows = batch_of(model, args, kwargs).shape[0]
-        p = next((p for p in self.passes.values() if p.rows == rows), None)
+        p = self.passes.get(self.ordinal)  # the denoiser's call that is about to be made
         known = self._shapes.get(id(model))
-        if p is None or known is None:  # guess mode: the conditional rows alone
+        if p is None or p.rows != rows or known is None:  # guess mode: the conditional rows alone
             return run(*args, **kwargs) if any(w.compute for w in self.wishes) or known is None else known
-        wanted = [r for r in range(rows) if self._wanted(r, p.branches)]
+        wanted = self._entering(p)
         if len(wanted) == rows:
             return run(*args, **kwargs)
         if not wanted:
             return known
-        part = run(*self._some(args, wanted, rows), **self._some(kwargs, wanted, rows))
+        part = run(*self.some(args, wanted, rows), **self.some(kwargs, wanted, rows))
         return spread(part, torch.tensor(wanted), rows)
 
     def verify(self, tolerance: float = 1e-2) -> None:
@@ -224,7 +229,7 @@ class Gate:
                 some = some[-1:] if len(some) == len(self.spec.branches) else []
             if not some or len(some) == p.rows:
                 continue
-            alone = main_output(p.run(*self._some(p.args, some, p.rows), **self._some(p.kwargs, some, p.rows)))
+            alone = main_output(p.run(*self.some(p.args, some, p.rows), **self.some(p.kwargs, some, p.rows)))
             together = p.output[some]
             gap = float((alone - together).detach().float().norm() / together.detach().float().norm().clamp_min(1e-12))
             self.verified += len(some)

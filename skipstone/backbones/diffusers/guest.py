@@ -6,6 +6,7 @@ import inspect
 import os
 import threading
 import time
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from ... import registry
 from ...engine.contracts import Policy
 from ...engine.requests import Solver
-from ...errors import GuestError
+from ...errors import GuestError, GuestWarning
 from .account import Account
 from .families import spec_of
 from .schedulers import supports
@@ -54,6 +55,11 @@ def adapt(
     spec_of(pipe)
     supports(pipe.scheduler)
     chosen = registry.parse("solver", solver) if isinstance(solver, str) else solver
+    if not isinstance(chosen, Solver | None):
+        raise GuestError(
+            f"Expected a solver of Skipstone or its spec, got {type(chosen).__name__}: solver='dpmpp'. To change the "
+            f"pipeline's own scheduler, set pipe.scheduler."
+        )
     settings = Settings(_policy(policy), chosen, per_sample, verify_rows)
     if "error" in settings.policy.needs and chosen is None:
         raise GuestError(
@@ -64,7 +70,7 @@ def adapt(
 
 
 def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
-    from ...policies.saved import load_policy
+    from ...policies.saved import FILE, load_policy
 
     if isinstance(policy, Policy):
         return policy
@@ -73,7 +79,7 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
             f"Expected a policy, its spec or its folder, got {type(policy).__name__}: "
             f"skipstone.adapt(pipe, 'third_order')."
         )
-    if isinstance(policy, os.PathLike) or Path(policy).is_dir():
+    if isinstance(policy, os.PathLike) or os.sep in policy or (Path(policy) / FILE).is_file():
         return load_policy(policy)
     parsed: Policy = registry.parse("policy", policy)
     return parsed
@@ -140,7 +146,10 @@ class Adapted:
         finally:
             visit.close()
             self._verified = self._verified or any(t.verified for t in visit.finished)
-            self._last = Account.of(self.policy, visit.finished, time.perf_counter() - began)
+            if visit.finished:
+                self._last = Account.of(self.policy, visit.finished, time.perf_counter() - began)
+            for note in visit.notes:
+                warnings.warn(note, GuestWarning, stacklevel=4)  # where the pipeline was called
 
 
 def _bracket(self: Any, *args: Any, **kwargs: Any) -> Any:

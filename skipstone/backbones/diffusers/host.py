@@ -38,6 +38,9 @@ class HostSchedule(Schedule):
     def timestep(self, t: float) -> float:
         return self.base.timestep(t)
 
+    def stretch(self, t: float) -> float:
+        return self.base.stretch(t)
+
 
 @dataclass(frozen=True)
 class Hosted(Solver):

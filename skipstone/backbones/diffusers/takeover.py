@@ -27,9 +27,15 @@ TIME_NAMES = ("timestep", "timesteps", "t")
 
 
 def take_over(
-    voyage: Voyage, solver: Solver, policy: Policy, output: torch.Tensor, timestep: Any, x: torch.Tensor
+    voyage: Voyage, solver: Solver, policy: Policy, output: torch.Tensor, timesteps: Sequence[float], x: torch.Tensor
 ) -> None:
     """Denoise every sample to the end, and leave lines that wait for the pipeline to arrive there.
+
+    Args:
+        voyage: Of the samples, not yet begun.
+        solver, policy: Of the run.
+        output, x: What the first step of the scheduler was given.
+        timesteps: What the scheduler is told at each of its calls.
 
     Raises:
         GuestError: the network cannot be called in the pipeline's place; the message says why.
@@ -41,10 +47,14 @@ def take_over(
             "two networks take turns": len({id(p.module) for p in voyage.gate.passes.values()}) > 1,
             "its scheduler steps more rows than there are samples": voyage.layout.width * voyage.layout.copies > 1,
             "its network's output is not an eps, v, x0 or flow": voyage.trajectory.prediction not in VIEWS,
+            "its scheduler names times in a way of its own": any(
+                abs(voyage.schedule.timestep(p.t) - told) > 1.0
+                for p, told in zip(voyage.trajectory.calls, timesteps, strict=True)
+            ),
+            "that solver draws noise of its own, of which the pipeline's generators know nothing": solver.stochastic,
         },
     )
-    weight = _guidance(voyage, output)
-    backbone = Borrowed(voyage, voyage.gate, weight, _time_factor(voyage.gate, timestep), output, x)
+    backbone = Borrowed(voyage, voyage.gate, _time_factor(voyage.gate, timesteps[0]), output, x)
     layout, grid = voyage.layout, voyage.host.grid
     seeds = range(layout.samples)
     problems = [
@@ -69,33 +79,36 @@ def refuse(solver: Solver, reasons: Mapping[str, bool]) -> None:
 
 def _guidance(voyage: Voyage, output: torch.Tensor) -> float:
     """The weight w of uncond + w (cond - uncond), measured on the first step."""
+    channels = output.shape[1]  # a pipeline may leave out the learned variance behind them
     said = [voyage.gate.fresh(s) for s in range(voyage.layout.samples)]
-    channels = said[0][next(iter(said[0]))].shape[0] if said[0] else 0
-    guided = output[:, :channels]
-    if voyage.gate.branches == 1:
-        pairs = [(next(iter(f.values())), None) for f in said]
-        if all(torch.equal(a, g) for (a, _), g in zip(pairs, guided, strict=True)):
-            return 1.0
-    elif voyage.gate.branches == 2:
-        cond, uncond = (torch.stack([f[b] for f in said]).double() for b in ("cond", "uncond"))
-        gap = cond - uncond
-        weight = float(((guided.double() - uncond) * gap).sum() / (gap * gap).sum().clamp_min(1e-300))
-        error = (uncond + weight * gap - guided.double()).norm() / guided.double().norm()
+    branches = {b: torch.stack([f[b][:channels] for f in said]).double() for b in said[0]}
+    guided = output.double()[:, : next(iter(branches.values())).shape[1]]
+    if len(branches) == 1 and torch.equal(branches["cond"], guided):
+        return 1.0
+    if len(branches) == 2 and branches.keys() == {"cond", "uncond"}:
+        gap = branches["cond"] - branches["uncond"]
+        weight = float(((guided - branches["uncond"]) * gap).sum() / (gap * gap).sum().clamp_min(1e-300))
+        error = (branches["uncond"] + weight * gap - guided).norm() / guided.norm()
         if error < (1e-4 if output.dtype == torch.float32 else 2e-2):
             return weight
     raise GuestError(
         "The guidance of this run is not uncond + w (cond - uncond) with one w, so Skipstone cannot guide in the "
-        "pipeline's place. Adapt it without solver=..., or call it with guidance_rescale=0."
+        "pipeline's place. Adapt it without solver=...."
     )
 
 
-def _time_factor(gate: Gate, timestep: Any) -> float:
+def _time_factor(gate: Gate, timestep: float) -> float:
     """What the denoiser is told over what the scheduler is told: 1, or 1/1000."""
     p = gate.passes[0]
     told = next((p.kwargs[n] for n in TIME_NAMES if n in p.kwargs), p.args[1] if len(p.args) > 1 else None)
-    if told is None or float(timestep) == 0.0:
-        raise GuestError(f"Cannot see how {type(p.module).__name__} is told the time: it has none of {TIME_NAMES}.")
-    return float(torch.as_tensor(told).flatten()[0]) / float(timestep)
+    factor = 0.0 if told is None or timestep == 0.0 else float(torch.as_tensor(told).flatten()[0]) / timestep
+    for usual in (1.0, 0.001):
+        if abs(factor - usual) < 0.01 * usual:
+            return usual
+    raise GuestError(
+        f"{type(p.module).__name__} is told the time in a way of its own ({told} where the scheduler is told "
+        f"{timestep:g}), which Skipstone cannot do in the pipeline's place. Adapt it without solver=...."
+    )
 
 
 @dataclass
@@ -107,25 +120,27 @@ class Borrowed:
 
     voyage: Voyage
     gate: Gate
-    weight: float
     factor: float
     output: torch.Tensor
     x: torch.Tensor
     latest: dict[int, Any] = field(default_factory=dict)
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
+        self._check_input()
+        self.weight = _guidance(self.voyage, self.output)
+
+    def _check_input(self) -> None:
         samples = self.voyage.layout.samples
         for p in self.gate.passes.values():
             entered = batch_of(p.module, p.args, p.kwargs)
-            expected = torch.cat([self._seen(self.x)] * (p.rows // samples)).to(entered.dtype)
+            seen = self.voyage.engine(self.x, 0)  # a scaled model input is the sample in engine coordinates
+            expected = torch.cat([seen] * (p.rows // samples)).to(entered.dtype)
             if entered.shape != expected.shape or not torch.allclose(entered, expected, rtol=1e-3, atol=1e-4):
                 raise GuestError(
                     f"{type(p.module).__name__} is given more than the sample (an image, a mask), which Skipstone "
                     f"cannot supply. Adapt the pipeline without solver=...."
                 )
-
-    def _seen(self, x: torch.Tensor) -> torch.Tensor:
-        return self.voyage.engine(x, 0)  # a scaled model input is the sample in engine coordinates
 
     @property
     def schedule(self) -> Schedule:
@@ -152,7 +167,7 @@ class Borrowed:
             if not wanted:
                 continue
             rows = [j * self.gate.samples + q.cond for q, j in wanted]
-            args, kwargs = self.gate._some(p.args, rows, p.rows), self.gate._some(p.kwargs, rows, p.rows)
+            args, kwargs = self.gate.some(p.args, rows, p.rows), self.gate.some(p.kwargs, rows, p.rows)
             x = torch.stack([q.x for q, _ in wanted])
             times = torch.tensor([self.schedule.timestep(q.t) * self.factor for q, _ in wanted])
             made = main_output(p.run(*_with(args, x, times), **_with_named(kwargs, x, times)))
@@ -169,6 +184,8 @@ class Borrowed:
             output = both["uncond"] + self.weight * (both["cond"] - both["uncond"])
         mean, kind = output[: query.x.shape[0]], str(self.voyage.trajectory.prediction)
         x0 = to_x0(kind, mean, query.x, self.schedule.alpha(query.t), self.schedule.sigma(query.t))
+        x0 = self.voyage.trajectory.clean(x0)
+        mean = x0 if kind == "x0" else mean
         self.latest[query.cond] = x0
         features = {b: v for b, v in fresh.items() if b in query.want}
         return Estimate(x0, len(fresh) / self.branches, mean, kind, features)  # type: ignore[arg-type]  # a View

@@ -6,7 +6,6 @@ import contextvars
 import functools
 import inspect
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,17 +15,18 @@ import torch
 
 from ...engine.contracts import Chain, Policy, Run
 from ...engine.requests import Solver
-from ...errors import GuestError, GuestWarning
+from ...errors import GuestError
 from ...numerics.schedule import FlowMatching, Schedule
 from .families import PipelineSpec
 from .gate import Gate, batch_of
-from .places import table_of
+from .places import begins, table_of
 from .rows import Layout
 from .schedulers import supports, trajectory
 from .swap import original, restore, swap
 from .takeover import refuse, take_over
 from .voyage import Voyage
 
+CHANGING = ("use_dynamic_cfg", "skip_guidance_layers", "guidance_rescale")  # arguments that a takeover cannot follow
 VISIT: contextvars.ContextVar[Visit | None] = contextvars.ContextVar("skipstone_visit", default=None)
 _USUAL = inspect.signature(lambda model_output, timestep, sample, *args, **kwargs: None)
 
@@ -64,6 +64,7 @@ class Visit:
         self.denoisers = spec.models(pipe, spec.denoisers)
         self.beside = spec.models(pipe, spec.beside)
         self.finished: list[Finished] = []
+        self.notes: list[str] = []  # what the caller is to be warned of
         self.voyage: Voyage | None = None
         self.own: dict[str, Callable[..., Any]] = {}
         self.denoised = 0  # denoiser calls that no step of the scheduler followed
@@ -142,25 +143,30 @@ class Visit:
         """The first step of a trajectory: now it is known whose rows are whose and what lies ahead."""
         layout = self._layout(x)
         self.gate.open(layout.samples)
-        ahead = trajectory(self.scheduler, timestep, getattr(self.pipe, "_num_timesteps", None))
+        count = getattr(self.pipe, "_num_timesteps", None)
+        ahead, first = trajectory(self.scheduler, timestep, count), begins(self.scheduler, timestep, count)
         if self.verify and not self.gate.whole:  # rows that enter together need not be independent
             self.gate.verify()
         policy = self.settings.policy
-        self._warn_of_short_runs(policy, len(ahead.stages))
+        self._note_short_runs(policy, len(ahead.stages))
         base = base_schedule(self.scheduler)
         voyage = Voyage(ahead, layout, self.gate, policy, base, self.spec.switches(self.pipe))
         if self.settings.solver is None:
             voyage.begin(x)
         else:
             self._refuse_takeover(self.settings.solver)
-            take_over(voyage, self.settings.solver, policy, output, timestep, x)
+            told = self.scheduler.timesteps.tolist()[first : first + len(ahead.calls)]
+            take_over(voyage, self.settings.solver, policy, output, told, x)
         self.gate.forget()
         return voyage
 
     def _refuse_takeover(self, solver: Solver) -> None:
         callbacks = [c for c in ("callback_on_step_end", "callback") if self.arguments.get(c) is not None]
+        changing = [name for name in CHANGING if self.arguments.get(name)]
         reasons = {
             self.spec.between: bool(self.spec.between),
+            "nobody has declared what it does between two steps": not self.spec.known,
+            f"{' and '.join(changing)} changes the guidance on the way": bool(changing),
             f"{' and '.join(callbacks)} may edit the sample": bool(callbacks),
             "two networks take turns": len(self.denoisers) > 1,
         }
@@ -189,18 +195,19 @@ class Visit:
             return
         runs = tuple(line.run for line in voyage.lines)
         seconds = self.ended - self.began
-        full = tuple(len(voyage.trajectory.calls) + extra / gate.branches for extra in gate.extra)
+        self.voyage = None
+        made = (
+            len(voyage.trajectory.calls) if voyage.finished else voyage.call
+        )  # an interrupted run saves nothing by it
+        full = tuple(made + extra / gate.branches for extra in gate.extra)
         self.finished.append(Finished(runs, tuple(gate.spent), gate.branches, full, gate.verified, seconds))
         planned = sum(run.cost for run in runs) * gate.branches + gate.verified
         beyond = max(gate.unwanted, sum(gate.spent) - planned)
         if beyond > 1e-6:
-            warnings.warn(
+            self.notes.append(
                 f"{sum(gate.spent)} rows entered the network, {beyond:g} more than were wanted, because "
-                f"{gate.forced or 'the pipeline was interrupted'}.",
-                GuestWarning,
-                stacklevel=3,
+                f"{gate.forced or 'the pipeline was interrupted'}."
             )
-        self.voyage = None
 
     def _check_used(self) -> None:
         """Raise where the guest has been passed by."""
@@ -211,16 +218,13 @@ class Visit:
                 f"{type(self.scheduler).__name__}: it moves its sample by other means, and cannot be adapted."
             )
 
-    @staticmethod
-    def _warn_of_short_runs(policy: Policy, steps: int) -> None:
+    def _note_short_runs(self, policy: Policy, steps: int) -> None:
         for part in policy.parts if isinstance(policy, Chain) else (policy,):
             first, last = getattr(part, "warmup", 0), getattr(part, "tail", 0)
             if first and steps <= first + last:
-                warnings.warn(
+                self.notes.append(
                     f"{part.name} always calls the first {first} and the last {last} steps, and this run has {steps}: "
-                    f"it can save nothing. Ask for more steps, or for a smaller warmup.",
-                    GuestWarning,
-                    stacklevel=3,
+                    f"it can save nothing. Ask for more steps, or for a smaller warmup."
                 )
 
 

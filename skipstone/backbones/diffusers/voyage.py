@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ...engine.contracts import Forecast, Full, Plan, Policy, Run
+from ...engine.contracts import Finish, Forecast, Full, Plan, Policy, Run
 from ...engine.flow import FREEZE, flow
 from ...engine.requests import Advance, Estimate, Flow, Latent, Measure, Problem, Query, Result
 from ...errors import GuestError
@@ -247,7 +247,7 @@ class Voyage:
     def _switched(self, run: Run, plan: Plan) -> Plan:
         """A plan with a call where another network takes over."""
         before = run.pending.t if run.pending else run.here
-        if any(run.here < t <= before for t in self.switches) and isinstance(plan.evaluate, Forecast):
+        if any(run.here < t <= before for t in self.switches) and not isinstance(plan.evaluate, Full | Finish):
             return Plan(Full(), run.proposal().t_next, True, (*plan.why, "switch"))
         return plan
 
