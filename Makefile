@@ -29,11 +29,10 @@ $(OLDEST)/.ready: constraints-oldest.txt $(READY)
 	touch $@
 
 # Left out is what the bare pipeline fails at too: group offloading with no accelerator and padded prompts of Qwen-Image
-# by themselves (diffusers 0.35), masks in float64 (transformers 4). The table of schedulers is that of the newest, and
-# Pebble's text encoder is stored in the naming of transformers 5.8.
+# by themselves (diffusers 0.35), masks in float64 (transformers 4). The table of schedulers is that of the newest.
 test-oldest: $(OLDEST)/.ready  ## the tests of the guest with the oldest diffusers that is supported
 	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -n auto -rfEs tests/guest \
-		--ignore tests/guest/test_schedulers.py --ignore tests/guest/test_engine_agreement.py \
+		--ignore tests/guest/test_schedulers.py \
 		-k "not test_group_offload and not test_other_floats[dtype2] and not on_each_other[qwenimage]"
 
 lint: $(READY)  ## ruff and mypy --strict

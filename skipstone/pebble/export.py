@@ -17,12 +17,15 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
-from transformers import CLIPTokenizer, PreTrainedModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 from skipstone.errors import ModelError
 from skipstone.pebble import MANIFEST, autoencoder
 from skipstone.pebble.families import FAMILIES
 from skipstone.pebble.family import Family, Network
+
+PREFIX = "text_model."  # of the names of a CLIP text encoder's weights
 
 
 def digest(file: Path) -> str:
@@ -50,6 +53,8 @@ def write(folder: Path, model: AutoencoderTiny, family: Family, network: Network
     for name, part in pipeline.components.items():
         if isinstance(part, PreTrainedModel):
             _run_in_single(folder / name / "config.json")
+            if isinstance(part, CLIPTextModel):
+                _named_as_ever(folder / name / "model.safetensors")
         elif isinstance(part, CLIPTokenizer):
             # Releases of transformers before 5 read these two instead of tokenizer.json.
             part.backend_tokenizer.model.save(str(folder / name))
@@ -62,6 +67,14 @@ def _run_in_single(config: Path) -> None:
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings["dtype"] = str(torch.float32).removeprefix("torch.")
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _named_as_ever(weights: Path) -> None:
+    """Names that every release reads: without the prefix, transformers before 5.8 draws the weights at random."""
+    tensors = {
+        name if name.startswith(PREFIX) else PREFIX + name: tensor for name, tensor in load_file(weights).items()
+    }
+    save_file(tensors, weights, metadata={"format": "pt"})
 
 
 def _checkpoint(part: Path) -> dict[str, Any]:

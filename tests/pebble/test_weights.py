@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from skipstone import pebble
 from skipstone.errors import ModelError
@@ -99,3 +100,9 @@ def test_the_judge_reads_real_renders_in_layouts_it_never_saw() -> None:
     figures = json.loads((FIGURES / "judge_test.json").read_text())
     assert figures["pictures"] >= 1000
     assert figures["all"] >= 0.97
+
+
+def test_the_text_encoder_is_named_as_every_release_of_transformers_reads_it() -> None:
+    names = load_file(pebble.path() / "text_encoder" / "model.safetensors")
+    assert names
+    assert all(name.startswith("text_model.") for name in names)
