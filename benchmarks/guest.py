@@ -20,7 +20,7 @@ import torch
 import skipstone
 from skipstone import pebble
 
-STEPS, TURNS = 50, 15
+STEPS, TURNS = 50, 9
 POLICIES = ("fixed", "third_order(max_skip=0)", "error_control(tol=0)", "third_order", "error_control")
 PROMPTS = ["a red apple on a blue background", "a cat left of a rocket", "a fox", "a house above a tree"] * 2
 
