@@ -36,6 +36,11 @@ class Place:
 CLEAN = Place(0.0, 1.0, 1.0, 0.0)
 
 
+def times(array: Any, factor: float) -> Any:
+    """The array scaled, at no operation where the factor is 1: this is done for every sample and step."""
+    return array if factor == 1.0 else array * factor
+
+
 # -- what an output means ------------------------------------------------------------------------
 
 
@@ -59,12 +64,12 @@ class Reading:
     def x0(self, output: Any, x: Any, place: Place) -> Any:
         """The clean estimate that `output` means at `x`, which is in engine coordinates."""
         alpha, sigma, unit = self._units(place)
-        return to_x0(self.kind, output * self.sign, x * unit, alpha, sigma) * self.data
+        return times(to_x0(self.kind, times(output, self.sign), times(x, unit), alpha, sigma), self.data)
 
     def output(self, x0: Any, x: Any, place: Place) -> Any:
         """The output that means `x0` at `x`, which is in engine coordinates."""
         alpha, sigma, unit = self._units(place)
-        return from_x0(self.kind, x0 / self.data, x * unit, alpha, sigma) * self.sign
+        return times(from_x0(self.kind, times(x0, 1.0 / self.data), times(x, unit), alpha, sigma), self.sign)
 
     def _units(self, place: Place) -> tuple[float, float, float]:
         """Alpha and sigma for pictures in units of their deviation, and what x is to be multiplied by."""

@@ -86,15 +86,16 @@ class Trajectory:
         A learned variance behind the first channels of `output` is left out.
         """
         place = self.calls[k]
-        for axis, size in enumerate(x.shape):
-            output = output.narrow(axis, 0, size)
-        estimate = self.reading.x0(wide(output), wide(x) * place.scale, place)
+        if output.shape != x.shape:
+            for axis, size in enumerate(x.shape):
+                output = output.narrow(axis, 0, size)
+        estimate = self.reading.x0(wide(output), at.times(wide(x), place.scale), place)
         return narrow(self.clean(estimate), x)  # type: ignore[no-any-return]
 
     def output(self, k: int, x0: Tensor, x: Tensor) -> Tensor:
         """The network output that means `x0` at call k for the pipeline's sample `x`: as many channels as it has."""
         place = self.calls[k]
-        return narrow(self.reading.output(wide(x0), wide(x) * place.scale, place), x)  # type: ignore[no-any-return]
+        return narrow(self.reading.output(wide(x0), at.times(wide(x), place.scale), place), x)  # type: ignore[no-any-return]
 
 
 def trajectory(scheduler: Any, timestep: Any, count: int | None = None) -> Trajectory:
