@@ -152,7 +152,8 @@ class Run:
     @property
     def left(self) -> tuple[float, ...]:
         """Times of the grid that still lie ahead of `here`, nearest first."""
-        return tuple(g for g in self.grid if g < self.here)
+        here = self.here
+        return tuple(g for g in self.grid if g < here)
 
     def ending(self, proposal: Plan, tail: int) -> bool:
         """Whether the next step is among the last `tail`: of the grid, or because it lands on the end."""
@@ -182,7 +183,8 @@ class Run:
 
     def proposal(self) -> Plan:
         """What to do when nobody objects: accept, full evaluation, next time of the grid."""
-        return Plan(Full(), max((g for g in self.grid if g < self.here), default=self.t_end))
+        here = self.here
+        return Plan(Full(), next((g for g in self.grid if g < here), self.t_end))
 
 
 class Policy:

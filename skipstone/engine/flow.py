@@ -87,14 +87,16 @@ def flow(
         moment = Moment(schedule, start, run.t, plan.t_next, step, line.real, line.nodes, fresh)
         measured = yield from _measure(signals, moment)
         cost = sum(n.estimate.cost for n in fresh if n.real)
-        pending = Attempt(run.t, plan.t_next, replace(plan, evaluate=evaluate), cost, measured)
+        plan = plan if evaluate is plan.evaluate else replace(plan, evaluate=evaluate)
+        pending = Attempt(run.t, plan.t_next, plan, cost, measured)
         run = replace(run, pending=pending)
 
 
 def _settled(run: Run, pending: Attempt, accept: bool) -> Run:
     """The run once its pending attempt has been accepted or rejected."""
     t = pending.t_next if accept else run.t
-    return replace(run, t=t, past=(*run.past, replace(pending, accepted=accept)), pending=None)
+    settled = Attempt(pending.t, pending.t_next, pending.plan, pending.cost, pending.signals, accept)
+    return replace(run, t=t, past=(*run.past, settled), pending=None)
 
 
 def _check(plan: Plan, run: Run) -> None:
@@ -136,7 +138,7 @@ def _attempt(
         except StopIteration as end:
             return end.value, fresh
         if isinstance(request, Latent):
-            request = replace(request, evaluate=evaluate, given=_given(evaluate, line, problem, request.t))
+            request = Latent(request.x, request.t, evaluate, _given(evaluate, line, problem, request.t))
         if not isinstance(request, Query):
             answer = yield request
             continue
@@ -148,7 +150,7 @@ def _attempt(
             answer = replace(known.estimate, cost=0.0)  # paid for by the rejected attempt
         else:
             given = _given(evaluate, line, problem, request.t)
-            answer = yield replace(request, cond=problem.cond, given=given, want=sites)
+            answer = yield Query(request.x, request.t, problem.cond, given, sites)
         if problem.x0_filter is not None:
             answer = Estimate(problem.x0_filter(answer.x0), answer.cost, features=answer.features)
         fresh.append(Node(request.t, request.x, answer, not free))
