@@ -10,6 +10,7 @@
     ├── PromptError (ValueError)       a prompt that cannot be drawn
     ├── MetricError (ValueError)       a metric that cannot be taken of these pictures
     ├── TraceError (ValueError)        a trace file that cannot be read or does not fit
+    ├── BenchError                     results of a benchmark that cannot be read, merged or written
     └── OutputError                    a result that cannot be written
 
 Each message says what was expected, what was got, where, and what to type instead.
@@ -60,6 +61,10 @@ class MetricError(SkipstoneError, ValueError):
 
 class TraceError(SkipstoneError, ValueError):
     """A trace that cannot be read, or does not fit the problem it is replayed on."""
+
+
+class BenchError(SkipstoneError):
+    """Results of a benchmark that cannot be read, merged with others, or written."""
 
 
 class OutputError(SkipstoneError):
