@@ -29,6 +29,7 @@ HOMES = {
     "signal": "skipstone.engine.signals",
     "metric": "skipstone.metrics",
     "backbone": "skipstone.backbones",
+    "peer": "skipstone.peers",
 }
 _KINDS: dict[str, dict[str, type]] = {kind: {} for kind in HOMES}
 _PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in HOMES}

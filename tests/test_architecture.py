@@ -19,7 +19,7 @@ LAYERS = [
     ["engine"],
     ["solvers", "policies", "metrics"],
     ["backbones"],
-    ["pebble"],
+    ["pebble", "peers"],
     ["testing"],
     ["bench"],
     ["cli"],

@@ -137,7 +137,8 @@ class Header:
     def identity(self) -> dict[str, Any]:
         """What another run must share for its records to be added."""
         own = {name: getattr(self, name) for name in ("model", "guidance", "settings", "reference", "converged")}
-        return _plain({**own, **self.fingerprint})
+        identity: dict[str, Any] = _plain({**own, **self.fingerprint})
+        return identity
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,8 @@ class Store:
 
 def _plain(value: Any) -> Any:
     """As JSON gives it back, so that what was read can be compared with what is to be written."""
-    return json.loads(json.dumps(value, default=str))
+    plain: Any = json.loads(json.dumps(value, default=str))
+    return plain
 
 
 def _said(identity: Mapping[str, Any], name: str) -> str:
