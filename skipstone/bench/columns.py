@@ -5,6 +5,7 @@
     third_order | budget(calls=20) @ ddim         only the solver differs
     fewer @ dpmpp(order=2) / karras               as many steps as the column to its left needs calls
     third_order @ own                             the model's own solver and grid; `own / karras` changes the grid
+    deepcache(interval=3) @ dpmpp                 a peer: somebody else's accelerator, in a diffusers pipeline
 
 What follows the @ may leave out any of solver, grid and steps, but keeps their order.
 """
@@ -19,11 +20,13 @@ from typing import Any, NamedTuple
 from .. import registry
 from ..engine.contracts import Policy
 from ..engine.requests import Solver
-from ..errors import SpecError
+from ..errors import SpecError, UnknownName
 from ..numerics.grid import Grid
+from ..peers.base import Peer
 
 FEWER, OWN = "fewer", "own"
 OWN_WAY = f"{OWN} / {OWN}"
+FIXED: Policy = registry.parse("policy", "fixed")
 GRAMMAR = "Expected 'policy @ solver / grid / steps', e.g. 'fixed @ dpmpp(order=2) / karras / 20'"
 
 
@@ -50,15 +53,16 @@ class Column:
     """How every sample of one column is denoised.
 
     Args:
-        policy: Which steps call the network; None is `fewer`, which runs as many full steps as the column to
-            its left makes calls in the mean, rounded up: generous to this baseline, never to the policy.
+        policy: Which steps call the network, or a peer that does what it does; None is `fewer`, which runs as many
+            full steps as the column to its left makes calls in the mean, rounded up: generous to this baseline,
+            never to the policy.
         solver: How steps are made; None is the model's own way.
         grid: Where they go; None is the model's own.
         steps: How many; of a `fewer` column, 0 until its partner's calls are known.
         said: The parts that were spelt after the @, to be spelt again.
     """
 
-    policy: Policy | None
+    policy: Policy | Peer | None
     solver: Solver | None
     grid: Grid | None
     steps: int
@@ -67,7 +71,19 @@ class Column:
     @property
     def adaptive(self) -> bool:
         """Whether a policy decides anything."""
-        return self.policy is not None and registry.spell(self.policy) != "fixed"
+        return isinstance(self.policy, Policy) and registry.spell(self.policy) != "fixed"
+
+    @property
+    def peer(self) -> Peer | None:
+        """Somebody else's accelerator, where it is one."""
+        return self.policy if isinstance(self.policy, Peer) else None
+
+    @property
+    def decides(self) -> Policy:
+        """The policy; `fixed` of a `fewer`. Raises SpecError of a peer, which only runs in a pipeline."""
+        if isinstance(self.policy, Peer):
+            raise SpecError(f"{self.policy.name} is no policy: it runs in diffusers pipelines. Add --as-guest.")
+        return self.policy or FIXED
 
     @property
     def spec(self) -> str:
@@ -100,7 +116,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     parts = [part.strip() for part in tail.split("/")] if at else []
     if not head.strip() or "" in parts or len(parts) > 3:
         raise SpecError(f"{GRAMMAR}, got {spec!r}.")
-    policy = None if head.strip() == FEWER else registry.parse("policy", head.strip())
+    policy = None if head.strip() == FEWER else _head(head.strip())
     said = tuple(parts)
     if parts and parts[-1].lstrip("+-").isdigit():
         if policy is None:
@@ -117,6 +133,19 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     if parts:
         grid = Sampler.part("grid", parts[0])
     return Column(policy, solver, grid, 0 if policy is None else steps, said)
+
+
+def _head(spec: str) -> Policy | Peer:
+    """A policy or a peer."""
+    if spec.partition("(")[0].strip() in registry.names("peer"):
+        peer: Peer = registry.parse("peer", spec)
+        return peer
+    try:
+        policy: Policy = registry.parse("policy", spec)
+    except UnknownName as e:
+        peers = ", ".join(registry.names("peer"))
+        raise UnknownName(f"{e} Peers: {peers}." if peers else str(e)) from None
+    return policy
 
 
 def _kind(spec: str) -> str:

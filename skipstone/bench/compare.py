@@ -147,7 +147,8 @@ def _equal_steps(made: Sequence[Made], column: Column) -> float:
 
     A pipeline may make fewer steps than it is asked for (image to image); then the fixed sampler asks for more.
     """
-    kept = statistics.fmean(len(m.run.grid) - 1 for m in made) / column.steps
+    grids = [len(m.run.grid) - 1 for m in made if m.run is not None] or [column.steps]
+    kept = statistics.fmean(grids) / column.steps
     return statistics.fmean(m.calls for m in made) / min(1.0, kept)
 
 

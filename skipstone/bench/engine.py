@@ -16,7 +16,7 @@ from ..engine.requests import Problem, Result
 from ..errors import BackboneError, PromptError
 from ..pebble.model import GUIDANCE, Pebble
 from .columns import Column, Sampler
-from .subject import FIXED, Item, Made, Watch
+from .subject import Item, Made, Watch
 
 # The best fixed sampler on Pebble among those tried.
 DEFAULTS = Sampler(registry.parse("solver", "unipc"), registry.parse("grid", "trailing"), 50)
@@ -58,13 +58,19 @@ class Engine:
         """Of the model that ships."""
         return self.pebble.judge
 
+    @property
+    def denoisers(self) -> Sequence[Any]:
+        """Its one network."""
+        return (self.pebble.unet,)
+
     def check(self, prompts: Sequence[str]) -> None:
         """Raise PromptError where there is no prompt or an empty one."""
         if not prompts or not all(prompt.strip() for prompt in prompts):
             raise PromptError('The prompt is empty. Say what to draw: "a red apple on a blue background".')
 
     def admit(self, column: Column) -> Column:
-        """The column with `own` spelt out."""
+        """The column with `own` spelt out. Raises SpecError of a peer."""
+        _ = column.decides
         return replace(column, solver=column.solver or DEFAULTS.solver, grid=column.grid or DEFAULTS.grid)
 
     def load(self, columns: Sequence[Column]) -> None:
@@ -82,7 +88,8 @@ class Engine:
         problems = [self.pebble.problem(item.prompt, item.seed, column.steps, column.grid) for item in items]
         results, seconds = counted(self.pebble, problems, column, watch and _shares(watch))
         full = float(column.steps * column.solver.stages)
-        return [Made(r.x, r.run, r.run.cost, full, r.status) for r in results], seconds
+        branches = self.pebble.backbone.branches
+        return [Made(r.x, r.run, r.run.cost, full, r.status, r.x.numpy(), branches) for r in results], seconds
 
     def pictures(self, made: Sequence[Made]) -> list[Any]:
         """The decoded latents."""
@@ -100,7 +107,7 @@ def counted(
     solver = column.solver or registry.parse("solver", "unipc")
     with CallCounter(model.unet) as counter:
         began = time.perf_counter()
-        results = denoise_many(model.backbone, problems, solver, column.policy or FIXED, watch)
+        results = denoise_many(model.backbone, problems, solver, column.decides, watch)
         took = time.perf_counter() - began
     claim(column, sum(r.run.cost for r in results), counter.rows / model.backbone.branches)
     return results, took

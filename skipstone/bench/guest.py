@@ -5,24 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from .. import registry
-from ..backbones.diffusers.account import Account, SampleAccount
 from ..backbones.diffusers.families import spec_of
 from ..backbones.diffusers.guest import adapt
 from ..backbones.module import CallCounter
-from ..engine.requests import Status
-from ..errors import GuestError, ModelError, PromptError, SkipstoneError, SpecError
+from ..errors import ModelError, PromptError, SkipstoneError, SpecError
 from . import samplers
-from .columns import Column, Sampler
+from .columns import FIXED, Column, Sampler
+from .drawn import accelerated, of_account, of_peer
 from .engine import claim
-from .pictures import pixels
+from .latents import decoded
 from .pipelines import Checkpoint, first_line
 from .steps import told_steps
-from .subject import FIXED, Item, Made, Watch
+from .subject import Item, Made, Watch
 
 # Arguments that options and columns say, or that would change what a sample is.
 OURS = {
@@ -73,6 +72,7 @@ class Guest:
     own: Sampler | None = None
     called: str = ""
     scored: Callable[[], Callable[[Any, str], float] | None] = lambda: None
+    _known: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raise SpecError for what the pipeline's call does not take."""
@@ -181,35 +181,60 @@ class Guest:
         with suppress(SkipstoneError), warnings.catch_warnings(action="ignore"):
             self.draw(items, Column(None, column.solver, column.grid, REHEARSAL))
 
+    @property
+    def denoisers(self) -> Sequence[Any]:
+        """The networks that its loop calls."""
+        spec = spec_of(self.pipe)
+        return tuple(spec.models(self.pipe, spec.denoisers))
+
     @contextmanager
     def adapted(self, column: Column) -> Iterator[Any]:
-        """The pipeline under a column's scheduler and policy."""
+        """The pipeline under a column's scheduler and policy, or accelerated by a peer, without an account."""
         own = self.pipe.scheduler
         takes_over = column.solver is not None and bool(column.solver.controller)
         self.pipe.scheduler = samplers.scheduler_of(own, column.solver, column.grid, column.steps)
         try:
-            with adapt(self.pipe, column.policy or FIXED, solver=column.solver if takes_over else None) as adapted:
-                yield adapted
+            if column.peer is not None:
+                with accelerated(self.pipe, column.peer):
+                    yield None
+            else:
+                with adapt(self.pipe, column.decides, solver=column.solver if takes_over else None) as adapted:
+                    yield adapted
         finally:
             self.pipe.scheduler = own
 
     def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
         """The samples, in one call of the pipeline where it takes a batch, and the seconds of their loops."""
-        spec = spec_of(self.pipe)
         size = len(items) if self._batches else 1
         made: list[Made] = []
         seconds = 0.0
+        branches = self._branches(items[0], column) if column.peer is not None else 0
         with ExitStack() as stack, self.adapted(column) as adapted:
-            counters = [stack.enter_context(CallCounter(model)) for model in spec.models(self.pipe, spec.denoisers)]
+            counters = [stack.enter_context(CallCounter(model)) for model in self.denoisers]
             for first in range(0, len(items), size):
                 some = items[first : first + size]
-                with told_steps(self.pipe, range(first, first + len(some)), watch):
+                before = sum(counter.rows for counter in counters)
+                with told_steps(self.pipe, range(first, first + len(some)), watch) as clock, decoded(self.pipe) as seen:
                     output = self._call(some, column)
-                made += _made(output, adapted.last, len(some))
-                seconds += sum(sample.seconds for sample in adapted.last)
+                latents = seen.latents(len(some))
+                if adapted is None:
+                    calls = (sum(counter.rows for counter in counters) - before) / branches / len(some)
+                    made += of_peer(output, latents, calls, column.steps, branches)
+                    seconds += clock.seconds
+                else:
+                    made += of_account(output, adapted.last, latents)
+                    seconds += clock.seconds if clock.loops else sum(sample.seconds for sample in adapted.last)
             entered = sum(counter.rows for counter in counters)
-        claim(column, sum(m.calls for m in made), entered / made[0].run.branches)
+        claim(column, sum(m.calls for m in made), entered / made[0].branches)
         return made, seconds
+
+    def _branches(self, item: Item, column: Column) -> int:
+        """Rows of a full call of one sample, which a peer does not tell: those of the bare pipeline, looked at once."""
+        if "rows" not in self._known:
+            with self.adapted(replace(column, policy=FIXED)) as adapted:
+                self._call([item], replace(column, policy=FIXED, steps=min(column.steps, REHEARSAL)))
+                self._known["rows"] = adapted.last[0].run.branches
+        return self._known["rows"]
 
     @property
     def _takes(self) -> Mapping[str, Any]:
@@ -268,18 +293,3 @@ class Guest:
         import numpy as np
 
         return [np.nan_to_num(m.x) for m in made]
-
-
-def _made(output: Any, account: Account, count: int) -> list[Made]:
-    """The samples of one call."""
-    import numpy as np
-
-    if not len(account) or len(account) % count:
-        raise GuestError(f"{count} samples were asked for and {len(account)} denoised; draw them one by one.")
-    made = []
-    for s, x in enumerate(pixels(output)):
-        parts: list[SampleAccount] = list(account)[s::count]  # of one trajectory after another
-        status = Status.done if np.isfinite(x).all() else Status.nonfinite
-        calls, full = sum(p.calls for p in parts), sum(p.full_calls for p in parts)
-        made.append(Made(x, parts[0].run, calls, full, status))
-    return made

@@ -1,7 +1,8 @@
-"""How far a pipeline's call is, read off the progress bar that it would show."""
+"""How far a pipeline's call is and how long its loop took, read off the progress bar that it would show."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,17 +12,43 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # comes with diffusers
 from .subject import Watch
 
 
+class Stopwatch:
+    """Seconds of the loops that a pipeline has shown a bar for; a GPU's queue is waited for at both ends."""
+
+    def __init__(self, device: Any) -> None:
+        self.cuda = getattr(device, "type", "") == "cuda"
+        self.seconds, self.loops = 0.0, 0
+        self._began = 0.0
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._began = self._now()
+
+    def stop(self) -> None:
+        """Add what has passed."""
+        self.seconds += self._now() - self._began
+        self.loops += 1
+
+    def _now(self) -> float:
+        if self.cuda:
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
 @contextmanager
-def told_steps(pipe: Any, samples: Sequence[int], watch: Watch | None) -> Iterator[None]:
+def told_steps(pipe: Any, samples: Sequence[int], watch: Watch | None) -> Iterator[Stopwatch]:
     """The pipeline's own bar tells the watch how far its samples are, and shows nothing itself."""
+    clock = Stopwatch(getattr(pipe, "device", None))
 
     def tell(share: float) -> None:
         for sample in samples if watch is not None else ():
             watch(sample, share)  # type: ignore[misc]  # not None here
 
-    pipe.progress_bar = lambda iterable=None, total=None: _Steps(tell, iterable, total)
+    pipe.progress_bar = lambda iterable=None, total=None: _Steps(tell, clock, iterable, total)
     try:
-        yield
+        yield clock
         tell(1.0)
     finally:
         del pipe.progress_bar
@@ -30,15 +57,24 @@ def told_steps(pipe: Any, samples: Sequence[int], watch: Watch | None) -> Iterat
 class _Steps(tqdm):  # type: ignore[misc]  # has no types
     """A bar of tqdm's that draws nothing and tells how far it is."""
 
-    def __init__(self, tell: Callable[[float], None], iterable: Any, total: int | None) -> None:
+    def __init__(self, tell: Callable[[float], None], clock: Stopwatch, iterable: Any, total: int | None) -> None:
         super().__init__(iterable, total=total, disable=True)
-        self.tell, self.steps = tell, 0.0
+        self.tell, self.clock, self.steps = tell, clock, 0.0
+
+    def __enter__(self) -> _Steps:
+        self.clock.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.clock.stop()
 
     def update(self, n: float | None = 1) -> None:
         self.steps += n or 0
         self.tell(min(1.0, self.steps / (self.total or 1)))
 
     def __iter__(self) -> Iterator[Any]:
+        self.clock.start()
         for one in self.iterable:
             yield one
             self.update()
+        self.clock.stop()

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from ..engine.contracts import Policy, Run
+from ..engine.contracts import Run
 from ..engine.requests import Status
-from ..registry import parse
+from .columns import FIXED as FIXED
 from .columns import Column, Sampler
 
 Watch: TypeAlias = Callable[[int, float], None]  # sample, share of its way
-FIXED: Policy = parse("policy", "fixed")
 
 
 class Item(NamedTuple):
@@ -28,17 +27,21 @@ class Made:
 
     Args:
         x: What the run ended with; the subject makes a picture of it.
-        run: Its decisions.
+        run: Its decisions; None of a peer, which has no run of ours.
         calls: Rows that entered the network, over the rows of a full call.
         full_calls: What a run without a policy calls.
         status: How it ended.
+        latent: What was decoded, as an array; None where nothing is.
+        branches: Rows of a full call.
     """
 
     x: Any
-    run: Run
+    run: Run | None
     calls: float
     full_calls: float
     status: Status = Status.done
+    latent: Any = None
+    branches: int = 1
 
 
 class Subject(Protocol):
@@ -56,6 +59,9 @@ class Subject(Protocol):
     def settings(self) -> Mapping[str, Any]: ...  # what else it is told
     @property
     def judge(self) -> Callable[[Any, str], float] | None: ...
+
+    @property
+    def denoisers(self) -> Sequence[Any]: ...  # its networks, once loaded
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raise PromptError for prompts that it cannot draw."""

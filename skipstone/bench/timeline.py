@@ -11,7 +11,7 @@ from .compare import Comparison
 
 def timeline(result: Comparison) -> bytes:
     """The decision timeline as a PNG file's bytes: the full run and every column that adapts."""
-    shown = [c for c, column in enumerate(result.columns) if column.adaptive or c == 0]
+    shown = [c for c, column in enumerate(result.columns) if column.adaptive or (c == 0 and not column.peer)]
     buffer = BytesIO()
     drawn([_panel(result, c) for c in shown]).savefig(buffer, format="png")
     return buffer.getvalue()
@@ -20,5 +20,5 @@ def timeline(result: Comparison) -> bytes:
 def _panel(result: Comparison, c: int) -> Panel:
     column = result.columns[c]
     name = f"full run: {column.spec}" if c == 0 else column.label
-    runs = [(result.title(cell), cell.result.run) for cell in result.cells[c]]
+    runs = [(result.title(cell), cell.result.run) for cell in result.cells[c] if cell.result.run is not None]
     return Panel(f"{name}  ({result.mean_calls(c):.1f} calls)", runs)

@@ -61,12 +61,15 @@ def generate(
     from rich.console import Console
 
     from ..bench.subject import Item
+    from ..errors import SpecError
     from .prompts import check_prompts
 
     errors = Console(stderr=True)
     with errors.status("Looking the model up ..."):
         subject = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
     column = _column(subject, policy, solver, grid, steps)
+    if trace and column.peer is not None:
+        raise SpecError(f"{column.peer.name} decides nothing that a trace could hold: leave --trace out.")
     check_prompts([prompt], subject, errors)
     targets = _targets(out, prompt or subject.name, seed, n, ".webp" if subject.moving else ".png")
     traces = [t.with_suffix(".trace.json") for t in targets] if trace else []
@@ -79,10 +82,10 @@ def generate(
     for k, pixels in enumerate(subject.pictures(made)):
         facts = _facts(items[k], column, subject, made[k])
         files[targets[k]] = encoded(targets[k].suffix, pixels, facts)
-        if trace:
+        if traces and (run := made[k].run) is not None:
             from ..engine.trace import to_json
 
-            files[traces[k]] = to_json(made[k].run, **facts).encode()
+            files[traces[k]] = to_json(run, **facts).encode()
         lines.append({"file": str(targets[k]), **facts, "seconds": seconds / n})
     publish(files)
     for line in lines:

@@ -1,0 +1,52 @@
+"""What a pipeline's autoencoder is given to decode: the final latents, as the loop has left them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+PLACES = ("vae", "vqvae", "movq")  # what pipelines call their autoencoder
+
+
+@dataclass
+class Decoded:
+    """Latents in the order in which they were decoded, batch by batch."""
+
+    batches: list[Any] = field(default_factory=list)
+
+    def latents(self, samples: int) -> list[Any]:
+        """One for each sample, or None for each where what was decoded was not one latent a sample."""
+        rows = [row for batch in self.batches for row in batch]
+        return rows if len(rows) == samples else [None] * samples
+
+
+@contextmanager
+def decoded(pipe: Any) -> Iterator[Decoded]:
+    """Listen to the autoencoder within the block; a pipeline without one decodes nothing."""
+    seen = Decoded()
+    parts = [getattr(pipe, name, None) for name in PLACES]
+    coder = next((part for part in parts if hasattr(part, "decode")), None)
+    if coder is None or "decode" in vars(coder):  # somebody else has put a function there
+        yield seen
+        return
+    decode = coder.decode
+
+    def listening(z: Any, *args: Any, **kwargs: Any) -> Any:
+        scale, shift = _scaling(coder)
+        seen.batches.append(((z.detach() - shift) * scale).float().cpu().numpy())
+        return decode(z, *args, **kwargs)
+
+    coder.decode = listening
+    try:
+        yield seen
+    finally:
+        del coder.decode
+
+
+def _scaling(coder: Any) -> tuple[float, float]:
+    """What pipelines divide latents by and add to them before they decode."""
+    config = getattr(coder, "config", {})
+    found: Sequence[Any] = (config.get("scaling_factor"), config.get("shift_factor"))
+    return float(found[0] or 1.0), float(found[1] or 0.0)
