@@ -1,3 +1,11 @@
 """Other people's accelerators, run as themselves in the same bench."""
 
+from .attention import FasterCache as FasterCache
+from .attention import PyramidAttention as PyramidAttention
+from .attention import TaylorSeer as TaylorSeer
 from .base import Peer as Peer
+from .blocks import FirstBlockCache as FirstBlockCache
+from .blocks import MagCache as MagCache
+from .cachedit import DBCache as DBCache
+from .deepcache import DeepCache as DeepCache
+from .harness import Engagement as Engagement
