@@ -1,8 +1,21 @@
-"""What a finished sample is worth and what it cost, as numbers."""
+"""What a finished sample, or a row of them, is worth and what it cost, as numbers."""
 
+from .available import Available as Available
+from .available import metrics_available as metrics_available
 from .base import Metric as Metric
 from .base import Sample as Sample
+from .base import SetMetric as SetMetric
 from .closeness import PSNR as PSNR
 from .closeness import SSIM as SSIM
 from .cost import Cost as Cost
+from .frames import FramePSNR as FramePSNR
+from .frames import FrameSSIM as FrameSSIM
+from .frames import WorstFramePSNR as WorstFramePSNR
+from .frames import WorstFrameSSIM as WorstFrameSSIM
 from .judged import JudgeScore as JudgeScore
+from .latents import LatentError as LatentError
+from .lpips import LPIPS as LPIPS
+from .sets import FID as FID
+from .sets import FVD as FVD
+from .sets import KID as KID
+from .sets import ClipScore as ClipScore

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import SpecError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +22,8 @@ class Sample:
         calls: Spent on it: rows that entered the denoiser, over the branches of a full call.
         reference: The picture of the same prompt and seed by the full run, like `pixels`.
         judge: (pixels, prompt) -> the model's own judge's score; None where a model has no judge.
+        latent: What the decoder was given; a tensor or an array of any shape.
+        reference_latent: The same of the full run.
     """
 
     pixels: Any
@@ -26,17 +31,54 @@ class Sample:
     calls: float = 0.0
     reference: Any = None
     judge: Callable[[Any, str], float] | None = None
+    latent: Any = None
+    reference_latent: Any = None
 
 
-class Metric:
-    """Base of metrics: frozen settings and one function from a sample to a number."""
+class Measure:
+    """What metrics of one sample and of many have in common: frozen settings, all with defaults, and these facts."""
 
     name: ClassVar[str]
     better: ClassVar[Literal["higher", "lower"]]
     unit: ClassVar[str] = ""
+    of: ClassVar[Literal["any", "picture", "video"]] = "any"  # what it can be taken of
+    wants: ClassVar[tuple[Literal["judge", "latent"], ...]] = ()  # what not every model has
+
+    def missing(self) -> str:
+        """The file or package that this machine lacks, and where to get it; empty where the metric can be taken."""
+        return ""
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """Settings to try in turn until one of them is not missing anything."""
+        return (cls(),)
+
+
+class Metric(Measure):
+    """Base of metrics: frozen settings and one function from a sample to a number."""
 
     def measure(self, sample: Sample) -> float:
         """The number; infinity is allowed, NaN is not."""
+        raise NotImplementedError
+
+
+class SetMetric(Measure):
+    """Base of metrics that say one number of many samples.
+
+    Few samples bias such numbers: compare only those of equally many.
+    """
+
+    def measure(self, pictures: Sequence[Any], prompts: Sequence[str], references: Sequence[Any]) -> float:
+        """The number.
+
+        Args:
+            pictures: Pictures or videos as in `Sample.pixels`.
+            prompts: Of each.
+            references: What they are compared with: the full run's, or real ones; as many or another number.
+
+        Raises:
+            MetricError: `missing` says something, or these pictures cannot be measured.
+        """
         raise NotImplementedError
 
 
@@ -52,6 +94,6 @@ def pair(metric: Metric, sample: Sample) -> tuple[Any, Any]:
     return ours, theirs
 
 
-def worst(metric: Metric, values: list[float]) -> float:
+def worst(metric: Measure, values: list[float]) -> float:
     """The worst of several values in this metric's own direction."""
     return min(values) if metric.better == "higher" else max(values)

@@ -20,6 +20,7 @@ class JudgeScore(Metric):
 
     name: ClassVar[str] = "judge"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
+    wants: ClassVar[tuple[Literal["judge", "latent"], ...]] = ("judge",)
 
     def measure(self, sample: Sample) -> float:
         if sample.judge is None:

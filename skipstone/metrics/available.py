@@ -1,0 +1,53 @@
+"""Which metrics can be taken of a model on this machine, and why the others cannot."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .. import registry
+from .base import Measure, Metric, SetMetric
+
+LACKS = {"judge": "this model has no judge of its own", "latent": "this model's latents cannot be seen"}
+
+
+class Available(NamedTuple):
+    """What to measure, and what not.
+
+    Args:
+        metrics: Of each sample.
+        sets: Of all samples of a row.
+        absent: (name, why) of the others, for people to read; metrics that are for videos alone are not listed for
+            a model of pictures, nor the other way round.
+    """
+
+    metrics: tuple[Metric, ...]
+    sets: tuple[SetMetric, ...]
+    absent: tuple[tuple[str, str], ...]
+
+
+def metrics_available(*, judge: bool = False, latents: bool = True, moving: bool = False) -> Available:
+    """The registered metrics, divided.
+
+    Args:
+        judge: Whether the model has a judge of its own.
+        latents: Whether samples come with what the decoder was given.
+        moving: Whether it makes videos.
+    """
+    has, kind = {"judge": judge, "latent": latents}, "video" if moving else "picture"
+    found: list[Measure] = []
+    absent: list[tuple[str, str]] = []
+    for name in registry.names("metric"):
+        variants: tuple[Measure, ...] = registry.lookup("metric", name).variants()  # type: ignore[attr-defined]
+        if variants[0].of not in ("any", kind):
+            continue
+        lacking = next((LACKS[want] for want in variants[0].wants if not has[want]), "")
+        usable = None if lacking else next((one for one in variants if not one.missing()), None)
+        if usable is None:
+            absent.append((name, lacking or variants[0].missing()))
+        else:
+            found.append(usable)
+    return Available(
+        tuple(m for m in found if isinstance(m, Metric)),
+        tuple(m for m in found if isinstance(m, SetMetric)),
+        tuple(absent),
+    )

@@ -1,0 +1,94 @@
+"""Videos frame by frame: closeness to the full run, in the mean and at the worst frame."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from ..errors import MetricError
+from ..registry import register
+from .base import Metric, Sample, pair
+from .closeness import PSNR, SSIM
+
+CEILING = 99.0  # dB that one frame counts at most, so that an identical one does not make a mean infinite
+
+
+def each(metric: Metric, of_one: Metric, sample: Sample) -> list[float]:
+    """`of_one` for each frame. Raises MetricError where the sample is a picture."""
+    ours, theirs = pair(metric, sample)
+    if ours.ndim != 4:
+        raise MetricError(f"{metric.name}: expected a video (frames, height, width, 3), got {ours.shape}.")
+    return [
+        of_one.measure(replace(sample, pixels=one, reference=other)) for one, other in zip(ours, theirs, strict=True)
+    ]
+
+
+@register("metric")
+@dataclass(frozen=True)
+class FramePSNR(Metric):
+    """Mean over a video's frames of the PSNR to the full run, in dB.
+
+    A frame counts at most 99 dB; infinite where all frames are identical. The mean of decibels, as papers on video
+    report it: `psnr` itself takes the mean of squared errors over the whole video.
+
+    Raises:
+        MetricError: a picture.
+    """
+
+    name: ClassVar[str] = "frame_psnr"
+    better: ClassVar[Literal["higher", "lower"]] = "higher"
+    unit: ClassVar[str] = "dB"
+    of: ClassVar[Literal["any", "picture", "video"]] = "video"
+
+    def measure(self, sample: Sample) -> float:
+        frames = each(self, PSNR(), sample)
+        return math.inf if min(frames) == math.inf else statistics.fmean(min(f, CEILING) for f in frames)
+
+
+@register("metric")
+@dataclass(frozen=True)
+class WorstFramePSNR(FramePSNR):
+    """PSNR to the full run of the frame where it is lowest, in dB: a flash that the mean hides.
+
+    Raises:
+        MetricError: a picture.
+    """
+
+    name: ClassVar[str] = "frame_psnr_worst"
+
+    def measure(self, sample: Sample) -> float:
+        return min(each(self, PSNR(), sample))
+
+
+@register("metric")
+@dataclass(frozen=True)
+class FrameSSIM(Metric):
+    """Mean over a video's frames of the SSIM to the full run.
+
+    Raises:
+        MetricError: a picture, or frames smaller than the window of `ssim`.
+    """
+
+    name: ClassVar[str] = "frame_ssim"
+    better: ClassVar[Literal["higher", "lower"]] = "higher"
+    of: ClassVar[Literal["any", "picture", "video"]] = "video"
+
+    def measure(self, sample: Sample) -> float:
+        return statistics.fmean(each(self, SSIM(), sample))
+
+
+@register("metric")
+@dataclass(frozen=True)
+class WorstFrameSSIM(FrameSSIM):
+    """SSIM to the full run of the frame where it is lowest.
+
+    Raises:
+        MetricError: a picture, or frames smaller than the window of `ssim`.
+    """
+
+    name: ClassVar[str] = "frame_ssim_worst"
+
+    def measure(self, sample: Sample) -> float:
+        return min(each(self, SSIM(), sample))
