@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from .. import registry
@@ -14,7 +15,7 @@ from ..engine.contracts import Run
 from ..engine.drivers import denoise_many
 from ..engine.requests import Problem, Result
 from ..errors import BackboneError, PromptError
-from ..pebble.model import GUIDANCE, Pebble
+from ..pebble.model import GUIDANCE, Pebble, find
 from .columns import Column, Sampler
 from .subject import Item, Made, Watch
 
@@ -59,6 +60,11 @@ class Engine:
         return self.pebble.judge
 
     @property
+    def folder(self) -> Path:
+        """Where its weights are."""
+        return find(self.model)
+
+    @property
     def denoisers(self) -> Sequence[Any]:
         """Its one network."""
         return (self.pebble.unet,)
@@ -80,6 +86,9 @@ class Engine:
     def warm_up(self, items: Sequence[Item], column: Column) -> None:
         """One full batch, so that the first column does not pay for what a first call allocates."""
         self.draw(items, replace(column, policy=None, solver=registry.parse("solver", "ddim"), steps=1))
+
+    def prepare(self, items: Sequence[Item], column: Column) -> None:
+        """Nothing: peers do not run here."""
 
     def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
         """The samples in one batch, and its seconds."""

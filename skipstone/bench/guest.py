@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from .. import registry
 from ..backbones.diffusers.families import spec_of
 from ..backbones.diffusers.guest import adapt
 from ..backbones.module import CallCounter
-from ..errors import ModelError, PromptError, SkipstoneError, SpecError
+from ..errors import GuestError, ModelError, PromptError, SkipstoneError, SpecError
 from . import samplers
 from .columns import FIXED, Column, Sampler
 from .drawn import accelerated, of_account, of_peer
@@ -181,15 +182,35 @@ class Guest:
         with suppress(SkipstoneError), warnings.catch_warnings(action="ignore"):
             self.draw(items, Column(None, column.solver, column.grid, REHEARSAL))
 
+    @cached_property
+    def folder(self) -> Path:
+        """Where its weights are."""
+        found = Path(self.checkpoint.model)
+        return found if found.is_dir() else Path(self.checkpoint.kind.download(self.checkpoint.model))
+
     @property
     def denoisers(self) -> Sequence[Any]:
         """The networks that its loop calls."""
         spec = spec_of(self.pipe)
         return tuple(spec.models(self.pipe, spec.denoisers))
 
+    def prepare(self, items: Sequence[Item], column: Column) -> None:
+        """What a peer has to know of such runs, measured by runs of the bare pipeline."""
+        if column.peer is None:
+            return
+        if why := column.peer.refusal(self.pipe):
+            raise GuestError(why)
+        self._branches(items[0], column)
+        own = self.pipe.scheduler
+        self.pipe.scheduler = samplers.scheduler_of(own, column.solver, column.grid, column.steps)
+        try:
+            column.peer.prepare(self.pipe, **self.told(items if self._batches else items[:1], column))
+        finally:
+            self.pipe.scheduler = own
+
     @contextmanager
     def adapted(self, column: Column) -> Iterator[Any]:
-        """The pipeline under a column's scheduler and policy, or accelerated by a peer, without an account."""
+        """The pipeline under a column's scheduler and policy, or accelerated by a peer, which gives no account."""
         own = self.pipe.scheduler
         takes_over = column.solver is not None and bool(column.solver.controller)
         self.pipe.scheduler = samplers.scheduler_of(own, column.solver, column.grid, column.steps)

@@ -236,7 +236,11 @@ class Store:
 
     def write(self, name: str, content: bytes) -> Path:
         """A file of the folder, there whole or not at all."""
-        path = self.folder / name
+        return self.put(self.folder / name, content)
+
+    @staticmethod
+    def put(path: Path, content: bytes) -> Path:
+        """A file, there whole or not at all. Raises BenchError where it cannot be written."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..engine.contracts import Run
@@ -61,6 +62,8 @@ class Subject(Protocol):
     def judge(self) -> Callable[[Any, str], float] | None: ...
 
     @property
+    def folder(self) -> Path: ...  # where its weights are
+    @property
     def denoisers(self) -> Sequence[Any]: ...  # its networks, once loaded
 
     def check(self, prompts: Sequence[str]) -> None:
@@ -74,6 +77,9 @@ class Subject(Protocol):
 
     def warm_up(self, items: Sequence[Item], column: Column) -> None:
         """Make the first calls, whose seconds would tell nothing."""
+
+    def prepare(self, items: Sequence[Item], column: Column) -> None:
+        """Let a peer measure what it has to know of such runs."""
 
     def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
         """The samples, and the seconds of denoising them."""

@@ -1,4 +1,4 @@
-"""The command line: `skipstone generate | compare | demo | explain | list | check`, one file per command."""
+"""The command line, `skipstone COMMAND`: one file for each command, but for reports, which benchmarks write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from .. import __version__
 from ..errors import SkipstoneError
-from . import check, compare, demo, explain, generate, listing
+from . import bench, check, compare, demo, explain, generate, listing
 
 app = typer.Typer(
     name="skipstone",
@@ -42,7 +42,7 @@ def skipstone(
     """
 
 
-for command in (generate.generate, compare.compare, demo.demo, explain.explain, check.check):
+for command in (generate.generate, compare.compare, bench.bench, bench.report, demo.demo, explain.explain, check.check):
     app.command()(command)
 app.command("list")(listing.listing)
 

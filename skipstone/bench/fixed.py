@@ -1,0 +1,158 @@
+"""Candidates tried on prompts of their own: the best fixed sampler, the best blind mask of so many calls."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import SkipstoneError
+from ..metrics import PSNR, Sample
+from .columns import OWN, OWN_WAY, Column, parse_column
+from .converged import References, Shot
+from .pictures import flat
+from .race import Tell, silent
+from .store import IDENTICAL, Store
+from .subject import Subject
+
+SOLVERS = (OWN, "dpmpp", "dpmpp(order=3, released=True)", "unipc", "unipc(order=3)", "ddim", "euler", "heun")
+GRIDS = (OWN, "trailing", "leading", "uniform", "uniform(open=True)", "logsnr", "karras")
+SLACK = 0.5  # calls by which a candidate may exceed a budget
+
+
+@dataclass(frozen=True)
+class Score:
+    """A candidate on the tuning prompts: mean calls, and PSNR to the converged solution in dB."""
+
+    calls: float
+    median: float
+    mean: float
+
+
+@dataclass
+class Tuner:
+    """Tries candidates on tuning prompts, each once: what was measured is kept in the folder.
+
+    Args:
+        subject: The model.
+        references: The converged solution on these prompts.
+        store: The folder.
+        shots: Tuning prompts and seeds.
+        tell: Of the progress.
+    """
+
+    subject: Subject
+    references: References
+    store: Store
+    shots: Sequence[Shot]
+    tell: Tell = silent
+    _known: dict[tuple[str, str], tuple[float, float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._known = {(m["spec"], m["sample"]): (m["calls"], m["psnr_converged"]) for m in self.store.tuning}
+
+    def score(self, column: Column) -> Score | None:
+        """How a candidate does, None where the model cannot run it."""
+        missing = [shot for shot in self.shots if (column.spec, shot.id) not in self._known]
+        try:
+            if missing:
+                self._measure(column, missing)
+        except SkipstoneError:
+            return None
+        found = [self._known[column.spec, shot.id] for shot in self.shots]
+        values = [value for _, value in found]
+        return Score(statistics.fmean(calls for calls, _ in found), statistics.median(values), statistics.fmean(values))
+
+    def best(self, candidates: Iterable[Column], calls: float, what: str) -> Column | None:
+        """The candidate of the best median within a budget of calls (and half a call), None where there is none."""
+        listed = list(dict.fromkeys(candidates))
+        scores: dict[Column, float] = {}
+        for k, column in enumerate(listed):
+            self.tell(f"Tuning {what}: {column.label}", k, len(listed))
+            score = self.score(column)
+            if score is not None and score.calls <= calls + SLACK:
+                scores[column] = score.median
+        return max(scores, key=scores.__getitem__) if scores else None
+
+    def _measure(self, column: Column, shots: Sequence[Shot]) -> None:
+        column = self.subject.admit(column)
+        made, _ = self.subject.draw([shot.item for shot in shots], column)
+        exact = self.references.ready(self.subject, shots, self.references.converged[0])
+        lines = []
+        for shot, one, pixels, reference in zip(shots, made, self.subject.pictures(made), exact, strict=True):
+            value = PSNR().measure(Sample(flat(pixels), reference=flat(reference.pixels)))
+            value = min(IDENTICAL, value)
+            self._known[column.spec, shot.id] = one.calls, value
+            lines.append({"spec": column.spec, "sample": shot.id, "calls": one.calls, "psnr_converged": value})
+        self.store.append_tuning(lines)
+
+
+def samplers_at(subject: Subject, calls: int) -> list[Column]:
+    """Every solver on every grid that the model has, with as many steps as make so many calls."""
+    found = []
+    for solver in SOLVERS:
+        for grid in GRIDS:
+            way = OWN if (solver, grid) == (OWN, OWN) else f"{solver} / {grid}"
+            column = parse_column(f"fixed @ {way} / {calls}", None, None, calls)
+            stages = 1 if column.solver is None else column.solver.stages
+            column = parse_column(f"fixed @ {way} / {max(1, calls // stages)}", None, None, calls)
+            try:
+                found.append(subject.admit(column))
+            except SkipstoneError:
+                continue
+    return found
+
+
+def way_of(column: Column) -> str:
+    """Solver and grid of a column."""
+    way = column.spec.partition(" @ ")[2].rpartition(" / ")[0]
+    return OWN if way == OWN_WAY else way
+
+
+def greedy_masks(
+    score: Callable[[frozenset[int]], float | None],
+    steps: int,
+    targets: Sequence[int],
+    warmup: int = 2,
+    tail: int = 1,
+    take: float = 0.1,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[int, frozenset[int]]:
+    """The steps to skip for each number of calls, found by skipping more and more of them.
+
+    Every round tries to skip each further step, and keeps those that cost least; a share of the candidates at a
+    time, which is coarser than one by one and as many times faster.
+
+    Args:
+        score: Of a set of skipped steps, higher is better; None where it cannot be had.
+        steps: Of the grid.
+        targets: Numbers of calls.
+        warmup, tail: Steps at the start and at the end that are always called, >= 1 and >= 0.
+        take: Share of the candidates that is skipped in a round, in (0, 1]; at least one is.
+        tell: Called with (skips, skips in the end).
+    """
+    goals = sorted({steps - calls for calls in targets if 0 < calls < steps}, reverse=False)
+    found: dict[int, frozenset[int]] = {}
+    skips: frozenset[int] = frozenset()
+    for goal in goals:
+        while len(skips) < goal:
+            tell(len(skips), goals[-1])
+            free = [i for i in range(warmup, steps - tail) if i not in skips]
+            ranked = {i: value for i in free if (value := score(skips | {i})) is not None}
+            if not ranked:
+                return found
+            count = min(goal - len(skips), max(1, round(take * len(ranked))))
+            skips |= frozenset(sorted(ranked, key=ranked.__getitem__, reverse=True)[:count])
+        found[steps - goal] = skips
+    return found
+
+
+def spelt_steps(skips: frozenset[int]) -> str:
+    """Steps as `mask` reads them: "3,4,6-8"."""
+    runs: list[list[int]] = []
+    for step in sorted(skips):
+        if runs and step == runs[-1][-1] + 1:
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
