@@ -22,7 +22,7 @@ from .statistics import (
     holm,
     median,
     paired,
-    paired_bootstrap,
+    paired_bootstraps,
     rank_correlation,
     tail,
     tost,
@@ -127,12 +127,12 @@ def budgets(summary: Summary) -> tuple[int, ...]:
     told = summary.header.options.get("budget") or summary.header.options.get("budgets")
     if isinstance(told, list | tuple) and told:
         return tuple(sorted({int(b) for b in told}))
-    fixed = {round(r.calls.value) for r in summary.ran if r.info.group == "fixed" and r.calls}
+    fixed = {round(r.calls.value) for r in summary.ran if r.group == "fixed" and r.calls}
     return tuple(sorted(fixed)) or BUDGETS
 
 
 def _ours(summary: Summary) -> list[Row]:
-    return [row for row in summary.ran if row.info.group == "ours"]
+    return [row for row in summary.ran if row.group == "ours"]
 
 
 def _within(rows: Iterable[Row], budget: float) -> list[Row]:
@@ -148,7 +148,7 @@ def _duels(summary: Summary, budget: int) -> list[Duel]:
     usable = [row for row in summary.ran if metric in row.figures]
     found = []
     for rows in summary.families.values():
-        mine = _within((r for r in rows if r.info.group == "ours" and r in usable), budget)
+        mine = _within((r for r in rows if r.group == "ours" and r in usable), budget)
         if not mine:
             continue
         ours = max(mine, key=lambda r: r.calls.value if r.calls else 0.0)
@@ -165,8 +165,8 @@ def _rivals(rows: Sequence[Row], ours: Row, budget: int) -> dict[str, list[Row]]
     released = [r for r in rows if r.info.spec.startswith(RELEASED) and r is not ours]
     apart = [abs(r.calls.value - ours.calls.value) for r in released if r.calls and ours.calls]
     return {
-        "the best fixed sampler": _within((r for r in rows if r.info.group == "fixed"), budget),
-        "the best blind mask": _within((r for r in rows if r.info.group in BLIND), budget),
+        "the best fixed sampler": _within((r for r in rows if r.group == "fixed"), budget),
+        "the best blind mask": _within((r for r in rows if r.group in BLIND), budget),
         "the released AdaptiveDiffusion": [r for r, d in zip(released, apart, strict=True) if d == min(apart)],
     }
 
@@ -199,7 +199,7 @@ def _gap(summary: Summary, ours: Row, rival: Row, how: Any, read: Callable[[Row,
     metric = summary.closeness
     a, b = (summary.values(row.info.spec, metric) for row in (ours, rival))
     calls = rival.calls.value if rival.calls else math.nan
-    return Gap(rival.info.spec, calls, read(ours, metric), read(rival, metric), paired_bootstrap(a, b, how))
+    return Gap(rival.info.spec, calls, read(ours, metric), read(rival, metric), paired_bootstraps(a, b, [how])[0])
 
 
 # -- At equal closeness -----------------------------------------------------------------------------
@@ -212,10 +212,10 @@ def at_equal_ssim(summary: Summary) -> list[Equal]:
     about straight with cost. Seconds are those over the interleaved full run's.
     """
     metric = next((m for m in ("ssim_converged", "ssim_full") if m in summary.metrics), "")
-    peers = [row for row in summary.ran if row.info.group == "peer" and metric in row.figures]
+    peers = [row for row in summary.ran if row.group == "peer" and metric in row.figures]
     found = []
     for family, rows in summary.families.items():
-        mine = [row for row in rows if row.info.group == "ours" and metric in row.figures]
+        mine = [row for row in rows if row.group == "ours" and metric in row.figures]
         for peer in peers if mine else ():
             ssim = peer.median(metric)
             nearest = min(mine, key=lambda row: abs(_certainty(row.median(metric)) - _certainty(ssim)))

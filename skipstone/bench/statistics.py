@@ -169,20 +169,30 @@ def bootstrap(values: Values, statistic: Statistic, *, level: float = LEVEL, see
 
     References: Efron, Tibshirani 1993, An Introduction to the Bootstrap, 13.3.
     """
-    return _resampled([_table(values)], lambda tables: statistic(tables[0]), level, seed)
+    return bootstraps(values, [statistic], level=level, seed=seed)[0]
 
 
-def paired_bootstrap(a: Values, b: Values, statistic: Statistic, *, level: float = LEVEL, seed: int = SEED) -> Span:
-    """The difference of a statistic between two rows, with an interval that draws the same prompts of both.
+def bootstraps(values: Values, how: Sequence[Statistic], *, level: float = LEVEL, seed: int = SEED) -> list[Span]:
+    """Several statistics of the same resamples; otherwise as `bootstrap`."""
+    return _resampled([_table(values)], how, lambda found: found[0], level, seed)
+
+
+def paired_bootstraps(
+    a: Values, b: Values, how: Sequence[Statistic], *, level: float = LEVEL, seed: int = SEED
+) -> list[Span]:
+    """The differences of statistics between two rows, with intervals that draw the same prompts of both.
 
     Args and Raises: as `bootstrap`, and SpecError where the rows share no sample.
     """
     ids = common(a, b)
     tables = [_table({i: row[i] for i in ids}) for row in (a, b)]
-    return _resampled(tables, lambda t: statistic(t[0]) - statistic(t[1]), level, seed)
+    return _resampled(tables, how, lambda found: found[0] - found[1], level, seed)
 
 
-def _resampled(tables: Sequence[Any], statistic: Callable[[Sequence[Any]], Any], level: float, seed: int) -> Span:
+def _resampled(
+    tables: Sequence[Any], how: Sequence[Statistic], join: Callable[[Sequence[Any]], Any], level: float, seed: int
+) -> list[Span]:
+    """Spans of `join` of each statistic of all tables, whose prompts are drawn alike."""
     import numpy as np
     from scipy.stats import bootstrap as scipy_bootstrap
 
@@ -191,12 +201,13 @@ def _resampled(tables: Sequence[Any], statistic: Callable[[Sequence[Any]], Any],
 
     def drawn(prompts: Any, axis: int = -1) -> Any:
         where = np.moveaxis(prompts, axis, -1).astype(int)
-        return statistic([t[where].reshape(*where.shape[:-1], -1) for t in tables])
+        found = [t[where].reshape(*where.shape[:-1], -1) for t in tables]
+        return np.stack([join([statistic(table) for table in found]) for statistic in how])
 
     count = len(tables[0])
-    value = float(drawn(np.arange(count)))
+    values = [float(v) for v in drawn(np.arange(count))]
     if count == 1:
-        return Span(value, float("nan"), float("nan"), 1)
+        return [Span(v, float("nan"), float("nan"), 1) for v in values]
     found = scipy_bootstrap(
         (np.arange(count),),
         drawn,
@@ -206,7 +217,7 @@ def _resampled(tables: Sequence[Any], statistic: Callable[[Sequence[Any]], Any],
         method="percentile",
         random_state=np.random.default_rng(seed),
     ).confidence_interval
-    return Span(value, float(found.low), float(found.high), count)
+    return [Span(v, float(a), float(b), count) for v, a, b in zip(values, found.low, found.high, strict=True)]
 
 
 # -- Tests ------------------------------------------------------------------------------------------
@@ -218,7 +229,7 @@ def paired(a: Values, b: Values, better: Better = "higher") -> Paired:
     sign = 1 if better == "higher" else -1
     wins = sum(1.0 if sign * d > 0 else 0.5 if d == 0 else 0.0 for d in found) / len(found)
     p, effect = signed_rank(found)
-    middle, centre, unlucky = (paired_bootstrap(a, b, s) for s in (median, mean, tail(better)))
+    middle, centre, unlucky = paired_bootstraps(a, b, [median, mean, tail(better)])
     return Paired(len(found), middle, centre, unlucky, p, effect, wins)
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from .. import registry
 from ..errors import BenchError, SpecError
-from .statistics import Better, Span, bootstrap, mean, median, prompt_of, tail
+from .statistics import Better, Span, bootstrap, bootstraps, mean, median, prompt_of, tail
 from .store import Header, Record, RowInfo, Store, Timing
 
 LOWER = ("latent", "latent_error", "lpips", "fid", "kid", "fvd", "cost")  # where no registered metric says it
 SIDES = ("_full", "_converged")  # what a picture is compared with
+BORROWED = ("third_order_released", "sada", "zeus")  # policies of ours that are somebody else's published rule
 HEADROOM = 10.0  # dB that the two converged solutions must agree beyond any reported figure
 
 
@@ -59,6 +60,12 @@ class Row:
     def ran(self) -> bool:
         """Whether there is anything to show."""
         return self.n > 0
+
+    @property
+    def group(self) -> str:
+        """Whose the row is: published rules that run as policies of ours are their authors'."""
+        borrowed = self.info.group == "ours" and self.info.spec.startswith(BORROWED)
+        return "peer" if borrowed else self.info.group
 
     @property
     def cost(self) -> float:
@@ -188,7 +195,7 @@ def _row(info: RowInfo, records: Mapping[str, Record], timings: Sequence[Timing]
 def _figure(metric: str, values: Mapping[str, float]) -> Figure:
     way = better(metric)
     worst = (min if way == "higher" else max)(sorted(values), key=lambda sample: values[sample])
-    spans = [bootstrap(values, how) for how in (median, mean, tail(way))]
+    spans = bootstraps(values, [median, mean, tail(way)])
     return Figure(way, spans[0], spans[1], spans[2], values[worst], worst)
 
 

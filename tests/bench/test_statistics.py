@@ -117,11 +117,11 @@ def test_prompts_with_missing_seeds_are_counted_by_what_they_have() -> None:
 
 @pytest.mark.parametrize(("statistic", "truth"), [("mean", 0.0), ("median", 0.0), ("tail", NormalDist().inv_cdf(0.1))])
 def test_intervals_cover_the_truth(statistic: str, truth: float) -> None:
-    """Of 160 intervals at 95 % from 60 normal samples each, about 152 hold the truth (0.89 to 0.99 with chance 0.99)."""
+    """Of 100 intervals at 95 % from 40 normal samples each, about 95 hold the truth."""
     how = {"mean": S.mean, "median": S.median, "tail": S.tail("higher")}[statistic]
     rng = np.random.default_rng(1)
-    spans = [S.bootstrap(samples(list(rng.normal(size=60))), how, seed=i) for i in range(160)]
-    assert 0.89 <= np.mean([s.low <= truth <= s.high for s in spans]) <= 0.99
+    spans = [S.bootstrap(samples(list(rng.normal(size=40))), how, seed=i) for i in range(100)]
+    assert 0.88 <= np.mean([s.low <= truth <= s.high for s in spans]) <= 0.99
 
 
 def test_pairing_removes_what_prompts_have_in_common() -> None:
@@ -173,7 +173,7 @@ def test_tost_is_symmetric_and_easier_with_a_wider_margin(found: list[float], ma
     assert one.equivalent == inside or abs(one.p - 0.05) < 1e-6  # the test and its interval say the same
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=12))
 def test_comparisons_turn_their_sign_with_the_order(pairs: list[tuple[float, float]]) -> None:
     a, b = (samples([p[k] for p in pairs]) for k in (0, 1))

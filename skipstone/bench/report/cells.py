@@ -82,7 +82,7 @@ def _metric(metric: str, closeness: str) -> list[Column]:
     name = NAMES.get(base, base).partition(",")[0] if side in SIDES else metric
     near = {"full": " to full", "converged": ""}.get(side, "")
     about = f"{name}{f' to {SIDES[side]}' if side in SIDES else ''}"
-    form = ".1f" if base == "psnr" else ".3f" if better(metric) == "higher" else ".2g"
+    form = {"psnr": ".1f", "ssim": ".4f"}.get(base, ".3f" if better(metric) == "higher" else ".2g")
     down = "descending" if better(metric) == "higher" else "ascending"
     if metric == "judge":
         return [

@@ -8,8 +8,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from ..converged import named
+from ..pictures import still
 from ..sheet import GOOD, font, wrap
-from ..store import IDENTICAL, Record
+from ..store import IDENTICAL, REFERENCES, Record
 from ..summary import Row, Summary, better
 from .strips import chiefs
 
@@ -58,7 +60,7 @@ def galleries(summary: Summary, album: Album) -> dict[str, list[Shown]]:
     """Spec -> its worst samples, of every row that kept pictures but the full run."""
     found = {}
     for row in summary.ran:
-        records = [r for r in worst(summary, row) if r.picture] if row.info.group != "full" else []
+        records = [r for r in worst(summary, row) if r.picture] if row.group != "full" else []
         if records:
             found[row.info.spec] = [
                 Shown(
@@ -83,8 +85,10 @@ def converged(summary: Summary, folder: Path, sample: str) -> str:
     for spec in summary.header.converged:
         if record := summary.records.get(spec, {}).get(sample):
             return record.picture
-    name = f"pictures/converged/{Path(reference(summary, sample)).name}"
-    return name if (folder / name).is_file() else ""
+        name = f"{REFERENCES}/{named(spec)}/{named(sample)}.npz"
+        if (folder / name).is_file():
+            return name
+    return ""
 
 
 def figures(record: Record) -> str:
@@ -97,14 +101,29 @@ def figures(record: Record) -> str:
     return ", ".join(said)
 
 
-def _uri(path: Path) -> str | None:
-    """Small pictures without loss, larger ones made smaller: what the page says of them was measured on the originals."""
+def opened(path: Path) -> Any:
+    """A picture file, or the arrays that references are kept in, as a picture; None where it cannot be read."""
+    import numpy as np
     from PIL import Image, UnidentifiedImageError
 
+    from ...pebble.model import quantise
+
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError):
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                return Image.fromarray(quantise(still(arrays["pixels"])))
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, KeyError):
+        return None
+
+
+def _uri(path: Path) -> str | None:
+    """Small pictures to the last bit, larger ones made smaller: their figures were measured on the originals."""
+    from PIL import Image
+
+    picture = opened(path)
+    if picture is None:
         return None
     exact = max(picture.size) <= EXACT
     if max(picture.size) > LARGEST:
@@ -123,7 +142,9 @@ def sheet(summary: Summary, folder: Path) -> bytes | None:
     """The worst six samples of each chief row, with the full run and the converged picture under each; a PNG file."""
     from PIL import Image, ImageDraw
 
-    shown = [(row, [r for r in worst(summary, row, COLUMNS) if (folder / r.picture).is_file()]) for row in chiefs(summary)]
+    shown = [
+        (row, [r for r in worst(summary, row, COLUMNS) if (folder / r.picture).is_file()]) for row in chiefs(summary)
+    ]
     shown = [(row, records) for row, records in shown if records]
     if not shown:
         return None
@@ -138,9 +159,7 @@ def sheet(summary: Summary, folder: Path) -> bytes | None:
     return buffer.getvalue()
 
 
-def _band(
-    page: Any, draw: Any, summary: Summary, folder: Path, row: Row, records: list[Record], top: int
-) -> None:
+def _band(page: Any, draw: Any, summary: Summary, folder: Path, row: Row, records: list[Record], top: int) -> None:
     calls = row.calls.value if row.calls else 0.0
     draw.text((MARGIN, top), wrap(row.info.label, font(15, bold=True), 620, 1)[0], INK, font(15, bold=True))
     told = f"{row.info.family}, {calls:.1f} calls: its worst samples"
@@ -163,9 +182,8 @@ def _band(
 def _tile(page: Any, draw: Any, path: Path | None, left: int, top: int) -> None:
     from PIL import Image
 
-    if path is not None and path.is_file():
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
+    picture = opened(path) if path is not None else None
+    if picture is not None:
         scale = TILE / max(picture.size)
         way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
         page.paste(picture.resize((round(picture.width * scale), round(picture.height * scale)), way), (left, top))

@@ -29,7 +29,9 @@ def markdown(summary: Summary, answers: Answers) -> str:
     ]
     for row in summary.rows:
         name = [f"`{row.info.label}`", row.info.family]
-        cells = [c.cell(row).text for c in shown] if row.ran else [row.info.note or "no samples", *[""] * (len(shown) - 1)]
+        cells = (
+            [c.cell(row).text for c in shown] if row.ran else [row.info.note or "no samples", *[""] * (len(shown) - 1)]
+        )
         lines.append(_line([*name, *cells]))
     said = [f"- **{v.title}** {v.text}" for v in (*verdicts(summary, answers), trust(summary))]
     return "\n".join([*lines, "", *said, ""])

@@ -12,7 +12,7 @@ from ..statistics import RESAMPLES
 from ..summary import Row, Summary
 from . import plots, strips
 from .cells import columns
-from .gallery import Album, figures, galleries
+from .gallery import Album, Shown, figures, galleries
 from .verdicts import ALPHA, UNITS, oriented, tone, trust, verdicts
 
 TEMPLATE = "page.html.j2"
@@ -29,7 +29,6 @@ def page(summary: Summary, answers: Answers, folder: Path) -> str:
     )  # fmt: skip
     album = Album(folder)
     shown = galleries(summary, album)
-    chiefs = {row.info.spec for row in strips.chiefs(summary)}
     decided = strips.timeline(summary)
     return there.get_template(TEMPLATE).render(
         header=summary.header,
@@ -45,8 +44,7 @@ def page(summary: Summary, answers: Answers, folder: Path) -> str:
         columns=columns(summary),
         rows=sorted(summary.rows, key=lambda r: (not r.ran, r.cost if r.ran else 0.0)),
         timeline=None if decided is None else plots.svg(decided, "timeline"),
-        galleries=sorted(shown.items(), key=lambda pair: pair[0] not in chiefs),
-        chiefs=chiefs,
+        galleries=_ordered(summary, shown),
         row=summary.row,
         figures=figures,
         points=_json([_point(summary, row) for row in summary.rows]),
@@ -54,6 +52,13 @@ def page(summary: Summary, answers: Answers, folder: Path) -> str:
         facts=_facts(summary),
         alpha=ALPHA, margin=JUDGE_MARGIN, slack=SLACK, resamples=RESAMPLES,
     )  # fmt: skip
+
+
+def _ordered(summary: Summary, shown: dict[str, list[Shown]]) -> list[tuple[str, list[Shown]]]:
+    """Galleries of the rows that stand for their families first, then family by family."""
+    families = [row for name in plots.ordered(summary) for row in summary.families[name]]
+    order = dict.fromkeys(row.info.spec for row in (*strips.chiefs(summary), *families))
+    return [(spec, shown[spec]) for spec in order if spec in shown]
 
 
 def _about(summary: Summary) -> list[str]:
@@ -91,10 +96,7 @@ def _said(value: Any) -> str:
 def _families(summary: Summary) -> list[dict[str, Any]]:
     """What the switches above the plots show and hide."""
     numbers = {name: k for k, name in enumerate(summary.families)}
-    return [
-        {"name": name, "number": numbers[name]}
-        for name in plots.ordered(summary)
-    ]
+    return [{"name": name, "number": numbers[name]} for name in plots.ordered(summary)]
 
 
 def _plots(summary: Summary) -> list[dict[str, Any]]:

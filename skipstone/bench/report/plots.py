@@ -19,6 +19,7 @@ OURS = ("#0a6ebd", "#0f9d77", "#7b4fc9", "#c2378f", "#1aa3b8")
 PEERS = ("#d95f02", "#c79a00", "#b4483a", "#8a6d3b", "#e07b91", "#9a7d0a", "#b5651d")
 BLIND = ("#8b929c", "#a7adb5", "#6f7f8f", "#b9b3a6")
 MARKERS = "osD^vP*X<>"
+BEST = "best fixed sampler"
 TICKS = (5, 7, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200)
 NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "latent": "relative error of the latent", "lpips": "LPIPS"}
 SIDES = {"full": "the full run", "converged": "the converged picture"}
@@ -36,13 +37,17 @@ class Style:
 
 def styles(summary: Summary) -> dict[str, Style]:
     """Family -> its style: the best fixed sampler in black, ours in strong colours, peers warm, blind rows grey."""
-    counts = {"ours": 0, "peer": 0, "blind": 0}
+    counts = {"ours": 0, "peer": 0, "blind": 0, "fixed": 0}
     found = {}
     for name, rows in summary.families.items():
-        group = rows[0].info.group
-        if group in ("fixed", "full", "oracle"):
-            marker = {"fixed": "o", "full": "D", "oracle": "*"}[group]
-            found[name] = Style(INK, ":" if group == "oracle" else "-", marker, 1.8 if group == "fixed" else 1.0)
+        group = rows[0].group
+        if group in ("full", "oracle"):
+            found[name] = Style(INK, ":", "D" if group == "full" else "*", 1.0)
+            continue
+        if group == "fixed":  # the best one stands out, other fixed samplers recede
+            best = name == BEST or not any(r[0].info.family == BEST for r in summary.families.values())
+            counts[group] += not best
+            found[name] = Style(INK, "-", "o", 1.8) if best else Style(QUIET, ":", MARKERS[counts[group]], 1.0)
             continue
         kind = group if group in counts else "blind"
         palette, line, weight = {"ours": (OURS, "-", 2.2), "peer": (PEERS, "--", 1.3), "blind": (BLIND, "-", 1.1)}[kind]
@@ -85,7 +90,7 @@ def words(metric: str) -> str:
 def ordered(summary: Summary) -> list[str]:
     """Families as a reader wants them: ours, what has to be beaten, the peers, the rest."""
     order = ("ours", "fixed", "mask", "gate", "random", "peer", "oracle", "full")
-    return sorted(summary.families, key=lambda name: order.index(summary.families[name][0].info.group))
+    return sorted(summary.families, key=lambda name: order.index(summary.families[name][0].group))
 
 
 def _drawn(row: Row, metric: str) -> bool:
@@ -98,10 +103,12 @@ def _family(axis: Any, summary: Summary, rows: list[Row], metric: str, style: St
     best = front(rows, metric)
     cost = [r.cost for r in best]
     middle, unlucky = [r.median(metric) for r in best], [r.tail(metric) for r in best]
-    chief = best[0].info.group in ("ours", "fixed")
-    over = 3 if best[0].info.group == "ours" else 2
+    chief = best[0].group == "ours" or (best[0].group == "fixed" and style.colour == INK)
+    over = 3 if best[0].group == "ours" else 2
     if len(best) > 1:
-        band = axis.fill_between(cost, unlucky, middle, color=style.colour, alpha=0.13 if chief else 0.05, lw=0, zorder=1)
+        band = axis.fill_between(
+            cost, unlucky, middle, color=style.colour, alpha=0.13 if chief else 0.05, lw=0, zorder=1
+        )
         band.set_gid(f"band-{k}")
         (low,) = axis.plot(cost, unlucky, color=style.colour, lw=0.6, alpha=0.6, zorder=over)
         low.set_gid(f"low-{k}")
@@ -112,10 +119,9 @@ def _family(axis: Any, summary: Summary, rows: list[Row], metric: str, style: St
         low.set_gid(f"low-{k}")
     for row in rows:
         filled = row in best
-        (point,) = axis.plot(
-            [row.cost], [row.median(metric)], style.marker, color=style.colour, zorder=over + 2,
-            ms=6 if chief else 4.5, mfc=style.colour if filled else PAPER, mec=PAPER if filled else style.colour, mew=0.8,
-        )  # fmt: skip
+        face, edge = (style.colour, PAPER) if filled else (PAPER, style.colour)
+        at, size = ([row.cost], [row.median(metric)]), 6 if chief else 4.5
+        (point,) = axis.plot(*at, style.marker, zorder=over + 2, ms=size, mfc=face, mec=edge, mew=0.8)
         point.set_gid(f"row-{summary.rows.index(row)}-{k}")
 
 
@@ -130,7 +136,9 @@ def _frame(axis: Any, summary: Summary, metric: str) -> None:
         axis.set_yscale("log")
     unit = "multiply-accumulates, in full guided calls" if counted else "network calls"
     axis.set_xlabel(f"cost of a sample: {unit}", fontsize=9.5, color=QUIET)
-    axis.set_title(f"{words(metric)}: median, and down to the unlucky tenth", loc="left", fontsize=10.5, color=INK, pad=10)
+    axis.set_title(
+        f"{words(metric)}: median, and down to the unlucky tenth", loc="left", fontsize=10.5, color=INK, pad=10
+    )
     axis.grid(True, color=RULE, lw=0.6)
     axis.set_axisbelow(True)
     axis.tick_params(length=0, labelsize=9, labelcolor=QUIET)

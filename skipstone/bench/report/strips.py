@@ -35,10 +35,10 @@ def chiefs(summary: Summary) -> list[Row]:
         return [min(rows, key=lambda r: abs(r.cost - budget))] if rows else []
 
     def best(*groups: str) -> list[Row]:
-        rows = [r for r in summary.ran if r.info.group in groups and r.calls and r.calls.value <= 1.02 * budget]
+        rows = [r for r in summary.ran if r.group in groups and r.calls and r.calls.value <= 1.02 * budget]
         return [max(rows, key=lambda r: sign * r.median(metric))] if rows else []
 
-    of = {g: [rows for rows in summary.families.values() if rows[0].info.group == g] for g in ("ours", "peer")}
+    of = {g: [rows for rows in summary.families.values() if rows[0].group == g] for g in ("ours", "peer")}
     released = [r for r in summary.ran if r.info.spec.startswith(RELEASED)]
     found = [row for rows in of["ours"] for row in nearest(rows)]
     found += [*best("fixed"), *best(*BLIND), *nearest(released)]
@@ -50,10 +50,10 @@ def timeline(summary: Summary) -> Figure | None:
     """A panel for each chief row that decides, a strip for each sample; None where none kept its decisions."""
     from matplotlib.figure import Figure
 
-    shown = [row for row in chiefs(summary) if any(r.decisions for r in summary.records[row.info.spec].values())]
+    shown = [row for row in chiefs(summary) if row.group != "fixed" and _picked(summary, row)]
     if not shown:
         return None
-    picked = {row.info.spec: _picked(list(summary.records[row.info.spec].values())) for row in shown}
+    picked = {row.info.spec: _picked(summary, row) for row in shown}
     heights = [len(picked[row.info.spec]) * 0.21 + 0.55 for row in shown]
     figure = Figure(figsize=(9.6, sum(heights) + 0.9), dpi=150, facecolor=PAPER, layout="constrained")
     axes = figure.subplots(len(shown), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
@@ -65,30 +65,33 @@ def timeline(summary: Summary) -> Figure | None:
     return figure
 
 
-def _picked(records: list[Record]) -> list[Record]:
-    """At most SAMPLES, evenly from the cheapest to the dearest."""
-    ranked = sorted((r for r in records if r.decisions), key=lambda r: (r.calls, r.sample))
+def _picked(summary: Summary, row: Row) -> list[tuple[str, Record]]:
+    """At most SAMPLES, evenly from the cheapest to the dearest; one where all are decided alike."""
+    records = [r for r in summary.records[row.info.spec].values() if r.decisions]
+    ranked = [(_short(r.prompt or r.sample), r) for r in sorted(records, key=lambda r: (r.calls, r.sample))]
+    if len({r.decisions for _, r in ranked}) == 1:
+        return [("every sample", ranked[0][1])]
     if len(ranked) <= SAMPLES:
         return ranked
     return [ranked[round(k * (len(ranked) - 1) / (SAMPLES - 1))] for k in range(SAMPLES)]
 
 
-def _panel(axis: Any, row: Row, records: Sequence[Record]) -> set[str]:
+def _panel(axis: Any, row: Row, records: Sequence[tuple[str, Record]]) -> set[str]:
     import numpy as np
     from matplotlib.colors import to_rgba
 
-    strips = [attempts(r.decisions) for r in records]
+    strips = [attempts(r.decisions) for _, r in records]
     width = max(map(len, strips))
     pixels = np.zeros((3 * len(strips), width, 4))
     for k, strip in enumerate(strips):
         # Forecasts are see-through, so that they recede on a dark page too; every third line is the gap between strips.
         colours = [to_rgba("#9a9a94", 0.22) if what == "forecast" else to_rgba(COLOURS[what]) for what in strip]
         pixels[3 * k : 3 * k + 2, : len(strip)] = colours
-        axis.text(width + 0.4, 3 * k + 0.5, f"{records[k].calls:g}", va="center", fontsize=7.5, color=QUIET)
+        axis.text(width + 0.4, 3 * k + 0.5, f"{records[k][1].calls:g}", va="center", fontsize=7.5, color=QUIET)
     axis.imshow(pixels, aspect="auto", interpolation="nearest", extent=(0, width, 3 * len(strips) - 0.5, -0.5))
     calls = row.calls.value if row.calls else 0.0
-    axis.set_title(f"{row.info.label}   {calls:.1f} calls", loc="left", fontsize=9.5, color=INK)
-    axis.set_yticks([3 * k + 0.5 for k in range(len(records))], [_short(r.prompt or r.sample) for r in records])
+    axis.set_title(f"{row.info.label}: {calls:.1f} calls", loc="left", fontsize=9.5, color=INK)
+    axis.set_yticks([3 * k + 0.5 for k in range(len(records))], [name for name, _ in records])
     axis.set_xlim(0, width * 1.05)
     axis.set_xticks(range(0, width + 1, max(1, -(-width // 10))))
     axis.tick_params(length=0, labelsize=7.5, labelcolor=QUIET)
@@ -109,6 +112,4 @@ def _legend(figure: Figure, met: set[str]) -> None:
         for name, colour in COLOURS.items()
         if name in met
     ]
-    figure.legend(
-        handles=keys, loc="outside upper right", ncols=len(keys), frameon=False, fontsize=8.5, labelcolor=INK
-    )
+    figure.legend(handles=keys, loc="outside upper right", ncols=len(keys), frameon=False, fontsize=8.5, labelcolor=INK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -44,7 +44,7 @@ def trust(summary: Summary) -> Verdict:
         text = "It is not known how exact the converged solution is: figures to it are figures to one more run."
         return Verdict("warning", "The converged solution was not checked.", text)
     said = (
-        f"Two solvers agree on it at {agreement['median']:.1f} dB in the median"
+        f"Two solvers agree on it{_on(agreement)} at {agreement['median']:.1f} dB in the median"
         + (f" and {agreement['worst']:.1f} dB on the worst sample" if "worst" in agreement else "")
         + f"; the best median reported here is {agreement['median'] - room:.1f} dB."
     )
@@ -52,6 +52,10 @@ def trust(summary: Summary) -> Verdict:
         title = f"The converged solution is only {room:.1f} dB beyond the best figure."
         return Verdict("warning", title, f"{said} Differences near the top are not to be trusted.")
     return Verdict("even", "The converged solution is exact enough.", said)
+
+
+def _on(agreement: Mapping[str, float]) -> str:
+    return f" on {agreement['samples']:g} samples" if "samples" in agreement else ""
 
 
 def tone(span: Span, p: float = 0.0) -> Tone:
@@ -80,7 +84,7 @@ def _duels(family: str, against: str, duels: Sequence[Duel]) -> Verdict:
 
 
 def _counted(found: Sequence[tuple[Tone, float, int]], where: str, unit: str) -> str:
-    """"At the median ahead at 10, 15 calls (by 2.2 to 2.7 dB), no clear difference at 20 calls (-0.2 dB)." """
+    """ "At the median ahead at 10, 15 calls (by 2.2 to 2.7 dB), no clear difference at 20 calls (-0.2 dB)." """
     said = {"ahead": "ahead", "behind": "behind", "even": "no clear difference"}
     parts = []
     for kind, word in said.items():
