@@ -46,12 +46,14 @@ class Baselines:
     """What every table has, around the full run of a sampler.
 
     Args:
-        sampler: Solver, grid and steps of the full run, on which masks and gates skip.
+        full: The full run.
+        sampler: Solver, grid and steps on which masks and gates skip.
         budgets: Calls to compare at.
         tuner: Of samplers and masks.
         searcher: Of the best common mask; fewer prompts, because it tries hundreds of masks.
     """
 
+    full: Column
     sampler: Sampler
     budgets: Sequence[int]
     tuner: Tuner
@@ -59,7 +61,7 @@ class Baselines:
 
     def rows(self) -> Iterator[Row]:
         """All of them, those that need tuning last."""
-        yield row(self.column("fixed"), "full", "full run", label="full run")
+        yield row(self.full, "full", "full run", label="full run")
         for gate in GATES:
             yield row(self.column(gate), "gate", "blind gate", _knob(gate))
         for calls in self.budgets:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import MetricError, SpecError
-from ..metrics import Metric, metrics_available
+from ..metrics import Metric, SetMetric, metrics_available
 from ..registry import lookup
 from .baselines import SHOWN, Baselines, ours, peers
 from .columns import Column, Sampler, parse_column
@@ -19,6 +19,7 @@ from .fingerprint import fingerprint, machine
 from .fixed import Tuner
 from .prompts import Prompt, describe, load_prompts
 from .race import Race, Row, Tell, silent, time_rows
+from .sets import measure_sets
 from .store import Header, Store
 from .subject import Subject, common
 
@@ -88,6 +89,7 @@ class Benchmark:
         shots, tuning: Samples of the test, and those that baselines are tuned on.
         rows: Policies and peers.
         close, alone: Metrics, as `Race` has them.
+        sets: Metrics of all pictures of a row.
         absent: (metric, why it cannot be taken).
         about: The prompts, for the header.
     """
@@ -101,6 +103,7 @@ class Benchmark:
     rows: Sequence[Row]
     close: Mapping[str, Metric]
     alone: Mapping[str, Metric]
+    sets: Sequence[SetMetric]
     absent: Sequence[tuple[str, str]]
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -113,8 +116,8 @@ class Benchmark:
         """
         sampler = common(subject, settings.solver, settings.grid, settings.steps)
         full = subject.admit(parse_column(settings.reference, *sampler))
-        if full.policy is None:
-            raise SpecError("'fewer' has no calls of its own to start from; choose another --reference.")
+        if full.policy is None or full.peer is not None:
+            raise SpecError(f"Expected a --reference that is a policy, e.g. fixed, got {settings.reference!r}.")
         for calls in settings.budgets:
             if not 0 < calls < sampler.steps:
                 raise SpecError(f"Expected a --budget between 1 and {sampler.steps - 1} calls, got {calls}.")
@@ -126,11 +129,12 @@ class Benchmark:
         policies = [] if list(settings.policies) == [NONE] else settings.policies or SHOWN
         rows = [ours(parse_column(spec, *sampler)) for spec in policies]
         rows += [] if list(settings.peers) == [NONE] else peers(sampler, settings.peers)
-        close, alone, absent = _metrics(subject, settings.metrics)
-        return cls(subject, settings, sampler, full, shots, tuned, rows, close, alone, absent, about)
+        close, alone, sets, absent = _metrics(subject, settings.metrics)
+        return cls(subject, settings, sampler, full, shots, tuned, rows, close, alone, sets, absent, about)
 
     def run(self, out: Path, resume: bool, command: str, options: Mapping[str, Any], tell: Tell = silent) -> Store:
         """Make what is not there yet. Raises BenchError where the folder cannot be gone on with."""
+        Store.check(out, resume)
         _exactly()
         self.subject.load([self.full])
         converged = converged_columns(self.subject, said=self.settings.converged)
@@ -138,7 +142,9 @@ class Benchmark:
         store = Store.open(out, header) if resume else Store.create(out, header)
         references = References(out, self.full, converged)
         tuner = Tuner(self.subject, references, store, self.tuning, tell)
-        baselines = Baselines(self.sampler, self.settings.budgets, tuner, self._fewer(tuner, self.tuning[:SEARCHED]))
+        baselines = Baselines(
+            self.full, self.sampler, self.settings.budgets, tuner, self._fewer(tuner, self.tuning[:SEARCHED])
+        )
         race = Race(self.subject, references, self.close, self.alone, self.settings.batch, tell)
         tell("Loading", 0, 1)
         first = {row.info.spec: row for row in self.rows}
@@ -147,6 +153,7 @@ class Benchmark:
         store = race.run(store, self.shots, rows)
         store = race.confirm(store, self.shots)
         store = self._oracle(store, baselines, race)
+        store = measure_sets(store, self.sets, tell)
         if self.settings.timed:
             timed = self.shots[: self.settings.timed]
             time_rows(self.subject, store, timed, rows, self.full, self.settings.repeats, tell)
@@ -180,7 +187,7 @@ class Benchmark:
             machine=machine(subject),
             date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             command=command,
-            prompts={**self.about, "seeds": self.settings.seeds, "absent": dict(self.absent)},
+            prompts={**self.about, "absent": dict(self.absent)},
             options=options,
         )
 
@@ -205,13 +212,15 @@ def _prompts(settings: Settings) -> tuple[list[Prompt], list[Prompt], dict[str, 
         )
     if not tuning:
         tuning, told = test[:tuned], "the prompts of the test under other seeds: there are no others"
-    return test, tuning, {**describe(settings.prompts, test), "tuning": told, "tuned": len(tuning)}
+    seeds = list(range(settings.seed, settings.seed + settings.seeds))
+    about = {"set": Path(settings.prompts).name, **describe(settings.prompts, test)}
+    return test, tuning, {**about, "seeds": seeds, "tuning": told, "tuned": len(tuning)}
 
 
 def _metrics(
     subject: Subject, said: Sequence[str]
-) -> tuple[dict[str, Metric], dict[str, Metric], tuple[tuple[str, str], ...]]:
-    """Those that compare, those that do not, and those that cannot be taken."""
+) -> tuple[dict[str, Metric], dict[str, Metric], list[SetMetric], Sequence[tuple[str, str]]]:
+    """Those that compare, those that do not, those of all pictures at once, and those that cannot be taken."""
     for name in said:
         lookup("metric", name)
     found = metrics_available(judge=subject.judge is not None, moving=subject.moving)
@@ -221,7 +230,8 @@ def _metrics(
     wanted = [m for m in found.metrics if (not said or m.name in said or m.name == "psnr") and m.name not in ELSEWHERE]
     close = {SHORT.get(m.name, m.name): m for m in wanted if "judge" not in m.wants}
     alone = {m.name: m for m in wanted if "judge" in m.wants}
-    return close, alone, found.absent
+    sets = [m for m in found.sets if not said or m.name in said]
+    return close, alone, sets, [] if said else found.absent
 
 
 def _exactly() -> None:

@@ -121,7 +121,7 @@ def greedy_masks(
     """The steps to skip for each number of calls, found by skipping more and more of them.
 
     Every round tries to skip each further step, and keeps those that cost least; a share of the candidates at a
-    time, which is coarser than one by one and as many times faster.
+    time, no two of them neighbours, which is coarser than one by one and as many times faster.
 
     Args:
         score: Of a set of skipped steps, higher is better; None where it cannot be had.
@@ -131,7 +131,7 @@ def greedy_masks(
         take: Share of the candidates that is skipped in a round, in (0, 1]; at least one is.
         tell: Called with (skips, skips in the end).
     """
-    goals = sorted({steps - calls for calls in targets if 0 < calls < steps}, reverse=False)
+    goals = sorted({steps - calls for calls in targets if 0 < calls < steps})
     found: dict[int, frozenset[int]] = {}
     skips: frozenset[int] = frozenset()
     for goal in goals:
@@ -142,9 +142,18 @@ def greedy_masks(
             if not ranked:
                 return found
             count = min(goal - len(skips), max(1, round(take * len(ranked))))
-            skips |= frozenset(sorted(ranked, key=ranked.__getitem__, reverse=True)[:count])
+            skips |= _apart(sorted(ranked, key=ranked.__getitem__, reverse=True), count)
         found[steps - goal] = skips
     return found
+
+
+def _apart(ranked: Sequence[int], count: int) -> frozenset[int]:
+    """The first of these steps that are not next to each other, at most so many."""
+    chosen: set[int] = set()
+    for step in ranked:
+        if len(chosen) < count and not {step - 1, step + 1} & chosen:
+            chosen.add(step)
+    return frozenset(chosen)
 
 
 def spelt_steps(skips: frozenset[int]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import BenchError
+from .lines import lines_of, plain, repair, spelt_line
 
 HEADER, SAMPLES, TIMINGS, TUNING = "bench.json", "samples.jsonl", "timings.jsonl", "tuning.jsonl"
 PICTURES, REFERENCES = "pictures", "references"
@@ -31,6 +32,7 @@ class RowInfo:
         knob: What varies along the curve, e.g. "tol=0.01".
         steps: Of the grid.
         note: Why it did not run ("not applicable: ..."), or nothing.
+        values: Metrics of all its pictures at once, such as FID, which say nothing of one.
     """
 
     spec: str
@@ -40,6 +42,7 @@ class RowInfo:
     knob: str = ""
     steps: int = 0
     note: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Header:
     def identity(self) -> dict[str, Any]:
         """What another run must share for its records to be added."""
         own = {name: getattr(self, name) for name in ("model", "guidance", "settings", "reference", "converged")}
-        identity: dict[str, Any] = _plain({**own, **self.fingerprint})
+        identity: dict[str, Any] = plain({**own, **self.fingerprint})
         return identity
 
 
@@ -154,12 +157,17 @@ class Store:
     header: Header
 
     @classmethod
+    def check(cls, folder: Path, resume: bool) -> None:
+        """Raise BenchError where a new run finds results, or one that is to go on finds none."""
+        if resume:
+            cls.load(folder)
+        elif (folder / HEADER).exists():
+            raise BenchError(f"{folder} holds results already: say --resume to go on, or choose another --out.")
+
+    @classmethod
     def create(cls, folder: Path, header: Header) -> Store:
         """A new folder. Raises BenchError where results are there already."""
-        if (folder / HEADER).exists():
-            raise BenchError(
-                f"{folder} holds results already: say --resume to go on with them, or choose another --out."
-            )
+        cls.check(folder, resume=False)
         store = cls(folder, header)
         store._save()
         return store
@@ -180,7 +188,7 @@ class Store:
                     f"{_said(mine, name)}: they cannot be merged. Choose another --out, or ask for {name} as before."
                 )
         for name in (SAMPLES, TIMINGS, TUNING):
-            _repair(folder / name)
+            repair(folder / name)
         return found.with_rows(header.rows)
 
     @classmethod
@@ -211,19 +219,19 @@ class Store:
     @property
     def records(self) -> list[Record]:
         """Of all samples, in the order of their making; of a sample that was made twice, the last."""
-        found = [_of(Record, line) for line in _lines(self.folder / SAMPLES)]
+        found = [_of(Record, line) for line in lines_of(self.folder / SAMPLES)]
         return list({(r.row, r.sample): r for r in found}.values())
 
     @property
     def timings(self) -> list[Timing]:
         """Of all rows and repeats."""
-        found = [_of(Timing, line) for line in _lines(self.folder / TIMINGS)]
+        found = [_of(Timing, line) for line in lines_of(self.folder / TIMINGS)]
         return list({(t.row, t.repeat): t for t in found}.values())
 
     @property
     def tuning(self) -> list[dict[str, Any]]:
         """What was measured on the tuning prompts: {"spec", "budget", "sample", "calls", "psnr_converged"}."""
-        return list(_lines(self.folder / TUNING))
+        return list(lines_of(self.folder / TUNING))
 
     def append(self, *lines: Record | Timing) -> None:
         """Write records or timings, and see them to the disk."""
@@ -253,7 +261,7 @@ class Store:
         return path
 
     def _append(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(_plain(line), allow_nan=False, ensure_ascii=False) + "\n" for line in lines)
+        text = "".join(map(spelt_line, lines))
         if not text:
             return
         try:
@@ -265,13 +273,7 @@ class Store:
             raise BenchError(f"Cannot write {self.folder / name}: {e.strerror}. --resume goes on from here.") from None
 
     def _save(self) -> None:
-        self.write(HEADER, json.dumps(_plain(asdict(self.header)), indent=1, ensure_ascii=False).encode())
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back, so that what was read can be compared with what is to be written."""
-    plain: Any = json.loads(json.dumps(value, default=str))
-    return plain
+        self.write(HEADER, json.dumps(plain(asdict(self.header)), indent=1, ensure_ascii=False).encode())
 
 
 def _said(identity: Mapping[str, Any], name: str) -> str:
@@ -290,39 +292,3 @@ def _of(kind: type[L], found: Mapping[str, Any]) -> L:
         raise BenchError(
             f"A line of the results lacks {', '.join(sorted(missing))}: made by another version?"
         ) from None
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file; a torn last line is passed over.
-
-    Raises:
-        BenchError: a damaged line elsewhere.
-    """
-    raw = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    for number, line in enumerate(raw, 1):
-        found = _read(line)
-        if found is not None:
-            yield found
-        elif number < len(raw):
-            raise BenchError(f"Line {number} of {path} is damaged: skipstone bench --resume makes its record again.")
-
-
-def _read(line: bytes) -> dict[str, Any] | None:
-    """What a line holds, None where it is torn."""
-    try:
-        found = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _repair(path: Path) -> None:
-    """Drop torn and damaged lines, so that their records are made again."""
-    if not path.is_file():
-        return
-    raw = path.read_bytes().splitlines(keepends=True)
-    whole = [line for line in raw if _read(line) is not None]
-    if len(whole) < len(raw):
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(b"".join(whole))
-        os.replace(part, path)

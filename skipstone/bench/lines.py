@@ -1,0 +1,58 @@
+"""JSON Lines that a run may be cut off in: torn records are seen, and dropped when the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import BenchError
+
+
+def plain(value: Any) -> Any:
+    """As JSON gives it back, so that what was read can be compared with what is to be written."""
+    plain: Any = json.loads(json.dumps(value, default=str))
+    return plain
+
+
+def spelt_line(found: Mapping[str, Any]) -> str:
+    """A record as its line; numbers that JSON cannot hold are an error, not a surprise for a reader."""
+    return json.dumps(plain(found), allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def lines_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file; a torn last line is passed over.
+
+    Raises:
+        BenchError: a damaged line elsewhere.
+    """
+    raw = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(raw, 1):
+        found = _read(line)
+        if found is not None:
+            yield found
+        elif number < len(raw):
+            raise BenchError(f"Line {number} of {path} is damaged: skipstone bench --resume makes its record again.")
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """What a line holds, None where it is torn."""
+    try:
+        found = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def repair(path: Path) -> None:
+    """Drop torn and damaged lines, so that their records are made again."""
+    if not path.is_file():
+        return
+    raw = path.read_bytes().splitlines(keepends=True)
+    whole = [line for line in raw if _read(line) is not None]
+    if len(whole) < len(raw):
+        part = path.with_name(f".{path.name}.part")
+        part.write_bytes(b"".join(whole))
+        os.replace(part, path)
