@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 Clock: TypeAlias = Literal["t", "logsnr"]
+Against: TypeAlias = Clock | Literal["calls", "adams"]  # what a forecast knows besides, for rules of others
 View: TypeAlias = Literal["eps", "x0", "v", "flow"]
 INFINITY = float("inf")
 
@@ -42,11 +43,15 @@ class Forecast:
     `order` 0 repeats the last prediction, 1 draws a line through the last two, and so on; `of` says
     which view of them, `clock` against what. `Forecast(0, "x0")` landing on the end is a *freeze*: the
     clean estimate of now becomes the result.
+
+    Two clocks are there to repeat what others published. On "calls" the calls are numbered and the forecast is the
+    next number, whatever their times: of order 1, twice the last less the one before. "adams" repeats the last
+    prediction at the latent that SADA extrapolates, in place of the one that is there (see `adams.py`).
     """
 
     order: int = 0
     of: View = "eps"
-    clock: Clock = "logsnr"
+    clock: Against = "logsnr"
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def _attempt(
         free = isinstance(evaluate, Forecast)
         known = line.known
         if isinstance(evaluate, Forecast):
-            answer = forecast(line.real, evaluate, problem.schedule, request.x, request.t)
+            answer = forecast(line.real, evaluate, problem.schedule, request.x, request.t, line.nodes)
         elif known is not None and known.x is request.x and known.t == request.t and evaluate == Full():
             answer = replace(known.estimate, cost=0.0)  # paid for by the rejected attempt
         else:

@@ -26,7 +26,8 @@ class Masked(Policy):
     name: ClassVar[str] = "masked"
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        return replace(proposal, evaluate=self.how) if len(run.kept) in self.skips else proposal
+        skips = len(run.kept) in self.skips and proposal.plain
+        return replace(proposal, evaluate=self.how) if skips else proposal
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..numerics.array import combine, mean_abs, rms
+from ..numerics.array import combine, mean_abs, rms, wide
 from ..numerics.extrapolate import lagrange_weights
-from ..numerics.parametrize import from_x0, to_x0
+from ..numerics.parametrize import to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
-from .contracts import Clock, Forecast, View
+from .adams import look_ahead, repeated, slopes, view
+from .contracts import Against, Clock, Forecast, View
 from .requests import Estimate, Node, Step
 
 
@@ -43,14 +44,6 @@ class Signal:
         raise NotImplementedError
 
 
-def view(node: Node, of: View, schedule: Schedule) -> Any:
-    """What the network said at a node, as `of`."""
-    e = node.estimate
-    if e.output is not None and e.prediction == of:
-        return e.output
-    return from_x0(of, e.x0, node.x, schedule.alpha(node.t), schedule.sigma(node.t))
-
-
 def clock_of(schedule: Schedule, clock: Clock, t: float) -> float:
     """The time t on the chosen clock."""
     return t if clock == "t" else schedule.clock(t)
@@ -69,8 +62,11 @@ def on_clock(times: Sequence[float], clock: Clock, schedule: Schedule) -> list[i
     return keep or [len(times) - 1]
 
 
-def extrapolate(points: Sequence[tuple[float, Any]], order: int, clock: Clock, schedule: Schedule, t: float) -> Any:
+def extrapolate(points: Sequence[tuple[float, Any]], order: int, clock: Against, schedule: Schedule, t: float) -> Any:
     """Value at t of the polynomial through the last `order + 1` usable (time, value) points."""
+    if clock == "calls" or clock == "adams":
+        numbered = points[-(order + 1) :]
+        return combine(lagrange_weights(range(len(numbered)), len(numbered)), [v for _, v in numbered])
     usable = [points[i] for i in on_clock([p[0] for p in points], clock, schedule)][-(order + 1) :]
     if len(usable) == 1:
         return usable[0][1]
@@ -78,11 +74,16 @@ def extrapolate(points: Sequence[tuple[float, Any]], order: int, clock: Clock, s
     return combine(lagrange_weights(places, clock_of(schedule, clock, t)), [v for _, v in usable])
 
 
-def forecast(nodes: Sequence[Node], how: Forecast, schedule: Schedule, x: Any, t: float) -> Estimate:
-    """The estimate at (x, t) that `how` makes of the real nodes, without a call."""
+def forecast(
+    nodes: Sequence[Node], how: Forecast, schedule: Schedule, x: Any, t: float, timeline: Sequence[Node] = ()
+) -> Estimate:
+    """The estimate at (x, t) that `how` makes of the real nodes, without a call; `timeline` has forecasts between."""
     recent = nodes[-(how.order + 2) :]  # one to spare, should one lie at infinite log-SNR
     points = [(n.t, view(n, how.of, schedule)) for n in recent]
     output = extrapolate(points, how.order, how.clock, schedule, t)
+    if how.clock == "adams" and len(timeline) >= 3:
+        ahead = look_ahead(timeline, nodes, how.of, schedule)
+        return Estimate(to_x0(how.of, output, ahead, schedule.alpha(t), schedule.sigma(t)), 0.0)
     x0 = to_x0(how.of, output, x, schedule.alpha(t), schedule.sigma(t))
     return Estimate(x0, 0.0, output, how.of)
 
@@ -149,3 +150,34 @@ class Disagreement(Signal):
         guess = forecast(moment.nodes, how, moment.schedule, node.x, node.t)
         guessed = Node(node.t, node.x, guess)
         return rms(view(guessed, self.of, moment.schedule) - view(node, self.of, moment.schedule))
+
+
+@register("signal")
+@dataclass(frozen=True)
+class Stability(Signal):
+    """SADA's criterion: mean of (x_next - x^) * D2, where it is <= 0 the run counts as stable; units of latent squared.
+
+    With y the slope dx / dt of the flow, x^ is the latent that y extrapolates and D2 = y - 2 y_1 + y_2 its second
+    difference over the last three steps. A skipped step's y is made of the last prediction, repeated. Of a flow the
+    mean of -D2 alone, and 0 at a skipped step, as released; see `adams.py`.
+
+    Args:
+        of: What the network predicts: eps, v or x0 (a diffusion), or flow.
+    """
+
+    of: View = "eps"
+    name: ClassVar[str] = "stability"
+
+    def measure(self, moment: Moment) -> Any | None:
+        nodes = [*moment.timeline, *moment.fresh[:1]][-3:]
+        if len(nodes) < 3 or not moment.fresh:
+            return None
+        real = [n for n in (*moment.nodes, nodes[-1]) if n.real]
+        if self.of == "flow":
+            if not nodes[-1].real:
+                return 0.0 * mean_abs(nodes[-1].x)
+            y2, y1, y0 = (wide(view(n, "flow", moment.schedule)) for n in repeated(nodes, real))
+            return (2.0 * y1 - y0 - y2).mean()
+        y2, y1, y0 = slopes(nodes, real, self.of, moment.schedule)
+        ahead = look_ahead(nodes, real, self.of, moment.schedule)
+        return ((wide(moment.step.x) - wide(ahead)) * (y0 - 2.0 * y1 + y2)).mean()

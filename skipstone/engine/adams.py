@@ -1,0 +1,64 @@
+"""The slope of a run and where it leads, as SADA's released code has them.
+
+Jiang et al. 2025 (arXiv 2507.17135), in the code of their DPM-Solver++ and Euler schedulers: with beta_n the noise of
+table entry n and N steps, f = -beta_n N x / 2 + beta_n N eps / (2 sigma) and
+
+    x^ = x - (0.625 f + 0.75 f_1 - 0.375 f_2) / N.
+
+N cancels: x^ looks ahead by one entry of the table (of 1000), whatever the length of the step. Both are
+written here per entry, y = f / N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..numerics.array import combine, narrow, wide
+from ..numerics.parametrize import from_x0, to_x0
+from ..numerics.schedule import Schedule
+from .contracts import View
+from .requests import Node
+
+ENTRY = 1 / 1000  # of the table, in t
+WEIGHTS = (0.375, -0.75, -0.625)  # of the slopes, oldest first
+
+
+def view(node: Node, of: View, schedule: Schedule) -> Any:
+    """What the network said at a node, as `of`."""
+    e = node.estimate
+    if e.output is not None and e.prediction == of:
+        return e.output
+    return from_x0(of, e.x0, node.x, schedule.alpha(node.t), schedule.sigma(node.t))
+
+
+def beta(schedule: Schedule, t: float) -> float:
+    """Noise that the entry at t adds: 1 - (alpha(t) / alpha(t - 1/1000))^2."""
+    before = schedule.alpha(max(0.0, t - ENTRY))
+    return 1.0 - (schedule.alpha(t) / before) ** 2 if before > 0.0 else 1.0
+
+
+def repeated(nodes: Sequence[Node], real: Sequence[Node]) -> list[Node]:
+    """For each node the call whose prediction its step used or repeats: the last one at or before it."""
+    return [next(call for call in reversed(real) if call.t >= node.t) for node in nodes]
+
+
+def slopes(nodes: Sequence[Node], real: Sequence[Node], of: View, schedule: Schedule) -> list[Any]:
+    """y = beta / 2 (eps / sigma - x) = beta alpha v / (2 sigma) at each node, per entry, in float32 or more.
+
+    A skipped step's is that of the prediction it repeats, at its own latent.
+    """
+    found = []
+    for node, call in zip(nodes, repeated(nodes, real), strict=True):
+        alpha, sigma, x = schedule.alpha(node.t), schedule.sigma(node.t), wide(node.x)
+        x0 = to_x0(of, wide(view(call, of, schedule)), x, alpha, sigma)
+        scale = 0.5 * beta(schedule, node.t) * alpha / max(sigma, 1e-6)
+        found.append(from_x0("v", x0, x, alpha, sigma) * scale)
+    return found
+
+
+def look_ahead(nodes: Sequence[Node], real: Sequence[Node], of: View, schedule: Schedule) -> Any:
+    """x^ after the last of the nodes, of which there are three or more, oldest first."""
+    last = nodes[-3:]
+    x = last[-1].x
+    return narrow(combine([1.0, *WEIGHTS], [wide(x), *slopes(last, real, of, schedule)]), x)

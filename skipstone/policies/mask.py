@@ -1,0 +1,86 @@
+"""Skip steps by their numbers: the mask that a search found, or that somebody thought of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from ..engine.contracts import Clock, Plan, Policy, Run, View
+from ..engine.greedy import Masked
+from ..errors import SpecError
+from ..registry import register
+from ._ranges import forecast_of
+
+PART = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+@register("policy")
+@dataclass(frozen=True)
+class Mask(Policy):
+    """Forecast exactly the steps of these numbers, whatever the prompt.
+
+    Args:
+        skips: Numbers of steps and ranges of them, the first step being 0: "3,4,6-8". The first step is always
+            called, as is every step where nothing was called before; numbers past the last step do nothing.
+        order: Of the forecast, 0..3.
+        of: View that is forecast: eps, x0, v or flow.
+        clock: What it is forecast against: logsnr or t.
+
+    Raises:
+        SpecError: a setting out of range, or numbers that cannot be read.
+
+    References: none needed; a mask is the plainest schedule of skips.
+    """
+
+    skips: str = ""
+    order: int = 1
+    of: View = "v"
+    clock: Clock = "t"
+    name: ClassVar[str] = "mask"
+    neutral: ClassVar[Mapping[str, Any]] = {"skips": ""}
+
+    def __post_init__(self) -> None:
+        _ = self.steps
+        forecast_of(self)
+
+    @cached_property
+    def steps(self) -> frozenset[int]:
+        """The numbers."""
+        return numbers(self.skips)
+
+    @cached_property
+    def masked(self) -> Masked:
+        """The mask and its forecast."""
+        return Masked(self.steps, forecast_of(self))
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        return self.masked.plan(run, proposal)
+
+
+def numbers(spelt: str) -> frozenset[int]:
+    """The numbers of "3,4,6-8"; `spelling` inverts it. Raises SpecError."""
+    found: set[int] = set()
+    for part in filter(None, (part.strip() for part in str(spelt).split(","))):
+        match = PART.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise SpecError(
+                f"mask: expected skips to be numbers of steps, the first being 0, got {part!r}; try '3,4,6-8'."
+            )
+        found |= set(range(first, last + 1))
+    return frozenset(found)
+
+
+def spelling(steps: frozenset[int]) -> str:
+    """The shortest text that says these numbers: runs of three or more as ranges."""
+    parts: list[list[int]] = []
+    for step in sorted(steps):
+        if parts and step == parts[-1][-1] + 1:
+            parts[-1].append(step)
+        else:
+            parts.append([step])
+    said = [f"{p[0]}-{p[-1]}" if len(p) > 2 else ",".join(map(str, p)) for p in parts]
+    return ",".join(said)

@@ -1,0 +1,65 @@
+"""Skip steps at random: what any rule that calls as often has to beat."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from ..engine.contracts import Clock, Plan, Policy, Run, View
+from ..engine.greedy import Masked
+from ..registry import register
+from ._ranges import forecast_of, whole
+
+
+@register("policy")
+@dataclass(frozen=True)
+class RandomSkip(Policy):
+    """Call a given number of steps, drawn at random but alike for every sample, and forecast the others.
+
+    Args:
+        calls: Steps that are called, >= 1; all of them where the grid has no more. `warmup` and `tail` are
+            among them, and are called even where they alone are more.
+        seed: Of the draw, >= 0.
+        warmup: Steps at the start that are always called, >= 1.
+        tail: Steps at the end that are always called, >= 0.
+        order: Of the forecast, 0..3.
+        of: View that is forecast: eps, x0, v or flow.
+        clock: What it is forecast against: logsnr or t.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: none needed; the control of every skipping rule.
+    """
+
+    calls: int = 20
+    seed: int = 0
+    warmup: int = 3
+    tail: int = 1
+    order: int = 1
+    of: View = "v"
+    clock: Clock = "t"
+    name: ClassVar[str] = "random_skip"
+    neutral: ClassVar[Mapping[str, Any]] = {"calls": 10**6}
+
+    def __post_init__(self) -> None:
+        whole(self, "calls", 1)
+        whole(self, "seed", 0)
+        whole(self, "warmup", 1)
+        whole(self, "tail", 0)
+        forecast_of(self)
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        skips = drawn(len(run.grid) - 1, self.calls, self.seed, self.warmup, self.tail)
+        return Masked(skips, forecast_of(self)).plan(run, proposal)
+
+
+@lru_cache(maxsize=256)
+def drawn(steps: int, calls: int, seed: int, warmup: int, tail: int) -> frozenset[int]:
+    """The numbers of the steps that are skipped."""
+    free = range(warmup, max(warmup, steps - tail))
+    count = min(len(free), max(0, steps - calls))
+    return frozenset(random.Random(seed).sample(free, count))

@@ -1,0 +1,84 @@
+"""ZEUS: skip by a fixed pattern, extrapolating and repeating in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ..engine.contracts import Forecast, Plan, Policy, Run, View
+from ..errors import SpecError
+from ..registry import register
+from ._ranges import one_of, whole
+
+
+@register("policy")
+@dataclass(frozen=True)
+class Zeus(Policy):
+    """Skip by a fixed pattern, each run of skips extrapolated and repeated in turn: ZEUS as released.
+
+    After step i, with the first being 0, step i + 1 is skipped when first <= i < last and i mod `denominator`
+    is among `modular`. The odd skips of a run take twice the last called output less the one before, whatever the
+    times of the two; the even ones repeat the last: no extrapolation follows another.
+
+    From step `lagrange_step` on, where `lagrange` is not 0, every `lagrange_every`-th step is called and the others
+    take the polynomial of the clean estimates through the last `lagrange` calls. The released code takes it through the
+    steps numbered 1 mod `lagrange_every`, called or not, on the number of the step: the same where all of these lie
+    behind `lagrange_step` on a grid even in t, a little older before. Steps are numbers for a grid of 50, as
+    published. Of the paper only the abstract was read; this follows the code of its DPM-Solver++ scheduler.
+
+    Args:
+        denominator: Length of the pattern, in steps, >= 1.
+        modular: Places of the pattern after which a step is skipped, each in [0, denominator).
+        first, last: Steps after which skipping begins and ends, >= 0 (3 at least is used).
+        max_skip: Longest run of skips, in steps, >= 0. 0 never skips.
+        lagrange: Calls that the late polynomial goes through, 0..4. 0 keeps the pattern to the end.
+        lagrange_step: Step from which it is used, >= 0.
+        lagrange_every: Steps from one call to the next there, >= 1.
+        of: What the network predicts: eps, v, x0 or flow; ZEUS extrapolates that.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: Wang et al. 2026, arXiv 2604.01552; github.com/Ting-Justin-Jiang/ZEUS.
+    """
+
+    denominator: int = 2
+    modular: tuple[int, ...] = (1,)
+    first: int = 10
+    last: int = 47
+    max_skip: int = 4
+    lagrange: int = 0
+    lagrange_step: int = 24
+    lagrange_every: int = 6
+    of: View = "eps"
+    name: ClassVar[str] = "zeus"
+    neutral: ClassVar[Mapping[str, Any]] = {"max_skip": 0}
+
+    def __post_init__(self) -> None:
+        whole(self, "denominator", 1)
+        for field in ("first", "last", "max_skip", "lagrange_step"):
+            whole(self, field, 0)
+        whole(self, "lagrange", 0, 4)
+        whole(self, "lagrange_every", 1)
+        one_of(self, "of", ("eps", "v", "x0", "flow"))
+        places = self.modular if isinstance(self.modular, tuple) else (-1,)
+        if not all(type(m) is int and 0 <= m < self.denominator for m in places):
+            raise SpecError(
+                f"zeus: expected modular to be a tuple of whole numbers in [0, {self.denominator}), got "
+                f"{self.modular!r}; try modular=(0,) or a larger denominator."
+            )
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        how = self._how(len(run.kept) - 1, run.streak) if proposal.plain else None
+        return proposal if how is None else replace(proposal, evaluate=how)
+
+    def _how(self, step: int, streak: int) -> Forecast | None:
+        """What the step after this one takes in place of a call, or None."""
+        if streak >= self.max_skip or not max(self.first, 3) <= step < self.last:
+            return None
+        if self.lagrange and step >= self.lagrange_step:
+            return Forecast(self.lagrange - 1, "x0", "t") if step % self.lagrange_every else None
+        if step % self.denominator not in self.modular:
+            return None
+        return Forecast(1 if streak % 2 == 0 else 0, self.of, "calls")
