@@ -149,7 +149,7 @@ def test_sada_by_the_sample_decides_what_it_would_alone() -> None:
 
 
 def test_sada_of_a_flow_tests_the_second_difference_alone() -> None:
-    policy = registry.parse("policy", "sada(of='flow', scope='sample')")
+    policy, skips = registry.parse("policy", "sada(of='flow', scope='sample')"), []
     for p in problems(backbone=FLOW):
         result = denoise(FLOW, p, Euler(), policy)
         y: list[Array] = []  # of each step; a skipped one repeats the last call's
@@ -166,8 +166,9 @@ def test_sada_of_a_flow_tests_the_second_difference_alone() -> None:
             x = x + (t_next - t) * f
             stable = streak > 0 or (i >= 2 and (2 * y[-2] - y[-1] - y[-3]).mean() <= 0)
             streak = streak + 1 if stable and 10 <= i < 47 and streak < 4 else 0
-        assert 5 < letters(result.run).count(".") < STEPS - 5
+        skips.append(letters(result.run).count("."))
         np.testing.assert_allclose(result.x, x, rtol=1e-9, atol=1e-10)
+    assert len(set(skips)) > 1
 
 
 @pytest.mark.parametrize(("name", "every"), [("zeus", 6), ("sada", 4)])
