@@ -1,34 +1,31 @@
-"""What may be concluded from samples: intervals, paired comparisons, equivalence, corrected for asking often.
+"""What may be concluded from samples: paired comparisons, equivalence, groups, corrected for asking often.
 
-Samples are mappings from the id `prompt:seed` to a number; two of them are joined by these ids, never by the order
-of a file. The unit that is drawn at random is the *prompt*: its seeds are resampled together in intervals, and averaged
-in tests, for two seeds of one prompt are no two prompts.
+Samples are joined by their id, and the seeds of a prompt are averaged in tests (intervals draw them together: see
+`resampling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
 
 from ..errors import SpecError
-
-Values: TypeAlias = Mapping[str, float]  # sample id -> number
-Statistic: TypeAlias = Callable[[Any], Any]  # of the last axis of an array; NaN is a gap
-Better: TypeAlias = Literal["higher", "lower"]
-
-LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
-TAIL = 0.1  # the unlucky tenth
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A figure and the interval that it may as well have been."""
-
-    value: float
-    low: float
-    high: float
-    n: int  # prompts
+from .resampling import LEVEL as LEVEL
+from .resampling import RESAMPLES as RESAMPLES
+from .resampling import SEED as SEED
+from .resampling import Better as Better
+from .resampling import Span as Span
+from .resampling import Values as Values
+from .resampling import bootstrap as bootstrap
+from .resampling import bootstraps as bootstraps
+from .resampling import by_prompt as by_prompt
+from .resampling import differences as differences
+from .resampling import mean as mean
+from .resampling import median as median
+from .resampling import paired_bootstraps as paired_bootstraps
+from .resampling import prompt_of as prompt_of
+from .resampling import quantile as quantile
+from .resampling import tail as tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,150 +71,6 @@ class Groups:
     p: float
     above: float
     sizes: tuple[int, int]
-
-
-# -- Statistics of an array's last axis -------------------------------------------------------------
-
-
-def median(a: Any) -> Any:
-    """The median."""
-    import numpy as np
-
-    return np.nanmedian(a, axis=-1) if np.isnan(a).any() else np.median(a, axis=-1)
-
-
-def mean(a: Any) -> Any:
-    """The mean."""
-    import numpy as np
-
-    return np.nanmean(a, axis=-1)
-
-
-def quantile(q: float) -> Statistic:
-    """The q-quantile, linear between the two neighbouring samples. Raises SpecError outside [0, 1]."""
-    import numpy as np
-
-    if not 0 <= q <= 1:
-        raise SpecError(f"Expected a quantile in [0, 1], got {q}.")
-    return lambda a: np.nanquantile(a, q, axis=-1) if np.isnan(a).any() else np.quantile(a, q, axis=-1)
-
-
-def tail(better: Better) -> Statistic:
-    """The value that the unlucky tenth does not reach: the 10 % quantile, or the 90 % one where lower is better."""
-    return quantile(TAIL if better == "higher" else 1 - TAIL)
-
-
-# -- Samples ----------------------------------------------------------------------------------------
-
-
-def prompt_of(sample: str) -> str:
-    """The prompt of a sample: its id without the seed."""
-    return sample.rpartition(":")[0] or sample
-
-
-def common(*rows: Values) -> tuple[str, ...]:
-    """Ids that all rows have, sorted. Raises SpecError where there is none."""
-    shared = sorted(set(rows[0]).intersection(*rows[1:]))
-    if not shared:
-        raise SpecError(f"Expected rows with samples in common, got {[len(r) for r in rows]} samples and none shared.")
-    return tuple(shared)
-
-
-def by_prompt(values: Values) -> dict[str, float]:
-    """The mean over the seeds of each prompt, prompts sorted."""
-    seeds: dict[str, list[float]] = {}
-    for sample in sorted(values):
-        seeds.setdefault(prompt_of(sample), []).append(values[sample])
-    return {prompt: sum(v) / len(v) for prompt, v in seeds.items()}
-
-
-def differences(a: Values, b: Values) -> list[float]:
-    """First minus second for each prompt that both have, averaged over its seeds."""
-    return list(by_prompt({sample: a[sample] - b[sample] for sample in common(a, b)}).values())
-
-
-def _table(values: Values) -> Any:
-    """Prompts x seeds; NaN where a prompt has fewer seeds than another."""
-    import numpy as np
-
-    seeds: dict[str, list[float]] = {}
-    for sample in sorted(values):
-        seeds.setdefault(prompt_of(sample), []).append(values[sample])
-    table = np.full((len(seeds), max(map(len, seeds.values()), default=0)), np.nan)
-    for row, found in zip(table, seeds.values(), strict=True):
-        row[: len(found)] = found
-    return table
-
-
-# -- Intervals --------------------------------------------------------------------------------------
-
-
-def bootstrap(values: Values, statistic: Statistic, *, level: float = LEVEL, seed: int = SEED) -> Span:
-    """A statistic over all samples, with its percentile bootstrap interval over prompts.
-
-    Prompts are drawn with replacement, each with all of its seeds. One prompt alone has no interval: its ends are NaN.
-    Of use for medians, means and quantiles; not for the worst sample, whose interval no bootstrap gives.
-
-    Args:
-        values: Samples by id, at least one.
-        statistic: Of the last axis of an array, such as `median` or `quantile(0.1)`.
-        level: Of the interval, in (0, 1).
-        seed: Of the resampling; the same seed draws the same prompts.
-
-    Raises:
-        SpecError: no samples, or a level out of range.
-
-    References: Efron, Tibshirani 1993, An Introduction to the Bootstrap, 13.3.
-    """
-    return bootstraps(values, [statistic], level=level, seed=seed)[0]
-
-
-def bootstraps(values: Values, how: Sequence[Statistic], *, level: float = LEVEL, seed: int = SEED) -> list[Span]:
-    """Several statistics of the same resamples; otherwise as `bootstrap`."""
-    return _resampled([_table(values)], how, lambda found: found[0], level, seed)
-
-
-def paired_bootstraps(
-    a: Values, b: Values, how: Sequence[Statistic], *, level: float = LEVEL, seed: int = SEED
-) -> list[Span]:
-    """The differences of statistics between two rows, with intervals that draw the same prompts of both.
-
-    Args and Raises: as `bootstrap`, and SpecError where the rows share no sample.
-    """
-    ids = common(a, b)
-    tables = [_table({i: row[i] for i in ids}) for row in (a, b)]
-    return _resampled(tables, how, lambda found: found[0] - found[1], level, seed)
-
-
-def _resampled(
-    tables: Sequence[Any], how: Sequence[Statistic], join: Callable[[Sequence[Any]], Any], level: float, seed: int
-) -> list[Span]:
-    """Spans of `join` of each statistic of all tables, whose prompts are drawn alike."""
-    import numpy as np
-    from scipy.stats import bootstrap as scipy_bootstrap
-
-    if not len(tables[0]) or not 0 < level < 1:
-        raise SpecError(f"Expected at least one prompt and a level in (0, 1), got {len(tables[0])} and {level}.")
-
-    def drawn(prompts: Any, axis: int = -1) -> Any:
-        where = np.moveaxis(prompts, axis, -1).astype(int)
-        found = [t[where].reshape(*where.shape[:-1], -1) for t in tables]
-        return np.stack([join([statistic(table) for table in found]) for statistic in how])
-
-    count = len(tables[0])
-    values = [float(v) for v in drawn(np.arange(count))]
-    if count == 1:
-        return [Span(v, float("nan"), float("nan"), 1) for v in values]
-    found = scipy_bootstrap(
-        (np.arange(count),),
-        drawn,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        confidence_level=level,
-        method="percentile",
-        random_state=np.random.default_rng(seed),
-    ).confidence_interval
-    return [Span(v, float(a), float(b), count) for v, a, b in zip(values, found.low, found.high, strict=True)]
 
 
 # -- Tests ------------------------------------------------------------------------------------------

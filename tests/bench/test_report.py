@@ -40,26 +40,18 @@ def dot(seed: int, blur: float) -> bytes:
     return buffer.getvalue()
 
 
-def lineup() -> dict[RowInfo, tuple[float, float, float]]:
-    """Row -> calls, dB above what a fixed sampler reaches with as many, cost of a call."""
-    rows = {RowInfo(FULL, "full run", "full", "full run", steps=50): (50.0, 0.0, 1.0)}
+def lineup() -> list[tuple[RowInfo, float, float, float]]:
+    """Rows with their calls, dB above what a fixed sampler reaches with as many, and cost of a call."""
+    rows = [(RowInfo(FULL, "full run", "full", "full run", steps=50), 50.0, 0.0, 1.0)]
     for n in (10, 15, 20, 25):
-        fixed = RowInfo(
-            f"fixed @ unipc / trailing / {n}", f"unipc, {n} steps", "fixed", "best fixed sampler", f"{n}", n
-        )
-        blind = RowInfo(
-            f"interval(every={50 // n}, warmup={n // 5}) @ dpmpp", f"every {50 // n}", "mask", "blind mask", f"{n}", 50
-        )
-        ours = RowInfo(f"error_control(tol={n}) @ dpmpp", f"tol={n}", "ours", "error_control", f"tol={n}", 50)
-        cache = RowInfo(f"deepcache(interval={60 // n}) @ dpmpp", "deepcache", "peer", "deepcache", f"{60 // n}", 50)
-        rows |= {
-            fixed: (n, 0.0, 1.0),
-            blind: (n, 1.0, 1.0),
-            ours: (n - 0.5, 3.0, 1.0),
-            cache: (50.0, -8.0, 0.4 + n / 50),
-        }
-    rows[RowInfo("third_order_released @ ddim", "AdaptiveDiffusion", "mask", "AdaptiveDiffusion")] = (23.0, -6.0, 1.0)
-    return rows
+        k, name = 50 // n, f"deepcache(interval={60 // n})"
+        fixed = RowInfo(f"fixed @ unipc / trailing / {n}", f"unipc, {n} steps", "fixed", "best fixed sampler")
+        blind = RowInfo(f"interval(every={k}, warmup={n // 5}) @ dpmpp", f"every {k}", "mask", "blind mask")
+        ours = RowInfo(f"error_control(tol={n}) @ dpmpp", f"tol={n}", "ours", "error_control", f"tol={n}")
+        cache = RowInfo(f"{name} @ dpmpp", name, "peer", "deepcache")
+        rows += [(fixed, n, 0.0, 1.0), (blind, n, 1.0, 1.0), (ours, n - 0.5, 3.0, 1.0), (cache, 50, -8.0, 0.4 + n / 50)]
+    released = RowInfo("third_order_released @ ddim", "AdaptiveDiffusion", "ours", "AdaptiveDiffusion")
+    return [*rows, (released, 23.0, -6.0, 1.0)]
 
 
 def make(folder: Path, prompts: int = 12) -> Store:
@@ -76,18 +68,23 @@ def make(folder: Path, prompts: int = 12) -> Store:
         machine="a test",
         date="2026-01-01",
         command="skipstone bench",
-        prompts={"set": "dots", "count": prompts, "seeds": 1},
-        rows=(*rows, MISSING),
+        prompts={"source": "dots", "count": prompts, "seeds": 1},
+        rows=(*(row for row, *_ in rows), MISSING),
         agreement={"median": 80.0, "worst": 61.0},
         options={"budgets": [10, 15, 20, 25]},
     )
     store = Store.create(folder, header)
     luck, lines = rng.normal(0, 3, prompts), []
-    for row, (calls, gain, cost) in rows.items():
+    for row, calls, gain, cost in rows:
         for i in range(prompts):
             crowded = i % 2
-            spent = calls + (0.5 if crowded else -0.5) * (row.group == "ours")
-            psnr = 25 + 12 * np.log2(calls * cost / 8) / 1.3 + gain + luck[i] * (0.5 if row.group == "ours" else 1.0)
+            spent = calls + (0.5 if crowded else -0.5) * (row.family == "error_control")
+            psnr = (
+                25
+                + 12 * np.log2(calls * cost / 8) / 1.3
+                + gain
+                + luck[i] * (0.5 if row.family == "error_control" else 1.0)
+            )
             psnr += rng.normal(0, 0.3)
             whole = row.group == "full"
             picture = f"pictures/{zlib.crc32(row.spec.encode())}/{i}.png"
@@ -98,7 +95,7 @@ def make(folder: Path, prompts: int = 12) -> Store:
                 "judge": 0.9 + 0.02 * rng.normal(),
             }  # fmt: skip
             prompt = "a red disc beside a blue disc" if crowded else "a red disc"
-            wait, first = max(1, round(50 / calls)), crowded * (i % 5) * (row.group == "ours")
+            wait, first = max(1, round(50 / calls)), crowded * (i % 5) * (row.family == "error_control")
             letters = "".join("C" if k < first or k % wait == 0 else "." for k in range(50))
             told = {"prompt": prompt, "prompt_id": f"p{i}", "category": "pair" if crowded else "single", "seed": 0}
             cost_of = {"calls": spent, "cond": spent, "uncond": spent, "macs": spent * cost, "macs_calls": spent * cost}

@@ -10,8 +10,6 @@ from ..store import IDENTICAL
 from ..summary import Row, Summary, better
 from .plots import NAMES, SIDES
 
-MAIN = ("psnr_converged",)  # whose median, unlucky tenth and worst are always seen
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -39,8 +37,10 @@ class Column:
 def columns(summary: Summary) -> list[Column]:
     """All columns that any row fills."""
     found = [*_cost()]
-    for metric in summary.metrics:
+    leading = [m for m in (summary.closeness, "ssim_converged") if m in summary.metrics]
+    for metric in dict.fromkeys([*leading, *summary.metrics]):
         found += _metric(metric, summary.closeness)
+    found += [_whole(name) for name in dict.fromkeys(name for row in summary.ran for name in row.info.values)]
     found += [
         Column("samples", "Samples of the row; of them runs that failed, pictures identical to the full run's.",
                False, "descending", _samples),
@@ -96,6 +96,17 @@ def _metric(metric: str, closeness: str) -> list[Column]:
                lambda r: _spanned(r.figures[metric].tail, form) if metric in r.figures else EMPTY),
         Column("worst" + near, f"{about}: the worst sample.", main, down, lambda r: _worst(r, metric, form)),
     ]  # fmt: skip
+
+
+def _whole(name: str) -> Column:
+    """A metric of all pictures of a row at once."""
+
+    def cell(row: Row) -> Cell:
+        value = row.info.values.get(name)
+        return EMPTY if value is None else Cell(f"{value:.4g}", value)
+
+    start = "descending" if better(name) == "higher" else "ascending"
+    return Column(name, f"{name} of all pictures of the row at once.", True, start, cell)
 
 
 def _worst(row: Row, metric: str, form: str) -> Cell:

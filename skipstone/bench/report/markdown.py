@@ -15,7 +15,8 @@ def markdown(summary: Summary, answers: Answers) -> str:
     header = summary.header
     shown = [c for c in columns(summary) if c.main][:SHOWN]
     prompts = header.prompts
-    told = f"{prompts.get('count', '?')} prompts of {prompts.get('set', '?')}, seeds {prompts.get('seeds', '?')}"
+    source = prompts.get("source", "?")
+    told = f"{prompts.get('count', '?')} prompts of {source}, seeds {prompts.get('seeds', '?')}"
     guidance = "" if header.guidance is None else f", guidance {header.guidance:g}"
     lines = [
         f"Skipstone {header.version}, model {header.model}{guidance}, {told}; {header.machine}, {header.date}.",

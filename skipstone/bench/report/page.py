@@ -13,7 +13,7 @@ from ..summary import Row, Summary
 from . import plots, strips
 from .cells import columns
 from .gallery import Album, Shown, figures, galleries
-from .verdicts import ALPHA, UNITS, oriented, tone, trust, verdicts
+from .verdicts import ALPHA, UNITS, lead, oriented, tone, trust, verdicts
 
 TEMPLATE = "page.html.j2"
 LEADING = ("psnr_converged", "psnr_full")  # metrics whose plots are always seen
@@ -47,6 +47,8 @@ def page(summary: Summary, answers: Answers, folder: Path) -> str:
         galleries=_ordered(summary, shown),
         row=summary.row,
         figures=figures,
+        lead=lead,
+        most=max(row.n for row in summary.rows),
         points=_json([_point(summary, row) for row in summary.rows]),
         pictures=_json(album.uris),
         facts=_facts(summary),
@@ -65,7 +67,7 @@ def _about(summary: Summary) -> list[str]:
     """What was run, in a few words each."""
     header, prompts = summary.header, summary.header.prompts
     known = [f"{prompts['count']} prompts" if "count" in prompts else "", _seeds(prompts.get("seeds"))]
-    known += [f"set {prompts['set']}" if "set" in prompts else ""]
+    known += [f"of {prompts['source']}" if "source" in prompts else ""]
     known += [f"guidance {header.guidance:g}" if header.guidance is not None else "no guidance"]
     known += [f"{len(summary.ran)} rows", f"Skipstone {header.version}", header.machine, header.date]
     return [str(word) for word in known if word]
@@ -81,10 +83,16 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     header = summary.header
     facts: dict[str, Any] = {
         "command": header.command, "full run": header.reference, "converged solution": ", ".join(header.converged),
-        "machine": header.machine, "date": header.date, "settings": header.settings, "prompts": header.prompts,
-        **header.fingerprint,
+        "machine": header.machine, "date": header.date, "settings": header.settings,
+        **{_fact(name): value for name, value in header.prompts.items() if name != "absent"},
+        **{f"{name}, hash" if name.endswith("prompts") else name: value for name, value in header.fingerprint.items()},
+        **{f"{name} was not measured": why for name, why in header.prompts.get("absent", {}).items()},
     }  # fmt: skip
     return [(name, _said(value)) for name, value in facts.items() if value not in ({}, "", None)]
+
+
+def _fact(name: str) -> str:
+    return name if name in ("categories", "seeds") else f"prompts: {name}"
 
 
 def _said(value: Any) -> str:

@@ -20,7 +20,7 @@ PEERS = ("#d95f02", "#c79a00", "#b4483a", "#8a6d3b", "#e07b91", "#9a7d0a", "#b56
 BLIND = ("#8b929c", "#a7adb5", "#6f7f8f", "#b9b3a6")
 MARKERS = "osD^vP*X<>"
 BEST = "best fixed sampler"
-TICKS = (5, 7, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200)
+TICKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500)
 NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "latent": "relative error of the latent", "lpips": "LPIPS"}
 SIDES = {"full": "the full run", "converged": "the converged picture"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ..answers import JUDGE_MARGIN, Answers, Duel, Equal, Spread
+from ..answers import JUDGE_MARGIN, Answers, Duel, Equal, Ratio, Spread
 from ..statistics import Span
 from ..summary import HEADROOM, Summary
 
@@ -31,8 +31,8 @@ def verdicts(summary: Summary, answers: Answers) -> list[Verdict]:
         for against in dict.fromkeys(d.against for d in answers.duels):
             duels = [d for d in answers.duels if (d.family, d.against) == (family, against)]
             found += [_duels(family, against, duels)] if duels else []
-    pairs = dict.fromkeys((e.family, e.peer_family) for e in answers.peers)
-    found += [_peer([e for e in answers.peers if (e.family, e.peer_family) == pair]) for pair in pairs]
+    families = dict.fromkeys(e.family for e in answers.peers)
+    found += [_peers([e for e in answers.peers if e.family == family]) for family in families]
     found += [_spread(answers.spreads)] if answers.spreads else []
     return found
 
@@ -63,6 +63,13 @@ def tone(span: Span, p: float = 0.0) -> Tone:
     if p >= ALPHA or not (span.low > 0 or span.high < 0):
         return "even"
     return "ahead" if span.low > 0 else "behind"
+
+
+def lead(ratio: Ratio | None) -> Tone:
+    """Whether the peer spends more than ours; a bound below 1 leaves it open."""
+    if ratio is None or (ratio.bound and ratio.value < 1):
+        return "even"
+    return "ahead" if ratio.value > 1 else "behind"
 
 
 def oriented(duel: Duel, statistic: str) -> Span:
@@ -101,17 +108,18 @@ def _listed(words: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _peer(found: Sequence[Equal]) -> Verdict:
-    family, peer = found[0].family, found[0].peer_family
-    title = f"{family} against {peer}"
+def _peers(found: Sequence[Equal]) -> Verdict:
+    """One of our families against all peers: what the hardest of them leaves."""
+    family = found[0].family
+    title = f"{family} against other accelerators"
     reached = [e for e in found if e.macs or e.seconds]
     beyond = len(found) - len(reached)
-    more = f" {beyond} of its {len(found)} settings come closer than any row of ours." if beyond else ""
+    more = f" {beyond} of {len(found)} settings of peers come closer than any row of {family}." if beyond else ""
     if not reached:
-        return Verdict("behind", title, f"No curve overlaps: every setting comes closer than any row of {family}.")
+        return Verdict("behind", title, f"No curve overlaps.{more}")
 
-    def least(equal: Equal) -> float:
-        return min(r.value for r in (equal.macs, equal.seconds) if r)
+    def least(equal: Equal) -> tuple[bool, float]:  # what is only known to be at least so many says less
+        return min((r.bound, r.value) for r in (equal.macs, equal.seconds) if r)
 
     hardest = min(reached, key=least)
     costs = [
@@ -119,8 +127,12 @@ def _peer(found: Sequence[Equal]) -> Verdict:
         for r, what in ((hardest.macs, "multiply-accumulates"), (hardest.seconds, "seconds"))
         if r
     ]
-    text = f"Where both come equally close (median SSIM {hardest.ssim:.4f}), {peer} spends {_listed(costs)}."
-    verdict: Tone = "behind" if beyond or least(hardest) < 1 else "ahead"
+    text = (
+        f"The hardest to beat of the settings in reach ({len(reached)}) is {hardest.peer}. Where both come "
+        f"equally close (median SSIM {hardest.ssim:.4f}), it spends {_listed(costs)} that ours spends."
+    )
+    tones = {lead(r) for r in (hardest.macs, hardest.seconds) if r}
+    verdict: Tone = "behind" if "behind" in tones else "even" if beyond or "even" in tones else "ahead"
     return Verdict(verdict, title, f"{text} {_judged(hardest)}{more}")
 
 
