@@ -28,7 +28,7 @@ from .statistics import (
     tost,
     two_groups,
 )
-from .summary import Row, Summary, better, categories, front, jsonable
+from .summary import BEST_FIXED, Row, Summary, better, categories, front, jsonable
 
 BLIND = ("mask", "gate", "random")
 RELEASED = "third_order_released"
@@ -123,11 +123,11 @@ def answer(summary: Summary) -> Answers:
 
 
 def budgets(summary: Summary) -> tuple[int, ...]:
-    """Calls at which rows are compared: those of the command, or of the fixed samplers."""
+    """Calls at which rows are compared: those of the command, or of the tuned fixed samplers."""
     told = summary.header.options.get("budget") or summary.header.options.get("budgets")
     if isinstance(told, list | tuple) and told:
         return tuple(sorted({int(b) for b in told}))
-    fixed = {round(r.calls.value) for r in summary.ran if r.group == "fixed" and r.calls}
+    fixed = {round(r.calls.value) for r in summary.ran if r.info.family == BEST_FIXED and r.calls}
     return tuple(sorted(fixed)) or BUDGETS
 
 

@@ -12,10 +12,11 @@ from typing import Any
 from .. import registry
 from ..errors import BenchError, SpecError
 from .statistics import Better, Span, bootstrap, bootstraps, mean, median, prompt_of, tail
-from .store import Header, Record, RowInfo, Store, Timing
+from .store import IDENTICAL, Header, Record, RowInfo, Store, Timing
 
 LOWER = ("latent", "latent_error", "lpips", "fid", "kid", "fvd", "cost")  # where no registered metric says it
 SIDES = ("_full", "_converged")  # what a picture is compared with
+BEST_FIXED = "best fixed sampler"  # the family of those that tuning has chosen
 BORROWED = ("third_order_released", "sada", "zeus")  # policies of ours that are somebody else's published rule
 HEADROOM = 10.0  # dB that the two converged solutions must agree beyond any reported figure
 
@@ -128,7 +129,8 @@ class Summary:
     def headroom(self) -> float | None:
         """dB by which the two converged solutions agree beyond the best median that is reported; None if unknown."""
         agreement = self.header.agreement.get("median")
-        best = [r.median("psnr_converged") for r in self.ran if "psnr_converged" in r.figures]
+        found = [r.median("psnr_converged") for r in self.ran if "psnr_converged" in r.figures]
+        best = [value for value in found if value < IDENTICAL]  # but for the converged run itself, were it a row
         return None if agreement is None or not best else agreement - max(best)
 
 

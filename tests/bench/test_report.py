@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipstone.bench.answers import answer, at_equal_ssim
+from skipstone.bench.answers import Ratio, _cost_at, answer, at_equal_ssim
 from skipstone.bench.converged import named
 from skipstone.bench.report import write
+from skipstone.bench.report.verdicts import lead
 from skipstone.bench.store import REFERENCES, Header, Record, RowInfo, Store, Timing
 from skipstone.bench.summary import front, summarise
 from skipstone.errors import BenchError
@@ -183,6 +184,16 @@ def test_costs_at_equal_ssim_are_read_off_the_curve(store: Store) -> None:
         assert not found.macs.bound
         assert found.judge is not None
         assert abs(found.judge.mean) < 0.05
+
+
+def test_what_is_only_a_bound_says_so() -> None:
+    """Even our cheapest row may be closer than a peer's: then the peer spends at least so many times more."""
+    curve = [(10.0, 20.0), (20.0, 30.0)]
+    assert _cost_at(curve, 25.0) == (15.0, False)
+    assert _cost_at(curve, 20.0) == (10.0, False)
+    assert _cost_at(curve, 12.0) == (10.0, True)
+    assert _cost_at(curve, 31.0) == (None, False)
+    assert [lead(Ratio(*r)) for r in ((1.2, True), (0.9, True), (0.9, False))] == ["ahead", "even", "behind"]
 
 
 def test_a_front_keeps_only_what_nothing_else_beats(store: Store) -> None:

@@ -8,7 +8,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from ..store import IDENTICAL
-from ..summary import Row, Summary, better, front
+from ..summary import BEST_FIXED, Row, Summary, better, front
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,6 @@ OURS = ("#0a6ebd", "#0f9d77", "#7b4fc9", "#c2378f", "#1aa3b8")
 PEERS = ("#d95f02", "#c79a00", "#b4483a", "#8a6d3b", "#e07b91", "#9a7d0a", "#b5651d")
 BLIND = ("#8b929c", "#a7adb5", "#6f7f8f", "#b9b3a6")
 MARKERS = "osD^vP*X<>"
-BEST = "best fixed sampler"
 TICKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500)
 NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "latent": "relative error of the latent", "lpips": "LPIPS"}
 SIDES = {"full": "the full run", "converged": "the converged picture"}
@@ -45,7 +44,7 @@ def styles(summary: Summary) -> dict[str, Style]:
             found[name] = Style(INK, ":", "D" if group == "full" else "*", 1.0)
             continue
         if group == "fixed":  # the best one stands out, other fixed samplers recede
-            best = name == BEST or not any(r[0].info.family == BEST for r in summary.families.values())
+            best = name == BEST_FIXED or not any(r[0].info.family == BEST_FIXED for r in summary.families.values())
             counts[group] += not best
             found[name] = Style(INK, "-", "o", 1.8) if best else Style(QUIET, ":", MARKERS[counts[group]], 1.0)
             continue

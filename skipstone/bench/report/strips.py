@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = {"C": "full call", "c": "one branch", ".": "forecast", "F": "finish or stop", "x": "rejected"}
+CHIEFS = 8  # rows that are shown side by side
 SAMPLES = 12  # of a row that are drawn
 BUDGET = 20  # calls at which rows are shown, or the nearest budget of the run
 
@@ -26,7 +27,7 @@ def attempts(letters: str) -> list[str]:
 
 
 def chiefs(summary: Summary) -> list[Row]:
-    """One row for each family that a reader wants to see side by side, near one budget: ours, rivals, peers."""
+    """One row for each family that a reader wants to see side by side, near one budget: ours, rivals, closest peers."""
     budget = min(budgets(summary), key=lambda b: abs(b - BUDGET))
     metric = summary.closeness
     sign = 1 if better(metric) == "higher" else -1
@@ -42,8 +43,9 @@ def chiefs(summary: Summary) -> list[Row]:
     released = [r for r in summary.ran if r.info.spec.startswith(RELEASED)]
     found = [row for rows in of["ours"] for row in nearest(rows)]
     found += [*best("fixed"), *best(*BLIND), *nearest(released)]
-    found += [row for rows in of["peer"] for row in nearest(rows)]
-    return list({row.info.spec: row for row in found}.values())
+    peers = [row for rows in of["peer"] for row in nearest(rows)]
+    found += sorted(peers, key=lambda r: -sign * r.median(metric))
+    return list({row.info.spec: row for row in found}.values())[:CHIEFS]
 
 
 def timeline(summary: Summary) -> Figure | None:
