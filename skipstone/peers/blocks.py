@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from ..errors import GuestError
 from ..policies._ranges import number, whole
 from ..registry import register
 from .base import Running, denoiser_of
-from .harness import leaf
+from .harness import arguments, leaf
 from .hooked import Clock, Hooked, block_list, fresh
 
 # What calibration runs have measured: denoiser -> what was run -> a ratio for each step.
@@ -120,7 +121,9 @@ class MagCache(Hooked):
     def prepare(self, pipe: Any, **call: Any) -> None:
         """Run the pipeline once with these arguments of its call, to measure the ratios for such runs."""
         if self.refusal(pipe) is None:
-            ratios_of(pipe, call)
+            told = arguments(inspect.signature(type(pipe).__call__), pipe, **call)
+            if known_ratios(pipe, told) is None:
+                ratios_of(pipe, told)
 
     @contextmanager
     def installed(self, pipe: Any) -> Iterator[Running]:

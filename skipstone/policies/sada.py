@@ -28,7 +28,8 @@ class Sada(Policy):
     code takes it through the steps numbered 1 mod `lagrange_every`, called or not: the same where all of these lie
     behind `lagrange_step` on a grid even in t, a little older before (of a flow it repeats, as above).
 
-    The released x^ looks ahead by one entry of the noise table, not by the whole step; this is kept. What is left out:
+    The released x^ looks ahead by one entry of the noise table, not by the whole step; this is kept. Right after a skip
+    the mean may lie within rounding of 0, where another machine may decide otherwise. What is left out:
     where the criterion fails, SADA computes attention for the unstable tokens alone, which spares a part of such calls.
     Steps are numbers for a grid of 50, as published. Of the paper only the abstract was read; this follows its code.
 
