@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from .. import registry
 from ..errors import SpecError
 from ..policies.error_control import ErrorControl
+from ..policies.mask import spelling
 from .columns import FEWER, Column, Sampler, parse_column
-from .fixed import Tuner, greedy_masks, samplers_at, spelt_steps, way_of
+from .fixed import Tuner, greedy_masks, samplers_at, way_of
 from .race import Row
 from .store import RowInfo
 
@@ -87,7 +88,7 @@ class Baselines:
         """Masks found by greedy search, one for each budget."""
 
         def masked(skips: frozenset[int]) -> Column:
-            return self.column(f"mask(skips={spelt_steps(skips)!r}, {forecast()})")
+            return self.column(f"mask(skips={spelling(skips)!r}, {forecast()})")
 
         def score(skips: frozenset[int]) -> float | None:
             found = searcher.score(masked(skips))

@@ -143,8 +143,9 @@ def _head(spec: str) -> Policy | Peer:
     try:
         policy: Policy = registry.parse("policy", spec)
     except UnknownName as e:
-        peers = ", ".join(registry.names("peer"))
-        raise UnknownName(f"{e} Peers: {peers}." if peers else str(e)) from None
+        peers = registry.names("peer")
+        guess = registry.suggest(spec.partition("(")[0].strip(), peers)
+        raise UnknownName(f"{e} Peers: {', '.join(peers)}.{guess}") from None
     return policy
 
 

@@ -154,14 +154,3 @@ def _apart(ranked: Sequence[int], count: int) -> frozenset[int]:
         if len(chosen) < count and not {step - 1, step + 1} & chosen:
             chosen.add(step)
     return frozenset(chosen)
-
-
-def spelt_steps(skips: frozenset[int]) -> str:
-    """Steps as `mask` reads them: "3,4,6-8"."""
-    runs: list[list[int]] = []
-    for step in sorted(skips):
-        if runs and step == runs[-1][-1] + 1:
-            runs[-1].append(step)
-        else:
-            runs.append([step])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)

@@ -1,0 +1,236 @@
+"""Rows raced on a tiny pipeline: counted cost, closeness, peers, refusals, and going on after a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from skipstone.backbones.module import CallCounter
+from skipstone.bench.baselines import interval_calls, ours
+from skipstone.bench.benchmark import Benchmark, Settings
+from skipstone.bench.columns import Column, parse_column
+from skipstone.bench.converged import References, Shot
+from skipstone.bench.cost import metered
+from skipstone.bench.fixed import Tuner, greedy_masks, samplers_at
+from skipstone.bench.guest import Guest
+from skipstone.bench.pipelines import Checkpoint
+from skipstone.bench.prompts import Prompt
+from skipstone.bench.race import Race, Row, time_rows
+from skipstone.bench.store import SAMPLES, Header, Record, Store
+from skipstone.bench.subject import Item
+from skipstone.errors import GuestError
+from skipstone.metrics import PSNR, SSIM
+from skipstone.metrics.latents import LatentError
+from skipstone.peers.base import Peer
+
+STEPS = 6
+SHOTS = [Shot(Prompt(text, text, ""), seed) for seed, text in enumerate(("a", "b", "c"))]
+CLOSE = {"psnr": PSNR(), "ssim": SSIM(), "latent": LatentError()}
+
+
+@dataclass(frozen=True)
+class EveryOther(Peer):
+    """Runs the network at every second call, and says what it said before at the others."""
+
+    refuses: bool = False
+    name: ClassVar[str] = "every_other"
+
+    def refusal(self, pipe: Any) -> str | None:
+        return "not applicable: it was told to refuse" if self.refuses else None
+
+    @contextmanager
+    def applied(self, pipe: Any) -> Iterator[None]:
+        bare, said, calls = pipe.unet.forward, [], [0]
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            calls[0] += 1
+            if calls[0] % 2:
+                said[:] = [bare(*args, **kwargs)]
+            return said[0]
+
+        pipe.unet.forward = forward
+        try:
+            yield
+        finally:
+            del pipe.unet.forward
+
+
+@pytest.fixture(scope="module")
+def guest(tiny_model: Path) -> Guest:
+    return Guest(Checkpoint.find(str(tiny_model)), device="cpu")
+
+
+def column(spec: str) -> Column:
+    return parse_column(spec, None, None, STEPS)
+
+
+def peer(refuses: bool = False) -> Row:
+    made = ours(replace(column("fixed"), policy=EveryOther(refuses)))
+    assert made.info.group == "peer"
+    assert made.info.family == "every_other"
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    full = column("fixed").spec
+    converged = (column("fixed @ dpmpp / trailing / 12").spec, column("fixed @ unipc / trailing / 8").spec)
+    return Store.create(tmp_path, Header("0", "tiny", {}, 7.5, {}, full, converged, "", "", "", {}))
+
+
+def race(guest: Guest, store: Store, batch: int = 2) -> Race:
+    header = store.header
+    references = References(store.folder, column(header.reference), tuple(map(column, header.converged)))
+    return Race(guest, references, CLOSE, {}, batch)
+
+
+def by_row(store: Store) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for r in store.records:
+        found.setdefault(r.row, []).append(r)
+    return found
+
+
+def test_a_race_counts_what_each_row_costs_and_how_close_it_comes(guest: Guest, store: Store) -> None:
+    specs = ["fixed", "interval(every=2, warmup=2)", "guidance_gate(below=0.6)", "fixed @ own / 3"]
+    rows = [*(ours(column(spec)) for spec in specs), peer()]
+    bare = guest.draw([SHOTS[0].item], column("fixed"))[0][0].x
+    store = race(guest, store).confirm(race(guest, store).run(store, SHOTS, rows), SHOTS)
+    full, mask, gate, short, other = (by_row(store)[row.info.spec] for row in rows)
+    assert [r.sample for r in full] == ["a:0", "b:1", "c:2"]
+    assert all(r.identical and r.values["psnr_full"] == 99.0 and r.values["latent_full"] == 0.0 for r in full)
+    assert [(r.calls, r.cond, r.uncond, r.decisions) for r in mask] == [(4, 4, 4, "CC.C.C")] * 3
+    assert [(r.calls, r.cond, r.uncond, r.decisions) for r in gate] == [(4.5, 6, 3, "CCCccc")] * 3
+    assert [r.calls for r in short] == [3.0] * 3
+    assert all(r.macs_calls == pytest.approx(r.calls) for r in (*full, *mask, *gate, *short))
+    # The peer puts every row into the network, which only works on half of them.
+    assert [(r.calls, r.decisions) for r in other] == [(6, "")] * 3
+    assert all(r.macs_calls == pytest.approx(3) and not r.identical for r in other)
+    assert all(r.values["latent_full"] > 0 and r.values["psnr_full"] < 99 for r in (*mask, *gate, *short, *other))
+    assert all(r.values["psnr_converged"] < 99 and (store.folder / r.picture).is_file() for r in store.records)
+    assert store.header.agreement["samples"] == 3
+    assert store.header.agreement["worst"] > 20
+    assert (guest.draw([SHOTS[0].item], column("fixed"))[0][0].x == bare).all(), "a peer left something behind"
+
+
+def test_rows_that_the_model_cannot_run_are_named(guest: Guest, store: Store) -> None:
+    rows = [ours(column("fixed")), ours(column("pid")), peer(refuses=True), ours(column("fixed @ dpm_adaptive"))]
+    store = race(guest, store).run(store, SHOTS[:1], rows)
+    notes = {row.spec: row.note for row in store.header.rows}
+    assert notes[rows[0].info.spec] == ""
+    assert "adaptive solver" in notes[rows[1].info.spec]
+    assert notes[rows[2].info.spec] == "not applicable: it was told to refuse"
+    assert all(notes[row.info.spec].startswith("not applicable: ") for row in rows[1:3])
+    assert rows[0].info.spec in by_row(store)
+
+
+def test_a_race_that_was_cut_off_goes_on_with_what_is_missing(guest: Guest, store: Store) -> None:
+    rows = [ours(column("fixed")), ours(column("interval(every=2, warmup=2)"))]
+    racing = race(guest, store, batch=1)
+    store = racing.run(store, SHOTS, rows)
+    whole, path = store.records, store.folder / SAMPLES
+    path.write_bytes(path.read_bytes()[:-25])  # in the last record: the mask's third sample
+    store = Store.open(store.folder, store.header)
+    with CallCounter(guest.pipe.unet) as counter:
+        racing.run(store, SHOTS, rows)
+    assert counter.rows == 2 * 4 + 2 * 4, "the probe of 4 steps and a run of 4 calls, of two branches"
+    assert store.records == whole
+
+
+def test_seconds_are_taken_beside_the_full_run(guest: Guest, store: Store) -> None:
+    rows = [ours(column("fixed @ own / 3")), peer(), peer(refuses=True)]
+    store = race(guest, store).run(store, SHOTS[:1], rows)
+    time_rows(guest, store, SHOTS[:1], rows, column("fixed"), 2)
+    time_rows(guest, store, SHOTS[:1], rows, column("fixed"), 2)  # nothing is left to do
+    found = store.timings
+    assert [(t.row, t.repeat) for t in found] == [(r.info.spec, k) for k in (0, 1) for r in rows[:2]]
+    assert all(t.seconds > 0 and t.baseline_seconds > 0 and t.peak_bytes is None for t in found)
+
+
+def test_multiply_accumulates_are_those_of_the_formula() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.convolution = nn.Linear(8, 8), nn.Conv2d(3, 5, 3, padding=1)
+
+        def forward(self, x: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)  # (2, 1, 7, 8)
+            self.convolution(picture)
+            return nn.functional.scaled_dot_product_attention(y, y, y)
+
+    net = Net()
+    with torch.inference_mode(), metered([net]) as meter:
+        for _ in range(3):
+            net(torch.randn(2, 1, 7, 8), picture=torch.randn(2, 3, 4, 4))
+        net.linear(torch.randn(50, 8))  # not a call of the network
+    linear, attention, convolution = 2 * 7 * 8 * 8, 2 * 2 * 7 * 7 * 8, 2 * 16 * 5 * 27
+    assert meter.macs == 3 * (linear + attention + convolution)
+    assert meter.rows == 6
+
+
+def test_a_peer_that_breaks_is_an_error_of_its_own_name(guest: Guest) -> None:
+    class Broken(EveryOther):
+        @contextmanager
+        def applied(self, pipe: Any) -> Iterator[None]:
+            raise RuntimeError("no such block\nmore")
+            yield
+
+    own = guest.pipe.scheduler
+    with pytest.raises(GuestError, match=r"every_other failed to accelerate .*: no such block\."):
+        guest.draw([Item("a", 0)], replace(column("fixed"), policy=Broken()))
+    assert guest.pipe.scheduler is own
+
+
+def test_blind_masks_are_counted_as_they_run(guest: Guest) -> None:
+    for every, warmup in ((2, 2), (3, 2), (4, 3)):
+        spec = f"interval(every={every}, warmup={warmup}) @ own / 12"
+        made, _ = guest.draw([SHOTS[0].item], column(spec))
+        assert sum(interval_calls(12, every, warmup)) == made[0].calls
+
+
+def test_candidates_are_measured_once_and_kept(guest: Guest, store: Store) -> None:
+    racing = race(guest, store)
+    tuner = Tuner(guest, racing.references, store, SHOTS[:2])
+    candidates = [*samplers_at(guest, 4), column("pid @ own / 4"), column("fixed @ dpmpp / trailing / 12")]
+    assert {"ddim / trailing", "heun / leading"} <= {c.spec.split("@ ")[1].rpartition(" / ")[0] for c in candidates}
+    best = tuner.best(candidates, 4, "samplers")
+    assert best is not None
+    calls = {c.spec: s.calls for c in candidates if (s := tuner.score(c)) is not None}
+    assert max(calls.values()) == 12, "the reference itself, which is over the budget"
+    scores = {c: s.median for c in candidates if (s := tuner.score(c)) is not None and s.calls <= 4.5}
+    assert scores[best] == max(scores.values())
+    assert column("pid @ own / 4") not in scores
+    again = Tuner(guest, racing.references, Store.load(store.folder), SHOTS[:2])
+    with CallCounter(guest.pipe.unet) as counter:
+        assert again.best([c for c in candidates if c.spec in calls], 4, "samplers") == best
+    assert counter.rows == 0
+
+
+def test_the_greedy_search_finds_the_steps_that_cost_least() -> None:
+    worth = {i: float((7 * i) % 12) for i in range(12)}  # all different: the best set is the cheapest steps
+    found = greedy_masks(lambda skips: -sum(worth[i] for i in skips), 12, [10, 6], warmup=2, tail=1, take=0.01)
+    free = sorted(range(2, 11), key=worth.__getitem__)
+    assert found == {10: frozenset(free[:2]), 6: frozenset(free[:6])}
+    coarse = greedy_masks(lambda skips: -sum(worth[i] for i in skips), 12, [6], warmup=2, tail=1, take=0.5)
+    assert len(coarse[6]) == 6
+    assert coarse[6] <= frozenset(range(2, 11))
+
+
+def test_prompts_of_the_tuning_are_not_in_the_test(guest: Guest, tmp_path: Path) -> None:
+    many, few = tmp_path / "many.txt", tmp_path / "few.txt"
+    many.write_text("".join(f"{c} {d}\n" for c in "abcde" for d in "fghij"))
+    few.write_text("a\n")
+    quick = Settings(str(many), limit=6, tuned=3, seeds=2, budgets=(2,), steps=STEPS, peers=("none",))
+    planned = Benchmark.of(guest, quick)
+    assert (len(planned.shots), len(planned.tuning)) == (12, 3)
+    assert not {s.prompt.text for s in planned.shots} & {s.prompt.text for s in planned.tuning}
+    alone = Benchmark.of(guest, replace(quick, prompts=str(few)))
+    assert "other seeds" in alone.about["tuning"]
+    assert not {s.seed for s in alone.shots} & {s.seed for s in alone.tuning}
