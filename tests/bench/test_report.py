@@ -18,6 +18,7 @@ from PIL import Image
 from skipstone.bench.answers import Ratio, _cost_at, answer, at_equal_ssim
 from skipstone.bench.converged import named
 from skipstone.bench.report import write
+from skipstone.bench.report.gallery import Album, galleries
 from skipstone.bench.report.verdicts import lead
 from skipstone.bench.store import REFERENCES, Header, Record, RowInfo, Store, Timing
 from skipstone.bench.summary import front, summarise
@@ -213,6 +214,19 @@ def test_half_a_benchmark_is_reported_too(tmp_path: Path) -> None:
         write(store.folder)
     store.append(Record(FULL, "a:0", "a", "a", "", 0, 50, 50, 50, None, None, {"psnr_full": 99.0}))
     assert {p.name for p in write(store.folder)} == {"report.html", "table.md", "summary.json"}
+
+
+def test_galleries_begin_with_the_worst_and_keep_each_picture_once(store: Store) -> None:
+    summary, album = summarise(store), Album(store.folder)
+    shown = galleries(summary, album)
+    assert FULL not in shown
+    for spec, samples in shown.items():
+        closeness = [s.record.values["psnr_converged"] for s in samples]
+        assert len(samples) == 10
+        assert closeness == sorted(closeness)
+        assert samples[0].record.sample == summary.row(spec).figures["psnr_converged"].worst_sample
+        assert None not in {number for s in samples for number in (s.picture, s.full, s.converged)}
+    assert len(album.uris) == len(shown) * 10 + 2 * 12  # each row's own, and two references of every sample
 
 
 # -- The files -----------------------------------------------------------------------------------
