@@ -14,7 +14,7 @@ help:  ## this list
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,train,metrics]" "$(MLX)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,train,metrics,peers]" "$(MLX)"
 	touch $@
 
 demo: $(READY)  ## six prompts on the embedded model: pictures, calls, timeline, table
