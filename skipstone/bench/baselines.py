@@ -11,7 +11,7 @@ from ..errors import SpecError
 from ..policies.error_control import ErrorControl
 from ..policies.mask import spelling
 from .columns import FEWER, Column, Sampler, parse_column
-from .fixed import Tuner, greedy_masks, samplers_at, way_of
+from .fixed import Tuner, greedy_masks, improved, sampler_at, samplers_at, way_of
 from .race import Row
 from .store import RowInfo
 
@@ -19,6 +19,7 @@ GATES = ("guidance_gate(below=0.75)", "guidance_gate", "guidance_gate(below=0.25
 BELOW = (0.3, 0.5, 0.7)  # gates that masks are joined with
 EVERY = range(2, 11)
 WARMUP = range(2, 8)
+JOINED = (2, 4)  # warm-ups of masks that are joined with gates
 SHOWN = ("safe", "balanced", "fast", "adaptive_diffusion")  # policies where none are said
 
 
@@ -97,8 +98,11 @@ class Baselines:
         def tell(done: int, total: int) -> None:
             searcher.tell(f"Searching the {family}", done, total)
 
-        for calls, skips in greedy_masks(score, self.sampler.steps, self.budgets, tell=tell).items():
-            yield row(masked(skips), group, family, f"calls={calls}", f"{family}, {calls} calls")
+        steps = self.sampler.steps
+        for calls, skips in greedy_masks(score, steps, self.budgets, tell=tell).items():
+            blind = [_skipped(called) for called in _intervals(steps).values() if sum(called) == calls]
+            best = improved(score, [skips, *blind], steps)
+            yield row(masked(best), group, family, f"calls={calls}", f"{family}, {calls} calls")
 
     def _fixed(self) -> Iterator[Row]:
         """The best solver and grid at each budget, and the curve of the one that wins most often."""
@@ -112,28 +116,37 @@ class Baselines:
                 yield row(best, "fixed", "best fixed sampler", f"calls={calls}")
         for way, _ in won.most_common(1):
             for calls in sorted({*self.budgets, self.sampler.steps}):
-                column = parse_column(f"fixed @ {way} / {calls}", None, None, calls)
+                column = sampler_at(way, calls)
                 if column.spec not in taken:
                     yield row(column, "fixed", f"fixed @ {way}", f"steps={calls}")
 
     def _masks(self, calls: int) -> list[Column]:
-        steps = self.sampler.steps
-        found = [(k, w) for k in EVERY for w in WARMUP if abs(sum(interval_calls(steps, k, w)) - calls) <= 1]
-        return [self.column(f"interval(every={k}, warmup={w}, {forecast()})") for k, w in found]
+        found = _intervals(self.sampler.steps)
+        near = [way for way, called in found.items() if abs(sum(called) - calls) <= 1]
+        return [self.column(f"interval(every={k}, warmup={w}, {forecast()})") for k, w in near]
 
     def _masks_and_gates(self, calls: int) -> list[Column]:
         """Masks whose calls, those below the gate counted half, are near the budget on a uniform grid."""
         steps = self.sampler.steps
         found = []
         for below in BELOW:
-            for every in EVERY:
-                for warmup in (2, 4):
-                    called = interval_calls(steps, every, warmup)
-                    spent = sum(1.0 if 1 - i / steps >= below else 0.5 for i, c in enumerate(called) if c)
-                    if abs(spent - calls) <= 1:
-                        mask = f"interval(every={every}, warmup={warmup}, {forecast()})"
-                        found.append(self.column(f"{mask} | guidance_gate(below={below})"))
+            for (every, warmup), called in _intervals(steps).items():
+                spent = sum(1.0 if 1 - i / steps >= below else 0.5 for i, c in enumerate(called) if c)
+                if warmup in JOINED and abs(spent - calls) <= 1:
+                    mask = f"interval(every={every}, warmup={warmup}, {forecast()})"
+                    found.append(self.column(f"{mask} | guidance_gate(below={below})"))
         return found
+
+
+def _intervals(steps: int) -> dict[tuple[int, int], tuple[bool, ...]]:
+    """(every, warmup) -> which steps are called; of settings that call the same steps, the first."""
+    ways = {(k, w): tuple(interval_calls(steps, k, w)) for k in EVERY for w in WARMUP}
+    first = {called: way for way, called in reversed(ways.items())}
+    return {way: called for way, called in ways.items() if first[called] == way}
+
+
+def _skipped(called: Sequence[bool]) -> frozenset[int]:
+    return frozenset(i for i, c in enumerate(called) if not c)
 
 
 def ours(column: Column) -> Row:

@@ -121,6 +121,8 @@ class Benchmark:
         for calls in settings.budgets:
             if not 0 < calls < sampler.steps:
                 raise SpecError(f"Expected a --budget between 1 and {sampler.steps - 1} calls, got {calls}.")
+        if settings.converged:
+            converged_columns(subject, said=settings.converged)
         test, tuning, about = _prompts(settings)
         subject.check([prompt.text for prompt in (*test, *tuning)])
         seeds = range(settings.seed, settings.seed + settings.seeds)

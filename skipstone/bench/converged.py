@@ -70,6 +70,8 @@ def converged_columns(subject: Subject, steps: int = STEPS, said: Sequence[str] 
     """
     own = subject.defaults
     if said:
+        if len(said) != 2:
+            raise SpecError(f"Expected two --converged, the second to confirm the first, got {len(said)}.")
         return tuple(subject.admit(parse_column(spec, own.solver, own.grid, steps)) for spec in said)
     for pair in PAIRS:
         try:

@@ -103,15 +103,20 @@ class Choice:
 
     def _pebble_as_guest(self) -> Subject:
         """Pebble's pipeline, from the noise and with the defaults that the engine has for it."""
+        from ..bench.columns import Sampler
         from ..bench.engine import DEFAULTS, Engine
+        from ..bench.pipelines import Checkpoint
+        from ..bench.samplers import flows
         from ..pebble.model import find
 
         engine = Engine(self.model, Path(self.model).name, self.guidance)
+        folder = str(find(self.model))
+        flowing = flows(Checkpoint.find(folder).scheduler)  # whose grid diffusers leaves to the pipeline
         return self._guest(
-            str(find(self.model)),
+            folder,
             said_guidance=engine.guidance,
             noise=lambda seed: engine.pebble.problem("noise", seed, 1).x,
-            own=DEFAULTS,
+            own=Sampler(None, None, DEFAULTS.steps) if flowing else DEFAULTS,
             called=engine.name,
             scored=lambda: engine.judge,
         )

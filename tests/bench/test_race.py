@@ -18,13 +18,14 @@ from skipstone.bench.benchmark import Benchmark, Settings
 from skipstone.bench.columns import Column, parse_column
 from skipstone.bench.converged import References, Shot
 from skipstone.bench.cost import metered
-from skipstone.bench.fixed import Tuner, greedy_masks, samplers_at
+from skipstone.bench.fixed import Tuner, greedy_masks, improved, samplers_at
 from skipstone.bench.guest import Guest
 from skipstone.bench.pipelines import Checkpoint
 from skipstone.bench.prompts import Prompt
 from skipstone.bench.race import Race, Row, time_rows
 from skipstone.bench.store import SAMPLES, Header, Record, Store
 from skipstone.bench.subject import Item
+from skipstone.cli.options import Choice
 from skipstone.errors import GuestError
 from skipstone.metrics import PSNR, SSIM
 from skipstone.metrics.latents import LatentError
@@ -118,6 +119,14 @@ def test_a_race_counts_what_each_row_costs_and_how_close_it_comes(guest: Guest, 
     assert store.header.agreement["samples"] == 3
     assert store.header.agreement["worst"] > 20
     assert (guest.draw([SHOTS[0].item], column("fixed"))[0][0].x == bare).all(), "a peer left something behind"
+
+
+def test_latents_are_those_of_the_loop() -> None:
+    fast = parse_column("fixed @ ddim / trailing / 2", None, None, 2)
+    item = Item("a red apple on a blue background", 3)
+    [[engine], _], [[guest], _] = (Choice(as_guest=way).subject().draw([item], fast) for way in (False, True))
+    assert engine.latent.shape == guest.latent.shape
+    assert abs(engine.latent - guest.latent).max() < 1e-3
 
 
 def test_rows_that_the_model_cannot_run_are_named(guest: Guest, store: Store) -> None:
@@ -221,6 +230,17 @@ def test_the_greedy_search_finds_the_steps_that_cost_least() -> None:
     coarse = greedy_masks(lambda skips: -sum(worth[i] for i in skips), 12, [6], warmup=2, tail=1, take=0.5)
     assert len(coarse[6]) == 6
     assert coarse[6] <= frozenset(range(2, 11))
+
+
+def test_a_search_is_never_worse_than_its_starts() -> None:
+    target = frozenset((3, 5, 8))
+
+    def score(skips: frozenset[int]) -> float:
+        return -sum(min(abs(i - t) for t in target) for i in skips)
+
+    starts = [frozenset((4, 6, 8)), frozenset((7, 9, 10))]
+    assert improved(score, starts, 12) == target
+    assert improved(score, [target], 12) == target
 
 
 def test_prompts_of_the_tuning_are_not_in_the_test(guest: Guest, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_results_are_neither_overwritten_nor_merged_with_others(
         (("--prompts", "nothing.txt"), "nothing.txt"),
         (("--prompts", "absent.txt"), "absent.txt"),
         (("--category", "birds"), "no category 'birds'"),
-        (("--converged", "fixed @ ddim / nowhere"), "nowhere"),
+        (("--converged", "fixed @ ddim / own"), "Expected two --converged"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_written(
