@@ -18,8 +18,8 @@ from .store import RowInfo
 GATES = ("guidance_gate(below=0.75)", "guidance_gate", "guidance_gate(below=0.25)", "guidance_gate(every=4)")
 BELOW = (0.3, 0.5, 0.7)  # gates that masks are joined with
 EVERY = range(2, 11)
-WARMUP = range(2, 8)
-JOINED = (2, 4)  # warm-ups of masks that are joined with gates
+WARMUP = (2, 3, 4, 5, 6, 8, 10, 12, 15, 18)
+JOINED = (2, 4, 8, 12, 18)  # warm-ups of masks that are joined with gates
 SHOWN = ("safe", "balanced", "fast", "adaptive_diffusion")  # policies where none are said
 
 
