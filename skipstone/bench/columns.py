@@ -4,6 +4,7 @@
     fixed @ dpmpp(order=2) / karras / 20          a fixed sampler
     third_order | budget(calls=20) @ ddim         only the solver differs
     fewer @ dpmpp(order=2) / karras               as many steps as the column to its left needs calls
+    stride @ 50                                   a policy that brings its own solver, `adams`
     third_order @ own                             the model's own solver and grid; `own / karras` changes the grid
     deepcache(interval=3) @ dpmpp                 a peer: somebody else's accelerator, in a diffusers pipeline
 
@@ -130,6 +131,8 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
         parts = [OWN, OWN]
     if len(parts) == 2 or (parts and _kind(parts[0]) == "solver"):
         solver = Sampler.part("solver", parts.pop(0))
+    elif isinstance(policy, Policy) and policy.solver:
+        solver = registry.parse("solver", policy.solver)
     if parts:
         grid = Sampler.part("grid", parts[0])
     return Column(policy, solver, grid, 0 if policy is None else steps, said)

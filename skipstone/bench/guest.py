@@ -157,7 +157,8 @@ class Guest:
     def admit(self, column: Column) -> Column:
         """The column itself. Raises SpecError where diffusers has no such scheduler for this model."""
         takes = self._takes
-        samplers.scheduler_of(self.checkpoint.scheduler, column.solver, column.grid, column.steps or samplers.PROBE)
+        solver = None if samplers.taken_over(column) else column.solver
+        samplers.scheduler_of(self.checkpoint.scheduler, solver, column.grid, column.steps or samplers.PROBE)
         if samplers.noise_share(column.solver) is not None and "eta" not in takes:
             raise SpecError(f"{self.checkpoint.kind.__name__} takes no eta: only ddim(eta=0) runs in it.")
         if "num_inference_steps" not in takes and column.steps != self.defaults.steps:
@@ -212,14 +213,14 @@ class Guest:
     def adapted(self, column: Column) -> Iterator[Any]:
         """The pipeline under a column's scheduler and policy, or accelerated by a peer, which gives no account."""
         own = self.pipe.scheduler
-        takes_over = column.solver is not None and bool(column.solver.controller)
-        self.pipe.scheduler = samplers.scheduler_of(own, column.solver, column.grid, column.steps)
+        taken = samplers.taken_over(column)
+        self.pipe.scheduler = samplers.scheduler_of(own, None if taken else column.solver, column.grid, column.steps)
         try:
             if column.peer is not None:
                 with accelerated(self.pipe, column.peer):
                     yield None
             else:
-                with adapt(self.pipe, column.decides, solver=column.solver if takes_over else None) as adapted:
+                with adapt(self.pipe, column.decides, solver=taken) as adapted:
                     yield adapted
         finally:
             self.pipe.scheduler = own

@@ -16,7 +16,7 @@ from ..solvers.ddpm import DDPM
 from ..solvers.dpmpp import DPMpp
 from ..solvers.dpmpp_sde import DPMppSDE
 from ..solvers.unipc import UniPC
-from .columns import OWN
+from .columns import OWN, Column
 
 LEVELS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 PROBE = 10  # steps of a grid that is only looked at
@@ -28,7 +28,7 @@ def scheduler_of(own: Any, solver: Solver | None, grid: Grid | None, steps: int 
     Raises:
         SpecError: diffusers has no such scheduler for this model; the message lists what it has.
     """
-    if (solver is None or solver.controller) and grid is None:
+    if solver is None and grid is None:
         return own
     kind = type(own) if solver is None else _counterpart(own, solver)
     takes = inspect.signature(kind.__init__).parameters
@@ -39,6 +39,12 @@ def scheduler_of(own: Any, solver: Solver | None, grid: Grid | None, steps: int 
         _check_open(made, grid)
         _check_apart(made, grid, steps)
     return made
+
+
+def taken_over(column: Column) -> Solver | None:
+    """The solver of a column that runs in place of the pipeline's loop: one that diffusers lacks, or a policy's own."""
+    own = column.policy is not None and column.peer is None and column.decides.solver
+    return column.solver if column.solver is not None and (own or not column.solver.counterpart) else None
 
 
 def flows(scheduler: Any) -> bool:

@@ -6,12 +6,13 @@ answer, is in `requests.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
-Clock: TypeAlias = Literal["t", "logsnr"]
-Against: TypeAlias = Clock | Literal["calls", "adams"]  # what a forecast knows besides, for rules of others
+Clock: TypeAlias = Literal["t", "logsnr", "angle"]
+Against: TypeAlias = Clock | Literal["calls", "sada"]  # what a forecast knows besides, for rules of others
 View: TypeAlias = Literal["eps", "x0", "v", "flow"]
 INFINITY = float("inf")
 
@@ -45,8 +46,8 @@ class Forecast:
     clean estimate of now becomes the result.
 
     Two clocks are there to repeat what others published. On "calls" the calls are numbered and the forecast is the
-    next number, whatever their times: of order 1, twice the last less the one before. "adams" repeats the last
-    prediction at the latent that SADA extrapolates, in place of the one that is there (see `adams.py`).
+    next number, whatever their times: of order 1, twice the last less the one before. "sada" repeats the last
+    prediction at the latent that SADA extrapolates, in place of the one that is there (see `sada.py`).
     """
 
     order: int = 0
@@ -175,6 +176,14 @@ class Run:
                 return (1 - w) * clocks[i - 1] + w * clocks[i]
         return clocks[-1]
 
+    def angle(self, t: float) -> float:
+        """atan(sigma / alpha) at t, from pi / 2 (noise) to 0 (data), linear between the times of the grid."""
+        grid = self.grid
+        i = next((i for i in range(1, len(grid)) if t >= grid[i]), len(grid) - 1)
+        w = min(1.0, max(0.0, (grid[i - 1] - t) / (grid[i - 1] - grid[i])))
+        before, after = (math.atan(math.exp(-self.clocks[k])) for k in (i - 1, i))
+        return (1 - w) * before + w * after
+
     def time(self, clock: float) -> float:
         """The time at which `clock` has this value, before which it is smaller; clipped to the ends of the grid."""
         grid, clocks = self.grid, self.clocks
@@ -217,6 +226,11 @@ class Policy:
     def sites(self) -> frozenset[str]:
         """Sites this policy may ask to forecast."""
         return frozenset()
+
+    @property
+    def solver(self) -> str:
+        """Spec of the solver that it is made for, used where no other is said; "" where any will do."""
+        return ""
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         """Amend `proposal`, or return it unchanged."""
@@ -261,6 +275,10 @@ class Chain(Policy):
     @property
     def sites(self) -> frozenset[str]:
         return frozenset().union(*(p.sites for p in self.parts))
+
+    @property
+    def solver(self) -> str:
+        return next((p.solver for p in self.parts if p.solver), "")
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         return self.consult([run], [proposal])[0]

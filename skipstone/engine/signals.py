@@ -15,7 +15,7 @@ from ..numerics.extrapolate import lagrange_weights
 from ..numerics.parametrize import to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
-from .adams import look_ahead, repeated, slopes, view
+from .sada import look_ahead, repeated, slopes, view
 from .contracts import Against, Clock, Forecast, View
 from .requests import Estimate, Node, Step
 
@@ -46,6 +46,8 @@ class Signal:
 
 def clock_of(schedule: Schedule, clock: Clock, t: float) -> float:
     """The time t on the chosen clock."""
+    if clock == "angle":
+        return schedule.angle(t)
     return t if clock == "t" else schedule.clock(t)
 
 
@@ -64,7 +66,7 @@ def on_clock(times: Sequence[float], clock: Clock, schedule: Schedule) -> list[i
 
 def extrapolate(points: Sequence[tuple[float, Any]], order: int, clock: Against, schedule: Schedule, t: float) -> Any:
     """Value at t of the polynomial through the last `order + 1` usable (time, value) points."""
-    if clock == "calls" or clock == "adams":
+    if clock == "calls" or clock == "sada":
         numbered = points[-(order + 1) :]
         return combine(lagrange_weights(range(len(numbered)), len(numbered)), [v for _, v in numbered])
     usable = [points[i] for i in on_clock([p[0] for p in points], clock, schedule)][-(order + 1) :]
@@ -81,7 +83,7 @@ def forecast(
     recent = nodes[-(how.order + 2) :]  # one to spare, should one lie at infinite log-SNR
     points = [(n.t, view(n, how.of, schedule)) for n in recent]
     output = extrapolate(points, how.order, how.clock, schedule, t)
-    if how.clock == "adams" and len(timeline) >= 3:
+    if how.clock == "sada" and len(timeline) >= 3:
         ahead = look_ahead(timeline, nodes, how.of, schedule)
         return Estimate(to_x0(how.of, output, ahead, schedule.alpha(t), schedule.sigma(t)), 0.0)
     x0 = to_x0(how.of, output, x, schedule.alpha(t), schedule.sigma(t))
@@ -159,7 +161,7 @@ class Stability(Signal):
 
     With y the slope dx / dt of the flow, x^ is the latent that y extrapolates and D2 = y - 2 y_1 + y_2 its second
     difference over the last three steps. A skipped step's y is made of the last prediction, repeated. Of a flow the
-    mean of -D2 alone, and 0 at a skipped step, as released; see `adams.py`.
+    mean of -D2 alone, and 0 at a skipped step, as released; see `sada.py`.
 
     Args:
         of: What the network predicts: eps, v or x0 (a diffusion), or flow.

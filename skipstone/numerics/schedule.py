@@ -39,6 +39,10 @@ class Schedule:
             return -CLOCK_LIMIT if a <= 0.0 else CLOCK_LIMIT
         return min(CLOCK_LIMIT, max(-CLOCK_LIMIT, math.log(a / s)))
 
+    def angle(self, t: float) -> float:
+        """atan(sigma / alpha), from pi / 2 (noise) to 0 (data): z = x / hypot(alpha, sigma) turns by it from noise to x0."""
+        return math.atan2(self.sigma(t), self.alpha(t))
+
     def time(self, clock: float) -> float:
         """The t in [0, 1] at which `clock(t)` has this value (by bisection; clipped at the ends)."""
         low, high = 0.0, 1.0  # clock falls as t grows

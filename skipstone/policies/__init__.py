@@ -9,9 +9,11 @@ from .forecast import ForecastKind as ForecastKind
 from .guidance_gate import GuidanceGate as GuidanceGate
 from .interval import Interval as Interval
 from .mask import Mask as Mask
+from .path import Path as Path
 from .pid import PID as PID
 from .random_skip import RandomSkip as RandomSkip
 from .sada import Sada as Sada
+from .stride import Stride as Stride
 from .third_order import ThirdOrder as ThirdOrder
 from .third_order import ThirdOrderReleased as ThirdOrderReleased
 from .zeus import Zeus as Zeus

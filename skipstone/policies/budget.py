@@ -33,7 +33,7 @@ class Budget(Policy):
             less and less later. 0 spreads evenly from the first step, 1 allows to spend it all at once.
         order: Of the forecast, 0..3.
         of: View that is forecast: eps, x0, v or flow.
-        clock: What it is forecast against: logsnr or t.
+        clock: What it is forecast against: logsnr, t or angle.
 
     Raises:
         SpecError: a setting out of range.

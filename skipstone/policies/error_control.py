@@ -45,7 +45,7 @@ class ErrorControl(Policy):
         tail: Steps at the end that are always called, >= 0.
         order: Of the forecast, 0..3.
         of: View that is forecast: eps, x0, v or flow.
-        clock: What it is forecast against: logsnr or t.
+        clock: What it is forecast against: logsnr, t or angle.
 
     Raises:
         SpecError: a setting out of range.
@@ -115,7 +115,7 @@ class ErrorControl(Policy):
         return math.prod(abs(self._place(run, t) - self._place(run, n)) for n in used)
 
     def _place(self, run: Run, t: float) -> float:
-        return t if self.clock == "t" else run.clock(t)
+        return {"t": lambda t: t, "logsnr": run.clock, "angle": run.angle}[self.clock](t)
 
     def _weight(self, run: Run, t: float, t_end: float) -> float:
         """By how much an error of 1 in `of`, made over a step, moves the sample."""

@@ -26,7 +26,7 @@ class GuidanceGate(Policy):
         every: Steps from one full call to the next below that time, >= 0. 1 never shuts it; 0 calls no more.
         order: Of the branch's forecast, 0..3. 0 repeats its last output; more needs `every` >= 2, because
             a polynomial that is never renewed runs away.
-        clock: What it is forecast against: logsnr or t.
+        clock: What it is forecast against: logsnr, t or angle.
 
     Raises:
         SpecError: a setting out of range.

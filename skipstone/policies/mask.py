@@ -27,7 +27,7 @@ class Mask(Policy):
             called, as is every step where nothing was called before; numbers past the last step do nothing.
         order: Of the forecast, 0..3.
         of: View that is forecast: eps, x0, v or flow.
-        clock: What it is forecast against: logsnr or t.
+        clock: What it is forecast against: logsnr, t or angle.
 
     Raises:
         SpecError: a setting out of range, or numbers that cannot be read.

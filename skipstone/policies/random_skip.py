@@ -27,7 +27,7 @@ class RandomSkip(Policy):
         tail: Steps at the end that are always called, >= 0.
         order: Of the forecast, 0..3.
         of: View that is forecast: eps, x0, v or flow.
-        clock: What it is forecast against: logsnr or t.
+        clock: What it is forecast against: logsnr, t or angle.
 
     Raises:
         SpecError: a setting out of range.

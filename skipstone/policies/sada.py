@@ -104,4 +104,4 @@ class Sada(Policy):
             return None
         if self.of == "flow":
             return Forecast(1 if streak == 0 else 0, "flow", "calls")
-        return Forecast(self.lagrange - 1, "x0", "t") if late else Forecast(0, self.of, "adams")
+        return Forecast(self.lagrange - 1, "x0", "t") if late else Forecast(0, self.of, "sada")

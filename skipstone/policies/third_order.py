@@ -29,7 +29,7 @@ class ThirdOrder(Policy):
         tail: Steps at the end that are always called, >= 0.
         order: Of the forecast, 0..3. Order 0 of eps repeats the last noise prediction, as published.
         of: View that is forecast: eps, x0, v or flow.
-        clock: What it is forecast against: logsnr or t.
+        clock: What it is forecast against: logsnr, t or angle.
 
     Raises:
         SpecError: a setting out of range.

@@ -1,5 +1,6 @@
 """x(t) -> x(t_next), one method per file."""
 
+from .adams import Adams as Adams
 from .ddim import DDIM as DDIM
 from .ddpm import DDPM as DDPM
 from .dpm_adaptive import DPMAdaptive as DPMAdaptive

@@ -44,7 +44,8 @@ def adapt(
         pipe: Any `DiffusionPipeline` whose loop calls `scheduler.step`.
         policy: Which steps call the network: a policy, its spec, or the folder of a saved one.
         solver: Leave None to keep the pipeline's scheduler. A solver or its spec takes the loop over: the whole run
-            happens in the pipeline's first step, for policies that choose their own times (`pid`).
+            happens in the pipeline's first step, for policies that choose their own times (`stride`, which brings
+            its own, and `pid`).
         per_sample: Each sample of a batch goes its own way; False skips a step only where all samples do.
         verify_rows: Check by one extra forward on the first step that rows of the network are independent.
 
@@ -54,13 +55,15 @@ def adapt(
     """
     spec_of(pipe)
     supports(pipe.scheduler)
+    decides = _policy(policy)
+    solver = solver or decides.solver or None
     chosen = registry.parse("solver", solver) if isinstance(solver, str) else solver
     if not isinstance(chosen, Solver | None):
         raise GuestError(
             f"Expected a solver of Skipstone or its spec, got {type(chosen).__name__}: solver='dpmpp'. To change the "
             f"pipeline's own scheduler, set pipe.scheduler."
         )
-    settings = Settings(_policy(policy), chosen, per_sample, verify_rows)
+    settings = Settings(decides, chosen, per_sample, verify_rows)
     if "error" in settings.policy.needs and chosen is None:
         raise GuestError(
             f"{registry.spell(settings.policy)} needs the error that an adaptive solver estimates, and a pipeline's "

@@ -73,7 +73,7 @@ def refuse(solver: Solver, reasons: Mapping[str, bool]) -> None:
         if holds:
             raise GuestError(
                 f"The pipeline cannot be taken over by solver={spell(solver)!r}: {reason}. Adapt it without "
-                f"solver=..., with a policy that keeps to the pipeline's steps."
+                f"solver=..., with a policy that keeps to the pipeline's steps, such as error_control."
             )
 
 

@@ -1,0 +1,53 @@
+"""Land on given times, the same for every sample: a grid found for a model, and what adaptive steps must beat."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from ..engine.contracts import Plan, Policy, Run
+from ..errors import SpecError
+from ..registry import register
+
+
+@register("policy")
+@dataclass(frozen=True)
+class Path(Policy):
+    """Take steps that land on these times and then on the end, whatever the grid says.
+
+    Args:
+        times: Falling times between noise (1) and data (0), apart from both, separated by spaces. None takes
+            every step of the grid.
+
+    Raises:
+        SpecError: times that do not fall, or lie outside of (0, 1).
+
+    References: Sabour et al. 2024, arXiv 2404.14507 (steps aligned to a model); ours as a policy.
+    """
+
+    times: str = ""
+    name: ClassVar[str] = "path"
+    neutral: ClassVar[Mapping[str, Any]] = {"times": ""}
+    solver: ClassVar[str] = "adams"
+    may_spend_more: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        try:
+            falling = all(a > b for a, b in itertools.pairwise((1.0, *self.places, 0.0)))
+        except (ValueError, AttributeError):
+            falling = False
+        if not falling:
+            raise SpecError(f"path: expected falling times between 1 and 0, e.g. times='0.9 0.6 0.3', got {self.times!r}.")
+
+    @cached_property
+    def places(self) -> tuple[float, ...]:
+        """The times."""
+        return tuple(map(float, self.times.split()))
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        if not self.places or not proposal.plain or run.here <= run.t_end:
+            return proposal
+        return replace(proposal, t_next=max(run.t_end, next((t for t in self.places if t < run.here), run.t_end)))

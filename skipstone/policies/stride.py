@@ -1,0 +1,114 @@
+"""Call the network where the sample's own path bends, and step as far as it is straight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ..engine.contracts import Attempt, Plan, Policy, Run
+from ..engine.signals import Disagreement
+from ..registry import register, spell
+from ._ranges import number, whole
+
+LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
+LONGEST = 0.4  # step, in radians of the pi / 2 from noise to data
+GROWTH = 2.0  # of a step over the one before
+SHARE = 0.6  # of the angle that is left, which a step that does not end the run may take
+ENDING = 5.0  # the last step is not corrected: its error weighs so many times more
+
+
+@register("policy")
+@dataclass(frozen=True)
+class Stride(Policy):
+    """Take steps as long as the bend of this sample's path allows, in place of the grid's.
+
+    On the angle u = atan(sigma / alpha) the sample moves by dz / du = v. Every call shows how far v has left the line
+    through the two calls before, e = rms(v - line), over steps of k and k_1; then b = e / (k (k + k_1)) is the bend,
+    and a step of h spoils the picture by about b h^3 exp(-fade u). So
+    h = (tol exp(fade u) / b)^(1/3), at most twice the step before. The step is set when the call at its
+    start is known: the attempt made before is taken again from there, which costs nothing. Lands on times of
+    the grid and on `places` - 1 even places between two of them. Made for the solver `adams`.
+
+    Args:
+        tol: Error of a step allowed, in units of the sample (rms), >= 0. 0 takes every step of the grid.
+        fade: How an error made early fades on its way to the picture, per radian, >= 0. 0 treats all steps alike.
+        bend: b of the first step, before any can be measured, > 0; larger starts more carefully.
+        places: Places to land on for each step of the grid, >= 1. 1 keeps to the grid.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: Hairer, Norsett & Wanner 1993, Solving ODEs I, II.4 (step size control); ours as a whole.
+    """
+
+    tol: float = 0.012
+    fade: float = 0.7
+    bend: float = 500.0
+    places: int = 4
+    name: ClassVar[str] = "stride"
+    neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
+    solver: ClassVar[str] = "adams"
+
+    def __post_init__(self) -> None:
+        number(self, "tol", 0)
+        number(self, "fade", 0)
+        number(self, "bend", 1e-9)
+        whole(self, "places", 1)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({LINE, LAST})
+
+    @property
+    def may_spend_more(self) -> bool:
+        return self.places > 1
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        if self.tol == 0.0 or not proposal.plain:
+            return proposal
+        last = run.pending
+        if last is not None and last.called:
+            wanted = self._landing(run, last)
+            if wanted != last.t_next:
+                return replace(proposal, accept=False, t_next=wanted)
+        if run.here <= run.t_end:
+            return proposal
+        first = (self._allowed(run.angle(run.here)) / self.bend) ** (1 / 3)
+        return replace(proposal, t_next=self._place(run, run.here, run.angle(run.here) - first))
+
+    def _allowed(self, angle: float) -> float:
+        return self.tol * math.exp(self.fade * angle)
+
+    def _landing(self, run: Run, last: Attempt) -> float:
+        """Where the pending step should land, the call at its start being known."""
+        here = run.angle(last.t)
+        bend, before = self._bend(run, last, here)
+        if bend is None:
+            return last.t_next
+        allowed = self._allowed(here) / bend
+        if here <= (allowed / ENDING) ** (1 / 3):
+            return run.t_end
+        return self._place(run, last.t, here - min(LONGEST, GROWTH * before, SHARE * here, allowed ** (1 / 3)))
+
+    def _bend(self, run: Run, last: Attempt, here: float) -> tuple[float | None, float]:
+        """b at the pending call, and the step that led there."""
+        angles = [run.angle(a.t) for a in run.past if a.accepted and not a.skipped]
+        if not angles or LAST not in last.signals:
+            return None, 0.0
+        k = angles[-1] - here
+        if LINE not in last.signals or len(angles) < 2:
+            return max(2.0 * last.signals[LAST] / k**2, 1e-12), k
+        return max(last.signals[LINE] / (k * (k + angles[-2] - angles[-1])), 1e-12), k
+
+    def _place(self, run: Run, start: float, angle: float) -> float:
+        """The place to land on that is nearest to an angle; the next one after `start` where that is too near."""
+        places = [run.t_end]
+        for a, b in zip(reversed(run.grid[:-1]), reversed(run.grid[1:]), strict=True):
+            if b >= start:
+                break
+            places += [t for j in range(1, self.places + 1) if (t := b + (a - b) * j / self.places) < start]
+            if run.angle(places[-1]) > angle and len(places) > self.places:
+                break
+        return min(places, key=lambda t: abs(run.angle(t) - angle))
