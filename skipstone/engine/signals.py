@@ -15,9 +15,9 @@ from ..numerics.extrapolate import lagrange_weights
 from ..numerics.parametrize import to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
-from .sada import look_ahead, repeated, slopes, view
 from .contracts import Against, Clock, Forecast, View
 from .requests import Estimate, Node, Step
+from .sada import look_ahead, repeated, slopes, view
 
 
 @dataclass(frozen=True, slots=True)

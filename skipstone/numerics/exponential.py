@@ -29,8 +29,9 @@ def moments(h: float, count: int) -> list[float]:
     ]
 
 
-def lagrange_integrals(offsets: Sequence[float], m: Sequence[float]) -> list[float]:
-    """Integrals of the Lagrange polynomials of the nodes at `offsets`; m[k] is that of u^k."""
+def lagrange_integrals(offsets: Sequence[float], h: float) -> list[float]:
+    """int_0^h exp(u - h) L_j(u) du for the Lagrange polynomials L_j of the nodes at `offsets`."""
+    m = moments(h, len(offsets))
     integrals = []
     for j, node in enumerate(offsets):
         coefficients = [1.0]  # of L_j, lowest power first
@@ -63,4 +64,4 @@ def exponential_weights(times: Sequence[float], t: float, t_next: float, schedul
     """What each clean estimate at `times` adds to x on the way from t to t_next; the times may lie anywhere."""
     clock, alpha = schedule.clock(t), schedule.alpha(t_next)
     offsets = [schedule.clock(s) - clock for s in times]
-    return [alpha * w for w in lagrange_integrals(offsets, moments(schedule.clock(t_next) - clock, len(offsets)))]
+    return [alpha * w for w in lagrange_integrals(offsets, schedule.clock(t_next) - clock)]

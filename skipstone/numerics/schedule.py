@@ -40,7 +40,7 @@ class Schedule:
         return min(CLOCK_LIMIT, max(-CLOCK_LIMIT, math.log(a / s)))
 
     def angle(self, t: float) -> float:
-        """atan(sigma / alpha), from pi / 2 (noise) to 0 (data): z = x / hypot(alpha, sigma) turns by it from noise to x0."""
+        """atan(sigma / alpha), from pi / 2 (noise) to 0 (data)."""
         return math.atan2(self.sigma(t), self.alpha(t))
 
     def time(self, clock: float) -> float:

@@ -115,7 +115,9 @@ class ErrorControl(Policy):
         return math.prod(abs(self._place(run, t) - self._place(run, n)) for n in used)
 
     def _place(self, run: Run, t: float) -> float:
-        return {"t": lambda t: t, "logsnr": run.clock, "angle": run.angle}[self.clock](t)
+        if self.clock == "angle":
+            return run.angle(t)
+        return t if self.clock == "t" else run.clock(t)
 
     def _weight(self, run: Run, t: float, t_end: float) -> float:
         """By how much an error of 1 in `of`, made over a step, moves the sample."""

@@ -40,7 +40,9 @@ class Path(Policy):
         except (ValueError, AttributeError):
             falling = False
         if not falling:
-            raise SpecError(f"path: expected falling times between 1 and 0, e.g. times='0.9 0.6 0.3', got {self.times!r}.")
+            raise SpecError(
+                f"path: expected falling times between 1 and 0, e.g. times='0.9 0.6 0.3', got {self.times!r}."
+            )
 
     @cached_property
     def places(self) -> tuple[float, ...]:
