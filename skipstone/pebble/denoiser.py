@@ -69,7 +69,8 @@ class DenoiserTrainer(Trainer):
     ) -> None:
         self.family, self.network, self.cache, self.settings, self.watch = family, network, cache, settings, watch
         options = {"family": family.name, **asdict(settings)}
-        super().__init__(network.modules, network.parameters, settings.rate, run, options)
+        matrices = family.matrices(network) if settings.muon else []
+        super().__init__(network.modules, network.parameters, settings.rate, run, options, matrices)
 
     def batch(self, step: int) -> tuple[torch.Tensor, list[str]]:
         """Latents (B, 8, 8, 8) and captions of a step; they depend on the seed and the step alone."""

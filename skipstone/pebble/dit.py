@@ -33,6 +33,8 @@ class DiTSettings(DenoiserSettings):
     patch: int = 1
     width: int = 128
     layers: int = 2
+    rate: float = 2e-3
+    muon: bool = True
 
 
 class Prompts(nn.Module):
@@ -148,6 +150,11 @@ class DiT(Family):
             for _ in range(2)
         )
         return Network(net, Prompts(first, second), tokenizer)
+
+    def matrices(self, network: Network) -> list[nn.Parameter]:
+        """Those within the blocks of the transformer."""
+        blocks = network.denoiser.transformer_blocks
+        return [weight for weight in blocks.parameters() if weight.ndim == 2]
 
     def scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         """Straight paths from noise to picture; small pictures need no shift."""

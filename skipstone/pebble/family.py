@@ -20,7 +20,8 @@ class DenoiserSettings:
 
     Args:
         batch: scenes in a step.
-        rate: peak learning rate of AdamW.
+        rate: peak learning rate.
+        muon: train the matrices that the family names by Muon in place of AdamW.
         empty: fraction of the captions replaced by "", for classifier-free guidance (arXiv:2207.12598).
         pair_share: fraction of the scenes with two objects.
         pairs: scenes with two objects in the cache; those with one are all in it.
@@ -30,6 +31,7 @@ class DenoiserSettings:
 
     batch: int = 64
     rate: float = 1e-3
+    muon: bool = False
     empty: float = 0.1
     pair_share: float = 0.6
     pairs: int = 60_000
@@ -88,6 +90,10 @@ class Family(ABC):
         self, latents: torch.Tensor, noise: torch.Tensor, spread: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Noisy latents, their times, and what the denoiser should put out; `spread` (N,) in [0, 1) picks the times."""
+
+    def matrices(self, network: Network) -> list[nn.Parameter]:
+        """The weights that Muon trains, where it is asked for."""
+        return []
 
     @abstractmethod
     def parts(self, network: Network) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +55,27 @@ def rate_factor(run: Run, step: int) -> float:
     return rise * (1 - math.sqrt(into / max(1, run.decay)))
 
 
+def optimisers(
+    parameters: Sequence[nn.Parameter], matrices: Sequence[nn.Parameter], rate: float
+) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices among the parameters, AdamW for the others; both at one rate.
+
+    Raises ModelError where this torch has no Muon.
+    """
+    if matrices and not hasattr(torch.optim, "Muon"):
+        raise ModelError(f"Muon comes with torch 2.9, this is {torch.__version__}: update torch, or train by AdamW.")
+    chosen = set(map(id, matrices))
+    rest = [p for p in parameters if id(p) not in chosen]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    ]
+    if matrices:
+        found.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+    return found
+
+
 class Trainer:
-    """AdamW with warm-up, decay, clipping, averaged weights, a log and exact resuming.
+    """AdamW (and Muon) with warm-up, decay, clipping, averaged weights, a log and exact resuming.
 
     A subclass gives `loss(step)`, which must depend on the weights, the run's seed and the step alone:
     then a run resumed from a checkpoint is the same, bit for bit, as one that never stopped.
@@ -69,11 +88,12 @@ class Trainer:
         rate: float,
         run: Run,
         settings: dict[str, Any],
+        matrices: Sequence[nn.Parameter] = (),
     ) -> None:
         self.models, self.parameters, self.rate, self.run = dict(models), parameters, rate, run
         self.options = json.loads(json.dumps(settings))
         self.step = 0
-        self.optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        self.optimisers = optimisers(parameters, matrices, rate)
         self.average = [p.detach().clone() for p in parameters] if run.average else []
 
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -83,13 +103,15 @@ class Trainer:
     def advance(self) -> dict[str, float]:
         """Take one step; returns the figures of the log."""
         rate = self.rate * rate_factor(self.run, self.step)
-        for group in self.optimiser.param_groups:
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = rate
         loss, figures = self.loss(self.step)
-        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.run.clip)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.step += 1
         if self.average:
             # A young average forgets its random start sooner.
@@ -132,7 +154,7 @@ class Trainer:
             "seed": self.run.seed,
             "settings": self.options,
             "models": {name: model.state_dict() for name, model in self.models.items()},
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "average": self.average,
         }
         torch.save(state, file.with_suffix(".part"))
@@ -155,7 +177,8 @@ class Trainer:
             )
         for name, model in self.models.items():
             model.load_state_dict(state["models"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         self.average, self.step = state["average"], state["step"]
 
     @contextmanager
