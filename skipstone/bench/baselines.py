@@ -79,7 +79,8 @@ class Baselines:
                 best = self.tuner.best(candidates, calls, f"{what}, {calls} calls")
                 if best is not None:
                     yield row(best, group, what, f"calls={calls}")
-        yield from self.greedy(self.searcher, "best common mask", "mask")
+        if self.searcher.shots:
+            yield from self.greedy(self.searcher, "best common mask", "mask")
 
     def column(self, spec: str) -> Column:
         """A policy on the full run's sampler, as the model runs it."""

@@ -27,7 +27,6 @@ NONE = "none"
 SHORT = {"latent_error": "latent"}  # names of metrics in records
 ELSEWHERE = ("cost",)  # metrics that records have under another name
 TUNING_SEED = 10_000  # first seed of tuning prompts, far from those of the test
-SEARCHED = 4  # tuning prompts that hundreds of masks are tried on
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class Settings:
         batch: Samples of one call, >= 1.
         timed: Samples whose seconds are taken, >= 0.
         repeats: Times that they are taken, >= 1.
+        searched: Tuning prompts that the best common mask is searched on, >= 0: hundreds of masks each.
         oracle: Samples of which the greedy oracle is searched, >= 0: hundreds of runs each.
         metrics: Names of metrics; all that can be taken where there are none.
     """
@@ -73,6 +73,7 @@ class Settings:
     batch: int = 8
     timed: int = 4
     repeats: int = 5
+    searched: int = 4
     oracle: int = 0
     metrics: Sequence[str] = ()
 
@@ -145,7 +146,7 @@ class Benchmark:
         references = References(out, self.full, converged)
         tuner = Tuner(self.subject, references, store, self.tuning, tell)
         baselines = Baselines(
-            self.full, self.sampler, self.settings.budgets, tuner, self._fewer(tuner, self.tuning[:SEARCHED])
+            self.full, self.sampler, self.settings.budgets, tuner, self._fewer(tuner, self.tuning[: self.settings.searched])
         )
         race = Race(self.subject, references, self.close, self.alone, self.settings.batch, tell)
         tell("Loading", 0, 1)

@@ -62,6 +62,7 @@ def bench(
     batch: Annotated[int, typer.Option(help="Samples of one call of the pipeline.", min=1)] = 8,
     timed: Annotated[int, typer.Option(help="Samples whose seconds are taken, one by one; 0 takes none.", min=0)] = 4,
     repeats: Annotated[int, typer.Option(help="Times that seconds are taken.", min=1)] = 5,
+    searched: Annotated[int, typer.Option(help="Tuning prompts to search the best common mask on.", min=0)] = 4,
     oracle: Annotated[int, typer.Option(help="Samples to search the best mask of: hundreds of runs each.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="A folder.")] = Path("bench"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left; say nothing else.")] = False,

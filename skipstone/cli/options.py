@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Model: TypeAlias = Annotated[
     str,
-    typer.Option(help="pebble, a diffusers pipeline's folder, or its id on the hub.", metavar="pebble|PATH|ID"),
+    typer.Option(help="pebble, pebble-dit, a diffusers pipeline's folder, or its id on the hub.", metavar="pebble|PATH|ID"),
 ]
 Steps: TypeAlias = Annotated[
     int | None, typer.Option(help="Of the grid. The pipeline's own by default, 50 for pebble.", show_default=False)
@@ -79,7 +79,7 @@ class Choice:
         """The model, looked up but not loaded. Raises ModelError, GuestError, SpecError."""
         from .. import pebble
 
-        embedded = self.model == "pebble" or (Path(self.model) / pebble.MANIFEST).is_file()
+        embedded = self.model in pebble.SHIPPED or (Path(self.model) / pebble.MANIFEST).is_file()
         if not embedded:
             return self._guest(self.model)
         if self.as_guest:

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 def check_prompts(prompts: Sequence[str], subject: Subject, console: Console) -> None:
     """Raise PromptError for prompts that the model cannot draw; warn of words that Pebble was not trained on."""
     subject.check(prompts)
-    if subject.name != "pebble":
-        return
     from .. import pebble
+
+    if subject.name not in pebble.SHIPPED:
+        return
 
     unknown = sorted({word for prompt in prompts for word in pebble.unknown_words(prompt)})
     if unknown:

@@ -136,6 +136,16 @@ class Run:
         return self.past if self.pending is None else (*self.past, self.pending)
 
     @property
+    def told(self) -> tuple[Attempt, ...]:
+        """Attempts as people should see them: one that was taken again at no cost is one with that which followed."""
+        found: list[Attempt] = []
+        for a in self.attempts:
+            if found and found[-1].accepted is False and found[-1].t == a.t and a.cost == 0.0 and a.called:
+                a = replace(a, cost=found.pop().cost)
+            found.append(a)
+        return tuple(found)
+
+    @property
     def kept(self) -> tuple[Attempt, ...]:
         """The attempts that count: all but the rejected ones."""
         return tuple(a for a in self.attempts if a.accepted is not False)

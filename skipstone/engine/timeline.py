@@ -70,7 +70,7 @@ def _draw(axis: Any, panel: Panel) -> None:
     axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold")
     steps = max(len(run.grid) - 1 for _, run in panel.runs)
     for row, (_, run) in enumerate(panel.runs):
-        for a in run.attempts:
+        for a in run.told:
             left, what = place(run, a.t), kind(a, run)
             width = place(run, a.t_next) - left
             low, high = (row - 0.4, 0.8) if a.accepted is not False else (row + 0.28, 0.12)
@@ -93,6 +93,6 @@ def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
     """A key to the kinds that occur, and no others."""
     from matplotlib.patches import Patch
 
-    met = {kind(a, run) for p in panels for _, run in p.runs for a in run.attempts}
+    met = {kind(a, run) for p in panels for _, run in p.runs for a in run.told}
     keys = [Patch(facecolor=colour, label=name) for name, colour in COLOURS.items() if name in met]
     figure.legend(handles=keys, loc="outside upper right", ncols=len(keys), frameon=False, fontsize=9)

@@ -201,7 +201,7 @@ def letters(run: Run) -> str:
         kinds = {Cached: "c", Forecast: ".", Finish: "F"}
         return kinds.get(type(a.plan.evaluate), "C") + ("x" if a.accepted is False else "")
 
-    return "".join(map(letter, run.attempts))
+    return "".join(map(letter, run.told))
 
 
 def explain(run: Run, full: float | None = None) -> str:
@@ -211,7 +211,7 @@ def explain(run: Run, full: float | None = None) -> str:
         run: The run.
         full: Calls of the bare run, where steps differ in theirs; as many as the grid has steps and stages by default.
     """
-    return "\n".join([*_summary(run, full), "", *(_line(i, a) for i, a in enumerate(run.attempts))])
+    return "\n".join([*_summary(run, full), "", *(_line(i, a) for i, a in enumerate(run.told))])
 
 
 def _summary(run: Run, full: float | None) -> list[str]:
@@ -219,11 +219,11 @@ def _summary(run: Run, full: float | None) -> list[str]:
     saved = f"{1 - run.cost / bare:.0%} saved" if run.cost <= bare else f"{run.cost / bare - 1:.0%} more"
     lines = [f"{run.cost:g} calls, where the bare run makes {bare:g}: {saved}."]
     steps: dict[str, int] = {}
-    for a in run.attempts:
+    for a in run.told:
         for name in a.plan.why:
             steps[name] = steps.get(name, 0) + 1
-    lines += [f"{name} amended {count} of {len(run.attempts)} steps." for name, count in steps.items()]
-    rejected = sum(a.accepted is False for a in run.attempts)
+    lines += [f"{name} amended {count} of {len(run.told)} steps." for name, count in steps.items()]
+    rejected = sum(a.accepted is False for a in run.told)
     return lines + ([f"{rejected} steps were rejected and done again."] if rejected else [])
 
 

@@ -19,18 +19,22 @@ VOCABULARY: dict[str, tuple[str, ...]] = {
 
 #: Sizes and SHA-256 of a model's files, beside them.
 MANIFEST = "manifest.json"
-_FOLDER = Path(__file__).with_name("weights")
+#: Names of the models that ship, and their folders: a U-Net, and a transformer taught as a flow.
+SHIPPED = {"pebble": "weights", "pebble-dit": "weights_dit"}
 
 
-def path() -> Path:
-    """The folder of Pebble in diffusers format, its files checked against their SHA-256.
+def path(name: str = "pebble") -> Path:
+    """The folder of a model that ships, in diffusers format, its files checked against their SHA-256.
 
-    The check runs once in a process; `StableDiffusionPipeline.from_pretrained(path())` loads the model.
+    The check runs once in a process; `DiffusionPipeline.from_pretrained(path())` loads the model.
+
+    Args:
+        name: One of SHIPPED.
 
     Raises:
         ModelError: a file is missing or is not what was shipped.
     """
-    return _checked(_FOLDER)
+    return _checked(Path(__file__).with_name(SHIPPED[name]))
 
 
 @lru_cache(maxsize=8)

@@ -171,8 +171,8 @@ def find(model: str | Path) -> Path:
     Raises:
         ModelError: there is none, it is damaged, or it is not in Pebble's format.
     """
-    if str(model) == "pebble":
-        return pebble.path()
+    if str(model) in pebble.SHIPPED:
+        return pebble.path(str(model))
     folder = Path(model)
     index = folder / "model_index.json"
     if not index.is_file():
