@@ -117,7 +117,7 @@ def test_unknown_words_are_named_with_the_vocabulary(shell: Shell, monkeypatch: 
     from skipstone import pebble
     from skipstone.errors import ModelError
 
-    def missing() -> Path:
+    def missing(name: str = "pebble") -> Path:
         raise ModelError("stopped before loading")
 
     monkeypatch.setattr(pebble, "path", missing)
