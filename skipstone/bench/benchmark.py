@@ -145,9 +145,8 @@ class Benchmark:
         store = Store.open(out, header) if resume else Store.create(out, header)
         references = References(out, self.full, converged)
         tuner = Tuner(self.subject, references, store, self.tuning, tell)
-        baselines = Baselines(
-            self.full, self.sampler, self.settings.budgets, tuner, self._fewer(tuner, self.tuning[: self.settings.searched])
-        )
+        searcher = self._fewer(tuner, self.tuning[: self.settings.searched])
+        baselines = Baselines(self.full, self.sampler, self.settings.budgets, tuner, searcher)
         race = Race(self.subject, references, self.close, self.alone, self.settings.batch, tell)
         tell("Loading", 0, 1)
         first = {row.info.spec: row for row in self.rows}

@@ -37,6 +37,7 @@ class Engine:
     name: str
     said_guidance: float | None = None
     defaults: Sampler = DEFAULTS
+    policy: str = "balanced"
     moving: bool = False
 
     @cached_property

@@ -72,6 +72,7 @@ class Guest:
     noise: Callable[[int], Any] | None = None
     own: Sampler | None = None
     called: str = ""
+    policy: str = "error_control"  # runs in every pipeline; what takes the loop over does not
     scored: Callable[[], Callable[[Any, str], float] | None] = lambda: None
     _known: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 

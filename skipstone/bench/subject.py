@@ -55,6 +55,8 @@ class Subject(Protocol):
     @property
     def defaults(self) -> Sampler: ...  # of what neither column nor command says
     @property
+    def policy(self) -> str: ...  # spec of what is used where no policy is said
+    @property
     def moving(self) -> bool: ...  # whether it makes videos
     @property
     def settings(self) -> Mapping[str, Any]: ...  # what else it is told

@@ -18,7 +18,7 @@ PROMPTS = (
     "a penguin above a pumpkin on a pink background",
 )
 STEPS: int | None = None  # those that are usual for Pebble
-POLICIES = ("third_order", "error_control", "fewer", "fewer @ dpmpp")  # the last two with the calls of error_control
+POLICIES = ("third_order", "error_control", "balanced", "fewer")  # the last with the calls of balanced
 
 
 def demo(

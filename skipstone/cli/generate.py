@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)] = "",
-    policy: Annotated[str, typer.Option(help="Which steps call the network; see: skipstone list policies.")] = "fixed",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Which steps call the network; see: skipstone list policies. balanced by default, error_control in "
+            "diffusers pipelines.",
+            show_default=False,
+        ),
+    ] = None,
     model: options.Model = "pebble",
     steps: options.Steps = None,
     solver: options.Solver = None,
@@ -67,7 +74,7 @@ def generate(
     errors = Console(stderr=True)
     with errors.status("Looking the model up ..."):
         subject = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
-    column = _column(subject, policy, solver, grid, steps)
+    column = _column(subject, policy or subject.policy, solver, grid, steps)
     if trace and column.peer is not None:
         raise SpecError(f"{column.peer.name} decides nothing that a trace could hold: leave --trace out.")
     check_prompts([prompt], subject, errors)

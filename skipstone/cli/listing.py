@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-KINDS = {"policies": "policy", "solvers": "solver", "grids": "grid", "schedules": "schedule", "metrics": "metric"}
+KINDS = {
+    "policies": "policy",
+    "solvers": "solver",
+    "grids": "grid",
+    "schedules": "schedule",
+    "metrics": "metric",
+    "peers": "peer",
+}
 
 
 class Shelf(str, Enum):
@@ -18,10 +25,11 @@ class Shelf(str, Enum):
     grids = "grids"
     schedules = "schedules"
     metrics = "metrics"
+    peers = "peers"
 
 
 def listing(shelf: Annotated[Shelf | None, typer.Argument(help="Which; all of them by default.")] = None) -> None:
-    """Name the policies, solvers, grids, schedules and metrics there are.
+    """Name the policies, solvers, grids, schedules, metrics and peers there are.
 
     [bold]Examples[/bold]
 

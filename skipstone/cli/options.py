@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 Model: TypeAlias = Annotated[
     str,
-    typer.Option(help="pebble, pebble-dit, a diffusers pipeline's folder, or its id on the hub.", metavar="pebble|PATH|ID"),
+    typer.Option(
+        help="pebble, pebble-dit, a diffusers pipeline's folder, or its id on the hub.", metavar="pebble|PATH|ID"
+    ),
 ]
 Steps: TypeAlias = Annotated[
     int | None, typer.Option(help="Of the grid. The pipeline's own by default, 50 for pebble.", show_default=False)
@@ -118,6 +120,7 @@ class Choice:
             noise=lambda seed: engine.pebble.problem("noise", seed, 1).x,
             own=Sampler(None, None, DEFAULTS.steps) if flowing else DEFAULTS,
             called=engine.name,
+            policy=engine.policy,
             scored=lambda: engine.judge,
         )
 

@@ -43,7 +43,7 @@ class Stride(Policy):
     References: Hairer, Norsett & Wanner 1993, Solving ODEs I, II.4 (step size control); ours as a whole.
     """
 
-    tol: float = 0.012
+    tol: float = 0.004
     fade: float = 0.7
     bend: float = 500.0
     places: int = 4

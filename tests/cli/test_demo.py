@@ -23,7 +23,7 @@ def test_the_demo_says_where_the_sheet_is(
             raise PromptError("not a sentence of the grammar")
         return 0.25
 
-    monkeypatch.setattr(pebble, "path", lambda: tiny_pebble)
+    monkeypatch.setattr(pebble, "path", lambda name="pebble": tiny_pebble)
     monkeypatch.setattr(Pebble, "judge", property(lambda self: judge))
     monkeypatch.setattr(demo, "STEPS", 8)
     done = shell("demo", "--out", "shown")
