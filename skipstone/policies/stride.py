@@ -108,7 +108,8 @@ class Stride(Policy):
         for a, b in zip(reversed(run.grid[:-1]), reversed(run.grid[1:]), strict=True):
             if b >= start:
                 break
-            places += [t for j in range(1, self.places + 1) if (t := b + (a - b) * j / self.places) < start]
+            inside = [b + (a - b) * j / self.places for j in range(1, self.places)]  # b + (a - b) may round to beside a
+            places += [t for t in (*inside, a) if t < start]
             if run.angle(places[-1]) > angle and len(places) > self.places:
                 break
         return min(places, key=lambda t: abs(run.angle(t) - angle))
