@@ -1,0 +1,94 @@
+"""Adams beyond its conformance: its order on uneven steps, what its blend trusts, and who runs it in a benchmark."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skipstone.backbones.mixture import Mixture
+from skipstone.bench.columns import Sampler, parse_column
+from skipstone.bench.samplers import taken_over
+from skipstone.engine.requests import Problem
+from skipstone.numerics.array import rms
+from skipstone.solvers.adams import Adams, Pair, trust
+from skipstone.testing.orders import LOUD, QUIET, reference, start, undisturbed
+
+MIXTURE = Mixture()
+
+
+@cache
+def truth() -> Any:
+    return reference(MIXTURE)
+
+
+def bisected(grid: list[float]) -> list[float]:
+    """Every step in two halves."""
+    return [*(t for a, b in itertools.pairwise(grid) for t in (a, (a + b) / 2)), grid[-1]]
+
+
+def error(grid: list[float]) -> float:
+    end = undisturbed(MIXTURE, Problem(MIXTURE.schedule, start(), tuple(grid)), Adams())
+    return float(rms(end - truth()))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.floats(1.0, 4.0), min_size=8, max_size=10))
+def test_the_order_holds_on_uneven_steps(gaps: list[float]) -> None:
+    """Order 1 would gain 4 in two bisections, order 3 gains up to 64; on fine grids, order 2 gains 4 in one."""
+    noise, data = (MIXTURE.schedule.time(clock) for clock in (LOUD, QUIET))
+    shares = np.concatenate([[0.0], np.cumsum(gaps) / np.sum(gaps)])
+    grid = [float(noise + (data - noise) * share) for share in shares]
+    coarse, fine, finest = error(grid), error(bisected(bisected(grid))), error(bisected(bisected(bisected(grid))))
+    assert coarse > 6 * fine
+    assert fine > 4.5 * finest
+
+
+def pairs(angles: list[float], values: list[Any]) -> list[Pair]:
+    """Estimates at falling angles whose clean part and noise both move by the same values."""
+    return [Pair(u, 0.3 + v, -0.2 + 0.5 * v) for u, v in zip(angles, values, strict=True)]
+
+
+steps = st.floats(0.02, 0.4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 999), steps, steps, steps, st.sampled_from([0.0, 1e-12, 1.0, 1e6]))
+def test_trust_is_a_share(seed: int, first: float, second: float, ahead: float, size: float) -> None:
+    values = size * np.random.default_rng(seed).standard_normal((3, 16))
+    angles = [1.4, 1.4 - first, 1.4 - first - second]
+    share = float(trust(pairs(angles, list(values)), angles[-1] - ahead))
+    assert 0.0 <= share <= 1.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 999), steps, steps, steps)
+def test_trust_believes_a_line_and_not_a_jump(seed: int, first: float, second: float, ahead: float) -> None:
+    way = np.random.default_rng(seed).standard_normal(16)
+    angles = [1.4, 1.4 - first, 1.4 - first - second]
+    straight = pairs(angles, [way * u for u in angles])
+    assert float(trust(straight, angles[-1] - ahead)) == pytest.approx(1.0, abs=1e-6)
+    jumped = pairs(angles, [0.0 * way, way, way + 1e-4 * way[::-1]])  # once, and then no further
+    assert float(trust(jumped, angles[-1] - ahead)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        ("fixed @ adams / trailing / 12", "adams"),
+        ("stride @ 50", "adams"),  # the solver that the policy brings
+        ("path(times='0.6 0.3') @ 50", "adams"),
+        ("stride @ dpmpp / own / 50", "dpmpp"),  # a diffusers scheduler cannot step where it says
+        ("fixed @ dpmpp / trailing / 12", None),
+        ("error_control @ dpmpp / trailing / 12", None),
+        ("error_control @ own", None),
+    ],
+)
+def test_a_benchmark_takes_over_what_diffusers_cannot_run(spec: str, wanted: str | None) -> None:
+    solver = taken_over(parse_column(spec, *Sampler()))
+    assert (solver.name if solver else None) == wanted
