@@ -140,7 +140,7 @@ class Run:
         """Attempts as people should see them: one that was taken again at no cost is one with that which followed."""
         found: list[Attempt] = []
         for a in self.attempts:
-            if found and found[-1].accepted is False and found[-1].t == a.t and a.cost == 0.0 and a.called:
+            if found and found[-1].accepted is False and found[-1].t == a.t and a.cost == 0.0 and not a.skipped:
                 a = replace(a, cost=found.pop().cost)
             found.append(a)
         return tuple(found)

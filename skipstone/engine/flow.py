@@ -31,6 +31,7 @@ class _Timeline:
     real: list[Node] = field(default_factory=list)  # those that were calls
     features: dict[str, list[tuple[float, Any]]] = field(default_factory=dict)
     known: Node | None = None  # a call already paid for, at the place of a rejected attempt
+    paid: Evaluate = field(default_factory=Full)  # how it was made
 
     def add(self, fresh: Sequence[Node]) -> None:
         self.nodes = [*self.nodes, *fresh][-KEEP:]
@@ -68,6 +69,7 @@ def flow(
                 line.known = None
             else:
                 line.known = next((n for n in fresh if n.real), line.known)
+                line.paid = run.pending.plan.evaluate
             run = _settled(run, run.pending, plan.accept)
         if run.t <= run.t_end:
             return Result(x, run, status)
@@ -146,7 +148,7 @@ def _attempt(
         known = line.known
         if isinstance(evaluate, Forecast):
             answer = forecast(line.real, evaluate, problem.schedule, request.x, request.t, line.nodes)
-        elif known is not None and known.x is request.x and known.t == request.t and evaluate == Full():
+        elif known is not None and known.x is request.x and known.t == request.t and evaluate in (Full(), line.paid):
             answer = replace(known.estimate, cost=0.0)  # paid for by the rejected attempt
         else:
             given = _given(evaluate, line, problem, request.t)

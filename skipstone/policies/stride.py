@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..engine.contracts import Attempt, Plan, Policy, Run
+from ..engine.contracts import Attempt, Cached, Full, Plan, Policy, Run
 from ..engine.signals import Disagreement
 from ..registry import register, spell
 from ._ranges import number, whole
@@ -69,10 +69,10 @@ class Stride(Policy):
         if self.tol == 0.0 or not proposal.plain:
             return proposal
         last = run.pending
-        if last is not None and last.called:
+        if last is not None and isinstance(last.plan.evaluate, Full | Cached) and not _aimed(run, last):
             wanted = self._landing(run, last)
             if wanted != last.t_next:
-                return replace(proposal, accept=False, t_next=wanted)
+                return replace(proposal, evaluate=last.plan.evaluate, accept=False, t_next=wanted)
         if run.here <= run.t_end:
             return proposal
         first = (self._allowed(run.angle(run.here)) / self.bend) ** (1 / 3)
@@ -113,3 +113,8 @@ class Stride(Policy):
             if run.angle(places[-1]) > angle and len(places) > self.places:
                 break
         return min(places, key=lambda t: abs(run.angle(t) - angle))
+
+
+def _aimed(run: Run, last: Attempt) -> bool:
+    """Whether the pending step was taken again already: by this policy, or by one that must not be overruled."""
+    return bool(run.past) and run.past[-1].accepted is False and run.past[-1].t == last.t
