@@ -155,8 +155,10 @@ def ours(column: Column) -> Row:
     if column.policy is None:
         raise SpecError(f"The table always has the best fixed sampler of each budget: leave {FEWER!r} out.")
     parts = getattr(column.policy, "parts", (column.policy,))
-    family = " | ".join(part.name for part in parts) + (f" @ {' / '.join(column.said)}" if column.said else "")
-    return row(column, "peer" if column.peer else "ours", family, _knob(registry.spell(column.policy)))
+    way = " / ".join(part for part in column.said if not part.isdigit())
+    family = " | ".join(part.name for part in parts) + (f" @ {way}" if way else "")
+    group = "peer" if column.peer else "ours" if column.adaptive else "fixed"
+    return row(column, group, family, _knob(registry.spell(column.policy)) or f"steps={column.steps}")
 
 
 def peers(sampler: Sampler, said: Sequence[str] = ()) -> list[Row]:

@@ -189,7 +189,7 @@ class Store:
                 )
         for name in (SAMPLES, TIMINGS, TUNING):
             repair(folder / name)
-        return found.with_rows(header.rows)
+        return found.with_header(options=header.options).with_rows(header.rows)
 
     @classmethod
     def load(cls, folder: Path) -> Store:

@@ -133,7 +133,8 @@ def _said(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
         return said
     from ..bench.store import Store
 
-    given = {name for name in said if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+    sources = {name: context.get_parameter_source(name) for name in said}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     stored = Store.load(out).header.options
     return {name: said[name] if name in given or name not in stored else stored[name] for name in said}
 
