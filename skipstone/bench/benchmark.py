@@ -206,12 +206,11 @@ def _prompts(settings: Settings) -> tuple[list[Prompt], list[Prompt], dict[str, 
         told = settings.tuning
     else:
         count = len(found) if settings.limit is None else settings.limit
-        kept = max(1, min(count, len(found) - tuned))
-        test, tuning, told = (
-            found[:kept],
-            found[kept : kept + tuned],
-            "prompts of the same set that are not in the test",
-        )
+        spare = max(len(found) - count, len(found) // 2)  # of few prompts, tuning takes no more than half
+        kept = min(count, len(found) - min(tuned, spare))
+        test, told = found[:kept], "prompts of the same set that are not in the test"
+        texts = {prompt.text for prompt in test}
+        tuning = [p for p in found[kept:] if p.text not in texts][:tuned]
     if not tuning:
         tuning, told = test[:tuned], "the prompts of the test under other seeds: there are no others"
     seeds = list(range(settings.seed, settings.seed + settings.seeds))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from ..errors import SkipstoneError, SpecError
 from ..metrics import PSNR, Sample
@@ -103,12 +104,13 @@ class References:
 
     def ready(self, subject: Subject, shots: Sequence[Shot], column: Column) -> list[Picture]:
         """The pictures of one of its columns, made where they are not there."""
-        missing = [shot for shot in shots if not self._path(column, shot).is_file()]
+        found = {shot: self._read(self._path(column, shot)) for shot in shots}
+        missing = [shot for shot, picture in found.items() if picture is None]
         if missing:
             made, _ = subject.draw([shot.item for shot in missing], column)
             for shot, one, pixels in zip(missing, made, subject.pictures(made), strict=True):
-                self._save(self._path(column, shot), Picture(pixels, one.latent))
-        return [self._read(self._path(column, shot)) for shot in shots]
+                found[shot] = self._save(self._path(column, shot), Picture(pixels, one.latent))
+        return [picture for shot in shots if (picture := found[shot]) is not None]
 
     def agreement(self, subject: Subject, shots: Sequence[Shot]) -> dict[str, float]:
         """PSNR between the two converged runs, at the median and at the worst sample; empty where there is but one."""
@@ -124,7 +126,7 @@ class References:
     def _path(self, column: Column, shot: Shot) -> Path:
         return self.folder / REFERENCES / named(column.spec) / f"{named(shot.id)}.npz"
 
-    def _save(self, path: Path, picture: Picture) -> None:
+    def _save(self, path: Path, picture: Picture) -> Picture | None:
         import numpy as np
 
         buffer = BytesIO()
@@ -133,12 +135,17 @@ class References:
             arrays["latent"] = np.asarray(picture.latent, np.float32)
         np.savez(buffer, **arrays)
         Store.put(path, buffer.getvalue())
+        return self._read(path)
 
-    def _read(self, path: Path) -> Picture:
+    def _read(self, path: Path) -> Picture | None:
+        """The picture of a file; None where there is none, or a damaged one, which is made again."""
         import numpy as np
 
-        with np.load(path) as found:
-            return Picture(found["pixels"], found.get("latent"))
+        try:
+            with np.load(path) as found:
+                return Picture(found["pixels"], found.get("latent"))
+        except (OSError, EOFError, ValueError, KeyError, AttributeError, BadZipFile):
+            return None
 
 
 def named(text: str, limit: int = 48) -> str:

@@ -16,7 +16,7 @@ from skipstone.backbones.module import CallCounter
 from skipstone.bench.baselines import interval_calls, ours
 from skipstone.bench.benchmark import Benchmark, Settings
 from skipstone.bench.columns import Column, parse_column
-from skipstone.bench.converged import References, Shot
+from skipstone.bench.converged import References, Shot, named
 from skipstone.bench.cost import metered
 from skipstone.bench.fixed import Tuner, greedy_masks, improved, samplers_at
 from skipstone.bench.guest import Guest
@@ -222,6 +222,19 @@ def test_candidates_are_measured_once_and_kept(guest: Guest, store: Store) -> No
     assert counter.rows == 0
 
 
+@pytest.mark.parametrize("left", [0, 1, 100, -1])
+def test_a_torn_reference_is_made_again(guest: Guest, store: Store, left: int) -> None:
+    references = race(guest, store).references
+    [whole] = references.ready(guest, SHOTS[:1], references.full)
+    [path] = store.folder.rglob(f"{named(references.full.spec)}/{named(SHOTS[0].id)}.npz")
+    path.write_bytes(path.read_bytes()[:left])
+    [again] = references.ready(guest, SHOTS[:1], references.full)
+    assert (again.pixels == whole.pixels).all()
+    with CallCounter(guest.pipe.unet) as counter:
+        references.ready(guest, SHOTS[:1], references.full)
+    assert counter.rows == 0
+
+
 def test_the_greedy_search_finds_the_steps_that_cost_least() -> None:
     worth = {i: float((7 * i) % 12) for i in range(12)}  # all different: the best set is the cheapest steps
     found = greedy_masks(lambda skips: -sum(worth[i] for i in skips), 12, [10, 6], warmup=2, tail=1, take=0.01)
@@ -251,6 +264,12 @@ def test_prompts_of_the_tuning_are_not_in_the_test(guest: Guest, tmp_path: Path)
     planned = Benchmark.of(guest, quick)
     assert (len(planned.shots), len(planned.tuning)) == (12, 3)
     assert not {s.prompt.text for s in planned.shots} & {s.prompt.text for s in planned.tuning}
+    for text, limit, kept in (("a\nb\nc\n", 32, 2), ("a\nb\nc\n", 1, 1), ("a\nb\nc\n", None, 2), ("a\na\n", 32, 1)):
+        few.write_text(text)
+        some = Benchmark.of(guest, replace(quick, prompts=str(few), limit=limit, tuned=8, seeds=1))
+        assert len(some.shots) == kept, "tuning takes no more than half of few prompts"
+        assert ("other seeds" in some.about["tuning"]) == (text == "a\na\n"), "the same words are the same prompt"
+    few.write_text("a\n")
     alone = Benchmark.of(guest, replace(quick, prompts=str(few)))
     assert "other seeds" in alone.about["tuning"]
     assert not {s.seed for s in alone.shots} & {s.seed for s in alone.tuning}

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -151,6 +152,17 @@ def test_rows_are_summarised_by_sample_whatever_the_order_of_the_file(store: Sto
     assert row.speed is not None
     assert row.speed.value == pytest.approx(50 / 14.5 / 1.01)
     assert not summary.row(MISSING.spec).ran
+
+
+def test_a_rival_that_tuning_has_granted_half_a_call_may_answer(tmp_path: Path) -> None:
+    store = make(tmp_path / "out", prompts=6)
+    gate = RowInfo("interval | guidance_gate", "mask and gate", "gate", "best blind mask and gate", "calls=10")
+    mask = [r for r in store.records if r.row.startswith("interval") and r.calls == 10]
+    better = {**mask[0].values, "psnr_converged": 60.0}
+    store = store.with_rows([gate])
+    store.append(*(replace(r, row=gate.spec, calls=10.5, values=better) for r in mask))
+    blind = [d for d in answer(summarise(store)).duels if "blind" in d.against and d.family == "error_control"]
+    assert {d.budget: d.median.rival for d in blind}[10] == gate.spec
 
 
 def test_answers_find_what_was_put_in(store: Store) -> None:

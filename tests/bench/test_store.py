@@ -59,6 +59,11 @@ def test_a_torn_last_line_is_passed_over_and_made_again(store: Store) -> None:
         assert [(r.sample, r.calls) for r in Store.load(store.folder).records] == [("x:0", 1.0), ("y:0", 7.0)]
 
 
+def test_a_run_that_goes_on_is_told_with_what_it_was_told(store: Store) -> None:
+    again = Store.open(store.folder, replace(HEADER, options={"limit": 2, "budget": [15]}))
+    assert again.header.options == Store.load(store.folder).header.options == {"limit": 2, "budget": [15]}
+
+
 def test_a_damaged_line_elsewhere_is_said_and_repaired(store: Store) -> None:
     path = store.folder / SAMPLES
     _, second = path.read_bytes().splitlines(keepends=True)

@@ -19,7 +19,8 @@ def run(spec: str, solver: str = "adams") -> Result:
     result = denoise(counted, setup.problem(), setup.solver, policy(spec))
     assert counted.calls == result.run.cost
     again = replay(GUIDED, setup.problem(), setup.solver, result.run)
-    assert (again.x == result.x).all() and again.run.cost == result.run.cost
+    assert (again.x == result.x).all()
+    assert again.run.cost == result.run.cost
     return result
 
 
@@ -38,4 +39,5 @@ def test_a_budget_behind_it_holds() -> None:
 
 def test_a_solver_with_steps_of_its_own_reaches_the_end() -> None:
     found = run("stride", "dpm_adaptive").run
-    assert found.t == found.t_end and found.cost < 100
+    assert found.t == found.t_end
+    assert found.cost < 100
