@@ -74,6 +74,13 @@ def test_what_cannot_be_taken_over_is_refused(family: str) -> None:
     made(pipe, family, 4)  # and leaves nothing behind
 
 
+@pytest.mark.parametrize("family", ["controlnet-sd", "lumina2", "qwenimage", "flux-kontext"])
+def test_who_named_a_policy_alone_is_told_of_another_policy(family: str) -> None:
+    pipe = build(family)
+    with skipstone.adapt(pipe, "stride"), pytest.raises(GuestError, match=r"with a policy .* such as error_control\."):
+        made(pipe, family, 8)
+
+
 def test_a_takeover_clips_as_the_scheduler_does() -> None:
     pipe = with_scheduler(build("sd15"), "ddim-clip")
     step = pipe.scheduler.step

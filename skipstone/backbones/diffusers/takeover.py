@@ -24,6 +24,7 @@ from .rows import main_output
 from .voyage import VIEWS, Line, Voyage
 
 TIME_NAMES = ("timestep", "timesteps", "t")
+INSTEAD = "Adapt it without solver=..., with a policy that keeps to the pipeline's steps, such as error_control."
 
 
 def take_over(
@@ -71,10 +72,7 @@ def refuse(solver: Solver, reasons: Mapping[str, bool]) -> None:
     """Raise GuestError for the first of these reasons against a takeover that holds."""
     for reason, holds in reasons.items():
         if holds:
-            raise GuestError(
-                f"The pipeline cannot be taken over by solver={spell(solver)!r}: {reason}. Adapt it without "
-                f"solver=..., with a policy that keeps to the pipeline's steps, such as error_control."
-            )
+            raise GuestError(f"The pipeline cannot be taken over by solver={spell(solver)!r}: {reason}. {INSTEAD}")
 
 
 def _guidance(voyage: Voyage, output: torch.Tensor) -> float:
@@ -93,7 +91,7 @@ def _guidance(voyage: Voyage, output: torch.Tensor) -> float:
             return weight
     raise GuestError(
         "The guidance of this run is not uncond + w (cond - uncond) with one w, so Skipstone cannot guide in the "
-        "pipeline's place. Adapt it without solver=...."
+        f"pipeline's place. {INSTEAD}"
     )
 
 
@@ -107,7 +105,7 @@ def _time_factor(gate: Gate, timestep: float) -> float:
             return usual
     raise GuestError(
         f"{type(p.module).__name__} is told the time in a way of its own ({told} where the scheduler is told "
-        f"{timestep:g}), which Skipstone cannot do in the pipeline's place. Adapt it without solver=...."
+        f"{timestep:g}), which Skipstone cannot do in the pipeline's place. {INSTEAD}"
     )
 
 
@@ -139,7 +137,7 @@ class Borrowed:
             if entered.shape != expected.shape or not torch.allclose(entered, expected, rtol=1e-3, atol=1e-4):
                 raise GuestError(
                     f"{type(p.module).__name__} is given more than the sample (an image, a mask), which Skipstone "
-                    f"cannot supply. Adapt the pipeline without solver=...."
+                    f"cannot supply. {INSTEAD}"
                 )
 
     @property
