@@ -16,6 +16,7 @@ LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 LONGEST = 0.4  # step, in radians of the pi / 2 from noise to data
 GROWTH = 2.0  # of a step over the one before
 SHARE = 0.6  # of the angle that is left, which a step that does not end the run may take
+SPREAD = 0.8  # share of an even step that every step takes at least, so that the calls of the grid suffice
 ENDING = 5.0  # the last step is not corrected: its error weighs so many times more
 
 
@@ -29,7 +30,8 @@ class Stride(Policy):
     and a step of h spoils the picture by about b h^3 exp(-fade u). So
     h = (tol exp(fade u) / b)^(1/3), at most twice the step before. The step is set when the call at its
     start is known: the attempt made before is taken again from there, which costs nothing. Lands on times of
-    the grid and on `places` - 1 even places between two of them. Made for the solver `adams`.
+    the grid and on `places` - 1 even places between two of them, and never makes more calls than the grid has
+    steps. Made for `adams`, and for other solvers of one call a step; in a chain it comes first.
 
     Args:
         tol: Error of a step allowed, in units of the sample (rms), >= 0. 0 takes every step of the grid.
@@ -61,10 +63,6 @@ class Stride(Policy):
     def needs(self) -> frozenset[str]:
         return frozenset({LINE, LAST})
 
-    @property
-    def may_spend_more(self) -> bool:
-        return self.places > 1
-
     def plan(self, run: Run, proposal: Plan) -> Plan:
         if self.tol == 0.0 or not proposal.plain:
             return proposal
@@ -75,22 +73,30 @@ class Stride(Policy):
                 return replace(proposal, evaluate=last.plan.evaluate, accept=False, t_next=wanted)
         if run.here <= run.t_end:
             return proposal
-        first = (self._allowed(run.angle(run.here)) / self.bend) ** (1 / 3)
-        return replace(proposal, t_next=self._place(run, run.here, run.angle(run.here) - first))
+        here = run.angle(run.here)
+        first = min(LONGEST, (self._allowed(here) / self.bend) ** (1 / 3))
+        return replace(proposal, t_next=self._place(run, run.here, here - first))
 
     def _allowed(self, angle: float) -> float:
         return self.tol * math.exp(self.fade * angle)
 
     def _landing(self, run: Run, last: Attempt) -> float:
         """Where the pending step should land, the call at its start being known."""
-        here = run.angle(last.t)
+        here, left = run.angle(last.t), self._left(run)
+        if left == 0:
+            return run.t_end
         bend, before = self._bend(run, last, here)
         if bend is None:
             return last.t_next
         allowed = self._allowed(here) / bend
         if here <= (allowed / ENDING) ** (1 / 3):
             return run.t_end
-        return self._place(run, last.t, here - min(LONGEST, GROWTH * before, SHARE * here, allowed ** (1 / 3)))
+        step = min(LONGEST, GROWTH * before, SHARE * here, allowed ** (1 / 3))
+        return self._place(run, last.t, here - max(step, SPREAD * here / (left + 1)))
+
+    def _left(self, run: Run) -> int:
+        """Calls that the grid would still make after the pending one, had it made as many as this run."""
+        return max(0, len(run.grid) - 1 - sum(not a.skipped for a in run.kept))
 
     def _bend(self, run: Run, last: Attempt, here: float) -> tuple[float | None, float]:
         """b at the pending call, and the step that led there."""

@@ -45,7 +45,7 @@ def between(grid: tuple[float, ...], places: int) -> set[float]:
 @settings(max_examples=12, deadline=None)
 @given(st.floats(2e-3, 0.1), st.floats(1.0, 10.0), st.integers(0, 99))
 def test_a_smaller_tolerance_never_makes_fewer_calls(tol: float, less: float, seed: int) -> None:
-    problem = MIXED.problem(seed)
+    problem = MIXED.problem(seed, steps=100)
     loose, strict = (MIXED.run(Stride(tol=value), problem).run.cost for value in (tol, tol / less))
     assert loose <= strict
     assert less < 5 or loose < strict  # steps go with the cube root: eight times less is about half as long
@@ -53,7 +53,7 @@ def test_a_smaller_tolerance_never_makes_fewer_calls(tol: float, less: float, se
 
 @pytest.mark.parametrize("setup", [SMOOTH, MIXED], ids=["gaussian", "mixture"])
 def test_the_error_falls_with_the_tolerance_and_is_of_its_size(setup: Setup) -> None:
-    problem = setup.problem(3)
+    problem = setup.problem(3, steps=400)  # more than any run wants
     if isinstance(setup.backbone, Gaussian):
         exact = setup.backbone.exact(problem.x, 1.0, 0.0)
     else:
@@ -168,3 +168,11 @@ def test_in_a_pipeline_it_is_the_engine() -> None:
         assert landings(sample.run) == pytest.approx(landings(result.run), abs=1e-9)
         assert sample.calls == pytest.approx(result.run.cost)
         assert float((latent - result.x).norm() / result.x.norm()) < 1e-4
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 12])
+def test_a_short_grid_is_never_overspent(steps: int) -> None:
+    for tol in (1e-6, 0.004, 1e9):
+        result = MIXED.run(Stride(tol=tol), MIXED.problem(1, steps=steps))
+        assert result.run.cost <= steps
+        assert float(rms(result.x)) < 3.0
