@@ -15,6 +15,7 @@ HEADINGS = {
     "schedule": "Schedules",
     "signal": "Signals",
     "metric": "Metrics",
+    "peer": "Peers",
 }
 
 

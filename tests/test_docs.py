@@ -27,7 +27,10 @@ def test_every_registered_class_says_what_it_is(kind: str) -> None:
         assert not line.startswith(registry.lookup(kind, name).__name__ + "("), f"{kind} {name} has no docstring"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/decisions.md", "docs/pebble.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("decisions", "pebble", "bench", "metrics"))],
+)
 def test_pages_link_to_files_that_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):

@@ -33,7 +33,7 @@ from .summary import BEST_FIXED, Row, Summary, better, categories, front, jsonab
 BLIND = ("mask", "gate", "random")
 RELEASED = "third_order_released"
 BUDGETS = (10, 15, 20, 25)
-SLACK = 1.02  # rows within 2 % above a budget count as within it, on both sides
+SLACK = 1.02  # rows within 2 % above a budget count as within it
 GRANTED = 0.5  # calls that rivals may make beyond a budget: what tuning has allowed them (see `fixed`)
 JUDGE_MARGIN = 0.02  # of a judge's score in [0, 1]: less is no difference worth naming
 CERTAIN = 60.0  # dB of 1 - SSIM beyond which two pictures count as equally close

@@ -16,7 +16,6 @@ LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 LONGEST = 0.4  # step, in radians of the pi / 2 from noise to data
 GROWTH = 2.0  # of a step over the one before
 SHARE = 0.6  # of the angle that is left, which a step that does not end the run may take
-SPREAD = 0.8  # share of an even step that every step takes at least, so that the calls of the grid suffice
 ENDING = 5.0  # the last step is not corrected: its error weighs so many times more
 
 
@@ -92,7 +91,9 @@ class Stride(Policy):
         if here <= (allowed / ENDING) ** (1 / 3):
             return run.t_end
         step = min(LONGEST, GROWTH * before, SHARE * here, allowed ** (1 / 3))
-        return self._place(run, last.t, here - max(step, SPREAD * here / (left + 1)))
+        # The fewer of the grid's calls are left, the less a step may fall short of an even share of the way.
+        share = (1 - left / (len(run.grid) - 1)) * here / (left + 1)
+        return self._place(run, last.t, here - max(step, share))
 
     def _left(self, run: Run) -> int:
         """Calls that the grid would still make after the pending one, had it made as many as this run."""
