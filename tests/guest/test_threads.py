@@ -46,7 +46,7 @@ def test_pipelines_that_share_a_network_run_at_once_as_one_after_another(pipe: A
             return output, [s.decisions for s in guest.last]
 
     serial = {name: run(name) for name in plans}
-    meeting = threading.Barrier(len(plans), timeout=30)
+    meeting = threading.Barrier(len(plans), timeout=300)
 
     def meet(p: Any, step: int, t: Any, values: Values) -> Values:
         meeting.wait()
@@ -67,7 +67,7 @@ def test_one_pipeline_in_two_threads_is_refused_and_the_first_run_goes_on(pipe: 
     def intrude(p: Any, step: int, t: Any, values: Values) -> Values:
         if step == 5:
             with ThreadPoolExecutor(1) as pool:
-                errors.append(pool.submit(bare, pipe).exception(timeout=30))  # type: ignore[arg-type]  # not None
+                errors.append(pool.submit(bare, pipe).exception(timeout=300))  # type: ignore[arg-type]  # not None
         return values
 
     ran = adapted(pipe, SPECS[1], callback_on_step_end=intrude)
