@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
+from ..numerics.parametrize import from_x0
 from ..numerics.schedule import Schedule
 from .contracts import INFINITY, Evaluate, Full, Run, View
 
@@ -86,6 +87,14 @@ class Node(NamedTuple):
     x: Any
     estimate: Estimate
     real: bool = True  # False where it was forecast
+
+
+def view(node: Node, of: View, schedule: Schedule) -> Any:
+    """What the network said at a node, as `of`."""
+    e = node.estimate
+    if e.output is not None and e.prediction == of:
+        return e.output
+    return from_x0(of, e.x0, node.x, schedule.alpha(node.t), schedule.sigma(node.t))
 
 
 Asked: TypeAlias = Query | Noise | Latent | Advance  # what a step may ask for

@@ -18,18 +18,10 @@ from ..numerics.array import combine, narrow, wide
 from ..numerics.parametrize import from_x0, to_x0
 from ..numerics.schedule import Schedule
 from .contracts import View
-from .requests import Node
+from .requests import Node, view
 
 ENTRY = 1 / 1000  # of the table, in t
 WEIGHTS = (0.375, -0.75, -0.625)  # of the slopes, oldest first
-
-
-def view(node: Node, of: View, schedule: Schedule) -> Any:
-    """What the network said at a node, as `of`."""
-    e = node.estimate
-    if e.output is not None and e.prediction == of:
-        return e.output
-    return from_x0(of, e.x0, node.x, schedule.alpha(node.t), schedule.sigma(node.t))
 
 
 def beta(schedule: Schedule, t: float) -> float:

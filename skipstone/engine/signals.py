@@ -16,8 +16,8 @@ from ..numerics.parametrize import to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
 from .contracts import Against, Clock, Forecast, View
-from .requests import Estimate, Node, Step
-from .sada import look_ahead, repeated, slopes, view
+from .requests import Estimate, Node, Step, view
+from .sada import look_ahead, repeated, slopes
 
 
 @dataclass(frozen=True, slots=True)

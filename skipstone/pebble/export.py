@@ -58,6 +58,8 @@ def write(folder: Path, model: AutoencoderTiny, family: Family, network: Network
         elif isinstance(part, CLIPTokenizer):
             # Releases of transformers before 5 read these two instead of tokenizer.json.
             part.backend_tokenizer.model.save(str(folder / name))
+    for config in folder.rglob("config.json"):
+        _nameless(config)
     write_manifest(folder)
     return folder
 
@@ -67,6 +69,13 @@ def _run_in_single(config: Path) -> None:
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings["dtype"] = str(torch.float32).removeprefix("torch.")
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _nameless(config: Path) -> None:
+    """Leave out the folder that a part was read from: it says where the recipe ran, and nothing to others."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    if settings.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _named_as_ever(weights: Path) -> None:

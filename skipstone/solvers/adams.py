@@ -9,8 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..engine.requests import Node, Noise, Query, Solver, Step
-from ..engine.sada import view
+from ..engine.requests import Node, Noise, Query, Solver, Step, view
 from ..numerics.array import combine, narrow, rms
 from ..numerics.extrapolate import lagrange_weights
 from ..numerics.schedule import Schedule
