@@ -22,6 +22,7 @@ LAYERS = [
     ["pebble", "peers"],
     ["testing"],
     ["bench"],
+    ["calibrate"],
     ["cli"],
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -41,6 +42,7 @@ class Measure:
     name: ClassVar[str]
     better: ClassVar[Literal["higher", "lower"]]
     unit: ClassVar[str] = ""
+    span: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # what promises count at least and at most
     of: ClassVar[Literal["any", "picture", "video"]] = "any"  # what it can be taken of
     wants: ClassVar[tuple[Literal["judge", "latent"], ...]] = ()  # what not every model has
 

@@ -23,6 +23,7 @@ class PSNR(Metric):
     name: ClassVar[str] = "psnr"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     unit: ClassVar[str] = "dB"
+    span: ClassVar[tuple[float, float]] = (0.0, 99.0)  # identical pictures count as 99 dB in a mean
 
     def measure(self, sample: Sample) -> float:
         ours, theirs = pair(self, sample)
@@ -49,6 +50,7 @@ class SSIM(Metric):
 
     name: ClassVar[str] = "ssim"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
+    span: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def measure(self, sample: Sample) -> float:
         from skimage.metrics import structural_similarity

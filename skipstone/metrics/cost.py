@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,6 +20,7 @@ class Cost(Metric):
 
     name: ClassVar[str] = "cost"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
+    span: ClassVar[tuple[float, float]] = (0.0, math.inf)
     unit: ClassVar[str] = "calls"
 
     def measure(self, sample: Sample) -> float:

@@ -40,6 +40,7 @@ class FramePSNR(Metric):
     name: ClassVar[str] = "frame_psnr"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     unit: ClassVar[str] = "dB"
+    span: ClassVar[tuple[float, float]] = (0.0, CEILING)
     of: ClassVar[Literal["any", "picture", "video"]] = "video"
 
     def measure(self, sample: Sample) -> float:
@@ -73,6 +74,7 @@ class FrameSSIM(Metric):
 
     name: ClassVar[str] = "frame_ssim"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
+    span: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     of: ClassVar[Literal["any", "picture", "video"]] = "video"
 
     def measure(self, sample: Sample) -> float:

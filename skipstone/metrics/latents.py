@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +24,7 @@ class LatentError(Metric):
 
     name: ClassVar[str] = "latent_error"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
+    span: ClassVar[tuple[float, float]] = (0.0, math.inf)
     wants: ClassVar[tuple[Literal["judge", "latent"], ...]] = ("latent",)
 
     def measure(self, sample: Sample) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -57,6 +58,7 @@ class LPIPS(Metric):
     weights: str = ""
     name: ClassVar[str] = "lpips"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
+    span: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     def __post_init__(self) -> None:
         if self.net not in BACKBONES:
