@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import SpecError
 from .betting import planned
-from .risk import betting_p, binomial_p
+from .risk import betting_p
 from .target import Target
 
 MOST = 20_000  # prompts of one group, above which none are planned
@@ -68,9 +68,8 @@ def prompts_needed(
     """
     delta, alpha = _delta(confidence), target.risk
     if groups < 1 or not 0 < power < 1 or (deviation is not None and deviation <= 0):
-        raise SpecError(
-            f"Expected groups >= 1, a power in (0, 1) and a deviation > 0, got {groups}, {power}, {deviation}."
-        )
+        got = f"{groups}, {power} and {deviation}"
+        raise SpecError(f"Expected groups >= 1, a power in (0, 1) and a deviation > 0, got {got}.")
     slack = _slack(target) if slack is None else slack
     unit = 1.0 if target.span is None else target.span[1] - target.span[0]
     rate = alpha - slack / unit
@@ -80,7 +79,7 @@ def prompts_needed(
         )
     each = power ** (1 / groups)
     if target.span is None:
-        likely = _first(lambda n: _power_of_binomial(n, delta, alpha, rate) >= each)
+        likely = _likely_of_fraction(delta, alpha, rate, each)
         return Needed(groups * fewest(target, confidence), likely and groups * likely, slack, None, power, groups)
     deviation = 2 * slack if deviation is None else deviation
     likely = _first(lambda n: _power_of_betting(n, delta, alpha, rate, deviation / unit) >= each)
@@ -94,14 +93,12 @@ def fewest(target: Target, confidence: float) -> int:
         SpecError: a confidence out of range, or a target that takes more than 20,000.
     """
     delta, alpha = _delta(confidence), target.risk
-    if target.span is None:
-        found = _first(lambda n: binomial_p(0, n, alpha) <= delta, 10**9)
+    if target.span is None:  # (1 - alpha)^n <= delta; rounding would ask for one more where it is met exactly
+        found: int | None = max(1, math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9))
     else:
         found = _first(lambda n: betting_p([0.0] * n, alpha) <= delta)
     if found is None:
-        raise SpecError(
-            f"'{target.spell()}' with confidence {confidence:g} takes more than {MOST:,} prompts: ask for less."
-        )
+        raise SpecError(f"{_said(target, confidence)} takes more than {MOST:,} prompts: ask for less.")
     return found
 
 
@@ -124,14 +121,16 @@ def enough(target: Target, confidence: float, n: int, groups: Sequence[str] | No
     short = {name: count for name, count in sorted(have.items()) if count < needed}
     if not short and n > 0:
         return
-    if groups is None:
-        got, each = f"got {n}", ""
-    else:
-        got, each = "got " + ", ".join(f"{count} of {name!r}" for name, count in short.items()), " in each group"
+    each = "" if groups is None else " in each group"
+    got = str(n) if groups is None else ", ".join(f"{count} of {name!r}" for name, count in short.items())
     raise SpecError(
-        f"'{target.spell()}' with confidence {confidence:g} needs at least {needed} prompts in the final test{each}, "
-        f"and more for a setting that fails now and then; {got}.{_instead(target, confidence, min(short.values(), default=0))}"
+        f"{_said(target, confidence)} needs at least {needed} prompts in the final test{each}, and more for a setting "
+        f"that fails now and then; got {got}.{_instead(target, confidence, min(short.values(), default=0))}"
     )
+
+
+def _said(target: Target, confidence: float) -> str:
+    return f"'{target.spell()}' with confidence {confidence:g}"
 
 
 def _instead(target: Target, confidence: float, n: int) -> str:
@@ -151,14 +150,20 @@ def _slack(target: Target) -> float:
     return min(EASE * abs(target.level - bad), abs(target.level - good) / 2)
 
 
-def _power_of_binomial(n: int, delta: float, alpha: float, rate: float) -> float:
-    """Chance that a setting that fails at this rate is accepted with n prompts."""
+def _likely_of_fraction(delta: float, alpha: float, rate: float, power: float) -> int | None:
+    """The least n from which on a setting that fails at this rate is accepted with this power.
+
+    From which on: a prompt more may cost power, where it does not yet allow a failure more.
+    """
+    import numpy as np
     from scipy.stats import binom
 
-    allowed = int(binom.ppf(delta, n, alpha))  # the least count whose p is at least delta: accepted where equal
-    while allowed >= 0 and binomial_p(allowed, n, alpha) > delta:
-        allowed -= 1
-    return float(binom.cdf(allowed, n, rate))
+    n = np.arange(1, MOST + 1)
+    allowed = binom.ppf(delta, n, alpha)  # the least count of failures whose p is at least delta
+    allowed -= binom.cdf(allowed, n, alpha) > delta
+    failing = np.flatnonzero(binom.cdf(allowed, n, rate) < power)
+    last = int(n[failing[-1]]) if len(failing) else 0
+    return last + 1 if last < MOST else None
 
 
 def _power_of_betting(n: int, delta: float, alpha: float, rate: float, deviation: float) -> float:
@@ -173,13 +178,13 @@ def _power_of_betting(n: int, delta: float, alpha: float, rate: float, deviation
     return float((planned(1 - losses, 1 - alpha).max(-1) >= math.log(1 / delta)).mean())
 
 
-def _first(holds: Callable[[int], bool], most: int = MOST) -> int | None:
+def _first(holds: Callable[[int], bool]) -> int | None:
     """The least n that holds, where all above it do; found by doubling and halving."""
     high = 1
     while not holds(high):
-        if high >= most:
+        if high >= MOST:
             return None
-        high = min(2 * high, most)
+        high = min(2 * high, MOST)
     low = high // 2
     while low + 1 < high:
         middle = (low + high) // 2

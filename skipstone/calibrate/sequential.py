@@ -37,7 +37,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Watchdog:
-    """Audit of a promise, by betting that it is broken: as long as it holds, no looking often makes a false alarm likely.
+    """Audit of a promise, by betting that it is broken: looking often does not make a false alarm likelier.
 
     The capital after n losses is the mean over gamblers j of prod_i (1 + lambda_j (loss_i - risk)), lambda_j in
     (0, 1 / risk] (see `betting.mixed`): an e-process. P(it ever reaches 1 / false_alarm) <= false_alarm where
