@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import SpecError
 from .betting import planned
-from .risk import betting_p
+from .risk import betting_p, binomial_p
 from .target import Target
 
 MOST = 20_000  # prompts of one group, above which none are planned
@@ -93,8 +93,10 @@ def fewest(target: Target, confidence: float) -> int:
         SpecError: a confidence out of range, or a target that takes more than 20,000.
     """
     delta, alpha = _delta(confidence), target.risk
-    if target.span is None:  # (1 - alpha)^n <= delta; rounding would ask for one more where it is met exactly
-        found: int | None = max(1, math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9))
+    if target.span is None:  # (1 - alpha)^n <= delta, as the test itself rounds it
+        found: int | None = max(1, math.ceil(math.log(delta) / math.log1p(-alpha)) - 1)
+        while found is not None and binomial_p(0, found, alpha) > delta:
+            found += 1
     else:
         found = _first(lambda n: betting_p([0.0] * n, alpha) <= delta)
     if found is None:
@@ -139,7 +141,7 @@ def _instead(target: Target, confidence: float, n: int) -> str:
         return " Give more prompts, or ask for less."
     share = math.floor(100 * (1 - confidence) ** (1 / n))
     less = math.floor(100 * (1 - target.fraction**n)) / 100
-    ways = [f"'@ {share}%'"] * (share > 0) + [f"a confidence of {less:g}"] * (less > 0)
+    ways = [f"'@ {share}%'"] * (share > 0) + [f"a confidence of {less:g}"] * (less > 0.5)
     return f" Give more prompts, or ask for {' or '.join(ways)} at most." if ways else " Give more prompts."
 
 
