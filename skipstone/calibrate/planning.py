@@ -177,7 +177,8 @@ def _power_of_betting(n: int, delta: float, alpha: float, rate: float, deviation
     spread = min(deviation, 0.99 * math.sqrt(rate * (1 - rate)))
     weight = rate * (1 - rate) / spread**2 - 1
     losses = np.random.default_rng(SEED).beta(rate * weight, (1 - rate) * weight, (TRIALS, n))
-    return float((planned(1 - losses, 1 - alpha).max(-1) >= math.log(1 / delta)).mean())
+    won = planned(1 - losses, 1 - alpha).max(-1) >= math.log(1 / delta)
+    return float((won & (losses.mean(-1) <= alpha)).mean())
 
 
 def _first(holds: Callable[[int], bool]) -> int | None:

@@ -80,8 +80,8 @@ def interval(target: Target, values: Sequence[float | None], confidence: float) 
         low, high = float(found.low), float(found.high)
     else:
         good = _shuffled(losses, SEED)
-        high = 1 - least_mean(good, 1 - confidence, planned)
-        low = least_mean(1 - good, 1 - confidence, planned)
+        high = max(centre, 1 - least_mean(good, 1 - confidence, planned))
+        low = min(centre, least_mean(1 - good, 1 - confidence, planned))
     return span_of(target, centre, low, high, n)
 
 
@@ -163,7 +163,8 @@ def betting_p(losses: Sequence[float], alpha: float, seed: int = SEED) -> float:
     """p of H: E[loss] > alpha by betting against it: 1 / the greatest capital that the gambler ever held.
 
     The claim bet against is E[1 - loss] <= 1 - alpha (see `betting.planned`). Prompts are seen in an order drawn by
-    the seed alone, so that a list sorted by difficulty does no harm.
+    the seed alone, so that a list sorted by difficulty does no harm. 1 where the losses' own mean is above alpha,
+    however the bets went: nobody should be promised what these prompts do not show.
 
     Args:
         losses: Of each prompt, in [0, 1].
@@ -176,6 +177,8 @@ def betting_p(losses: Sequence[float], alpha: float, seed: int = SEED) -> float:
     References: Waudby-Smith, Ramdas 2024, arXiv 2010.09686, section 3.1; Ville 1939.
     """
     _checked(losses, alpha)
+    if math.fsum(losses) > alpha * len(losses):
+        return 1.0
     return math.exp(-max(0.0, float(planned(_shuffled(losses, seed), 1 - alpha).max())))
 
 

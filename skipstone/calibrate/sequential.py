@@ -23,7 +23,8 @@ class Audit:
         alarm: Whether peak >= 1 / false_alarm: once raised, it stays.
         n: Samples audited so far.
         interval: Share of prompts that meets, or mean of the metric: each end holds with confidence 1 - false_alarm
-            at all n together, and the better end misses the target exactly where there is an alarm.
+            at all n together, and the better end misses the target exactly where there is an alarm. It may leave out
+            the mean of samples whose quality changed on the way.
         state: Losses of all samples so far, from which `Watchdog` goes on.
     """
 
