@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from skipstone.calibrate import Target, p_value
+from skipstone.calibrate.control import fixed_sequence
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RUNS = 200
@@ -97,7 +98,7 @@ def test_testing_every_setting_without_a_correction_is_noticed() -> None:
 
 def test_forgetting_the_groups_is_noticed() -> None:
     def mutant(target: Target, table: list[list[float]], groups: list[str] | None) -> tuple[int, ...]:
-        return simulation.calibrate.control.fixed_sequence([p_value(target, row) for row in table], 0.1)  # type: ignore[no-any-return]
+        return fixed_sequence([p_value(target, row) for row in table], 0.1)
 
     assert broken(SCENARIOS["three groups, one breaks where all together meet"], mutant) > 0.1
 
@@ -105,7 +106,7 @@ def test_forgetting_the_groups_is_noticed() -> None:
 def test_dropping_nan_is_noticed() -> None:
     def mutant(target: Target, table: list[list[float]], groups: list[str] | None) -> tuple[int, ...]:
         p = [p_value(target, [v for v in row if not math.isnan(v)]) for row in table]
-        return simulation.calibrate.control.fixed_sequence(p, 0.1)  # type: ignore[no-any-return]
+        return fixed_sequence(p, 0.1)
 
     assert broken(SCENARIOS["shares, NaN for failures"], mutant) > 0.1
 
@@ -135,6 +136,10 @@ def test_stopping_a_plain_test_at_will_errs_far_too_often() -> None:
 def _met(failed: int, n: int) -> list[float]:
     """Failures as what meets: the p of "at least 10 % meet" is then that of the promise "at most 10 % fail"."""
     return [1.0] * int(failed) + [0.0] * (n - int(failed))
+
+
+def test_the_theory_page_has_the_prices_that_the_code_says() -> None:
+    assert simulation.prices() in (BENCHMARKS.parent / "docs" / "calibration_theory.md").read_text(encoding="utf-8")
 
 
 def test_the_committed_page_says_what_the_code_simulates() -> None:
