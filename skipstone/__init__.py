@@ -22,6 +22,7 @@ from .registry import register as register
 from .registry import spell as spell
 
 if TYPE_CHECKING:
+    from .calibrate.run import calibrate as calibrate
     from .engine.contracts import Policy as Policy
     from .engine.requests import Solver as Solver
 
@@ -51,10 +52,12 @@ _HOME = {
     "Pebble": "pebble.model",
     "Adapted": "backbones.diffusers.guest",
     "adapt": "backbones.diffusers.guest",
-    "load_policy": "policies.saved",
+    "audit": "calibrate.audit",
+    "Certified": "policies.certified",
+    "load_policy": "backbones.identity",
     "save_policy": "policies.saved",
 }
-__all__ = ["SkipstoneError", "names", "parse", "policy", "register", "solver", "spell", *_HOME]
+__all__ = ["SkipstoneError", "calibrate", "names", "parse", "policy", "register", "solver", "spell", *_HOME]
 
 
 def policy(spec: str) -> Policy:
@@ -68,6 +71,8 @@ def solver(spec: str) -> Solver:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "calibrate":  # the package, which can be called
+        return importlib.import_module(".calibrate", __name__)
     if name in _HOME:
         return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,8 @@
     ├── PromptError (ValueError)       a prompt that cannot be drawn
     ├── MetricError (ValueError)       a metric that cannot be taken of these pictures
     ├── TraceError (ValueError)        a trace file that cannot be read or does not fit
+    ├── CertificateError (ValueError)  a calibrated policy on what its certificate was not made for
+    ├── TargetMissed                   no setting keeps the promise that was asked for
     ├── BenchError                     results of a benchmark that cannot be read, merged or written
     └── OutputError                    a result that cannot be written
 
@@ -61,6 +63,14 @@ class MetricError(SkipstoneError, ValueError):
 
 class TraceError(SkipstoneError, ValueError):
     """A trace that cannot be read, or does not fit the problem it is replayed on."""
+
+
+class CertificateError(SkipstoneError, ValueError):
+    """A calibrated policy on a model or configuration that its certificate was not made for."""
+
+
+class TargetMissed(SkipstoneError):
+    """No setting meets the target with the confidence that was asked for."""
 
 
 class BenchError(SkipstoneError):

@@ -34,6 +34,7 @@ HOMES = {
 _KINDS: dict[str, dict[str, type]] = {kind: {} for kind in HOMES}
 _PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in HOMES}
 _loaded: set[str] = set()
+READ = {"policy": {"auto": "skipstone.policies.saved"}}  # names that a function reads: it looks at more than settings
 
 
 def register(kind: str) -> Callable[[T], T]:
@@ -138,8 +139,13 @@ def _value(name: str, keyword: ast.keyword) -> Any:
 
 
 def _make(kind: str, name: str, arguments: dict[str, Any]) -> Any:
-    cls = lookup(kind, name)
-    known = [f.name for f in fields(cls) if f.init]
+    cls: Callable[..., Any]
+    if name in READ.get(kind, {}):
+        cls = getattr(importlib.import_module(READ[kind][name]), name)
+        known = list(inspect.signature(cls).parameters)
+    else:
+        cls = lookup(kind, name)
+        known = [f.name for f in fields(cls) if f.init]
     for key in arguments:
         if key not in known:
             raise SpecError(

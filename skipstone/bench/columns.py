@@ -7,6 +7,7 @@
     stride @ 50                                   a policy that brings its own solver, `adams`
     third_order @ own                             the model's own solver and grid; `own / karras` changes the grid
     deepcache(interval=3) @ dpmpp                 a peer: somebody else's accelerator, in a diffusers pipeline
+    out                                           the folder of a saved or calibrated policy
 
 What follows the @ may leave out any of solver, grid and steps, but keeps their order.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import registry
@@ -24,6 +26,8 @@ from ..engine.requests import Solver
 from ..errors import SpecError, UnknownName
 from ..numerics.grid import Grid
 from ..peers.base import Peer
+from ..policies.certified import Certified
+from ..policies.saved import FILE, load_policy
 
 FEWER, OWN = "fewer", "own"
 OWN_WAY = f"{OWN} / {OWN}"
@@ -90,8 +94,13 @@ class Column:
     def spec(self) -> str:
         """The column in full: what it takes to run it again, which for a `fewer` with its steps is `fixed`."""
         head = "fixed" if self.policy is None and self.steps else self._head
+        return f"{head} @ {self.way}"
+
+    @property
+    def way(self) -> str:
+        """Solver, grid and steps, spelt."""
         way = f"{spelt(self.solver)} / {spelt(self.grid)}"
-        return f"{head} @ {OWN if way == OWN_WAY else way} / {self.steps}"
+        return f"{OWN if way == OWN_WAY else way} / {self.steps}"
 
     @property
     def label(self) -> str:
@@ -119,6 +128,8 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
         raise SpecError(f"{GRAMMAR}, got {spec!r}.")
     policy = None if head.strip() == FEWER else _head(head.strip())
     said = tuple(parts)
+    if isinstance(policy, Certified) and policy.point.fixed and not parts:
+        parts = [part.strip() for part in policy.point.way.split("/")]  # a sampler is all that it is
     if parts and parts[-1].lstrip("+-").isdigit():
         if policy is None:
             raise SpecError(f"{FEWER!r} takes its steps from the column to its left; leave them out of {spec!r}.")
@@ -139,7 +150,9 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
 
 
 def _head(spec: str) -> Policy | Peer:
-    """A policy or a peer."""
+    """A policy, or the folder of one, or a peer."""
+    if (Path(spec) / FILE).is_file():
+        return load_policy(spec)
     if spec.partition("(")[0].strip() in registry.names("peer"):
         peer: Peer = registry.parse("peer", spec)
         return peer

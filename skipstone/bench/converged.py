@@ -112,6 +112,10 @@ class References:
                 found[shot] = self._save(self._path(column, shot), Picture(pixels, one.latent))
         return [picture for shot in shots if (picture := found[shot]) is not None]
 
+    def missing(self, shots: Sequence[Shot], column: Column) -> list[Shot]:
+        """Those of which no file is there."""
+        return [shot for shot in shots if not self._path(column, shot).is_file()]
+
     def agreement(self, subject: Subject, shots: Sequence[Shot]) -> dict[str, float]:
         """PSNR between the two converged runs, at the median and at the worst sample; empty where there is but one."""
         if len(self.converged) < 2 or not shots:

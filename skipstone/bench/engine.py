@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
+from ..backbones.identity import identity
 from ..backbones.module import CallCounter
 from ..engine.contracts import Run
 from ..engine.drivers import denoise_many
 from ..engine.requests import Problem, Result
 from ..errors import BackboneError, PromptError
 from ..pebble.model import GUIDANCE, Pebble, find
+from ..policies.certified import Certified
 from .columns import Column, Sampler
 from .subject import Item, Made, Watch
 
@@ -39,6 +41,13 @@ class Engine:
     defaults: Sampler = DEFAULTS
     policy: str = "balanced"
     moving: bool = False
+
+    @classmethod
+    def of(cls, pebble: Pebble) -> Engine:
+        """A model that is loaded already."""
+        engine = cls(pebble.name, pebble.name, pebble.guidance)
+        vars(engine)["pebble"] = pebble  # where `cached_property` looks
+        return engine
 
     @cached_property
     def pebble(self) -> Pebble:
@@ -81,8 +90,12 @@ class Engine:
         return replace(column, solver=column.solver or DEFAULTS.solver, grid=column.grid or DEFAULTS.grid)
 
     def load(self, columns: Sequence[Column]) -> None:
-        """Load the model; it runs every column."""
+        """Load the model; it runs every column but those that were calibrated on something else: CertificateError."""
         _ = self.pebble
+        for column in columns:
+            if isinstance(column.policy, Certified):
+                column.policy.check(identity(self.pebble), self.name)
+                column.policy.check_way(self.admit(column).way, self.name)
 
     def warm_up(self, items: Sequence[Item], column: Column) -> None:
         """One full batch, so that the first column does not pay for what a first call allocates."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..backbones.diffusers.families import refused
+from ..backbones.diffusers.families import refused, spec_of
 from ..errors import GuestError, ModelError, SpecError
 from ..pebble.model import quiet
 
@@ -153,6 +153,32 @@ class Checkpoint:
         with safe_open(files[-1], "pt") as weights:
             stored = weights.get_slice(next(iter(weights.keys()))).get_dtype()
         return {"F16": torch.float16, "BF16": torch.bfloat16}.get(stored, torch.float32)
+
+
+@dataclass(frozen=True)
+class Live(Checkpoint):
+    """A pipeline that somebody has loaded already, with whatever was done to it since.
+
+    Args:
+        pipe: It.
+    """
+
+    pipe: Any = None
+
+    @staticmethod
+    def of(pipe: Any) -> Live:
+        """Raises GuestError where it cannot be adapted."""
+        spec_of(pipe)
+        return Live(str(pipe.config.get("_name_or_path") or type(pipe).__name__), dict(pipe.config), type(pipe), pipe)
+
+    @property
+    def scheduler(self) -> Any:
+        """That of the pipeline, as it is now."""
+        return self.pipe.scheduler
+
+    def load(self, device: str | None = None, dtype: str = "auto") -> Any:
+        """The pipeline itself, where it is."""
+        return self.pipe
 
 
 def first_line(e: BaseException) -> str:

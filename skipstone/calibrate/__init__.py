@@ -1,4 +1,11 @@
-"""Say the quality, get the speed: the fastest setting of a policy that provably meets a target."""
+"""Say the quality, get the speed: the fastest setting of a policy that provably meets a target.
+
+`skipstone.calibrate(pipe, prompts, "psnr >= 30 @ 90%")` is `calibrate.run.calibrate`: the package can be called.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
 
 from .control import Choice as Choice
 from .control import choose as choose
@@ -12,3 +19,15 @@ from .sequential import Audit as Audit
 from .sequential import Watchdog as Watchdog
 from .target import Known as Known
 from .target import Target as Target
+
+
+class _Callable(ModuleType):
+    """A package of the name of its main function, which calling it calls."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from .run import calibrate
+
+        return calibrate(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

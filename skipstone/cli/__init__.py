@@ -7,8 +7,8 @@ import sys
 import typer
 
 from .. import __version__
-from ..errors import SkipstoneError
-from . import bench, check, compare, demo, explain, generate, listing
+from ..errors import SkipstoneError, TargetMissed
+from . import bench, calibrate, check, compare, demo, explain, generate, listing
 
 app = typer.Typer(
     name="skipstone",
@@ -36,21 +36,38 @@ def skipstone(
       skipstone demo
       skipstone generate "a red apple on a blue background"
       skipstone compare "a cat" "a cat above a bus" -p third_order -p fewer
+      skipstone calibrate --prompts pebble-tuning --target "psnr >= 30 @ 90%" --out mine
       skipstone list policies
 
     Every command tells more with --help.
     """
 
 
-for command in (generate.generate, compare.compare, bench.bench, bench.report, demo.demo, explain.explain, check.check):
+for command in (
+    generate.generate,
+    compare.compare,
+    calibrate.calibrate,
+    calibrate.audit,
+    bench.bench,
+    bench.report,
+    demo.demo,
+    explain.explain,
+    check.check,
+):
     app.command()(command)
 app.command("list")(listing.listing)
 
 
 def main() -> None:
-    """Entry point: what goes wrong on purpose is one sentence on stderr and exit code 2; Ctrl-C is 130."""
+    """Entry point: what goes wrong on purpose is one sentence on stderr and exit code 2; Ctrl-C is 130.
+
+    A target that no setting meets is 3, and the alarm of an audit 4.
+    """
     try:
         app()
+    except TargetMissed as e:
+        print(f"skipstone: {e}", file=sys.stderr)
+        sys.exit(3)
     except SkipstoneError as e:
         print(f"skipstone: {e}", file=sys.stderr)
         sys.exit(2)

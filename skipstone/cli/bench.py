@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options
-from .progress import spoken_warnings
+from .progress import spoken_warnings, telling
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ..bench.race import Tell
+    pass
 
 
 def bench(
@@ -103,7 +100,7 @@ def bench(
     for name, why in planned.absent:
         console.print(f"{name} is left out: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
-        with spoken_warnings(console), _telling(console) as tell:
+        with spoken_warnings(console), telling(console) as tell:
             planned.run(out, resume, shlex.join(["skipstone", *sys.argv[1:]]), said, tell)
     except KeyboardInterrupt:
         again = shlex.join(["skipstone", "bench", "--out", str(out), "--resume"])
@@ -156,30 +153,6 @@ def _settings(said: Mapping[str, Any]) -> Any:
     if said["budget"]:
         told["budgets"] = said["budget"]
     return Settings(**told)
-
-
-@contextmanager
-def _telling(console: Console) -> Iterator[Tell]:
-    """A bar with the time that is left; silent where the console is no terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn(), TimeRemainingColumn())
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        *columns,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("")
-
-        def tell(what: str, done: float, total: float) -> None:
-            if done == 0:
-                bar.reset(task)
-            bar.update(task, description=what[:60], completed=done, total=max(total, 1e-9))
-
-        yield tell
 
 
 def _show(written: list[Path]) -> None:

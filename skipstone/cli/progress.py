@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..bench.compare import Watch
+    from ..bench.race import Tell
 
 
 @contextmanager
@@ -50,3 +51,27 @@ def watching(console: Console, columns: Sequence[tuple[str, int]], repeats: int 
             bar.update(tasks[column], completed=repeat * len(way[column]) + sum(way[column]))
 
         yield watch
+
+
+@contextmanager
+def telling(console: Console) -> Iterator[Tell]:
+    """A bar with the time that is left; silent where the console is no terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn(), TimeRemainingColumn())
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("")
+
+        def tell(what: str, done: float, total: float) -> None:
+            if done == 0:
+                bar.reset(task)
+            bar.update(task, description=what[:60], completed=done, total=max(total, 1e-9))
+
+        yield tell

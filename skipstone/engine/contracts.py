@@ -216,6 +216,7 @@ class Policy:
 
     name: ClassVar[str]
     neutral: ClassVar[Mapping[str, Any]] = {}  # arguments at which this policy changes nothing
+    ladder: ClassVar[Sequence[Mapping[str, Any]]] = ()  # settings from careful to bold, for calibration to choose from
 
     @property
     def needs(self) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -62,6 +62,13 @@ class ErrorControl(Policy):
     clock: Clock = "t"
     name: ClassVar[str] = "error_control"
     neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
+    ladder: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
+        {"tol": tol, "max_skip": skips}
+        for tol, skips in (
+            (0.0002, 1), (0.0005, 1), (0.001, 2), (0.0015, 2), (0.002, 3), (0.003, 3), (0.0045, 4), (0.006, 4),
+            (0.009, 5), (0.013, 6), (0.02, 7), (0.03, 8),
+        )
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         number(self, "tol", 0)

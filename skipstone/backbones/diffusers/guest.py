@@ -7,6 +7,8 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +17,8 @@ from ... import registry
 from ...engine.contracts import Policy
 from ...engine.requests import Solver
 from ...errors import GuestError, GuestWarning
+from ...policies.certified import Certified
+from ..identity import check, scheduler_from
 from .account import Account
 from .families import spec_of
 from .schedulers import supports
@@ -42,7 +46,8 @@ def adapt(
 
     Args:
         pipe: Any `DiffusionPipeline` whose loop calls `scheduler.step`.
-        policy: Which steps call the network: a policy, its spec, or the folder of a saved one.
+        policy: Which steps call the network: a policy, its spec, or the folder of a saved one. A calibrated one must
+            have been calibrated on this model and configuration, and may bring a scheduler for the time of each call.
         solver: Leave None to keep the pipeline's scheduler. A solver or its spec takes the loop over: the whole run
             happens in the pipeline's first step, for policies that choose their own times (`stride`, which brings
             its own, and `pid`).
@@ -52,10 +57,13 @@ def adapt(
     Raises:
         GuestError: not a pipeline, or one that cannot be adapted, or a policy that it cannot run.
         SpecError: a policy or solver that cannot be understood.
+        CertificateError: a policy that was calibrated on something else.
     """
     spec_of(pipe)
     supports(pipe.scheduler)
     decides = _policy(policy)
+    if isinstance(decides, Certified):
+        check(decides, pipe)
     solver = solver or decides.solver or None
     chosen = registry.parse("solver", solver) if isinstance(solver, str) else solver
     if not isinstance(chosen, Solver | None):
@@ -82,9 +90,10 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
             f"Expected a policy, its spec or its folder, got {type(policy).__name__}: "
             f"skipstone.adapt(pipe, 'third_order')."
         )
-    if isinstance(policy, os.PathLike) or os.sep in policy or (Path(policy) / FILE).is_file():
+    folder = isinstance(policy, os.PathLike) or (os.sep in policy and "(" not in policy)
+    if folder or (Path(policy) / FILE).is_file():
         return load_policy(policy)
-    parsed: Policy = registry.parse("policy", policy)
+    parsed: Policy = registry.parse("policy", str(policy))
     return parsed
 
 
@@ -137,10 +146,31 @@ class Adapted:
             known = inspect.signature(call).bind(self.pipe, *arguments, **named)
         except TypeError:
             return call(self.pipe, *arguments, **named)  # which says what is wrong with them
+        if isinstance(self.policy, Certified) and self.policy.replaces:
+            known.arguments["num_inference_steps"] = self.policy.point.steps
+            arguments, named = known.args[1:], known.kwargs
         known.apply_defaults()
+        with self._scheduled():
+            return self._visited(call, known.arguments, arguments, named)
+
+    @contextmanager
+    def _scheduled(self) -> Iterator[None]:
+        """The scheduler that a certificate brings, for the time of a call."""
+        if not isinstance(self.policy, Certified) or not self.policy.replaces:
+            yield
+            return
+        own = self.pipe.scheduler
+        self.pipe.scheduler = scheduler_from(self.policy.replaces)
+        try:
+            yield
+        finally:
+            self.pipe.scheduler = own
+
+    def _visited(self, call: Any, known: Mapping[str, Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         spec = spec_of(self.pipe)
         verify = self.settings.verify_rows or not (spec.known or self._verified)
-        visit = Visit(self.pipe, spec, self.settings, dict(known.arguments), verify)
+        visit = Visit(self.pipe, spec, self.settings, dict(known), verify)
+        notes = self.policy.doubts(known) if isinstance(self.policy, Certified) else []
         quiet = {k: _unattended(v) if k in ("callback", "callback_on_step_end") else v for k, v in named.items()}
         began = time.perf_counter()
         try:
@@ -151,8 +181,8 @@ class Adapted:
             self._verified = self._verified or any(t.verified for t in visit.finished)
             if visit.finished:
                 self._last = Account.of(self.policy, visit.finished, time.perf_counter() - began)
-            for note in visit.notes:
-                warnings.warn(note, GuestWarning, stacklevel=4)  # where the pipeline was called
+            for note in (*notes, *visit.notes):
+                warnings.warn(note, GuestWarning, stacklevel=5)  # where the pipeline was called
 
 
 def _bracket(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,37 @@
+"""What draws: whatever a user hands to `calibrate`, as a comparison's subject."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import pebble
+from ..bench.engine import Engine
+from ..bench.guest import Guest
+from ..bench.pipelines import Checkpoint, Live
+from ..bench.subject import Subject
+from ..errors import SpecError
+from ..pebble.model import Pebble
+
+
+def subject_of(pipe: Any, guidance: float | None = None, arguments: Mapping[str, Any] | None = None) -> Subject:
+    """A pipeline, a Pebble, or the name, folder or hub id of a model.
+
+    Raises:
+        SpecError: arguments for a model that takes none.
+        GuestError, ModelError: something else, or nothing.
+    """
+    if isinstance(pipe, str | os.PathLike):
+        name = os.fspath(pipe)
+        if name not in pebble.SHIPPED and not (Path(name) / pebble.MANIFEST).is_file():
+            return Guest(Checkpoint.find(name), guidance, dict(arguments or {}))
+        engine = Engine(name, Path(name).name, guidance)
+    elif isinstance(pipe, Pebble):
+        engine = Engine.of(pipe if guidance is None else pipe.guided(guidance))
+    else:
+        return Guest(Live.of(pipe), guidance, dict(arguments or {}))
+    if arguments:
+        raise SpecError(f"{engine.name} runs in the engine, whose runs take no arguments: got {', '.join(arguments)}.")
+    return engine
