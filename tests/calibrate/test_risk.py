@@ -113,12 +113,16 @@ def test_capital_falls_as_the_claim_gets_weaker(x: list[float], a: float, b: flo
         assert (low >= high - 1e-9).all() or np.isneginf(high[low < high]).all()
 
 
-@given(losses, risks)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=40), st.floats(0.1, 0.9))
 def test_stakes_see_only_the_past(x: list[float], m: float) -> None:
-    """The capital after i draws is the same whatever follows (for as many draws in all)."""
-    changed = [*x[:-1], 1 - x[-1]]
+    """The last draw changes the last capital only, and by one stake whether it is won or lost."""
     for capital in (planned, mixed):
-        np.testing.assert_array_equal(capital(np.array(x), m)[:-1], capital(np.array(changed), m)[:-1])
+        ends = [capital(np.array([*x[:-1], last]), m) for last in (0.0, m, 1.0)]
+        for end in ends[1:]:
+            np.testing.assert_array_equal(end[:-1], ends[0][:-1])
+        assert ends[1][-1] == pytest.approx(ends[1][-2], abs=1e-9)  # nothing is won or lost
+        lost, won = (math.exp(ends[i][-1] - ends[1][-1]) for i in (0, 2))
+        assert (1 - lost) / m == pytest.approx((won - 1) / (1 - m), rel=1e-6)
 
 
 def test_a_sorted_list_is_shuffled_before_it_is_bet_on() -> None:
