@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.integrate import trapezoid
 from scipy.stats import beta as beta_distribution
 from scipy.stats import binomtest, ncx2
 
@@ -151,7 +152,7 @@ def meeting(level: float) -> Any:
 def mean_psnr() -> Any:
     """E[psnr cut to 0..99] of each setting: the integral of P(psnr >= level)."""
     levels = np.linspace(0, 99, 1981)
-    return np.trapezoid([meeting(level) for level in levels], levels, axis=0)
+    return trapezoid([meeting(level) for level in levels], levels, axis=0)
 
 
 def gaussian_values(rng: np.random.Generator, n: int) -> Any:
