@@ -12,6 +12,7 @@ from ..engine.contracts import Policy
 from ..policies.certified import Certified, flat
 from ..policies.saved import load_policy as _load
 
+INFINITE = ("inf", "-inf")
 SAMPLED = 1024  # values of each tensor that its digest looks at
 
 
@@ -83,7 +84,7 @@ def scheduler_facts(scheduler: Any) -> dict[str, Any]:
     """Class and configuration of a scheduler, as JSON gives them back; empty where there is none."""
     if scheduler is None:
         return {}
-    config = {k: v for k, v in dict(scheduler.config).items() if not k.startswith("_")}
+    config = {k: _finite(v) for k, v in dict(scheduler.config).items() if not k.startswith("_")}
     facts: dict[str, Any] = json.loads(json.dumps({"class": type(scheduler).__name__, **config}, default=str))
     return facts
 
@@ -93,4 +94,10 @@ def scheduler_from(facts: Mapping[str, Any]) -> Any:
     import diffusers
 
     kind = getattr(diffusers, facts["class"])
-    return kind.from_config({k: v for k, v in facts.items() if k != "class"})
+    config = {k: float(v) if v in INFINITE else v for k, v in facts.items() if k != "class"}
+    return kind.from_config(config)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: it is spelt, as some schedulers clip at -inf."""
+    return str(value) if str(value) in INFINITE else value

@@ -15,7 +15,7 @@ from ..bench.converged import Shot
 from ..bench.engine import Engine
 from ..bench.guest import OURS, Guest
 from ..bench.subject import Subject
-from ..policies.certified import Certificate, Point, flat, named
+from ..policies.certified import Certificate, Point, flat
 from .cache import Score
 from .ladder import Rung
 from .risk import by_group, divided, interval
@@ -141,12 +141,12 @@ def promise(certificate: Certificate) -> str:
         if certificate.confidence
         else "in the mean over calibrations, without a confidence"
     )
-    return f"{certificate.chosen}: {certificate.promise}, {sure}."
+    return f"{certificate.best.label}: {certificate.promise}, {sure}."
 
 
 def card(certificate: Certificate, target: Target) -> bytes:
     """README.md of a certified policy."""
-    best = named(certificate.points, certificate.chosen)
+    best = certificate.best
     saved = 1 - best.calls / certificate.full_calls
     against = f"the run `{certificate.reference}` of the same prompt and seed" if certificate.reference else "nothing"
     rows = "\n".join(
@@ -156,7 +156,8 @@ def card(certificate: Certificate, target: Target) -> bytes:
         for p in certificate.points
     )
     p_said = "" if best.p is None else f" p = {best.p:.3g}."
-    call = ", ".join(f"{k}={v!r}" for k, v in certificate.call.items() if v is not None) or "its own defaults"
+    told = {"guidance": certificate.identity.get("guidance"), **certificate.call}
+    call = ", ".join(f"{k}={v!r}" for k, v in told.items() if v is not None)
     each = "".join(
         f"- {name or '(none)'}: {g['n'] - g['failures']} of {g['n']} prompts meet it, p = {g['p']:.3g}\n"
         for name, g in best.groups.items()
@@ -176,7 +177,8 @@ instead of {certificate.full_calls:g}, {saved:.0%} saved. On the final test {mea
 
 To prompts that are exchangeable with the {about["test"]} of the final test ({about["source"]},
 see prompts.jsonl), each with a seed drawn at random: drawn from the same source, in any order. On this model, under
-this configuration: {call}. Pictures are compared with {against}; the metric of the target, nothing else, is promised.
+this configuration: full run {certificate.full}; {call}. Pictures are compared with {against};
+the metric of the target, nothing else, is promised.
 {each}
 ## What is not promised
 

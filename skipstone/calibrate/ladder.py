@@ -79,7 +79,8 @@ def _said(subject: Subject, spec: str, sampler: Sampler) -> Rung:
     column = subject.admit(parse_column(spec, *sampler))
     if column.policy is None or column.peer is not None:
         raise SpecError(f"settings: expected policies or fixed samplers, got {spec!r}.")
-    return Rung(column, spec)
+    name = column.spec.partition(" @ ")[0].partition("(")[0]
+    return Rung(column, f"{name} @ {column.way}")
 
 
 def _families(subject: Subject) -> list[type[Policy]]:
@@ -96,7 +97,7 @@ def _ladder(subject: Subject, family: type[Policy], sampler: Sampler) -> list[Ru
     """A family on the command's sampler, in columns that the model admits; none where it admits none."""
     found = []
     for settings in family.ladder:
-        spec = registry.spell(registry.parse("policy", family.name).__class__(**settings))
+        spec = registry.spell(family(**settings))
         try:
             found.append(Rung(subject.admit(parse_column(spec, *sampler)), family.name))
         except SkipstoneError:

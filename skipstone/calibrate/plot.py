@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from ..policies.certified import Certificate, Point, named
+from ..policies.certified import Certificate, Point
 from .target import Target
 
 PROMISED, REFUSED, SEEN = "#1a7f4b", "#b3261e", "#9aa0a6"
@@ -20,7 +20,7 @@ def front(certificate: Certificate, target: Target) -> bytes:
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    points, best = certificate.points, named(certificate.points, certificate.chosen)
+    points, best = certificate.points, certificate.best
     scale = 100.0 if target.fraction is not None else 1.0
     tested = [p for p in points if p.p is not None or p.accepted]
     _dots(axes, [p for p in points if p not in tested], SEEN, "seen by the search only", scale, hollow=True)
@@ -32,7 +32,7 @@ def front(certificate: Certificate, target: Target) -> bytes:
     axes.axvline(certificate.full_calls, color=SEEN, lw=1, ls=":")
     axes.annotate(
         "full run ",
-        (certificate.full_calls, 0.02),
+        (certificate.full_calls, 0.45),
         xycoords=("data", "axes fraction"),
         ha="right",
         fontsize=9,
@@ -45,6 +45,8 @@ def front(certificate: Certificate, target: Target) -> bytes:
     axes.set(xlabel="calls of the network per picture", ylabel=what, title=f"{certificate.model}: {certificate.target}")
     axes.set_xlim(0, 1.04 * certificate.full_calls)
     axes.set_ylim(*_limits([*points], level, scale))
+    if scale == 1 and target.relation == "<=":
+        axes.invert_yaxis()  # better is up
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
     buffer = BytesIO()
@@ -71,10 +73,13 @@ def _chosen(axes: Any, best: Point, certificate: Certificate, scale: float) -> N
     axes.annotate(
         f"{best.label}\n{best.calls:.1f} of {certificate.full_calls:g} calls, {saved:.0%} saved",
         (best.calls, scale * best.low),
-        xytext=(12, -6),
+        xytext=(24, -30),
         textcoords="offset points",
         va="top",
         fontsize=9,
+        bbox={"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": PROMISED},
+        arrowprops={"arrowstyle": "-", "color": PROMISED},
+        zorder=6,
     )
 
 

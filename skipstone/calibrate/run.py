@@ -25,7 +25,7 @@ from .plot import front
 from .risk import by_group
 from .samples import Prompts, Samples, divide
 from .scores import Gauge, Scores, full_calls
-from .search import Bar, expected_calls, search
+from .search import FIRST, Bar, expected_calls, search
 from .subjects import subject_of
 from .target import Known, Target
 
@@ -36,7 +36,11 @@ Say = Callable[[str], None]
 
 def warned(what: str) -> None:
     """Say it as a warning of Python's."""
-    warnings.warn(what, GuestWarning, stacklevel=4)
+    warnings.warn(what, GuestWarning, stacklevel=5)
+
+
+def unsaid(what: str) -> None:
+    """Say it to nobody."""
 
 
 def calibrate(
@@ -203,13 +207,14 @@ class Calibration:
             lines.append(f"The test needs at least {each} prompts{of}; the more, the faster a setting it can prove.")
         return lines
 
-    def run(self, root: Path, tell: Tell = silent, say: Say = warned) -> Certified:
+    def run(self, root: Path, tell: Tell = silent, say: Say = warned, note: Say = unsaid) -> Certified:
         """Draw, search, test. Raises TargetMissed where no setting is accepted.
 
         Args:
             root: Of the cache.
             tell: Of the progress.
             say: Of what a user should know: families that do not run here, caches that are ignored.
+            note: Of how long it takes.
         """
         self.subject.load([self.full])
         reference = self._reference()
@@ -221,6 +226,8 @@ class Calibration:
         for why in left_out:
             say(why)
         scores.total = self._expected(len(ready), scores)
+        if said := self._estimate(ready[0].column, scores):
+            note(said)
         bar = Bar(self.target, self._delta, self._smallest)
         order = search(ready, self.samples.search, scores, bar, self.samples.groups(self.samples.search))
         tested = self._test(order, scores)
@@ -249,6 +256,18 @@ class Calibration:
         full, test, searching = full_calls(self.full), self.samples.test, self.samples.search
         references = full_calls(scores.reference) * len(scores.missing((*searching, *test)))
         return references + expected_calls(ready, len(searching), full) + TESTED * len(test) * 0.35 * full
+
+    def _estimate(self, column: Column, scores: Scores) -> str:
+        """How long it takes, from the first samples that it needs anyway; nothing where those are there already."""
+        scores.of(column, self.samples.search[:FIRST])
+        if not scores.done:
+            return ""
+        minutes = (scores.total - scores.done) * scores.seconds / scores.done / 60
+        took = f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{max(1.0, 60 * minutes):.0f} seconds"
+        return (
+            f"About {scores.total:,.0f} calls at most, {took} here. Full runs that are cached and settings that fall "
+            f"out early make it less."
+        )
 
     def _test(self, order: Sequence[Rung], scores: Scores) -> list[tuple[Rung, list[Score]]]:
         """Draw settings on the test's prompts until one fails, that one included."""
@@ -305,7 +324,6 @@ class Calibration:
         )
 
     def _certified(self, points: Sequence[Point], scores: Scores) -> Certified:
-        best = min((p for p in points if p.accepted), key=lambda p: p.calls)
         identity, _ = papers.facts(self.subject, self.full)
         certificate = Certificate(
             target=self.target.spell(),
@@ -314,7 +332,6 @@ class Calibration:
             method=self._method,
             reference="" if self.gauge.alone else scores.reference.spec,
             full=self.full.spec,
-            chosen=best.label,
             points=tuple(points),
             full_calls=full_calls(self.full),
             model=self.subject.name,

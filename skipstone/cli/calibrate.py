@@ -108,7 +108,7 @@ def calibrate(
         _print(console, line)
     try:
         with spoken_warnings(console), telling(console) as tell:
-            policy = planned.run(caches.folder(cache), tell, say)
+            policy = planned.run(caches.folder(cache), tell, say, lambda line: _print(console, line))
     except KeyboardInterrupt:
         _print(console, "Stopped. What is drawn is kept in the cache; the same command goes on.")
         raise
@@ -212,10 +212,9 @@ def _show(policy: Certified, out: Path) -> None:
     from ..calibrate.certificate import measured, promise
     from ..calibrate.scores import spent_in_words
     from ..calibrate.target import Target
-    from ..policies.certified import named
 
     made = policy.certificate
-    best, target = named(made.points, made.chosen), Target.parse(made.target)
+    best, target = made.best, Target.parse(made.target)
     p = "" if best.p is None else f", p = {best.p:.2g}"
     lines: list[Any] = [
         promise(made),

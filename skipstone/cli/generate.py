@@ -22,8 +22,8 @@ def generate(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="Which steps call the network; see: skipstone list policies. balanced by default, error_control in "
-            "diffusers pipelines.",
+            help="Which steps call the network; see: skipstone list policies; or a folder of skipstone calibrate. "
+            "balanced by default, error_control in diffusers pipelines.",
             show_default=False,
         ),
     ] = None,
@@ -74,7 +74,8 @@ def generate(
     errors = Console(stderr=True)
     with errors.status("Looking the model up ..."):
         subject = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
-    column = _column(subject, policy or subject.policy, solver, grid, steps)
+    with spoken_warnings(errors):
+        column = _column(subject, policy or subject.policy, solver, grid, steps)
     if trace and column.peer is not None:
         raise SpecError(f"{column.peer.name} decides nothing that a trace could hold: leave --trace out.")
     check_prompts([prompt], subject, errors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,7 +70,6 @@ class Certificate:
         method: Test and control of errors.
         reference: Spec of the run that pictures are compared with; empty where the metric compares with none.
         full: Spec of the run without a policy.
-        chosen: `label` of the fastest accepted point.
         points: All that was measured, fastest first.
         full_calls: Of a run without any policy.
         model: What tables call it.
@@ -90,7 +89,6 @@ class Certificate:
     method: str
     reference: str
     full: str
-    chosen: str
     points: tuple[Point, ...]
     full_calls: float
     model: str
@@ -109,9 +107,14 @@ class Certificate:
         known = {f.name: document[f.name] for f in fields(cls)}
         return cls(**{**known, "points": tuple(Point(**point) for point in document["points"])})
 
+    @property
+    def best(self) -> Point:
+        """The fastest setting that may be promised."""
+        return self.pick(allow_sampler=True)[0]
+
     def pick(self, allow_sampler: bool) -> tuple[Point, str]:
         """The fastest accepted point that may be used, and what is to be said of one that may not."""
-        accepted = sorted((p for p in self.points if p.accepted), key=lambda p: p.calls)
+        accepted = sorted((p for p in self.points if p.accepted), key=lambda p: (p.calls, p.fixed))
         best = accepted[0]
         usable = next((p for p in accepted if allow_sampler or not p.fixed), None)
         if usable is best:
@@ -169,10 +172,11 @@ class Certified(Chain):
         """
         if self.forced:
             return
-        mine = dict(self.certificate.identity)
-        if not self.point.fixed:
-            mine |= flat("scheduler", self.point.scheduler)
-        found = differences(mine, identity)
+        mine = {**self.certificate.identity, **flat("scheduler", self.point.scheduler)}
+        theirs = dict(identity)
+        if self.replaces:  # the scheduler there is of no account: it brings its own
+            mine, theirs = ({k: v for k, v in one.items() if "scheduler." not in k} for one in (mine, theirs))
+        found = differences(mine, theirs)
         if found:
             raise CertificateError(
                 f"The certificate was made for {self.certificate.model}, and {what} is something else: "
@@ -239,6 +243,8 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], most: int = 
     """'guidance is 3.0 in the certificate and 5.0 here', the first few."""
     plain = [json.loads(json.dumps(dict(one), default=str)) for one in (mine, theirs)]
     names = [n for n in dict.fromkeys((*plain[0], *plain[1])) if plain[0].get(n) != plain[1].get(n)]
+    if "pipeline" in names:
+        names = ["pipeline"]  # of another kind of model all else is another, too
     found = [f"{n} is {_said(plain[0].get(n))} in the certificate and {_said(plain[1].get(n))} here" for n in names]
     return found[:most] + ([f"and {len(found) - most} more"] if len(found) > most else [])
 
@@ -246,8 +252,3 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], most: int = 
 def _said(value: Any) -> str:
     text = "not there" if value is None else json.dumps(value) if not isinstance(value, str) else value
     return text if len(text) <= 40 else f"{text[:12]}..."
-
-
-def named(points: Sequence[Point], label: str) -> Point:
-    """The point of that label."""
-    return next(p for p in points if p.label == label)

@@ -1,0 +1,109 @@
+"""Are promises kept on a real model? Pebble's 324 test prompts, every rung of the ladder drawn once, split 100 times.
+
+    python benchmarks/calibration.py draw FOLDER       # a quarter of an hour of one core; latents go into FOLDER
+    python benchmarks/calibration.py converged FOLDER  # the converged runs, and how near those latents are to them
+    python benchmarks/calibration.py                   # a minute: the splits, from the scores that are committed
+
+The first two go on where they were cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipstone.bench.columns import Column, parse_column
+from skipstone.bench.converged import Shot
+from skipstone.bench.engine import Engine
+from skipstone.bench.lines import lines_of, repair
+from skipstone.bench.prompts import load_prompts
+from skipstone.calibrate.ladder import rungs
+from skipstone.calibrate.samples import drawn
+from skipstone.metrics import PSNR, SSIM, Sample
+
+HERE = Path(__file__).parent
+SCORES, NEAR = HERE / "calibration_scores.jsonl", HERE / "calibration_converged.jsonl"
+EXACT, CONFIRMS, CONFIRMED = "fixed @ dpmpp / trailing / 150", "fixed @ unipc / trailing / 75", 24
+BATCH = 12
+SUBJECT = Engine("pebble", "pebble")
+FULL = SUBJECT.admit(parse_column("fixed", *SUBJECT.defaults))
+COLUMNS = {c.spec.partition(" @ ")[0]: c for c in (rung.column for rung in rungs(SUBJECT, SUBJECT.defaults))}
+
+
+def draw(folder: Path) -> None:
+    """One line for each prompt: {"rungs": {setting: [calls, psnr, ssim]}}, against the full run."""
+    for chunk in chunks(SCORES):
+        lines: list[dict[str, Any]] = [
+            {"prompt": s.prompt.text, "category": s.prompt.category, "seed": s.seed, "rungs": {}} for s in chunk
+        ]
+        _, latents, full = made(chunk, FULL)
+        kept = {"full": latents}
+        for setting, column in COLUMNS.items():
+            calls, latents, pictures = made(chunk, column)
+            kept[setting] = latents
+            for k, line in enumerate(lines):
+                ssim = SSIM().measure(Sample(pictures[k], reference=full[k]))
+                line["rungs"][setting] = [calls[k], round(psnr(pictures[k], full[k]), 2), round(ssim, 5)]
+        for k, shot in enumerate(chunk):
+            np.savez(folder / f"{shot.seed}.npz", **{name: latents[k] for name, latents in kept.items()})
+        write(SCORES, lines)
+
+
+def converge(folder: Path) -> None:
+    """One line for each prompt: {"full": psnr of the full run to the converged one, "rungs": {setting: psnr}}."""
+    import torch
+
+    exact, confirms = (SUBJECT.admit(parse_column(spec, None, None, 1)) for spec in (EXACT, CONFIRMS))
+    for n, chunk in enumerate(chunks(NEAR)):
+        lines: list[dict[str, Any]] = [{"prompt": s.prompt.text, "rungs": {}} for s in chunk]
+        _, _, converged = made(chunk, exact)
+        if n * BATCH < CONFIRMED:
+            for line, a, b in zip(lines, converged, made(chunk, confirms)[2], strict=True):
+                line["agreement"] = round(psnr(a, b), 2)
+        for line, shot, reference in zip(lines, chunk, converged, strict=True):
+            with np.load(folder / f"{shot.seed}.npz") as kept:
+                pictures = SUBJECT.pebble.decode([torch.from_numpy(kept[name]) for name in ("full", *COLUMNS)])
+            near = [round(psnr(picture, reference), 2) for picture in pictures]
+            line |= {"full": near[0], "rungs": dict(zip(COLUMNS, near[1:], strict=True))}
+        write(NEAR, lines)
+
+
+def chunks(path: Path) -> Iterator[list[Shot]]:
+    """Samples that the file does not have yet."""
+    repair(path)
+    done = {line["prompt"] for line in lines_of(path)}
+    shots = [Shot(p, drawn(0, "seed", p.text)) for p in load_prompts("pebble", limit=324)]
+    missing = [shot for shot in shots if shot.prompt.text not in done]
+    for i in range(0, len(missing), BATCH):
+        print(f"{len(done) + i} of {len(shots)} prompts", file=sys.stderr, flush=True)
+        yield missing[i : i + BATCH]
+
+
+def made(shots: list[Shot], column: Column) -> tuple[list[float], list[Any], list[Any]]:
+    """Calls, latents and pictures."""
+    found, _ = SUBJECT.draw([shot.item for shot in shots], column)
+    return [one.calls for one in found], [one.latent for one in found], SUBJECT.pictures(found)
+
+
+def psnr(a: Any, b: Any) -> float:
+    """In dB, 99 of identical pictures."""
+    return min(99.0, PSNR().measure(Sample(a, reference=b)))
+
+
+def write(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Add lines to a file."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["draw", folder]:
+            draw(Path(folder))
+        case ["converged", folder]:
+            converge(Path(folder))
