@@ -1,8 +1,8 @@
-"""Are promises kept on a real model? Pebble's 324 test prompts, every rung of the ladder drawn once, split 100 times.
+"""Are promises kept on a real model? Pebble's 324 test prompts, every rung drawn once, calibrated on again and again.
 
     python benchmarks/calibration.py draw FOLDER       # a quarter of an hour of one core; latents go into FOLDER
     python benchmarks/calibration.py converged FOLDER  # the converged runs, and how near those latents are to them
-    python benchmarks/calibration.py                   # a minute: the splits, from the scores that are committed
+    python benchmarks/calibration.py                   # minutes: the calibrations, from the scores that are committed
 
 The first two go on where they were cut off.
 """
@@ -107,3 +107,7 @@ if __name__ == "__main__":
             draw(Path(folder))
         case ["converged", folder]:
             converge(Path(folder))
+        case _:
+            import calibration_splits
+
+            calibration_splits.main()

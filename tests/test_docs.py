@@ -29,7 +29,7 @@ def test_every_registered_class_says_what_it_is(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("decisions", "pebble", "bench", "metrics"))],
+    ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("decisions", "pebble", "bench", "metrics", "calibration"))],
 )
 def test_pages_link_to_files_that_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -19,10 +19,11 @@ from .risk import binomial_p, divided
 from .scores import mean_calls
 from .target import Target
 
-FIRST = 6  # prompts that every setting sees
-FEWEST = 2  # settings that see all
-SURE = 0.99  # chance of passing the test, as the search sees it, that the first setting tested should have
-PRIOR = 2.0  # prompts that the shape of the other values counts for, in an estimate of a share
+FIRST = 8  # prompts that every setting sees
+FEWEST = 8  # settings that see all, where as many are worth it
+SAFE = 4  # of them, those that are surest to pass
+SURE = 0.98  # chance of passing the test, as the search sees it, that the first setting tested should have
+PRIOR = 2.0  # failures, at most, that the shape of the values counts for where none was seen
 
 
 class Draws(Protocol):
@@ -90,10 +91,10 @@ class Bar:
         from scipy.stats import betabinom
 
         shape = self._tail(values)
-        a, b = sum(losses) + PRIOR * shape, n - sum(losses) + PRIOR * (1 - shape)
+        a, b = sum(losses) + PRIOR * shape + 0.5, n - sum(losses) + 0.5  # a half as Jeffreys has it
         rate = a / (a + b)
         passing = 0.0 if self.allowed < 0 else float(betabinom.cdf(self.allowed, self.n, a, b))
-        return rate, math.sqrt(rate * (1 - rate) / (n + PRIOR)), passing
+        return rate, math.sqrt(rate * (1 - rate) / (n + 1)), passing
 
     def _tail(self, values: Sequence[float]) -> float:
         """The share of a normal distribution with these values' mean and spread that misses the level."""
@@ -112,7 +113,7 @@ def search(
 ) -> list[Rung]:
     """The settings to test, from the safest to the fastest, in the order of the test.
 
-    Every setting sees a few prompts; those that may still be the answer see twice as many, and so on. Of all settings
+    Every setting sees a few prompts; the more promising half sees twice as many, and so on. Of all settings
     those that no other beats in both risk and calls are ordered by risk; the list starts at the fastest of them that is
     as good as sure to pass.
 
@@ -130,7 +131,7 @@ def search(
         seen = {r.column.spec: _seen(r, shots, scores, bar, groups) for r in rungs}
         if count == len(shots):
             return _ordered(rungs, seen)
-        live = _possible(live, seen)
+        live = _promising(live, seen)
         count = min(2 * count, len(shots))
 
 
@@ -150,12 +151,21 @@ def _seen(rung: Rung, shots: Sequence[Shot], scores: Draws, bar: Bar, groups: Se
     return bar.estimate(list(found.values()), None if groups is None else [groups[i] for i in found])
 
 
-def _possible(live: Sequence[Rung], seen: dict[str, Estimate]) -> list[Rung]:
-    """Those that may be the answer: not hopeless, and not slower than one that is as good as sure to pass."""
-    sure = min((seen[r.column.spec].calls for r in live if seen[r.column.spec].passing >= SURE), default=math.inf)
-    ranked = sorted(live, key=lambda r: -seen[r.column.spec].passing)
-    kept = [r for r in live if seen[r.column.spec].passing >= 1 - SURE and seen[r.column.spec].calls <= sure]
-    return kept if len(kept) >= FEWEST else [r for r in live if r in kept or r in ranked[:FEWEST]]
+def _promising(live: Sequence[Rung], seen: dict[str, Estimate]) -> list[Rung]:
+    """Those that are worth more prompts, at most half of them or FEWEST.
+
+    None that is slower than one that is as good as sure to pass, and none that is as good as sure to fail; the surest,
+    in case that those fail; and those by which the most calls can be expected to be saved.
+    """
+    bound = min((seen[r.column.spec].calls for r in live if seen[r.column.spec].passing >= SURE), default=math.inf)
+    most = max(seen[r.column.spec].calls for r in live)
+    gain = {r.column.spec: seen[r.column.spec].passing * (most - seen[r.column.spec].calls) for r in live}
+    ranked = sorted(live, key=lambda r: (-seen[r.column.spec].passing, seen[r.column.spec].calls))
+    sure = [r for r in ranked if seen[r.column.spec].calls <= bound][:SAFE]
+    others = [r for r in ranked if r not in sure and seen[r.column.spec].calls <= bound]
+    hopeful = [r for r in others if seen[r.column.spec].passing > 1 - SURE]
+    found = [*sure, *sorted(hopeful, key=lambda r: -gain[r.column.spec])]
+    return found[: max(FEWEST, math.ceil(len(live) / 2))]
 
 
 def _ordered(rungs: Sequence[Rung], seen: dict[str, Estimate], start: bool = True) -> list[Rung]:

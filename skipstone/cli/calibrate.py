@@ -72,7 +72,7 @@ def calibrate(
     from rich.console import Console
 
     from ..calibrate import cache as caches
-    from ..calibrate.run import Calibration, Options
+    from ..calibrate.calibration import Calibration, Options
     from .prompts import check_prompts
 
     console = Console(stderr=True)

@@ -21,7 +21,7 @@ from skipstone.calibrate.search import Bar, search
 from skipstone.calibrate.target import Target
 
 TARGET = Target.parse("psnr >= 30 @ 90%")
-SHOTS = [Shot(Prompt(str(i), f"prompt {i}"), i) for i in range(60)]
+SHOTS = [Shot(Prompt(str(i), f"prompt {i}"), i) for i in range(120)]
 NAN = float("nan")
 
 
