@@ -18,7 +18,7 @@ from . import certificate as papers
 from .cache import Cache, Score
 from .control import choose
 from .ladder import Rung, rungs, runnable
-from .planning import enough, fewest
+from .planning import enough, prompts_needed
 from .plot import front
 from .risk import by_group
 from .samples import Prompts, Samples, divide
@@ -124,10 +124,21 @@ class Calibration:
         lines = [f"Asked for: {self.target.words}, {sure}."]
         lines.append(f"{searching} prompts order {len(self.rungs)} settings, {test} others test them.")
         if confidence is not None:
-            each, groups = fewest(self.target, confidence), self.samples.groups(self.samples.test)
-            of = f" in each of {len(set(groups))} groups" if groups else ""
-            lines.append(f"The test needs at least {each} prompts{of}; the more, the faster a setting it can prove.")
+            lines.append(self._price(confidence))
         return lines
+
+    def _price(self, confidence: float) -> str:
+        """How many prompts it takes, over all groups."""
+        groups = self.samples.groups(self.samples.test)
+        found = prompts_needed(self.target, confidence, groups=len(set(groups or ("",))))
+        of = f" over {found.groups} groups, each of which is proved by itself" if groups else ""
+        fraction = self.target.fraction
+        better = f"is better by {found.slack:.3g}" if fraction is None else f"meets it on {fraction + found.slack:.1%}"
+        likely = "more than 20,000 in a group" if found.likely is None else f"{found.likely:,}"
+        return (
+            f"The test needs at least {found.fewest} prompts{of}: with so few, only a setting that never fails is "
+            f"accepted. To accept one that {better} with chance {found.power:.0%} takes {likely}."
+        )
 
     def run(self, root: Path, tell: Tell = silent, say: Say = warned, note: Say = unsaid) -> Certified:
         """Draw, search, test. Raises TargetMissed where no setting is accepted.
@@ -187,7 +198,7 @@ class Calibration:
         minutes = (scores.total - scores.done) * scores.seconds / scores.done / 60
         took = f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{max(1.0, 60 * minutes):.0f} seconds"
         return (
-            f"About {scores.total:,.0f} calls at most, {took} here. Full runs that are cached and settings that fall "
+            f"About {scores.total:,.0f} calls, {took} here. Full runs that are cached and settings that fall "
             f"out early make it less."
         )
 
@@ -232,7 +243,7 @@ class Calibration:
         return self._certified(points, scores)
 
     def _point(self, rung: Rung, found: list[Score], tested: bool, accepted: bool, groups: list[str] | None) -> Point:
-        _, scheduler = papers.facts(self.subject, rung.column)
+        scheduler = papers.scheduler_under(self.subject, rung.column)
         confidence = self.options.confidence
         return papers.point(rung, found, self.target, confidence, scheduler, tested, accepted, groups)
 
@@ -246,7 +257,6 @@ class Calibration:
         )
 
     def _certified(self, points: Sequence[Point], scores: Scores) -> Certified:
-        identity, _ = papers.facts(self.subject, self.full)
         certificate = Certificate(
             target=self.target.spell(),
             promise=self.target.words,
@@ -257,7 +267,7 @@ class Calibration:
             points=tuple(points),
             full_calls=full_calls(self.full),
             model=self.subject.name,
-            identity=identity,
+            identity=papers.identity_of(self.subject),
             call=papers.call_of(self.subject, self.full),
             prompts=self.samples.about,
             seed=self.options.seed,
@@ -266,8 +276,7 @@ class Calibration:
             date=papers.today(),
             source=self.options.source,
         )
-        made, advice = Certified.using(certificate, allow_sampler=True)
-        del advice  # everything is allowed here: there is none
+        made, _ = Certified.using(certificate, allow_sampler=True)
         files = {
             "README.md": papers.card(certificate, self.target),
             "prompts.jsonl": papers.prompt_lines(self.samples.search, self.samples.test),

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__
 from ..backbones.identity import identity, scheduler_facts
-from ..bench.columns import FIXED, Column
+from ..bench.columns import Column
 from ..bench.converged import Shot
 from ..bench.engine import Engine
 from ..bench.guest import OURS, Guest
@@ -22,16 +22,23 @@ from .risk import by_group, divided, interval
 from .scores import mean_calls, spent_in_words
 from .target import Target
 
-CONTRARY = 0.9  # confidence of the interval that is drawn where none is asked for
+SHOWN = 0.9  # confidence of intervals where none is asked for
 
 
-def facts(subject: Subject, column: Column) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the model is, and the scheduler that a pipeline has under this column; the model must be loaded."""
+def identity_of(subject: Subject) -> dict[str, Any]:
+    """What the model is; it must be loaded."""
     if isinstance(subject, Engine):
-        return identity(subject.pebble), {}
+        return identity(subject.pebble)
     assert isinstance(subject, Guest)
-    with subject.adapted(Column(FIXED, column.solver, column.grid, column.steps)):
-        return identity(subject.pipe), scheduler_facts(subject.pipe.scheduler)
+    return identity(subject.pipe)
+
+
+def scheduler_under(subject: Subject, column: Column) -> dict[str, Any]:
+    """The scheduler that a pipeline has under this column; nothing in the engine, where the column says all."""
+    if not isinstance(subject, Guest):
+        return {}
+    with subject.adapted(column):
+        return scheduler_facts(subject.pipe.scheduler)
 
 
 def call_of(subject: Subject, column: Column) -> dict[str, Any]:
@@ -53,12 +60,11 @@ def _plain(value: Any) -> bool:
 
 def configuration(subject: Subject, column: Column) -> dict[str, Any]:
     """All that the pictures of a full run depend on, prompt and seed excepted: what a cache is good for."""
-    found, scheduler = facts(subject, column)
     device = sorted({p.device.type for network in subject.denoisers for p in network.parameters()})
     return {
         "model": subject.name,
-        **found,
-        **flat("scheduler", scheduler),
+        **identity_of(subject),
+        **flat("scheduler", scheduler_under(subject, column)),
         **flat("call", call_of(subject, column)),
         **flat("settings", subject.settings),
         "guidance": subject.guidance,
@@ -85,7 +91,7 @@ def point(
 ) -> Point:
     """A setting on the prompts that it was drawn on."""
     values = [one.value for one in found]
-    span = interval(target, values, confidence or CONTRARY)
+    span = interval(target, values, confidence or SHOWN)
     failures = sum(not target.meets(value) for value in values) if target.fraction is not None else None
     each: dict[str, dict[str, Any]] = {}
     if groups is not None:

@@ -127,8 +127,7 @@ class Certificate:
 
     def _nothing(self) -> Point:
         steps = round(self.full_calls)
-        kept = next((p for p in self.points if not p.fixed), self.points[0])
-        return Point(NOTHING, kept.way, steps, self.full_calls, 1.0, 1.0, 1.0, 0, scheduler=kept.scheduler)
+        return Point(NOTHING, self.full.partition(" @ ")[2], steps, self.full_calls, 1.0, 1.0, 1.0, 0)
 
 
 @dataclass(frozen=True)
@@ -163,6 +162,11 @@ class Certified(Chain):
         """The scheduler to use in place of the pipeline's; empty where that is kept."""
         return self.point.scheduler if self.point.fixed else {}
 
+    @property
+    def free(self) -> bool:
+        """Whether it may run on anything: because somebody said so, or because it changes nothing."""
+        return self.forced or (self.point.setting == NOTHING and not self.point.fixed)
+
     def check(self, identity: Mapping[str, Any], what: str) -> None:
         """Raise CertificateError where this is another model or configuration than the certificate's.
 
@@ -170,7 +174,7 @@ class Certified(Chain):
             identity: Of what it is to run on: names of `Certificate.identity`, and "scheduler..." of its scheduler.
             what: To call it in the message.
         """
-        if self.forced:
+        if self.free:
             return
         mine = {**self.certificate.identity, **flat("scheduler", self.point.scheduler)}
         theirs = dict(identity)
@@ -186,7 +190,7 @@ class Certified(Chain):
 
     def check_way(self, way: str, what: str) -> None:
         """Raise CertificateError for other solver, grid or steps; `way` is spelt as that of a `Point`."""
-        if not self.forced and way != self.point.way:
+        if not self.free and way != self.point.way:
             raise CertificateError(
                 f"The certificate was made for {self.point.way} (solver / grid / steps), and {what} would run "
                 f"{way}: nothing is promised of it. Say the former, or use the bare setting {self.point.setting!r}."
@@ -198,7 +202,7 @@ class Certified(Chain):
         if "num_inference_steps" in mine:
             mine["num_inference_steps"] = self.point.steps
         there = {name: call[name] for name in mine if name in call}
-        found = [] if self.forced else differences({k: v for k, v in mine.items() if k in there}, there)
+        found = [] if self.free else differences({k: v for k, v in mine.items() if k in there}, there)
         return (
             [f"The certificate does not cover this call: {'; '.join(found)}. Nothing is promised of it."]
             if found

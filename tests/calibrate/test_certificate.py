@@ -82,6 +82,11 @@ def test_where_only_a_sampler_keeps_the_promise_nothing_is_changed_and_it_is_adv
     assert (allowed.point.steps, silent) == (12, "")
     assert allowed.replaces["class"] == "DDIMScheduler"
     assert policy.replaces == {}
+    policy.check({"pipeline": "another"}, "it")  # what changes nothing may run on anything
+    policy.check_way("own / 7", "it")
+    assert policy.doubts({"num_inference_steps": 7}) == []
+    with pytest.raises(CertificateError, match="pipeline is Pebble in the certificate and another here"):
+        allowed.check({"pipeline": "another"}, "it")
 
 
 # -- A policy like any other ------------------------------------------------------------------------
