@@ -15,7 +15,18 @@ from .race import Tell, silent
 from .store import IDENTICAL, Store
 from .subject import Subject
 
-SOLVERS = (OWN, "dpmpp", "dpmpp(order=3, released=True)", "unipc", "unipc(order=3)", "ddim", "euler", "heun")
+SOLVERS = (
+    OWN,
+    "dpmpp",
+    "dpmpp(order=3, released=True)",
+    "unipc",
+    "unipc(order=3)",
+    "adams",
+    "adams(of='x0')",
+    "ddim",
+    "euler",
+    "heun",
+)
 GRIDS = (OWN, "trailing", "leading", "uniform", "uniform(open=True)", "logsnr", "karras")
 SLACK = 0.5  # calls by which a candidate may exceed a budget
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..engine.requests import Node, Noise, Query, Solver, Step, view
+from ..errors import SpecError
 from ..numerics.array import combine, narrow, rms
 from ..numerics.extrapolate import lagrange_weights
 from ..numerics.schedule import Schedule
 from ..registry import register
 
+LASTING = 0.03  # angle at which half of the last correction is kept
 PLACES, SHARES = np.polynomial.legendre.leggauss(8)  # quadrature: exact to rounding for steps of a quarter turn
 
 
@@ -30,6 +32,20 @@ class Pair(NamedTuple):
         return combine([math.cos(angle), -math.sin(angle)], [self.noise, self.clean])
 
 
+class Clean(NamedTuple):
+    """The clean estimate alone: z keeps its share of noise, which shrinks as sin(u)."""
+
+    angle: float
+    clean: Any
+
+    def slope(self, angle: float) -> Any:
+        """What its forecasts are held against."""
+        return self.clean
+
+
+Said: TypeAlias = Pair | Clean
+
+
 def pair(node: Node, schedule: Schedule) -> Pair:
     """The pair of a node, by way of v = dz / du: nothing is divided by sigma or alpha."""
     angle, scale = schedule.angle(node.t), 1.0 / size(schedule, node.t)
@@ -37,27 +53,60 @@ def pair(node: Node, schedule: Schedule) -> Pair:
     return Pair(angle, combine([cos * scale, -sin * scale], both), combine([sin * scale, cos * scale], both))
 
 
+def clean(node: Node, schedule: Schedule) -> Clean:
+    """The clean estimate of a node."""
+    return Clean(schedule.angle(node.t), node.estimate.x0)
+
+
 def size(schedule: Schedule, t: float) -> float:
     """hypot(alpha, sigma): 1 where variance is preserved."""
     return math.hypot(schedule.alpha(t), schedule.sigma(t))
 
 
-def integral(nodes: Sequence[Pair], start: float, end: float) -> Any:
-    """What the way from angle to angle adds to z, the pair being the polynomial through those of all nodes."""
+def kept(here: Said, end: float) -> float:
+    """What a step to the angle `end` leaves of z itself."""
+    return math.sin(end) / math.sin(here.angle) if isinstance(here, Clean) else 1.0
+
+
+def integral(nodes: Sequence[Said], start: float, end: float) -> Any:
+    """What the way from angle to angle adds to `kept` of z, the estimate being the polynomial through all nodes."""
     angles = [n.angle for n in nodes]
+    cleans = [n.clean for n in nodes]
+    noises = [n.noise for n in nodes if isinstance(n, Pair)]
+    if not noises:
+        return combine([clean_weight(angles, j, start, end) for j in range(len(angles))], cleans)
     clean, noise = [0.0] * len(nodes), [0.0] * len(nodes)
-    for place, share in zip(PLACES.tolist(), SHARES.tolist(), strict=True):
-        u, w = start + (end - start) * 0.5 * (place + 1.0), share * 0.5 * (end - start)
+    for u, w in quadrature(start, end):
         for j, lagrange in enumerate(lagrange_weights(angles, u)):
             clean[j] -= w * lagrange * math.sin(u)
             noise[j] += w * lagrange * math.cos(u)
-    return combine([*clean, *noise], [*(n.clean for n in nodes), *(n.noise for n in nodes)])
+    return combine([*clean, *noise], [*cleans, *noises])
 
 
-def trust(nodes: Sequence[Pair], end: float) -> Any:
+def quadrature(start: float, end: float) -> list[tuple[float, float]]:
+    """(angle, weight) from angle to angle."""
+    half = 0.5 * (end - start)
+    return [(start + half * (p + 1.0), w * half) for p, w in zip(PLACES.tolist(), SHARES.tolist(), strict=True)]
+
+
+def clean_weight(angles: Sequence[float], j: int, start: float, end: float) -> float:
+    """-sin(end) int L_j(u) / sin(u)^2 du from start to end, L_j being 1 at the j-th of at most three angles.
+
+    By parts, so that nothing is singular at u = 0: u cot(u) is smooth, and sin(u) log(sin(u)) ends at 0.
+    """
+    at = {u: lagrange_weights(angles, u)[j] for u in (start, end, 0.0)}
+    bend = lagrange_weights(angles, 1.0)[j] + lagrange_weights(angles, -1.0)[j] - 2.0 * at[0.0]  # L'' of a parabola
+    tilt = 0.5 * (lagrange_weights(angles, 1.0)[j] - lagrange_weights(angles, -1.0)[j])  # L' at 0
+    sin = math.sin(end)
+    log = sin * math.log(sin / math.sin(start)) if sin > 0.0 else 0.0
+    smooth = sum(w * u / math.tan(u) for u, w in quadrature(start, end))
+    return math.cos(end) * at[end] - sin / math.tan(start) * at[start] - tilt * log - bend * sin * smooth
+
+
+def trust(nodes: Sequence[Said], end: float) -> Any:
     """Share of the linear forecast in the next step, a 0-d array in [0, 1]: A / (A + r^2 B).
 
-    At the last call the constant forecast of the pair was wrong by A (mean square, as a slope) and the linear one by
+    At the last call the constant forecast was wrong by A (mean square; of a pair, as a slope) and the linear one by
     B; over a step of h, after k and k_1, they grow by h / k and by r h / k, r = (h + k) / (k + k_1).
     """
     before, last, here = nodes[-3:]
@@ -69,7 +118,7 @@ def trust(nodes: Sequence[Pair], end: float) -> Any:
     return constant * constant / (constant * constant + linear * linear * (r * r) + 1e-20)
 
 
-def predictor(nodes: Sequence[Pair], end: float) -> Any:
+def predictor(nodes: Sequence[Said], end: float) -> Any:
     """What the step from the last node to the angle `end` adds to z."""
     here = nodes[-1].angle
     constant = integral(nodes[-1:], here, end)
@@ -77,6 +126,15 @@ def predictor(nodes: Sequence[Pair], end: float) -> Any:
         return constant
     linear = integral(nodes[-2:], here, end)
     return constant + (linear - constant) * trust(nodes, end)
+
+
+def lasting(angle: float) -> float:
+    """Share of the last correction that belongs into the result when the run ends from this angle.
+
+    What a step got wrong has mostly left the pictures that the network knows, and its clean estimate is free of it
+    already, the more so the noisier the sample still is. The network was not asked again, so a guess has to do.
+    """
+    return 1.0 / (1.0 + (angle / LASTING) ** 2)
 
 
 @register("solver")
@@ -90,11 +148,24 @@ class Adams(Solver):
     step led, the step is taken again by the parabola through its pairs. Both ends are steps like any
     other. Made for long and uneven steps, as `stride` takes them.
 
+    Args:
+        of: What forecasts hold: the "pair" (x0, eps), made for short steps, or "x0" alone with the exact decay of the
+            noise, sin(u_next) / sin(u), made for runs of some ten calls.
+
+    Raises:
+        SpecError: of something else.
+
     References: Hairer, Norsett & Wanner 1993, Solving ODEs I, III.1; Salimans & Ho 2022, arXiv 2202.00512 (v and the
     angle); the frame and the blend are ours.
     """
 
+    of: Literal["pair", "x0"] = "pair"
     name: ClassVar[str] = "adams"
+    variants: ClassVar[tuple[str, ...]] = ("adams(of='x0')",)
+
+    def __post_init__(self) -> None:
+        if self.of not in ("pair", "x0"):
+            raise SpecError(f"adams: expected of='pair' or of='x0', got {self.of!r}.")
 
     @property
     def convergence(self) -> int:
@@ -103,16 +174,18 @@ class Adams(Solver):
     def step(
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
     ) -> Generator[Query | Noise, Any, Step]:
-        here = pair(Node(t, x, (yield Query(x, t))), schedule)
-        nodes = [pair(node, schedule) for node in _before(past, t)[-3:]]
+        said = pair if self.of == "pair" else clean
+        here = said(Node(t, x, (yield Query(x, t))), schedule)
+        nodes = [said(node, schedule) for node in _before(past, t)[-3:]]
+        end = schedule.angle(t_next)
         z = x * (1.0 / size(schedule, t))
-        if nodes:
-            z = z + self._correction(nodes, here)
-        z = z + predictor([*nodes, here], schedule.angle(t_next))
+        correction = self._correction(nodes, here) if nodes else 0.0
+        z = (z + correction) * kept(here, end) if end > 0.0 else z * kept(here, end) + correction * lasting(here.angle)
+        z = z + predictor([*nodes, here], end)
         return Step(narrow(z * size(schedule, t_next), x))
 
-    def _correction(self, nodes: list[Pair], here: Pair) -> Any:
-        """What the step that led here would have added, had it known this pair, less what it did add."""
+    def _correction(self, nodes: list[Said], here: Said) -> Any:
+        """What the step that led here would have added, had it known this estimate, less what it did add."""
         corrected = integral([*nodes, here][-3:], nodes[-1].angle, here.angle)
         return corrected - predictor(nodes, here.angle)
 

@@ -16,7 +16,7 @@ from skipstone.bench.columns import Sampler, parse_column
 from skipstone.bench.samplers import taken_over
 from skipstone.engine.requests import Problem
 from skipstone.numerics.array import rms
-from skipstone.solvers.adams import Adams, Pair, trust
+from skipstone.solvers.adams import Adams, Clean, Pair, integral, kept, lasting, trust
 from skipstone.testing.orders import LOUD, QUIET, reference, start, undisturbed
 
 MIXTURE = Mixture()
@@ -92,3 +92,32 @@ def test_trust_believes_a_line_and_not_a_jump(seed: int, first: float, second: f
 def test_a_benchmark_takes_over_what_diffusers_cannot_run(spec: str, wanted: str | None) -> None:
     solver = taken_over(parse_column(spec, *Sampler()))
     assert (solver.name if solver else None) == wanted
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(-2.0, 2.0), min_size=1, max_size=3),
+    st.floats(0.05, 1.5),
+    st.lists(st.floats(0.05, 0.5), min_size=2, max_size=2),
+    st.floats(0.0, 1.0),
+)
+def test_a_clean_estimate_that_is_a_polynomial_is_integrated_exactly(
+    coefficients: list[float], angle: float, gaps: list[float], share: float
+) -> None:
+    """d(z / sin u) = -x0 / sin(u)^2 du, integrated by brute force, from noise to as near to data as one likes."""
+    angles = [angle + gaps[0] + gaps[1], angle + gaps[0], angle][-len(coefficients) :]
+    clean = np.polynomial.Polynomial(coefficients)
+    nodes = [Clean(u, np.float64(clean(u))) for u in angles]
+    end = share * angle
+    cot = np.linspace(1 / np.tan(angle), 1 / np.tan(max(end, 1e-4)), 400_001)
+    told = clean(np.arctan2(1.0, cot))
+    expected = np.sin(end) * np.trapezoid(told, cot) if end > 1e-3 else clean(end)
+    assert float(integral(nodes, angle, end)) == pytest.approx(float(expected), abs=2e-3 if end < 0.02 else 1e-5)
+    assert kept(nodes[-1], end) == np.sin(end) / np.sin(angle)
+
+
+def test_what_the_last_correction_leaves_behind() -> None:
+    """All of it where the sample is clean already, none of it far from there."""
+    assert lasting(0.0) == 1.0
+    assert lasting(0.03) == pytest.approx(0.5)
+    assert lasting(1.0) < 1e-3
