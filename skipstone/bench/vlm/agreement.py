@@ -1,0 +1,107 @@
+"""How far judges agree with each other and with themselves; intervals draw prompts at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import SpecError
+from ..resampling import LEVEL, SEED, Span
+
+RESAMPLES = 1000
+
+
+def kappa(table: Any) -> float:
+    """Cohen's unweighted kappa: agreement beyond what the two judges' own shares make by chance.
+
+        kappa = (p_o - p_e) / (1 - p_e),  p_o = sum_k p_kk,  p_e = sum_k p_k. p_.k
+
+    Args:
+        table: Counts, square: what the first judge said (rows) against the second (columns).
+
+    Returns:
+        1 for full agreement, 0 for chance; NaN where there is nothing, or where both always say the same one thing, so
+        that chance alone agrees fully.
+
+    Raises:
+        SpecError: a table that is not square, or counts below 0.
+
+    References: Cohen 1960, doi 10.1177/001316446002000104.
+    """
+    import numpy as np
+
+    counts = np.asarray(table, float)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or (counts < 0).any():
+        raise SpecError(f"Expected a square table of counts, got shape {counts.shape}.")
+    total = counts.sum()
+    if total == 0:
+        return float("nan")
+    p = counts / total
+    by_chance = float(p.sum(1) @ p.sum(0))
+    return float("nan") if by_chance > 1 - 1e-12 else (float(np.trace(p)) - by_chance) / (1 - by_chance)
+
+
+def resampled(tables: Any, statistic: Callable[[Any], Any], *, level: float = LEVEL, seed: int = SEED) -> list[Span]:
+    """Statistics of summed tables, with percentile intervals of a bootstrap over prompts.
+
+    Args:
+        tables: One table of counts for each prompt, on the first axis; at least one prompt.
+        statistic: Of the sum of tables: a number or several. NaN is none, and left out of the interval.
+        level: Of the interval, in (0, 1).
+        seed: Of the resampling.
+
+    Returns:
+        A span for each number; NaN ends where there is one prompt only.
+
+    Raises:
+        SpecError: no prompts, or a level out of range.
+
+    References: Efron, Tibshirani 1993, An Introduction to the Bootstrap, 13.3.
+    """
+    import numpy as np
+
+    counts = np.asarray(tables, float)
+    n = len(counts)
+    if not n or not 0 < level < 1:
+        raise SpecError(f"Expected at least one prompt and a level in (0, 1), got {n} and {level}.")
+    found = np.atleast_1d(np.asarray(statistic(counts.sum(0)), float))
+    ends = np.full((2, len(found)), np.nan)
+    if n > 1:
+        weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+        drawn = np.array([np.atleast_1d(statistic(np.tensordot(w, counts, 1))) for w in weights], float)
+        told = ~np.isnan(drawn).all(0)
+        ends[:, told] = np.nanquantile(drawn[:, told], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return [Span(float(v), float(a), float(b), n) for v, a, b in zip(found, *ends, strict=True)]
+
+
+def wilson(share: float, n: int, *, level: float = LEVEL) -> Span:
+    """Wilson's interval of a share of n prompts.
+
+    Where a tie counts as half a win the variance is smaller than that of wins and losses with the same mean, so that
+    the interval is on the safe side.
+
+    Args:
+        share: In [0, 1].
+        n: Prompts, >= 1.
+        level: Of the interval, in (0, 1).
+
+    Raises:
+        SpecError: a number out of range.
+
+    References: Wilson 1927, doi 10.1080/01621459.1927.10502953.
+    """
+    from statistics import NormalDist
+
+    if not 0 <= share <= 1 or n < 1 or not 0 < level < 1:
+        raise SpecError(f"Expected a share in [0, 1] of at least 1, and a level in (0, 1), got {share}, {n}, {level}.")
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
+    return Span(share, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def signs(first: int, second: int) -> float:
+    """Two-sided p of the sign test; 1 where there is nothing to test."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(first, first + second).pvalue) if first + second else 1.0
