@@ -8,7 +8,7 @@ import typer
 
 from .. import __version__
 from ..errors import SkipstoneError, TargetMissed
-from . import bench, calibrate, check, compare, demo, explain, generate, listing
+from . import bench, calibrate, check, compare, demo, explain, generate, listing, prefer, tune
 
 app = typer.Typer(
     name="skipstone",
@@ -48,8 +48,10 @@ for command in (
     compare.compare,
     calibrate.calibrate,
     calibrate.audit,
+    tune.tune,
     bench.bench,
     bench.report,
+    prefer.prefer,
     demo.demo,
     explain.explain,
     check.check,

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from ..engine.contracts import Plan, Policy, Run
 from ..errors import SpecError
@@ -21,17 +21,18 @@ class Path(Policy):
     Args:
         times: Falling times between noise (1) and data (0), apart from both, separated by spaces. None takes
             every step of the grid.
+        of: What the forecasts of `adams`, its solver, hold: the "pair", or "x0" alone, for some ten calls.
 
     Raises:
-        SpecError: times that do not fall, or lie outside of (0, 1).
+        SpecError: times that do not fall, or lie outside of (0, 1); forecasts of something else.
 
     References: Sabour et al. 2024, arXiv 2404.14507 (steps aligned to a model); ours as a policy.
     """
 
     times: str = ""
+    of: Literal["pair", "x0"] = "pair"
     name: ClassVar[str] = "path"
     neutral: ClassVar[Mapping[str, Any]] = {"times": ""}
-    solver: ClassVar[str] = "adams"
     may_spend_more: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -43,6 +44,12 @@ class Path(Policy):
             raise SpecError(
                 f"path: expected falling times between 1 and 0, e.g. times='0.9 0.6 0.3', got {self.times!r}."
             )
+        if self.of not in ("pair", "x0"):
+            raise SpecError(f"path: expected of='pair' or of='x0', got {self.of!r}.")
+
+    @property
+    def solver(self) -> str:
+        return "adams" if self.of == "pair" else f"adams(of={self.of!r})"
 
     @cached_property
     def places(self) -> tuple[float, ...]:

@@ -1,0 +1,179 @@
+"""`skipstone tune`: the best grids for a model, found by looking at its own runs."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .progress import spoken_warnings, telling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from ..bench.converged import Shot
+    from ..bench.paths.search import Found, Search
+    from ..bench.subject import Subject
+
+
+def tune(
+    prompts: Annotated[str, typer.Option(help="What to tune on: a file, or a set.", metavar="FILE|SET")],
+    out: Annotated[Path, typer.Option(help="A folder.")],
+    model: options.Model = "pebble",
+    calls: Annotated[
+        list[int] | None,
+        typer.Option(help="Calls of a grid; 10, 15, 20 and 25 by default. Repeat it.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 24,
+    check: Annotated[
+        str, typer.Option(help="Prompts to check the grids on; the tuning prompts by default.", metavar="FILE|SET")
+    ] = "",
+    fine: Annotated[int, typer.Option(help="Steps of the runs that are taken for exact.")] = 200,
+    refine: Annotated[int, typer.Option(help="Sweeps of moving single places, by what it really does.", min=0)] = 0,
+    rivals: Annotated[bool, typer.Option(help="Run fixed samplers and stride beside.")] = True,
+    guidance: options.Guidance = None,
+    seed: options.Seed = 0,
+    batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
+    force: options.Force = False,
+    settings: options.Settings = None,
+    image: options.Picture = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    as_guest: options.AsGuest = False,
+) -> None:
+    """Find the best times to call a model at, for given numbers of calls.
+
+    Draws the tuning prompts in 200 small steps and computes from them the error
+    of every longer step; measures, by making some, how much of an error is
+    left in the picture, which differs a hundredfold between the beginning and
+    the end; and finds the grid of so many calls that leaves the least. Each
+    grid then really runs, beside fixed samplers and [bold]stride[/bold] of as many calls.
+    A grid is the same for all prompts, and for this model and guidance alone.
+
+    Costs about 1400 calls a prompt, and is kept: after Ctrl-C, or with
+    other --calls and --force, the same command goes on from what is there.
+
+    [bold]Examples[/bold]
+
+      skipstone tune --prompts pebble-tuning --out grids
+      skipstone generate "a red apple" --policy grids/path-15
+      skipstone compare "a red apple" -p grids/path-10 -p "stride @ 50" -p fewer
+      skipstone tune --model org/name --prompts prompts.txt --limit 8 \\
+        --fine 100 --calls 12 --calls 20 --out grids
+    """
+    from rich.console import Console
+
+    from ..bench.paths.report import targets, write
+    from ..bench.paths.search import CALLS, Settings
+    from .files import check_targets
+
+    console = Console(stderr=True)
+    asked = Settings(tuple(sorted(set(calls or CALLS))), fine, refine, batch, seed, rivals)
+    check_targets(targets(out, asked.calls), force)
+    with console.status("Looking the model up ..."):
+        subject = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
+    tuning, checked = _shots(prompts, limit, seed), _shots(check, limit, seed + CHECKED) if check else []
+    _check_prompts([*tuning, *checked], subject, console)
+    try:
+        with spoken_warnings(console), telling(console) as tell:
+            search = _search(subject, asked, tuning, checked, out, tell)
+            found = search.run()
+    except KeyboardInterrupt:
+        _print(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
+        raise
+    for note in dict.fromkeys(search.notes):
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    written = write(found, out, _about(search, prompts, check))
+    _show(found, out, written, bool(check))
+
+
+CHECKED = 10_000  # added to the seeds of the check, so that no noise is in both
+
+
+def _shots(source: str, limit: int, seed: int) -> list[Shot]:
+    from ..bench.converged import Shot
+    from ..bench.prompts import load_prompts
+
+    found = load_prompts(source, limit=limit or None, seed=0)
+    return [Shot(prompt, seed + k) for k, prompt in enumerate(found)]
+
+
+def _check_prompts(shots: Sequence[Shot], subject: Subject, console: Console) -> None:
+    from .prompts import check_prompts
+
+    check_prompts([shot.prompt.text for shot in shots], subject, console)
+
+
+def _search(
+    subject: Subject, asked: Any, tuning: Sequence[Shot], checked: Sequence[Shot], out: Path, tell: Any
+) -> Search:
+    """The search, on what was drawn before in the same configuration."""
+    from .. import registry
+    from ..bench.columns import Column
+    from ..bench.fingerprint import fingerprint
+    from ..bench.paths.kept import Kept
+    from ..bench.paths.search import Search
+
+    tell("Loading", 0, 1)
+    own = subject.defaults
+    column = subject.admit(Column(registry.parse("policy", "path"), registry.parse("solver", "adams"), *own[1:]))
+    subject.load([column])
+    same = {k: v for k, v in fingerprint(subject, tuning, checked).items() if "prompts" not in k}
+    same |= {"model": subject.name, "guidance": subject.guidance, "settings": subject.settings}
+    same |= {"sampler": column.way, "fine": asked.fine, "seed": asked.seed}
+    return Search(subject, asked, tuning, checked, Kept.open(out, same), tell)
+
+
+def _about(search: Search, prompts: str, check: str) -> dict[str, Any]:
+    """What the results say of themselves."""
+    from ..bench.fingerprint import fingerprint, machine
+
+    subject = search.subject
+    return {
+        "model": subject.name,
+        "guidance": subject.guidance,
+        "settings": subject.settings,
+        "prompts": prompts,
+        "check": check or prompts,
+        "samples": len(search.shots),
+        "checked": len(search.check or search.shots),
+        "fingerprint": fingerprint(subject, search.check or search.shots, search.shots),
+        "machine": machine(subject),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": shlex.join(["skipstone", *sys.argv[1:]]),
+    }
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show(found: Found, out: Path, written: Sequence[Path], held_out: bool) -> None:
+    """The table, and where everything is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..bench.paths.report import folder_of, table
+
+    head, *body = table(found.rows)
+    shown = Table(box=None, pad_edge=False)
+    for k, title in enumerate(head):
+        shown.add_column(title, justify="left" if k == 1 else "right", overflow="fold")
+    for row in body:
+        shown.add_row(*row)
+    console = Console()
+    console.print(shown, highlight=False, markup=False)
+    where = "prompts that were not tuned on" if held_out else "the tuning prompts themselves: say --check FILE|SET"
+    _print(console, f"\nPSNR in dB to runs of {found.fine.steps} steps, on {where}.")
+    _print(console, f"Runs of half as many steps are {found.agreement:.1f} dB from these: more cannot be told apart.")
+    for path in written:
+        _print(console, str(path))
+    first = folder_of(out, next(iter(found.grids)))
+    _print(console, f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(first)])}")
