@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from calibration import COLUMNS, FULL, NEAR, SCORES, SUBJECT
+from calibration import COLUMNS, FULL, NEAR, RUNGS, SCORES, SUBJECT
 from scipy.stats import binomtest
 
 from skipstone.bench.columns import Column
@@ -24,7 +24,6 @@ from skipstone.bench.prompts import Prompt
 from skipstone.calibrate.cache import Score
 from skipstone.calibrate.calibration import Calibration, Options
 from skipstone.calibrate.control import choose
-from skipstone.calibrate.ladder import rungs
 from skipstone.calibrate.samples import Samples
 from skipstone.calibrate.scores import Gauge
 from skipstone.calibrate.search import Bar, search
@@ -33,6 +32,7 @@ from skipstone.calibrate.target import Target
 HERE = Path(__file__).parent
 SEARCH, TEST, SPLITS, CONFIDENCE = 100, 200, 100, 0.9
 CALLS, PSNR, SSIM, NEARNESS = range(4)
+PLACES = {column.spec: k for k, column in enumerate(COLUMNS.values())}
 
 
 @dataclass(frozen=True)
@@ -98,24 +98,25 @@ class Table:
     population: Population
     measure: int
     spent: float = 0.0
-    looked: set[tuple[str, str]] = field(default_factory=set)
+    looked: dict[str, set[str]] = field(default_factory=dict)
 
     def of(self, column: Column, shots: Sequence[Shot], part: str = "search") -> list[Score]:
         """Scores, and their calls counted once."""
-        found = [self._score(column, shot) for shot in shots]
-        self.spent += sum(
-            s.calls for s, shot in zip(found, shots, strict=True) if (column.spec, shot.id) not in self.looked
-        )
-        self.looked |= {(column.spec, shot.id) for shot in shots}
+        looked = self.looked.setdefault(column.spec, set())
+        found = self._scores(column, shots)
+        self.spent += sum(one.calls for one, shot in zip(found, shots, strict=True) if shot.id not in looked)
+        looked |= {shot.id for shot in shots}
         return found
 
     def known(self, column: Column, shots: Sequence[Shot]) -> list[Score | None]:
         """Those that were looked at."""
-        return [self._score(column, shot) if (column.spec, shot.id) in self.looked else None for shot in shots]
+        looked = self.looked.get(column.spec, set())
+        found = self._scores(column, shots)
+        return [one if shot.id in looked else None for one, shot in zip(found, shots, strict=True)]
 
-    def _score(self, column: Column, shot: Shot) -> Score:
-        row = self.population.table[list(COLUMNS.values()).index(column), shot.seed]
-        return Score(float(row[self.measure]), float(row[CALLS]))
+    def _scores(self, column: Column, shots: Sequence[Shot]) -> list[Score]:
+        rows = self.population.table[PLACES[column.spec], [shot.seed for shot in shots]]
+        return [Score(value, calls) for value, calls in rows[:, [self.measure, CALLS]].tolist()]
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,10 @@ def calibrated(population: Population, question: Question, indices: Any, searchi
     shots = tuple(Shot(Prompt(str(k), str(i), population.categories[i]), int(i)) for k, i in enumerate(indices))
     by = "category" if question.groups else ""
     samples = Samples(shots[:searching], shots[searching:], {}, 0, by)
-    ladder = rungs(SUBJECT, SUBJECT.defaults)
-    run = Calibration(SUBJECT, target, Options(CONFIDENCE), samples, SUBJECT.defaults, FULL, ladder, Gauge("", len))  # type: ignore[arg-type]
+    run = Calibration(SUBJECT, target, Options(CONFIDENCE), samples, SUBJECT.defaults, FULL, RUNGS, Gauge("", len))  # type: ignore[arg-type]
     table = Table(population, question.measure)
     bar = Bar(target, 1 - CONFIDENCE, run._smallest)
-    order = search(ladder, samples.search, table, bar, samples.groups(samples.search))
+    order = search(RUNGS, samples.search, table, bar, samples.groups(samples.search))
     tested = run._test(order, table)  # type: ignore[arg-type]  # a table in place of what draws
     values = [[one.value for one in found] for _, found in tested]
     costs = [statistics.fmean(one.calls for one in found) for _, found in tested]
@@ -156,7 +156,7 @@ def calibrated(population: Population, question: Question, indices: Any, searchi
     naive = _naive(population, question, target, indices)
     if found.index is None:
         return Outcome(None, 0.0, spent, naive)
-    rung = list(COLUMNS.values()).index(tested[found.index][0].column)
+    rung = PLACES[tested[found.index][0].column.spec]
     kept = None if left is None else 1 - risk_of(population, question, target, rung, left)
     return Outcome(
         population.table[rung, :, CALLS].mean(), risk_of(population, question, target, rung), spent, naive, kept
@@ -270,7 +270,7 @@ def main() -> None:
 
 
 AGREEMENT = (
-    "The converged run is DPM-Solver++(2M) with 150 steps; UniPC with 75 agrees with it to {median:.1f} dB at the "
+    "The converged run is DPM-Solver++(2M) with 100 steps; UniPC with 70 agrees with it to {median:.1f} dB at the "
     "median and {worst:.1f} dB at the worst of {n} prompts."
 )
 TEXT = """# Calibration on Pebble: are promises kept?
