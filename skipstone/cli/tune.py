@@ -81,6 +81,8 @@ def tune(
         subject = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
     tuning, checked = _shots(prompts, limit, seed), _shots(check, limit, seed + CHECKED) if check else []
     _check_prompts([*tuning, *checked], subject, console)
+    if len(tuning) < ENOUGH:
+        _print(console, f"{len(tuning)} prompts are few: what is best for them may be bad for others. Say --limit 24.")
     try:
         with spoken_warnings(console), telling(console) as tell:
             search = _search(subject, asked, tuning, checked, out, tell)
@@ -94,6 +96,7 @@ def tune(
     _show(found, out, written, bool(check))
 
 
+ENOUGH = 12  # prompts: on Pebble, grids of 8 calls found on 4 were worse than even ones on others
 CHECKED = 10_000  # added to the seeds of the check, so that no noise is in both
 
 

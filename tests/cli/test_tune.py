@@ -45,6 +45,7 @@ def test_grids_from_one_command_and_from_where_it_was_cut_off(
     for label in ("path-4", "path-6", "even angles", "fixed @ dpmpp"):
         assert label in done.out
     assert "the tuning prompts themselves" in done.out
+    assert "2 prompts are few" in done.err
 
     found = json.loads((grids / "paths.json").read_text())
     paths = {row["label"]: row for row in found["rows"] if row["group"] == "path"}
