@@ -11,17 +11,17 @@ from ..resampling import LEVEL, SEED, Span
 RESAMPLES = 1000
 
 
-def kappa(table: Any) -> float:
+def kappa(tables: Any) -> Any:
     """Cohen's unweighted kappa: agreement beyond what the two judges' own shares make by chance.
 
         kappa = (p_o - p_e) / (1 - p_e),  p_o = sum_k p_kk,  p_e = sum_k p_k. p_.k
 
     Args:
-        table: Counts, square: what the first judge said (rows) against the second (columns).
+        tables: Counts, square on the last two axes: what the first judge said (rows) against the second (columns).
 
     Returns:
         1 for full agreement, 0 for chance; NaN where there is nothing, or where both always say the same one thing, so
-        that chance alone agrees fully.
+        that chance alone agrees fully. A number, or an array over the leading axes.
 
     Raises:
         SpecError: a table that is not square, or counts below 0.
@@ -30,15 +30,28 @@ def kappa(table: Any) -> float:
     """
     import numpy as np
 
+    counts = np.asarray(tables, float)
+    if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2] or (counts < 0).any():
+        raise SpecError(f"Expected square tables of counts, got shape {counts.shape}.")
+    total = counts.sum((-2, -1), keepdims=True)
+    p = counts / np.where(total == 0, np.nan, total)
+    by_chance = (p.sum(-1) * p.sum(-2)).sum(-1)
+    with np.errstate(invalid="ignore"):
+        found = (np.trace(p, axis1=-2, axis2=-1) - by_chance) / np.where(by_chance > 1 - 1e-12, np.nan, 1 - by_chance)
+    return found if counts.ndim > 2 else float(found)
+
+
+def both_namings(table: Any) -> Any:
+    """A table of first, second and tie, with each pair counted again with its rows the other way round.
+
+    Which row of a pair is the first is a matter of naming. Where it wins nearly always, naming alone would make two
+    judges agree by chance, and kappa fall to 0 for judges that agree on everything; counted both ways, it is 1.
+    """
+    import numpy as np
+
     counts = np.asarray(table, float)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or (counts < 0).any():
-        raise SpecError(f"Expected a square table of counts, got shape {counts.shape}.")
-    total = counts.sum()
-    if total == 0:
-        return float("nan")
-    p = counts / total
-    by_chance = float(p.sum(1) @ p.sum(0))
-    return float("nan") if by_chance > 1 - 1e-12 else (float(np.trace(p)) - by_chance) / (1 - by_chance)
+    other = [1, 0, 2]
+    return counts + counts[..., other, :][..., other]
 
 
 def resampled(tables: Any, statistic: Callable[[Any], Any], *, level: float = LEVEL, seed: int = SEED) -> list[Span]:
@@ -46,7 +59,8 @@ def resampled(tables: Any, statistic: Callable[[Any], Any], *, level: float = LE
 
     Args:
         tables: One table of counts for each prompt, on the first axis; at least one prompt.
-        statistic: Of the sum of tables: a number or several. NaN is none, and left out of the interval.
+        statistic: Of many sums of tables at once, on the first axis: a number for each, or several. NaN is none, and
+            left out of the interval.
         level: Of the interval, in (0, 1).
         seed: Of the resampling.
 
@@ -64,14 +78,14 @@ def resampled(tables: Any, statistic: Callable[[Any], Any], *, level: float = LE
     n = len(counts)
     if not n or not 0 < level < 1:
         raise SpecError(f"Expected at least one prompt and a level in (0, 1), got {n} and {level}.")
-    found = np.atleast_1d(np.asarray(statistic(counts.sum(0)), float))
-    ends = np.full((2, len(found)), np.nan)
+    point = np.asarray(statistic(counts.sum(0)[None]), float).reshape(-1)
+    ends = np.full((2, len(point)), np.nan)
     if n > 1:
         weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
-        drawn = np.array([np.atleast_1d(statistic(np.tensordot(w, counts, 1))) for w in weights], float)
+        drawn = np.asarray(statistic(np.tensordot(weights, counts, 1)), float).reshape(RESAMPLES, -1)
         told = ~np.isnan(drawn).all(0)
         ends[:, told] = np.nanquantile(drawn[:, told], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return [Span(float(v), float(a), float(b), n) for v, a, b in zip(found, *ends, strict=True)]
+    return [Span(float(v), float(a), float(b), n) for v, a, b in zip(point, *ends, strict=True)]
 
 
 def wilson(share: float, n: int, *, level: float = LEVEL) -> Span:

@@ -19,7 +19,7 @@ from .spending import Caps, Purse
 
 Pair: TypeAlias = tuple[str, str]
 Tell: TypeAlias = Callable[[str, float, float], None]
-DEAD = 3  # questions in a row without an answer after which a judge is given up
+DEAD = 3  # in a row without an answer after which a judge is given up
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Round:
             self.purse.book(line.judge, line.tokens_in, line.tokens_out)
         self.stopped: dict[str, str] = {}
         self.capped = False
-        self._in_a_row: dict[str, int] = {}
+        self._in_a_row: dict[str, set[str]] = {}
         self._halt = threading.Event()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
@@ -150,7 +150,7 @@ class Round:
                 with self._lock:
                     tell("Asking", next(done), total)
 
-        threads = [threading.Thread(target=work) for _ in range(min(self.manners.together, total))]
+        threads = [threading.Thread(target=work, name=f"asking {k}") for k in range(min(self.manners.together, total))]
         for thread in threads:
             thread.start()
         try:
@@ -173,22 +173,25 @@ class Round:
             try:
                 self._attempt(question, attempt)
             except Trouble as e:
-                self._lost(judge, e)
+                self._lost(question, e)
                 return
             with self._lock:
-                self._in_a_row[judge.name] = 0
+                self._in_a_row.pop(judge.name, None)
 
-    def _lost(self, judge: Judge, e: Trouble) -> None:
+    def _lost(self, question: Question, e: Trouble) -> None:
+        """Give the judge up after DEAD questions in a row, or DEAD samples where it is they that are refused."""
+        name = question.judge.name
         with self._lock:
-            self._in_a_row[judge.name] = self._in_a_row.get(judge.name, 0) + 1
-            if e.kind == "judge" or self._in_a_row[judge.name] >= DEAD:
-                self.stopped.setdefault(judge.name, str(e))
+            lost = self._in_a_row.setdefault(name, set())
+            lost.add(question.sample.id if e.kind == "question" else question.key)
+            if e.kind == "judge" or len(lost) >= DEAD:
+                self.stopped.setdefault(name, str(e))
 
     def _attempt(self, question: Question, attempt: int) -> None:
         """One answer, after as many tries as it takes. Raises Trouble where there is none."""
         judge, protocol = question.judge, self.plan.protocol
-        pictures = [shown(question.sample.pictures[row], protocol.side) for row in (question.left, question.right)]
-        sent = images(pictures[0], pictures[1], protocol.layout)
+        left, right = (question.sample.pictures[row] for row in (question.left, question.right))
+        sent = images(left, right, protocol.side, protocol.layout)
         body = protocol.body(judge.model, question.sample.prompt, sent, attempt)
         asked = Line(question.key, judge.name, question.sample.id, question.left, question.right, attempt)
         for last in range(self.manners.tries - 1, -1, -1):
@@ -209,12 +212,16 @@ class Round:
             self.capped = True
             self._halt.set()
             return
-        if self._halt.is_set():  # while it waited for its share
+        if self._halt.is_set() or judge.name in self.stopped:  # while it waited for its share
             self.purse.give_back(share)
             return
         reply = Reply(None, None, None)
         try:
             reply = post(judge, body, self.manners.timeout)
+            if self.purse.caps.spend is not None and None in (reply.tokens_in, reply.tokens_out):
+                self.stopped.setdefault(
+                    judge.name, f"{judge.name} counts no tokens, so that money cannot be capped: use --calls."
+                )
         except Trouble as e:
             self.kept.append(replace(asked, failed=str(e)))
             raise
@@ -223,5 +230,3 @@ class Round:
         said = parse(reply.text) or Answer("", "")
         answered = replace(asked, text=reply.text, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
         self.kept.append(replace(answered, winner=said.winner, reason=said.reason))
-        if self.purse.caps.spend is not None and None in (reply.tokens_in, reply.tokens_out):
-            raise Trouble("judge", f"{judge.name} counts no tokens, so that money cannot be capped: use --calls.")

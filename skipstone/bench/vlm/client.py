@@ -64,14 +64,12 @@ class Judge:
         if at < 1:
             raise SpecError(
                 "Expected a judge as MODEL@URL#VARIABLE, e.g. 'gpt-4o@https://api.openai.com/v1#OPENAI_API_KEY' (the "
-                f"variable that holds the key; leave it out where none is needed), got {spec!r}."
+                f"variable that holds the key; leave it out where none is needed), got {spec.partition('#')[0]!r}."
             )
         url, _, secret = spec[at + 1 :].partition("#")
         parts = urllib.parse.urlsplit(url)
         if not parts.hostname or parts.query or "@" in parts.netloc:
-            raise SpecError(
-                f"Expected an endpoint such as http://localhost:8000/v1, without query or password, got {_bare(url)}."
-            )
+            raise SpecError("Expected an endpoint such as http://localhost:8000/v1, without password, query or key.")
         if secret and not VARIABLE.fullmatch(secret):  # which no key looks like, so that none is ever shown or kept
             raise SpecError("Expected an environment variable's name in capitals after the #, never the key itself.")
         return cls(spec[:at].strip(), url.rstrip("/").removesuffix(PATH), secret)
@@ -182,11 +180,6 @@ def _near(host: str) -> bool:
     except ValueError:
         return "." not in host
     return address.is_loopback or address.is_private
-
-
-def _bare(url: str) -> str:
-    """A URL without what may be a password."""
-    return url.rpartition("@")[2]
 
 
 def distinct(judges: list[Judge]) -> list[Judge]:

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import SpecError
 
 PSEUDO = 0.5  # answers of each kind that are added to every pair where the likelihood has no maximum
-STEPS, CLOSE, FAR = 100, 1e-10, 30.0  # of Newton's method; |log| beyond which it runs to infinity
+STEPS, CLOSE, FAR = 100, 1e-14, 30.0  # of Newton's method; |log| beyond which it runs to infinity
 SEPARATED = (
     "the likelihood has no maximum (a row or group of rows never loses, or all are ties): half an answer of each kind "
     "was added to every pair, so that strengths are finite; their size is a matter of that half answer"
@@ -50,7 +50,7 @@ class Davidson:
         return float(a / (a + b + tie)), float(b / (a + b + tie)), float(tie / (a + b + tie))
 
 
-def davidson(counts: Sequence[tuple[int, int, float, float, float]], rows: int, *, check: bool = True) -> Davidson:
+def davidson(counts: Sequence[tuple[int, int, float, float, float]], rows: int) -> Davidson:
     """The maximum likelihood of strengths and of the tie parameter.
 
         P(i wins) = pi_i / (pi_i + pi_j + nu sqrt(pi_i pi_j)),  P(tie) = nu sqrt(pi_i pi_j) / (...)
@@ -62,8 +62,6 @@ def davidson(counts: Sequence[tuple[int, int, float, float, float]], rows: int, 
     Args:
         counts: (i, j, wins of i, wins of j, ties) of each pair that was compared, weights >= 0.
         rows: How many there are, >= 2.
-        check: False leaves out the linear programme, for resamples: a likelihood without a maximum is then told by
-            estimates beyond exp(+-30).
 
     Raises:
         SpecError: fewer than two rows, a count below 0, or rows that no chain of comparisons connects.
@@ -79,22 +77,54 @@ def davidson(counts: Sequence[tuple[int, int, float, float, float]], rows: int, 
     pairs, n = [(int(c[0]), int(c[1])) for c, held in zip(counts, asked, strict=True) if held], n[asked]
     if not connected(pairs, rows):
         raise SpecError("Expected rows that a chain of comparisons connects: others have no common scale.")
-    ties = bool(n[:, 2].sum())
-    X = _features(pairs, rows, ties)
-    found = None
-    if not check or not _separated(X, n[:, : X.shape[1]]):
-        found = _maximum(X, n[:, : X.shape[1]])
-    note = ""
-    if found is None:
-        note, ties, n = SEPARATED, True, n + PSEUDO
-        X = _features(pairs, rows, True)
-        found = _maximum(X, n)
-    if found is None:  # with all outcomes of all pairs there is a maximum
-        raise SpecError("Davidson's model could not be fitted: are there counts of very different size?")
-    theta = np.concatenate([[0.0], found[: rows - 1]])
-    theta -= theta.mean()
-    likelihood = float((n[:, : X.shape[1]] * _log_chances(X, found)).sum())
-    return Davidson(tuple(float(t) for t in theta), float(np.exp(found[-1])) if ties else 0.0, likelihood, note)
+    seen = 3 if n[:, 2].any() else 2
+    separated = _separated(_features(pairs, rows, seen), n[:, :seen])
+    if separated:
+        seen, n = 3, n + PSEUDO
+    X = _features(pairs, rows, seen)
+    found = _maxima(X, n[None, :, :seen])[0]
+    if np.isnan(found).any():
+        raise SpecError("Davidson's model could not be fitted: are some counts thousands of times as large as others?")
+    likelihood = float((n[:, :seen] * _log_chances(X, found)).sum())
+    theta, nu = _centred(found[None], rows, seen)
+    return Davidson(tuple(map(float, theta[0])), float(nu[0]), likelihood, SEPARATED if separated else "")
+
+
+def resamples(pairs: Sequence[tuple[int, int]], tables: Any, rows: int) -> Any:
+    """The same fit of many tables of counts at once, for a bootstrap: log pi of each row, then nu.
+
+    A likelihood without a maximum is told by estimates beyond exp(+-30), and fitted with half an answer of each kind,
+    as by `davidson`. NaN where no chain of comparisons connects the rows.
+
+    Args:
+        pairs: Of rows.
+        tables: Wins of the first, wins of the second and ties: tables x pairs x 3.
+        rows: How many there are.
+    """
+    import numpy as np
+
+    n = np.asarray(tables, float)
+    found = np.full((len(n), rows + 1), np.nan)
+    asked = n.sum(-1) > 0
+    linked = [all(a) or connected([p for p, held in zip(pairs, a, strict=True) if held], rows) for a in asked]
+    whole = np.array(linked, bool)
+    tied = n[:, :, 2].any(1)
+    for seen, those in ((2, whole & ~tied), (3, whole & tied)):
+        b = _maxima(_features(pairs, rows, seen), n[those][:, :, :seen])
+        found[those] = np.column_stack(_centred(b, rows, seen))
+    lost = whole & np.isnan(found).any(1)
+    b = _maxima(_features(pairs, rows, 3), n[lost] + PSEUDO * asked[lost][:, :, None])
+    found[lost] = np.column_stack(_centred(b, rows, 3))
+    return found
+
+
+def _centred(b: Any, rows: int, seen: int) -> tuple[Any, Any]:
+    """log pi with mean 0, and nu, of many estimates."""
+    import numpy as np
+
+    theta = np.concatenate([np.zeros((len(b), 1)), b[:, : rows - 1]], axis=1)
+    nu = np.exp(b[:, -1]) if seen == 3 else np.where(np.isnan(b).any(1), np.nan, 0.0)
+    return theta - theta.mean(1, keepdims=True), nu
 
 
 def connected(pairs: Sequence[tuple[int, int]], rows: int) -> bool:
@@ -106,21 +136,22 @@ def connected(pairs: Sequence[tuple[int, int]], rows: int) -> bool:
     return len(set(group)) == 1
 
 
-def _features(pairs: Sequence[tuple[int, int]], rows: int, ties: bool) -> Any:
-    """Of each pair and outcome: what log chances are linear in; the first row's log pi is 0."""
+def _features(pairs: Sequence[tuple[int, int]], rows: int, seen: int) -> Any:
+    """Of each pair and outcome (2: no ties): what log chances are linear in; the first row's log pi is 0."""
     import numpy as np
 
     X = np.zeros((len(pairs), 3, rows + 1))
     for k, (i, j) in enumerate(pairs):
         X[k, 0, i] = X[k, 1, j] = X[k, 2, rows] = 1.0
         X[k, 2, [i, j]] = 0.5
-    return X[:, :, 1:] if ties else X[:, :2, 1:rows]
+    return X[:, :, 1:] if seen == 3 else X[:, :2, 1:rows]
 
 
 def _log_chances(X: Any, b: Any) -> Any:
+    """Of each pair and outcome, for each estimate on the leading axes of b."""
     from scipy.special import log_softmax
 
-    return log_softmax(X @ b, axis=1)
+    return log_softmax((X.reshape(-1, X.shape[-1]) @ b[..., None])[..., 0].reshape(*b.shape[:-1], *X.shape[:2]), -1)
 
 
 def _separated(X: Any, n: Any) -> bool:
@@ -135,29 +166,43 @@ def _separated(X: Any, n: Any) -> bool:
     return bool(-found.fun > 1e-6)
 
 
-def _maximum(X: Any, n: Any) -> Any:
-    """Newton's method with halved steps; None where it runs away."""
+def _maxima(X: Any, n: Any) -> Any:
+    """Newton's method with halved steps, for many tables of counts at once; NaN where it runs away."""
     import numpy as np
 
-    b, total = np.zeros(X.shape[2]), n.sum(1)
-    value = (n * _log_chances(X, b)).sum()
+    b, found = np.zeros((len(n), X.shape[2])), np.full((len(n), X.shape[2]), np.nan)
+    left, total = np.arange(len(n)), n.sum(-1)
+    tiny = 1e-14 * np.eye(X.shape[2])
     for _ in range(STEPS):
-        P = np.exp(_log_chances(X, b))
-        mean = np.einsum("ko,kod->kd", P, X)
-        slope = np.einsum("ko,kod->d", n, X) - total @ mean
-        curve = np.einsum("k,ko,kod,koe->de", total, P, X, X) - np.einsum("k,kd,ke->de", total, mean, mean)
-        try:
-            step = np.linalg.solve(curve, slope)
-        except np.linalg.LinAlgError:
-            return None
-        gain, size = float(slope @ step), 1.0
-        if gain < CLOSE * CLOSE * max(1.0, total.sum()) or not np.isfinite(gain):
-            return b if np.isfinite(gain) else None
-        while (better := (n * _log_chances(X, b + size * step)).sum()) < value and size > 1e-8:
-            size /= 2
-        if better <= value and gain < 1e-9 * max(1.0, total.sum()):
-            return b  # rounding: nothing is left to gain
-        b, value = b + size * step, max(better, value)
-        if np.abs(b).max() > FAR:
-            return None
-    return None
+        if not len(left):
+            break
+        at, counts, weight = b[left], n[left], total[left]
+        P = np.exp(_log_chances(X, at))
+        mean = np.einsum("bko,kod->bkd", P, X)
+        slope = np.einsum("bko,kod->bd", counts, X) - np.einsum("bk,bkd->bd", weight, mean)
+        spread = X[None] - mean[:, :, None]
+        curve = np.einsum("bko,bkod,bkoe->bde", weight[:, :, None] * P, spread, spread)
+        scale = weight.sum(1)
+        step = np.linalg.solve(curve + scale[:, None, None] * tiny, slope[..., None])[..., 0]
+        gain = (slope * step).sum(1)
+        b[left] = at + _halved(X, counts, at, step)[:, None] * step
+        done, gone = gain < CLOSE * scale, np.abs(b[left]).max(1) > FAR
+        found[left[done & ~gone]] = b[left[done & ~gone]]
+        left = left[~done & ~gone]
+    return found
+
+
+def _halved(X: Any, n: Any, at: Any, step: Any) -> Any:
+    """How much of each step to take so that the likelihood does not fall."""
+    import numpy as np
+
+    def value(b: Any) -> Any:
+        return (n * _log_chances(X, b)).sum((1, 2))
+
+    size, least = np.ones(len(at)), value(at) - 1e-9
+    for _ in range(30):
+        falls = value(at + size[:, None] * step) < least
+        if not falls.any():
+            break
+        size[falls] /= 2
+    return size

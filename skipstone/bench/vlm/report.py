@@ -192,8 +192,8 @@ def markdown(report: Report, command: str) -> str:
         "## Pairs",
         _table(pair_table(v)),
         "Wins and losses name the same row in both orders. Flips name the same side and count as ties, as does a row "
-        "once and a tie once. The win rate counts ties half (Wilson's 95 % interval); p is of the sign test over prompts, "
-        "corrected over the pairs of a judge.",
+        "once and a tie once. The win rate counts ties half (Wilson's 95 % interval); p is of the sign test over "
+        "prompts, corrected over the pairs of a judge.",
         "## Judges",
         _table(judge_table(v)),
         "A judge that looks at pictures alone says left half of the time, whatever they show. p is of the sign test of "
@@ -217,12 +217,13 @@ def _scales(v: Verdicts) -> list[str]:
     table = strength_table(v)
     if not table:
         return []
-    notes = [f"{j.judge}: {j.note}." for j in v.judges if j.note]
+    notes = [f"{j.judge}: {j.note}." for j in v.judges if j.note and j.strengths is not None]
     return [
         "## Strengths",
         _table(table),
         "log pi of Davidson's model, mean 0, with 95 % intervals over prompts: a row that is 1 above another wins 2.7 "
-        "times for each time that it loses. nu is how often there are ties; two equal rows tie with chance nu / (2 + nu).",
+        "times for each time that it loses. nu is how often there are ties; two equal rows tie with chance "
+        "nu / (2 + nu).",
         *notes,
     ]
 
@@ -246,7 +247,9 @@ def plot(v: Verdicts) -> bytes | None:
     tall = 1.5 + len(v.rows) * (0.3 + lane * len(judges))
     figure = Figure(figsize=(9.0, tall), dpi=150, facecolor=PAPER, layout="constrained")
     axis = figure.subplots()
-    axis.axvline(0, color=RULE, lw=1)
+    axis.axvline(0, color=QUIET, lw=0.8)
+    for k in range(1, len(v.rows)):
+        axis.axhline(k - 0.5, color=RULE, lw=0.8)
     for k, judge in enumerate(judges):
         _lane(axis, judge, (k - (len(judges) - 1) / 2) * lane * 2, (*OURS, *PEERS)[k % (len(OURS) + len(PEERS))])
     axis.set_yticks(range(len(v.rows)), [row if len(row) < 44 else f"{row[:43]}…" for row in v.rows])
@@ -276,6 +279,6 @@ def _lane(axis: Any, judge: JudgeReport, shift: float, colour: str) -> None:
     label = (
         judge.judge
         + ("" if believed else f" ({judge.verdict})")
-        + (" (see the note on its size)" if judge.note else "")
+        + (" (no interval: see the note)" if judge.note else "")
     )
     axis.plot(values, where, "o", color=colour, mfc=colour if believed else PAPER, mew=1.4, ms=6, label=label)

@@ -47,9 +47,11 @@ def fingerprint(picture: Any) -> str:
     return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
 
 
-def images(left: Any, right: Any, layout: str) -> list[str]:
-    """What is sent, as data URIs: one image of both, or one of each."""
-    return [_uri(joined([left, right]))] if layout == "joined" else [_uri(left), _uri(right)]
+@lru_cache(maxsize=16)
+def images(left: Path, right: Path, side: int, layout: str) -> tuple[str, ...]:
+    """What is sent, as data URIs: one image of both pictures, or one of each."""
+    pictures = [shown(path, side) for path in (left, right)]
+    return tuple(map(_uri, [joined(pictures)] if layout == "joined" else pictures))
 
 
 def joined(pictures: Sequence[Any]) -> Any:

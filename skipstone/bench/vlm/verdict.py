@@ -11,9 +11,9 @@ from typing import Any
 
 from ...errors import SpecError
 from ..statistics import LEVEL, SEED, Span, holm
-from .agreement import kappa, resampled, signs, wilson
+from .agreement import both_namings, kappa, resampled, signs, wilson
 from .asking import Pair
-from .davidson import davidson
+from .davidson import davidson, resamples
 from .outcomes import CATEGORY, FIRST, SECOND, Outcome
 
 ALPHA = 1 - LEVEL
@@ -72,7 +72,7 @@ class JudgeReport:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two judges on the pairs that both have answered: Cohen's kappa of first, second, tie."""
+    """Two judges on the pairs that both have answered: Cohen's kappa of first, second, tie, under both namings."""
 
     judges: tuple[str, str]
     pairs: int
@@ -204,15 +204,15 @@ def _report(
 ) -> JudgeReport:
     counts = Counter(o.kind for o in own)
     readable = sum(counts[kind] for kind in ("first", "second", "tie", "flip", "unsure"))
-    strengths, nu, note = _scale(rows, own, seed)
     reasons = list(dict.fromkeys(v.why.partition(":")[0] for v in pairs if v.verdict == REFUSED))
     refused = all(v.verdict == REFUSED for v in pairs)
+    strengths, nu, note = (None, None, "no verdict, no scale") if refused else _scale(rows, own, seed)
     return JudgeReport(
         judge,
         readable + counts["unparsed"],
         counts["unparsed"] / max(1, readable + counts["unparsed"]),
-        _share(own, _same_answer, seed),
-        _share(own, _sides, seed),
+        _consistent(own),
+        _left(own, seed),
         lean,
         signs(*lean),
         strengths,
@@ -222,23 +222,29 @@ def _report(
     )
 
 
-def _same_answer(o: Outcome) -> tuple[int, int]:
-    same = o.kind in ("first", "second", "tie")
-    return int(same), int(not same)
+def _consistent(own: Sequence[Outcome]) -> Span | None:
+    """The share of pairs with the same answer in both orders."""
+    groups = [[o.kind in ("first", "second", "tie") for o in g if not o.identical] for g in _prompts(own)]
+    shares = [sum(g) / len(g) for g in groups if g]
+    return wilson(sum(shares) / len(shares), len(shares)) if shares else None
 
 
-def _sides(o: Outcome) -> tuple[int, int]:
-    said = [a.winner for a in (o.first_left, o.second_left) if a is not None]
-    return said.count("left"), said.count("right")
-
-
-def _share(own: Sequence[Outcome], count: Any, seed: int) -> Span | None:
-    """The share of the first of two counts, over pairs that were asked about and answered."""
-    groups = [[count(o) for o in group if not o.identical] for group in _prompts(own)]
-    tables = [[sum(c[k] for c in group) for k in (0, 1)] for group in groups]
+def _left(own: Sequence[Outcome], seed: int) -> Span | None:
+    """The share of left among answers that name a side."""
+    tables = []
+    for group in _prompts(own):
+        said = [a.winner for o in group for a in (o.first_left, o.second_left) if a is not None]
+        tables.append([said.count("left"), said.count("right")])
     if not sum(map(sum, tables)):
         return None
-    return resampled(tables, lambda t: t[0] / t.sum() if t.sum() else math.nan, seed=seed)[0]
+
+    def share(t: Any) -> Any:
+        import numpy as np
+
+        total = t.sum(1)
+        return t[:, 0] / np.where(total == 0, np.nan, total)
+
+    return resampled(tables, share, seed=seed)[0]
 
 
 def _scale(rows: Sequence[str], own: Sequence[Outcome], seed: int) -> tuple[tuple[Span, ...] | None, Span | None, str]:
@@ -252,26 +258,18 @@ def _scale(rows: Sequence[str], own: Sequence[Outcome], seed: int) -> tuple[tupl
         for o in group:
             table[pairs.index(o.pair), o.category] += 1
     where = [(rows.index(a), rows.index(b)) for a, b in pairs]
-
-    def fit(table: Any, check: bool = False) -> Any:
-        return davidson([(i, j, *n) for (i, j), n in zip(where, table, strict=True)], len(rows), check=check)
-
-    def numbers(table: Any) -> Any:
-        try:
-            found = fit(table)
-        except SpecError:  # a resample without one of the rows
-            return np.full(len(rows) + 1, np.nan)
-        return [*found.log_strengths, found.nu]
-
     if not len(groups):
         return None, None, "no pair is answered"
     try:
-        point = fit(tables.sum(0), check=True)
+        point = davidson([(i, j, *n) for (i, j), n in zip(where, tables.sum(0), strict=True)], len(rows))
     except SpecError as e:
-        return None, None, str(e)
-    spans = resampled(tables, numbers, seed=seed)
+        return None, None, str(e).rstrip(".")
     values = [*point.log_strengths, point.nu]
-    spans = [replace(s, value=float(v)) for s, v in zip(spans, values, strict=True)]
+    if point.note:  # an interval would be that of the half answers
+        spans = [Span(v, math.nan, math.nan, len(groups)) for v in values]
+    else:
+        spans = resampled(tables, lambda t: resamples(where, t, len(rows)), seed=seed)
+        spans = [replace(s, value=v) for s, v in zip(spans, values, strict=True)]
     return tuple(spans[:-1]), spans[-1], point.note
 
 
@@ -289,4 +287,4 @@ def _agreement(a: str, b: str, by_judge: dict[str, list[Outcome]], seed: int) ->
     if not tables:
         return Agreement((a, b), 0, math.nan, Span(math.nan, math.nan, math.nan, 0))
     same = sum(t[k][k] for t in tables for k in range(3)) / pairs
-    return Agreement((a, b), pairs, same, resampled(tables, kappa, seed=seed)[0])
+    return Agreement((a, b), pairs, same, resampled(tables, lambda t: kappa(both_namings(t)), seed=seed)[0])
