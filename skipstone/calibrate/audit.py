@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..bench.converged import Shot
 from ..bench.engine import Engine
 from ..bench.guest import Guest
 from ..bench.lines import lines_of, repair, spelt_line
+from ..bench.prompts import Prompt
 from ..bench.race import Tell, silent
 from ..bench.subject import Subject
 from ..errors import OutputError, SpecError
@@ -36,46 +38,66 @@ class Audited:
     """What an audit found.
 
     Args:
-        found: The sequential test after all samples so far.
+        each: The sequential test after all samples so far, of each group that was promised the target; of all samples
+            under the name "" where no groups were.
         target: What was promised.
-        false_alarm: Chance of ever raising the alarm although the promise holds.
+        false_alarm: Chance of ever raising any alarm although the promise holds.
         new: Samples that were drawn now.
         own: Whether prompts were those of the calibration.
+        again: Whether some of them had been audited before.
+        tests: Groups that share `false_alarm`.
     """
 
-    found: Audit
+    each: Mapping[str, Audit]
     target: Target
     false_alarm: float
     new: int
     own: bool
+    again: bool
+    tests: int = 1
+
+    @property
+    def found(self) -> Audit:
+        """The test that speaks loudest."""
+        return max(self.each.values(), key=lambda found: found.peak)
 
     @property
     def alarm(self) -> bool:
         """Whether the promise does not hold any more."""
-        return self.found.alarm
+        return any(found.alarm for found in self.each.values())
 
     @property
     def words(self) -> list[str]:
         """For people."""
-        found, bound = self.found, 1 / self.false_alarm
+        count = sum(found.n for found in self.each.values())
         whose = "the calibration's own prompts under new seeds" if self.own else "prompts of your own"
-        lines = [f"Promised: {self.target.words}."]
-        missed = sum(loss > 0 for loss in found.state)
-        met = f"{found.n - missed} of {found.n} samples meet it" if self.target.fraction is not None else _mean(found)
-        lines.append(f"{self.new} samples were drawn now, {found.n} in all ({whose}): {met}.")
+        lines = [f"Promised: {self.target.words}.", f"{self.new} samples were drawn now, {count} in all ({whose})."]
+        lines += [self._said(name, found) for name, found in self.each.items()]
         if self.alarm:
             lines.append(
-                f"ALARM. The e-value has reached {found.peak:.3g}, of {bound:g} that it takes: the promise does not "
-                f"hold any more. Calibrate again. (Where it holds, the chance of this alarm is at most "
-                f"{self.false_alarm:.0%}.)"
+                f"ALARM: the promise does not hold any more. Calibrate again. (Where it holds, the chance of this is "
+                f"at most {self.false_alarm:.0%}.)"
             )
         else:
             lines.append(
-                f"No alarm: the e-value is {found.e_value:.3g} and has been {found.peak:.3g} at most, of the "
-                f"{bound:g} that it takes. That is no proof that the promise holds, but not enough speaks "
-                f"against it. Audit again whenever you like."
+                "No alarm. That is no proof that the promise holds, but not enough speaks against it. Audit again "
+                "whenever you like."
+            )
+        if self.own or self.again:
+            lines.append(
+                "Prompts were audited that the calibration or an audit had seen before: what is said is about these "
+                "prompts. For what is asked today, give prompts of today: --prompts FILE."
             )
         return lines
+
+    def _said(self, name: str, found: Audit) -> str:
+        """One test."""
+        missed = sum(loss > 0 for loss in found.state)
+        met = f"{found.n - missed} of {found.n} samples meet it" if self.target.fraction is not None else _mean(found)
+        bound = self.tests / self.false_alarm
+        group = f"{name}: " if name else ""
+        e_value = f"e-value {found.e_value:.3g}, {found.peak:.3g} at most"
+        return f"{group}{met}; {e_value}, of the {bound:g} that raise an alarm."
 
 
 def _mean(found: Audit) -> str:
@@ -97,6 +119,9 @@ def audit(
     tell: Tell = silent,
 ) -> Audited:
     """Draw a few samples in full and by a calibrated policy, and bet against its promise.
+
+    Each group that was promised the target has a test of its own, at its share of `false_alarm`. Prompts that were not
+    audited yet come first; once all of them were, the test is about these prompts.
 
     The test is sequential: an audit goes on from the one before, and may be stopped, repeated and looked at as often as
     one likes; where the promise holds, the chance that it *ever* raises the alarm is at most `false_alarm`.
@@ -128,10 +153,9 @@ def audit(
     Watchdog(target, false_alarm)  # holds the number against its range before anything is drawn
     own = prompts is None
     found, _, _ = listed(Path(folder) / PROMPTS if prompts is None else prompts)
-    shots = []
-    for k in range(len(before), len(before) + samples):
-        prompt = found[drawn(certificate.seed, "audit", str(k)) % len(found)]
-        shots.append(Shot(prompt, drawn(certificate.seed, "audit", str(k), prompt.text)))
+    groups = sorted(certified.point.groups) or None
+    shots = _next(found, before, samples, certificate.seed, groups)
+    used = {line["prompt"] for line in before}
     subject = _subject(pipe, certificate.source)
     scores = _scores(subject, certified, target, metric if known else None, caches.folder(cache), batch, tell)
     way = parse_column(f"{certified.point.setting} @ {certified.point.way}", *Sampler())
@@ -141,13 +165,48 @@ def audit(
     for i in range(0, len(shots), batch):
         part = shots[i : i + batch]
         lines = [
-            {"prompt": shot.prompt.text, "seed": shot.seed, "value": one.value, "calls": one.calls}
+            {
+                "prompt": shot.prompt.text,
+                "category": shot.prompt.category,
+                "seed": shot.seed,
+                "value": one.value,
+                "calls": one.calls,
+            }
             for shot, one in zip(part, scores.of(column, part, "audit"), strict=True)
         ]
         _add(path, [{**line, "false_alarm": false_alarm, "date": papers.today()} for line in lines])
         before += lines
-    state = Watchdog(target, false_alarm).update([line["value"] for line in before])
-    return Audited(state, target, false_alarm, samples, own)
+    parts = {
+        name: [line["value"] for line in before if groups is None or line["category"] == name]
+        for name in groups or [""]
+    }
+    watch = Watchdog(target, false_alarm / len(parts))
+    each = {name: watch.update(values) for name, values in parts.items() if values}
+    again = any(shot.prompt.text in used for shot in shots) or len({s.prompt.text for s in shots}) < len(shots)
+    return Audited(each, target, false_alarm, samples, own, again, len(parts))
+
+
+def _next(
+    prompts: Sequence[Prompt], before: Sequence[Mapping[str, Any]], samples: int, seed: int, groups: list[str] | None
+) -> list[Shot]:
+    """The samples to audit now, in random order: prompts that were audited least come first, each with a new seed.
+
+    Raises:
+        SpecError: a prompt of no group that was promised anything.
+    """
+    if groups is not None and (other := next((p for p in prompts if p.category not in groups), None)):
+        raise SpecError(
+            f"audit: the promise is to each of {', '.join(groups)}; the category of {other.text!r} is "
+            f"{other.category!r}. Give prompts with one of these categories each."
+        )
+    uses = Counter(line["prompt"] for line in before)
+    order = {prompt.text: drawn(seed, "audit", prompt.text) for prompt in prompts}
+    shots = []
+    for k in range(len(before), len(before) + samples):
+        prompt = min(prompts, key=lambda p: (uses[p.text], order[p.text]))
+        uses[prompt.text] += 1
+        shots.append(Shot(prompt, drawn(seed, "audit", str(k), prompt.text)))
+    return shots
 
 
 def certified_of(folder: str | os.PathLike[str]) -> Certified:

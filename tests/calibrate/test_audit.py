@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from conftest import PROMPTS
 
 import skipstone
+from skipstone.bench.prompts import Prompt
 from skipstone.calibrate.sequential import Watchdog
 from skipstone.calibrate.target import Target
 from skipstone.errors import CertificateError, SpecError
+from skipstone.policies.certified import Certified
 
 
 def test_an_audit_goes_on_where_the_last_one_ended(saved: Path, pipe: Any, cache: Path) -> None:
@@ -26,8 +29,10 @@ def test_an_audit_goes_on_where_the_last_one_ended(saved: Path, pipe: Any, cache
     assert len({line["seed"] for line in lines}) == 5
     assert {line["prompt"] for line in lines} <= set(PROMPTS)
     assert not second.alarm
-    assert "No alarm" in second.words[-1]
+    assert "No alarm" in second.words[-2]
     assert "own prompts" in second.words[1]
+    assert "about these prompts" in second.words[-1]
+    assert len({line["prompt"] for line in lines}) == 5  # none twice, while there are others
 
 
 def test_a_promise_that_is_broken_is_noticed(saved: Path, pipe: Any, cache: Path) -> None:
@@ -38,10 +43,27 @@ def test_a_promise_that_is_broken_is_noticed(saved: Path, pipe: Any, cache: Path
     found = skipstone.audit(saved, pipe, samples=12, prompts=["a gray frog", "a pink bus"], cache=cache)
     if found.found.interval.value < 0.5:  # the policy skips: no picture is the full run's own
         assert found.alarm
-        assert "ALARM" in found.words[-1]
+        assert "ALARM" in found.words[-2]
         assert "of your own" in found.words[1]
+    assert found.again  # two prompts for twelve samples
     later = skipstone.audit(saved, pipe, samples=1, prompts=PROMPTS, cache=cache)
     assert later.alarm == found.alarm  # once raised, it stays
+
+
+def test_every_group_has_a_test_of_its_own(policy: Certified, pipe: Any, cache: Path, tmp_path: Path) -> None:
+    groups = {name: {"n": 4, "failures": 0, "p": 0.1} for name in ("cats", "dogs")}
+    point = replace(policy.point, groups=groups)
+    points = tuple(point if p == policy.point else p for p in policy.certificate.points)
+    grouped = replace(policy, certificate=replace(policy.certificate, points=points), point=point)
+    folder = grouped.save_pretrained(tmp_path / "groups")
+    prompts = [Prompt(f"{i}", f"a {'red' * i} cat", "cats") for i in (1, 2)] + [Prompt("d", "a red dog", "dogs")]
+    found = skipstone.audit(folder, pipe, samples=3, prompts=prompts, cache=cache)
+    assert {name: part.n for name, part in found.each.items()} == {"cats": 2, "dogs": 1}
+    assert not found.again
+    assert not found.own
+    assert any(line.startswith("cats: ") and "of the 40 that raise" in line for line in found.words)
+    with pytest.raises(SpecError, match="the promise is to each of cats, dogs"):
+        skipstone.audit(folder, pipe, samples=1, prompts=PROMPTS, cache=cache)
 
 
 def test_a_torn_line_is_dropped(saved: Path, pipe: Any, cache: Path) -> None:
