@@ -187,17 +187,22 @@ def _show(report: Report, written: Sequence[Path]) -> None:
     from ..bench.vlm import report as told
 
     console = Console()
-    for lines in (told.pair_table(report.verdicts), told.judge_table(report.verdicts)):
-        head, *body = lines
-        table = Table(box=None, pad_edge=False)
-        for title in head:
-            table.add_column(title, overflow="fold")
-        for line in body:
-            table.add_row(*line)
-        console.print(table, highlight=False, markup=False)
-        console.print()
+    head, *body = told.short_table(report.verdicts)
+    table = Table(box=None, pad_edge=False)
+    for k, title in enumerate(head):
+        table.add_column(title, justify="right" if 2 <= k <= 7 else "left", overflow="fold")
+    for line in body:
+        table.add_row(*line)
+    console.print(table, highlight=False, markup=False)
+    console.print()
     notes = [f"{j.judge}: {j.note}." for j in report.verdicts.judges if j.note]
-    words = [*told.agreement_lines(report.verdicts), *notes, *told.panel_lines(report.verdicts), told.UNSAYABLE]
+    words = [
+        *told.reasons(report.verdicts),
+        *told.agreement_lines(report.verdicts),
+        *notes,
+        *told.panel_lines(report.verdicts),
+        told.UNSAYABLE,
+    ]
     for said in (*words, *told.unfinished(report), *map(str, written)):
         _print(console, said)
 

@@ -148,7 +148,8 @@ def _complaint(judge: Judge, e: urllib.error.HTTPError, key: str) -> Trouble:
         said = said.replace(key, "***")
     said = " ".join(said.split())[:SAID]
     hint = " Name the variable that holds its key: MODEL@URL#VARIABLE." if e.code == 401 and not judge.secret else ""
-    message = f"{judge.name} refused with HTTP {e.code}{': ' + said if said else ''}.{hint}"
+    end = "" if said.endswith((".", "!", "?")) else "."
+    message = f"{judge.name} refused with HTTP {e.code}{': ' + said if said else ''}{end}{hint}"
     if e.code in AGAIN or e.code >= 500:
         return Trouble("again", message, _wait(e.headers.get("Retry-After")))
     return Trouble("judge" if e.code in HOPELESS or e.code < 400 else "question", message)

@@ -126,6 +126,24 @@ def pair_table(v: Verdicts) -> list[list[str]]:
     return [head, *body]
 
 
+def short_table(v: Verdicts) -> list[list[str]]:
+    """The same in the width of a terminal."""
+    head = ["pair", "judge", "won", "lost", "tied", "flips", "win rate", "p", "verdict"]
+    body = []
+    for p in v.pairs:
+        c = p.counts
+        numbers = [c["first"], c["second"], c["tie"] + c["unsure"] + c["identical"], c["flip"]]
+        rate = "-" if p.rate is None else f"{p.rate.value:.2f}"
+        names = f"{p.pair[0]} : {p.pair[1]}", p.judge.rpartition("@")[0]
+        body.append([*names, *map(str, numbers), rate, f"{p.p_holm:.2g}", p.verdict])
+    return [head, *body]
+
+
+def reasons(v: Verdicts) -> list[str]:
+    """Why pairs have no verdict, or why none could be expected; each reason once for each judge."""
+    return list(dict.fromkeys(f"{p.judge}: {p.why}. ({' : '.join(p.pair)})" for p in v.pairs if p.why))
+
+
 def judge_table(v: Verdicts) -> list[list[str]]:
     """Head and rows: how far each judge can be believed."""
     head = ["judge", "pairs", "unparsed", "same in both orders", "says left", "flips left, right", "p", "verdict"]
