@@ -100,8 +100,8 @@ def prefer(
 
     console = Console(stderr=True)
     judges = tuple(distinct([Judge.parse(spec) for spec in judge]))
-    caps = _caps(judges, calls, spend, price_in, price_out, tokens)
     protocol = Protocol(layout, side, seed, attempts, tokens, _fields(settings or ()))
+    caps = _caps(judges, calls, spend, price_in, price_out, protocol.longest)
     named = [*row, against] if row and against else row or ()
     chosen = material(sources, named, prompts).drawn(limit or None, seed)
     plan = Plan(chosen, pairs_of(chosen, against), judges, protocol)

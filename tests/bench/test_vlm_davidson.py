@@ -104,8 +104,9 @@ def test_a_row_that_never_loses_is_finite_and_said(counts: list[tuple[int, int, 
     assert found.note == SEPARATED
     assert all(map(math.isfinite, (*found.log_strengths, found.nu)))
     assert found.log_strengths[0] >= max(found.log_strengths[1:]) - 1e-9
-    batch = resamples(PAIRS, np.array([counts], float), 3)[0]  # without the linear programme, the same
-    assert batch == pytest.approx([*found.log_strengths, found.nu], abs=1e-6)
+    batch, halves = resamples(PAIRS, np.array([counts], float), 3)  # without the linear programme, the same
+    assert halves.tolist() == [True]
+    assert batch[0] == pytest.approx([*found.log_strengths, found.nu], abs=1e-6)
 
 
 def test_whether_there_is_a_maximum_is_decided_exactly() -> None:
@@ -127,7 +128,9 @@ def test_a_circle_without_ties_has_a_maximum() -> None:
 @settings(deadline=None, max_examples=10)
 def test_many_fits_at_once_are_the_same_fits(tables: list[list[tuple[int, int, int]]]) -> None:
     alone = [[*f.log_strengths, f.nu] for f in map(fit, tables)]
-    assert resamples(PAIRS, np.array(tables, float), 3).tolist() == [pytest.approx(a, abs=1e-6) for a in alone]
+    batch, halves = resamples(PAIRS, np.array(tables, float), 3)
+    assert not halves.any()
+    assert batch.tolist() == [pytest.approx(a, abs=1e-6) for a in alone]
 
 
 def test_rows_that_nothing_connects_have_no_common_scale() -> None:
@@ -135,6 +138,6 @@ def test_rows_that_nothing_connects_have_no_common_scale() -> None:
     assert not connected([(0, 1)], 3)
     with pytest.raises(SpecError, match="no common scale"):
         davidson([(0, 1, 1, 1, 1), (1, 2, 0, 0, 0)], 3)
-    assert np.isnan(resamples(PAIRS, np.array([[(1, 1, 1), (0, 0, 0), (0, 0, 0)]]), 3)).all()
+    assert np.isnan(resamples(PAIRS, np.array([[(1, 1, 1), (0, 0, 0), (0, 0, 0)]]), 3)[0]).all()
     with pytest.raises(SpecError, match="at least 0"):
         davidson([(0, 1, -1, 1, 1)], 2)

@@ -95,6 +95,8 @@ def test_the_body_of_a_request() -> None:
     body = Protocol(seed=7, settings={"temperature": None, "top_p": 1}).body("m", "a cat", ["data:,"], 2)
     assert body.keys() == {"model", "seed", "max_tokens", "top_p", "messages"}
     assert body["seed"] == 9
+    thinks = Protocol(settings={"max_tokens": None, "max_completion_tokens": 2000})
+    assert (Protocol().longest, thinks.longest) == (300, 2000)  # what a cap on money reckons with
     two = Protocol(layout="two").body("m", "a cat", ["data:l", "data:r"], 0)
     kinds = [part.get("text", "")[-16:] or part["image_url"]["url"] for part in two["messages"][0]["content"]]
     assert kinds == ["\nThe left image:", "data:l", "The right image:"[-16:], "data:r"]

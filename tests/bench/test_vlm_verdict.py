@@ -135,7 +135,7 @@ def test_the_seeds_of_a_prompt_are_no_samples_of_their_own() -> None:
     seeds = [outcome("lr", k, prompt=f"p{k // 10}") for k in range(40)]  # 40 wins on 4 prompts
     (pair,) = verdicts(["a", "b"], seeds).pairs
     assert (pair.prompts, pair.ahead, pair.p, pair.verdict) == (4, 4, 0.125, NONE)
-    assert "only 4 prompts were decided" in pair.why
+    assert "4 of 4 prompts were decided" in pair.why
 
 
 def test_holm_counts_all_pairs_of_a_judge() -> None:
@@ -159,7 +159,7 @@ def test_holm_counts_all_pairs_of_a_judge() -> None:
         (["??"] * 3, REFUSED, "nothing is answered yet"),
         (["l?"] * 2 + ["lr"] * 9, "a", ""),
         (["ll"] * 7 + ["rl"] * 9, "b", ""),  # flips are ties, and do not outweigh what is said twice
-        (["tt"] * 9, NONE, "only 0 prompts"),
+        (["tt"] * 9, NONE, "too few: 0 of 9 prompts"),
         (["="] * 9, SAME, ""),
     ],
 )
@@ -216,6 +216,8 @@ def test_strengths_follow_the_outcomes() -> None:
     assert strengths[0].value - strengths[1].value == pytest.approx(math.log(3), abs=1e-6)
     assert nu.value == pytest.approx(6 / math.sqrt(48), abs=1e-6)
     assert strengths[0].low < strengths[0].value < strengths[0].high
+    assert found.judges[0].note == ""
+    assert "of the resamples had no maximum" in concluded(["lr"] * 12 + ["rl"]).judges[0].note
     always = concluded(["lr"] * 12).judges[0]
     assert "half an answer" in always.note
     assert always.strengths is not None

@@ -90,8 +90,8 @@ def davidson(counts: Sequence[tuple[int, int, float, float, float]], rows: int) 
     return Davidson(tuple(map(float, theta[0])), float(nu[0]), likelihood, SEPARATED if separated else "")
 
 
-def resamples(pairs: Sequence[tuple[int, int]], tables: Any, rows: int) -> Any:
-    """The same fit of many tables of counts at once, for a bootstrap: log pi of each row, then nu.
+def resamples(pairs: Sequence[tuple[int, int]], tables: Any, rows: int) -> tuple[Any, Any]:
+    """The same fit of many tables of counts at once, for a bootstrap: log pi of each row, then nu; and which had none.
 
     A likelihood without a maximum is told by estimates beyond exp(+-30), and fitted with half an answer of each kind,
     as by `davidson`. NaN where no chain of comparisons connects the rows.
@@ -100,6 +100,9 @@ def resamples(pairs: Sequence[tuple[int, int]], tables: Any, rows: int) -> Any:
         pairs: Of rows.
         tables: Wins of the first, wins of the second and ties: tables x pairs x 3.
         rows: How many there are.
+
+    Returns:
+        Tables x (rows + 1), and whether half answers were added to each table.
     """
     import numpy as np
 
@@ -115,7 +118,7 @@ def resamples(pairs: Sequence[tuple[int, int]], tables: Any, rows: int) -> Any:
     lost = whole & np.isnan(found).any(1)
     b = _maxima(_features(pairs, rows, 3), n[lost] + PSEUDO * asked[lost][:, :, None])
     found[lost] = np.column_stack(_centred(b, rows, 3))
-    return found
+    return found, lost
 
 
 def _centred(b: Any, rows: int, seen: int) -> tuple[Any, Any]:

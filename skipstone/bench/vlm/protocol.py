@@ -106,6 +106,12 @@ class Protocol:
         plain = {"model": model, "temperature": 0, "seed": self.seed + attempt, "max_tokens": self.tokens}
         return {**plain, **self.settings}
 
+    @property
+    def longest(self) -> int:
+        """Most tokens that an answer may have, whatever the endpoint calls the limit."""
+        told = [self.settings.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        return max([self.tokens, *(t for t in told if isinstance(t, int))])
+
     def key(self, url: str, model: str, prompt: str, pixels: Sequence[str]) -> str:
         """The question's own name: a hash of the endpoint, all that is said, and the pixels from left to right.
 

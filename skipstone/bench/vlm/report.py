@@ -140,8 +140,8 @@ def short_table(v: Verdicts) -> list[list[str]]:
 
 
 def reasons(v: Verdicts) -> list[str]:
-    """Why pairs have no verdict, or why none could be expected; each reason once for each judge."""
-    return list(dict.fromkeys(f"{p.judge}: {p.why}. ({' : '.join(p.pair)})" for p in v.pairs if p.why))
+    """Why pairs have no verdict, or why none could be expected."""
+    return [f"{p.judge} on {' : '.join(p.pair)}: {p.why}." for p in v.pairs if p.why]
 
 
 def judge_table(v: Verdicts) -> list[list[str]]:
@@ -294,9 +294,5 @@ def _lane(axis: Any, judge: JudgeReport, shift: float, colour: str) -> None:
         if not math.isnan(s.low):
             axis.plot([s.low, s.high], [y, y], "-" if believed else ":", color=colour, lw=1.8)
     values = [s.value for s in spans]
-    label = (
-        judge.judge
-        + ("" if believed else f" ({judge.verdict})")
-        + (" (no interval: see the note)" if judge.note else "")
-    )
+    label = judge.judge + ("" if believed else f" ({judge.verdict})") + (" (see the note)" if judge.note else "")
     axis.plot(values, where, "o", color=colour, mfc=colour if believed else PAPER, mew=1.4, ms=6, label=label)

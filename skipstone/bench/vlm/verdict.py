@@ -21,6 +21,10 @@ UNREADABLE = 0.2  # share of unparsed pairs beyond which a judge has no verdict:
 NONE = "no difference found"
 SAME = "identical pictures"
 REFUSED = "no verdict"
+FRAGILE = (
+    "had no maximum and were fitted with half an answer of each kind added: the far ends of the intervals are a matter "
+    "of these half answers"
+)
 KINDS = (*CATEGORY, "unparsed", "open")
 SCORE = {"first": 1.0, "second": -1.0}  # 0 of all ties
 
@@ -140,7 +144,7 @@ def _pair(found: Sequence[Outcome], p_lean: float) -> PairVerdict:
     why = _why(counts, p_lean)
     verdict = REFUSED if why else SAME if counts["identical"] == len(found) else NONE
     if verdict == NONE and 2.0 ** (1 - ahead - behind) >= ALPHA:
-        why = f"only {ahead + behind} prompts were decided: fewer than 6 cannot show anything"
+        why = f"too few: {ahead + behind} of {n} prompts were decided, and fewer than 6 cannot show anything"
     p = signs(ahead, behind)
     return PairVerdict(found[0].judge, found[0].pair, counts, n, ahead, behind, rate, p, 1.0, verdict, why)
 
@@ -267,10 +271,17 @@ def _scale(rows: Sequence[str], own: Sequence[Outcome], seed: int) -> tuple[tupl
     values = [*point.log_strengths, point.nu]
     if point.note:  # an interval would be that of the half answers
         spans = [Span(v, math.nan, math.nan, len(groups)) for v in values]
-    else:
-        spans = resampled(tables, lambda t: resamples(where, t, len(rows)), seed=seed)
-        spans = [replace(s, value=v) for s, v in zip(spans, values, strict=True)]
-    return tuple(spans[:-1]), spans[-1], point.note
+        return tuple(spans[:-1]), spans[-1], point.note
+    lost: list[float] = []
+
+    def fits(t: Any) -> Any:
+        found, halves = resamples(where, t, len(rows))
+        lost.append(float(halves.mean()))
+        return found
+
+    spans = [replace(s, value=v) for s, v in zip(resampled(tables, fits, seed=seed), values, strict=True)]
+    note = f"{lost[-1]:.0%} of the resamples {FRAGILE}" if lost[-1] > ALPHA / 2 else ""
+    return tuple(spans[:-1]), spans[-1], note
 
 
 def _agreement(a: str, b: str, by_judge: dict[str, list[Outcome]], seed: int) -> Agreement:
