@@ -27,9 +27,12 @@ def test_every_registered_class_says_what_it_is(kind: str) -> None:
         assert not line.startswith(registry.lookup(kind, name).__name__ + "("), f"{kind} {name} has no docstring"
 
 
+PAGES = ("decisions", "pebble", "bench", "metrics", "paths", "calibration", "calibration_theory", "vlm")
+
+
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("decisions", "pebble", "bench", "metrics", "calibration"))],
+    ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in PAGES)],
 )
 def test_pages_link_to_files_that_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
