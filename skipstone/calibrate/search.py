@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from ..bench.columns import Column
@@ -64,7 +65,7 @@ class Bar:
     delta: float | None
     n: int
 
-    @property
+    @cached_property
     def allowed(self) -> int:
         """Failures that the test forgives, -1 where not even none of them are."""
         delta = 0.5 if self.delta is None else self.delta
