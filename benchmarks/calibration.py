@@ -32,12 +32,7 @@ EXACT, CONFIRMS, CONFIRMED = "fixed @ dpmpp / trailing / 100", "fixed @ unipc / 
 BATCH = 12
 SUBJECT = Engine("pebble", "pebble")
 FULL = SUBJECT.admit(parse_column("fixed", *SUBJECT.defaults))
-SLOW = (
-    "stride(tol=0.001)",
-    "stride(tol=0.0014)",
-    "stride(tol=0.0029)",
-)  # rungs left out: they take a third of the time
-RUNGS = [r for r in rungs(SUBJECT, SUBJECT.defaults) if r.column.spec.partition(" @ ")[0] not in SLOW]
+RUNGS = rungs(SUBJECT, SUBJECT.defaults)
 COLUMNS = {r.column.spec.partition(" @ ")[0]: r.column for r in RUNGS}
 
 
