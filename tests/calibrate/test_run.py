@@ -127,7 +127,7 @@ def test_doubles_are_counted_once_and_said(pipe: Any, cache: Path, policy: Certi
 def test_a_cache_of_another_configuration_is_ignored_and_that_is_said(
     policy: Certified, pipe: Any, cache: Path
 ) -> None:
-    with pytest.warns(GuestWarning, match=r"guidance is .* ignored"):
+    with pytest.warns(GuestWarning, match=r"(guidance|pipeline) is .* ignored"):
         found = again(pipe, cache, guidance=2.0, settings=SETTINGS[:1])
     assert found.certificate.spent["reference"] > 0
 
