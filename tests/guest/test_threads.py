@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +23,13 @@ Values = dict[str, Any]
 
 
 def sibling(pipe: Any, scheduler: str = "ddim") -> Any:
-    """Another pipeline with the same networks and a scheduler of its own."""
-    parts = {**pipe.components, "scheduler": SCHEDULERS[scheduler](pipe.scheduler.config)}
+    """Another pipeline with the same networks and a scheduler of its own.
+
+    And a tokenizer: those of transformers keep padding and truncation as state, and threads that share one now and then
+    get prompts of unlike lengths.
+    """
+    own = {"scheduler": SCHEDULERS[scheduler](pipe.scheduler.config), "tokenizer": copy.deepcopy(pipe.tokenizer)}
+    parts = {**pipe.components, **own}
     other = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
     return other
