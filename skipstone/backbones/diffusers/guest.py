@@ -192,7 +192,7 @@ def _bracket(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise GuestError(
             f"This {kind.__name__} is running already. A pipeline's scheduler holds the state of one run: give each "
             f"thread a pipeline of its own, which may share the networks: type(pipe)(**pipe.components) with "
-            f"scheduler=type(s).from_config(s.config) and a copy.deepcopy of each tokenizer, whose padding is state too."
+            f"scheduler=type(s).from_config(s.config) and a copy.deepcopy of each tokenizer (padding is state)."
         )
     try:
         return kind._skipstone_stack[-1]._run(args, kwargs)
