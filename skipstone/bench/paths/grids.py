@@ -24,24 +24,12 @@ def even_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...
     first = schedule.angle(start)
     table = len(getattr(getattr(schedule, "base", schedule), "alpha_bars", ()))  # a pipeline's schedule has a base
     angles = (first * (1 - i / steps) for i in range(1, steps))
-    inner = (_snapped(_time(schedule, angle, start), table) for angle in angles)
+    inner = (_snapped(schedule.time(-math.log(math.tan(angle))), table) for angle in angles)
     falling = [start]
     for t in inner:
         if 0.0 < t < falling[-1]:
             falling.append(t)
     return (*falling, 0.0)
-
-
-def _time(schedule: Schedule, angle: float, start: float) -> float:
-    """The time of an angle, by bisection."""
-    low, high = 0.0, start
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        if schedule.angle(middle) > angle:
-            high = middle
-        else:
-            low = middle
-    return 0.5 * (low + high)
 
 
 def _snapped(t: float, table: int) -> float:
