@@ -23,10 +23,11 @@ LAYERS = [
     ["testing"],
     ["bench"],
     ["calibrate"],
+    ["train"],
     ["cli"],
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
-HEAVY = {"torch", "diffusers", "transformers", "mlx", "numpy", "scipy", "matplotlib", "skimage"}
+HEAVY = {"torch", "diffusers", "transformers", "mlx", "numpy", "scipy", "matplotlib", "skimage", "gymnasium"}
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 

@@ -129,6 +129,7 @@ class Run:
     branches: int = 1  # guidance branches of a full call
     past: tuple[Attempt, ...] = ()  # settled attempts, oldest first
     pending: Attempt | None = None
+    prompt: tuple[float, ...] = ()  # mean text state of the prompt; empty where nobody gave one
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:

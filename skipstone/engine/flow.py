@@ -53,7 +53,9 @@ def flow(
     signals = {spec: registry.parse("signal", spec) for spec in sorted(needs)}
     line, fresh = _Timeline(), list[Node]()
     clocks = tuple(schedule.clock(t) for t in problem.grid)
-    run = Run(problem.grid[0], problem.grid[-1], problem.grid, clocks, solver.stages, problem.branches)
+    run = Run(
+        problem.grid[0], problem.grid[-1], problem.grid, clocks, solver.stages, problem.branches, prompt=problem.prompt
+    )
     status = Status.done
 
     while True:

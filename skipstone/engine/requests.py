@@ -178,6 +178,7 @@ class Problem:
         branches: Guidance branches of a full call.
         budget: Calls after which the rest is forecast, whatever the policy says.
         x0_filter: Applied to every clean estimate, e.g. dynamic thresholding.
+        prompt: What policies may know of the prompt: its text states, averaged over tokens. Empty where unknown.
     """
 
     schedule: Schedule
@@ -188,6 +189,7 @@ class Problem:
     branches: int = 1
     budget: float = INFINITY
     x0_filter: Callable[[Any], Any] | None = None
+    prompt: tuple[float, ...] = ()
 
 
 class Status(Enum):

@@ -105,7 +105,10 @@ def from_json(text: str) -> Trace:
     meta = document.get("meta")
     if not isinstance(meta, dict):
         raise TraceError(f"Expected `meta` to be an object, got {meta!r}.")
-    return Trace(_run(_object(document.get("run"), Run, "run")), meta)
+    run = document.get("run")
+    if isinstance(run, dict):
+        run = {"prompt": [], **run}  # traces had none before agents looked at it
+    return Trace(_run(_object(run, Run, "run")), meta)
 
 
 def _object(value: Any, cls: type, where: str) -> dict[str, Any]:
@@ -156,7 +159,8 @@ def _run(d: dict[str, Any]) -> Run:
     pending = None if d["pending"] is None else _attempt(d["pending"], "run.pending")
     stages, branches = (_whole(d[key], f"run.{key}") for key in ("stages", "branches"))
     t, t_end = (_number(d[key], f"run.{key}") for key in ("t", "t_end"))
-    return Run(t, t_end, grid, clocks, stages, branches, past, pending)
+    prompt = tuple(_number(v, f"run.prompt[{i}]") for i, v in enumerate(_list(d["prompt"], "run.prompt")))
+    return Run(t, t_end, grid, clocks, stages, branches, past, pending, prompt)
 
 
 def _attempt(value: Any, where: str) -> Attempt:

@@ -141,7 +141,8 @@ class Pebble:
         config = self.unet.config
         noise = normal(seed, 0, torch.empty(config.in_channels, config.sample_size, config.sample_size))
         cond = {COND: self.encode(prompt), UNCOND: self.encode("")}
-        return Problem(self.schedule, noise, times, cond, seed, self.backbone.branches, budget)
+        known = tuple(cond[COND].mean(0).tolist())
+        return Problem(self.schedule, noise, times, cond, seed, self.backbone.branches, budget, prompt=known)
 
     @torch.inference_mode()
     def decode(self, latents: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
