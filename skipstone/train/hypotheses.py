@@ -1,0 +1,286 @@
+"""What was claimed of agents, as checks on the scores of single samples: H1 to H4 and the share of the gap closed.
+
+Samples are joined by id, the seeds of a prompt count as one, the trainings of an agent are averaged sample by sample,
+and the p-values of hypotheses that are tested together are Holm-corrected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..bench.resampling import RESAMPLES, SEED, Values, by_prompt, common
+from ..bench.statistics import differences, holm, paired, paired_bootstraps, rank_correlation, tost
+from ..bench.statistics import mean as mean_statistic
+from .complexity import complexities
+from .scores import FEWEST, Row, Scores, mean_of
+
+JUDGE_MARGIN, SSIM_MARGIN, FEW_CALLS = 0.02, 0.01, 20.0  # of H1
+ALPHA, STRICT = 0.05, 0.01  # STRICT of H2
+RHO = 0.3  # of H3
+CLOSED, REACHED, ORACLES = 0.6, 0.8, 32  # shares of the gaps to the oracle and to the ceiling; samples of the oracle
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one claim.
+
+    Args:
+        name: "H1".
+        claim: What was to be shown.
+        holds: Whether it was; None where it could not be tested.
+        figures: Effect sizes, intervals and p-values.
+        why: One sentence.
+    """
+
+    name: str
+    claim: str
+    holds: bool | None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim before its p-value is corrected; `effect`: whether everything but chance speaks for it."""
+
+    verdict: Verdict
+    p: float | None
+    effect: bool
+    alpha: float = ALPHA
+
+
+def untested(name: str, claim: str, why: str) -> Finding:
+    """A claim that these scores say nothing about."""
+    return Finding(Verdict(name, claim, None, {}, f"Not tested: {why}"), None, False)
+
+
+def decide(findings: Sequence[Finding]) -> list[Verdict]:
+    """Verdicts of claims that are tested together, their p-values corrected by Holm's procedure."""
+    tested = [f for f in findings if f.p is not None]
+    corrected = dict(zip(map(id, tested), holm([f.p for f in tested if f.p is not None]), strict=True))
+    found = []
+    for f in findings:
+        p = corrected.get(id(f))
+        if p is None:
+            found.append(f.verdict)
+            continue
+        figures = {**f.verdict.figures, "p": f.p, "p_holm": p, "alpha": f.alpha}
+        chance = "" if p < f.alpha else f" Chance is not ruled out: p = {p:.2g} after Holm, {f.alpha:g} was asked for."
+        found.append(replace(f.verdict, holds=f.effect and p < f.alpha, figures=figures, why=f.verdict.why + chance))
+    return found
+
+
+def hypotheses(scores: Scores, refine: Mapping[str, tuple[Values, Values]] | None = None) -> list[Verdict]:
+    """H1 to H4, tested together.
+
+    Args:
+        scores: Of the evaluation.
+        refine: Of H4: what was measured -> (with refine, with the same calls as more full steps), sample by sample,
+            more being better.
+    """
+    return decide([h1(scores), h2(scores), h3(scores), h4(refine)])
+
+
+# -- H1: as good as the full run, at fewer calls ----------------------------------------------------
+
+
+def h1(scores: Scores, most: float = FEW_CALLS) -> Finding:
+    """Quality equivalent to the full run's within fixed margins, or better, at `most` calls or fewer in the mean.
+
+    Two one-sided tests each (Schuirmann's) for the judge's score and SSIM to the converged picture. The side that
+    rules out being *worse* decides, for a picture nearer to the converged one than the full run's is no failure of
+    the claim; `equivalent` says of each whether the other side holds, too. p is the larger of the two: both metrics
+    must hold, so nothing else is to be corrected.
+    """
+    claim = (
+        f"As good as the full run at {most:g} calls or fewer in the mean: the judge's mean score and SSIM to the "
+        f"converged picture equivalent within {JUDGE_MARGIN:g} and {SSIM_MARGIN:g}, or better."
+    )
+    agent, full = scores.agent, scores.only("full")
+    if full is None:
+        return untested("H1", claim, "there is no full run among the rows.")
+    figures: dict[str, Any] = {"calls": agent.calls, "calls_full": full.calls}
+    worst, words = 0.0, []
+    for metric, margin in (("judge", JUDGE_MARGIN), ("ssim", SSIM_MARGIN)):
+        mine, theirs = agent.values(metric), full.values(metric)
+        if few := _few(mine, theirs):
+            return untested("H1", claim, f"{metric}: {few}")
+        found = differences(mine, theirs)
+        test, lower = tost(found, margin), _not_below(found, margin)
+        worst = max(worst, lower)
+        figures[metric] = {
+            "difference": test.mean, "low": test.low, "high": test.high, "margin": margin, "p_equivalent": test.p,
+            "p_not_worse": lower, "equivalent": test.equivalent, "prompts": test.n,
+        }  # fmt: skip
+        words.append(f"{metric} {test.mean:+.4f} (90 % interval {test.low:+.4f} to {test.high:+.4f})")
+    figures["equivalent"] = all(figures[m]["equivalent"] for m in ("judge", "ssim"))
+    why = f"{agent.calls:.1f} calls; {', '.join(words)}, agent minus full run."
+    better = [m for m in ("judge", "ssim") if figures[m]["low"] > figures[m]["margin"]]
+    why += f" Better than equivalent: {', '.join(better)}." if better else ""
+    return Finding(Verdict("H1", claim, None, figures, why), worst, agent.calls <= most)
+
+
+def _not_below(found: Sequence[float], margin: float) -> float:
+    """p of the one-sided t-test that the mean difference is at or below -margin."""
+    import numpy as np
+    from scipy.stats import t as student
+
+    d = np.asarray(found, float)
+    error = float(d.std(ddof=1)) / len(d) ** 0.5
+    if error == 0.0:
+        return float(d.mean() <= -margin)
+    return float(student.sf((d.mean() + margin) / error, len(d) - 1))
+
+
+# -- H2: better than anything fixed, at the same calls ----------------------------------------------
+
+
+def h2(scores: Scores) -> Finding:
+    """Closer to the converged picture than the best fixed schedule at the same mean calls: paired, p < 0.01.
+
+    The rival is the strongest of all fixed rows *on these very prompts*. Where none makes as many calls it is a coin
+    toss between two that make fewer and more, so that mean calls are equal exactly: each sample's score is then the
+    mixture of both. Wilcoxon's signed-rank test decides, and the bootstrap interval of the mean (99 %) has to lie
+    above zero as well.
+    """
+    claim = "Higher PSNR to the converged picture than the best fixed schedule at equal mean calls, p < 0.01."
+    agent = scores.agent
+    found = against_fixed(agent, scores)
+    if found is None:
+        return untested("H2", claim, "no fixed rows make as few and as many calls, or fewer than 8 prompts are shared.")
+    rules = {r.name: f for r in scores.of("rule") if (f := against_fixed(r, scores)) is not None}
+    alone = {row.run or row.name: f for row in scores.trainings if (f := against_fixed(row, scores)) is not None}
+    figures = {**found, "rules": rules, "trainings": alone}
+    ahead = _ahead(found)
+    why = (
+        f"{found['mean']:+.2f} dB in the mean (99 % interval {found['low']:+.2f} to {found['high']:+.2f}) against "
+        f"{found['rival']} at {found['calls']:.1f} calls; effect {found['effect']:+.2f}, better on "
+        f"{found['wins']:.0%} of {found['prompts']} prompts; {sum(map(_sure, alone.values()))} of {len(alone)} "
+        f"trainings alone."
+    )
+    if not (ahead and found["p"] < STRICT) and (sure := [name for name, f in rules.items() if _sure(f)]):
+        why += f" Rules that manage it: {', '.join(sure)}."
+    return Finding(Verdict("H2", claim, None, figures, why), found["p"], ahead, STRICT)
+
+
+def _ahead(found: Mapping[str, Any]) -> bool:
+    return bool(found["low"] > 0 and found["effect"] > 0)
+
+
+def _sure(found: Mapping[str, Any]) -> bool:
+    return _ahead(found) and found["p"] < STRICT
+
+
+def against_fixed(row: Row, scores: Scores, metric: str = "psnr") -> dict[str, Any] | None:
+    """A row against the best fixed schedule, or mixture of two, at its mean calls; None where there is none."""
+    mine = row.values(metric)
+    rivals = [(r, r.calls, r.values(metric)) for r in scores.of("fixed", "full")]
+    rivals = [(r, calls, values) for r, calls, values in rivals if not _few(mine, values)]
+    calls, best, name = row.calls, dict[str, float](), ""
+    for a, few, low in rivals:
+        for b, many, high in rivals:
+            if not few <= calls + 1e-9 or not calls <= many + 1e-9:
+                continue
+            share = (calls - few) / (many - few) if many > few else 0.0
+            if share == 0.0 and a is not b:
+                continue
+            mixed = {s: (1 - share) * low[s] + share * high[s] for s in low.keys() & high.keys() & mine.keys()}
+            if not _few(mine, mixed) and (not best or mean_of(mixed) > mean_of(best)):
+                best = mixed
+                name = a.name if share == 0.0 else f"{a.name} mixed with {share:.0%} {b.name}"
+    if not best:
+        return None
+    test = paired(mine, best)
+    span = paired_bootstraps(mine, best, [mean_statistic], level=1 - STRICT)[0]
+    return {
+        "rival": name, "calls": calls, "mean": span.value, "low": span.low, "high": span.high,
+        "median": test.median.value, "tail": test.tail.value, "p": test.p, "effect": test.effect, "wins": test.wins,
+        "prompts": test.n,
+    }  # fmt: skip
+
+
+# -- H3: calls follow the prompt --------------------------------------------------------------------
+
+
+def h3(scores: Scores) -> Finding:
+    """Calls grow with what the prompt asks for: Spearman's rho >= 0.3, one pair for each prompt."""
+    claim = f"Calls follow the prompt: rank correlation with its complexity of at least {RHO:g}."
+    calls = scores.agent.values("calls")
+    known = {sample: scores.prompts[sample] for sample in calls if sample in scores.prompts}
+    if few := _few(calls, dict.fromkeys(known, 0.0)):
+        return untested("H3", claim, few)
+    texts = list(dict.fromkeys(known.values()))
+    found = complexities(texts)
+    level = dict(zip(texts, found.values, strict=True))
+    x = list(by_prompt({s: level[t] for s, t in known.items()}).values())
+    y = list(by_prompt({s: calls[s] for s in known}).values())
+    if len(set(x)) == 1:
+        return untested("H3", claim, f"all prompts are equally complex ({found.unit}: {x[0]:g}).")
+    rho, p = rank_correlation(x, y)
+    low, high = _rho_interval(x, y)
+    means = {f"{level:g}": _mean([b for a, b in zip(x, y, strict=True) if a == level]) for level in sorted(set(x))}
+    figures = {"rho": rho, "low": low, "high": high, "prompts": len(x), "unit": found.unit, "calls": means}
+    why = f"rho = {rho:+.2f} (95 % interval {low:+.2f} to {high:+.2f}) with {found.unit}, {len(x)} prompts."
+    return Finding(Verdict("H3", claim, None, figures, why), p, rho >= RHO)
+
+
+def _rho_interval(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of Spearman's rho over prompts; a resample without spread counts as 0."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    rng = np.random.default_rng(SEED)
+    drawn = rng.integers(0, len(x), (RESAMPLES, len(x)))
+    a, b = (rankdata(np.asarray(v, float)[drawn], axis=-1) for v in (x, y))
+    a, b = (v - v.mean(-1, keepdims=True) for v in (a, b))
+    size = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    rho = np.divide((a * b).sum(-1), size, out=np.zeros(RESAMPLES), where=size > 0)
+    low, high = np.quantile(rho, [0.025, 0.975])
+    return float(low), float(high)
+
+
+# -- H4: refining beats more steps ------------------------------------------------------------------
+
+
+def h4(refine: Mapping[str, tuple[Values, Values]] | None) -> Finding:
+    """Refining beats the same calls spent on more full steps, in everything that was measured.
+
+    p is the largest of Wilcoxon's: all measures must agree, so nothing else is to be corrected.
+    """
+    claim = "Refining a region beats the same calls spent on more full steps, on planted defects and by the judge."
+    if not refine:
+        return untested("H4", claim, "no scores of refine were given (--refine).")
+    figures: dict[str, Any] = {}
+    words = []
+    for name, (with_refine, with_steps) in refine.items():
+        if few := _few(with_refine, with_steps):
+            return untested("H4", claim, f"{name}: {few}")
+        test = paired(with_refine, with_steps)
+        span = test.mean
+        figures[name] = {
+            "mean": span.value, "low": span.low, "high": span.high, "p": test.p, "effect": test.effect,
+            "wins": test.wins, "prompts": test.n,
+        }  # fmt: skip
+        words.append(f"{name} {span.value:+.3g} ({span.low:+.3g} to {span.high:+.3g})")
+    effect = all(f["low"] > 0 and f["effect"] > 0 for f in figures.values())
+    why = f"Refine minus more steps: {'; '.join(words)}."
+    return Finding(Verdict("H4", claim, None, figures, why), max(f["p"] for f in figures.values()), effect)
+
+
+def _few(*rows: Values) -> str:
+    """Why these rows cannot be compared, or nothing."""
+    shared = set(rows[0]).intersection(*rows[1:])
+    prompts = len(by_prompt(dict.fromkeys(shared, 0.0)))
+    return "" if prompts >= FEWEST else f"{prompts} prompts are scored in common, {FEWEST} are needed."
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def shared_samples(*rows: Values) -> tuple[str, ...]:
+    """Samples that all rows have. Raises SpecError where there are none."""
+    return common(*rows)

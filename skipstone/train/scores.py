@@ -1,0 +1,180 @@
+"""Scores of single samples, the only thing that hypotheses are decided on; summaries are refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from ..bench.lines import lines_of
+from ..bench.resampling import Values, by_prompt
+from ..bench.store import SAMPLES, Record
+from ..errors import BenchError, SpecError
+
+Kind: TypeAlias = Literal["agent", "rule", "fixed", "full", "random", "oracle", "ceiling"]
+MARKS = ("mean", "std", "median", "n", "sem", "ci")  # keys that only a summary has
+FEWEST = 8  # prompts without which nothing is decided
+METRICS = {"psnr": "psnr_converged", "ssim": "ssim_converged", "judge": "judge"}  # ours -> of a bench's records
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to denoise, sample by sample.
+
+    Args:
+        name: What tables call it.
+        kind: "agent", a "rule" that adapts without learning, "fixed" (the same times for every sample), "full" (the
+            run that quality is held against), "random", "oracle" (knows each sample's outcome), "ceiling" (the best
+            that the agent's signals allow).
+        samples: id "prompt:seed" -> {"calls", "psnr" in dB and "ssim" to the converged picture, "judge" in [0, 1]};
+            whatever was not measured is absent.
+        price: dB a call, of agents that have a knob; NaN where there is none.
+        run: Which training made it, e.g. its seed.
+    """
+
+    name: str
+    kind: Kind
+    samples: Mapping[str, Mapping[str, float]]
+    price: float = math.nan
+    run: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise SpecError(f"{self.name}: expected scores of samples, got none.")
+        for sample, found in self.samples.items():
+            if ":" not in sample or not isinstance(found, Mapping) or "calls" not in found:
+                raise SpecError(
+                    f"{self.name}: expected the scores of single samples by id, 'prompt:seed' -> calls and metrics, "
+                    f"got {sample!r} -> {found!r}. Hypotheses are not tested on summaries: keep each sample's record."
+                )
+
+    def values(self, metric: str) -> dict[str, float]:
+        """A metric by sample, of those that have it."""
+        return {sample: float(found[metric]) for sample, found in self.samples.items() if metric in found}
+
+    @property
+    def calls(self) -> float:
+        """Mean calls: of prompts, each the mean over its seeds."""
+        return mean_of(self.values("calls"))
+
+
+@dataclass(frozen=True)
+class Utility:
+    """U = clip(PSNR, floor, cap) - price * calls, in dB: what agents are trained for.
+
+    Args:
+        price: Of a call in dB, >= 0.
+        floor, cap: dB below which everything is as bad, and above which nothing is better.
+    """
+
+    price: float
+    floor: float = 15.0
+    cap: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not (self.price >= 0 and self.floor < self.cap):
+            raise SpecError(f"Expected price >= 0 and floor < cap, got {self.price:g}, {self.floor:g}, {self.cap:g}.")
+
+    def values(self, row: Row) -> dict[str, float]:
+        """Utilities of a row by sample; its own where it brings them for this price."""
+        psnr, calls = row.values("psnr"), row.values("calls")
+        return {s: min(self.cap, max(self.floor, psnr[s])) - self.price * calls[s] for s in psnr}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All rows of an evaluation.
+
+    Args:
+        rows: Of all kinds; the trainings of one agent at one price are rows of their own.
+        prompts: Sample id -> its text.
+        utility: What agents were trained for, at the price that is judged.
+    """
+
+    rows: tuple[Row, ...]
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    utility: Utility = field(default_factory=lambda: Utility(0.5))
+
+    def of(self, *kinds: Kind) -> tuple[Row, ...]:
+        """The rows of these kinds."""
+        return tuple(row for row in self.rows if row.kind in kinds)
+
+    @property
+    def trainings(self) -> tuple[Row, ...]:
+        """The agent's rows at the price that is judged, one for each training."""
+        agents = self.of("agent")
+        return tuple(row for row in agents if math.isnan(row.price) or row.price == self.utility.price)
+
+    @property
+    def agent(self) -> Row:
+        """The agent, each sample's scores averaged over its trainings. Raises BenchError where there is none."""
+        if not self.trainings:
+            prices = sorted({f"{row.price:g}" for row in self.of("agent")})
+            raise BenchError(
+                f"Expected scores of an agent at price {self.utility.price:g}, got {', '.join(prices) or 'no agent'}."
+            )
+        return averaged(self.trainings, "the agent")
+
+    def only(self, kind: Kind) -> Row | None:
+        """The one row of a kind, or None."""
+        return next(iter(self.of(kind)), None)
+
+
+def averaged(rows: Iterable[Row], name: str) -> Row:
+    """Rows as one: each sample's scores averaged over the rows that all have it."""
+    rows = list(rows)
+    shared = set(rows[0].samples).intersection(*(row.samples for row in rows[1:]))
+    found = {}
+    for sample in sorted(shared):
+        names = set(rows[0].samples[sample]).intersection(*(row.samples[sample] for row in rows[1:]))
+        found[sample] = {n: sum(row.samples[sample][n] for row in rows) / len(rows) for n in sorted(names)}
+    return Row(name, rows[0].kind, found, rows[0].price)
+
+
+def mean_of(values: Values) -> float:
+    """The mean over prompts; NaN of nothing."""
+    found = by_prompt(values)
+    return sum(found.values()) / len(found) if found else math.nan
+
+
+def of_records(records: Iterable[Record], name: str, kind: Kind, price: float = math.nan, run: str = "") -> Row:
+    """A row out of a bench's records."""
+    samples = {}
+    for record in records:
+        values = {ours: record.values[theirs] for ours, theirs in METRICS.items() if theirs in record.values}
+        samples[record.sample] = {"calls": record.calls, **values}
+    return Row(name, kind, samples, price, run)
+
+
+def of_lines(path: Path, name: str, kind: Kind) -> Row:
+    """A row out of JSON Lines, one sample a line: {"sample", "calls", "psnr", ...}; other numbers are kept, too.
+
+    Raises:
+        BenchError: no such file; a summary in place of samples; a line without its sample or its calls.
+    """
+    if path.is_dir():
+        path = path / SAMPLES
+    if not path.is_file():
+        raise BenchError(f"{path} is not there: expected JSON Lines with the scores of single samples.")
+    samples: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(lines_of(path), 1):
+        refuse_summary(line, f"Line {number} of {path}")
+        if not isinstance(line.get("sample"), str) or not isinstance(line.get("calls"), int | float):
+            raise BenchError(f"Line {number} of {path}: expected the keys sample and calls, got {', '.join(line)}.")
+        own = {k: float(v) for k, v in line.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        samples[line["sample"]] = own
+    if not samples:
+        raise BenchError(f"{path} holds no scores of samples. Hypotheses are not tested on summaries.")
+    return Row(name, kind, samples)
+
+
+def refuse_summary(found: Mapping[str, Any], where: str) -> None:
+    """Raise BenchError for means and deviations where the scores of a sample should be."""
+    marks = [key for key in MARKS if key in found and "sample" not in found]
+    if marks:
+        raise BenchError(
+            f"{where} is a summary ({', '.join(marks)}): hypotheses are tested on the scores of single samples, which "
+            f"are in the {SAMPLES} of an evaluation."
+        )
