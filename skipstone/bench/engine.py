@@ -12,7 +12,7 @@ from typing import Any
 from .. import registry
 from ..backbones.identity import identity
 from ..backbones.module import CallCounter
-from ..engine.contracts import Run
+from ..engine.contracts import Policy, Run
 from ..engine.drivers import denoise_many
 from ..engine.requests import Problem, Result
 from ..errors import BackboneError, PromptError
@@ -114,6 +114,16 @@ class Engine:
         branches = self.pebble.backbone.branches
         return [Made(r.x, r.run, r.run.cost, full, r.status, r.x.numpy(), branches) for r in results], seconds
 
+    def draw_each(self, items: Sequence[Item], columns: Sequence[Column]) -> list[Made]:
+        """A sample under each of these columns, of one solver and different policies, in one batch."""
+        columns = [self.admit(column) for column in columns]
+        problems = [self.pebble.problem(i.prompt, i.seed, c.steps, c.grid) for i, c in zip(items, columns, strict=True)]
+        results, _ = counted(self.pebble, problems, columns[0], policies=[column.decides for column in columns])
+        branches = self.pebble.backbone.branches
+        full = [float(c.steps * (c.solver.stages if c.solver else 1)) for c in columns]
+        return [Made(r.x, r.run, r.run.cost, calls, r.status, r.x.numpy(), branches)
+                for r, calls in zip(results, full, strict=True)]  # fmt: skip
+
     def pictures(self, made: Sequence[Made]) -> list[Any]:
         """The decoded latents."""
         return list(self.pebble.decode([m.x for m in made]))
@@ -124,13 +134,20 @@ def _shares(watch: Watch) -> Callable[[int, Run], None]:
 
 
 def counted(
-    model: Pebble, problems: Sequence[Problem], column: Column, watch: Callable[[int, Run], None] | None = None
+    model: Pebble,
+    problems: Sequence[Problem],
+    column: Column,
+    watch: Callable[[int, Run], None] | None = None,
+    policies: Sequence[Policy] = (),
 ) -> tuple[list[Result], float]:
-    """Results and seconds of one batch, with the calls that its runs claim held against the hook's count."""
+    """Results and seconds of one batch, with the calls that its runs claim held against the hook's count.
+
+    `policies` are one for each problem, in place of the column's.
+    """
     solver = column.solver or registry.parse("solver", "unipc")
     with CallCounter(model.unet) as counter:
         began = time.perf_counter()
-        results = denoise_many(model.backbone, problems, solver, column.decides, watch)
+        results = denoise_many(model.backbone, problems, solver, policies or column.decides, watch)
         took = time.perf_counter() - began
     claim(column, sum(r.run.cost for r in results), counter.rows / model.backbone.branches)
     return results, took

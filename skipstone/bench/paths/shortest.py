@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,22 +28,35 @@ def shortest(cost: Any, steps: int) -> tuple[int, ...]:
 
     References: Watson et al. 2021, arXiv 2106.03802 (dynamic programming over sampling times).
     """
+    return shortest_of(cost, [steps])[steps]
+
+
+def shortest_of(cost: Any, steps: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """`shortest` for several numbers of steps in one go, for what the largest takes."""
     n, _, longest = cost.shape
     arrived = np.full((n + 1, longest + 1), np.inf)
     arrived[0, 0] = 0.0
     came: list[Any] = []
+    found: dict[int, tuple[int, ...]] = {}
     place, length = np.meshgrid(np.arange(n), np.arange(1, longest + 1), indexing="ij")
     within = place + length <= n
-    for _ in range(steps):
+    for count in range(1, max(steps) + 1):
         total = arrived[:n, :, None] + cost
         came.append(total.argmin(axis=1))
         arrived = np.full_like(arrived, np.inf)
         arrived[(place + length)[within], length[within]] = total.min(axis=1)[within]
-    last = int(arrived[n].argmin())
-    if not np.isfinite(arrived[n, last]):
+        if count in steps:
+            found[count] = _back(came, arrived[n], longest)
+    return found
+
+
+def _back(came: Sequence[Any], arrived: Any, longest: int) -> tuple[int, ...]:
+    """The path that has arrived at the end, followed back."""
+    n, last = len(came[0]), int(arrived.argmin())
+    if not np.isfinite(arrived[last]):
         raise SpecError(
             f"Expected between {-(-n // longest)} and {n} calls on a fine run of {n} steps, each step at most "
-            f"{longest} of them long, got {steps}."
+            f"{longest} of them long, got {len(came)}."
         )
     path, here = [n], last
     for choice in reversed(came):

@@ -1,0 +1,223 @@
+"""Oracles: what they choose is the best that was run, they run what they say, and a bound is a bound."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exact import Exact, shots
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skipstone import registry
+from skipstone.backbones.mixture import Mixture
+from skipstone.bench.columns import Column, parse_column
+from skipstone.bench.converged import Shot
+from skipstone.bench.engine import Engine
+from skipstone.bench.oracle import Ladder, Oracle, Tried, Utility, oracle_schedule
+from skipstone.bench.oracle.schedule import RESULTS, best_guide
+from skipstone.bench.oracle.utility import best
+from skipstone.bench.paths.errors import Errors
+from skipstone.bench.paths.kept import Kept
+from skipstone.bench.paths.shortest import shortest, shortest_of
+from skipstone.bench.prompts import Prompt
+from skipstone.bench.subject import Item, Made
+from skipstone.errors import SpecError
+from skipstone.policies.path import Path as PathPolicy
+
+HARD = Mixture(means=(-0.9, 0.9), stds=(0.1, 0.1), weights=(0.5, 0.5))
+GUIDES = ("fixed @ adams / 6", "fixed @ adams / 10", "fixed @ ddim / 8", "stride(tol=0.02) @ 30")
+UTILITY = Utility(price=1.0, floor=10.0, cap=50.0)
+
+
+class Counted(Exact):
+    """Runs each sample under a column of its own where it is asked to, and remembers what it was asked for."""
+
+    def draw_each(self, items: list[Item], columns: list[Column]) -> list[Made]:
+        return [self.draw([item], column)[0][0] for item, column in zip(items, columns, strict=True)]
+
+
+def oracle(folder: Path, subject: Any = None, count: int = 3, **ladder: Any) -> Oracle:
+    asked = Ladder(**{"calls": (5, 8), "guides": GUIDES, "fine": 48, **ladder})
+    return Oracle(subject or Counted(HARD), shots(count), Kept.open(folder, {"fine": asked.fine}), asked)
+
+
+# -- utility --------------------------------------------------------------------------------------
+
+tries = st.lists(
+    st.builds(Tried, st.text("abc", min_size=1), st.just("own"), st.integers(1, 30), st.floats(0, 99)), min_size=1
+)
+
+
+@given(tries, st.floats(0, 5))
+def test_the_best_is_worth_most_and_of_equals_costs_least(tried: list[Tried], price: float) -> None:
+    utility = Utility(price, 20.0, 60.0)
+    choice = best("s", tried, utility)
+    worth = [utility.of(one.psnr, one.calls) for one in tried]
+    assert choice.utility == max(worth)
+    assert choice.tried.calls == min(t.calls for t, w in zip(tried, worth, strict=True) if w == max(worth))
+
+
+@given(st.floats(-50, 200), st.floats(0, 50), st.floats(0, 3))
+def test_utility_is_clipped_and_charged(psnr: float, calls: float, price: float) -> None:
+    value = Utility(price, 20.0, 60.0).of(psnr, calls) + price * calls
+    assert 20.0 - 1e-9 <= value <= 60.0 + 1e-9
+    if 20.0 <= psnr <= 60.0:
+        assert value == pytest.approx(psnr)
+
+
+@pytest.mark.parametrize("wrong", [{"price": -1.0}, {"floor": 60.0}, {"price": float("nan")}])
+def test_utilities_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SpecError, match="Expected"):
+        Utility(**wrong)
+
+
+# -- shortest paths of several lengths ------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999))
+def test_paths_of_several_lengths_are_those_of_brute_force(seed: int) -> None:
+    n, longest = 7, 4
+    table = np.random.default_rng(seed).random((1, n, longest + 1, longest))
+    table[:, 1:, 0], table[:, 0, 1:] = np.inf, np.inf  # a step before there is, except at the start
+    errors = Errors(np.linspace(1.5, 0, n + 1), table)
+    found = shortest_of(table[0], [3, 5])
+    for steps in (3, 5):
+        inner = itertools.combinations(range(1, n), steps - 1)
+        paths = [(0, *p, n) for p in inner]
+        allowed = [p for p in paths if max(b - a for a, b in itertools.pairwise(p)) <= longest]
+        least = min(float(errors.of(p)[0]) for p in allowed)
+        assert found[steps] == shortest(table[0], steps)
+        assert float(errors.of(found[steps])[0]) == pytest.approx(least)
+
+
+# -- the oracle schedule --------------------------------------------------------------------------
+
+
+def test_every_schedule_that_is_listed_was_run_and_charged(tmp_path: Path) -> None:
+    subject = Counted(HARD)
+    made = oracle(tmp_path, subject)
+    found = made.tried()
+    assert list(found) == [shot.id for shot in made.shots]
+    for shot in made.shots:
+        kinds = [one.kind for one in found[shot.id]]
+        assert kinds.count("guide") == len(GUIDES)
+        assert kinds.count("own") >= 3  # two numbers of calls by two forecasts, some of which are one grid
+        reference = (made.kept.arrays("fine", shot) or {})["pixels"]
+        for one in found[shot.id]:
+            again = subject.draw([shot.item], parse_column(one.spec, None, None, 1))[0]
+            error = float(((subject.pictures(again)[0] - reference) ** 2).mean())
+            assert one.calls == again[0].calls
+            assert one.psnr == pytest.approx(min(99.0, -10 * np.log10(error)), abs=1e-6)
+
+
+def test_the_choice_is_that_of_brute_force_and_no_guide_beats_it(tmp_path: Path) -> None:
+    made = oracle(tmp_path)
+    found, choices = made.tried(), made.choices(UTILITY)
+    for choice in choices:
+        worth = {one.spec: UTILITY.of(one.psnr, one.calls) for one in found[choice.sample]}
+        assert choice.utility == max(worth.values()) == worth[choice.tried.spec]
+    fixed = best_guide(found, UTILITY)
+    means = {
+        spec: np.mean([UTILITY.of(t.psnr, t.calls) for one in found.values() for t in one if t.spec == spec])
+        for spec in {t.spec for one in found.values() for t in one if t.kind == "guide"}
+    }
+    assert fixed is not None
+    assert means[fixed] == max(means.values()) <= np.mean([choice.utility for choice in choices])
+
+
+def test_a_dearer_call_never_buys_more_of_them(tmp_path: Path) -> None:
+    made = oracle(tmp_path)
+    spent = [
+        sum(choice.tried.calls for choice in made.choices(Utility(price, 10.0, 50.0))) for price in (0.0, 0.3, 1.0, 4.0)
+    ]
+    assert spent == sorted(spent, reverse=True)
+    assert spent[0] > spent[-1]
+
+
+def test_own_grids_are_worth_more_than_even_ones_and_moves_never_lose(tmp_path: Path) -> None:
+    made = oracle(tmp_path, calls=(8,), guides=("fixed @ adams / uniform / 8",))
+    found = made.tried()
+    for tried in found.values():
+        assert max(t.psnr for t in tried if t.kind == "own") > max(t.psnr for t in tried if t.kind == "guide")
+    before = [choice.utility for choice in made.choices(UTILITY)]
+    moved = oracle(tmp_path, calls=(8,), guides=("fixed @ adams / uniform / 8",), sweeps=1)
+    after = [choice.utility for choice in moved.choices(UTILITY)]
+    assert all(b >= a for a, b in zip(before, after, strict=True))
+    assert sum(after) > sum(before)
+    assert any(t.kind == "moved" for t in moved.tried(UTILITY)["p0:0"])
+
+
+def test_what_was_run_is_not_run_again_and_prices_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, measure, left = Counted(HARD), Counted.draw_each, [2]
+
+    def cut(self: Counted, *asked: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return measure(self, *asked)
+
+    monkeypatch.setattr(Counted, "draw_each", cut)
+    with pytest.raises(KeyboardInterrupt):
+        oracle(tmp_path, subject, batch=3).tried()
+    before = subject.drawn
+    left[0] = 10**6
+    found = oracle(tmp_path, subject, batch=3).tried()
+    total = subject.drawn
+    whole = oracle(tmp_path / "whole", fresh := Counted(HARD), batch=3)
+    assert whole.tried() == found
+    assert total - 1 == fresh.drawn  # one more for where its runs begin
+    assert 0 < before < total
+    again = oracle(tmp_path, subject, batch=3)
+    again.choices(Utility(0.1))
+    again.choices(Utility(3.0))
+    assert subject.drawn == total + 1
+
+
+def test_results_can_be_read_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skipstone.bench.oracle.schedule.fingerprint", lambda *_: {"weights": "none"})
+    subject = Exact(HARD)  # gives no sample a policy of its own: they run one by one
+    ladder = Ladder((5,), GUIDES[:2], ("x0",), 32, gain=((1.5, 0.1), (0.1, 0.5)), reference="fixed @ dpmpp / 200")
+    chosen = oracle_schedule(subject, shots(2), tmp_path, UTILITY, ladder)
+    lines = [json.loads(line) for line in (tmp_path / RESULTS).read_text().splitlines()]
+    assert [line["sample"] for line in lines] == [choice.sample for choice in chosen]
+    for line, choice in zip(lines, chosen, strict=True):
+        assert line["utility"] == choice.utility >= line["guide_utility"]
+        assert line["utility"] == UTILITY.of(line["psnr"], line["calls"])
+        assert {"spec", "kind", "tried", "price", "floor", "cap", "guide"} <= line.keys()
+    with pytest.raises(SpecError, match="one of them twice"):
+        oracle_schedule(subject, [*shots(1), *shots(1)], tmp_path, UTILITY, ladder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"calls": (3,)}, "between 4 and 100"),
+        ({"calls": (60,), "fine": 100}, "between 4 and 50"),
+        ({"forecasts": ("eps",)}, "pair, x0"),
+        ({"sweeps": -1}, "sweeps >= 0"),
+        ({"calls": ()}, "nothing to try"),
+    ],
+)
+def test_ladders_out_of_range_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        Ladder(**wrong)
+
+
+def test_samples_of_the_engine_run_together_as_they_run_alone() -> None:
+    engine = Engine("pebble", "pebble")
+    own = engine.defaults
+    grids = [PathPolicy(times="0.9 0.4"), PathPolicy(times="0.8 0.5 0.2")]
+    columns = [Column(grid, registry.parse("solver", "adams"), own.grid, own.steps) for grid in grids]
+    items = [Shot(Prompt("p", "a red apple on a blue background"), seed).item for seed in (1, 2)]
+    together = engine.draw_each(items, columns)
+    for item, column, made in zip(items, columns, together, strict=True):
+        alone = engine.draw([item], column)[0][0]
+        assert made.calls == alone.calls
+        assert np.allclose(made.latent, alone.latent, atol=1e-4)
+    assert [made.calls for made in together] == [3.0, 4.0]
