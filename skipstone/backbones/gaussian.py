@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..engine.contracts import ATTENTION
 from ..engine.requests import Estimate, Query
 from ..numerics.schedule import Cosine, Schedule
 from ..registry import register
@@ -33,12 +34,13 @@ class Gaussian:
     branches: ClassVar[int] = 1
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
-        """E[x0 | x, t] for each query."""
+        """E[x0 | x, t] for each query; of attention, all that there is."""
         estimates = []
         for q in queries:
             a, s = self.schedule.alpha(q.t), self.schedule.sigma(q.t)
             gain = a * self.std**2 / (a * a * self.std**2 + s * s)
-            estimates.append(Estimate((q.x - a * self.mean) * gain + self.mean))
+            whole = {ATTENTION: 0.0 * q.x.reshape(-1, *q.x.shape[-2:])[0] + 1.0} if ATTENTION in q.want else {}
+            estimates.append(Estimate((q.x - a * self.mean) * gain + self.mean, features=whole))
         return estimates
 
     def exact(self, x: Any, t: float, t_next: float) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar
 
-from ..engine.contracts import View
+from ..engine.contracts import ATTENTION, View
 from ..engine.requests import Estimate, Query
 from ..errors import BackboneError, SpecError
 from ..numerics.array import combine, namespace
@@ -82,7 +82,17 @@ class Mixture:
             output = combine([self.guidance, 1.0 - self.guidance], [said[COND], said[UNCOND]])
         x0 = to_x0(self.prediction, output, query.x, self.schedule.alpha(query.t), self.schedule.sigma(query.t))
         wanted = {b: value for b, value in fresh.items() if b in query.want}
+        if ATTENTION in query.want:
+            wanted[ATTENTION] = self._attention(query)
         return Estimate(x0, len(fresh) / self.branches, output, self.prediction, wanted)
+
+    def _attention(self, query: Query) -> Any:
+        """Probability that a cell's values are of the component asked for, mean over all axes but the last two."""
+        a, s = self.schedule.alpha(query.t), self.schedule.sigma(query.t)
+        shares, _ = self._shares(query.x, a, s, range(len(self.means)))
+        total = reduce(lambda p, q: p + q, shares)
+        share = (shares[query.cond] if query.cond is not None else total) / total
+        return share.reshape(-1, *share.shape[-2:]).mean(0)
 
     def _branch(self, query: Query, branch: str) -> Any:
         chosen = range(len(self.means))
@@ -95,6 +105,13 @@ class Mixture:
 
     def _clean(self, x: Any, a: float, s: float, chosen: Sequence[int]) -> Any:
         """E[x0 | x] under the chosen components."""
+        shares, estimates = self._shares(x, a, s, chosen)
+        total = reduce(lambda p, q: p + q, shares)
+        weighted = [share * estimate for share, estimate in zip(shares, estimates, strict=True)]
+        return reduce(lambda p, q: p + q, weighted) / total
+
+    def _shares(self, x: Any, a: float, s: float, chosen: Sequence[int]) -> tuple[list[Any], list[Any]]:
+        """Responsibilities of the chosen components, not yet summing to 1, and what each takes x0 for."""
         xp = namespace(x)
         logs, estimates = [], []
         for k in chosen:
@@ -104,7 +121,4 @@ class Mixture:
             logs.append(away * away * (-0.5 / variance) + (math.log(self.weights[k]) - 0.5 * math.log(variance)))
             estimates.append(away * (a * std * std / variance) + mean)
         top = reduce(xp.maximum, logs)
-        shares = [xp.exp(log - top) for log in logs]
-        total = reduce(lambda p, q: p + q, shares)
-        weighted = [share * estimate for share, estimate in zip(shares, estimates, strict=True)]
-        return reduce(lambda p, q: p + q, weighted) / total
+        return [xp.exp(log - top) for log in logs], estimates

@@ -10,15 +10,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from ..engine.contracts import View
+from ..engine.contracts import ATTENTION, View
 from ..engine.requests import Estimate, Query
 from ..errors import BackboneError
 from ..numerics.parametrize import to_x0
 from ..numerics.schedule import Schedule
+from .attention import Attended
 from .diffusers.gate import batch_of
 
 Forward: TypeAlias = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 COND, UNCOND = "cond", "uncond"
+CONTENT = "content"  # in a sample's condition: places of its prompt's own tokens, for the map of attention
 
 
 def plain(module: nn.Module, x: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
@@ -69,7 +71,8 @@ class ModuleBackbone:
     A sample is a tensor without batch axis. Its `Problem.cond` is a mapping from branch to that branch's
     condition, e.g. `{"cond": prompt_states, "uncond": empty_states}`; None where nothing is conditioned.
     With `guidance` other than 1 a full call has the two branches "cond" and "uncond", both of them sites:
-    a branch whose output is given does not enter the network.
+    a branch whose output is given does not enter the network. A query that wants `ATTENTION` is given the share of
+    each cell's attention that goes to the tokens at the places `cond["content"]`, in the branch "cond".
 
     Args:
         module: The denoiser.
@@ -112,8 +115,15 @@ class ModuleBackbone:
                     f"Sites of this model: {', '.join(self.sites) or 'none'}; given: {sorted(strange)}."
                 )
             rows += [(i, branch) for branch in self._branches if branch not in query.given]
-        computed = dict(zip(rows, self._outputs(queries, rows), strict=True))
-        return [self._estimate(i, query, computed) for i, query in enumerate(queries)]
+        told = [k for k, (i, branch) in enumerate(rows) if branch == COND and ATTENTION in queries[i].want]
+        if not told:
+            computed = dict(zip(rows, self._outputs(queries, rows), strict=True))
+            return [self._estimate(i, query, computed) for i, query in enumerate(queries)]
+        height, width = queries[rows[told[0]][0]].x.shape[-2:]
+        with Attended(self.module, told, (height, width)) as seen:
+            computed = dict(zip(rows, self._outputs(queries, rows), strict=True))
+        maps = {rows[k][0]: _share(queries[rows[k][0]], own) for k, own in zip(told, seen.maps(), strict=True)}
+        return [self._estimate(i, query, computed, maps.get(i)) for i, query in enumerate(queries)]
 
     def _outputs(self, queries: Sequence[Query], rows: Sequence[tuple[int, str]]) -> Sequence[torch.Tensor]:
         if not rows:
@@ -132,7 +142,9 @@ class ModuleBackbone:
             )
         return outputs.unbind()
 
-    def _estimate(self, i: int, query: Query, computed: Mapping[tuple[int, str], torch.Tensor]) -> Estimate:
+    def _estimate(
+        self, i: int, query: Query, computed: Mapping[tuple[int, str], torch.Tensor], seen: torch.Tensor | None = None
+    ) -> Estimate:
         fresh = {branch: computed[i, branch] for branch in self._branches if (i, branch) in computed}
         said = {**query.given, **fresh}
         output = said[COND]
@@ -140,6 +152,7 @@ class ModuleBackbone:
             output = said[UNCOND] + self.guidance * (said[COND] - said[UNCOND])
         x0 = to_x0(self.prediction, output, query.x, self.schedule.alpha(query.t), self.schedule.sigma(query.t))
         wanted = {branch: value for branch, value in fresh.items() if branch in query.want}
+        wanted |= {} if seen is None else {ATTENTION: seen}
         return Estimate(x0, len(fresh) / self.branches, output, self.prediction, wanted)
 
 
@@ -152,3 +165,13 @@ def _condition(cond: Any, branch: str) -> torch.Tensor | None:
         )
     value: torch.Tensor = cond[branch]
     return value
+
+
+def _share(query: Query, maps: torch.Tensor) -> torch.Tensor:
+    """Share (height, width) of attention that goes to the prompt's own words."""
+    if not isinstance(query.cond, Mapping) or CONTENT not in query.cond:
+        raise BackboneError(
+            f"A map of attention was asked for: expected the places of the prompt's own tokens as cond[{CONTENT!r}], "
+            f"got none. `skipstone.backbones.attention.content_tokens(tokenizer, ids)` finds them."
+        )
+    return maps[list(query.cond[CONTENT])].sum(0)

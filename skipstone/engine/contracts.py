@@ -66,7 +66,23 @@ class Finish:
     order: int = 2
 
 
-Evaluate: TypeAlias = Full | Cached | Forecast | Finish
+@dataclass(frozen=True, slots=True)
+class Refine:
+    """Run the whole backbone, take the step, and make a region of where it led anew in `steps` more calls.
+
+    The region is where the prompt's words get more than `threshold` of the attention (`below`: less), with an `edge`
+    of so many cells outside; noise is added up to `back` of the angle left to pure noise; see `refine.py`.
+    """
+
+    steps: int = 3
+    back: float = 0.5
+    threshold: float = 0.5
+    edge: int = 1
+    below: bool = False
+
+
+ATTENTION = "attention"  # what a backbone calls its map: words' share of each cell's attention, (height, width)
+Evaluate: TypeAlias = Full | Cached | Forecast | Finish | Refine
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +125,7 @@ class Attempt:
     @property
     def called(self) -> bool:
         """Whether the whole network was run."""
-        return isinstance(self.plan.evaluate, Full | Finish)
+        return isinstance(self.plan.evaluate, Full | Finish | Refine)
 
     @property
     def skipped(self) -> bool:
@@ -236,7 +252,7 @@ class Policy:
 
     @property
     def sites(self) -> frozenset[str]:
-        """Sites this policy may ask to forecast."""
+        """Sites this policy may ask to forecast; ATTENTION too if it refines steps that it takes again."""
         return frozenset()
 
     @property

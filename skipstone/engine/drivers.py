@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,8 +11,8 @@ from .. import registry
 from ..errors import BackboneError, SpecError, TraceError
 from ..numerics.array import rms, to_floats
 from ..numerics.noise import normal
-from .contracts import Attempt, Cached, Plan, Policy, Run
-from .flow import flow
+from .contracts import ATTENTION, Attempt, Cached, Plan, Policy, Run
+from .flow import KEPT, flow
 from .requests import Backbone, Measure, Noise, Problem, Query, Result, Solver, Status
 
 Watch = Callable[[int, Run], None]
@@ -66,30 +66,35 @@ def _drive(
     waiting: dict[int, Any] = {}
     inbox: dict[int, Any] = dict.fromkeys(range(len(flows)))
     while inbox:
-        for i, answer in inbox.items():
+        for i, sent in inbox.items():
             try:
-                waiting[i] = flows[i].send(answer)
+                waiting[i] = flows[i].send(sent)
             except StopIteration as end:
                 waiting.pop(i, None)
                 results[i] = end.value
-        inbox = _answer(waiting, backbone, problems, policies, drawn, watch)
+        if runs := {i: r for i, r in waiting.items() if isinstance(r, Run)}:
+            inbox = _consult(runs, policies, watch)
+        else:
+            inbox = answer(waiting, backbone, problems, drawn)
     return _finite([results[i] for i in range(len(flows))])
 
 
-def _answer(
-    waiting: dict[int, Any],
+def answer(
+    waiting: Mapping[int, Any],
     backbone: Backbone,
-    problems: Sequence[Problem],
-    policies: Sequence[Policy],
-    drawn: list[int],
-    watch: Watch | None,
+    problems: Sequence[Problem] | Mapping[int, Problem],
+    drawn: MutableSequence[int] | MutableMapping[int, int],
 ) -> dict[int, Any]:
-    """Answers to one kind of request, the cheapest first, so that queries gather into full batches."""
-    if runs := {i: r for i, r in waiting.items() if isinstance(r, Run)}:
-        for i, run in runs.items() if watch else ():
-            assert watch is not None
-            watch(i, run)
-        return _consult(runs, policies)
+    """Answers to one kind of request, the cheapest first, so that queries gather into full batches.
+
+    Args:
+        waiting: What flows ask for, by their numbers, decisions left out.
+        backbone: The denoiser.
+        problems, drawn: The problem of each flow, and how many noises it was given; these are counted up.
+
+    Raises:
+        BackboneError: the backbone answered a different number of estimates than it was asked.
+    """
     if noises := {i: r for i, r in waiting.items() if isinstance(r, Noise)}:
         answers = {}
         for i, request in noises.items():
@@ -110,8 +115,11 @@ def _answer(
     return dict(zip(queries, estimates, strict=True))
 
 
-def _consult(runs: dict[int, Run], policies: Sequence[Policy]) -> dict[int, Any]:
+def _consult(runs: dict[int, Run], policies: Sequence[Policy], watch: Watch | None) -> dict[int, Any]:
     """Plans of all these runs; those that share a policy are consulted together."""
+    for i, run in runs.items() if watch else ():
+        assert watch is not None
+        watch(i, run)
     sharing: dict[int, list[int]] = {}
     for i in runs:
         sharing.setdefault(id(policies[i]), []).append(i)
@@ -173,7 +181,7 @@ class Recorded(Policy):
     @property
     def sites(self) -> frozenset[str]:
         cached = (a.plan.evaluate.sites for a in self.past if isinstance(a.plan.evaluate, Cached))
-        return frozenset().union(*cached)
+        return frozenset({ATTENTION} if any(KEPT in a.plan.memo for a in self.past) else ()).union(*cached)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         k = len(run.attempts)

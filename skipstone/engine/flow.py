@@ -7,19 +7,22 @@ somebody else owns the loop, it also asks for the `Latent` and for its `Advance`
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import registry
 from ..errors import PlanError
 from ..numerics.finishing import finishing_step
-from .contracts import Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Run
+from .contracts import ATTENTION, Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Refine, Run
+from .refine import Line, mask_of, rebuilt, refinement
 from .requests import Asked, Estimate, Flow, Latent, Measure, Node, Problem, Query, Result, Solver, Status, Step
 from .signals import Moment, extrapolate, forecast, on_clock
 
 FREEZE = Forecast(0, "x0")
 PATIENCE = 64  # attempts per step of the grid after which a run counts as stuck
+REGION = "region"  # memo of a refined step: share of the picture in its mask
+KEPT = "map_kept"  # memo of a refined step whose first call, map and all, the attempt before had paid for
 KEEP = 6  # estimates that the timeline remembers; no solver or forecast looks further back
 
 
@@ -39,7 +42,24 @@ class _Timeline:
             if node.real:
                 self.real = [*self.real, node][-KEEP:]
                 for site, value in node.estimate.features.items():
-                    self.features[site] = [*self.features.get(site, []), (node.t, value)][-KEEP:]
+                    if site != ATTENTION:
+                        self.features[site] = [*self.features.get(site, []), (node.t, value)][-KEEP:]
+
+    def refined(self, rewritten: Callable[[Node], Node], again: Sequence[Node]) -> None:
+        """Rewrite the past after a refinement, whose own calls say what the sites put out last."""
+        self.nodes, self.real = ([rewritten(n) for n in nodes] for nodes in (self.nodes, self.real))
+        past, self.features = (self.nodes, self.real), {}
+        self.add(again)
+        self.nodes, self.real = past
+
+
+@dataclass(frozen=True, slots=True)
+class _Redone:
+    """What a refinement asked of the network, what it makes of the past, and its region's share of the picture."""
+
+    nodes: list[Node]
+    rewritten: Callable[[Node], Node]
+    share: float
 
 
 def flow(
@@ -52,6 +72,7 @@ def flow(
     schedule, x, candidate = problem.schedule, problem.x, problem.x
     signals = {spec: registry.parse("signal", spec) for spec in sorted(needs)}
     line, fresh = _Timeline(), list[Node]()
+    redone: _Redone | None = None
     clocks = tuple(schedule.clock(t) for t in problem.grid)
     run = Run(
         problem.grid[0], problem.grid[-1], problem.grid, clocks, solver.stages, problem.branches, prompt=problem.prompt
@@ -69,13 +90,16 @@ def flow(
                 x = candidate
                 line.add(fresh)
                 line.known = None
+                if redone is not None and run.pending.t_next > run.t_end:
+                    line.refined(redone.rewritten, redone.nodes)
             else:
                 line.known = next((n for n in fresh if n.real), line.known)
-                line.paid = run.pending.plan.evaluate
+                how = run.pending.plan.evaluate
+                line.paid = Full() if isinstance(how, Refine) else how
             run = _settled(run, run.pending, plan.accept)
         if run.t <= run.t_end:
             return Result(x, run, status)
-        _check(plan, run)
+        _check(plan, run, solver)
 
         evaluate = _possible(plan.evaluate, line)
         if isinstance(evaluate, Finish):
@@ -84,13 +108,18 @@ def flow(
             frozen = evaluate == FREEZE and plan.t_next <= run.t_end
             history = () if frozen else line.nodes
             advance = solver.step(x, run.t, plan.t_next, schedule, history)
-        step, fresh = yield from _attempt(advance, evaluate, problem, line, sites)
+        if isinstance(evaluate, Refine):
+            step, fresh, redone = yield from _refined(advance, evaluate, plan.t_next, problem, solver, line, sites)
+            plan = replace(plan, memo=_noted(plan, fresh, redone))
+        else:
+            step, fresh = yield from _attempt(advance, evaluate, problem, line, sites)
+            redone = None
 
         candidate = step.x
         start = fresh[0].x if fresh else x  # a host may have moved the sample since the last step
         moment = Moment(schedule, start, run.t, plan.t_next, step, line.real, line.nodes, fresh)
         measured = yield from _measure(signals, moment)
-        cost = sum(n.estimate.cost for n in fresh if n.real)
+        cost = sum(n.estimate.cost for n in (*fresh, *(redone.nodes if redone else ())) if n.real)
         plan = plan if evaluate is plan.evaluate else replace(plan, evaluate=evaluate)
         pending = Attempt(run.t, plan.t_next, plan, cost, measured)
         run = replace(run, pending=pending)
@@ -103,7 +132,7 @@ def _settled(run: Run, pending: Attempt, accept: bool) -> Run:
     return replace(run, t=t, past=(*run.past, settled), pending=None)
 
 
-def _check(plan: Plan, run: Run) -> None:
+def _check(plan: Plan, run: Run, solver: Solver) -> None:
     by = ", ".join(plan.why) or "nobody"
     if len(run.past) > PATIENCE * len(run.grid):
         raise PlanError(
@@ -115,6 +144,8 @@ def _check(plan: Plan, run: Run) -> None:
             f"A plan must land between here (t={run.t:g}) and the end (t={run.t_end:g}), "
             f"but got t_next={plan.t_next:g}. It was amended by: {by}."
         )
+    if isinstance(plan.evaluate, Refine) and solver.hosted:
+        raise PlanError(f"Refining makes calls that a pipeline's own loop does not know of. It was planned by: {by}.")
 
 
 def _possible(evaluate: Evaluate, line: _Timeline) -> Evaluate:
@@ -123,6 +154,8 @@ def _possible(evaluate: Evaluate, line: _Timeline) -> Evaluate:
         return evaluate if line.real else Full()
     if isinstance(evaluate, Cached):
         return evaluate if evaluate.sites & line.features.keys() else Full()
+    if isinstance(evaluate, Refine):
+        return evaluate if evaluate.steps > 0 else Full()
     return evaluate
 
 
@@ -147,7 +180,7 @@ def _attempt(
             answer = yield request
             continue
         free = isinstance(evaluate, Forecast)
-        known = line.known
+        known = _known(line, sites)
         if isinstance(evaluate, Forecast):
             answer = forecast(line.real, evaluate, problem.schedule, request.x, request.t, line.nodes)
         elif known is not None and known.x is request.x and known.t == request.t and evaluate in (Full(), line.paid):
@@ -158,6 +191,41 @@ def _attempt(
         if problem.x0_filter is not None:
             answer = Estimate(problem.x0_filter(answer.x0), answer.cost, features=answer.features)
         fresh.append(Node(request.t, request.x, answer, not free))
+
+
+def _known(line: _Timeline, sites: frozenset[str]) -> Node | None:
+    """A call already paid for, unless it lacks the map of attention that is wanted now."""
+    lacks = line.known is not None and ATTENTION in sites and ATTENTION not in line.known.estimate.features
+    return None if lacks else line.known
+
+
+def _refined(
+    advance: Generator[Asked, Any, Step],
+    how: Refine,
+    t_next: float,
+    problem: Problem,
+    solver: Solver,
+    line: _Timeline,
+    sites: frozenset[str],
+) -> Generator[Asked | Measure, Any, tuple[Step, list[Node], _Redone | None]]:
+    """An ordinary step, and the region of where it led made anew; None where there is no region."""
+    step, fresh = yield from _attempt(advance, Full(), problem, line, sites | {ATTENTION})
+    first, schedule = fresh[0], problem.schedule
+    mask = mask_of(first, how)
+    [share] = yield Measure((mask.mean(),))
+    if share == 0.0:
+        return step, fresh, None
+    pinned = Line.through(step.x, t_next, first, schedule, solver.stochastic)
+    going = refinement(step.x, t_next, pinned, mask, how, problem.grid[0], schedule)
+    made, nodes = yield from _attempt(going, Full(), problem, line, sites)
+    inside = Line.through(made.x, t_next, nodes[-1], schedule)
+    return Step(made.x, step.error), fresh, _Redone(nodes, rebuilt(mask, inside, schedule), share)
+
+
+def _noted(plan: Plan, fresh: Sequence[Node], redone: _Redone | None) -> dict[str, float]:
+    """The memo of a refined step, from which a replay knows whether calls had to bring their maps."""
+    free = {KEPT: 1.0} if fresh[0].estimate.cost == 0.0 else {}
+    return {**plan.memo, REGION: redone.share if redone else 0.0, **free}
 
 
 def _given(evaluate: Evaluate, line: _Timeline, problem: Problem, t: float) -> dict[str, Any]:

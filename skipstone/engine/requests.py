@@ -24,7 +24,7 @@ class Query:
     t: float
     cond: Any = None
     given: Mapping[str, Any] = field(default_factory=dict)  # outputs to use for these sites
-    want: frozenset[str] = frozenset()  # sites whose outputs to return
+    want: frozenset[str] = frozenset()  # sites whose outputs to return, and ATTENTION for the map of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .contracts import Attempt, Cached, Finish, Forecast, Run
+from .contracts import Attempt, Cached, Finish, Forecast, Refine, Run
 from .flow import FREEZE
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COLOURS = {
     "full call": "#1f4e79",
     "one branch": "#7fb2d9",
+    "refined": "#6b9a4f",
     "forecast": "#e9e6df",
     "finish or stop": "#e0872f",
     "rejected": "#c0392b",
@@ -38,6 +39,8 @@ def kind(attempt: Attempt, run: Run) -> str:
             return "one branch"
         case Finish():
             return "finish or stop"
+        case Refine():
+            return "refined"
         case Forecast() as how:
             stops = how == FREEZE or "budget" in attempt.plan.why
             return "finish or stop" if stops and attempt.t_next <= run.t_end else "forecast"

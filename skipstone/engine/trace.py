@@ -15,10 +15,10 @@ from typing import Any
 
 from .. import __version__
 from ..errors import TraceError
-from .contracts import Attempt, Cached, Chain, Evaluate, Finish, Forecast, Full, Plan, Policy, Run
+from .contracts import Attempt, Cached, Chain, Evaluate, Finish, Forecast, Full, Plan, Policy, Refine, Run
 
 FORMAT = 1
-KINDS: dict[str, type] = {"full": Full, "cached": Cached, "forecast": Forecast, "finish": Finish}
+KINDS: dict[str, type] = {"full": Full, "cached": Cached, "forecast": Forecast, "finish": Finish, "refine": Refine}
 WORDS = {kind: word for word, kind in KINDS.items()}
 
 
@@ -186,8 +186,14 @@ def _evaluate(value: Any, where: str) -> Evaluate:
     if kind is None:
         raise TraceError(f"Expected `{where}` to be of a kind among {', '.join(KINDS)}, got {value!r}.")
     d = {k: v for k, v in _object(value, kind, where).items() if k != "kind"}
-    if "order" in d:
-        _whole(d["order"], f"{where}.order")
+    for key in ("order", "steps", "edge"):
+        if key in d:
+            _whole(d[key], f"{where}.{key}")
+    for key in ("back", "threshold"):
+        if key in d:
+            d[key] = _number(d[key], f"{where}.{key}")
+    if not isinstance(d.get("below", False), bool):
+        raise TraceError(f"Expected `{where}.below` to be true or false, got {d['below']!r}.")
     if not all(isinstance(d[key], str) for key in ("of", "clock") if key in d):
         raise TraceError(f"Expected `{where}` to name its view and clock, got {value!r}.")
     if "sites" in d:
@@ -199,10 +205,10 @@ def _evaluate(value: Any, where: str) -> Evaluate:
 
 
 def letters(run: Run) -> str:
-    """One letter an attempt: C call, c cached sites, . forecast, F finish; a rejected one is followed by x."""
+    """One letter an attempt: C call, c cached sites, . forecast, F finish, R refine; x follows a rejected one."""
 
     def letter(a: Attempt) -> str:
-        kinds = {Cached: "c", Forecast: ".", Finish: "F"}
+        kinds = {Cached: "c", Forecast: ".", Finish: "F", Refine: "R"}
         return kinds.get(type(a.plan.evaluate), "C") + ("x" if a.accepted is False else "")
 
     return "".join(map(letter, run.told))
@@ -248,6 +254,8 @@ def _spoken(evaluate: Evaluate) -> str:
             return f"forecast {of}, order {order} on {clock}"
         case Finish(order):
             return f"call, finish of order {order}"
+        case Refine(steps):
+            return f"call, region refined in {steps}"
     return "call"
 
 

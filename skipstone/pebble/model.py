@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from .. import pebble, registry
-from ..backbones.module import COND, UNCOND, ModuleBackbone
+from ..backbones.attention import content_tokens
+from ..backbones.module import COND, CONTENT, UNCOND, ModuleBackbone
 from ..engine.contracts import INFINITY, View
 from ..engine.requests import Problem
 from ..errors import ModelError, PromptError
@@ -107,10 +108,13 @@ class Pebble:
 
         One prompt at a time, so that a sample does not depend on what else is in its batch.
         """
-        length = self.tokenizer.model_max_length
-        tokens = self.tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        states: torch.Tensor = self.encoder(tokens.input_ids)[0][0]
+        states: torch.Tensor = self.encoder(torch.tensor([self._tokens(prompt)]))[0][0]
         return states
+
+    def _tokens(self, prompt: str) -> list[int]:
+        length = self.tokenizer.model_max_length
+        ids: list[int] = self.tokenizer(prompt, padding="max_length", max_length=length, truncation=True).input_ids
+        return ids
 
     def problem(
         self,
@@ -140,7 +144,8 @@ class Pebble:
         times = grid.times(self.schedule, steps) if hasattr(grid, "times") else tuple(grid)
         config = self.unet.config
         noise = normal(seed, 0, torch.empty(config.in_channels, config.sample_size, config.sample_size))
-        cond = {COND: self.encode(prompt), UNCOND: self.encode("")}
+        content = content_tokens(self.tokenizer, self._tokens(prompt))
+        cond: dict[str, Any] = {COND: self.encode(prompt), UNCOND: self.encode(""), CONTENT: content}
         known = tuple(cond[COND].mean(0).tolist())
         return Problem(self.schedule, noise, times, cond, seed, self.backbone.branches, budget, prompt=known)
 

@@ -12,6 +12,7 @@ from .mask import Mask as Mask
 from .path import Path as Path
 from .pid import PID as PID
 from .random_skip import RandomSkip as RandomSkip
+from .refine import RefineOnce as RefineOnce
 from .sada import Sada as Sada
 from .stride import Stride as Stride
 from .third_order import ThirdOrder as ThirdOrder

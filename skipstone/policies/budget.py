@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Finish, Forecast, Plan, Policy, Run, View
+from ..engine.contracts import Clock, Finish, Forecast, Full, Plan, Policy, Refine, Run, View
 from ..engine.requests import Backbone, Query
 from ..errors import SpecError
 from ..numerics.array import rms, to_floats
@@ -58,6 +58,8 @@ class Budget(Policy):
         if isinstance(proposal.evaluate, Forecast) and proposal.accept and any(not a.skipped for a in run.attempts):
             return proposal
         left = self.calls - run.cost
+        if isinstance(proposal.evaluate, Refine) and left < run.stages + proposal.evaluate.steps:
+            proposal = replace(proposal, evaluate=Full())
         if isinstance(proposal.evaluate, Finish) and left >= 1.0:
             return proposal
         if not proposal.accept:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from skipstone import registry
 from skipstone.backbones.mixture import Mixture
-from skipstone.engine.contracts import Attempt, Cached, Finish, Forecast, Full, Plan, Run
+from skipstone.engine.contracts import Attempt, Cached, Finish, Forecast, Full, Plan, Refine, Run
 from skipstone.engine.drivers import replay
 from skipstone.engine.trace import cite, explain, from_json, load, save, to_json
 from skipstone.errors import TraceError
@@ -44,6 +44,7 @@ def plans() -> st.SearchStrategy[Plan]:
         ),
         st.builds(Cached, st.frozensets(NAMES), st.integers(0, 3), st.sampled_from(["t", "logsnr"])),
         st.builds(Finish, st.integers(1, 4)),
+        st.builds(Refine, st.integers(0, 9), NUMBERS, NUMBERS, st.integers(0, 3), st.booleans()),
     )
     memo = st.dictionaries(NAMES, NUMBERS, max_size=2)
     return st.builds(Plan, evaluate, NUMBERS, st.booleans(), st.lists(NAMES, max_size=2).map(tuple), memo)

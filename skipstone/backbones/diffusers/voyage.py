@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ...engine.contracts import Finish, Forecast, Full, Plan, Policy, Run
+from ...engine.contracts import Finish, Forecast, Full, Plan, Policy, Refine, Run
 from ...engine.flow import FREEZE, flow
 from ...engine.requests import Advance, Estimate, Flow, Latent, Measure, Problem, Query, Result
 from ...errors import GuestError
@@ -231,6 +231,12 @@ class Voyage:
                 raise GuestError(
                     f"{who} rejects steps, which a pipeline's scheduler cannot take back. Let Skipstone take the "
                     f"loop over: adapt(pipe, policy, solver='dpm_adaptive')."
+                )
+            if isinstance(plan.evaluate, Refine):
+                raise GuestError(
+                    f"{who} refines a region, by calls between the steps of the scheduler and with a map of attention "
+                    f"that a pipeline does not give. Leave it out; models of Pebble's format can be refined by "
+                    f"skipstone's own loop: Pebble.load(folder) and denoise."
                 )
             if run.here > run.t_end and plan.t_next not in self.host.starts:
                 raise GuestError(

@@ -1,0 +1,69 @@
+"""Make what the prompt speaks of anew, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ..engine.contracts import Plan, Policy, Refine, Run
+from ..errors import SpecError
+from ..registry import register
+from ._ranges import number, whole
+
+
+@register("policy")
+@dataclass(frozen=True)
+class RefineOnce(Policy):
+    """Make what the prompt speaks of anew, once, leaving the rest as it is.
+
+    The first step that starts at half log-SNR `at` or later is taken, and where it led the region is noised
+    again and denoised in `steps` more calls. The region is where the words of the prompt get more than
+    `threshold` of a cell's attention, against start, end and padding: on Pebble the objects. It is no
+    map of what went wrong: damage hardly shows there. Needs a backbone that gives a map; in a pipeline's own
+    loop there is none.
+
+    Args:
+        at: Half log-SNR; at 0 picture and noise are equally strong.
+        steps: Calls of the refinement, >= 0, each charged. 0 never refines.
+        back: Level to which noise is added, as a share of the angle that is left to pure noise, in (0, 1].
+        threshold: Share of attention, in [0, 1]. At 1 nothing is refined, at 0 everything.
+        edge: Cells of the latent over which the region fades, outside, twice; >= 0.
+        below: Refine where the share is less than `threshold`, the ground, in place of more.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: Lugmayr et al. 2022, arXiv 2201.09865 (RePaint); the idea of refining where the prompt looks is that
+    of AdDiffusion (github.com/d3v-26/addiffusion).
+    """
+
+    at: float = 0.0
+    steps: int = 3
+    back: float = 0.5
+    threshold: float = 0.5
+    edge: int = 1
+    below: bool = False
+    name: ClassVar[str] = "refine"
+    neutral: ClassVar[Mapping[str, Any]] = {"steps": 0}
+
+    def __post_init__(self) -> None:
+        number(self, "at", -float("inf"))
+        whole(self, "steps", 0)
+        number(self, "back", 1e-3, 1)
+        number(self, "threshold", 0, 1)
+        whole(self, "edge", 0)
+        if not isinstance(self.below, bool):
+            raise SpecError(f"refine: expected below to be True or False, got {self.below!r}.")
+
+    @property
+    def may_spend_more(self) -> bool:
+        return self.steps > 0
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        if self.steps == 0 or not proposal.plain or run.here <= run.t_end or run.clock(run.here) < self.at:
+            return proposal
+        if any(isinstance(a.plan.evaluate, Refine) for a in run.kept):
+            return proposal
+        how = Refine(self.steps, self.back, self.threshold, self.edge, self.below)
+        return replace(proposal, evaluate=how)
