@@ -1,0 +1,199 @@
+"""When to stop: optimal stopping by regression on runs of the fixed schedule, after Longstaff and Schwartz."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...errors import SpecError
+from ...policies.brain import Brain
+from ..transitions import collect, scores
+from .base import Learner, Session, Standard, seeded
+
+NEVER = -1e9  # score of all other actions
+
+
+@dataclass(frozen=True)
+class Stopping(Learner):
+    """Dynamic programming over one schedule: "continue", until stopping is worth more than going on.
+
+    Each sample is run to its end, and again with a stop at each decision, so that every U_t along its path is known.
+    Then, over and over: D(o_t) = U_t - U_rule(t) is regressed on what was seen, U_rule(t) being what this sample really
+    earns when it goes on from t by the rule so far; the new rule stops where D > 0. No estimate is ever maximised.
+
+    Args:
+        hidden: Units of the layers between, tanh; () is a linear rule.
+        samples: Run through in a round, at least; whole slots of the environment.
+        sweeps: Regressions of a round.
+        rate: Learning rate of each regression at its start, falling to 0.
+        updates: Of each regression, of all rows at once or of `batch`.
+        batch: Rows in a minibatch.
+        memory: Samples remembered, the newest.
+
+    Raises:
+        SpecError: from `fit`, where the environment has no "continue" or no "stop".
+
+    References: Longstaff & Schwartz 2001, Valuing American options by simulation; Howard 1960 (policy iteration).
+    """
+
+    hidden: tuple[int, ...] = (64,)
+    samples: int = 256
+    sweeps: int = 6
+    rate: float = 1e-2
+    updates: int = 200
+    batch: int = 2048
+    memory: int = 10_000
+    name: ClassVar[str] = "stopping"
+
+    def begin(self, env: Any, seed: int) -> Session:
+        if not {"continue", "stop"} <= set(env.actions):
+            raise SpecError(
+                f"stopping: expected an environment that can 'continue' and 'stop', this one can "
+                f"{', '.join(env.actions)}. Allow both, or choose another learner."
+            )
+        return _Stopping(self, env, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """Runs of "continue": (samples, decisions, d) seen, (samples, decisions) earned by a stop there (NaN: not allowed),
+    (samples,) earned by none. Decisions past a run's end are NaN throughout."""
+
+    seen: Any
+    stopped: Any
+    ended: Any
+
+    @classmethod
+    def of(cls, env: Any, samples: int, rng: Any) -> Paths:
+        """Played from the same seeds with a stop at each decision in turn."""
+        parts = [cls._one(env, int(rng.integers(2**31))) for _ in range(-(-samples // env.num_envs))]
+        return parts[0].joined(parts[1:])
+
+    @classmethod
+    def _one(cls, env: Any, seed: int) -> Paths:
+        nothing = np.random.default_rng(0)
+        whole = collect(env, "continue", env.num_envs, nothing, seed)
+        lengths = np.diff([*whole.starts, len(whole)])
+        most = int(lengths.max())
+        inside = np.arange(most) < lengths[:, None]
+        seen = np.full((len(lengths), most, whole.observations.shape[1]), np.nan, np.float32)
+        seen[inside] = whole.observations
+        stopped = np.full((len(lengths), most), np.nan)
+        for k in range(most):
+            t = collect(env, f"stop at {k}", env.num_envs, nothing, seed)
+            last = np.flatnonzero(t.ends)
+            at = last - t.starts
+            by_stop = t.actions[last] == env.actions.index("stop")
+            rows = np.flatnonzero(by_stop & (at < lengths))
+            stopped[rows, at[rows]] = t.pay[rows]
+        return cls(seen, stopped, whole.pay)
+
+    def joined(self, others: list[Paths]) -> Paths:
+        """These and others, as many decisions as the longest has."""
+        every = [self, *others]
+        most = max(p.stopped.shape[1] for p in every)
+
+        def wide(a: Any) -> Any:
+            return np.pad(a, [(0, 0), (0, most - a.shape[1])] + [(0, 0)] * (a.ndim - 2), constant_values=np.nan)
+
+        seen, stopped = (np.concatenate([wide(getattr(p, k)) for p in every]) for k in ("seen", "stopped"))
+        return Paths(seen, stopped, np.concatenate([p.ended for p in every]))
+
+    def last(self, most: int) -> Paths:
+        """The newest."""
+        return Paths(self.seen[-most:], self.stopped[-most:], self.ended[-most:])
+
+    def going_on(self, stops: Any) -> Any:
+        """(samples, decisions) earned by going on from each decision, where `stops` says at which the rule stops."""
+        worth, now = np.empty(self.stopped.shape), self.ended.copy()
+        for k in reversed(range(self.stopped.shape[1])):
+            worth[:, k] = now
+            now = np.where(stops[:, k] & np.isfinite(self.stopped[:, k]), self.stopped[:, k], now)
+        return worth
+
+
+class _Stopping:
+    """Optimal stopping under way."""
+
+    def __init__(self, settings: Stopping, env: Any, seed: int) -> None:
+        from .networks import Ensemble
+
+        self.settings, self.env, self.seed = settings, env, seed
+        d = len(env.names)
+        self.standard = Standard(np.zeros(d, np.float32), np.ones(d, np.float32), 0.0, 1.0)
+        with seeded(seed, 2):
+            self.network = Ensemble((d, *settings.hidden, 1), 1)
+        self.fitted = False
+        self.paths: Paths | None = None
+
+    def brain(self) -> Brain:
+        """Score of "stop" D(o), of "continue" 0; "continue" alone, before anything is fitted."""
+        actions, layers = self.env.actions, self.network.layers()
+        weight, bias = layers[-1]
+        final = np.zeros((len(actions), weight.shape[1]), np.float32)
+        biases = np.full(len(actions), NEVER, np.float32)
+        stop = actions.index("stop")
+        biases[actions.index("continue")] = 0.0
+        if self.fitted:
+            final[stop], biases[stop] = weight[0], bias[0]
+        else:
+            biases[stop] = -1.0
+        return Brain(self.standard.centre, self.standard.spread, (*layers[:-1], (final, biases)), "tanh")
+
+    def advance(self, index: int, share: float) -> Mapping[str, float]:
+        own = self.settings
+        fresh = Paths.of(self.env, own.samples, np.random.default_rng((self.seed, 3, index)))
+        self.paths = (fresh if self.paths is None else self.paths.joined([fresh])).last(own.memory)
+        rows = np.isfinite(self.paths.stopped)
+        seen = self.paths.seen[rows]
+        if index == 0:
+            spread = seen.std(0)
+            self.standard = Standard(seen.mean(0), np.where(spread < 1e-3, 1.0, spread).astype(np.float32), 0.0, 1.0)
+        with seeded(self.seed, 4, index):
+            for _ in range(own.sweeps):
+                loss = self._sweep(rows, seen)
+        return {"stopping/loss": loss, "stopping/samples": float(len(self.paths.ended))}
+
+    def _sweep(self, rows: Any, seen: Any) -> float:
+        assert self.paths is not None
+        stops = np.zeros(rows.shape, bool)
+        stops[rows] = self.fitted and scores(self.brain(), seen)[:, self.env.actions.index("stop")] > 0
+        gain = (self.paths.stopped - self.paths.going_on(stops))[rows]
+        self.fitted = True
+        return regress(self.network, self.standard(seen), gain / max(float(gain.std()), 1e-9), self.settings)
+
+    def state(self) -> dict[str, Any]:
+        """The rule, and what is remembered."""
+        import torch
+
+        kept = {f.name: torch.as_tensor(getattr(self.paths, f.name)) for f in fields(Paths)} if self.paths else {}
+        standard = [torch.as_tensor(a) for a in (self.standard.centre, self.standard.spread)]
+        return {"network": self.network.state_dict(), "fitted": self.fitted, "paths": kept, "standard": standard}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.fitted, kept = state["fitted"], state["paths"]
+        self.paths = Paths(**{k: v.numpy() for k, v in kept.items()}) if kept else None
+        self.standard = Standard(*(a.numpy() for a in state["standard"]), 0.0, 1.0)
+
+
+def regress(network: Any, x: Any, y: Any, own: Stopping) -> float:
+    """Least squares of y on x, going on from what the network has; the mean loss of the last updates."""
+    import torch
+
+    inputs, wanted = torch.from_numpy(x), torch.from_numpy(y.astype(np.float32))
+    adam = torch.optim.Adam(network.parameters(), own.rate)
+    falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda k: 1 - k / own.updates)
+    losses = []
+    for _ in range(own.updates):
+        pick = torch.randint(len(x), (own.batch,)) if len(x) > own.batch else slice(None)
+        loss = ((network(inputs[pick])[0, :, 0] - wanted[pick]) ** 2).mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        falling.step()
+        losses.append(float(loss.detach()))
+    return float(np.mean(losses[-20:]))
