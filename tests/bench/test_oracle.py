@@ -189,7 +189,7 @@ def test_results_can_be_read_by_others(tmp_path: Path, monkeypatch: pytest.Monke
     for line, choice in zip(lines, chosen, strict=True):
         assert line["utility"] == choice.utility >= line["guide_utility"]
         assert line["utility"] == UTILITY.of(line["psnr"], line["calls"])
-        assert {"spec", "kind", "tried", "price", "floor", "cap", "guide"} <= line.keys()
+        assert {"spec", "kind", "tried", "price", "floor", "cap", "guide", "guide_calls"} <= line.keys()
     with pytest.raises(SpecError, match="one of them twice"):
         oracle_schedule(subject, [*shots(1), *shots(1)], tmp_path, UTILITY, ladder)
 

@@ -234,7 +234,7 @@ def oracle_schedule(
         line |= {"kind": one.kind, "spec": one.spec, "tried": len(found[choice.sample])}
         if fixed is not None:
             same = next(t for t in found[choice.sample] if t.spec == fixed and t.kind == "guide")
-            line |= {"guide": fixed, "guide_utility": utility.of(same.psnr, same.calls)}
+            line |= {"guide": fixed, "guide_utility": utility.of(same.psnr, same.calls), "guide_calls": same.calls}
         lines.append(line | {"price": utility.price, "floor": utility.floor, "cap": utility.cap})
     text = "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
     Store.put(out / RESULTS, text.encode())
