@@ -51,7 +51,7 @@ def _tables(scores: Scores, beyond: Row, agent: Row | None = None) -> tuple[Any,
     import numpy as np
 
     rows = [agent or scores.agent, beyond, *scores.of("fixed")]
-    utilities: list[Values] = [scores.utility.values(row) for row in rows]
+    utilities: list[Values] = [row.utilities(scores.utility) for row in rows]
     shared = sorted(set(utilities[0]).intersection(*utilities[1:]))
     means: list[Mapping[str, float]] = [by_prompt({s: u[s] for s in shared}) for u in utilities]
     if len(means[0]) < FEWEST:

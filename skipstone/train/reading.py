@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from ..errors import SpecError
@@ -13,7 +13,8 @@ from ..registry import suggest
 
 T = TypeVar("T")
 NAME = "name"  # the key that says which of several kinds of settings follows
-AMONG = "among"  # in a field's metadata: a function that gives the kinds
+AMONG = "among"  # in a field's metadata: a function that gives the kinds, name -> dataclass with defaults alone
+DEFAULT = "default"  # beside it: the name that is taken where none is said
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,13 @@ class Entry:
     where: str
 
 
-def among(kinds: Callable[[], Mapping[str, type]], default: str) -> Any:
-    """A field that holds one of several kinds of settings, named by its key `name`; a word alone is a name.
-
-    Args:
-        kinds: name -> dataclass, all of whose fields have defaults. Asked when it is needed, for it may import much.
-        default: Name of the one that is taken where nothing is said.
-    """
-    return field(default_factory=lambda: kinds()[default](), metadata={AMONG: kinds})
-
-
 def read(kind: type[T], text: str, source: str, changes: Iterable[str] = ()) -> T:
     """Settings out of a YAML text.
 
     Args:
-        kind: A dataclass whose fields are plain values, tuples, other such dataclasses, or `among` several.
+        kind: A dataclass whose fields are plain values, tuples, or other such dataclasses. A field that holds one of
+            several kinds has {AMONG: kinds, DEFAULT: name} for metadata; its key `name` says which, as a word alone
+            does.
         text: YAML; empty is all defaults.
         source: What errors call it.
         changes: "a.b=c" each, applied in turn; values are read as YAML.
@@ -182,8 +175,7 @@ def _made(kind: type, entry: Entry, path: str) -> Any:
 def _chosen(kinds: Mapping[str, type], entry: Entry, path: str, f: Any) -> Any:
     """One of several kinds of settings."""
     keys = dict(entry.value) if isinstance(entry.value, dict) else {NAME: entry}
-    default = name_of(kinds, f.default_factory())
-    name = keys.pop(NAME, Entry(default, entry.where))
+    name = keys.pop(NAME, Entry(f.metadata[DEFAULT], entry.where))
     if name.value not in kinds:
         guess = suggest(str(name.value), list(kinds))
         raise SpecError(f"{name.where}: no {path} is called {name.value!r}.{guess} Known: {', '.join(kinds)}.")
@@ -226,7 +218,10 @@ def _of_union(kinds: Sequence[Any], entry: Entry, path: str) -> Any:
     """The first of several kinds that the value is of."""
     if entry.value is None and type(None) in kinds:
         return None
-    for kind in (k for k in kinds if k is not type(None)):
+    some = [k for k in kinds if k is not type(None)]
+    if len(some) == 1:
+        return _value(some[0], entry, path)
+    for kind in some:
         try:
             return _value(kind, entry, path)
         except SpecError:

@@ -12,6 +12,7 @@ from ..bench.lines import lines_of
 from ..bench.resampling import Values, by_prompt
 from ..bench.store import SAMPLES, Record
 from ..errors import BenchError, SpecError
+from .rewards import Utility
 
 Kind: TypeAlias = Literal["agent", "rule", "fixed", "full", "random", "oracle", "ceiling"]
 MARKS = ("mean", "std", "median", "n", "sem", "ci")  # keys that only a summary has
@@ -59,28 +60,10 @@ class Row:
         """Mean calls: of prompts, each the mean over its seeds."""
         return mean_of(self.values("calls"))
 
-
-@dataclass(frozen=True)
-class Utility:
-    """U = clip(PSNR, floor, cap) - price * calls, in dB: what agents are trained for.
-
-    Args:
-        price: Of a call in dB, >= 0.
-        floor, cap: dB below which everything is as bad, and above which nothing is better.
-    """
-
-    price: float
-    floor: float = 15.0
-    cap: float = 60.0
-
-    def __post_init__(self) -> None:
-        if not (self.price >= 0 and self.floor < self.cap):
-            raise SpecError(f"Expected price >= 0 and floor < cap, got {self.price:g}, {self.floor:g}, {self.cap:g}.")
-
-    def values(self, row: Row) -> dict[str, float]:
-        """Utilities of a row by sample; its own where it brings them for this price."""
-        psnr, calls = row.values("psnr"), row.values("calls")
-        return {s: min(self.cap, max(self.floor, psnr[s])) - self.price * calls[s] for s in psnr}
+    def utilities(self, utility: Utility) -> dict[str, float]:
+        """What each sample is worth."""
+        psnr, calls = self.values("psnr"), self.values("calls")
+        return {s: float(utility(psnr[s], calls[s])) for s in psnr}
 
 
 @dataclass(frozen=True)
@@ -95,7 +78,7 @@ class Scores:
 
     rows: tuple[Row, ...]
     prompts: Mapping[str, str] = field(default_factory=dict)
-    utility: Utility = field(default_factory=lambda: Utility(0.5))
+    utility: Utility = field(default_factory=lambda: Utility(0.5, 15.0, 60.0))
 
     def of(self, *kinds: Kind) -> tuple[Row, ...]:
         """The rows of these kinds."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +18,15 @@ from skipstone.train import hypotheses as H
 from skipstone.train.complexity import FACTS, WORDS, complexities, content_words
 from skipstone.train.gap import gap
 from skipstone.train.gates import Learnt, Machine, g1, gates
-from skipstone.train.scores import Row, Scores, Utility, averaged, of_lines
+from skipstone.train.rewards import Utility
+from skipstone.train.scores import Row, Scores, averaged, of_lines
 
 TEXTS = ("a cat on a red background", "a small cat on a red background", "a cat above a bus on a red background")
 LADDER = (8, 10, 12, 16, 20)
 UTILITY = Utility(0.5)
 
 
-def row(name: str, kind: H.Any, psnr: H.Any, calls: H.Any, judge: H.Any = 0.9, **more: H.Any) -> Row:
+def row(name: str, kind: Any, psnr: Any, calls: Any, judge: Any = 0.9, **more: Any) -> Row:
     """A row of arrays (samples,); SSIM follows PSNR."""
     n = len(np.atleast_1d(psnr))
     p, c, j = (np.broadcast_to(np.asarray(v, float), n) for v in (psnr, calls, judge))
@@ -43,7 +46,7 @@ class World:
         self.judge = np.clip(0.9 + rng.normal(0, 0.01, n), 0, 1)
         self.rng, self.n = rng, n
 
-    def psnr(self, calls: H.Any, noise: float = 0.3) -> H.Any:
+    def psnr(self, calls: Any, noise: float = 0.3) -> Any:
         return 22 + 20 * np.log10(calls) - self.hardness + self.rng.normal(0, noise, self.n)
 
     def scores(self, *rows: Row) -> Scores:
@@ -53,7 +56,7 @@ class World:
         prompts = {f"p{i}:0": text for i, text in enumerate(self.texts)}
         return Scores((*fixed, ddim, full, *rows), prompts, UTILITY)
 
-    def oracle(self, kind: H.Any = "agent", **more: H.Any) -> Row:
+    def oracle(self, kind: Any = "agent", **more: Any) -> Row:
         """Knows each sample's hardness, and gains 4 dB by it, at calls that follow it."""
         calls = np.clip(np.round(11 + 0.8 * self.hardness), 8, 20)
         return row("oracle", kind, self.psnr(calls) + 4, calls, self.judge, **more)
@@ -62,7 +65,7 @@ class World:
 # -- What must pass, what must fail -----------------------------------------------------------------
 
 
-def verdict(scores: Scores, name: str, refine: H.Any = None) -> H.Verdict:
+def verdict(scores: Scores, name: str, refine: Any = None) -> H.Verdict:
     return next(v for v in H.hypotheses(scores, refine) if v.name == name)
 
 
@@ -181,7 +184,7 @@ def test_trainings_are_averaged_sample_by_sample_and_told_one_by_one() -> None:
     assert verdict(scores, "H2").figures["trainings"].keys() == {"seed 0", "seed 1", "seed 2"}
     short = Row("short", "agent", dict(list(runs[0].samples.items())[:10]), 0.5)
     assert len(averaged([runs[1], short], "both").samples) == 10
-    with pytest.raises(BenchError, match="at price 0.7, got 0.5"):
+    with pytest.raises(BenchError, match=r"at price 0\.7, got 0\.5"):
         _ = Scores(tuple(runs), {}, Utility(0.7)).agent
 
 
@@ -258,9 +261,7 @@ def test_the_gap_says_what_it_lacks() -> None:
     assert few.holds is None
     assert "fewer than 32" in few.why
     upside_down = gap_world(0.5)
-    swapped = tuple(
-        Row(r.name, "fixed" if r.kind == "oracle" else r.kind, r.samples, r.price) for r in upside_down.rows
-    )
+    swapped = [replace(r, kind="fixed") if r.kind == "oracle" else r for r in upside_down.rows]
     nothing = Scores((*swapped, Row("o", "oracle", upside_down.rows[1].samples)), {}, UTILITY)
     assert "no better than the best fixed row" in gap(nothing, "oracle").why
 
@@ -283,7 +284,7 @@ def test_the_interval_of_the_gap_covers() -> None:
 # -- Gates ------------------------------------------------------------------------------------------
 
 
-def learnt(**more: H.Any) -> Learnt:
+def learnt(**more: Any) -> Learnt:
     told = {"name": "0", "first": 1.0, "best": 3.0, "random": 0.0, "fixed": 2.0, "bytes": 5000}
     return Learnt(**{**told, "actions": {"continue": 0.7, "stop": 0.3}, **more})
 

@@ -1,0 +1,135 @@
+"""What trainings are held against, on held-out episodes: constant policies, random actions, the best fixed schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..policies.brain import Brain
+from .rewards import Ranking, constants, rank
+from .transitions import Behaviour, Score, collect, evaluate
+
+SEED = 20_011  # of the held-out episodes
+PRICE = "price"  # name of the observation's entry that holds the price of a call
+SAMPLES = 16  # fewer samples than this are halved by slots
+ERRORS = 2.0  # standard errors by which one must lead to count as ahead
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How far one is ahead of another on the same episodes: mean and standard error of the differences, in dB."""
+
+    mean: float
+    error: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether the lead is no chance, by two standard errors."""
+        return self.mean > ERRORS * self.error and self.mean > 0
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} dB (standard error {self.error:.2f})"
+
+
+class HeldOut:
+    """Held-out episodes, one for each slot, divided in two: a half that chooses and a half that judges.
+
+    What is chosen as the best of many (rounds of a training, constant policies) looks better on the episodes that it
+    was chosen on than it is; so everything is chosen on one half, and compared on the other.
+
+    Args:
+        env: A validation environment; each of its slots is one episode of `SEED`.
+        ranked: Episodes to rank constant policies on.
+    """
+
+    def __init__(self, env: Any, ranked: int) -> None:
+        self.env, self.ranked = env, ranked
+        observations, _ = env.reset(seed=SEED)
+        names = tuple(env.names)
+        column = observations[:, names.index(PRICE)] if PRICE in names else np.zeros(len(observations))
+        self.prices = np.asarray(column, float)
+        self._fixed: dict[str, Score] = {}
+
+    def play(self, chooser: Brain | Behaviour | str) -> Score:
+        """Every episode once."""
+        return evaluate(self.env, chooser, self.env.num_envs, SEED)
+
+    def __call__(self, brain: Brain) -> float:
+        """Mean utility on the half that chooses: what rounds of a training are compared by."""
+        return float(self.play(brain).utilities[self.choosing].mean())
+
+    def ranking(self) -> Ranking:
+        """Constant policies, ranked by utility; `check()` of it says whether the reward agrees."""
+        return rank(self.env, min(self.ranked, self.env.num_envs), SEED, self.schedules)
+
+    @cached_property
+    def schedules(self) -> Mapping[str, Behaviour]:
+        """All fixed schedules: those that the environment names, or its constant policies."""
+        own: Mapping[str, Behaviour] | None = getattr(self.env, "fixed", None)
+        return own or constants(self.env, self.env.num_envs, SEED)
+
+    @cached_property
+    def scores(self) -> dict[str, Score]:
+        """Every fixed schedule, played on every episode."""
+        return {name: self.play(behaviour) for name, behaviour in self.schedules.items()}
+
+    @cached_property
+    def random(self) -> Score:
+        """Allowed actions drawn alike."""
+        return self.play("random")
+
+    @cached_property
+    def choosing(self) -> Any:
+        """(episodes,) true in the half that chooses: every other sample, or slot where samples are few."""
+        samples = self.random.sample
+        known = np.unique(samples)
+        if len(known) < SAMPLES:
+            return np.arange(len(samples)) % 2 == 0
+        return np.searchsorted(known, samples) % 2 == 0
+
+    @cached_property
+    def best_fixed(self) -> dict[float, str]:
+        """Price -> name of the fixed schedule of the highest utility on the half that chooses."""
+        found = {}
+        for price in np.unique(self.prices):
+            own = self.choosing & (self.prices == price)
+            own = own if own.any() else self.choosing
+            found[float(price)] = max(self.scores, key=lambda name: self.scores[name].utilities[own].mean())
+        return found
+
+    @cached_property
+    def fixed(self) -> Any:
+        """(episodes,) utilities of the best fixed schedule of each price."""
+        table = np.zeros(len(self.prices))
+        for price, name in self.best_fixed.items():
+            table = np.where(self.prices == price, self.scores[name].utilities, table)
+        return table
+
+    @property
+    def lines(self) -> dict[str, float]:
+        """What a learning curve is drawn against, on the half that chooses."""
+        return {
+            "best fixed schedule": float(self.fixed[self.choosing].mean()),
+            "random": float(self.random.utilities[self.choosing].mean()),
+        }
+
+    def lead(self, utilities: Any, over: Any) -> Lead:
+        """How far these utilities are ahead of those, on the half that judges."""
+        d = (np.asarray(utilities) - np.asarray(over))[~self.choosing]
+        return Lead(float(d.mean()), float(d.std(ddof=1) / len(d) ** 0.5) if len(d) > 1 else float("inf"))
+
+    def actions(self, brain: Brain) -> dict[str, float]:
+        """Share of each action in the decisions of a brain."""
+        taken = collect(self.env, brain, self.env.num_envs, np.random.default_rng(SEED), SEED).actions
+        return {name: float((taken == k).mean()) for k, name in enumerate(self.env.actions)}
+
+
+def steady_brain(actions: tuple[str, ...], action: str, inputs: int) -> Brain:
+    """A brain that takes one action wherever it is allowed, and the first allowed one elsewhere."""
+    weight = np.zeros((len(actions), inputs), np.float32)
+    bias = np.array([float(name == action) for name in actions], np.float32)
+    return Brain(np.zeros(inputs, np.float32), np.ones(inputs, np.float32), ((weight, bias),))
