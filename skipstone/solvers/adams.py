@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -70,17 +71,30 @@ def kept(here: Said, end: float) -> float:
 
 def integral(nodes: Sequence[Said], start: float, end: float) -> Any:
     """What the way from angle to angle adds to `kept` of z, the estimate being the polynomial through all nodes."""
-    angles = [n.angle for n in nodes]
+    angles = tuple(n.angle for n in nodes)
     cleans = [n.clean for n in nodes]
     noises = [n.noise for n in nodes if isinstance(n, Pair)]
     if not noises:
-        return combine([clean_weight(angles, j, start, end) for j in range(len(angles))], cleans)
-    clean, noise = [0.0] * len(nodes), [0.0] * len(nodes)
+        return combine(clean_weights(angles, start, end), cleans)
+    return combine(pair_weights(angles, start, end), [*cleans, *noises])
+
+
+# Weights depend on angles alone, which samples on one grid share.
+@lru_cache(maxsize=65536)
+def pair_weights(angles: tuple[float, ...], start: float, end: float) -> tuple[float, ...]:
+    """-int L_j(u) sin(u) du and int L_j(u) cos(u) du from start to end: of the clean estimates, then of the noises."""
+    clean, noise = [0.0] * len(angles), [0.0] * len(angles)
     for u, w in quadrature(start, end):
         for j, lagrange in enumerate(lagrange_weights(angles, u)):
             clean[j] -= w * lagrange * math.sin(u)
             noise[j] += w * lagrange * math.cos(u)
-    return combine([*clean, *noise], [*cleans, *noises])
+    return (*clean, *noise)
+
+
+@lru_cache(maxsize=65536)
+def clean_weights(angles: tuple[float, ...], start: float, end: float) -> tuple[float, ...]:
+    """`clean_weight` of each angle."""
+    return tuple(clean_weight(angles, j, start, end) for j in range(len(angles)))
 
 
 def quadrature(start: float, end: float) -> list[tuple[float, float]]:

@@ -1,0 +1,186 @@
+"""What an agent may do at a call: how far the next step goes, measured on a fixed schedule that guides it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from ..engine.contracts import Attempt, Cached, Full, Plan, Run
+from ..errors import SpecError
+
+PARTS = 4  # places to land on for each step of a guide
+DIGITS = 3  # of a place between two steps: networks taught at 1000 whole timesteps are noisy between them
+STOP, GATE, ACTION = "stop", "gate", "action"  # memos
+UNCOND = frozenset({"uncond"})
+DEFAULT = ("short 0.5", "short 0.75", "continue", "skip 1.25", "skip 1.5", "skip 2", "skip 3", "stop 1", "stop 2")
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A fixed schedule, and the places between its times where an agent may land.
+
+    Args:
+        times: Falling, from noise to data.
+    """
+
+    times: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.times) < 2 or any(a <= b for a, b in zip(self.times, self.times[1:], strict=False)):
+            raise SpecError(f"Expected a guide of at least two falling times, got {self.times!r}.")
+
+    @property
+    def steps(self) -> int:
+        """N: calls of the fixed schedule."""
+        return len(self.times) - 1
+
+    @cached_property
+    def places(self) -> tuple[float, ...]:
+        """PARTS for each step, and the end."""
+        found: list[float] = []
+        for a, b in zip(self.times, self.times[1:], strict=False):
+            inner = [a + (b - a) * j / PARTS for j in range(1, PARTS)]
+            rounded = [round(t, DIGITS) for t in inner]
+            whole = all(x > y for x, y in zip([a, *rounded], [*rounded, b], strict=True))
+            found += [a, *(rounded if whole else inner)]
+        return (*found, self.times[-1])
+
+    @cached_property
+    def _rising(self) -> tuple[float, ...]:
+        return self.places[::-1]
+
+    def index(self, t: float) -> int:
+        """The place at a time, or the nearest below."""
+        return len(self.places) - 1 - max(0, bisect_left(self._rising, t + 1e-9) - 1)
+
+
+@dataclass(frozen=True)
+class Moves:
+    """The actions of an agent, in order.
+
+    `continue` goes on to where the guide's next step would land; `skip k` passes k steps of it in one, `short k` a
+    part of one; `stop m` ends the run in m steps of equal share, each a call, without looking again; `gate`
+    continues, and calls the prompt's branch alone where that step lands; `refine` continues, and denoises the
+    marked region again.
+
+    Args:
+        names: Of the actions.
+        first: Calls before which a run may not be stopped, >= 1.
+        calls: Calls that a run may make, for each call of the guide, >= 1.
+
+    Raises:
+        SpecError: an action that is none of these, none that continues, or a setting out of range.
+    """
+
+    names: tuple[str, ...] = DEFAULT
+    first: int = 2
+    calls: float = 2.0
+
+    def __post_init__(self) -> None:
+        _ = self.lengths
+        if "continue" not in self.names or len(set(self.names)) < len(self.names):
+            raise SpecError(f"Expected different actions with 'continue' among them, got {', '.join(self.names)}.")
+        if self.first < 1 or self.calls < 1:
+            raise SpecError(f"Expected first >= 1 and calls >= 1, got {self.first} and {self.calls}.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Places that each action passes; minus the number of steps of a stop."""
+        return tuple(map(_length, self.names))
+
+    def allowed(self, run: Run, guide: Guide) -> tuple[bool, ...]:
+        """Whether each action may be taken: what would lead to one landing is allowed once, and ends are affordable."""
+        assert run.pending is not None
+        left = len(guide.places) - 1 - guide.index(run.pending.t)
+        spent = sum(not a.skipped for a in run.kept)
+        last = spent >= self.calls * guide.steps or left <= 1
+        ending = min((n for n in self.lengths if n >= left), default=0)  # the shortest that reaches the end
+        found, taken = [], False
+        for name, length in zip(self.names, self.lengths, strict=True):
+            if length < 0:  # a stop in one step is a step to the end, where one of those reaches it
+                fits = spent >= self.first and left >= -length and not (length == -1 and ending)
+                ok = (fits and not (last and length < -1)) or (last and length == -1 and not ending)
+            elif name in (GATE, "refine"):
+                ok = not last and length < left and (name != GATE or run.branches > 1)
+            else:
+                ok = (length == ending and not taken) if length >= left else not last
+                taken = taken or (ok and length >= left)
+            found.append(ok)
+        if not any(found):  # the calls are spent and no action leads to the end: go there by the longest
+            found[max(range(len(found)), key=lambda i: self.lengths[i])] = True
+        return tuple(found)
+
+
+def _length(name: str) -> int:
+    word, _, number = name.partition(" ")
+    if name in ("continue", GATE, "refine"):
+        return PARTS
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if word == STOP and value in (1, 2, 3, 4):
+        return -int(value)
+    places = value * PARTS
+    if places == int(places) and ((word == "skip" and value > 1) or (word == "short" and 0 < value < 1)):
+        return int(places)
+    raise SpecError(
+        f"Expected actions among continue, skip k (k > 1), short k (k < 1), stop 1..4, gate and refine, k in quarters, "
+        f"got {name!r}."
+    )
+
+
+def due(run: Run) -> bool:
+    """Whether a decision is: the call at the start of the pending step is known, and the step is not settled yet."""
+    last = run.pending
+    if last is None or last.plan.memo.get(STOP) is not None:
+        return False
+    return not last.skipped and not _aimed(run, last)
+
+
+def _aimed(run: Run, last: Attempt) -> bool:
+    return bool(run.past) and run.past[-1].accepted is False and run.past[-1].t == last.t
+
+
+def carry(run: Run, guide: Guide, moves: Moves, action: int | None = None) -> Plan:
+    """The plan that an action means; without one, that which goes on where no decision is due."""
+    last = run.pending
+    if last is None:
+        return Plan(Full(), guide.places[PARTS])
+    if action is None:
+        return _onward(run, guide, last)
+    name, length, here = moves.names[action], moves.lengths[action], guide.index(last.t)
+    left = len(guide.places) - 1 - here
+    memo = {ACTION: float(action)}
+    if length < 0:
+        memo[STOP] = float(-length - 1)
+        length = -(-left // -length)
+    if name == GATE:
+        memo[GATE] = 1.0
+    landing = guide.places[min(here + length, len(guide.places) - 1)]
+    if landing == last.t_next and _same(last, landing, name):
+        return _onward(run, guide, last)
+    return Plan(last.plan.evaluate, landing, False, memo=memo)
+
+
+def _same(last: Attempt, landing: float, name: str) -> bool:
+    """Whether the pending step is the one that the action means."""
+    return last.t_next == landing and name.partition(" ")[0] in ("continue", "skip", "short")
+
+
+def _onward(run: Run, guide: Guide, last: Attempt) -> Plan:
+    """Accept the pending step, and take the next."""
+    if last.t_next <= run.t_end:
+        return Plan(Full(), run.t_end)
+    here, end = guide.index(last.t_next), len(guide.places) - 1
+    rest = last.plan.memo.get(STOP, 0.0)
+    evaluate = Cached(UNCOND, 1) if last.plan.memo.get(GATE) else Full()
+    step = Plan(evaluate, guide.places[min(here + PARTS, end)])
+    if rest:
+        share = -(-(end - here) // int(rest))
+        return replace(step, t_next=guide.places[min(here + share, end)], memo={STOP: rest - 1})
+    return step

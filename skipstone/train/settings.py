@@ -1,0 +1,182 @@
+"""What an agent is trained on: which trajectories, what it may do and see, what a call costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from ..engine.requests import Problem
+from ..errors import SpecError
+from ..numerics.schedule import Schedule
+from ..policies import moves, sight
+from ..policies.agent import Mind
+from ..policies.brain import Brain
+from ..policies.moves import Guide, Moves
+from ..policies.sight import Sight
+from .environment import Environment, Pool
+from .log import Log
+from .rewards import Utility
+
+Split = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class EnvironmentSettings:
+    """The decision process of an agent.
+
+    Args:
+        log: Logged trajectories: a file of `skipstone train log`, or the name of a shipped one.
+        live: Run on the network that was logged, not on its trajectories: exact, and some 20 times slower.
+        share: Of the prompts that are kept for validation, in (0, 1); all seeds of a prompt go together.
+        prices: Of a call, in dB; episodes draw one. The guide of each is the logged schedule of most mean utility.
+        floor, cap: Of quality, in dB, see `Utility`.
+        actions: See `policies.moves.Moves`.
+        first: Calls before which a run may not be stopped, >= 1.
+        calls: Calls that a run may make, for each call of its guide, >= 1.
+        blocks: What is seen, see `policies.sight.Sight`; leaving one out is an ablation.
+        axes: Directions of the mean text state that are seen: its principal components over the training prompts, >= 0.
+        relative: Pay an episode's utility less that of its guide on the same sample.
+
+    Raises:
+        SpecError: a setting out of range.
+    """
+
+    log: str = "pebble"
+    live: bool = False
+    share: float = 0.25
+    prices: tuple[float, ...] = (0.5, 1.0, 2.0)
+    floor: float = 10.0
+    cap: float = 50.0
+    actions: tuple[str, ...] = moves.DEFAULT
+    first: int = 2
+    calls: float = 2.0
+    blocks: tuple[str, ...] = sight.BLOCKS
+    axes: int = 8
+    relative: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.prices or min(self.prices) <= 0 or len(set(self.prices)) < len(self.prices):
+            raise SpecError(f"prices: expected different prices > 0, in dB a call, got {self.prices}; try 0.5, 1, 2.")
+        if not 0 < self.share < 1 or self.axes < 0:
+            raise SpecError(f"Expected a share in (0, 1) and axes >= 0, got {self.share} and {self.axes}.")
+        _ = self.moves, Utility(1.0, self.floor, self.cap), Sight(self.blocks)
+
+    @cached_property
+    def moves(self) -> Moves:
+        """The actions."""
+        return Moves(self.actions, self.first, self.calls)
+
+    @cached_property
+    def logged(self) -> Log:
+        """The logged trajectories."""
+        return Log.load(self.log)
+
+    @cached_property
+    def sight(self) -> Sight:
+        """What is seen; the axes are those of the training prompts alone."""
+        train, _ = self.logged.split(self.share)
+        states = np.unique(np.asarray(self.logged.states, np.float64)[train], axis=0)
+        centre = states.mean(0)
+        axes = np.linalg.svd(states - centre, full_matrices=False)[2][: self.axes]
+        spread = np.maximum(((states - centre) @ axes.T).std(0), 1e-9)
+        rows = tuple(tuple(row) for row in (axes / spread[:, None]).round(6).tolist())
+        return Sight(self.blocks, tuple(centre.round(6).tolist()), rows)
+
+    @cached_property
+    def guides(self) -> tuple[tuple[float, Guide], ...]:
+        """Of each price the schedule of the highest mean utility on the training samples, as really run; falling."""
+        log = self.logged
+        train, _ = log.split(self.share)
+        calls = np.array(list(log.guides))
+        quality = np.clip(log.made[train], self.floor, self.cap).mean(0)
+        found = []
+        for price in sorted(self.prices, reverse=True):
+            best = int(calls[(quality - price * calls).argmax()])
+            found.append((price, log.guides[best]))
+        return tuple(found)
+
+    @cached_property
+    def model(self) -> Any:
+        """The network that was logged, where it is needed."""
+        from ..pebble.model import Pebble
+
+        return Pebble.load(self.logged.model or "pebble")
+
+    def build(self, split: Split, n: int | None = None, seed: int = 0) -> Environment:
+        """An environment of the training or the validation samples.
+
+        Args:
+            split: Which.
+            n: Slots, >= 1. None is one for each sample and price, gone through once, in order, which is what validation
+                wants.
+            seed: Of the draws.
+        """
+        pool = self.pool(split)
+        slots = len(pool) * len(self.prices) if n is None else n
+        env = Environment(
+            pool, self.logged.parsed(), self.moves, self.sight, self.guides, Utility(1.0, self.floor, self.cap), slots,
+            n is None, self._baseline(pool) if self.relative else None,
+        )  # fmt: skip
+        env.seed = seed
+        return env
+
+    def pool(self, split: Split) -> Pool:
+        """The samples."""
+        samples = dict(zip(("train", "validation"), self.logged.split(self.share), strict=True))[split]
+        if self.live:
+            return live(self.model, self.logged, samples)
+        return self.logged.pool(samples, self._schedule)
+
+    @cached_property
+    def _schedule(self) -> Schedule:
+        schedule: Schedule = self.model.schedule
+        return schedule
+
+    def _baseline(self, pool: Pool) -> Any:
+        """(samples, prices) utility of the guide, by running it."""
+        utility, found = Utility(1.0, self.floor, self.cap), []
+        for price, guide in self.guides:
+            env = Environment(
+                pool, self.logged.parsed(), self.moves, self.sight, [(price, guide)], utility, len(pool), every=True
+            )
+            found.append(follow(env)["utility"])
+        return np.stack(found, 1).astype(np.float32)
+
+    def agent(self, brain: Brain, learned: bool, notes: Mapping[str, Any]) -> Mind:
+        """The file of an agent with this brain, which plays the guides where it has not learned more."""
+        return Mind(brain, self.moves, self.sight, self.guides, learned, self.logged.solver, notes)
+
+
+def follow(env: Environment) -> dict[str, Any]:
+    """Figures of the first episode of each slot when every action is to continue: the guide itself."""
+    go = env.actions.index("continue")
+    found: dict[str, Any] = {}
+    env.reset(seed=0)
+    left = np.ones(env.num_envs, bool)
+    while left.any():
+        masks = env.action_masks()
+        _, _, ended, _, info = env.step(np.where(masks[:, go], go, masks.argmax(1)))
+        now = left & ended
+        for name, values in info.get("final_info", {}).items():
+            if not name.startswith("_"):
+                found.setdefault(name, np.zeros(env.num_envs))[now] = values[now]
+        left &= ~ended
+    return found
+
+
+def live(model: Any, log: Log, samples: Sequence[int]) -> Pool:
+    """The same samples on the network itself; costs one fine run of each, for what it converges to."""
+    from ..bench.paths.grids import policy_of
+    from ..engine.drivers import denoise_many
+    from .recording import fine_times
+
+    problems: list[Problem] = [model.problem(log.prompts[i], log.seeds[i], grid=log.grid) for i in samples]
+    fine = policy_of(fine_times(model.schedule, log.grid[0], int(log.way["fine"])))
+    adams = log.parsed()
+    ends = [r.x for r in denoise_many(model.backbone, problems, adams, fine)]
+    recorded = log.pool(samples, model.schedule)
+    return replace(recorded, backbone=model.backbone, problems=problems, ends=ends)
