@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,30 @@ from skipstone.backbones.mixture import Mixture
 from skipstone.bench.columns import Column, parse_column
 from skipstone.bench.converged import Shot
 from skipstone.bench.engine import Engine
-from skipstone.bench.oracle import Ladder, Oracle, Tried, Utility, oracle_schedule
+from skipstone.bench.oracle import (
+    Ladder,
+    Oracle,
+    Tried,
+    Utility,
+    best_of,
+    oracle_ending,
+    oracle_schedule,
+    oracle_stop,
+    scorer,
+)
+from skipstone.bench.oracle.best_of import APART
 from skipstone.bench.oracle.schedule import RESULTS, best_guide
+from skipstone.bench.oracle.stop import StopAt
 from skipstone.bench.oracle.utility import best
 from skipstone.bench.paths.errors import Errors
 from skipstone.bench.paths.kept import Kept
 from skipstone.bench.paths.shortest import shortest, shortest_of
 from skipstone.bench.prompts import Prompt
 from skipstone.bench.subject import Item, Made
-from skipstone.errors import SpecError
+from skipstone.engine.drivers import denoise
+from skipstone.engine.requests import Problem, Query
+from skipstone.errors import MetricError, SpecError
+from skipstone.numerics.schedule import FlowMatching
 from skipstone.policies.path import Path as PathPolicy
 
 HARD = Mixture(means=(-0.9, 0.9), stds=(0.1, 0.1), weights=(0.5, 0.5))
@@ -221,3 +237,111 @@ def test_samples_of_the_engine_run_together_as_they_run_alone() -> None:
         assert made.calls == alone.calls
         assert np.allclose(made.latent, alone.latent, atol=1e-4)
     assert [made.calls for made in together] == [3.0, 4.0]
+
+
+# -- stops and best of N --------------------------------------------------------------------------
+
+SOLVER = registry.parse("solver", "ddim")
+STEPS = 9
+
+
+def problems(count: int) -> list[Problem]:
+    grid = tuple(registry.parse("grid", "trailing").times(HARD.schedule, STEPS))
+    starts = [np.random.default_rng(k).standard_normal((4, 4, 3)) for k in range(count)]
+    return [Problem(HARD.schedule, x, grid) for x in starts]
+
+
+def taste(s: int, pixels: Any, calls: float) -> float:
+    """A score that has its peaks in the middle of runs, elsewhere for every sample."""
+    return -abs(float(np.abs(pixels).mean()) - 0.55 - 0.1 * s) - 0.01 * calls
+
+
+def test_the_oracle_stop_is_that_of_brute_force_and_is_charged_all_its_calls() -> None:
+    asked = problems(4)
+    found = oracle_stop(HARD, asked, SOLVER, list, taste)
+    for s, (problem, peak) in enumerate(zip(asked, found, strict=True)):
+        x, estimates = problem.x, []
+        for t, u in itertools.pairwise(problem.grid):
+            x0 = HARD.predict([Query(x, t)])[0].x0
+            a, b, c, d = (f(at) for at in (t, u) for f in (HARD.schedule.alpha, HARD.schedule.sigma))
+            x = c * x0 + d * (x - a * x0) / b
+            estimates.append(x0)
+        values = [taste(s, x0, k) for k, x0 in enumerate(estimates, 1)]
+        assert peak.worth == pytest.approx(values)
+        assert peak.at == int(np.argmax(values)) + 1
+        assert np.allclose(peak.pixels, estimates[peak.at - 1])
+        assert peak.calls == STEPS
+    assert len({peak.at for peak in found}) > 1
+    assert all(peak.at < peak.calls for peak in found[:2])
+
+
+def test_the_oracle_ending_is_that_of_brute_force_and_asks_nothing_twice() -> None:
+    asked, stops, finish = problems(3), (0, 2, 5, 8), (1, 2, 3)
+    exact = [denoise(HARD, replace(p, grid=fine()), SOLVER, registry.parse("policy", "fixed")).x for p in asked]
+
+    def worth(s: int, pixels: Any, calls: float) -> float:
+        return UTILITY.of(-10 * float(np.log10(((pixels - exact[s]) ** 2).mean())), calls)
+
+    found = oracle_ending(HARD, asked, SOLVER, list, worth, stops, finish)
+    for s, (problem, ending) in enumerate(zip(asked, found, strict=True)):
+        runs = {
+            (at, long): denoise(HARD, problem, SOLVER, StopAt(at, long))
+            for at, long in itertools.product(stops, finish)
+        }
+        values = {key: worth(s, run.x, run.run.cost) for key, run in runs.items()}
+        assert ending.worth == pytest.approx(max(values.values()))
+        assert values[ending.at, ending.finish] == pytest.approx(ending.worth)
+        assert ending.calls == ending.at + ending.finish
+        assert all(run.run.cost == at + long for (at, long), run in runs.items())
+        # the schedule up to the last stop, and for each stop the long steps that no shorter ending shares
+        assert ending.spent < sum(run.run.cost for run in runs.values())
+        assert ending.spent <= max(stops) + 1 + len(stops) * sum(finish)
+
+
+def test_an_ending_knows_at_least_as_much_as_a_decoded_estimate() -> None:
+    """To finish in one long step of first order is to decode the clean estimate, which is what the original did."""
+    clean = replace(HARD, schedule=FlowMatching())  # whose end has no noise left at all
+    asked = [replace(problem, schedule=clean.schedule) for problem in problems(2)]
+    peaks = oracle_stop(clean, asked, SOLVER, list, taste)
+    one = oracle_ending(clean, asked, SOLVER, list, taste, range(STEPS), (1,), order=1)
+    for peak, ending in zip(peaks, one, strict=True):
+        assert ending.worth == pytest.approx(max(peak.worth), abs=1e-9)
+        assert ending.calls == peak.at
+
+
+@pytest.mark.parametrize(("stops", "finish"), [((), (1,)), ((0,), ()), ((STEPS,), (1,)), ((-1,), (1,)), ((0,), (0,))])
+def test_endings_out_of_range_are_refused(stops: tuple[int, ...], finish: tuple[int, ...]) -> None:
+    with pytest.raises(SpecError, match="Expected stops between 0 and 8"):
+        oracle_ending(HARD, problems(1), SOLVER, list, taste, stops, finish)
+
+
+def test_the_best_of_n_is_that_of_brute_force_and_pays_for_all_of_them() -> None:
+    subject = Exact(HARD)
+    column = parse_column("fixed @ ddim / uniform / 7", None, None, 7)
+
+    def score(pixels: Any, prompt: str) -> float:
+        return float(pixels[0, 0, 0]) + len(prompt)
+
+    for n in (1, 4):
+        found = best_of(subject, shots(3), column, score, n, batch=3)
+        for shot, kept in zip(shots(3), found, strict=True):
+            seeds = [shot.seed + k * APART for k in range(n)]
+            drawn = [subject.draw([Item(shot.prompt.text, seed)], column)[0] for seed in seeds]
+            values = [score(subject.pictures(made)[0], shot.prompt.text) for made in drawn]
+            assert kept.scores == pytest.approx(values)
+            assert kept.seed == seeds[int(np.argmax(values))]
+            assert kept.score == score(kept.pixels, shot.prompt.text) == max(kept.scores)
+            assert kept.calls == n * 7
+    with pytest.raises(SpecError, match="at least 1"):
+        best_of(subject, shots(1), column, score, 0)
+
+
+def test_scores_that_cannot_be_had_say_why() -> None:
+    with pytest.raises(MetricError, match="no judge of its own"):
+        scorer(Exact(HARD))
+    with pytest.raises(MetricError, match="no score of one picture"):
+        scorer(Exact(HARD), "cost")
+
+
+def fine() -> tuple[float, ...]:
+    return tuple(registry.parse("grid", "trailing").times(HARD.schedule, 400))
