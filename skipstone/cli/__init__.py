@@ -8,7 +8,7 @@ import typer
 
 from .. import __version__
 from ..errors import SkipstoneError, TargetMissed
-from . import bench, calibrate, check, compare, demo, explain, generate, listing, prefer, tune
+from . import bench, calibrate, check, compare, demo, explain, generate, listing, prefer, train, tune
 
 app = typer.Typer(
     name="skipstone",
@@ -37,6 +37,7 @@ def skipstone(
       skipstone generate "a red apple on a blue background"
       skipstone compare "a cat" "a cat above a bus" -p third_order -p fewer
       skipstone calibrate --prompts pebble-tuning --target "psnr >= 30 @ 90%" --out mine
+      skipstone train agent --config configs/agent_pebble.yaml --minutes 10
       skipstone list policies
 
     Every command tells more with --help.
@@ -58,6 +59,7 @@ for command in (
 ):
     app.command()(command)
 app.command("list")(listing.listing)
+app.add_typer(train.app)
 
 
 def main() -> None:

@@ -14,10 +14,7 @@ from .reading import AMONG, DEFAULT, read
 
 def environments() -> Mapping[str, type]:
     """Name -> the settings of an environment, each with `build(split, n, seed)`."""
-    try:
-        from .settings import EnvironmentSettings
-    except ImportError:
-        EnvironmentSettings = None
+    from .settings import EnvironmentSettings
     from .surrogate import SurrogateSettings
     from .toy import ToySettings
 
@@ -32,27 +29,6 @@ def learners() -> Mapping[str, type]:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """Episodes that no learning touches, the same ones every time.
-
-    Args:
-        episodes: How many, >= 4; 0 takes every validation sample once. Half of them choose the best round, the other
-            half tell at the end whether it beats the best fixed schedule.
-        ranked: Episodes on which constant policies are ranked before training, >= 8.
-    """
-
-    episodes: int = 256
-    ranked: int = 64
-
-    def __post_init__(self) -> None:
-        if (self.episodes != 0 and self.episodes < 4) or self.ranked < 8:
-            raise SpecError(
-                f"validation: expected episodes >= 4 (or 0) and ranked >= 8, got {self.episodes} and {self.ranked}; "
-                f"try episodes=256, ranked=64."
-            )
-
-
-@dataclass(frozen=True)
 class AgentConfig:
     """A training.
 
@@ -61,7 +37,9 @@ class AgentConfig:
         slots: Episodes side by side, >= 1.
         learner: How: `name` and its settings.
         curriculum: Which samples come first; null for all alike.
-        validation: What is held back.
+        held_out: Episodes that nothing learns from, >= 4, the same ones every time; 0 takes each validation sample
+            once at each price. Half of them choose the best round, the others tell in the end whether it beats the
+            best fixed schedule.
         minutes: Of training, > 0, where the command says nothing else.
         seeds: One training each, where the command says nothing else.
         tracking: Where figures go besides curve.csv: tensorboard, mlflow, wandb or none.
@@ -77,17 +55,19 @@ class AgentConfig:
     slots: int = 64
     learner: Any = field(default_factory=lambda: learners()["ppo"](), metadata={AMONG: learners, DEFAULT: "ppo"})
     curriculum: Curriculum | None = None
-    validation: Validation = field(default_factory=Validation)
+    held_out: int = 0
     minutes: float = 10.0
     seeds: tuple[int, ...] = (0,)
     tracking: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
     out: str = "agent"
 
     def __post_init__(self) -> None:
-        if self.slots < 1 or not self.minutes > 0 or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+        sound = self.slots >= 1 and self.minutes > 0 and (self.held_out == 0 or self.held_out >= 4)
+        if not sound or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise SpecError(
-                f"Expected slots >= 1, minutes > 0 and different seeds, got slots={self.slots}, "
-                f"minutes={self.minutes:g} and seeds={list(self.seeds)}; try slots=64, minutes=10, seeds=[0]."
+                f"Expected slots >= 1, minutes > 0, held_out 0 or >= 4, and different seeds, got slots={self.slots}, "
+                f"minutes={self.minutes:g}, held_out={self.held_out} and seeds={list(self.seeds)}; try slots=64, "
+                f"minutes=10, held_out=0, seeds=[0]."
             )
 
 

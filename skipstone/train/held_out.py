@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from .rewards import Ranking, constants, rank
 from .transitions import Behaviour, Score, collect, evaluate
 
 SEED = 20_011  # of the held-out episodes
-PRICE = "price"  # name of the observation's entry that holds the price of a call
+PRICES = {"price": float, "log price": math.exp}  # entries of an observation that hold the price of a call
 SAMPLES = 16  # fewer samples than this are halved by slots
 ERRORS = 2.0  # standard errors by which one must lead to count as ahead
 
@@ -43,16 +44,15 @@ class HeldOut:
 
     Args:
         env: A validation environment; each of its slots is one episode of `SEED`.
-        ranked: Episodes to rank constant policies on.
     """
 
-    def __init__(self, env: Any, ranked: int) -> None:
-        self.env, self.ranked = env, ranked
+    def __init__(self, env: Any) -> None:
+        self.env = env
         observations, _ = env.reset(seed=SEED)
-        names = tuple(env.names)
-        column = observations[:, names.index(PRICE)] if PRICE in names else np.zeros(len(observations))
-        self.prices = np.asarray(column, float)
-        self._fixed: dict[str, Score] = {}
+        self.prices = np.zeros(len(observations))  # alike where the price is not seen
+        for k, name in enumerate(env.names):
+            if name in PRICES:
+                self.prices = np.array([round(PRICES[name](v), 4) for v in observations[:, k].tolist()])
 
     def play(self, chooser: Brain | Behaviour | str) -> Score:
         """Every episode once."""
@@ -62,9 +62,10 @@ class HeldOut:
         """Mean utility on the half that chooses: what rounds of a training are compared by."""
         return float(self.play(brain).utilities[self.choosing].mean())
 
+    @cached_property
     def ranking(self) -> Ranking:
         """Constant policies, ranked by utility; `check()` of it says whether the reward agrees."""
-        return rank(self.env, min(self.ranked, self.env.num_envs), SEED, self.schedules)
+        return rank(self.env, self.env.num_envs, SEED, self.schedules)
 
     @cached_property
     def schedules(self) -> Mapping[str, Behaviour]:
@@ -75,7 +76,7 @@ class HeldOut:
     @cached_property
     def scores(self) -> dict[str, Score]:
         """Every fixed schedule, played on every episode."""
-        return {name: self.play(behaviour) for name, behaviour in self.schedules.items()}
+        return {row.name: row.score for row in self.ranking.rows}
 
     @cached_property
     def random(self) -> Score:

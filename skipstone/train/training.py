@@ -100,8 +100,9 @@ class Training:
             OutputError: what cannot be written.
         """
         environment = self.config.environment
-        held = HeldOut(environment.build("validation", self.config.validation.episodes or None, 0), self._ranked)
-        say = self._logged(say, resume)
+        held = HeldOut(environment.build("validation", self.config.held_out or None, 0))
+        log = self._log(resume)
+        say = _both(say, log)
         with one_thread():
             self._rank(held, say)
             for name, value in held.lines.items():
@@ -110,14 +111,10 @@ class Training:
             began = time.monotonic()
             fitted, interrupted = self._fit(held, say, watch)
             done = self._judge(held, fitted, interrupted)
-        for line in done.words:
-            say(line)
         say(f"{fitted.steps} decisions in {time.monotonic() - began:.0f} s.")
+        for line in done.words:
+            log(line)
         return done
-
-    @property
-    def _ranked(self) -> int:
-        return self.config.validation.ranked
 
     @property
     def learner(self) -> str:
@@ -126,7 +123,7 @@ class Training:
 
     def _rank(self, held: HeldOut, say: Say) -> None:
         """Constant policies, before anything is learnt: a reward that pays the wrong ones is refused."""
-        ranking = held.ranking()
+        ranking = held.ranking
         say("Constant policies, ranked before training:")
         for line in ranking.words.splitlines():
             say(f"  {line}")
@@ -209,8 +206,8 @@ class Training:
         }
         return Brain(brain.centre, brain.spread, brain.layers, brain.activation, about).save(target)
 
-    def _logged(self, say: Say, resume: bool) -> Say:
-        """`say`, which writes into the log as well."""
+    def _log(self, resume: bool) -> Say:
+        """Writes a line into the log."""
         log = self.out / LOG
         try:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -219,12 +216,19 @@ class Training:
         except OSError as e:
             raise OutputError(f"Cannot write to {self.out}: {e.strerror}. Choose another --out.") from None
 
-        def told(line: str) -> None:
-            say(line)
+        def write_line(line: str) -> None:
             with log.open("a", encoding="utf-8") as stream:
                 stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
-        return told
+        return write_line
+
+
+def _both(first: Say, second: Say) -> Say:
+    def say(line: str) -> None:
+        first(line)
+        second(line)
+
+    return say
 
 
 class _Tenths:
