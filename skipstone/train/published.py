@@ -47,14 +47,14 @@ class Record:
     """One step of an episode: what was done, and the scores of the clean estimate after it.
 
     Args:
-        action: What was done.
+        action: What was done: continue, stop or refine.
         calls: Made by it: 1, and 1 + 2 to refine.
         clip, aesthetic, preference: CLIP cosine, LAION aesthetic, ImageReward.
         likeness: DINO cosine to the estimate of the step before, in [0, 1].
         entropy: Of the attention, in [0, 1]; see `entropy`.
     """
 
-    action: Literal["continue", "stop", "refine"]
+    action: str
     calls: int
     clip: float
     aesthetic: float
@@ -92,7 +92,9 @@ def during(before: Record | None, now: Record, weights: Weights) -> float:
     return paid + weights.likeness * now.likeness + sum(w * d for w, d in zip(kinds, change, strict=True))
 
 
-def at_end(last: Record, calls: int, weights: Weights, kind: Generation, baseline: Baseline | None, most: int = MOST) -> float:
+def at_end(
+    last: Record, calls: int, weights: Weights, kind: Generation, baseline: Baseline | None, most: int = MOST
+) -> float:
     """R of the finished picture.
 
     absolute: sum beta s. additive: sum beta (s - low) / max(high - low, 1e-6) + c_save (most - calls) / most; where the
@@ -134,4 +136,4 @@ def entropy(attention: Any) -> float:
     p = np.asarray(attention, float).ravel()
     p = p / p.sum()
     p = p[p > 0]
-    return float(-(p * np.log(p)).sum() / math.log(np.size(attention)))
+    return float(-(p * np.log(p)).sum() / math.log(max(2, np.size(attention))))

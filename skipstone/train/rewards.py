@@ -1,4 +1,4 @@
-"""What an agent is paid: one utility at the end, and shaping that changes no ranking. Constant policies are ranked first.
+"""What an agent is paid: one utility at the end, and shaping that changes no ranking. Constant policies come first.
 
 The rewards that an earlier project published are in `published.py`, for study.
 """
@@ -117,8 +117,8 @@ class Ranking:
         if self.inversions:
             better, worse = self.inversions[0]
             raise SpecError(
-                f"The reward pays {worse.name!r} {worse.pay:.3f} and {better.name!r} {better.pay:.3f}, but their utilities "
-                f"are {worse.utility:.3f} and {better.utility:.3f}: an agent would learn the wrong one. "
+                f"The reward pays {worse.name!r} {worse.pay:.3f} and {better.name!r} {better.pay:.3f}, but their "
+                f"utilities are {worse.utility:.3f} and {better.utility:.3f}: an agent would learn the wrong one. "
                 f"Pay the utility itself (reward: utility).\n{self.words}"
             )
 

@@ -64,15 +64,15 @@ class SurrogateSettings:
     def record(self, step: int, action: str) -> Record:
         """What a step leaves."""
         q = self.reached(step)
-        scores = [a + q * (b - a) for a, b in zip(LOW, HIGH, strict=True)]
+        clip, aesthetic, preference = (a + q * (b - a) for a, b in zip(LOW, HIGH, strict=True))
         calls = 1 + REFINING if action == "refine" else 1
-        return Record(action, calls, *scores, likeness=0.95 * min(1.0, 2 * q), entropy=self.entropy)  # type: ignore[arg-type]
+        return Record(action, calls, clip, aesthetic, preference, 0.95 * min(1.0, 2 * q), self.entropy)
 
     @functools.cached_property
     def baseline(self) -> Baseline:
         """Of a fixed run of 20 steps, which comes 90 % of the way, and of all steps."""
-        part = tuple(a + SHORT * (b - a) for a, b in zip(LOW, HIGH, strict=True))
-        return Baseline(part, self.record(self.steps - 1, "continue").scores)  # type: ignore[arg-type]
+        clip, aesthetic, preference = (a + SHORT * (b - a) for a, b in zip(LOW, HIGH, strict=True))
+        return Baseline((clip, aesthetic, preference), self.record(self.steps - 1, "continue").scores)
 
     def quality(self, step: int) -> float:
         """In dB, of the picture finished at this step."""
@@ -111,7 +111,7 @@ class SurrogateSettings:
             step, calls = step + 1, calls + (1 + REFINING if action == "refine" else 1)
 
 
-class Surrogate(VectorEnv[Any, Any, Any]):
+class Surrogate(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's types are not followed
     """`n` episodes of the surrogate side by side; `final_info` has our utility, whatever is paid."""
 
     def __init__(self, settings: SurrogateSettings, n: int = 16) -> None:

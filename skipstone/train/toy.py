@@ -6,10 +6,7 @@ how much damage long steps do. Its best policy is found exactly, by dynamic prog
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,9 +15,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from ..errors import SpecError
-from ..policies.brain import Brain
 from .rewards import Shaping, Utility
-from .transitions import Behaviour, as_behaviour
 
 ACTIONS = ("continue", "skip 2", "skip 3", "stop", "refine")
 NAMES = ("progress", "calls", "evidence", "damage", "refined", "price")
@@ -74,8 +69,9 @@ class ToySettings:
     cap: float = 20.0
 
     def __post_init__(self) -> None:
-        sound = self.steps >= 2 and self.hardness and min(self.hardness) > 0 and 0.5 < self.told < 1 and self.prices
-        sound = sound and len(self.chances) in (0, len(self.hardness)) and (min(self.chances, default=0) >= 0)
+        sound = self.steps >= 2 and 0.5 < self.told < 1 and bool(self.prices) and bool(self.hardness)
+        sound = sound and all(h > 0 for h in self.hardness) and all(c >= 0 for c in self.chances)
+        sound = sound and len(self.chances) in (0, len(self.hardness))
         if not sound or "continue" not in self.actions or not set(self.actions) <= set(ACTIONS):
             raise SpecError(
                 f"Expected steps >= 2, some hardness > 0, told in (0.5, 1), prices, and actions among {ACTIONS} "
@@ -91,13 +87,13 @@ STOPPING = ToySettings(actions=("continue", "stop"))  # when to end, and nothing
 TWO_CLASSES = ToySettings(hardness=(0.01, 3.0))  # simple and crowded prompts
 
 
-class Toy(VectorEnv[Any, Any, Any]):
+class Toy(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's types are not followed
     """`n` episodes of the toy side by side. The environment of real runs has the same interface.
 
     Args:
         settings: Of the process.
         n: Episodes at once, >= 1.
-        seed: Of the first reset, where that names none.
+        seed: Of all episodes, beside that of a reset: another seed, other episodes.
         shaping: Paid besides; potential(observations) is minus the price of the calls made, in dB.
     """
 
@@ -112,8 +108,8 @@ class Toy(VectorEnv[Any, Any, Any]):
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, n)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, n)
         self.complexity = np.asarray(settings.hardness)
-        self.weights = self.chances = _shares(settings.chances or (1.0,) * len(settings.hardness))
-        self._seed = seed
+        self.weights = self.chances = shares(settings.chances or (1.0,) * len(settings.hardness))
+        self.seed, self._seed = seed, 0
         self._begun = [0] * n
         self._states = [State()] * n
         self._coins: list[Any] = [None] * n
@@ -121,18 +117,18 @@ class Toy(VectorEnv[Any, Any, Any]):
 
     def weigh(self, weights: Any) -> None:
         """Draw the classes with these chances from the next episodes on: what a curriculum does."""
-        self.weights = _shares(weights)
+        self.weights = shares(weights)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin all episodes anew. The j-th of slot i depends on (seed, i, j) only."""
-        self._seed = self._seed if seed is None else seed
+        """Begin all episodes anew. The j-th of slot i depends on the seeds, i and j only."""
+        self._seed = self._seed + 1 if seed is None else seed
         self._begun = [0] * self.num_envs
         for i in range(self.num_envs):
             self._begin(i)
         return self._observations(), {}
 
     def _begin(self, i: int) -> None:
-        rng = np.random.default_rng((self._seed, i, self._begun[i]))
+        rng = np.random.default_rng((self.seed, self._seed, i, self._begun[i]))
         u, price, *coins = rng.random(2 + self.settings.steps).tolist()
         self._classes[i] = min(int(np.searchsorted(np.cumsum(self.weights), u, side="right")), len(self.weights) - 1)
         self._prices[i] = self.settings.prices[int(price * len(self.settings.prices))]
@@ -166,7 +162,9 @@ class Toy(VectorEnv[Any, Any, Any]):
             else:
                 after = after._replace(seen=after.seen + 1, ones=after.ones + self._coins[i][after.seen])
             if self.shaping is not None:
-                rewards[i] += self.shaping(potential(before, self._prices[i]), potential(after, self._prices[i]), ended[i])
+                rewards[i] += self.shaping(
+                    potential(before, self._prices[i]), potential(after, self._prices[i]), ended[i]
+                )
             self._states[i] = after
             if ended[i]:
                 self._begin(i)
@@ -233,105 +231,7 @@ def potential(state: State, price: float) -> float:
     return -price * state.calls
 
 
-def _shares(weights: Any) -> Any:
+def shares(weights: Any) -> Any:
+    """Weights, scaled to sum to 1."""
     weights = np.asarray(weights, float)
     return weights / weights.sum()
-
-
-# -- The exact solution --------------------------------------------------------------------------------------------
-
-
-Weights = Callable[[State, float, list[float]], Any]  # state, price, value of each action -> chance of each action
-
-
-def optimum(settings: ToySettings) -> float:
-    """Mean utility of the best policy there is, in dB."""
-
-    def best(state: State, price: float, values: list[float]) -> Any:
-        return np.eye(len(values))[int(np.argmax(values))]
-
-    return _expected(settings, best)
-
-
-def value(
-    settings: ToySettings,
-    chooser: Brain | Behaviour | str,
-    shaping: Shaping | None = None,
-    gamma: float = 1.0,
-    which: int | None = None,
-    of: str = "return",
-) -> float:
-    """Mean return of a policy, exactly: no episode is played.
-
-    Args:
-        settings: Of the process.
-        chooser: A brain, a behaviour that uses no chance, the name of a constant policy, or "random" for all
-            allowed actions alike.
-        shaping: Paid besides the utility.
-        gamma: Discount.
-        which: Class of the samples; None mixes all by their chances.
-        of: "return", or "calls" or "quality" for the mean of these at the end.
-    """
-
-    def chances(state: State, price: float, values: list[float]) -> Any:
-        mask = np.array([allowed(settings, state)])
-        if chooser == "random":
-            return mask[0] / mask[0].sum()
-        seen = np.array([observe(settings, state, price)], np.float32)
-        return np.eye(len(values))[int(behaviour(seen, mask, np.array([state.seen - 1]), None)[0])]
-
-    behaviour = as_behaviour("continue" if chooser == "random" else chooser, settings.actions)
-    return _expected(settings, chances, shaping, gamma, which, of)
-
-
-def share(settings: ToySettings, chooser: Brain | Behaviour | str) -> float:
-    """(V - V_random) / (V_best - V_random): 1 for the best policy, 0 for acting at random."""
-    base = value(settings, "random")
-    return (value(settings, chooser) - base) / (optimum(settings) - base)
-
-
-def _expected(
-    settings: ToySettings,
-    weights: Weights,
-    shaping: Shaping | None = None,
-    gamma: float = 1.0,
-    which: int | None = None,
-    of: str = "return",
-) -> float:
-    prior = np.asarray(_shares(settings.chances or (1.0,) * len(settings.hardness)))
-    if which is not None:
-        prior = np.eye(len(prior))[which]
-    odds = np.array([coin(settings, k) for k in range(len(prior))])
-
-    def belief(seen: int, ones: int) -> Any:
-        joint = prior * odds**ones * (1 - odds) ** (seen - ones)
-        return joint / joint.sum()
-
-    def paid(state: State, price: float, believed: Any) -> float:
-        quality = np.array([quality_of(settings, k, state.damage) for k in range(len(prior))])
-        ends = {"return": Utility(price)(quality, state.calls), "quality": quality, "calls": state.calls + 0 * quality}
-        return float(believed @ ends[of])
-
-    @functools.cache
-    def worth(state: State, price: float) -> float:
-        mask, believed = allowed(settings, state), belief(state.seen, state.ones)
-        values = [after(state, price, a, believed) if ok else -math.inf for a, ok in zip(settings.actions, mask, strict=True)]
-        chance = weights(state, price, values)
-        return float(sum(c * v for c, v in zip(chance, values, strict=True) if c > 0))
-
-    def after(state: State, price: float, action: str, believed: Any) -> float:
-        new = moved(settings, state, action)
-        if new.position >= settings.steps:
-            extra = shaping(potential(state, price), 0.0, True) if shaping else 0.0
-            return extra + paid(new, price, believed)
-        one = float(believed @ odds)
-        total = 0.0
-        for chance, side in ((one, 1), (1 - one, 0)):
-            landed = new._replace(seen=new.seen + 1, ones=new.ones + side)
-            extra = shaping(potential(state, price), potential(landed, price), False) if shaping else 0.0
-            total += chance * (extra + gamma * worth(landed, price))
-        return total
-
-    one = float(prior @ odds)
-    starts = itertools.product(((one, 1), (1 - one, 0)), settings.prices)
-    return sum(c * worth(State(ones=side), price) for (c, side), price in starts) / len(settings.prices)

@@ -47,7 +47,8 @@ def steady(actions: Sequence[str], name: str) -> Behaviour:
     after = int(when) if when.isdigit() else 0
     if word not in actions:
         raise SpecError(
-            f"Expected an action among {', '.join(actions)}, or 'stop at 5', got {name!r}.{suggest(word, list(actions))}"
+            f"Expected an action among {', '.join(actions)}, or 'stop at 5', got {name!r}."
+            f"{suggest(word, list(actions))}"
         )
     wanted, other = actions.index(word), actions.index("continue") if "continue" in actions else 0
 
@@ -155,10 +156,14 @@ class Transitions:
             with np.load(path, allow_pickle=False) as file:
                 return cls(**{f.name: file[f.name] for f in fields(cls)})
         except (OSError, KeyError, ValueError) as e:
-            raise SpecError(f"Expected a file of transitions, as `Transitions.save` writes it, got {path}: {e}.") from None
+            raise SpecError(
+                f"Expected a file of transitions, as `Transitions.save` writes it, got {path}: {e}."
+            ) from None
 
 
-def collect(env: Any, behaviour: Brain | Behaviour | str, episodes: int, rng: Any, seed: int | None = None) -> Transitions:
+def collect(
+    env: Any, behaviour: Brain | Behaviour | str, episodes: int, rng: Any, seed: int | None = None
+) -> Transitions:
     """Play at least so many episodes, the same number in every slot, and keep all that was seen.
 
     Args:

@@ -21,7 +21,9 @@ __all__ = ["LEARNERS", "PPO", "Curriculum", "Fitted", "FittedQ", "Learner", "Sea
 def learner(name: str, **settings: Any) -> Learner:
     """The learner of that name. Raises UnknownName, or SpecError for a setting that it does not have."""
     if name not in LEARNERS:
-        raise UnknownName(f"No learner is called {name!r}.{suggest(name, list(LEARNERS))} Known: {', '.join(LEARNERS)}.")
+        raise UnknownName(
+            f"No learner is called {name!r}.{suggest(name, list(LEARNERS))} Known: {', '.join(LEARNERS)}."
+        )
     try:
         return LEARNERS[name](**settings)
     except TypeError as e:

@@ -1,4 +1,4 @@
-"""What all learners share: rounds of learning, a score after each, a checkpoint to go on from, the best that was seen."""
+"""What all learners share: rounds of learning, a score after each, a checkpoint to go on from, the best seen."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -16,8 +15,9 @@ import numpy as np
 
 from ...errors import OutputError, SpecError
 from ...policies.brain import Brain
-from ..transitions import Score, Varied, collect, evaluate
+from ..transitions import Score, evaluate
 from .curriculum import Curriculum
+from .standard import one_thread
 
 HELD_OUT = 7_919  # seed of the episodes that score where there is no validation
 EPISODES = 256  # of them
@@ -210,7 +210,8 @@ class _Training:
             raise SpecError(f"{folder / CHECKPOINT} is damaged ({e}): delete {folder} and train again.") from None
         if state["who"] != self._who():
             raise SpecError(
-                f"{folder} holds a training of {state['who']}, not of {self._who()}: choose another folder, or delete it."
+                f"{folder} holds a training of {state['who']}, not of {self._who()}: choose another folder, or "
+                f"delete it."
             )
         self.index, self.env.made, self._before = state["index"], state["made"], state["seconds"]
         self.curve, self.top = list(state["curve"]), state["top"]
@@ -234,61 +235,6 @@ class Counted:
         """A step of the environment, of all episodes at once."""
         self.made += self.env.num_envs
         return self.env.step(actions)
-
-
-@dataclass(frozen=True, eq=False)
-class Standard:
-    """What observations and pay are like under varied random behaviour: (o - centre) / spread, (pay - shift) / scale."""
-
-    centre: Any
-    spread: Any
-    shift: float
-    scale: float
-
-    @classmethod
-    def of(cls, env: Any, episodes: int, seed: int) -> Standard:
-        """Measured once, before anything is learnt, and then left alone, so that nothing drifts under a learner."""
-        rng = np.random.default_rng((seed, 1))
-        t = collect(env, Varied(), episodes, rng) + collect(env, "continue", max(1, episodes // 4), rng)
-        spread, scale = t.observations.std(0), float(t.pay.std())
-        spread = np.where(spread < 1e-3, 1.0, spread).astype(np.float32)
-        return cls(t.observations.mean(0).astype(np.float32), spread, float(t.pay.mean()), scale if scale > 1e-9 else 1.0)
-
-    def __call__(self, observations: Any) -> Any:
-        return ((observations - self.centre) / self.spread).astype(np.float32)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small networks are slower on several threads."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def seeded(*seed: int) -> Iterator[None]:
-    """The global generators of Python, NumPy and torch, seeded, and put back afterwards."""
-    import random
-
-    import torch
-
-    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    whole = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    random.seed(whole)
-    np.random.seed(whole)
-    torch.manual_seed(whole)
-    try:
-        yield
-    finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])
-        torch.set_rng_state(kept[2])
 
 
 def write(path: Path, content: bytes) -> None:

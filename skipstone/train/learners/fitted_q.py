@@ -10,7 +10,8 @@ import numpy as np
 
 from ...policies.brain import Brain
 from ..transitions import Transitions, Varied, collect, exploring, greedy, scores
-from .base import Learner, Session, Standard, seeded
+from .base import Learner, Session
+from .standard import Standard, seeded
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ class _Fitting:
         """Networks, and what is remembered."""
         import torch
 
-        kept = {f.name: torch.as_tensor(getattr(self.memory, f.name)) for f in fields(Transitions)} if self.memory else {}
+        kept = (
+            {f.name: torch.as_tensor(getattr(self.memory, f.name)) for f in fields(Transitions)} if self.memory else {}
+        )
         return {"network": self.network.state_dict(), "memory": kept}
 
     def restore(self, state: Mapping[str, Any]) -> None:

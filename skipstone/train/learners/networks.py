@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,16 +10,16 @@ import numpy as np
 import torch
 
 from ...policies.brain import Brain
-from .base import Standard
+from .standard import Standard
 
 
 class Ensemble(torch.nn.Module):
-    """`members` networks of one shape, which see the same inputs: (n, inputs) -> (members, n, outputs); tanh between."""
+    """`members` networks of one shape on the same inputs: (n, inputs) -> (members, n, outputs); tanh between."""
 
     def __init__(self, sizes: Sequence[int], members: int) -> None:
         super().__init__()
         self.weights, self.biases = torch.nn.ParameterList(), torch.nn.ParameterList()
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in itertools.pairwise(sizes):
             weight = torch.stack([torch.nn.init.orthogonal_(torch.empty(b, a)) for _ in range(members)])
             self.weights.append(torch.nn.Parameter(weight))
             self.biases.append(torch.nn.Parameter(torch.zeros(members, 1, b)))
@@ -39,7 +40,8 @@ class Ensemble(torch.nn.Module):
             if i == last:
                 found.append((torch.cat(blocks, 1) / len(blocks) if i else w.mean(0), b.mean(0)))
             else:
-                found.append((torch.block_diag(*blocks) if i else torch.cat(blocks, 0), b.reshape(-1)))
+                apart = torch.block_diag(*blocks) if i else torch.cat(blocks, 0)  # type: ignore[no-untyped-call]
+                found.append((apart, b.reshape(-1)))
         return [(w.numpy().astype(np.float32), b.numpy().astype(np.float32)) for w, b in found]
 
     def brain(self, standard: Standard) -> Brain:

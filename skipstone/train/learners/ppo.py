@@ -15,6 +15,8 @@ class PPO(Learner):
     Args:
         hidden: Units of the layers between, tanh; of the policy and of the value.
         rate: Learning rate at the start, falling linearly to `last` of itself.
+        start: Lead of "continue" over the other actions at the start, in logits: the first episodes are the fixed
+            schedule with a few exceptions. From even chances long runs are never seen, and never learnt.
         last: Share of the learning rate that is left in the end, in [0, 1].
         entropy: Bonus for undecidedness at the start, falling linearly to 0.
         gamma: Discount, in (0, 1]. 1 wants the utility itself.
@@ -32,6 +34,7 @@ class PPO(Learner):
 
     hidden: tuple[int, ...] = (64, 64)
     rate: float = 1e-3
+    start: float = 2.0
     last: float = 0.1
     entropy: float = 0.02
     gamma: float = 1.0

@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from ...policies.brain import Brain
-from .base import Standard, seeded
+from .standard import Standard, seeded
 
 if TYPE_CHECKING:
     from .ppo import PPO
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FIGURES = ("approx_kl", "clip_fraction", "entropy_loss", "explained_variance", "value_loss")
 
 
-class Adapter(VecEnv):
+class Adapter(VecEnv):  # type: ignore[misc]  # its types are not followed
     """A gymnasium `VectorEnv` with masks, as a `VecEnv`; observations and pay standardised.
 
     The mean pay is taken off at the end of an episode: a constant that changes no policy's rank.
@@ -97,6 +97,8 @@ class Maskable:
                 seed=None,
                 device="cpu",
             )
+        if "continue" in env.actions:
+            self.model.policy.action_net.bias.data[env.actions.index("continue")] += settings.start
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
     def brain(self) -> Brain:
@@ -110,7 +112,9 @@ class Maskable:
         self.adapter.seed_next = int(np.random.SeedSequence((self.seed, 3, index)).generate_state(1)[0])
         with seeded(self.seed, 4, index):
             model.set_env(self.adapter, force_reset=True)
-            model.learn(own.rollouts * own.rollout * self.adapter.num_envs, reset_num_timesteps=False, log_interval=10**9)
+            model.learn(
+                own.rollouts * own.rollout * self.adapter.num_envs, reset_num_timesteps=False, log_interval=10**9
+            )
         values = model.logger.name_to_value
         return {f"ppo/{k}": float(values[f"train/{k}"]) for k in FIGURES if f"train/{k}" in values}
 

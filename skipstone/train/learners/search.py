@@ -1,4 +1,4 @@
-"""Search: no gradient, no values; a linear rule is shaken, and the shakes that paid are kept. The honest cheap rival."""
+"""Search: no gradient, no values; a linear rule is shaken, and the shakes that paid are kept: the cheap rival."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from ...errors import SpecError
 from ...policies.brain import Brain
 from ..transitions import evaluate
-from .base import Learner, Session, Standard
+from .base import Learner, Session
+from .standard import Standard
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ class _Searching:
         self.settings, self.env, self.seed = settings, env, seed
         self.standard = Standard.of(env, settings.warm, seed)
         self.mean = np.zeros((len(env.actions), len(env.names) + 1))
-        self.mean[env.actions.index("continue") if "continue" in env.actions else 0, -1] = settings.start * settings.shake
+        self.mean[env.actions.index("continue") if "continue" in env.actions else 0, -1] = (
+            settings.start * settings.shake
+        )
         self.spread = np.full(self.mean.shape, settings.shake)
 
     def brain(self) -> Brain:
@@ -86,7 +89,11 @@ class _Searching:
         best = rules[np.argsort(-pays, kind="stable")[: max(2, round(own.elite * own.candidates))]]
         self.mean = (1 - own.step) * self.mean + own.step * best.mean(0)
         self.spread = (1 - own.step) * self.spread + own.step * best.std(0)
-        return {"search/pay": float(pays.mean()), "search/best": float(pays.max()), "search/spread": float(self.spread.mean())}
+        return {
+            "search/pay": float(pays.mean()),
+            "search/best": float(pays.max()),
+            "search/spread": float(self.spread.mean()),
+        }
 
     def state(self) -> dict[str, Any]:
         """Mean and spread."""

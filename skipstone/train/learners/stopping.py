@@ -11,7 +11,8 @@ import numpy as np
 from ...errors import SpecError
 from ...policies.brain import Brain
 from ..transitions import collect, scores
-from .base import Learner, Session, Standard, seeded
+from .base import Learner, Session
+from .standard import Standard, seeded
 
 NEVER = -1e9  # score of all other actions
 
@@ -177,7 +178,8 @@ class _Stopping:
         self.network.load_state_dict(state["network"])
         self.fitted, kept = state["fitted"], state["paths"]
         self.paths = Paths(**{k: v.numpy() for k, v in kept.items()}) if kept else None
-        self.standard = Standard(*(a.numpy() for a in state["standard"]), 0.0, 1.0)
+        centre, spread = (a.numpy() for a in state["standard"])
+        self.standard = Standard(centre, spread, 0.0, 1.0)
 
 
 def regress(network: Any, x: Any, y: Any, own: Stopping) -> float:
