@@ -1,0 +1,116 @@
+"""Trackers and the launcher: TensorBoard's files are read back, jobs really run, what is missing is said."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from skipstone.errors import SpecError
+from skipstone.train.launch import Job, Slurm, launch
+from skipstone.train.tracking import TRACKERS, flat, tracker
+
+SETTINGS = {"learner": {"name": "ppo", "rate": 0.1}, "slots": 4}
+
+
+def test_tensorboard_holds_every_figure(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told = tracker("tensorboard", tmp_path, "run", SETTINGS)
+    for step in (10, 20):
+        told.log(step, {"score": step / 2, "calls": 3.0})
+    told.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "run")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("score")] == [(10, 5.0), (20, 10.0)]
+    assert [e.value for e in events.Scalars("calls")] == [3.0, 3.0]
+    text = events.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "learner.rate: 0.1" in text
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb", "tensorboard"])
+def test_a_tracker_that_is_not_installed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
+    with pytest.raises(SpecError, match=f"pip install {name}, or say tracking=none"):
+        tracker(name, tmp_path, "run", {})
+
+
+def test_trackers_by_name(tmp_path: Path) -> None:
+    quiet = tracker("none", tmp_path, "run", SETTINGS)
+    quiet.log(1, {"score": 1.0})
+    quiet.close()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SpecError, match=r"Did you mean 'tensorboard'\? Known: none, tensorboard, mlflow, wandb"):
+        tracker("tensorbord", tmp_path, "run", {})
+    assert list(TRACKERS) == ["none", "tensorboard", "mlflow", "wandb"]
+    assert flat(SETTINGS) == {"learner.name": "ppo", "learner.rate": 0.1, "slots": 4}
+
+
+# -- Clusters ---------------------------------------------------------------------------------------
+
+
+def test_what_a_cluster_is_asked_for() -> None:
+    found = Slurm.parse("partition=gpu, hours=0.5,cpus=8,gpus=1,memory=32,at_once=3,qos=low")
+    assert found == Slurm("gpu", "", "low", 0.5, 8, 1, 32.0, 3)
+    assert found.parameters == {
+        "name": "skipstone-train", "timeout_min": 30, "cpus_per_task": 8, "mem_gb": 32.0, "gpus_per_node": 1,
+        "slurm_partition": "gpu", "slurm_qos": "low", "slurm_array_parallelism": 3,
+    }  # fmt: skip
+    assert Slurm.parse("") == Slurm()
+    assert "gpus_per_node" not in Slurm().parameters
+
+
+@pytest.mark.parametrize(
+    ("spoken", "said"),
+    [
+        ("partitoin=gpu", r"--slurm has no key 'partitoin'. Did you mean 'partition'\?"),
+        ("gpu", "expected KEY=VALUE"),
+        ("hours=long", "expected hours to be a number, got 'long'"),
+        ("hours=0", "hours > 0"),
+        ("cluster=sge", "cluster=slurm, local or debug"),
+    ],
+)
+def test_a_wish_that_is_not_understood(spoken: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        Slurm.parse(spoken)
+
+
+CONFIG = """
+environment: {name: toy, actions: [continue, stop]}
+learner: {name: search, candidates: 4, episodes: 8, warm: 8}
+slots: 8
+held_out: 8
+tracking: none
+"""
+
+
+def test_jobs_of_an_array_train(tmp_path: Path) -> None:
+    """In this very process, through the same pickles as on a cluster."""
+    jobs = [Job(CONFIG, 0.002, seed, str(tmp_path / f"seed-{seed}")) for seed in (0, 1)]
+    submitted = launch(jobs, Slurm(cluster="debug"), tmp_path)
+    assert [job.result() for job in submitted] == [str(tmp_path / f"seed-{s}" / "agent.safetensors") for s in (0, 1)]
+    assert (tmp_path / "seed-1" / "curve.csv").is_file()
+
+
+def test_jobs_run_in_processes_of_their_own(tmp_path: Path) -> None:
+    import functools
+    import operator
+
+    jobs = [functools.partial(operator.add, k, 1) for k in (1, 2)]
+    submitted = launch(jobs, Slurm(cluster="local", hours=0.1), tmp_path)
+    assert [job.result() for job in submitted] == [2, 3]
+    assert list((tmp_path / "jobs").glob("*.out"))
+
+
+def test_a_preempted_job_goes_on_where_it_was(tmp_path: Path) -> None:
+    again = Job(CONFIG, 0.01, 0, str(tmp_path)).checkpoint()
+    assert again.function == Job(CONFIG, 0.01, 0, str(tmp_path), resume=True)
+
+
+def test_no_cluster_and_no_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no sbatch
+    with pytest.raises(SpecError, match=r"--slurm: .*sbatch --version"):
+        launch([], Slurm(), tmp_path)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(SpecError, match=r"pip install 'skipstone\[train\]'"):
+        launch([], Slurm(), tmp_path)
