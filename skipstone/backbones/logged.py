@@ -9,7 +9,7 @@ it would there, to first order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -19,6 +19,37 @@ from ..engine.requests import Estimate, Query
 from ..errors import BackboneError
 from ..numerics.parametrize import to_x0
 from ..numerics.schedule import Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered(Schedule):
+    """A schedule that keeps what it was asked: recorded runs are asked about the same few times, over and over."""
+
+    base: Schedule
+    _known: dict[tuple[str, float], float] = field(default_factory=dict, repr=False)
+
+    def _kept(self, what: str, t: float) -> float:
+        if (what, t) not in self._known:
+            self._known[what, t] = getattr(self.base, what)(t)
+        return self._known[what, t]
+
+    def alpha(self, t: float) -> float:
+        return self._kept("alpha", t)
+
+    def sigma(self, t: float) -> float:
+        return self._kept("sigma", t)
+
+    def clock(self, t: float) -> float:
+        return self._kept("clock", t)
+
+    def angle(self, t: float) -> float:
+        return self._kept("angle", t)
+
+    def timestep(self, t: float) -> float:
+        return self.base.timestep(t)
+
+    def time(self, clock: float) -> float:
+        return self.base.time(clock)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 
@@ -35,10 +36,16 @@ def namespace(array: Any) -> Any:
 
 def wide(array: Any) -> Any:
     """The array in at least float32, so that sums of half-precision values do not drown."""
-    if "16" not in str(array.dtype):
+    if not _half(array.dtype):
         return array
     float32 = namespace(array).float32
     return array.to(float32) if hasattr(array, "to") else array.astype(float32)
+
+
+@lru_cache(maxsize=64)
+def _half(dtype: Any) -> bool:
+    """Whether a dtype has 16 bits; asked at every step, and numpy takes long to say a dtype's name."""
+    return "16" in str(dtype)
 
 
 def narrow(array: Any, like: Any) -> Any:

@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..engine.contracts import Attempt, Run
+from ..engine.contracts import Run
 from ..engine.signals import Disagreement
 from ..errors import SpecError
 from ..registry import spell
-from .moves import Guide
+from .moves import PARTS, Guide
 
 LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 BLOCKS = ("place", "trace", "errors", "prompt")
 LOOKS = 3  # calls whose signals are seen: this one and the two before
 FAINT = 1e-6
 HALF_PI = math.pi / 2
+
+
+class View(NamedTuple):
+    """Runs that are about to decide, one a row; what is not known yet is nan.
+
+    Args:
+        place: (n,) places of the guide behind.
+        places: (n,) of the guide, in all.
+        calls: (n,) made so far, the one just made included.
+        price: (n,) of a call.
+        angles: (n, LOOKS + 2) of the last calls, newest first.
+        lines, lasts: (n, LOOKS) the signals LINE and LAST at the last calls, newest first.
+        ahead: (n,) angle at which the guide's next step would land.
+        made: (n,) sum of squares of what the steps so far have spoilt, as `bend` tells.
+        prompt: (n, width) mean text states.
+    """
+
+    place: Any
+    places: Any
+    calls: Any
+    price: Any
+    angles: Any
+    lines: Any
+    lasts: Any
+    ahead: Any
+    made: Any
+    prompt: Any
 
 
 @dataclass(frozen=True)
@@ -47,7 +73,6 @@ class Sight:
     blocks: tuple[str, ...] = BLOCKS
     centre: tuple[float, ...] = ()
     axes: tuple[tuple[float, ...], ...] = ()
-    _known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         wrong = [b for b in self.blocks if b not in BLOCKS]
@@ -68,89 +93,123 @@ class Sight:
         if "trace" in self.blocks:
             found += [f"{what} {k}" for k in range(LOOKS) for what in ("log line", "log last", "step")]
         if "errors" in self.blocks:
-            found += ["log bend", "bend change", "log next error", "log error so far"]
+            found += ["log bend", "bend change", "log next error", "log made error"]
         if "prompt" in self.blocks:
             found += [f"prompt {k}" for k in range(len(self.axes))]
         return tuple(found)
 
     def observe(self, run: Run, guide: Guide, price: float) -> Any:
         """The observation (len(names),) of a run that is about to decide, float32."""
+        return self.features(view(run, guide, price))[0]
+
+    def features(self, seen: View) -> Any:
+        """The observations (n, len(names)) of runs, float32."""
         import numpy as np
 
-        seen = [a for a in run.kept if not a.skipped]
-        angles = [_angle(run.grid, run.clocks, a.t) for a in seen]
-        values: list[float] = []
-        if "place" in self.blocks:
-            values += self._place(guide, seen, angles, price)
-        if "trace" in self.blocks:
-            values += self._trace(seen, angles)
-        if "errors" in self.blocks:
-            values += self._errors(run, guide, seen, angles)
-        if "prompt" in self.blocks:
-            values += self._prompt(run.prompt)
-        return np.array(values, np.float32)
+        blocks = {"place": self._place, "trace": self._trace, "errors": self._errors, "prompt": self._prompt}
+        columns = [column for name in BLOCKS if name in self.blocks for column in blocks[name](seen)]
+        return np.stack(columns, 1).astype(np.float32)
 
-    def _place(self, guide: Guide, seen: list[Attempt], angles: list[float], price: float) -> list[float]:
-        done = guide.index(seen[-1].t) / (len(guide.places) - 1)
-        calls = len(seen) / guide.steps
-        return [done, angles[-1] / HALF_PI, (1 - done) * guide.steps, calls, done - calls, math.log(price)]
+    def _place(self, seen: View) -> list[Any]:
+        import numpy as np
 
-    def _trace(self, seen: list[Attempt], angles: list[float]) -> list[float]:
-        values = []
-        for k in range(1, LOOKS + 1):
-            if len(seen) < k:
-                values += [0.0, 0.0, 0.0]
-                continue
-            signals = seen[-k].signals
-            step = angles[-k - 1] - angles[-k] if len(seen) > k else 0.0
-            values += [_log(signals, LINE), _log(signals, LAST), step]
-        return values
+        steps, done = (seen.places - 1) / PARTS, seen.place / (seen.places - 1)
+        calls = seen.calls / steps
+        return [done, seen.angles[:, 0] / HALF_PI, (1 - done) * steps, calls, done - calls, np.log(seen.price)]
 
-    def _errors(self, run: Run, guide: Guide, seen: list[Attempt], angles: list[float]) -> list[float]:
-        bends = [_bend(seen, angles, k) for k in range(1, len(seen))]
-        known = [b for b in bends if b is not None]
-        here = known[-1] if known else None
-        if here is None:
-            return [0.0, 0.0, 0.0, 0.0]
-        place = guide.index(seen[-1].t)
-        ahead = guide.places[min(place + 4, len(guide.places) - 1)]
-        step = angles[-1] - _angle(run.grid, run.clocks, ahead)
-        made = [b * (angles[k] - angles[k + 1]) ** 3 for k, b in enumerate(bends) if b is not None]
-        sofar = math.sqrt(sum(e * e for e in made))
-        before = known[-2] if len(known) > 1 else here
-        return [math.log(here), math.log(here / before), math.log(here * step**3 + FAINT), math.log(sofar + FAINT)]
+    def _trace(self, seen: View) -> list[Any]:
+        import numpy as np
 
-    def _prompt(self, prompt: tuple[float, ...]) -> list[float]:
-        if prompt not in self._known:
-            import numpy as np
+        columns = []
+        for k in range(LOOKS):
+            lengths = seen.angles[:, k + 1] - seen.angles[:, k]
+            columns += [_log(seen.lines[:, k]), _log(seen.lasts[:, k]), np.nan_to_num(lengths)]
+        return columns
 
-            if len(prompt) != len(self.centre):
-                raise SpecError(
-                    f"This agent looks at text states of width {len(self.centre)}, and this run has {len(prompt)}: it "
-                    f"was trained on another model. Use it there, or train one without the block 'prompt'."
-                )
-            if len(self._known) > 4096:
-                self._known.clear()
-            self._known[prompt] = (np.array(self.axes) @ (np.array(prompt) - np.array(self.centre))).tolist()
-        found: list[float] = self._known[prompt]
-        return found
+    def _errors(self, seen: View) -> list[Any]:
+        import numpy as np
+
+        here, before = (bend(seen.angles, seen.lines, seen.lasts, k) for k in (0, 1))
+        known = ~np.isnan(here)
+        last = np.where(known, here, 1.0)
+        first = np.where(np.isnan(before), last, before)
+        step = seen.angles[:, 0] - seen.ahead
+        columns = [
+            np.log(last),
+            np.log(last / first),
+            np.log(last * step**3 + FAINT),
+            0.5 * np.log(seen.made + FAINT**2),
+        ]
+        return [np.where(known, column, 0.0) for column in columns]
+
+    def _prompt(self, seen: View) -> list[Any]:
+        if not self.axes:
+            return []
+        if seen.prompt.shape[1] != len(self.centre):
+            raise SpecError(
+                f"This agent looks at text states of width {len(self.centre)}, and this run has one of "
+                f"{seen.prompt.shape[1]}: it was trained on another model. Train one there, or without 'prompt'."
+            )
+        centre, axes = self._arrays
+        return list(((seen.prompt - centre) @ axes.T).T)
+
+    @cached_property
+    def _arrays(self) -> tuple[Any, Any]:
+        import numpy as np
+
+        return np.array(self.centre), np.array(self.axes)
 
 
-def _bend(seen: list[Attempt], angles: list[float], k: int) -> float | None:
-    """b at a call, see `stride`."""
-    signals, h = seen[k].signals, angles[k - 1] - angles[k]
-    if LAST not in signals:
-        return None
-    if LINE not in signals or k < 2:
-        return max(2.0 * signals[LAST] / h**2, FAINT)
-    return max(signals[LINE] / (h * (h + angles[k - 2] - angles[k - 1])), FAINT)
+def bend(angles: Any, lines: Any, lasts: Any, k: int) -> Any:
+    """(n,) how the path bends at the k-th last call, as `stride` measures it; nan where that is not known.
+
+    e / (h (h + h_1)) of a line through the two calls before, 2 e / h^2 where there was but one.
+    """
+    import numpy as np
+
+    h, before = angles[:, k + 1] - angles[:, k], angles[:, k + 2] - angles[:, k + 1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        line, last = lines[:, k] / (h * (h + before)), 2.0 * lasts[:, k] / h**2
+    return np.maximum(np.where(np.isnan(line), last, line), FAINT)
 
 
-def _log(signals: Mapping[str, float], name: str) -> float:
+def view(run: Run, guide: Guide, price: float) -> View:
+    """A run as a view of one row."""
+    import numpy as np
+
+    calls = [a for a in run.kept if not a.skipped]
+    angles = [_angle(run.grid, run.clocks, a.t) for a in calls]
+    lines, lasts = ([a.signals.get(name, math.nan) for a in calls] for name in (LINE, LAST))
+    place = guide.index(calls[-1].t)
+    ahead = _angle(run.grid, run.clocks, guide.places[min(place + PARTS, len(guide.places) - 1)])
+    tables = [np.array([_newest(values, k + 1) for k in range(len(calls))]) for values in (angles, lines, lasts)]
+    spoilt = made(*tables)
+    found = (place, len(guide.places), len(calls), price)
+    place_, places, count, cost = (np.array([v], float) for v in found)
+    rows = (table[-1:] for table in tables)
+    return View(place_, places, count, cost, *rows, np.array([ahead]), spoilt, np.array(run.prompt, float)[None])
+
+
+def made(angles: Any, lines: Any, lasts: Any) -> Any:
+    """(1,) sum of squares of b h^3 over calls, a row each: the bend at a call tells what the step to it has spoilt."""
+    import numpy as np
+
+    return np.nansum((bend(angles, lines, lasts, 0) * (angles[:, 1] - angles[:, 0]) ** 3) ** 2)[None]
+
+
+def _newest(values: list[float], count: int) -> list[float]:
+    """The last of the first `count` values, newest first, LOOKS + 2 of them."""
+    newest = values[max(0, count - LOOKS - 2) : count][::-1]
+    return newest + [math.nan] * (LOOKS + 2 - len(newest))
+
+
+def _log(signal: Any) -> Any:
     """log of a signal relative to a tenth; 0 where it is not known."""
-    return math.log(10.0 * signals[name] + FAINT) if name in signals else 0.0
+    import numpy as np
+
+    return np.where(np.isnan(signal), 0.0, np.log(10.0 * np.nan_to_num(signal) + FAINT))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65536)
 def _angle(grid: tuple[float, ...], clocks: tuple[float, ...], t: float) -> float:
     return Run(grid[0], grid[-1], grid, clocks).angle(t)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import registry
-from ..backbones.logged import Logged, Trajectories
+from ..backbones.logged import Logged, Remembered, Trajectories
 from ..engine.requests import Problem, Solver
 from ..errors import OutputError, SpecError
 from ..numerics.schedule import Schedule
@@ -87,6 +87,7 @@ class Log:
 
     def pool(self, samples: Sequence[int], schedule: Schedule) -> Pool:
         """The recorded runs of these samples as a pool."""
+        schedule = Remembered(schedule)
         backbone = Logged(schedule, self.runs)
         ends = backbone.at(self.grid[-1])[1]
         problems = [
