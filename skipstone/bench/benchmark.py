@@ -13,7 +13,7 @@ from ..errors import MetricError, SpecError
 from ..metrics import Metric, SetMetric, metrics_available
 from ..registry import lookup
 from .baselines import SHOWN, Baselines, ours, peers
-from .columns import Column, Sampler, parse_column
+from .columns import Column, Sampler, parse_column, specs_of
 from .converged import References, Shot, converged_columns
 from .fingerprint import fingerprint, machine
 from .fixed import Tuner
@@ -41,7 +41,7 @@ class Settings:
         categories: Those to keep; None keeps all.
         seeds: Samples of each prompt, >= 1.
         seed: The first one.
-        policies: Rows of ours; SHOWN where there are none, "none" for none at all.
+        policies: Rows of ours, or sets of rows; SHOWN where there are none, "none" for none at all.
         peers: Specs of peers; all of them at their own settings where there are none, "none" for none at all.
         budgets: Calls at which baselines are tuned, below the full run's.
         solver, grid, steps: Of the full run; the model's own where they are not said.
@@ -130,7 +130,7 @@ class Benchmark:
         shots = [Shot(prompt, seed) for prompt in test for seed in seeds]
         tuned = [Shot(prompt, TUNING_SEED + k) for k, prompt in enumerate(tuning)]
         policies = [] if list(settings.policies) == [NONE] else settings.policies or SHOWN
-        rows = [ours(parse_column(spec, *sampler)) for spec in policies]
+        rows = [ours(parse_column(spec, *sampler)) for spec in specs_of(policies)]
         rows += [] if list(settings.peers) == [NONE] else peers(sampler, settings.peers)
         close, alone, sets, absent = _metrics(subject, settings.metrics)
         return cls(subject, settings, sampler, full, shots, tuned, rows, close, alone, sets, absent, about)

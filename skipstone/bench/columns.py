@@ -7,6 +7,7 @@
     stride @ 50                                   a policy that brings its own solver, `adams`
     third_order @ own                             the model's own solver and grid; `own / karras` changes the grid
     deepcache(interval=3) @ dpmpp                 a peer: somebody else's accelerator, in a diffusers pipeline
+    lcm_lora @ 8                                  one that brings its own scheduler, and 4 steps where none are said
     out                                           the folder of a saved or calibrated policy
 
 What follows the @ may leave out any of solver, grid and steps, but keeps their order.
@@ -15,7 +16,7 @@ What follows the @ may leave out any of solver, grid and steps, but keeps their 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,25 @@ from ..policies.saved import FILE, load_policy
 FEWER, OWN = "fewer", "own"
 OWN_WAY = f"{OWN} / {OWN}"
 FIXED: Policy = registry.parse("policy", "fixed")
+# Rows that go by one name: (what they are, their specs).
+SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "addiffusion": (
+        "The fixed samplers and rivals that AdDiffusion names, on the pipeline's own grid, with the calls they make.",
+        (
+            "fixed @ ddim / own / 20",
+            "fixed @ ddim / own / 50",
+            "fixed @ dpmpp / own / 20",
+            "fixed @ dpmpp / own / 50",
+            "fixed @ euler / own / 20",
+            "fixed @ unipc / own / 20",
+            "scheduler @ 20",
+            "sag @ ddim / own / 20",
+            "attend_and_excite @ ddim / own / 50",
+            "lcm_lora @ 4",
+            "sdxl_turbo @ 4",
+        ),
+    ),
+}
 GRAMMAR = "Expected 'policy @ solver / grid / steps', e.g. 'fixed @ dpmpp(order=2) / karras / 20'"
 
 
@@ -134,12 +154,18 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
         if policy is None:
             raise SpecError(f"{FEWER!r} takes its steps from the column to its left; leave them out of {spec!r}.")
         steps = int(parts.pop())
+    elif isinstance(policy, Peer):
+        steps = policy.steps or steps
     if policy is not None and steps < 1:
         raise SpecError(f"Expected at least 1 step, got {steps}.")
     if len(parts) > 2:
         raise SpecError(f"{GRAMMAR}, got {spec!r}.")
     if parts == [OWN]:
         parts = [OWN, OWN]
+    if isinstance(policy, Peer) and policy.brings:
+        if parts and parts != [OWN, OWN]:
+            raise SpecError(f"{policy.name} brings its own scheduler: write '{policy.name} @ {steps}', got {spec!r}.")
+        return Column(policy, None, None, steps, said)
     if len(parts) == 2 or (parts and _kind(parts[0]) == "solver"):
         solver = Sampler.part("solver", parts.pop(0))
     elif isinstance(policy, Policy) and policy.solver:
@@ -175,13 +201,18 @@ def _kind(spec: str) -> str:
     raise SpecError(f"No solver or grid is called {name!r}.{registry.suggest(name, known)} Known: {', '.join(known)}.")
 
 
+def specs_of(said: Sequence[str]) -> list[str]:
+    """Specs, the names of sets replaced by what is in them."""
+    return [spec for one in said for spec in (SETS[one.strip()][1] if one.strip() in SETS else (one,))]
+
+
 def parse_columns(specs: Sequence[str], solver: Solver | None, grid: Grid | None, steps: int) -> list[Column]:
-    """The columns of a comparison.
+    """The columns of a comparison; the name of a set stands for all of its columns.
 
     Raises:
         SpecError: as `parse_column`; a `fewer` with no other column to its left.
     """
-    columns = [parse_column(spec, solver, grid, steps) for spec in specs]
+    columns = [parse_column(spec, solver, grid, steps) for spec in specs_of(specs)]
     for i, column in enumerate(columns):
         if column.policy is None and partner(columns, i) < 0:
             raise SpecError(f"{FEWER!r} takes as many steps as the column to its left makes calls; put one there.")

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..backbones.diffusers.gate import batch_of
+from ..backbones.module import CallCounter
 from ..engine.contracts import Cached
 from .columns import Column
 from .subject import Item, Made, Subject
 
 UNCOND = "uncond"
+BACKWARD = 2.0  # forwards that a backward pass is charged as: the convention for gradients of activations and weights
+
+
+class Charged(CallCounter):
+    """Rows that enter a network, each row of a backward pass through it charged as BACKWARD of them.
+
+    A backward pass is one that comes back to the sample that the network was given.
+    """
+
+    backward = 0  # rows of backward passes
+
+    def __enter__(self) -> Charged:
+        super().__enter__()
+        return self
+
+    def _count(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super()._count(module, args, kwargs)
+        sample = batch_of(module, args, kwargs)
+        if sample.requires_grad:
+            _on_return(sample, lambda: self._back(len(sample)))
+
+    def _back(self, rows: int) -> None:
+        self.backward += rows
+
+    @property
+    def charged(self) -> float:
+        """Rows of forwards, and those of backward passes charged as forwards."""
+        return self.rows + BACKWARD * self.backward
 
 
 @dataclass
@@ -28,12 +58,10 @@ def metered(denoisers: Sequence[Any]) -> Iterator[Meter]:
 
     By torch's own counter of floating-point operations, two of which are one multiply-accumulate: matrix products,
     convolutions and attention, which on a CPU is a kernel that the counter has to be told of. Norms and activations
-    are not counted, as everywhere.
+    are not counted, as everywhere. A backward pass is charged as BACKWARD of its forward, whatever it computes of it.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
-
-    from ..backbones.module import CallCounter
 
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     meter, modes = Meter(), list[Any]()
@@ -44,18 +72,30 @@ def metered(denoisers: Sequence[Any]) -> Iterator[Meter]:
         modes.append(mode)
         mode.__enter__()  # type: ignore[no-untyped-call]
 
-    def end(*_: Any) -> None:
+    def charge(macs: float) -> None:
+        meter.macs += macs
+
+    def end(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
         mode = modes.pop()
         mode.__exit__(None, None, None)
-        meter.macs += mode.get_total_flops() / 2
+        macs = mode.get_total_flops() / 2
+        charge(macs)
+        sample = batch_of(module, args, kwargs)
+        if sample.requires_grad:
+            _on_return(sample, lambda: charge(BACKWARD * macs))
 
     with ExitStack() as stack:
         counters = [stack.enter_context(CallCounter(network)) for network in denoisers]
         for network in denoisers:
             stack.callback(network.register_forward_pre_hook(begin).remove)
-            stack.callback(network.register_forward_hook(end, always_call=True).remove)
+            stack.callback(network.register_forward_hook(end, always_call=True, with_kwargs=True).remove)
         yield meter
     meter.rows = sum(counter.rows for counter in counters)
+
+
+def _on_return(sample: Any, told: Callable[[], None]) -> None:
+    """Tell when a gradient comes back to a sample."""
+    sample.register_hook(lambda gradient: told())
 
 
 class _Whole:

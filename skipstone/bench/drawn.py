@@ -50,7 +50,9 @@ def of_account(output: Any, account: Account, latents: Sequence[Any]) -> list[Ma
     return made
 
 
-def of_peer(output: Any, latents: Sequence[Any], calls: float, full: float, branches: int) -> list[Made]:
+def of_peer(
+    output: Any, latents: Sequence[Any], calls: float, full: float, branches: int, backward: float = 0.0
+) -> list[Made]:
     """The samples of one call under a peer, which decides for all alike."""
     found = zip(pixels(output), latents, strict=True)
-    return [Made(x, None, calls, float(full), _status(x), latent, branches) for x, latent in found]
+    return [Made(x, None, calls, float(full), _status(x), latent, branches, backward) for x, latent in found]

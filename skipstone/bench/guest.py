@@ -13,10 +13,10 @@ from typing import Any
 from .. import registry
 from ..backbones.diffusers.families import spec_of
 from ..backbones.diffusers.guest import adapt
-from ..backbones.module import CallCounter
 from ..errors import GuestError, ModelError, PromptError, SkipstoneError, SpecError
 from . import samplers
 from .columns import FIXED, Column, Sampler
+from .cost import Charged
 from .drawn import accelerated, of_account, of_peer
 from .engine import claim
 from .latents import decoded
@@ -233,21 +233,22 @@ class Guest:
         seconds = 0.0
         branches = self._branches(items[0], column) if column.peer is not None else 0
         with ExitStack() as stack, self.adapted(column) as adapted:
-            counters = [stack.enter_context(CallCounter(model)) for model in self.denoisers]
+            counters = [stack.enter_context(Charged(model)) for model in self.denoisers]
             for first in range(0, len(items), size):
                 some = items[first : first + size]
-                before = sum(counter.rows for counter in counters)
+                before = [(counter.charged, counter.backward) for counter in counters]
                 with told_steps(self.pipe, range(first, first + len(some)), watch) as clock, decoded(self.pipe) as seen:
                     output = self._call(some, column)
                 latents = seen.latents(len(some))
                 if adapted is None:
-                    calls = (sum(counter.rows for counter in counters) - before) / branches / len(some)
-                    made += of_peer(output, latents, calls, column.steps, branches)
+                    spent = [(c.charged - a, c.backward - b) for c, (a, b) in zip(counters, before, strict=True)]
+                    calls, back = (sum(rows) / branches / len(some) for rows in zip(*spent, strict=True))
+                    made += of_peer(output, latents, calls, column.steps, branches, back)
                     seconds += clock.seconds
                 else:
                     made += of_account(output, adapted.last, latents)
                     seconds += clock.seconds if clock.loops else sum(sample.seconds for sample in adapted.last)
-            entered = sum(counter.rows for counter in counters)
+            entered = sum(counter.charged for counter in counters)
         claim(column, sum(m.calls for m in made), entered / made[0].branches)
         return made, seconds
 

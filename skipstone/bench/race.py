@@ -171,6 +171,7 @@ def record(
         status=made.status.name,
         picture=picture,
         identical=identical,
+        backward=made.backward,
     )
 
 

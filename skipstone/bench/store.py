@@ -53,7 +53,7 @@ class Record:
         row: Spec of the row.
         sample: Prompt's id and seed, "id:seed".
         prompt, prompt_id, category, seed: What was drawn.
-        calls: Rows that entered the denoiser, over the branches of a full call.
+        calls: Rows that entered the denoiser, over the branches of a full call; of backward passes two for each.
         cond, uncond: Rows of each guidance branch.
         macs: Multiply-accumulates of the denoiser; None where they were not counted.
         macs_calls: The same over those of one full guided call.
@@ -62,6 +62,7 @@ class Record:
         status: How the run ended.
         picture: Its file in the folder; empty where it was not kept.
         identical: Whether the picture is the full run's to the last bit; its PSNR is then written as 99.
+        backward: Rows of backward passes, over the branches of a full call, which `calls` and `macs` have in them.
     """
 
     row: str
@@ -80,6 +81,7 @@ class Record:
     status: str = "done"
     picture: str = ""
     identical: bool = False
+    backward: float = 0.0
 
 
 @dataclass(frozen=True)

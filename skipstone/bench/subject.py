@@ -29,11 +29,12 @@ class Made:
     Args:
         x: What the run ended with; the subject makes a picture of it.
         run: Its decisions; None of a peer, which has no run of ours.
-        calls: Rows that entered the network, over the rows of a full call.
+        calls: Rows that entered the network, over the rows of a full call, backward passes charged as forwards.
         full_calls: What a run without a policy calls.
         status: How it ended.
         latent: What was decoded, as an array; None where nothing is.
         branches: Rows of a full call.
+        backward: Rows of backward passes, over those of a full call; `calls` has them twice (`BACKWARD`).
     """
 
     x: Any
@@ -43,6 +44,7 @@ class Made:
     status: Status = Status.done
     latent: Any = None
     branches: int = 1
+    backward: float = 0.0
 
 
 class Subject(Protocol):

@@ -37,6 +37,7 @@ def listing(shelf: Annotated[Shelf | None, typer.Argument(help="Which; all of th
       skipstone list policies
     """
     from .. import registry
+    from ..bench.columns import SETS
 
     shelves = [shelf.value] if shelf else list(KINDS)
     for title in shelves:
@@ -49,3 +50,6 @@ def listing(shelf: Annotated[Shelf | None, typer.Argument(help="Which; all of th
             typer.echo(f"  {name:{width}}  {registry.summary(registry.lookup(kind, name))}")
         for name, (spec, about) in registry.presets(kind).items():
             typer.echo(f"  {name:{width}}  {about} Short for {spec}.")
+        if title == "peers":
+            for name, (about, specs) in SETS.items():
+                typer.echo(f"  {name:{width}}  {about} As -p: {len(specs)} rows.")

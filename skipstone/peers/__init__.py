@@ -8,4 +8,9 @@ from .blocks import FirstBlockCache as FirstBlockCache
 from .blocks import MagCache as MagCache
 from .cachedit import DBCache as DBCache
 from .deepcache import DeepCache as DeepCache
+from .distilled import LCMLoRA as LCMLoRA
+from .distilled import Scheduler as Scheduler
+from .distilled import SDXLTurbo as SDXLTurbo
 from .harness import Engagement as Engagement
+from .published import AttendAndExcite as AttendAndExcite
+from .published import SelfAttentionGuidance as SelfAttentionGuidance

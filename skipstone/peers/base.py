@@ -24,6 +24,9 @@ class Peer:
     """
 
     name: ClassVar[str]
+    spares: ClassVar[bool] = True  # whether it leaves out parts of calls; others are other samplers or guidance
+    brings: ClassVar[bool] = False  # whether it brings its own scheduler
+    steps: ClassVar[int] = 0  # of its runs where none are said; 0 takes the command's
     package: ClassVar[str] = ""  # what pip calls it, where it is not part of diffusers
     module: ClassVar[str] = ""  # what Python calls it
 
@@ -54,13 +57,13 @@ class Peer:
         """
         if why := self.refusal(pipe):
             raise GuestError(f"{spell(self)} on {type(pipe).__name__}: {why}.")
-        with restored(pipe), each_run(pipe) as runs, self._put_on(pipe) as running:
+        with restored(pipe), each_run(pipe, None if self.spares else self.run) as runs, self._put_on(pipe) as running:
             with watched(denoiser_of(pipe), self.probes(pipe)) as seen:
                 runs.append(lambda call: seen.run())
                 runs.append(running)
                 yield seen
             runs.clear()
-        if seen.calls and not seen.saved:
+        if self.spares and seen.calls and not seen.saved:
             said = f"{spell(self)} saved nothing in {seen.calls} calls of {type(denoiser_of(pipe)).__name__}"
             warnings.warn(f"{said}: these are runs of the bare pipeline.", GuestWarning, stacklevel=3)
 
@@ -77,6 +80,10 @@ class Peer:
     def installed(self, pipe: Any) -> AbstractContextManager[Running]:
         """The peer put on the pipeline; yields what to open around each of its calls, given their arguments."""
         raise NotImplementedError
+
+    def run(self, pipe: Any, bare: Callable[..., Any], told: Mapping[str, Any]) -> Any:
+        """A call of the pipeline with these arguments, of those that spare nothing; `bare` is its own."""
+        return bare(pipe, **told)
 
     @contextmanager
     def _put_on(self, pipe: Any) -> Iterator[Running]:

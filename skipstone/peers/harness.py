@@ -68,8 +68,12 @@ def restored(pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def each_run(pipe: Any) -> Iterator[list[Callable[[Mapping[str, Any]], AbstractContextManager[Any]]]]:
+def each_run(
+    pipe: Any, instead: Callable[[Any, Callable[..., Any], Mapping[str, Any]], Any] | None = None
+) -> Iterator[list[Callable[[Mapping[str, Any]], AbstractContextManager[Any]]]]:
     """A list of what to open around each call of the pipeline inside the block, given its arguments.
+
+    What is to run `instead` of the call is told the pipeline, the call itself, and its arguments by name.
 
     The pipeline gets a class of its own for as long, so that others of its class are left alone, also by peers
     that change the class.
@@ -84,7 +88,7 @@ def each_run(pipe: Any) -> Iterator[list[Callable[[Mapping[str, Any]], AbstractC
         with ExitStack() as stack:
             for opened in around:
                 stack.enter_context(opened(told))
-            return cls.__call__(self, *args, **kwargs)
+            return cls.__call__(self, *args, **kwargs) if instead is None else instead(self, cls.__call__, told)
 
     pipe.__class__ = type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "bare": cls})
     try:
