@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from ..engine.contracts import Attempt, Cached, Full, Plan, Run
 from ..errors import SpecError
@@ -92,27 +93,39 @@ class Moves:
         """Places that each action passes; minus the number of steps of a stop."""
         return tuple(map(_length, self.names))
 
-    def allowed(self, run: Run, guide: Guide) -> tuple[bool, ...]:
-        """Whether each action may be taken: what would lead to one landing is allowed once, and ends are affordable."""
+    def allowed(self, run: Run, guide: Guide) -> Any:
+        """(actions,) whether each may be taken by a run that is about to decide."""
         assert run.pending is not None
         left = len(guide.places) - 1 - guide.index(run.pending.t)
-        spent = sum(not a.skipped for a in run.kept)
-        last = spent >= self.calls * guide.steps or left <= 1
-        ending = min((n for n in self.lengths if n >= left), default=0)  # the shortest that reaches the end
-        found, taken = [], False
-        for name, length in zip(self.names, self.lengths, strict=True):
-            if length < 0:  # a stop in one step is a step to the end, where one of those reaches it
-                fits = spent >= self.first and left >= -length and not (length == -1 and ending)
-                ok = (fits and not (last and length < -1)) or (last and length == -1 and not ending)
-            elif name in (GATE, "refine"):
-                ok = not last and length < left and (name != GATE or run.branches > 1)
-            else:
-                ok = (length == ending and not taken) if length >= left else not last
-                taken = taken or (ok and length >= left)
-            found.append(ok)
-        if not any(found):  # the calls are spent and no action leads to the end: go there by the longest
-            found[max(range(len(found)), key=lambda i: self.lengths[i])] = True
-        return tuple(found)
+        calls = sum(not a.skipped for a in run.kept)
+        return self.masks([left], [calls], [guide.steps], run.branches > 1)[0]
+
+    def masks(self, left: Any, calls: Any, steps: Any, gates: bool = False) -> Any:
+        """(n, actions) whether each action may be taken: one for each landing, and only such as can be paid for.
+
+        Args:
+            left: (n,) places of the guide ahead.
+            calls: (n,) made so far.
+            steps: (n,) of the guide.
+            gates: Whether there is a branch to leave out.
+        """
+        import numpy as np
+
+        lengths, names = np.array(self.lengths), np.array(self.names)
+        left, calls, steps = (np.asarray(a)[:, None] for a in (left, calls, steps))
+        stops, special = lengths < 0, np.isin(names, (GATE, "refine"))
+        last = (calls >= self.calls * steps) | (left <= 1)  # nothing can be paid for beyond this call
+        plain = ~stops & ~special
+        ends = plain & (lengths >= left)  # of the steps that reach the end the shortest is allowed, once
+        shortest = np.where(ends, lengths, np.iinfo(int).max).min(1, keepdims=True)
+        ending = ends & (lengths == shortest)
+        reach = ends.any(1, keepdims=True)
+        stop = stops & (calls >= self.first) & (left >= -lengths) & ~last & ~((lengths == -1) & reach)
+        found = ending | (plain & ~ends & ~last) | stop
+        found |= special & (lengths < left) & ~last & (gates | (names != GATE))
+        found |= (lengths == -1) & last & ~reach  # calls are spent: to the end at once, or by the longest step
+        longest = np.arange(len(lengths)) == lengths.argmax()
+        return found | (~found.any(1, keepdims=True) & longest)
 
 
 def _length(name: str) -> int:

@@ -178,16 +178,17 @@ def view(run: Run, guide: Guide, price: float) -> View:
     import numpy as np
 
     calls = [a for a in run.kept if not a.skipped]
-    angles = [_angle(run.grid, run.clocks, a.t) for a in calls]
+    angles = [angle(run.grid, run.clocks, a.t) for a in calls]
     lines, lasts = ([a.signals.get(name, math.nan) for a in calls] for name in (LINE, LAST))
     place = guide.index(calls[-1].t)
-    ahead = _angle(run.grid, run.clocks, guide.places[min(place + PARTS, len(guide.places) - 1)])
+    ahead = angle(run.grid, run.clocks, guide.places[min(place + PARTS, len(guide.places) - 1)])
     tables = [np.array([_newest(values, k + 1) for k in range(len(calls))]) for values in (angles, lines, lasts)]
     spoilt = made(*tables)
     found = (place, len(guide.places), len(calls), price)
     place_, places, count, cost = (np.array([v], float) for v in found)
-    rows = (table[-1:] for table in tables)
-    return View(place_, places, count, cost, *rows, np.array([ahead]), spoilt, np.array(run.prompt, float)[None])
+    known, lined, lasted = (table[-1:] for table in tables)
+    prompt = np.array(run.prompt, float)[None]
+    return View(place_, places, count, cost, known, lined, lasted, np.array([ahead]), spoilt, prompt)
 
 
 def made(angles: Any, lines: Any, lasts: Any) -> Any:
@@ -211,5 +212,6 @@ def _log(signal: Any) -> Any:
 
 
 @lru_cache(maxsize=65536)
-def _angle(grid: tuple[float, ...], clocks: tuple[float, ...], t: float) -> float:
+def angle(grid: tuple[float, ...], clocks: tuple[float, ...], t: float) -> float:
+    """`Run.angle` of a run on this grid: all that a policy knows of the schedule."""
     return Run(grid[0], grid[-1], grid, clocks).angle(t)

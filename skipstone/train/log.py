@@ -19,7 +19,7 @@ from ..errors import OutputError, SpecError
 from ..numerics.schedule import Schedule
 from ..policies.moves import Guide
 from .complexity import complexities
-from .environment import Pool
+from .episodes import Pool
 
 FORMAT = 1
 SHIPPED = Path(__file__).parent / "logs"

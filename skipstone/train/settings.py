@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..backbones.logged import Logged
 from ..engine.requests import Problem
 from ..errors import SpecError
 from ..numerics.schedule import Schedule
@@ -17,9 +18,12 @@ from ..policies.agent import Mind
 from ..policies.brain import Brain
 from ..policies.moves import Guide, Moves
 from ..policies.sight import Sight
-from .environment import Environment, Pool
+from ..registry import spell
+from .environment import Environment
+from .episodes import Episodes, Pool
 from .log import Log
 from .rewards import Utility
+from .twin import SOLVER, Twin
 
 Split = Literal["train", "validation"]
 
@@ -106,8 +110,8 @@ class EnvironmentSettings:
 
         return Pebble.load(self.logged.model or "pebble")
 
-    def build(self, split: Split, n: int | None = None, seed: int = 0) -> Environment:
-        """An environment of the training or the validation samples.
+    def build(self, split: Split, n: int | None = None, seed: int = 0) -> Episodes:
+        """Episodes of the training or the validation samples.
 
         Args:
             split: Which.
@@ -117,12 +121,22 @@ class EnvironmentSettings:
         """
         pool = self.pool(split)
         slots = len(pool) * len(self.prices) if n is None else n
-        env = Environment(
-            pool, self.logged.parsed(), self.moves, self.sight, self.guides, Utility(1.0, self.floor, self.cap), slots,
-            n is None, self._baseline(pool) if self.relative else None,
-        )  # fmt: skip
+        baseline = self._baseline(pool) if self.relative else None
+        env = self._episodes(pool, self.guides, slots, n is None, baseline)
         env.seed = seed
         return env
+
+    def _episodes(
+        self, pool: Pool, guides: Sequence[tuple[float, Guide]], slots: int, every: bool, baseline: Any = None
+    ) -> Episodes:
+        """Episodes of a pool: by the twin where that computes the same."""
+        solver = self.logged.parsed()
+        same = (
+            isinstance(pool.backbone, Logged) and spell(solver) == SOLVER and not {"gate", "refine"} & {*self.actions}
+        )
+        utility = Utility(1.0, self.floor, self.cap)
+        kind = Twin if same else Environment
+        return kind(pool, solver, self.moves, self.sight, guides, utility, slots, every, baseline)
 
     def pool(self, split: Split) -> Pool:
         """The samples."""
@@ -138,12 +152,7 @@ class EnvironmentSettings:
 
     def _baseline(self, pool: Pool) -> Any:
         """(samples, prices) utility of the guide, by running it."""
-        utility, found = Utility(1.0, self.floor, self.cap), []
-        for price, guide in self.guides:
-            env = Environment(
-                pool, self.logged.parsed(), self.moves, self.sight, [(price, guide)], utility, len(pool), every=True
-            )
-            found.append(follow(env)["utility"])
+        found = [follow(self._episodes(pool, [one], len(pool), True))["utility"] for one in self.guides]
         return np.stack(found, 1).astype(np.float32)
 
     def agent(self, brain: Brain, learned: bool, notes: Mapping[str, Any]) -> Mind:
@@ -151,7 +160,7 @@ class EnvironmentSettings:
         return Mind(brain, self.moves, self.sight, self.guides, learned, self.logged.solver, notes)
 
 
-def follow(env: Environment) -> dict[str, Any]:
+def follow(env: Episodes) -> dict[str, Any]:
     """Figures of the first episode of each slot when every action is to continue: the guide itself."""
     go = env.actions.index("continue")
     found: dict[str, Any] = {}
