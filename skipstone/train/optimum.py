@@ -19,6 +19,7 @@ Weights: TypeAlias = Callable[[State, float, list[float]], Any]
 """(state, price, value of each action) -> chance of each action"""
 
 
+@functools.cache
 def optimum(settings: ToySettings) -> float:
     """Mean utility of the best policy there is, in dB."""
 
@@ -61,8 +62,13 @@ def value(
 
 def share(settings: ToySettings, chooser: Brain | Behaviour | str) -> float:
     """(V - V_random) / (V_best - V_random): 1 for the best policy, 0 for acting at random."""
-    base = value(settings, "random")
+    base = _by_chance(settings)
     return (value(settings, chooser) - base) / (optimum(settings) - base)
+
+
+@functools.cache
+def _by_chance(settings: ToySettings) -> float:
+    return value(settings, "random")
 
 
 def _expected(

@@ -19,15 +19,17 @@ from .standard import Standard
 class Search(Learner):
     """Cross-entropy method over linear scores of the actions, from "always continue" on.
 
-    All candidates of a round play the same episodes, so that they differ by what they do and not by luck.
+    All candidates of a round play the same episodes, so that they differ by what they do and not by luck. After
+    `rounds` rounds it begins again with other shakes, for it ends in the first valley that it falls into.
 
     Args:
         candidates: Of a round, >= 2.
+        rounds: Of one search, >= 2.
         elite: Share of them that the next round is drawn around, in (0, 1).
         episodes: That each candidate plays; whole slots of the environment.
         start: Lead of "continue" over the other actions at the start, in standard deviations of the first shake.
         shake: Standard deviation of every weight at the start, > 0.
-        noise: Added to every standard deviation, falling from this to 0: without it, the search freezes early.
+        noise: Added to every standard deviation, falling from this to 0 in a search: without it, it freezes early.
         step: Share of the way from the old mean and deviation to the elite's, in (0, 1].
         warm: Episodes from which observations are standardised.
 
@@ -38,19 +40,22 @@ class Search(Learner):
     """
 
     candidates: int = 32
+    rounds: int = 12
     elite: float = 0.25
-    episodes: int = 128
-    start: float = 1.0
+    episodes: int = 64
+    start: float = 3.0
     shake: float = 1.0
-    noise: float = 0.1
+    noise: float = 0.3
     step: float = 0.7
     warm: int = 256
     name: ClassVar[str] = "search"
 
     def __post_init__(self) -> None:
-        if not (self.candidates >= 2 and 0 < self.elite < 1 and self.shake > 0 and 0 < self.step <= 1):
+        sound = self.candidates >= 2 and self.rounds >= 2 and self.shake > 0
+        if not (sound and 0 < self.elite < 1 and 0 < self.step <= 1):
             raise SpecError(
-                f"search: expected candidates >= 2, elite in (0, 1), shake > 0 and step in (0, 1], got {self!r}."
+                f"search: expected candidates and rounds >= 2, elite in (0, 1), shake > 0 and step in (0, 1], "
+                f"got {self!r}."
             )
 
     def begin(self, env: Any, seed: int) -> Session:
@@ -63,11 +68,14 @@ class _Searching:
     def __init__(self, settings: Search, env: Any, seed: int) -> None:
         self.settings, self.env, self.seed = settings, env, seed
         self.standard = Standard.of(env, settings.warm, seed)
-        self.mean = np.zeros((len(env.actions), len(env.names) + 1))
-        self.mean[env.actions.index("continue") if "continue" in env.actions else 0, -1] = (
-            settings.start * settings.shake
-        )
-        self.spread = np.full(self.mean.shape, settings.shake)
+        self._restart()
+
+    def _restart(self) -> None:
+        own, actions = self.settings, self.env.actions
+        first = actions.index("continue") if "continue" in actions else 0
+        self.mean = np.zeros((len(actions), len(self.env.names) + 1))
+        self.mean[first, -1] = own.start * own.shake
+        self.spread = np.full(self.mean.shape, own.shake)
 
     def brain(self) -> Brain:
         """The middle of what is left."""
@@ -81,7 +89,9 @@ class _Searching:
         own = self.settings
         rng = np.random.default_rng((self.seed, 3, index))
         episodes = int(rng.integers(2**31))
-        noise = own.noise * own.shake * max(0.0, 1 - share)
+        if index % own.rounds == 0:
+            self._restart()
+        noise = own.noise * own.shake * (1 - (index % own.rounds) / own.rounds)
         shakes = rng.standard_normal((own.candidates, *self.mean.shape)) * (self.spread + noise)
         shakes[0] = 0.0  # the middle itself
         rules = self.mean + shakes
