@@ -8,7 +8,7 @@ import typer
 
 from .. import __version__
 from ..errors import SkipstoneError, TargetMissed
-from . import bench, calibrate, check, compare, demo, explain, generate, listing, prefer, train, tune
+from . import bench, calibrate, check, compare, demo, evaluate, explain, generate, listing, prefer, train, tune
 
 app = typer.Typer(
     name="skipstone",
@@ -60,6 +60,7 @@ for command in (
     app.command()(command)
 app.command("list")(listing.listing)
 app.add_typer(train.app)
+app.add_typer(evaluate.app)
 
 
 def main() -> None:

@@ -127,6 +127,7 @@ def log(
     """
     from rich.console import Console
 
+    from .. import registry
     from ..bench.prompts import load_prompts
     from ..errors import SpecError
     from ..pebble.model import Pebble
@@ -139,13 +140,13 @@ def log(
     check_targets([out], force)
     found = load_prompts(prompts, limit=limit or None)
     shots = [(prompt.text, seed + k * len(found) + i) for k in range(seeds) for i, prompt in enumerate(found)]
-    known = {len(guide.times) + 1: guide for guide in map(_guide, guides)}
     try:
         with console.status("Looking the model up ..."):
             pebble = Pebble.load(model)
+        known, solver = _guides(guides, registry.parse("grid", "trailing").times(pebble.schedule, 50)[0])
         with telling(console) as tell:
             texts, numbers = [text for text, _ in shots], [number for _, number in shots]
-            made = Recording(fine, dimensions, batch).draw(
+            made = Recording(fine, dimensions, batch, solver).draw(
                 pebble, texts, numbers, known, out, lambda done, total: tell("Drawing fine runs", done, total)
             )
     except KeyboardInterrupt:
@@ -156,17 +157,24 @@ def log(
     typer.echo(f"Learn from it: {shlex.join(['skipstone', 'train', 'agent', f'environment.log={out}'])}")
 
 
-def _guide(folder: Path) -> Any:
-    """The fixed schedule of a folder."""
+def _guides(folders: Sequence[Path], start: float) -> tuple[dict[int, Any], str]:
+    """The fixed schedules of folders, by calls, and the solver that they were found for."""
     from ..errors import SpecError
     from ..policies.moves import Guide
     from ..policies.path import Path as Times
     from ..policies.saved import load_policy
 
-    policy = load_policy(str(folder))
-    if not isinstance(policy, Times) or not policy.places:
-        raise SpecError(f"--guide: expected a folder with a path, as skipstone tune writes it, got {folder}.")
-    return Guide(policy.places)
+    found, solvers = dict[int, Any](), set[str]()
+    for folder in folders:
+        policy = load_policy(str(folder))
+        if not isinstance(policy, Times) or not policy.places:
+            raise SpecError(f"--guide: expected a folder with a path, as skipstone tune writes it, got {folder}.")
+        solvers.add(policy.solver)
+        guide = Guide((start, *policy.places, 0.0))
+        found[guide.steps] = guide
+    if len(solvers) != 1:
+        raise SpecError(f"--guide: expected schedules for one solver, got {', '.join(sorted(solvers)) or 'none'}.")
+    return found, solvers.pop()
 
 
 # -- Configurations and trainings -------------------------------------------------------------------

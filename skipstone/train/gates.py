@@ -37,7 +37,6 @@ class Learnt:
         first, best, random, fixed: Mean utilities on validation prompts: of the first agent, of the best, of random
             actions, of the best fixed schedule.
         actions: Name of an action -> the share of decisions in which the best agent takes it.
-        bytes: Of the agent's file.
     """
 
     name: str
@@ -46,37 +45,35 @@ class Learnt:
     random: float
     fixed: float
     actions: Mapping[str, float]
-    bytes: int
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Memory of the evaluation: the most that the process held, and what the machine has, in bytes."""
+    """Bytes: the most that the evaluation's process held, what the machine has, and the largest agent's file."""
 
     peak: int
     total: int
+    largest: int
 
 
 def gates(
     scores: Scores, learnt: Sequence[Learnt] = (), machine: Machine | None = None, elsewhere: Scores | None = None
 ) -> list[Verdict]:
     """All five, in order; `elsewhere` are the scores on another model."""
-    return [g0(learnt, machine), g1(learnt), g2(scores), g3(scores), g4(elsewhere)]
+    return [g0(machine), g1(learnt), g2(scores), g3(scores), g4(elsewhere)]
 
 
 def _absent(name: str, claim: str, why: str) -> Verdict:
     return Verdict(name, claim, None, {}, f"Not applicable, because {why}.")
 
 
-def g0(learnt: Sequence[Learnt], machine: Machine | None) -> Verdict:
+def g0(machine: Machine | None) -> Verdict:
     """It fits."""
     claim = f"The agent's file is below {LARGEST // 1_000_000} MB, and its evaluation fits the machine's memory."
-    if not learnt or machine is None:
-        return _absent("G0", claim, "neither the training's records nor the memory of the evaluation are there")
-    largest = max(one.bytes for one in learnt)
-    figures = {"bytes": largest, "peak": machine.peak, "total": machine.total}
-    why = f"{largest / 1000:.0f} kB; {machine.peak / 1e9:.2f} of {machine.total / 1e9:.1f} GB."
-    return Verdict("G0", claim, largest < LARGEST and machine.peak < machine.total, figures, why)
+    if machine is None:
+        return _absent("G0", claim, "the memory of the evaluation was not noted")
+    why = f"{machine.largest / 1000:.0f} kB; {machine.peak / 1e9:.2f} of {machine.total / 1e9:.1f} GB."
+    return Verdict("G0", claim, machine.largest < LARGEST and machine.peak < machine.total, vars(machine), why)
 
 
 def g1(learnt: Sequence[Learnt]) -> Verdict:

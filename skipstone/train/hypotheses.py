@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..bench.resampling import RESAMPLES, SEED, Values, by_prompt, common
+from ..bench.resampling import RESAMPLES, SEED, Values, by_prompt
 from ..bench.statistics import differences, holm, paired, paired_bootstraps, rank_correlation, tost
 from ..bench.statistics import mean as mean_statistic
 from .complexity import complexities
+from .refined import DEFECTS, JUDGE, TOLD, Arms
 from .scores import FEWEST, Row, Scores, mean_of
 
 JUDGE_MARGIN, SSIM_MARGIN, FEW_CALLS = 0.02, 0.01, 20.0  # of H1
@@ -68,18 +69,17 @@ def decide(findings: Sequence[Finding]) -> list[Verdict]:
             found.append(f.verdict)
             continue
         figures = {**f.verdict.figures, "p": f.p, "p_holm": p, "alpha": f.alpha}
-        chance = "" if p < f.alpha else f" Chance is not ruled out: p = {p:.2g} after Holm, {f.alpha:g} was asked for."
-        found.append(replace(f.verdict, holds=f.effect and p < f.alpha, figures=figures, why=f.verdict.why + chance))
+        why = f"{f.verdict.why} p = {p:.2g} after Holm, below {f.alpha:g} was asked for."
+        found.append(replace(f.verdict, holds=f.effect and p < f.alpha, figures=figures, why=why))
     return found
 
 
-def hypotheses(scores: Scores, refine: Mapping[str, tuple[Values, Values]] | None = None) -> list[Verdict]:
+def hypotheses(scores: Scores, refine: Arms | None = None) -> list[Verdict]:
     """H1 to H4, tested together.
 
     Args:
         scores: Of the evaluation.
-        refine: Of H4: what was measured -> (with refine, with the same calls as more full steps), sample by sample,
-            more being better.
+        refine: Of H4; see `refined`.
     """
     return decide([h1(scores), h2(scores), h3(scores), h4(refine)])
 
@@ -245,29 +245,38 @@ def _rho_interval(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]
 # -- H4: refining beats more steps ------------------------------------------------------------------
 
 
-def h4(refine: Mapping[str, tuple[Values, Values]] | None) -> Finding:
-    """Refining beats the same calls spent on more full steps, in everything that was measured.
+def h4(refine: Arms | None) -> Finding:
+    """Some way to refine beats the same calls spent on more full steps, on planted defects *and* by the judge.
 
-    p is the largest of Wilcoxon's: all measures must agree, so nothing else is to be corrected.
+    Of each way p is the larger of Wilcoxon's two: both must hold, so between them nothing is to be corrected. The best
+    of m ways counts, its p times m (Bonferroni). A way that is told where the defect is counts as no method.
     """
     claim = "Refining a region beats the same calls spent on more full steps, on planted defects and by the judge."
-    if not refine:
+    ways = {arm: figures for arm, figures in (refine or {}).items() if TOLD not in arm}
+    if not refine or not ways:
         return untested("H4", claim, "no scores of refine were given (--refine).")
     figures: dict[str, Any] = {}
-    words = []
-    for name, (with_refine, with_steps) in refine.items():
-        if few := _few(with_refine, with_steps):
-            return untested("H4", claim, f"{name}: {few}")
-        test = paired(with_refine, with_steps)
-        span = test.mean
-        figures[name] = {
-            "mean": span.value, "low": span.low, "high": span.high, "p": test.p, "effect": test.effect,
-            "wins": test.wins, "prompts": test.n,
-        }  # fmt: skip
-        words.append(f"{name} {span.value:+.3g} ({span.low:+.3g} to {span.high:+.3g})")
-    effect = all(f["low"] > 0 and f["effect"] > 0 for f in figures.values())
-    why = f"Refine minus more steps: {'; '.join(words)}."
-    return Finding(Verdict("H4", claim, None, figures, why), max(f["p"] for f in figures.values()), effect)
+    for arm, measured in refine.items():
+        missing = [name for name in (DEFECTS, JUDGE) if name not in measured]
+        few = [why for pair in measured.values() if (why := _few(*pair))]
+        if missing or few:
+            return untested("H4", claim, f"{arm}: {f'no scores of {missing[0]}.' if missing else few[0]}")
+        figures[arm] = {name: _versus(*pair) for name, pair in measured.items()}
+    worst = {arm: max(f["p"] for f in figures[arm].values()) for arm in ways}
+    wins = [arm for arm in ways if all(f["low"] > 0 and f["effect"] > 0 for f in figures[arm].values())]
+    best = min(wins or ways, key=lambda arm: worst[arm])
+    words = [f"{name} {f['mean']:+.3g} ({f['low']:+.3g} to {f['high']:+.3g})" for name, f in figures[best].items()]
+    why = f"{best} minus more steps: {'; '.join(words)}; {len(wins)} of {len(ways)} ways win in both."
+    return Finding(Verdict("H4", claim, None, figures, why), min(1.0, worst[best] * len(ways)), best in wins)
+
+
+def _versus(mine: Values, theirs: Values) -> dict[str, Any]:
+    test = paired(mine, theirs)
+    span = test.mean
+    return {
+        "mean": span.value, "low": span.low, "high": span.high, "p": test.p, "effect": test.effect, "wins": test.wins,
+        "prompts": test.n,
+    }  # fmt: skip
 
 
 def _few(*rows: Values) -> str:
@@ -279,8 +288,3 @@ def _few(*rows: Values) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
-
-
-def shared_samples(*rows: Values) -> tuple[str, ...]:
-    """Samples that all rows have. Raises SpecError where there are none."""
-    return common(*rows)

@@ -131,11 +131,17 @@ def of_records(records: Iterable[Record], name: str, kind: Kind, price: float = 
     return Row(name, kind, samples, price, run)
 
 
-def of_lines(path: Path, name: str, kind: Kind) -> Row:
+def of_lines(path: Path, name: str, kind: Kind, price: float | None = None) -> Row:
     """A row out of JSON Lines, one sample a line: {"sample", "calls", "psnr", ...}; other numbers are kept, too.
 
+    Args:
+        path: The file, or a folder with one that is called samples.jsonl.
+        name, kind: Of the row.
+        price: Lines that name another price are passed over; None takes all.
+
     Raises:
-        BenchError: no such file; a summary in place of samples; a line without its sample or its calls.
+        BenchError: no such file; a summary in place of samples; a line without its sample or its calls; no line of
+            this price.
     """
     if path.is_dir():
         path = path / SAMPLES
@@ -146,10 +152,13 @@ def of_lines(path: Path, name: str, kind: Kind) -> Row:
         refuse_summary(line, f"Line {number} of {path}")
         if not isinstance(line.get("sample"), str) or not isinstance(line.get("calls"), int | float):
             raise BenchError(f"Line {number} of {path}: expected the keys sample and calls, got {', '.join(line)}.")
+        if price is not None and not math.isclose(line.get("price", price), price):
+            continue
         own = {k: float(v) for k, v in line.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         samples[line["sample"]] = own
     if not samples:
-        raise BenchError(f"{path} holds no scores of samples. Hypotheses are not tested on summaries.")
+        at = "" if price is None else f" at price {price:g}"
+        raise BenchError(f"{path} holds no scores of samples{at}. Hypotheses are not tested on summaries.")
     return Row(name, kind, samples)
 
 

@@ -17,7 +17,8 @@ from ..errors import OutputError, SpecError
 from ..policies.brain import Brain
 from .config import AgentConfig, environments, learners
 from .held_out import HeldOut, Lead, steady_brain
-from .learners.base import BEST, CHECKPOINT, CURVE, Fitted, one_thread, write
+from .learners.base import BEST, CHECKPOINT, CURVE, Fitted, write
+from .learners.standard import one_thread
 from .reading import name_of, plain, spelt
 from .tracking import tracker
 
@@ -179,7 +180,7 @@ class Training:
         agent = self._save(held, fitted.brain, learnt, notes)
         told = {
             **notes, "first": fitted.curve[0]["score"], "best": fitted.score, "learnt": learnt,
-            "actions": held.actions(fitted.brain), "bytes": agent.stat().st_size,
+            "actions": held.actions(fitted.brain),
             "environment": name_of(environments(), self.config.environment),
         }  # fmt: skip
         write(self.out / TOLD, json.dumps(told, indent=1).encode())

@@ -18,6 +18,7 @@ from skipstone.train import hypotheses as H
 from skipstone.train.complexity import FACTS, WORDS, complexities, content_words
 from skipstone.train.gap import gap
 from skipstone.train.gates import Learnt, Machine, g1, gates
+from skipstone.train.refined import DEFECTS, refined
 from skipstone.train.rewards import Utility
 from skipstone.train.scores import Row, Scores, averaged, of_lines
 
@@ -65,8 +66,8 @@ class World:
 # -- What must pass, what must fail -----------------------------------------------------------------
 
 
-def verdict(scores: Scores, name: str, refine: Any = None) -> H.Verdict:
-    return next(v for v in H.hypotheses(scores, refine) if v.name == name)
+def verdict(scores: Scores, name: str) -> H.Verdict:
+    return next(v for v in H.hypotheses(scores) if v.name == name)
 
 
 def test_an_oracle_passes_and_a_bad_agent_fails() -> None:
@@ -117,7 +118,7 @@ def test_chance_is_corrected_over_what_is_tested_together() -> None:
     pair = H.decide([finding("a", 0.03), finding("b", 0.04), H.untested("c", "", "why")])
     assert [v.holds for v in pair] == [False, False, None]
     assert pair[0].figures["p_holm"] == pytest.approx(0.06)
-    assert "Chance is not ruled out" in pair[0].why
+    assert "p = 0.06 after Holm, below 0.05 was asked for" in pair[0].why
 
 
 # -- H1 ---------------------------------------------------------------------------------------------
@@ -209,18 +210,57 @@ def test_the_same_calls_for_every_prompt_follow_nothing() -> None:
     assert (found.holds, found.figures["rho"]) == (False, 0.0)
 
 
-def test_refine_must_win_everywhere() -> None:
+def refine_file(path: Path, gains: dict[str, tuple[float, float]], n: int = 24) -> Path:
+    """Arms that gain so many dB on planted defects and so much of the judge's score over more steps."""
     rng = np.random.default_rng(0)
-    world = World()
-    scores = world.scores(world.oracle(price=0.5))
+    ids = [f"p{i}:0" for i in range(n)]
 
-    def pair(gain: float) -> tuple[dict[str, float], dict[str, float]]:
-        steps = {f"p{i}:0": float(v) for i, v in enumerate(rng.normal(30, 2, 24))}
-        return {s: v + gain + rng.normal(0, 0.2) for s, v in steps.items()}, steps
+    def scores(centre: float, spread: float) -> dict[str, float]:
+        return {s: float(v) for s, v in zip(ids, rng.normal(centre, spread, n), strict=True)}
 
-    assert verdict(scores, "H4", {"defects": pair(2), "judge": pair(1)}).holds
-    assert verdict(scores, "H4", {"defects": pair(2), "judge": pair(-1)}).holds is False
-    assert verdict(scores, "H4", {"defects": ({"p0:0": 1.0}, {"p0:0": 0.0})}).holds is None
+    found: dict[str, Any] = {}
+    for condition in ("planted noise, 8 calls", "planted noise, 12 calls", "ordinary runs, 12 calls"):
+        steps, planted = {"psnr": scores(30, 2), "judge": scores(0.8, 0.05)}, "planted" in condition
+        arms = {
+            arm: {
+                "psnr": {s: steps["psnr"][s] + (better if planted else -9) + d for s, d in noise.items()},
+                "judge": {s: steps["judge"][s] + judged + d / 100 for s, d in noise.items()},
+            }
+            for arm, (better, judged) in gains.items()
+            for noise in (scores(0, 0.2),)
+        }
+        found[condition] = {"more steps": steps, **arms}
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_refine_must_win_on_defects_and_by_the_judge(tmp_path: Path) -> None:
+    def h4(gains: dict[str, tuple[float, float]]) -> H.Verdict:
+        return H.decide([H.h4(refined(refine_file(tmp_path / "refine.json", gains)))])[0]
+
+    assert h4({"objects": (2, 0.05)}).holds
+    assert h4({"objects": (2, 0.05), "ground": (-2, -0.1)}).holds  # one way is enough, its p corrected
+    assert h4({"objects": (2, -0.05)}).holds is False
+    assert h4({"objects": (-1, 0.05)}).holds is False
+    assert h4({"objects": (0, 0)}).holds is False
+    told = h4({"refine, told where": (5, 0.1)})
+    assert told.holds is None
+    both = h4({"refine, told where": (5, 0.1), "objects": (-1, 0)})
+    assert both.holds is False
+    assert both.figures["refine, told where"][DEFECTS]["mean"] == pytest.approx(5, abs=0.2)
+
+
+def test_refine_on_summaries_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "refine.json"
+    for text, said in (
+        (json.dumps({"c": {"more steps": {"psnr": 30.0}, "a": {"psnr": 31.0}}}), "a summary cannot be tested"),
+        (json.dumps({"c": {"more steps": {"psnr": {"mean": 30.0}}, "a": {"psnr": {"mean": 31.0}}}}), "is a summary"),
+        (json.dumps({"c": {"a": {}}}), "no condition with an arm 'more steps'"),
+        ("{", "cannot be read"),
+    ):
+        path.write_text(text.replace('"c"', '"planted"'))
+        with pytest.raises(BenchError, match=said):
+            refined(path)
 
 
 def test_complexity_of_grammar_and_of_free_text() -> None:
@@ -285,14 +325,14 @@ def test_the_interval_of_the_gap_covers() -> None:
 
 
 def learnt(**more: Any) -> Learnt:
-    told = {"name": "0", "first": 1.0, "best": 3.0, "random": 0.0, "fixed": 2.0, "bytes": 5000}
+    told = {"name": "0", "first": 1.0, "best": 3.0, "random": 0.0, "fixed": 2.0}
     return Learnt(**{**told, "actions": {"continue": 0.7, "stop": 0.3}, **more})
 
 
 def test_gates_of_an_oracle_and_of_nothing() -> None:
     world = World()
     scores = world.scores(world.oracle(price=0.5))
-    found = gates(scores, [learnt()], Machine(10**9, 16 * 10**9), scores)
+    found = gates(scores, [learnt()], Machine(10**9, 16 * 10**9, 5000), scores)
     assert {v.name: v.holds for v in found} == {"G0": True, "G1": True, "G2": True, "G3": True, "G4": True}
     bare = {v.name: v for v in gates(scores)}
     assert [name for name, v in bare.items() if v.holds is None] == ["G0", "G1", "G4"]
@@ -305,7 +345,7 @@ def test_gates_that_close() -> None:
     world = World()
     calls = np.full(world.n, 45.0)
     scores = world.scores(row("slow", "agent", world.psnr(50), calls, world.judge, price=0.5))
-    found = {v.name: v for v in gates(scores, [learnt(bytes=2_000_000)], Machine(1, 2), scores)}
+    found = {v.name: v for v in gates(scores, [learnt()], Machine(1, 2, 2_000_000), scores)}
     assert [found[g].holds for g in ("G0", "G2", "G3")] == [False, False, False]
     assert "given up" in found["G3"].why
     worse = world.scores(row("bad", "agent", world.psnr(12), 12, world.judge * 0.9, price=0.5))
