@@ -1,0 +1,229 @@
+"""The environment is a driver of the flow: what an agent does there it does in use, and the twin computes the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from logs import SCHEDULE, log
+
+from skipstone.backbones.gaussian import Gaussian
+from skipstone.engine.drivers import denoise
+from skipstone.engine.requests import Problem
+from skipstone.errors import SpecError
+from skipstone.policies.agent import Agent, Mind
+from skipstone.policies.brain import Brain
+from skipstone.policies.moves import Moves
+from skipstone.train.environment import Environment
+from skipstone.train.episodes import Episodes, Pool
+from skipstone.train.log import Log
+from skipstone.train.rewards import Utility
+from skipstone.train.settings import EnvironmentSettings, follow
+from skipstone.train.twin import Twin
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> EnvironmentSettings:
+    path = log().save(tmp_path_factory.mktemp("log") / "log.npz")
+    return EnvironmentSettings(log=str(path), axes=2, floor=-20.0, cap=60.0, relative=False)
+
+
+def both(settings: EnvironmentSettings, slots: int, every: bool = False) -> tuple[Episodes, Episodes]:
+    pool = settings.logged.pool(range(len(settings.logged)), SCHEDULE)
+    given = (pool, settings.logged.parsed(), settings.moves, settings.sight, settings.guides)
+    utility = Utility(1.0, settings.floor, settings.cap)
+    return Environment(*given, utility, slots, every), Twin(*given, utility, slots, every)
+
+
+def test_the_twin_is_equal(settings: EnvironmentSettings) -> None:
+    one, two = both(settings, 9)
+    rng = np.random.default_rng(1)
+    mine, theirs = one.reset(seed=4)[0], two.reset(seed=4)[0]
+    ended = 0
+    for _ in range(40):
+        assert mine == pytest.approx(theirs, abs=2e-3)
+        masks = one.action_masks()
+        assert (masks == two.action_masks()).all()
+        actions = np.where(masks, rng.random(masks.shape), -1).argmax(1)
+        mine, pay, over, _, told = one.step(actions)
+        theirs, other, done, _, said = two.step(actions)
+        assert (over == done).all()
+        assert pay == pytest.approx(other, abs=0.05)
+        ended += int(over.sum())
+        for name in ("quality", "calls", "utility", "price", "sample") if over.any() else ():
+            assert told["final_info"][name] == pytest.approx(said["final_info"][name], abs=0.05), name
+    assert ended > 20
+
+
+def test_in_use_an_agent_does_what_it_did_in_training(settings: EnvironmentSettings, tmp_path: Path) -> None:
+    env, _ = both(settings, len(settings.logged) * 3, every=True)
+    rng = np.random.default_rng(0)
+    width, count = len(env.names), len(env.actions)
+    brain = Brain(
+        np.zeros(width, np.float32),
+        np.ones(width, np.float32),
+        ((rng.normal(size=(count, width)).astype(np.float32), np.zeros(count, np.float32)),),
+    )
+    path = settings.agent(brain, True, {}).save(tmp_path / "agent.safetensors")
+    found: dict[int, dict[str, float]] = {}
+    seen = env.reset(seed=0)[0]
+    while len(found) < env.num_envs:
+        actions = [brain.choose(o, m) for o, m in zip(seen, env.action_masks(), strict=True)]
+        seen, _, over, _, info = env.step(actions)
+        for i in np.flatnonzero(over):
+            found.setdefault(int(i), {k: v[i] for k, v in info["final_info"].items()})
+    for i in (0, 5, 13, 29):
+        sample, price = int(found[i]["sample"]), float(found[i]["price"])
+        result = denoise(env.pool.backbone, env.pool.problems[sample], env.solver, Agent(str(path), price))
+        assert result.run.cost == found[i]["calls"]
+        assert env.pool.quality(sample, result.x) == found[i]["quality"]
+
+
+def test_every_sample_and_price_comes_once(settings: EnvironmentSettings) -> None:
+    _, twin = both(settings, 36, every=True)
+    found = follow(twin)
+    pairs = set(zip(found["sample"].tolist(), found["price"].tolist(), strict=True))
+    assert len(pairs) == 36 == len(settings.logged) * len(settings.guides)
+    assert set(found["calls"].tolist()) == {float(guide.steps) for _, guide in settings.guides}
+    assert found["utility"] == pytest.approx(
+        np.clip(found["quality"], settings.floor, settings.cap) - found["price"] * found["calls"]
+    )
+
+
+def test_relative_pay_of_the_guide_is_nothing(settings: EnvironmentSettings) -> None:
+    env = replace(settings, relative=True).build("validation")
+    found = follow(env)
+    assert found["reward"] == pytest.approx(np.zeros(env.num_envs), abs=1e-4)
+    assert np.ptp(found["utility"]) > 1
+
+
+def test_draws_depend_on_seed_slot_and_number_alone(settings: EnvironmentSettings) -> None:
+    def episodes(choice: int) -> dict[tuple[int, int], tuple[float, float]]:
+        _, env = both(settings, 4)
+        env.reset(seed=9)
+        found: dict[tuple[int, int], tuple[float, float]] = {}
+        count = [0] * 4
+        for _ in range(60):
+            masks = env.action_masks()
+            actions = [np.flatnonzero(m)[:: -1 if choice else 1][0] for m in masks]
+            over, info = env.step(actions)[2::2]
+            for i in np.flatnonzero(over):
+                found[int(i), count[i]] = (info["final_info"]["sample"][i], info["final_info"]["price"][i])
+                count[i] += 1
+        return found
+
+    short, long = episodes(0), episodes(1)
+    common = short.keys() & long.keys()
+    assert len(common) >= 8
+    assert all(short[k] == long[k] for k in common)
+    assert len(set(short.values())) > 3
+
+
+def test_weights_choose_the_samples(settings: EnvironmentSettings) -> None:
+    _, env = both(settings, 8)
+    env.weigh(np.arange(len(settings.logged)) == 5)
+    env.reset(seed=0)
+    found = follow(env)
+    assert set(found["sample"].tolist()) == {5.0}
+
+
+def test_actions_that_are_not_allowed_are_refused(settings: EnvironmentSettings) -> None:
+    for env in both(settings, 2):
+        env.reset(seed=0)
+        stop = env.actions.index("stop 1")
+        assert not env.action_masks()[0, stop]  # before its first calls
+        with pytest.raises(SpecError, match="'stop 1' is not allowed in slot 0"):
+            env.step([stop, stop])
+
+
+def test_blocks_that_are_left_out_are_gone(settings: EnvironmentSettings) -> None:
+    whole = settings.sight.names
+    bare = replace(settings, blocks=("place",)).sight.names
+    assert len(bare) == 6 < len(whole)
+    assert set(bare) < set(whole)
+    assert len(replace(settings, axes=0).sight.names) == len(whole) - 2
+
+
+def test_gate_and_refine_run_where_a_model_has_them_and_not_in_the_twin(settings: EnvironmentSettings) -> None:
+    given = replace(settings, actions=("continue", "gate"))
+    assert isinstance(given.build("train", 3), Environment)
+    assert isinstance(settings.build("train", 3), Twin)
+    pool = settings.logged.pool([0], SCHEDULE)
+    with pytest.raises(SpecError, match="knows no gate"):
+        Twin(
+            pool,
+            settings.logged.parsed(),
+            Moves(("continue", "gate")),
+            settings.sight,
+            settings.guides,
+            Utility(1.0),
+            1,
+        )
+
+
+def test_any_backbone_will_do(settings: EnvironmentSettings) -> None:
+    backbone = Gaussian()
+    x = np.random.default_rng(0).normal(size=(4, 4))
+    grid = settings.logged.grid
+    problem = Problem(backbone.schedule, x, grid, prompt=tuple(settings.logged.states[0]))
+    end = backbone.exact(x, grid[0], grid[-1])
+    pool = Pool(backbone, [problem], [end], 1.0, ["one"], np.ones(1, np.float32))
+    env = Environment(
+        pool, settings.logged.parsed(), settings.moves, settings.sight, settings.guides, Utility(1.0), 3, True
+    )
+    found = follow(env)
+    assert (np.diff(found["quality"]) > 3).all()  # 5, 8 and 12 calls
+    assert found["calls"].tolist() == [5, 8, 12]
+
+
+def test_guides_are_the_best_of_the_training_samples(settings: EnvironmentSettings) -> None:
+    train, held = settings.logged.split(settings.share)
+    assert not {settings.logged.prompts[i] for i in train} & {settings.logged.prompts[i] for i in held}
+    made = settings.logged.made[train].mean(0)
+    for price, guide in settings.guides:
+        best = max(zip(made, settings.logged.guides, strict=True), key=lambda m: m[0] - price * m[1])[1]
+        assert guide.steps == best
+
+
+def test_a_log_comes_back_whole(tmp_path: Path) -> None:
+    before = log(6)
+    after = Log.load(before.save(tmp_path / "a.npz"))
+    assert (after.prompts, after.seeds, after.grid, after.guides) == (
+        before.prompts,
+        before.seeds,
+        before.grid,
+        before.guides,
+    )
+    assert (after.runs.v == before.runs.v).all()
+    assert after.way == before.way
+
+
+def test_logs_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="Draw some: skipstone train log"):
+        Log.load(tmp_path / "nowhere.npz")
+    (tmp_path / "b.npz").write_bytes(b"nothing")
+    with pytest.raises(SpecError, match="damaged"):
+        Log.load(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"prices": ()}, {"prices": (0.0,)}, {"prices": (1.0, 1.0)}, {"share": 1.0}, {"axes": -1}, {"floor": 60.0}]
+)
+def test_settings_out_of_range(wrong: dict[str, object]) -> None:
+    with pytest.raises(SpecError, match="xpected"):
+        EnvironmentSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_minds_hold_what_they_were_trained_on(settings: EnvironmentSettings) -> None:
+    width, count = len(settings.sight.names), len(settings.moves)
+    brain = Brain(
+        np.zeros(width, np.float32),
+        np.ones(width, np.float32),
+        ((np.zeros((count, width), np.float32), np.zeros(count, np.float32)),),
+    )
+    mind = settings.agent(brain, False, {"learner": "none"})
+    assert isinstance(mind, Mind)
+    assert mind.guides == settings.guides
+    assert mind.solver == "adams(of='x0')"
