@@ -135,7 +135,8 @@ class AttendAndExcite(Elsewhere):
 
     Args:
         moves: Steps that move the latent, >= 0 (max_iter_to_alter).
-        size: Side of the attention maps that are looked at, >= 2: a quarter of Stable Diffusion's latents.
+        size: Side of the attention maps that are looked at, >= 2, or 0 for the one nearest to a quarter of the
+            latents': 16, as published, of Stable Diffusion's 64.
 
     Raises:
         SpecError: a setting out of range.
@@ -144,20 +145,20 @@ class AttendAndExcite(Elsewhere):
     """
 
     moves: int = 25
-    size: int = 16
+    size: int = 0
     name: ClassVar[str] = "attend_and_excite"
     steps: ClassVar[int] = 50
     pipeline: ClassVar[str] = "StableDiffusionAttendAndExcitePipeline"
 
     def __post_init__(self) -> None:
         whole(self, "moves", 0)
-        whole(self, "size", 2)
+        whole(self, "size", 0)
 
     def cannot(self, pipe: Any) -> str | None:
         if why := super().cannot(pipe):
             return why
         sizes = crossed(pipe.unet)
-        if self.size in sizes:
+        if self.size in sizes or (sizes and not self.size):
             return None
         has = ", ".join(f"{size} x {size}" for size in sizes) or "nowhere"
         return f"this UNet attends to the text at {has}, not at {self.size} x {self.size}: set size"
@@ -168,14 +169,20 @@ class AttendAndExcite(Elsewhere):
         indices = [content_tokens(pipe.tokenizer, prompt) for prompt in listed]
         if not indices or not all(indices):
             raise GuestError(f"{self.pipeline} needs prompts with words in them, got {prompts!r}.")
-        return {"token_indices": indices, "max_iter_to_alter": self.moves, "attn_res": (self.size, self.size)}
+        sizes = crossed(pipe.unet)
+        size = self.size or min(sizes, key=lambda side: abs(side - latent_side(pipe.unet) / 4))
+        return {"token_indices": indices, "max_iter_to_alter": self.moves, "attn_res": (size, size)}
+
+
+def latent_side(unet: Any) -> int:
+    """Side of the latents that a UNet usually gets."""
+    side = unet.config.sample_size
+    return int(side if isinstance(side, int) else side[0])
 
 
 def crossed(unet: Any) -> list[int]:
     """Sides of the maps at which a UNet attends to the text, largest first, for latents of its usual size."""
-    side = unet.config.sample_size
-    sides = [side if isinstance(side, int) else side[0]]
-    sides += [sides[0] // 2**k for k in range(1, len(unet.down_blocks))]
+    sides = [latent_side(unet) // 2**k for k in range(len(unet.down_blocks))]
     blocks = zip(sides, unet.down_blocks, strict=True)
     found = [side for side, block in blocks if getattr(block, "has_cross_attention", False)]
     middle = getattr(unet, "mid_block", None)

@@ -131,7 +131,7 @@ def test_attend_and_excite_charges_every_round_of_its_refinement(pipe: Any, monk
 
 
 def test_attend_and_excite_is_the_pipeline_of_diffusers_on_all_content_tokens(pipe: Any) -> None:
-    made, _ = under("attend_and_excite(size=4)", pipe)
+    made, _ = under("attend_and_excite", pipe)
     theirs = StableDiffusionAttendAndExcitePipeline(
         **{k: v for k, v in pipe.components.items() if k != "image_encoder"}, requires_safety_checker=False
     )
@@ -144,11 +144,11 @@ def test_attend_and_excite_is_the_pipeline_of_diffusers_on_all_content_tokens(pi
 
 def test_where_attention_is_not_the_sizes_that_there_are_are_named(pipe: Any) -> None:
     assert crossed(pipe.unet) == [4]
-    why = registry.parse("peer", "attend_and_excite").refusal(pipe)
+    why = registry.parse("peer", "attend_and_excite(size=16)").refusal(pipe)
     assert why == "not applicable: this UNet attends to the text at 4 x 4, not at 16 x 16: set size"
     with (
         pytest.raises(GuestError, match="prompts with words"),
-        registry.parse("peer", "attend_and_excite(size=4)").applied(pipe),
+        registry.parse("peer", "attend_and_excite").applied(pipe),
     ):
         draw(pipe, 1, prompt=[""], negative_prompt=None)
 
@@ -266,7 +266,7 @@ def guest() -> Guest:
     ("spec", "calls", "backward"),
     [
         ("sag @ 6", 9.0, 0.0),
-        ("attend_and_excite(moves=2, size=4) @ 6", 9.0 + BACKWARD * 1.0, 1.0),
+        ("attend_and_excite(moves=2) @ 6", 9.0 + BACKWARD * 1.0, 1.0),
         ("scheduler @ 6", 7.0, 0.0),
         ("fixed @ ddim / own / 6", 6.0, 0.0),
     ],
