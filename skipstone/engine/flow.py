@@ -216,7 +216,7 @@ def _refined(
     if share == 0.0:
         return step, fresh, None
     pinned = Line.through(step.x, t_next, first, schedule, solver.stochastic)
-    going = refinement(step.x, t_next, pinned, mask, how, problem.grid[0], schedule)
+    going = refinement(step.x, t_next, pinned, mask, how, schedule)
     made, nodes = yield from _attempt(going, Full(), problem, line, sites)
     inside = Line.through(made.x, t_next, nodes[-1], schedule)
     return Step(made.x, step.error), fresh, _Redone(nodes, rebuilt(mask, inside, schedule), share)

@@ -66,19 +66,19 @@ def mask_of(node: Node, how: Refine) -> Any:
     return narrow(region(evidence, how.threshold, how.edge, how.below), node.x)
 
 
-def levels(how: Refine, t: float, start: float, schedule: Schedule) -> list[float]:
-    """Times of the calls, highest first, evenly spaced on the angle from t; none above `start`."""
-    low, top = schedule.angle(t), schedule.angle(start)
+def levels(how: Refine, t: float, schedule: Schedule) -> list[float]:
+    """Times of the calls, highest first, evenly spaced on the angle down to t, where none is made."""
+    low, top = schedule.angle(t), schedule.angle(1.0)
     high = min(top, low + how.back * (0.5 * math.pi - low))
     angles = [high + (low - high) * k / how.steps for k in range(how.steps)]
-    return [start if u >= top else schedule.time(-math.log(math.tan(u))) for u in angles]
+    return [1.0 if u >= top else schedule.time(-math.log(math.tan(u))) for u in angles]
 
 
 def refinement(
-    x: Any, t: float, pinned: Line, mask: Any, how: Refine, start: float, schedule: Schedule
+    x: Any, t: float, pinned: Line, mask: Any, how: Refine, schedule: Schedule
 ) -> Generator[Asked, Any, Step]:
     """The sample at t with the region made anew, in `how.steps` calls."""
-    times = levels(how, t, start, schedule)
+    times = levels(how, t, schedule)
     noise = yield Noise(x)
     kept = schedule.alpha(times[0]) / schedule.alpha(t)
     fresh = math.sqrt(max(0.0, schedule.sigma(times[0]) ** 2 - (kept * schedule.sigma(t)) ** 2))
