@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -106,7 +107,7 @@ def log(
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 0,
     seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1,
     seed: options.Seed = 0,
-    fine: Annotated[int, typer.Option(help="Steps of a fine run.", min=40)] = 200,
+    fine: Annotated[int, typer.Option(help="Steps of a fine run.", min=100)] = 200,
     dimensions: Annotated[int, typer.Option(help="Coordinates that are kept of a run.", min=2)] = 40,
     batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 16,
     force: options.Force = False,
@@ -143,6 +144,8 @@ def log(
     try:
         with console.status("Looking the model up ..."):
             pebble = Pebble.load(model)
+        if Path(model).is_dir():  # a training looks the model up by what the log calls it
+            pebble = dataclasses.replace(pebble, name=str(Path(model).resolve()))
         known, solver = _guides(guides, registry.parse("grid", "trailing").times(pebble.schedule, 50)[0])
         with telling(console) as tell:
             texts, numbers = [text for text, _ in shots], [number for _, number in shots]
@@ -214,8 +217,12 @@ def _submit(trainings: Sequence[Training], slurm: str, folder: Path, resume: boo
     from ..train.reading import spelt
 
     jobs = [Job(spelt(t.config), t.minutes, t.seed, str(t.out.resolve()), resume) for t in trainings]
-    for training, job in zip(trainings, launch(jobs, Slurm.parse(slurm), folder.resolve()), strict=True):
+    asked = Slurm.parse(slurm)
+    submitted = launch(jobs, asked, folder.resolve())
+    for training, job in zip(trainings, submitted, strict=True):
         typer.echo(f"{training.out}: job {job.job_id}")
+    for job in submitted if asked.cluster != "slurm" else ():  # on this machine, to try it out
+        typer.echo(job.result())
     typer.echo(f"{folder / LOG}: scripts and logs of the jobs")
 
 
