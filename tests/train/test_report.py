@@ -36,7 +36,11 @@ def records(spec: str, calls: Any, psnr: Any) -> list[Record]:
             "macs": None,
             "macs_calls": None,
         }
-        found.append(Record(spec, f"p{i}:0", calls=calls[i], cond=0, uncond=0, values=values, **fields))
+        found.append(
+            Record(
+                spec, f"p{i}:0", calls=calls[i], cond=0, uncond=0, values=values, macs=None, macs_calls=None, **fields
+            )
+        )
     return found
 
 
