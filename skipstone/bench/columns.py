@@ -186,8 +186,8 @@ def _head(spec: str) -> Policy | Peer:
         policy: Policy = registry.parse("policy", spec)
     except UnknownName as e:
         peers = registry.names("peer")
-        guess = registry.suggest(spec.partition("(")[0].strip(), peers)
-        raise UnknownName(f"{e} Peers: {', '.join(peers)}.{guess}") from None
+        guess = registry.suggest(spec.partition("(")[0].strip(), (*peers, *SETS))
+        raise UnknownName(f"{e} Peers: {', '.join(peers)}. Sets of rows: {', '.join(SETS)}.{guess}") from None
     return policy
 
 

@@ -33,7 +33,9 @@ def bench(
     tuned: Annotated[int, typer.Option(help="Prompts to tune on.", min=1)] = 8,
     policies: Annotated[
         list[str] | None,
-        typer.Option("--policies", "-p", help="A row: 'policy @ solver / grid / steps', or none. Repeat it."),
+        typer.Option(
+            "--policies", "-p", help="A row: 'policy @ solver / grid / steps', a set (addiffusion), or none. Repeat it."
+        ),
     ] = None,
     peers: Annotated[
         list[str] | None, typer.Option(help="A peer's spec, or none; all of them by default. Repeat it.")

@@ -25,7 +25,7 @@ from skipstone.bench.cost import BACKWARD, Charged
 from skipstone.bench.guest import Guest
 from skipstone.bench.pipelines import Checkpoint, Live
 from skipstone.bench.subject import Item
-from skipstone.errors import GuestError, SpecError
+from skipstone.errors import GuestError, SpecError, UnknownName
 from skipstone.peers import Peer
 from skipstone.peers.published import content_tokens, crossed
 from skipstone.testing.guest import Counter
@@ -298,6 +298,8 @@ def test_columns_know_what_peers_bring() -> None:
     for wrong in ("lcm_lora @ ddim / 4", "sdxl_turbo @ karras", "scheduler @ unipc / trailing / 20"):
         with pytest.raises(SpecError, match="brings its own scheduler"):
             parse_column(wrong, own, grid, 50)
+    with pytest.raises(UnknownName, match="Did you mean 'addiffusion'"):
+        parse_column("adiffusion", own, grid, 50)
 
 
 def test_the_set_of_the_original_has_exactly_its_rows() -> None:
