@@ -17,7 +17,7 @@ from ..numerics.finishing import finishing_step
 from .contracts import ATTENTION, Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Refine, Run
 from .refine import Line, mask_of, rebuilt, refinement
 from .requests import Asked, Estimate, Flow, Latent, Measure, Node, Problem, Query, Result, Solver, Status, Step
-from .signals import Moment, extrapolate, forecast, on_clock
+from .signals import Moment, extrapolate, forecast, on_clock, place
 
 FREEZE = Forecast(0, "x0")
 PATIENCE = 64  # attempts per step of the grid after which a run counts as stuck
@@ -117,7 +117,7 @@ def flow(
 
         candidate = step.x
         start = fresh[0].x if fresh else x  # a host may have moved the sample since the last step
-        moment = Moment(schedule, start, run.t, plan.t_next, step, line.real, line.nodes, fresh)
+        moment = Moment(schedule, start, run.t, plan.t_next, step, line.real, line.nodes, fresh, problem.look)
         measured = yield from _measure(signals, moment)
         cost = sum(n.estimate.cost for n in (*fresh, *(redone.nodes if redone else ())) if n.real)
         plan = plan if evaluate is plan.evaluate else replace(plan, evaluate=evaluate)
@@ -254,9 +254,14 @@ def _finishing_step(
 
 
 def _measure(signals: dict[str, Any], moment: Moment) -> Generator[Measure, Any, dict[str, float]]:
-    """The declared signals of a step, by one request."""
-    values = {spec: signal.measure(moment) for spec, signal in signals.items()}
-    known = {spec: value for spec, value in values.items() if value is not None}
+    """The declared signals of a step, by one request; one of several values is spread into `spec[0]`, `spec[1]` ..."""
+    known: dict[str, Any] = {}
+    for spec, signal in signals.items():
+        value = signal.measure(moment)
+        if value is not None and len(getattr(value, "shape", ())) == 1:
+            known |= {place(spec, k): number for k, number in enumerate(value)}
+        elif value is not None:
+            known[spec] = value
     if not known:
         return {}
     floats = yield Measure(tuple(known.values()))

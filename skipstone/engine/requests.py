@@ -165,6 +165,16 @@ class Backbone(Protocol):
     def predict(self, queries: Sequence[Query]) -> Sequence[Estimate]: ...
 
 
+class Eyes(Protocol):
+    """What looks at one sample: features of its picture and of its prompt, each an array of one axis."""
+
+    def picture(self, x0: Any) -> Any:
+        """Of the picture that a clean estimate decodes to."""
+
+    def words(self) -> Any:
+        """Of the prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One sample to denoise.
@@ -179,6 +189,8 @@ class Problem:
         budget: Calls after which the rest is forecast, whatever the policy says.
         x0_filter: Applied to every clean estimate, e.g. dynamic thresholding.
         prompt: What policies may know of the prompt: its text states, averaged over tokens. Empty where unknown.
+        look: Opens eyes for signals that look at pictures: the model's own by "", others by the name of their weights.
+            None where nobody can decode the sample.
     """
 
     schedule: Schedule
@@ -190,6 +202,7 @@ class Problem:
     budget: float = INFINITY
     x0_filter: Callable[[Any], Any] | None = None
     prompt: tuple[float, ...] = ()
+    look: Callable[[str], Eyes] | None = None
 
 
 class Status(Enum):

@@ -1,12 +1,13 @@
 """The numbers a policy may ask for: computed only when declared, and fetched once a step for a batch.
 
 A policy lists spelt signals in `needs` and finds their values in `attempt.signals` under that spelling:
-`"latent_change"`, `"disagreement(order=1, of='eps')"`. A signal that cannot be known yet is absent.
+`"latent_change"`, `"disagreement(order=1, of='eps')"`. A signal that cannot be known yet is absent; one of several
+values is found under `"look[0]"`, `"look[1]"` and so on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from ..numerics.parametrize import to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
 from .contracts import Against, Clock, Forecast, View
-from .requests import Estimate, Node, Step, view
+from .requests import Estimate, Eyes, Node, Step, view
 from .sada import look_ahead, repeated, slopes
 
 
@@ -32,16 +33,27 @@ class Moment:
     nodes: Sequence[Node]  # real estimates before this step, oldest first
     timeline: Sequence[Node]  # the same with forecasts between them
     fresh: Sequence[Node]  # estimates of this step, real or forecast
+    look: Callable[[str], Eyes] | None = None  # see `Problem`
+
+    @property
+    def seen(self) -> Node | None:
+        """The first call that was made for this step, and not already for one that was rejected."""
+        return next((n for n in self.fresh if n.real and n.estimate.cost > 0.0), None)
 
 
 class Signal:
-    """Base of signals: frozen settings and one function from a moment to a 0-d array."""
+    """Base of signals: frozen settings and one function from a moment to an array of no axis, or of one."""
 
     name: ClassVar[str]
 
     def measure(self, moment: Moment) -> Any | None:
-        """The value as a 0-d array, or None where it cannot be known."""
+        """The value as a 0-d array, or several as a 1-d array; None where it cannot be known."""
         raise NotImplementedError
+
+
+def place(spec: str, k: int) -> str:
+    """Where the k-th value of a signal of several is found in `attempt.signals`."""
+    return f"{spec}[{k}]"
 
 
 def clock_of(schedule: Schedule, clock: Clock, t: float) -> float:
@@ -183,3 +195,42 @@ class Stability(Signal):
         y2, y1, y0 = slopes(nodes, real, self.of, moment.schedule)
         ahead = look_ahead(nodes, real, self.of, moment.schedule)
         return ((wide(moment.step.x) - wide(ahead)) * (y0 - 2.0 * y1 + y2)).mean()
+
+
+@register("signal")
+@dataclass(frozen=True)
+class Look(Signal):
+    """Features of the picture that the clean estimate of a call decodes to, one value after another.
+
+    Each costs a decoding and a pass through what looks, which is far from free: see `Published.fee`. Known once for
+    each call: a step that is taken again has been looked at. Unknown where no call was made, and where nobody can
+    decode the sample.
+
+    Args:
+        by: What looks: "" the model's own eyes, else weights, as `Problem.look` knows them.
+    """
+
+    by: str = ""
+    name: ClassVar[str] = "look"
+
+    def measure(self, moment: Moment) -> Any | None:
+        node = moment.seen
+        return None if node is None or moment.look is None else moment.look(self.by).picture(node.estimate.x0)
+
+
+@register("signal")
+@dataclass(frozen=True)
+class Words(Signal):
+    """Features of the prompt, one value after another; known once, at the first call.
+
+    Args:
+        by: What reads, as of `look`.
+    """
+
+    by: str = ""
+    name: ClassVar[str] = "words"
+
+    def measure(self, moment: Moment) -> Any | None:
+        if moment.nodes or moment.seen is None or moment.look is None:
+            return None
+        return moment.look(self.by).words()

@@ -62,9 +62,14 @@ class Reader(nn.Module):
         self.middle = nn.Sequential(nn.Linear(16 * last, 128), nn.SiLU())
         self.heads = nn.ModuleDict({name: nn.Linear(128, size) for name, size in HEADS.items()})
 
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """What the heads read: (N, 128) of pictures (N, 3, 64, 64) in [-1, 1]."""
+        found: torch.Tensor = self.middle(self.trunk(pictures))
+        return found
+
     def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits of every head for pictures (N, 3, 64, 64) in [-1, 1]."""
-        features = self.middle(self.trunk(pictures))
+        features = self.features(pictures)
         return {name: head(features) for name, head in self.heads.items()}
 
 
@@ -95,6 +100,8 @@ def _pixels(images: Sequence[Any] | NDArray[Any]) -> torch.Tensor:
 class Judge:
     """Reads pictures; made by `Judge.load()`."""
 
+    WIDTH = 128  # of the features that it reads facts from
+
     def __init__(self, reader: Reader) -> None:
         self._reader = reader.float().eval()
 
@@ -111,6 +118,11 @@ class Judge:
             path()  # its manifest covers the judge too
             return _shipped()
         return cls(_read(file))
+
+    @torch.inference_mode()
+    def see(self, picture: torch.Tensor) -> torch.Tensor:
+        """The features (WIDTH,) that the heads read, of one picture (3, 64, 64) in [0, 1]."""
+        return self._reader.features(picture[None] * 2 - 1)[0]
 
     @torch.inference_mode()
     def read(self, images: Sequence[Any] | NDArray[Any]) -> list[Reading]:

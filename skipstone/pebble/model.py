@@ -23,6 +23,7 @@ from ..errors import ModelError, PromptError
 from ..numerics.noise import normal
 from ..numerics.schedule import Schedule
 from ..numerics.tables import Table
+from .looking import Looking
 
 GUIDANCE = 3.0
 STEPS = 50
@@ -147,7 +148,8 @@ class Pebble:
         content = content_tokens(self.tokenizer, self._tokens(prompt))
         cond: dict[str, Any] = {COND: self.encode(prompt), UNCOND: self.encode(""), CONTENT: content}
         known = tuple(cond[COND].mean(0).tolist())
-        return Problem(self.schedule, noise, times, cond, seed, self.backbone.branches, budget, prompt=known)
+        look = Looking(self, prompt, cond[COND])
+        return Problem(self.schedule, noise, times, cond, seed, self.backbone.branches, budget, prompt=known, look=look)
 
     @torch.inference_mode()
     def decode(self, latents: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:

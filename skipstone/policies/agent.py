@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from ..registry import register
 from ._ranges import number
 from .brain import Brain
 from .moves import Guide, Moves, carry, due
+from .published import Published
 from .sight import Sight
 
 SHIPPED = Path(__file__).parent / "agents"
@@ -71,7 +72,7 @@ class Mind:
         """Write it as one file. Raises OutputError where that cannot be."""
         about = {
             "moves": {"names": list(self.moves.names), "first": self.moves.first, "calls": self.moves.calls},
-            "sight": {"blocks": list(self.sight.blocks), "centre": list(self.sight.centre), "axes": self.sight.axes},
+            "sight": asdict(self.sight),
             "guides": [{"price": price, "times": list(guide.times)} for price, guide in self.guides],
             "learned": self.learned,
             "solver": self.solver,
@@ -90,7 +91,12 @@ class Mind:
             return cls(
                 brain,
                 Moves(tuple(moves["names"]), moves["first"], moves["calls"]),
-                Sight(tuple(sight["blocks"]), tuple(sight["centre"]), tuple(map(tuple, sight["axes"]))),
+                Sight(
+                    tuple(sight["blocks"]),
+                    tuple(sight["centre"]),
+                    tuple(map(tuple, sight["axes"])),
+                    Published(**sight.get("published", {})),
+                ),
                 tuple((g["price"], Guide(tuple(g["times"]))) for g in about["guides"]),
                 about["learned"],
                 about["solver"],
@@ -177,7 +183,7 @@ class Agent(Policy):
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.mind.sight.needs if self.path else frozenset()
+        return self.mind.sight.needs if self.path and self.mind.learned else frozenset()  # a guide looks at nothing
 
     @property
     def sites(self) -> frozenset[str]:

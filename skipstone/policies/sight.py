@@ -1,4 +1,7 @@
-"""What an agent sees of a run: numbers of the trace and of the prompt, the same in training and in use."""
+"""What an agent sees of a run: numbers of the trace and of the prompt, the same in training and in use.
+
+Pictures too, where it is told to look at them: see `published.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,13 @@ from ..engine.signals import Disagreement
 from ..errors import SpecError
 from ..registry import spell
 from .moves import PARTS, Guide
+from .published import PARTS as PUBLISHED
+from .published import Published
 
 LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
-BLOCKS = ("place", "trace", "errors", "prompt")
+BLOCKS = ("place", "trace", "errors", "prompt")  # those that cost nothing
+WHOLE = "published"  # short for all of PUBLISHED
+NOTHING = Published()  # looks at nothing
 LOOKS = 3  # calls whose signals are seen: this one and the two before
 FAINT = 1e-6
 HALF_PI = math.pi / 2
@@ -33,6 +40,7 @@ class View(NamedTuple):
         ahead: (n,) angle at which the guide's next step would land.
         made: (n,) sum of squares of what the steps so far have spoilt, as `bend` tells.
         prompt: (n, width) mean text states.
+        t, pictures, words: What `Published` looks at; None where it does not.
     """
 
     place: Any
@@ -45,6 +53,9 @@ class View(NamedTuple):
     ahead: Any
     made: Any
     prompt: Any
+    t: Any = None
+    pictures: Any = None
+    words: Any = None
 
 
 @dataclass(frozen=True)
@@ -58,13 +69,17 @@ class Sight:
     - errors: the bend of the path as `stride` measures it, what the next step of the guide would spoil by it, and
       what the steps so far have.
     - prompt: the mean text state, on `axes`.
+    - image, text, timestep, quality: the observation that AdDiffusion published, see `Published`; "published" is all
+      four.
 
-    Everything costs nothing beside the calls themselves.
+    The first four, which are the default, cost nothing beside the calls themselves. Looking at pictures costs
+    `published.fee` calls each time.
 
     Args:
-        blocks: Those that are seen, out of BLOCKS. A block that is left out is not in the observation at all.
+        blocks: Those that are seen. A block that is left out is not in the observation at all, and not computed.
         centre: (width,) subtracted from the text state; empty without a prompt block.
         axes: (k, width) directions that the text state is seen along.
+        published: What looks at pictures and prompts, how wide its features are, and what a look costs.
 
     Raises:
         SpecError: an unknown block, or none.
@@ -73,16 +88,23 @@ class Sight:
     blocks: tuple[str, ...] = BLOCKS
     centre: tuple[float, ...] = ()
     axes: tuple[tuple[float, ...], ...] = ()
+    published: Published = NOTHING
 
     def __post_init__(self) -> None:
-        wrong = [b for b in self.blocks if b not in BLOCKS]
+        known = (*BLOCKS, *PUBLISHED, WHOLE)
+        wrong = [b for b in self.blocks if b not in known]
         if wrong or not self.blocks:
-            raise SpecError(f"Expected blocks among {', '.join(BLOCKS)}, got {', '.join(wrong) or 'none'}.")
+            raise SpecError(f"Expected blocks among {', '.join(known)}, got {', '.join(wrong) or 'none'}.")
+
+    @cached_property
+    def looking(self) -> frozenset[str]:
+        """The blocks of the published observation that are seen."""
+        return frozenset(PUBLISHED if WHOLE in self.blocks else set(PUBLISHED) & set(self.blocks))
 
     @property
     def needs(self) -> frozenset[str]:
         """Signals that are looked at."""
-        return frozenset({LINE, LAST})
+        return frozenset({LINE, LAST}) | self.published.needs(self.looking)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -96,11 +118,21 @@ class Sight:
             found += ["log bend", "bend change", "log next error", "log made error"]
         if "prompt" in self.blocks:
             found += [f"prompt {k}" for k in range(len(self.axes))]
+        for part in PUBLISHED:
+            if part in self.looking:
+                found += self.published.names(part, "place" in self.blocks)
         return tuple(found)
 
     def observe(self, run: Run, guide: Guide, price: float) -> Any:
         """The observation (len(names),) of a run that is about to decide, float32."""
-        return self.features(view(run, guide, price))[0]
+        seen = view(run, guide, price)
+        if self.looking:
+            seen = seen._replace(**self.published.seen(run, self.looking))
+        return self.features(seen)[0]
+
+    def fee(self, run: Run) -> float:
+        """What was paid for looking at a run, in calls; not among the calls of the network."""
+        return self.published.fee * self.published.looks(run)
 
     def features(self, seen: View) -> Any:
         """The observations (n, len(names)) of runs, float32."""
@@ -108,7 +140,9 @@ class Sight:
 
         blocks = {"place": self._place, "trace": self._trace, "errors": self._errors, "prompt": self._prompt}
         columns = [column for name in BLOCKS if name in self.blocks for column in blocks[name](seen)]
-        return np.stack(columns, 1).astype(np.float32)
+        found = [np.stack(columns, 1)] if columns else []
+        found += [self.published.features(part, seen) for part in PUBLISHED if part in self.looking]
+        return np.concatenate(found, 1).astype(np.float32)
 
     def _place(self, seen: View) -> list[Any]:
         import numpy as np

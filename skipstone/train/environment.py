@@ -95,7 +95,8 @@ class Environment(Episodes):
                 asked = slot.flow.send(said)
             except StopIteration as end:
                 quality = self.pool.quality(slot.sample, end.value.x)
-                ended.append(Ended(i, slot.sample, slot.level, quality, end.value.run.cost))
+                run = end.value.run
+                ended.append(Ended(i, slot.sample, slot.level, quality, run.cost, self.sight.fee(run)))
                 self._begin(i)
                 said = None
                 continue

@@ -55,7 +55,8 @@ class Episodes(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
 
     A slot that has ended begins another sample at once (`AutoresetMode.SAME_STEP`). The sample and the price of a
     slot's j-th episode depend on the seed, the slot and j alone, so that agents can be compared on the same luck.
-    The reward is the utility, once, at the end; relative to that of the guide on the same sample, where `baseline` is
+    Calls are those of the network and, in units of them, what looking at pictures costs (`final_info["looks"]`). The
+    reward is the utility, once, at the end; relative to that of the guide on the same sample, where `baseline` is
     given: a constant of the episode, which changes no ranking and takes out how hard the sample is.
 
     Args:
@@ -117,6 +118,17 @@ class Episodes(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
         """Of each sample's prompt."""
         return self.pool.complexity
 
+    @property
+    def blind(self) -> Episodes:
+        """The same episodes with nothing looked at, and nothing paid for it: how fixed schedules are to be judged."""
+        if not self.sight.looking:
+            return self
+        sight = replace(self.sight, blocks=("place",))
+        given = (self.pool, self.solver, self.moves, sight, self.guides, self.utility, self.num_envs)
+        other = type(self)(*given, self.every, self.baseline)
+        other.seed, other._shares = self.seed, self._shares
+        return other
+
     def weigh(self, weights: Any) -> None:
         """Set the chance of each sample at later draws."""
         shares = np.asarray(weights, np.float64)
@@ -150,13 +162,13 @@ class Episodes(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
         rewards, done = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
         if not ended:
             return rewards, done, {}
-        names = ("quality", "calls", "utility", "reward", "price", "sample")
+        names = ("quality", "calls", "looks", "utility", "reward", "price", "sample")
         final: dict[str, Any] = {name: np.zeros(self.num_envs) for name in names}
         for e in ended:
             price = self.guides[e.level][0]
-            utility = float(replace(self.utility, price=price)(e.quality, e.calls))
+            utility = float(replace(self.utility, price=price)(e.quality, e.calls + e.looks))
             base = 0.0 if self.baseline is None else float(self.baseline[e.sample, e.level])
-            found = (e.quality, e.calls, utility, utility - base, price, e.sample)
+            found = (e.quality, e.calls, e.looks, utility, utility - base, price, e.sample)
             for name, value in zip(names, found, strict=True):
                 final[name][e.slot] = value
             rewards[e.slot], done[e.slot] = utility - base, True
@@ -174,3 +186,4 @@ class Ended:
     level: int
     quality: float
     calls: float
+    looks: float = 0.0  # what was paid for looking, in calls

@@ -65,13 +65,13 @@ class HeldOut:
     @cached_property
     def ranking(self) -> Ranking:
         """Constant policies, ranked by utility; `check()` of it says whether the reward agrees."""
-        return rank(self.env, self.env.num_envs, SEED, self.schedules)
+        return rank(self.blind, self.env.num_envs, SEED, self.schedules)
 
     @cached_property
     def schedules(self) -> Mapping[str, Behaviour]:
         """All fixed schedules: those that the environment names, or its constant policies."""
         own: Mapping[str, Behaviour] | None = getattr(self.env, "fixed", None)
-        return own or constants(self.env, self.env.num_envs, SEED)
+        return own or constants(self.blind, self.env.num_envs, SEED)
 
     @cached_property
     def scores(self) -> dict[str, Score]:
@@ -79,9 +79,14 @@ class HeldOut:
         return {row.name: row.score for row in self.ranking.rows}
 
     @cached_property
+    def blind(self) -> Any:
+        """The same episodes for those that look at nothing, and pay nothing for it."""
+        return getattr(self.env, "blind", self.env)
+
+    @cached_property
     def random(self) -> Score:
         """Allowed actions drawn alike."""
-        return self.play("random")
+        return evaluate(self.blind, "random", self.env.num_envs, SEED)
 
     @cached_property
     def choosing(self) -> Any:

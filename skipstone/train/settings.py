@@ -17,7 +17,8 @@ from ..policies import moves, sight
 from ..policies.agent import Mind
 from ..policies.brain import Brain
 from ..policies.moves import Guide, Moves
-from ..policies.sight import Sight
+from ..policies.published import Published
+from ..policies.sight import NOTHING, Sight
 from ..registry import spell
 from .environment import Environment
 from .episodes import Episodes, Pool
@@ -42,8 +43,11 @@ class EnvironmentSettings:
         first: Calls before which a run may not be stopped, >= 1.
         calls: Calls that a run may make, for each call of its guide, >= 1.
         blocks: What is seen, see `policies.sight.Sight`; leaving one out is an ablation.
+        eyes: What looks at pictures, where `blocks` do: "" the model's own, else the folder or id of a CLIP.
+        fee: What a look costs, in full calls; null measures it in multiply-accumulates.
         axes: Directions of the mean text state that are seen: its principal components over the training prompts, >= 0.
         relative: Pay an episode's utility less that of its guide on the same sample.
+        swapped: Chance that errors of a training episode fade as on another sample, in [0, 1], see `Twin`.
 
     Raises:
         SpecError: a setting out of range.
@@ -59,15 +63,26 @@ class EnvironmentSettings:
     first: int = 2
     calls: float = 2.0
     blocks: tuple[str, ...] = sight.BLOCKS
+    eyes: str = ""
+    fee: float | None = None
     axes: int = 8
     relative: bool = True
+    swapped: float = 0.5
 
     def __post_init__(self) -> None:
         if not self.prices or min(self.prices) <= 0 or len(set(self.prices)) < len(self.prices):
             raise SpecError(f"prices: expected different prices > 0, in dB a call, got {self.prices}; try 0.5, 1, 2.")
-        if not 0 < self.share < 1 or self.axes < 0:
-            raise SpecError(f"Expected a share in (0, 1) and axes >= 0, got {self.share} and {self.axes}.")
-        _ = self.moves, Utility(1.0, self.floor, self.cap), Sight(self.blocks)
+        if not 0 < self.share < 1 or self.axes < 0 or not 0 <= self.swapped <= 1:
+            raise SpecError(
+                f"Expected a share in (0, 1), axes >= 0 and swapped in [0, 1], got {self.share}, {self.axes} and "
+                f"{self.swapped}."
+            )
+        if Sight(self.blocks).looking and not self.live:
+            raise SpecError(
+                f"blocks: {', '.join(self.blocks)} look at pictures, and recorded runs have nothing to decode. Say "
+                f"live: true, which runs on the network that was logged, or leave the blocks out that look."
+            )
+        _ = self.moves, Utility(1.0, self.floor, self.cap)
 
     @cached_property
     def moves(self) -> Moves:
@@ -88,7 +103,13 @@ class EnvironmentSettings:
         axes = np.linalg.svd(states - centre, full_matrices=False)[2][: self.axes]
         spread = np.maximum(((states - centre) @ axes.T).std(0), 1e-9)
         rows = tuple(tuple(row) for row in (axes / spread[:, None]).round(6).tolist())
-        return Sight(self.blocks, tuple(centre.round(6).tolist()), rows)
+        return Sight(self.blocks, tuple(centre.round(6).tolist()), rows, self._published)
+
+    @cached_property
+    def _published(self) -> Published:
+        from .looking import published
+
+        return published(self.model, self.eyes, self.fee) if Sight(self.blocks).looking else NOTHING
 
     @cached_property
     def guides(self) -> tuple[tuple[float, Guide], ...]:
@@ -123,6 +144,8 @@ class EnvironmentSettings:
         slots = len(pool) * len(self.prices) if n is None else n
         baseline = self._baseline(pool) if self.relative else None
         env = self._episodes(pool, self.guides, slots, n is None, baseline)
+        if isinstance(env, Twin) and split == "train":
+            env.swapped = self.swapped
         env.seed = seed
         return env
 
@@ -152,7 +175,7 @@ class EnvironmentSettings:
 
     def _baseline(self, pool: Pool) -> Any:
         """(samples, prices) utility of the guide, by running it."""
-        found = [follow(self._episodes(pool, [one], len(pool), True))["utility"] for one in self.guides]
+        found = [follow(self._episodes(pool, [one], len(pool), True).blind)["utility"] for one in self.guides]
         return np.stack(found, 1).astype(np.float32)
 
     def agent(self, brain: Brain, learned: bool, notes: Mapping[str, Any]) -> Mind:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..backbones.logged import Logged
 from ..errors import SpecError
 from ..policies.moves import PARTS
-from ..policies.sight import LOOKS, View, angle, bend
+from ..policies.sight import BLOCKS, LOOKS, View, angle, bend
 from ..registry import spell
 from ..solvers.adams import clean_weights, lasting
 from .episodes import Ended, Episodes, Floats
@@ -29,16 +29,26 @@ SEEN = LOOKS + 2
 class Twin(Episodes):
     """Episodes on recorded runs, many at once.
 
+    Args:
+        swapped: Chance that in an episode errors fade as on another sample than its own, in [0, 1]: how they do depends
+            on their direction, which recorded runs do not know, and an agent should not count on more than that.
+
     Raises:
         SpecError: another backbone, solver or kind of action than it computes.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, swapped: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.swapped = swapped
         if not isinstance(self.pool.backbone, Logged) or spell(self.solver) != SOLVER:
             raise SpecError(f"The twin runs {SOLVER} on logged trajectories; run others in `Environment`.")
         if wrong := [name for name in self.actions if name in ("gate", "refine")]:
             raise SpecError(f"The twin knows no {wrong[0]}: leave the action out, or run `Environment`.")
+        if self.sight.looking:
+            raise SpecError(
+                f"Recorded runs have no pictures to look at, and {', '.join(sorted(self.sight.looking))} do: say live: "
+                f"true, which runs on the network, or see {', '.join(BLOCKS)} alone."
+            )
         runs, n = self.pool.backbone, self.num_envs
         own = np.array([p.cond for p in self.pool.problems])
         longest = max(len(guide.places) for _, guide in self.guides)
@@ -61,6 +71,7 @@ class Twin(Episodes):
         self._prompts = np.array([p.prompt for p in self.pool.problems])
         self._start = np.stack([p.x for p in self.pool.problems])
         self.sample, self.level, self.place, self.calls, self.rest = (np.zeros(n, int) for _ in range(5))
+        self.fading = np.zeros(n, int)  # the sample as whose errors fade
         self.z = np.zeros((n, width), np.float32)
         self.added = np.zeros_like(self.z)  # what the predictor added to arrive here
         self.cleans, self.vs = (np.zeros((n, 3, width), np.float32) for _ in range(2))  # newest first
@@ -118,6 +129,7 @@ class Twin(Episodes):
     def _begin(self, slots: Any) -> None:
         for i in slots:
             self.sample[i], self.level[i] = self._drawn(int(i))
+            self.fading[i] = self._other(int(i)) if self.swapped else self.sample[i]
         self.place[slots] = self.calls[slots] = self.rest[slots] = 0
         self.made[slots] = 0.0
         self.z[slots] = self._start[self.sample[slots]]
@@ -125,12 +137,17 @@ class Twin(Episodes):
             values[slots] = np.nan
         self._call(slots)
 
+    def _other(self, slot: int) -> int:
+        """The sample as whose errors fade in the episode that begins."""
+        rng = np.random.default_rng((self._seed, slot, self._begun[slot], 1))
+        return int(rng.integers(len(self.pool))) if rng.random() < self.swapped else int(self.sample[slot])
+
     def _call(self, slots: Any) -> None:
         """Ask the runs where these slots are, and note what the answer shows."""
         g, k, s = self.level[slots], self.place[slots], self.sample[slots]
         here = self._angles[g, k]
         z = self.z[slots]
-        v = self._v[g, k, s] + self._bend[g, k, s][:, None] * (z - self._z[g, k, s])
+        v = self._v[g, k, s] + self._bend[g, k, self.fading[slots]][:, None] * (z - self._z[g, k, s])
         before = self.exact[slots]
         last = _rms(v - self.vs[slots, 0])
         slope = ((here - before[:, 0]) / (before[:, 0] - before[:, 1]))[:, None]

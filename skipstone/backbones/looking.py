@@ -1,0 +1,141 @@
+"""CLIP as eyes: features of decoded pictures and of prompts, from weights that the user brings.
+
+Imports torch: load lazily.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ModelError
+from ..metrics.networks import Clip
+
+WIDTH = 768  # of the features that AdDiffusion looked at: CLIP ViT-L/14's
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was taught with, by channel
+SPREAD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Look(nn.Module):
+    """A latent (channels, height, width) in, the features (width,) of its picture out, as one network.
+
+    One module, so that what a look costs can be counted as of any other.
+
+    Args:
+        decode: Latent to picture (3, height, width) in [0, 1].
+        see: Picture to features.
+    """
+
+    def __init__(
+        self, decode: Callable[[torch.Tensor], torch.Tensor], see: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        super().__init__()
+        self._decode, self._see = decode, see
+
+    def forward(self, x0: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self._see(self._decode(x0))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Eyes:
+    """What looks at one sample, see `engine.requests.Eyes`.
+
+    Args:
+        look: Of its pictures.
+        read: Of its prompt.
+        widths: Of the two kinds of features.
+        aligned: Whether both live in one space, so that their cosine says how well the picture fits the prompt.
+    """
+
+    look: Look
+    read: Callable[[], torch.Tensor]
+    widths: tuple[int, int]
+    aligned: bool = False
+
+    @torch.inference_mode()
+    def picture(self, x0: torch.Tensor) -> torch.Tensor:
+        """Features of the picture of a clean estimate, float32."""
+        made: torch.Tensor = self.look(x0).float()
+        return made
+
+    @torch.inference_mode()
+    def words(self) -> torch.Tensor:
+        """Features of the prompt, float32."""
+        return self.read().float()
+
+
+@dataclass(frozen=True, eq=False)
+class ClipEyes:
+    """A CLIP's two encoders; made by `clip`.
+
+    Args:
+        net: Of transformers.
+        tokenizer: Its own.
+    """
+
+    net: Clip
+    tokenizer: Any
+
+    @property
+    def width(self) -> int:
+        """Of the features of pictures and of prompts, which live in one space."""
+        return int(self.net.config.projection_dim)
+
+    def see(self, picture: torch.Tensor) -> torch.Tensor:
+        """Features of a picture (3, height, width) in [0, 1], which is squeezed to the square that CLIP reads."""
+        side = self.net.config.vision_config.image_size
+        here = picture[None].float().to(self._device)
+        square = nn.functional.interpolate(here, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        mean, spread = (torch.tensor(v, device=here.device)[:, None, None] for v in (MEAN, SPREAD))
+        return self.net.get_image_features((square - mean) / spread)[0]
+
+    def read(self, prompt: str) -> torch.Tensor:
+        """Features of a prompt, cut at as many tokens as CLIP reads."""
+        longest = self.net.config.text_config.max_position_embeddings
+        made = self.tokenizer(
+            [prompt], padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
+        ).to(self._device)
+        return self.net.get_text_features(made.input_ids, made.attention_mask)[0]
+
+    def at(self, decode: Callable[[torch.Tensor], torch.Tensor], prompt: str) -> Eyes:
+        """These eyes on one sample: how its latent is decoded, and its prompt."""
+        return Eyes(Look(decode, self.see), lambda: self.read(prompt), (self.width, self.width), True)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+
+@lru_cache(maxsize=2)
+def clip(weights: str) -> ClipEyes:
+    """A CLIP of transformers, loaded once.
+
+    Args:
+        weights: Folder with config.json, the weights and the tokenizer, or an id whose files are in the cache of
+            huggingface_hub. Nothing is downloaded.
+
+    Raises:
+        ModelError: there is none, or it is something else.
+    """
+    from transformers import AutoTokenizer, CLIPModel
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        net = CLIPModel.from_pretrained(weights, local_files_only=True).float().eval().requires_grad_(False)
+        return ClipEyes(Clip(net), AutoTokenizer.from_pretrained(weights, local_files_only=True))
+    except Exception as e:  # transformers, safetensors and tokenizers each have errors of their own
+        first = (str(e) or type(e).__name__).strip().split("\n", 1)[0][:200]
+        raise ModelError(
+            f"Expected the folder of a CLIP in the format of transformers, or its id where it is downloaded already, "
+            f"got {weights!r}: {first} Get one: hf download openai/clip-vit-large-patch14."
+        ) from None
+    finally:
+        logging.set_verbosity(level)
