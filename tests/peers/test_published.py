@@ -21,7 +21,7 @@ from peft.utils import get_peft_model_state_dict
 from skipstone import registry
 from skipstone.bench.baselines import ours
 from skipstone.bench.columns import parse_column, specs_of
-from skipstone.bench.cost import BACKWARD, Charged
+from skipstone.bench.cost import BACKWARD, Charged, metered
 from skipstone.bench.guest import Guest
 from skipstone.bench.pipelines import Checkpoint, Live
 from skipstone.bench.subject import Item
@@ -112,6 +112,15 @@ def test_attend_and_excite_counts_its_forwards_and_backwards(pipe: Any, monkeypa
         bare = 4 * BATCH * STEPS  # `under` draws the bare pipeline twice
         assert charged.rows == counter.rows + bare
         assert charged.charged == counter.rows + bare + BACKWARD * len(backwards)
+
+
+def test_multiply_accumulates_are_charged_by_the_same_convention(pipe: Any) -> None:
+    with metered([pipe.unet]) as bare:
+        draw(pipe)
+    with registry.parse("peer", "attend_and_excite(moves=3)").applied(pipe), metered([pipe.unet]) as meter:
+        draw(pipe)
+    assert meter.rows == 3 * BATCH * STEPS
+    assert meter.macs == pytest.approx(bare.macs / bare.rows * (meter.rows + BACKWARD * 3 * BATCH))
 
 
 def test_attend_and_excite_charges_every_round_of_its_refinement(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

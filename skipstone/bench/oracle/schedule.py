@@ -156,16 +156,25 @@ class Oracle:
 
     def _own(self, shot: Shot, fine: Fine) -> list[Column]:
         """The grids that should be best for this sample, by its own errors."""
+        if not (self.ladder.calls and self.ladder.forecasts):
+            return []
+        what = f"own grids of {sorted(set(self.ladder.calls))} by {self.ladder.gain}"
+        known = self.kept.arrays(what, shot)
+        if known is None:
+            known = {str(k): path for k, path in enumerate(self._paths(shot, fine))}
+            self.kept.save(what, shot, **known)
+        paths = [tuple(map(int, known[str(k)])) for k in range(len(known))]
+        return [self._draws.column(fine.policy(path, of)) for path in paths for of in self.ladder.forecasts]
+
+    def _paths(self, shot: Shot, fine: Fine) -> list[tuple[int, ...]]:
+        """For each number of calls the shortest by this sample's errors, weighed by the gain and not."""
         import numpy as np
 
-        ladder, draws = self.ladder, self._draws
-        if not (ladder.calls and ladder.forecasts):
-            return []
         longest = max(2, round(LONGEST * fine.steps))
-        errors = local_errors(np.array(fine.angles), draws.grams([shot], fine), longest)
-        left = [errors, *([] if ladder.gain is None else [errors.times(self._gain(fine)[None])])]
-        paths = {p: None for one in left for p in shortest_of(one.table[0], sorted(set(ladder.calls))).values()}
-        return [draws.column(fine.policy(path, of)) for path in paths for of in ladder.forecasts]
+        errors = local_errors(np.array(fine.angles), self._draws.grams([shot], fine), longest)
+        left = [errors, *([] if self.ladder.gain is None else [errors.times(self._gain(fine)[None])])]
+        listed = [p for one in left for p in shortest_of(one.table[0], sorted(set(self.ladder.calls))).values()]
+        return list(dict.fromkeys(listed))
 
     def _gain(self, fine: Fine) -> Any:
         """At every place, linear in its logarithm between those that were said."""
