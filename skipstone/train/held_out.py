@@ -16,7 +16,7 @@ from .transitions import Behaviour, Score, collect, evaluate
 
 SEED = 20_011  # of the held-out episodes
 PRICES = {"price": float, "log price": math.exp}  # entries of an observation that hold the price of a call
-SAMPLES = 16  # fewer samples than this are halved by slots
+SAMPLES = 16  # with fewer samples than this, slots count as independent
 ERRORS = 2.0  # standard errors by which one must lead to count as ahead
 
 
@@ -89,13 +89,15 @@ class HeldOut:
         return evaluate(self.blind, "random", self.env.num_envs, SEED)
 
     @cached_property
+    def groups(self) -> Any:
+        """(episodes,) numbers of what is independent: samples, each at all prices; slots where samples are few."""
+        known, numbers = np.unique(self.random.sample, return_inverse=True)
+        return numbers if len(known) >= SAMPLES else np.arange(len(numbers))
+
+    @cached_property
     def choosing(self) -> Any:
-        """(episodes,) true in the half that chooses: every other sample, or slot where samples are few."""
-        samples = self.random.sample
-        known = np.unique(samples)
-        if len(known) < SAMPLES:
-            return np.arange(len(samples)) % 2 == 0
-        return np.searchsorted(known, samples) % 2 == 0
+        """(episodes,) true in the half that chooses: every other group."""
+        return self.groups % 2 == 0
 
     @cached_property
     def best_fixed(self) -> dict[float, str]:
@@ -125,8 +127,10 @@ class HeldOut:
 
     def lead(self, utilities: Any, over: Any) -> Lead:
         """How far these utilities are ahead of those, on the half that judges."""
-        d = (np.asarray(utilities) - np.asarray(over))[~self.choosing]
-        return Lead(float(d.mean()), float(d.std(ddof=1) / len(d) ** 0.5) if len(d) > 1 else float("inf"))
+        own = ~self.choosing
+        d, groups = (np.asarray(utilities) - np.asarray(over))[own], self.groups[own]
+        means = np.array([d[groups == g].mean() for g in np.unique(groups)])
+        return Lead(float(d.mean()), float(means.std(ddof=1) / len(means) ** 0.5) if len(means) > 1 else float("inf"))
 
     def actions(self, brain: Brain) -> dict[str, float]:
         """Share of each action in the decisions of a brain."""

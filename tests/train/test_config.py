@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from logs import log
 
 from skipstone.errors import SpecError
 from skipstone.train import config as C
@@ -192,25 +193,35 @@ def keys(settings: Any, path: str = "") -> set[str]:
     return found
 
 
+def unread(settings: C.AgentConfig, out: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Keys that a whole training does not look at; those that the command reads are not among them."""
+    watch = Watched()
+    watched = watch.of(settings)
+    environment, learner = type(watched.environment), type(watched.learner)
+    monkeypatch.setattr("skipstone.train.training.environments", lambda: {"watched": environment})
+    monkeypatch.setattr("skipstone.train.training.learners", lambda: {"watched": learner})
+    monkeypatch.setattr("skipstone.train.training.plain", lambda config: plain(settings))
+    monkeypatch.setattr("skipstone.train.training.spelt", lambda config: spelt(settings))
+    Training(watched, out, watched.minutes, watched.seeds[0], steps=300).run()
+    return keys(settings) - watch.read - {"minutes", "seeds", "out"}
+
+
 @pytest.mark.parametrize("learner", sorted(LEARNERS))
 def test_every_key_of_a_training_is_read(learner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that nobody reads would be a switch that switches nothing."""
     actions = "['continue', 'stop']" if learner == "stopping" else "['continue', 'skip 2', 'stop']"
     changes = [f"environment={{name: toy, actions: {actions}}}", f"learner={learner}", "curriculum={first: 0.5}"]
-    small = {"slots": 8, "held_out": 8, "minutes": 1, "tracking": "tensorboard"}
-    all_changes = [*changes, *(f"{k}={v}" for k, v in small.items()), *(f"learner.{one}" for one in SMALL[learner])]
-    settings = C.load(None, all_changes)
-    watch = Watched()
-    watched = watch.of(settings)
-    kinds = {name: type(getattr(watched, name)) for name in ("environment", "learner")}
-    monkeypatch.setattr("skipstone.train.training.environments", lambda: {"toy": kinds["environment"]})
-    monkeypatch.setattr("skipstone.train.training.learners", lambda: {learner: kinds["learner"]})
-    monkeypatch.setattr("skipstone.train.training.plain", lambda config: plain(settings))
-    monkeypatch.setattr("skipstone.train.training.spelt", lambda config: spelt(settings))
-    training = Training(watched, tmp_path, watched.minutes, watched.seeds[0], steps=300)
-    training.run()
-    by_command = {"minutes", "seeds", "out"}  # read by the command, which the next test holds
-    assert keys(settings) - watch.read - by_command == set()
+    changes += ["slots=8", "held_out=8", "minutes=1", "tracking=tensorboard"]
+    settings = C.load(None, [*changes, *(f"learner.{one}" for one in SMALL[learner])])
+    assert unread(settings, tmp_path, monkeypatch) == set()
+
+
+def test_every_key_of_the_real_environment_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`eyes` and `fee` are read where a block looks at pictures, and only there."""
+    path = log().save(tmp_path / "log.npz")
+    changes = [f"environment.log={path}", "environment.axes=2", "learner=search", "slots=8", "tracking=none"]
+    settings = C.load(None, [*changes, *(f"learner.{one}" for one in SMALL["search"])])
+    assert unread(settings, tmp_path, monkeypatch) == {"environment.eyes", "environment.fee"}
 
 
 SMALL = {
