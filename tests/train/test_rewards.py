@@ -1,4 +1,4 @@
-"""Rewards: shaping changes no ranking, the published ones have their constants, and teach what they are said to teach."""
+"""Rewards: shaping changes no ranking; the published ones have their constants, and teach what they are said to."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_ranking_of_constants_is_by_utility_and_agrees_with_our_reward() -> None
 def test_published_rewards_fail_the_ranking(kind: str) -> None:
     ranking = rank(SurrogateSettings(kind).build(n=2), episodes=2)
     assert ranking.rows[-1].name == "always refine"
-    with pytest.raises(SpecError, match="'always refine'.*would learn the wrong one"):
+    with pytest.raises(SpecError, match=r"'always refine'.*would learn the wrong one"):
         ranking.check()
 
 
@@ -135,7 +135,12 @@ def test_ranking_takes_noise_for_noise() -> None:
 def test_published_weights() -> None:
     assert (RESEARCH.clip, RESEARCH.aesthetic, RESEARCH.likeness, RESEARCH.preference) == (1.0, 0.5, 0.2, 0.8)
     assert (OPTUNA.clip, OPTUNA.aesthetic, OPTUNA.likeness, OPTUNA.preference) == (2.977, 1.430, 0.791, 0.870)
-    assert (OPTUNA.calls, OPTUNA.end_clip, OPTUNA.end_aesthetic, OPTUNA.end_preference) == (0.01355, 3.105, 1.349, 0.643)
+    assert (OPTUNA.calls, OPTUNA.end_clip, OPTUNA.end_aesthetic, OPTUNA.end_preference) == (
+        0.01355,
+        3.105,
+        1.349,
+        0.643,
+    )
     assert (ADDITIVE.saved, ADDITIVE.refine, ADDITIVE.clip) == (1.0, 0.2, OPTUNA.clip)
     assert (MULTIPLICATIVE.calls, MULTIPLICATIVE.likeness, MULTIPLICATIVE.saved) == (0.02, 0.0, 1.5)
 

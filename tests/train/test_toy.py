@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from skipstone.errors import SpecError
 from skipstone.policies.brain import Brain
 from skipstone.train.optimum import optimum, share, value
-from skipstone.train.toy import NAMES, STOPPING, TWO_CLASSES, State, Toy, ToySettings, allowed, moved, observe
+from skipstone.train.toy import NAMES, STOPPING, TWO_CLASSES, State, ToySettings, allowed, moved, observe
 from skipstone.train.transitions import collect, evaluate, steady, uniform
 
 SMALL = ToySettings(steps=4)
@@ -71,8 +71,17 @@ def test_masked_actions_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 1}, {"hardness": ()}, {"hardness": (0.0,)}, {"told": 0.5}, {"prices": ()}, {"actions": ("stop",)}]
-    + [{"actions": ("continue", "jump")}, {"chances": (1.0,)}, {"chances": (1.0, -1.0, 1.0)}],
+    [
+        {"steps": 1},
+        {"hardness": ()},
+        {"hardness": (0.0,)},
+        {"told": 0.5},
+        {"prices": ()},
+        {"actions": ("stop",)},
+        {"actions": ("continue", "jump")},
+        {"chances": (1.0,)},
+        {"chances": (1.0, -1.0, 1.0)},
+    ],
 )
 def test_settings_out_of_range(wrong: dict[str, object]) -> None:
     with pytest.raises(SpecError, match="Expected steps >= 2"):
@@ -188,5 +197,3 @@ def test_constants_leave_something_to_learn(s: ToySettings) -> None:
 def test_constant_policies_are_named() -> None:
     with pytest.raises(SpecError, match="Did you mean 'refine'"):
         steady(SMALL.actions, "refin")
-
-

@@ -33,18 +33,18 @@ class PPO(Learner):
     """
 
     hidden: tuple[int, ...] = (64, 64)
-    rate: float = 1e-3
+    rate: float = 2e-3
     start: float = 2.0
     last: float = 0.1
-    entropy: float = 0.02
+    entropy: float = 0.05
     gamma: float = 1.0
     trace: float = 0.97
     clip: float = 0.2
-    kl: float = 0.03
+    kl: float = 0.06
     epochs: int = 6
     batch: int = 512
-    rollout: int = 32
-    rollouts: int = 4
+    rollout: int = 16
+    rollouts: int = 8
     warm: int = 512
     name: ClassVar[str] = "ppo"
 
