@@ -113,14 +113,20 @@ class EnvironmentSettings:
 
     @cached_property
     def guides(self) -> tuple[tuple[float, Guide], ...]:
-        """Of each price the schedule of the highest mean utility on the training samples, as really run; falling."""
+        """Of each price the schedule of most mean utility on the training samples, as really run; by falling price.
+
+        Of those within one standard error of it (of paired differences) that of the fewest calls.
+        """
         log = self.logged
         train, _ = log.split(self.share)
         calls = np.array(list(log.guides))
-        quality = np.clip(log.made[train], self.floor, self.cap).mean(0)
+        quality = np.clip(log.made[train], self.floor, self.cap)
         found = []
         for price in sorted(self.prices, reverse=True):
-            best = int(calls[(quality - price * calls).argmax()])
+            utility = quality - price * calls
+            lost = utility[:, [utility.mean(0).argmax()]] - utility
+            error = lost.std(0) / len(train) ** 0.5
+            best = int(calls[lost.mean(0) <= error].min())  # of those that cannot be told apart, that of fewest calls
             found.append((price, log.guides[best]))
         return tuple(found)
 
