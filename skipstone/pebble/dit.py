@@ -156,6 +156,10 @@ class DiT(Family):
         blocks = network.denoiser.transformer_blocks
         return [weight for weight in blocks.parameters() if weight.ndim == 2]
 
+    def words(self, condition: torch.Tensor) -> torch.Tensor:
+        """All rows but the last, which is the pooled state."""
+        return condition[:-1]
+
     def scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         """Straight paths from noise to picture; small pictures need no shift."""
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)

@@ -85,6 +85,10 @@ class Family(ABC):
     ) -> torch.Tensor:
         """The denoiser's output for latents, the scheduler's times (N,) and conditions of the encoder."""
 
+    def words(self, condition: torch.Tensor) -> torch.Tensor:
+        """The text states (tokens, width) in a condition (rows, width)."""
+        return condition
+
     @abstractmethod
     def corrupt(
         self, latents: torch.Tensor, noise: torch.Tensor, spread: torch.Tensor

@@ -147,8 +147,8 @@ class Pebble:
         noise = normal(seed, 0, torch.empty(config.in_channels, config.sample_size, config.sample_size))
         content = content_tokens(self.tokenizer, self._tokens(prompt))
         cond: dict[str, Any] = {COND: self.encode(prompt), UNCOND: self.encode(""), CONTENT: content}
-        known = tuple(cond[COND].mean(0).tolist())
-        look = Looking(self, prompt, cond[COND])
+        words = self.family.words(cond[COND])
+        known, look = tuple(words.mean(0).tolist()), Looking(self, prompt, words)
         return Problem(self.schedule, noise, times, cond, seed, self.backbone.branches, budget, prompt=known, look=look)
 
     @torch.inference_mode()

@@ -28,7 +28,7 @@ def published(model: Pebble, by: str = "", fee: float | None = None) -> Publishe
     if fee is not None and not fee >= 0:
         raise SpecError(f"Expected a fee >= 0, in full calls, got {fee}; null measures it.")
     problem = model.problem(PROMPT)
-    eyes = Looking(model, PROMPT, model.encode(PROMPT))(by)
+    eyes = Looking(model, PROMPT, model.family.words(model.encode(PROMPT)))(by)
     if fee is None:
         with metered([eyes.look]) as looked:
             eyes.picture(problem.x)

@@ -58,9 +58,9 @@ def take_over(
     backbone = Borrowed(voyage, voyage.gate, _time_factor(voyage.gate, timesteps[0]), output, x)
     layout, grid = voyage.layout, voyage.host.grid
     seeds = range(layout.samples)
-    problems = [
-        Problem(voyage.schedule, voyage.engine(layout.take(x, s), 0), grid, s, s, voyage.gate.branches) for s in seeds
-    ]
+    branches, known = voyage.gate.branches, voyage.prompts
+    starts = [voyage.engine(layout.take(x, s), 0) for s in seeds]
+    problems = [Problem(voyage.schedule, starts[s], grid, s, s, branches, prompt=known[s]) for s in seeds]
     results = denoise_many(backbone, problems, solver, policy)
     last = len(voyage.trajectory.calls)
     for s, result in enumerate(results):

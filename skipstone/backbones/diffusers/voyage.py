@@ -24,6 +24,7 @@ from ...numerics.schedule import Schedule
 from ...solvers.ddim import ddim_update
 from .gate import Gate, Wish
 from .host import Hosted, HostSchedule
+from .prompt import prompts
 from .rows import Layout
 from .schedulers import Trajectory
 
@@ -61,7 +62,7 @@ class Voyage:
     Args:
         trajectory: What the scheduler is about to do.
         layout: Which rows of its batch are whose.
-        gate: Of the denoiser, after its first iteration.
+        gate: Of the denoiser, after its first iteration, which it still remembers.
         policy: Which calls to make.
         base: The schedule between the scheduler's own times.
         switches: Times at which another network takes over, whose first call is never skipped.
@@ -80,6 +81,7 @@ class Voyage:
         self.switches = switches
         self.host = Hosted.of(trajectory)
         self.schedule = HostSchedule.of(trajectory, base)
+        self.prompts = prompts(gate)
         self.shape: torch.Size | None = None
         self.call = 0  # index of the next call of the scheduler
         self.lines: list[Line] = []
@@ -88,7 +90,8 @@ class Voyage:
         """Start a flow for each sample of the first batch, and have it decide."""
         for s in range(self.layout.samples):
             start = self.engine(self.layout.take(x, s), 0)
-            problem = Problem(self.schedule, start, self.host.grid, branches=self.gate.branches)
+            branches, prompt = self.gate.branches, self.prompts[s]
+            problem = Problem(self.schedule, start, self.host.grid, branches=branches, prompt=prompt)
             going = flow(problem, self.host, self.policy.needs, self.policy.sites)
             run = next(going)
             assert isinstance(run, Run)
