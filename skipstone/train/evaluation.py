@@ -24,7 +24,7 @@ from ..metrics import Metric
 from ..policies.agent import Agent
 from .evaluated import FILE, Part, logged_guides, told_of
 
-SAMPLERS = ("dpmpp / trailing", "unipc / trailing", "adams / trailing")
+SAMPLERS = ("dpmpp / trailing", "unipc / trailing")
 WEAK = "fixed @ ddim / trailing / 20"  # gate G2
 GROUPS = {"agent": "ours", "rule": "ours", "fixed": "fixed", "full": "full"}
 
@@ -38,7 +38,7 @@ class Settings:
         prices: At which each agent plays, in dB a call, the one that is judged first; () is the middle of its prices.
         full: The full run that quality is held against, as a column.
         rules: Columns that adapt without learning.
-        calls: At which fixed samplers run, besides those next to what agents make.
+        calls: At which fixed samplers run, besides those next to what agents and rules make.
         grids: Folders of `skipstone tune` with fixed schedules, besides those of the agents' files, and those of the
             logged trajectories that they were trained on where these are at hand.
         converged: Two columns that stand for the exact solution; chosen by the model where they are not said.
@@ -48,7 +48,7 @@ class Settings:
     agents: tuple[str, ...]
     prices: tuple[float, ...] = ()
     full: str = "fixed @ ddim / trailing / 50"
-    rules: tuple[str, ...] = ("stride(tol=0.004)", "stride(tol=0.0081)", "stride(tol=0.016)")
+    rules: tuple[str, ...] = ("stride(tol=0.0081)", "stride(tol=0.033)")
     calls: tuple[int, ...] = (8, 10, 12, 15, 20)
     grids: tuple[str, ...] = ()
     converged: tuple[str, ...] = ()
@@ -130,13 +130,13 @@ class Evaluation:
         return [*found, *(_part(self._column(spec), "rule") for spec in self.settings.rules)]
 
     def _fixed(self, store: Store, parts: Sequence[tuple[Row, Part]]) -> list[tuple[Row, Part]]:
-        """Fixed samplers of as many calls as the agents make, and all fixed schedules that are known."""
+        """Fixed samplers of as many calls as agents and rules make, and all fixed schedules that are known."""
         wanted = set(self.settings.calls)
         made: dict[str, list[float]] = {}
         for record in store.records:
             made.setdefault(record.row, []).append(record.calls)
         for _, part in parts:
-            if part.kind == "agent":
+            if part.kind in ("agent", "rule") and part.spec in made:
                 mean = sum(made[part.spec]) / len(made[part.spec])
                 wanted |= {max(1, math.floor(mean)), max(1, math.ceil(mean))}
         columns = [self._column(f"fixed @ {way} / {n}") for n in sorted(wanted) for way in SAMPLERS]

@@ -18,7 +18,7 @@ from .complexity import complexities
 from .refined import DEFECTS, JUDGE, TOLD, Arms
 from .scores import FEWEST, Row, Scores, mean_of
 
-JUDGE_MARGIN, SSIM_MARGIN, FEW_CALLS = 0.02, 0.01, 20.0  # of H1
+MARGINS, FEW_CALLS = {"judge": 0.02, "ssim": 0.01}, 20.0  # of H1
 ALPHA, STRICT = 0.05, 0.01  # STRICT of H2
 RHO = 0.3  # of H3
 CLOSED, REACHED, ORACLES = 0.6, 0.8, 32  # shares of the gaps to the oracle and to the ceiling; samples of the oracle
@@ -97,30 +97,41 @@ def h1(scores: Scores, most: float = FEW_CALLS) -> Finding:
     """
     claim = (
         f"As good as the full run at {most:g} calls or fewer in the mean: the judge's mean score and SSIM to the "
-        f"converged picture equivalent within {JUDGE_MARGIN:g} and {SSIM_MARGIN:g}, or better."
+        f"converged picture equivalent within {MARGINS['judge']:g} and {MARGINS['ssim']:g}, or better."
     )
     agent, full = scores.agent, scores.only("full")
     if full is None:
         return untested("H1", claim, "there is no full run among the rows.")
-    figures: dict[str, Any] = {"calls": agent.calls, "calls_full": full.calls}
-    worst, words = 0.0, []
-    for metric, margin in (("judge", JUDGE_MARGIN), ("ssim", SSIM_MARGIN)):
-        mine, theirs = agent.values(metric), full.values(metric)
-        if few := _few(mine, theirs):
+    for metric in MARGINS:
+        if few := _few(agent.values(metric), full.values(metric)):
             return untested("H1", claim, f"{metric}: {few}")
-        found = differences(mine, theirs)
+    found = _quality(agent, full)
+    alone = {row.run or row.name: _quality(row, full) for row in scores.trainings}
+    words = [
+        f"{m} {found[m]['difference']:+.4f} (90 % {found[m]['low']:+.4f} to {found[m]['high']:+.4f})" for m in MARGINS
+    ]
+    why = f"{agent.calls:.1f} calls; {', '.join(words)}, agent minus full run."
+    better = [m for m, margin in MARGINS.items() if found[m]["low"] > margin]
+    why += f" Better than equivalent: {', '.join(better)}." if better else ""
+    passed = sum(one["p"] < ALPHA and one["calls"] <= most for one in alone.values())
+    why += f" {passed} of {len(alone)} trainings alone."
+    figures = {**found, "calls_full": full.calls, "trainings": alone}
+    return Finding(Verdict("H1", claim, None, figures, why), found["p"], agent.calls <= most)
+
+
+def _quality(row: Row, full: Row) -> dict[str, Any]:
+    """Both metrics of a row against the full run; p is the larger of those that rule out being worse."""
+    figures: dict[str, Any] = {"calls": row.calls, "p": 0.0, "equivalent": True}
+    for metric, margin in MARGINS.items():
+        found = differences(row.values(metric), full.values(metric))
         test, lower = tost(found, margin), _not_below(found, margin)
-        worst = max(worst, lower)
+        figures["p"] = max(figures["p"], lower)
+        figures["equivalent"] &= test.equivalent
         figures[metric] = {
             "difference": test.mean, "low": test.low, "high": test.high, "margin": margin, "p_equivalent": test.p,
             "p_not_worse": lower, "equivalent": test.equivalent, "prompts": test.n,
         }  # fmt: skip
-        words.append(f"{metric} {test.mean:+.4f} (90 % interval {test.low:+.4f} to {test.high:+.4f})")
-    figures["equivalent"] = all(figures[m]["equivalent"] for m in ("judge", "ssim"))
-    why = f"{agent.calls:.1f} calls; {', '.join(words)}, agent minus full run."
-    better = [m for m in ("judge", "ssim") if figures[m]["low"] > figures[m]["margin"]]
-    why += f" Better than equivalent: {', '.join(better)}." if better else ""
-    return Finding(Verdict("H1", claim, None, figures, why), worst, agent.calls <= most)
+    return figures
 
 
 def _not_below(found: Sequence[float], margin: float) -> float:
@@ -222,9 +233,18 @@ def h3(scores: Scores) -> Finding:
     rho, p = rank_correlation(x, y)
     low, high = _rho_interval(x, y)
     means = {f"{level:g}": _mean([b for a, b in zip(x, y, strict=True) if a == level]) for level in sorted(set(x))}
+    alone = {row.run or row.name: _rho(row, level, known) for row in scores.trainings}
     figures = {"rho": rho, "low": low, "high": high, "prompts": len(x), "unit": found.unit, "calls": means}
+    figures["trainings"] = alone
     why = f"rho = {rho:+.2f} (95 % interval {low:+.2f} to {high:+.2f}) with {found.unit}, {len(x)} prompts."
     return Finding(Verdict("H3", claim, None, figures, why), p, rho >= RHO)
+
+
+def _rho(row: Row, level: Mapping[str, float], texts: Mapping[str, str]) -> float:
+    """Spearman's rho of one row's calls with complexity, over prompts."""
+    calls = {s: c for s, c in row.values("calls").items() if s in texts}
+    x = by_prompt({s: level[texts[s]] for s in calls})
+    return rank_correlation(list(x.values()), list(by_prompt(calls).values()))[0]
 
 
 def _rho_interval(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:

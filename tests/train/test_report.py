@@ -28,19 +28,7 @@ def records(spec: str, calls: Any, psnr: Any) -> list[Record]:
     found = []
     for i, text in enumerate(PROMPTS):
         values = {"psnr_converged": psnr[i], "ssim_converged": 1 - 10 ** (-psnr[i] / 30), "judge": 0.9}
-        fields: dict[str, Any] = {
-            "prompt": text,
-            "prompt_id": f"p{i}",
-            "category": "",
-            "seed": 0,
-            "macs": None,
-            "macs_calls": None,
-        }
-        found.append(
-            Record(
-                spec, f"p{i}:0", calls=calls[i], cond=0, uncond=0, values=values, macs=None, macs_calls=None, **fields
-            )
-        )
+        found.append(Record(spec, f"p{i}:0", text, f"p{i}", "", 0, calls[i], 0.0, 0.0, None, None, values))
     return found
 
 
