@@ -31,7 +31,7 @@ class Mind:
         moves: The actions.
         sight: What it sees.
         guides: The best fixed schedule for each price, by falling price: what its moves are measured on.
-        learned: Whether the brain is better than the guides on prompts it was not trained on; else the guides are played.
+        learned: Whether the brain is better than the guides on prompts it was not trained on; else it plays them.
         solver: Spec of the solver it was trained with.
         notes: What its maker says: model, learner, figures.
     """
@@ -71,7 +71,7 @@ class Mind:
     def save(self, path: str | Path) -> Path:
         """Write it as one file. Raises OutputError where that cannot be."""
         about = {
-            "moves": {"names": list(self.moves.names), "first": self.moves.first, "calls": self.moves.calls},
+            "moves": asdict(self.moves),
             "sight": asdict(self.sight),
             "guides": [{"price": price, "times": list(guide.times)} for price, guide in self.guides],
             "learned": self.learned,
@@ -90,7 +90,7 @@ class Mind:
             moves, sight = about["moves"], about["sight"]
             return cls(
                 brain,
-                Moves(tuple(moves["names"]), moves["first"], moves["calls"]),
+                Moves(**{**moves, "names": tuple(moves["names"])}),
                 Sight(
                     tuple(sight["blocks"]),
                     tuple(sight["centre"]),
@@ -129,8 +129,8 @@ def find(path: str) -> Path:
             return candidate
     names = ", ".join(map(repr, shipped())) or "none"
     raise SpecError(
-        f"agent: there is no agent {path!r}. Shipped: {names}. Train one: skipstone train agent --config FILE --out DIR; "
-        f"then say agent(path='DIR')."
+        f"agent: there is no agent {path!r}. Shipped: {names}. Train one: skipstone train agent --config FILE --out "
+        f"DIR; then say agent(path='DIR')."
     )
 
 
@@ -152,8 +152,8 @@ class Agent(Policy):
     Raises:
         SpecError: no such agent, or a price beyond what it was trained at.
 
-    References: Schulman et al. 2017, arXiv 1707.06347 (PPO); the decision process is that of AdDiffusion, rebuilt; actions
-    relative to a guide, and the utility, are ours.
+    References: Schulman et al. 2017, arXiv 1707.06347 (PPO); the decision process is that of AdDiffusion
+    (github.com/d3v-26/addiffusion), rebuilt; actions relative to a guide, and the utility, are ours.
     """
 
     path: str = "pebble"

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ..engine.contracts import Attempt, Cached, Full, Plan, Run
+from ..engine.contracts import Attempt, Cached, Full, Plan, Refine, Run
 from ..errors import SpecError
 
 PARTS = 4  # places to land on for each step of a guide
 DIGITS = 3  # of a place between two steps: networks taught at 1000 whole timesteps are noisy between them
-STOP, GATE, ACTION = "stop", "gate", "action"  # memos
+STOP, GATE, REFINE, ACTION = "stop", "gate", "refine", "action"  # words of actions, and memos
 UNCOND = frozenset({"uncond"})
 DEFAULT = ("short 0.5", "short 0.75", "continue", "skip 1.25", "skip 1.5", "skip 2", "skip 3", "stop 1", "stop 2")
 
@@ -55,6 +55,10 @@ class Guide:
         """The place at a time, or the nearest below."""
         return len(self.places) - 1 - max(0, bisect_left(self._rising, t + 1e-9) - 1)
 
+    def after(self, t: float, length: int, end: float) -> float:
+        """Where a step from t lands that passes so many places, in a run to `end`."""
+        return max(end, self.places[min(self.index(t) + length, len(self.places) - 1)])
+
 
 @dataclass(frozen=True)
 class Moves:
@@ -69,6 +73,7 @@ class Moves:
         names: Of the actions.
         first: Calls before which a run may not be stopped, >= 1.
         calls: Calls that a run may make, for each call of the guide, >= 1.
+        refines: Refinements that a run may make, >= 0.
 
     Raises:
         SpecError: an action that is none of these, none that continues, or a setting out of range.
@@ -77,13 +82,16 @@ class Moves:
     names: tuple[str, ...] = DEFAULT
     first: int = 2
     calls: float = 2.0
+    refines: int = 1
 
     def __post_init__(self) -> None:
         _ = self.lengths
         if "continue" not in self.names or len(set(self.names)) < len(self.names):
             raise SpecError(f"Expected different actions with 'continue' among them, got {', '.join(self.names)}.")
-        if self.first < 1 or self.calls < 1:
-            raise SpecError(f"Expected first >= 1 and calls >= 1, got {self.first} and {self.calls}.")
+        if self.first < 1 or self.calls < 1 or self.refines < 0:
+            raise SpecError(
+                f"Expected first >= 1, calls >= 1 and refines >= 0, got {self.first}, {self.calls} and {self.refines}."
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -98,9 +106,9 @@ class Moves:
         assert run.pending is not None
         left = len(guide.places) - 1 - guide.index(run.pending.t)
         calls = sum(not a.skipped for a in run.kept)
-        return self.masks([left], [calls], [guide.steps], run.branches > 1)[0]
+        return self.masks([left], [calls], [guide.steps], run.branches > 1, refined(run) < self.refines)[0]
 
-    def masks(self, left: Any, calls: Any, steps: Any, gates: bool = False) -> Any:
+    def masks(self, left: Any, calls: Any, steps: Any, gates: Any = False, refines: Any = True) -> Any:
         """(n, actions) whether each action may be taken: one for each landing, and only such as can be paid for.
 
         Args:
@@ -108,12 +116,13 @@ class Moves:
             calls: (n,) made so far.
             steps: (n,) of the guide.
             gates: Whether there is a branch to leave out.
+            refines: Whether a refinement is left; of all, or (n,).
         """
         import numpy as np
 
         lengths, names = np.array(self.lengths), np.array(self.names)
         left, calls, steps = (np.asarray(a)[:, None] for a in (left, calls, steps))
-        stops, special = lengths < 0, np.isin(names, (GATE, "refine"))
+        stops, special = lengths < 0, np.isin(names, (GATE, REFINE))
         last = (calls >= self.calls * steps) | (left <= 1)  # nothing can be paid for beyond this call
         plain = ~stops & ~special
         ends = plain & (lengths >= left)  # of the steps that reach the end the shortest is allowed, once
@@ -122,15 +131,21 @@ class Moves:
         reach = ends.any(1, keepdims=True)
         stop = stops & (calls >= self.first) & (left >= -lengths) & ~last & ~((lengths == -1) & reach)
         found = ending | (plain & ~ends & ~last) | stop
-        found |= special & (lengths < left) & ~last & (gates | (names != GATE))
+        free = np.where(names == GATE, np.reshape(gates, (-1, 1)), np.reshape(refines, (-1, 1)))
+        found |= special & (lengths < left) & ~last & free
         found |= (lengths == -1) & last & ~reach  # calls are spent: to the end at once, or by the longest step
         longest = np.arange(len(lengths)) == lengths.argmax()
         return found | (~found.any(1, keepdims=True) & longest)
 
 
+def refined(run: Run) -> int:
+    """Refinements that a run has made."""
+    return sum(isinstance(a.plan.evaluate, Refine) for a in run.kept)
+
+
 def _length(name: str) -> int:
     word, _, number = name.partition(" ")
-    if name in ("continue", GATE, "refine"):
+    if name in ("continue", GATE, REFINE):
         return PARTS
     try:
         value = float(number)
@@ -163,21 +178,21 @@ def carry(run: Run, guide: Guide, moves: Moves, action: int | None = None) -> Pl
     """The plan that an action means; without one, that which goes on where no decision is due."""
     last = run.pending
     if last is None:
-        return Plan(Full(), guide.places[PARTS])
+        return Plan(Full(), guide.after(run.t, PARTS, run.t_end))
     if action is None:
         return _onward(run, guide, last)
-    name, length, here = moves.names[action], moves.lengths[action], guide.index(last.t)
-    left = len(guide.places) - 1 - here
+    name, length = moves.names[action], moves.lengths[action]
     memo = {ACTION: float(action)}
     if length < 0:
         memo[STOP] = float(-length - 1)
-        length = -(-left // -length)
+        length = -(-(len(guide.places) - 1 - guide.index(last.t)) // -length)
     if name == GATE:
         memo[GATE] = 1.0
-    landing = guide.places[min(here + length, len(guide.places) - 1)]
+    landing = guide.after(last.t, length, run.t_end)
     if landing == last.t_next and _same(last, landing, name):
         return _onward(run, guide, last)
-    return Plan(last.plan.evaluate, landing, False, memo=memo)
+    evaluate = Refine() if name == REFINE else last.plan.evaluate
+    return Plan(evaluate, landing, False, memo=memo)
 
 
 def _same(last: Attempt, landing: float, name: str) -> bool:
@@ -189,11 +204,10 @@ def _onward(run: Run, guide: Guide, last: Attempt) -> Plan:
     """Accept the pending step, and take the next."""
     if last.t_next <= run.t_end:
         return Plan(Full(), run.t_end)
-    here, end = guide.index(last.t_next), len(guide.places) - 1
     rest = last.plan.memo.get(STOP, 0.0)
     evaluate = Cached(UNCOND, 1) if last.plan.memo.get(GATE) else Full()
-    step = Plan(evaluate, guide.places[min(here + PARTS, end)])
+    step = Plan(evaluate, guide.after(last.t_next, PARTS, run.t_end))
     if rest:
-        share = -(-(end - here) // int(rest))
-        return replace(step, t_next=guide.places[min(here + share, end)], memo={STOP: rest - 1})
+        share = -(-(len(guide.places) - 1 - guide.index(last.t_next)) // int(rest))
+        return replace(step, t_next=guide.after(last.t_next, share, run.t_end), memo={STOP: rest - 1})
     return step

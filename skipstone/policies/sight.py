@@ -177,8 +177,12 @@ class Sight:
         return [np.where(known, column, 0.0) for column in columns]
 
     def _prompt(self, seen: View) -> list[Any]:
+        import numpy as np
+
         if not self.axes:
             return []
+        if not seen.prompt.shape[1]:  # nobody gave one: as of the mean prompt
+            return [np.zeros(len(seen.prompt))] * len(self.axes)
         if seen.prompt.shape[1] != len(self.centre):
             raise SpecError(
                 f"This agent looks at text states of width {len(self.centre)}, and this run has one of "

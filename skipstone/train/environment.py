@@ -13,7 +13,7 @@ from ..engine.contracts import Run
 from ..engine.drivers import answer
 from ..engine.flow import flow
 from ..engine.requests import Flow
-from ..policies.moves import GATE, UNCOND, carry, due
+from ..policies.moves import GATE, UNCOND, carry, due, refined
 from .episodes import Ended, Episodes, Floats
 
 
@@ -46,7 +46,8 @@ class Environment(Episodes):
         runs, guides = [_run(s) for s in self._slots], [self.guides[s.level][1] for s in self._slots]
         left = [len(g.places) - 1 - g.index(r.pending.t) for r, g in zip(runs, guides, strict=True) if r.pending]
         calls = [sum(not a.skipped for a in r.kept) for r in runs]
-        return self.moves.masks(left, calls, [g.steps for g in guides], runs[0].branches > 1)  # type: ignore[no-any-return]
+        fresh = [refined(r) < self.moves.refines for r in runs]
+        return self.moves.masks(left, calls, [g.steps for g in guides], runs[0].branches > 1, fresh)  # type: ignore[no-any-return]
 
     def step(self, actions: Any) -> tuple[Floats, Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         self._check(actions, self.action_masks())

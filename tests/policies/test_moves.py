@@ -43,6 +43,9 @@ def test_something_is_always_allowed_and_no_landing_twice(
     if calls >= moves.calls * steps and (max(moves.lengths) >= left or "stop 1" in names):
         assert landings == [left], "nothing but the end can be paid for"
         assert not any(n < -1 for n in plain)
+    [spent] = moves.masks([left], [calls], [steps], gates, refines=False)
+    assert spent.any()
+    assert not any(ok for ok, name in zip(spent, moves.names, strict=True) if name == "refine")
     if not gates and "gate" in names:
         assert not mask[moves.names.index("gate")]
 
@@ -68,7 +71,13 @@ def test_unknown_actions_are_named(name: str) -> None:
 
 
 def test_settings_out_of_range() -> None:
-    for settings in ({"names": ("skip 2",)}, {"names": ("continue", "continue")}, {"first": 0}, {"calls": 0.5}):
+    for settings in (
+        {"names": ("skip 2",)},
+        {"names": ("continue", "continue")},
+        {"first": 0},
+        {"calls": 0.5},
+        {"refines": -1},
+    ):
         with pytest.raises(SpecError, match="xpected"):
             Moves(**settings)
     with pytest.raises(SpecError, match="falling times"):
