@@ -70,14 +70,14 @@ class Finish:
 class Refine:
     """Run the whole backbone, take the step, and make a region of where it led anew in `steps` more calls.
 
-    The region is where the prompt's words get more than `threshold` of the attention (`below`: less), with an `edge`
-    of so many cells outside; noise is added up to `back` of the angle left to pure noise; see `refine.py`.
+    The region is where the prompt's words get more than `threshold` of the attention (`below`: less), and an `edge`
+    of cells around it; noise is added up to `back` of the angle left to pure noise; see `refine.py`.
     """
 
     steps: int = 3
     back: float = 0.5
     threshold: float = 0.5
-    edge: int = 1
+    edge: int = 0
     below: bool = False
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from .array import namespace, narrow
 
 
-def region(evidence: Any, threshold: float, edge: int = 1, below: bool = False) -> Any:
+def region(evidence: Any, threshold: float, edge: int = 0, below: bool = False) -> Any:
     """A mask in [0, 1]: 1 on every cell that the evidence marks, 0 farther than 2 `edge` cells from all of them.
 
     The marks, evidence > threshold (`below`: < threshold), are widened by `edge` cells and smoothed by a Gaussian of

@@ -28,7 +28,8 @@ class RefineOnce(Policy):
         steps: Calls of the refinement, >= 0, each charged. 0 never refines.
         back: Level to which noise is added, as a share of the angle that is left to pure noise, in (0, 1].
         threshold: Share of attention, in [0, 1]. At 1 nothing is refined, at 0 everything.
-        edge: Cells of the latent over which the region fades, outside, twice; >= 0.
+        edge: Cells by which the region is widened and again by which it fades, >= 0. 0, the region itself, repairs
+            best: with the true region 41 dB on Pebble where 1 reaches 37.
         below: Refine where the share is less than `threshold`, the ground, in place of more.
 
     Raises:
@@ -42,7 +43,7 @@ class RefineOnce(Policy):
     steps: int = 3
     back: float = 0.5
     threshold: float = 0.5
-    edge: int = 1
+    edge: int = 0
     below: bool = False
     name: ClassVar[str] = "refine"
     neutral: ClassVar[Mapping[str, Any]] = {"steps": 0}
