@@ -15,7 +15,7 @@ from typing import Any
 from .. import __version__
 from ..errors import OutputError, SpecError
 from ..policies.brain import Brain
-from .config import AgentConfig, environments, learners
+from .config import AgentConfig, environments, learners, load
 from .held_out import HeldOut, Lead, steady_brain
 from .learners.base import BEST, CHECKPOINT, CURVE, Fitted, write
 from .learners.standard import one_thread
@@ -26,6 +26,7 @@ AGENT, CONFIG, CURVES, PICTURE, TOLD, LOG = (
     "agent.safetensors", "config.yaml", "curve.csv", "curve.png", "training.json", "log.txt",
 )  # fmt: skip
 LEARNER = "learner"  # folder of checkpoints
+SAME = ("environment", "slots", "learner", "curriculum", "held_out")  # keys that a training goes on with
 TRAINING_SEED = 1_000  # added to a training's seed, for its episodes
 
 Say = Callable[[str], None]
@@ -104,11 +105,11 @@ class Training:
         held = HeldOut(environment.build("validation", self.config.held_out or None, 0))
         log = self._log(resume)
         say = _both(say, log)
+        self._prepare(resume)
         with one_thread():
             self._rank(held, say)
             for name, value in held.lines.items():
                 say(f"{name}: utility {value:.3f} dB on held-out episodes")
-            self._prepare(resume)
             began = time.monotonic()
             fitted, interrupted = self._fit(held, say, watch)
             done = self._judge(held, fitted, interrupted)
@@ -138,7 +139,19 @@ class Training:
             for name in (CHECKPOINT, BEST, CURVE):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.out / "tensorboard", ignore_errors=True)
+        elif (self.out / CONFIG).is_file() and (folder / CHECKPOINT).is_file():
+            self._refuse_another()
         write(self.out / CONFIG, spelt(self.config).encode())
+
+    def _refuse_another(self) -> None:
+        """A checkpoint means nothing to another environment or learner."""
+        before, now = plain(load(self.out / CONFIG)), plain(self.config)
+        for name in SAME:
+            if before[name] != now[name]:
+                raise SpecError(
+                    f"--resume: {self.out} holds a training with {name} {before[name]}, this one has {now[name]}. "
+                    f"Leave --config and changes out, or choose another --out."
+                )
 
     def _fit(self, held: HeldOut, say: Say, watch: Watch) -> tuple[Fitted, bool]:
         config, folder = self.config, self.out / LEARNER

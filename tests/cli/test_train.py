@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,17 @@ def config(tmp_path: Path) -> str:
 def rounds(folder: Path) -> list[dict[str, str]]:
     with (folder / "curve.csv").open() as stream:
         return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("command", ["train agent", "train log", "evaluate agent"])
+def test_help_teaches_and_loads_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys\nfrom skipstone import cli\nsys.argv = ['skipstone', *sys.argv[1].split(), '--help']\n"
+        "try: cli.main()\nfinally: print(sorted({'torch', 'gymnasium', 'numpy', 'yaml'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert f"skipstone {command}" in done.stdout
 
 
 # -- Training on the toy ----------------------------------------------------------------------------
@@ -92,6 +105,8 @@ def test_ctrl_c_keeps_the_best_and_resume_goes_on(
     left[0] = 2
     assert shell("train", "agent", "--out", "made", "--resume", "--minutes", "9").code == 130
     assert len(rounds(made)) == 6
+    other = shell("train", "agent", "--out", "made", "--resume", "environment.prices=[2.0]")
+    assert (other.code, "holds a training with environment" in other.err) == (2, True)
     monkeypatch.setattr(Search, "begin", begin)
     fresh = shell("train", "agent", "--config", config, "--force", "--minutes", "0.005")
     assert fresh.code == 0, fresh.err
