@@ -19,8 +19,9 @@ IMAGE, TEXT, TIMESTEP, QUALITY = PARTS = ("image", "text", "timestep", "quality"
 REMEMBERED = 3  # looks that qualities are made of: this one and the two before
 RATES = 64  # of the sines and cosines of time
 TIMES = 1000.0  # t of the engine, 0..1, in the timesteps that networks are taught
+PRICE = "log price"
 QUALITIES = (
-    "image-text", "image-text change", "image likeness", "last image likeness", "progress", "calls", "log price",
+    "image-text", "image-text change", "image likeness", "last image likeness", "progress", "calls", PRICE,
     "log last",
 )  # fmt: skip
 
@@ -56,7 +57,7 @@ class Published:
     def names(self, part: str, placed: bool) -> list[str]:
         """Of the entries of a part; `placed` where the price is seen elsewhere already, under its own name."""
         if part == QUALITY:
-            return [f"quality {name}" if placed and name == "log price" else name for name in QUALITIES]
+            return [name if name == PRICE and not placed else f"{part} {name}" for name in QUALITIES]
         return [f"{part} {k}" for k in range({IMAGE: self.image, TEXT: self.text, TIMESTEP: 2 * RATES}[part])]
 
     def needs(self, parts: frozenset[str]) -> frozenset[str]:

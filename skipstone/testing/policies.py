@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -179,7 +180,7 @@ class _Guarded(dict[str, float]):
         self.needs = needs
 
     def _declared(self, key: object) -> None:
-        if key not in self.needs:
+        if re.sub(r"\[\d+\]$", "", str(key)) not in self.needs:  # one value of several
             raise AssertionError(f"reads the signal {key!r} but does not list it in `needs`.")
 
     def __getitem__(self, key: str) -> float:
