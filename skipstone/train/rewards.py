@@ -5,6 +5,7 @@ The rewards that an earlier project published are in `published.py`, for study.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,11 +126,13 @@ class Ranking:
 
 def constants(env: Any, episodes: int = 64, seed: int = 0) -> dict[str, Behaviour]:
     """The constant policies of an environment: each action always, and stopping early, midway and late."""
-    found = {f"always {a}": steady(env.actions, a) for a in env.actions if a != "stop"}
-    if "stop" in env.actions:
+    stops = [a for a in env.actions if a.split()[0] == "stop"]
+    found = {f"always {a}": steady(env.actions, a) for a in env.actions if a not in stops}
+    if stops:
         length = evaluate(env, steady(env.actions, "continue"), episodes, seed).lengths.mean()
-        for at in sorted({max(1, round(length * k / 6)) for k in (1, 2, 3, 4, 5)}):
-            found[f"stop at {at}"] = steady(env.actions, f"stop at {at}")
+        for stop, k in itertools.product(stops, (1, 2, 3, 4, 5)):
+            name = f"{stop} at {max(1, round(length * k / 6))}"
+            found[name] = steady(env.actions, name)
     return found
 
 

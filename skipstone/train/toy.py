@@ -149,8 +149,10 @@ class Toy(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's types 
         for i, action in enumerate(np.asarray(actions).tolist()):
             before = self._states[i]
             if not allowed(self.settings, before)[action]:
-                raise SpecError(f"The toy was asked to {self.actions[action]!r} in {before}, where that is masked.")
-            after = moved(self.settings, before, self.actions[action])
+                raise SpecError(
+                    f"The toy was asked to {self.settings.actions[action]!r} in {before}, where that is masked."
+                )
+            after = moved(self.settings, before, self.settings.actions[action])
             ended[i] = after.position >= self.settings.steps
             if ended[i]:
                 quality = quality_of(self.settings, self._classes[i], after.damage)

@@ -338,10 +338,12 @@ def test_caution_lowers_what_was_never_tried() -> None:
 
 def test_worth_of_going_on_by_hand() -> None:
     nan = np.nan
-    paths = Paths(np.zeros((2, 3, 1)), np.array([[nan, 4.0, 2.0], [nan, 1.0, nan]]), np.array([3.0, 7.0]))
-    never, always = np.zeros((2, 3), bool), np.ones((2, 3), bool)
-    assert paths.going_on(never).tolist() == [[3, 3, 3], [7, 7, 7]]
-    assert paths.going_on(always).tolist() == [[4, 2, 3], [1, 7, 7]]
+    stopped = np.array([[[nan, nan], [4.0, 9.0], [2.0, 1.0]], [[nan, nan], [1.0, 0.0], [nan, nan]]])
+    paths = Paths(np.zeros((2, 3, 1)), stopped, np.array([3.0, 7.0]))
+    gains = np.zeros((2, 3, 2))
+    assert paths.going_on(gains - 1).tolist() == [[3, 3, 3], [7, 7, 7]]
+    assert paths.going_on(gains + np.array([2.0, 1.0])).tolist() == [[4, 2, 3], [1, 7, 7]]
+    assert paths.going_on(gains + np.array([1.0, 2.0])).tolist() == [[9, 1, 3], [0, 7, 7]]
 
 
 def test_paths_are_what_stopping_earns() -> None:
@@ -351,10 +353,32 @@ def test_paths_are_what_stopping_earns() -> None:
     assert paths.ended == pytest.approx(evaluate(env, "continue", 8, seed).pays)
     assert np.isnan(paths.stopped[:, [0, STOP.steps - 1]]).all()  # masked at the start and in the last step
     for k in range(1, STOP.steps - 1):
-        assert paths.stopped[:, k] == pytest.approx(evaluate(env, f"stop at {k}", 8, seed).pays)
+        assert paths.stopped[:, k, 0] == pytest.approx(evaluate(env, f"stop at {k}", 8, seed).pays)
     both = paths.joined([Paths(paths.seen[:, :3], paths.stopped[:, :3], paths.ended)])
     assert np.isnan(both.stopped[8:, 3:]).all()
     assert both.last(8).ended == pytest.approx(paths.ended)
+
+
+def test_of_several_ways_to_stop_the_better_one_is_learnt() -> None:
+    class TwoStops(Toy):
+        """A second way to stop, which costs 3 dB more."""
+
+        def __init__(self) -> None:
+            super().__init__(STOP, 16)
+            self.actions = ("stop 1", "continue", "stop 2")
+
+        def action_masks(self) -> Any:
+            return super().action_masks()[:, [1, 0, 1]]
+
+        def step(self, actions: Any) -> Any:
+            actions = np.asarray(actions)
+            observations, paid, ended, cut, infos = super().step(np.array([1, 0, 1])[actions])
+            return observations, paid - 3.0 * (actions == 0), ended, cut, infos
+
+    fitted = Stopping(samples=64, updates=60, hidden=(16,)).fit(TwoStops(), steps=4_000)
+    taken = collect(TwoStops(), fitted.brain, 64, np.random.default_rng(0)).actions
+    assert 0 not in taken
+    assert (taken == 2).sum() > 16
 
 
 def test_stopping_leaves_other_actions_alone() -> None:
@@ -362,6 +386,8 @@ def test_stopping_leaves_other_actions_alone() -> None:
     fitted = SHORT["stopping"].fit(with_more.build(n=8), steps=2_000)
     played = collect(with_more.build(n=8), fitted.brain, 64, np.random.default_rng(0))
     assert 1 not in played.actions
+    with pytest.raises(SpecError, match="no decision of any run could be a stop"):
+        Stopping().fit(dataclasses.replace(STOP, steps=2).build(n=2))
     with pytest.raises(SpecError, match="can 'continue' and 'stop'"):
         Stopping().fit(dataclasses.replace(STOP, actions=("continue",)).build(n=2))
 

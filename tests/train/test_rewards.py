@@ -113,6 +113,7 @@ def test_our_reward_passes_the_ranking() -> None:
     ranking.check()
     assert ranking.rows[0].name.startswith("stop at")
     assert set(constants(env, 2)) == {r.name for r in ranking.rows}
+    assert set(constants(env, 2)) >= {"always continue", "always refine", "stop at 8", "stop at 42"}
 
 
 def test_ranking_takes_noise_for_noise() -> None:

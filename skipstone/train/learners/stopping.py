@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -21,9 +22,10 @@ NEVER = -1e9  # score of all other actions
 class Stopping(Learner):
     """Dynamic programming over one schedule: "continue", until stopping is worth more than going on.
 
-    Each sample is run to its end, and again with a stop at each decision, so that every U_t along its path is known.
-    Then, over and over: D(o_t) = U_t - U_rule(t) is regressed on what was seen, U_rule(t) being what this sample really
-    earns when it goes on from t by the rule so far; the new rule stops where D > 0. No estimate is ever maximised.
+    Each sample is run to its end, and again with a stop at each decision, so that every U_t along its path is known;
+    where there are several ways to stop, with each of them. Then, over and over: D(o_t) = U_t - U_rule(t) is regressed
+    on what was seen, U_rule(t) being what this sample really earns when it goes on from t by the rule so far; the new
+    rule stops where D > 0, in the way of the largest D. U_rule is of real runs: no estimate feeds on another.
 
     Args:
         hidden: Units of the layers between, tanh; () is a linear rule.
@@ -50,7 +52,7 @@ class Stopping(Learner):
     name: ClassVar[str] = "stopping"
 
     def begin(self, env: Any, seed: int) -> Session:
-        if not {"continue", "stop"} <= set(env.actions):
+        if "continue" not in env.actions or not _stops(env):
             raise SpecError(
                 f"stopping: expected an environment that can 'continue' and 'stop', this one can "
                 f"{', '.join(env.actions)}. Allow both, or choose another learner."
@@ -60,8 +62,8 @@ class Stopping(Learner):
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """Runs of "continue": (samples, decisions, d) seen, (samples, decisions) earned by a stop there (NaN: not allowed),
-    (samples,) earned by none. Decisions past a run's end are NaN throughout."""
+    """Runs of "continue": (samples, decisions, d) seen, (samples, decisions, ways) earned by a stop there (NaN: not
+    allowed), (samples,) earned by none. Decisions past a run's end are NaN throughout."""
 
     seen: Any
     stopped: Any
@@ -82,14 +84,14 @@ class Paths:
         inside = np.arange(most) < lengths[:, None]
         seen = np.full((len(lengths), most, whole.observations.shape[1]), np.nan, np.float32)
         seen[inside] = whole.observations
-        stopped = np.full((len(lengths), most), np.nan)
-        for k in range(most):
-            t = collect(env, f"stop at {k}", env.num_envs, nothing, seed)
+        ways = _stops(env)
+        stopped = np.full((len(lengths), most, len(ways)), np.nan)
+        for way, k in itertools.product(range(len(ways)), range(most)):
+            t = collect(env, f"{env.actions[ways[way]]} at {k}", env.num_envs, nothing, seed)
             last = np.flatnonzero(t.ends)
             at = last - t.starts
-            by_stop = t.actions[last] == env.actions.index("stop")
-            rows = np.flatnonzero(by_stop & (at < lengths))
-            stopped[rows, at[rows]] = t.pay[rows]
+            rows = np.flatnonzero((t.actions[last] == ways[way]) & (at < lengths))
+            stopped[rows, at[rows], way] = t.pay[rows]
         return cls(seen, stopped, whole.pay)
 
     def joined(self, others: list[Paths]) -> Paths:
@@ -107,12 +109,19 @@ class Paths:
         """The newest."""
         return Paths(self.seen[-most:], self.stopped[-most:], self.ended[-most:])
 
-    def going_on(self, stops: Any) -> Any:
-        """(samples, decisions) earned by going on from each decision, where `stops` says at which the rule stops."""
-        worth, now = np.empty(self.stopped.shape), self.ended.copy()
-        for k in reversed(range(self.stopped.shape[1])):
+    def going_on(self, gains: Any) -> Any:
+        """(samples, decisions) earned by going on from each decision, by the rule that stops where `gains` are > 0.
+
+        Args:
+            gains: (samples, decisions, ways) of stopping, as the rule sees them; it takes the largest.
+        """
+        worth, now = np.empty(self.stopped.shape[:2]), self.ended.copy()
+        seen = np.where(np.isfinite(self.stopped), gains, -np.inf)
+        way, best = seen.argmax(2), seen.max(2)
+        earned = np.take_along_axis(self.stopped, way[..., None], 2)[..., 0]
+        for k in reversed(range(worth.shape[1])):
             worth[:, k] = now
-            now = np.where(stops[:, k] & np.isfinite(self.stopped[:, k]), self.stopped[:, k], now)
+            now = np.where(best[:, k] > 0, earned[:, k], now)
         return worth
 
 
@@ -126,30 +135,31 @@ class _Stopping:
         d = len(env.names)
         self.standard = Standard(np.zeros(d, np.float32), np.ones(d, np.float32), 0.0, 1.0)
         with seeded(seed, 2):
-            self.network = Ensemble((d, *settings.hidden, 1), 1)
+            self.network = Ensemble((d, *settings.hidden, len(_stops(env))), 1)
         self.fitted = False
         self.paths: Paths | None = None
 
     def brain(self) -> Brain:
-        """Score of "stop" D(o), of "continue" 0; "continue" alone, before anything is fitted."""
+        """Score of each way to stop D(o), of "continue" 0; "continue" alone, before anything is fitted."""
         actions, layers = self.env.actions, self.network.layers()
         weight, bias = layers[-1]
         final = np.zeros((len(actions), weight.shape[1]), np.float32)
         biases = np.full(len(actions), NEVER, np.float32)
-        stop = actions.index("stop")
         biases[actions.index("continue")] = 0.0
         if self.fitted:
-            final[stop], biases[stop] = weight[0], bias[0]
-        else:
-            biases[stop] = -1.0
+            final[_stops(self.env)], biases[_stops(self.env)] = weight, bias
         return Brain(self.standard.centre, self.standard.spread, (*layers[:-1], (final, biases)), "tanh")
 
     def advance(self, index: int, share: float) -> Mapping[str, float]:
         own = self.settings
         fresh = Paths.of(self.env, own.samples, np.random.default_rng((self.seed, 3, index)))
         self.paths = (fresh if self.paths is None else self.paths.joined([fresh])).last(own.memory)
-        rows = np.isfinite(self.paths.stopped)
+        rows = np.isfinite(self.paths.stopped).any(2)
         seen = self.paths.seen[rows]
+        if not rows.any():
+            raise SpecError(
+                "stopping: no decision of any run could be a stop. Allow stops earlier, or another learner."
+            )
         if index == 0:
             spread = seen.std(0)
             self.standard = Standard(seen.mean(0), np.where(spread < 1e-3, 1.0, spread).astype(np.float32), 0.0, 1.0)
@@ -160,11 +170,12 @@ class _Stopping:
 
     def _sweep(self, rows: Any, seen: Any) -> float:
         assert self.paths is not None
-        stops = np.zeros(rows.shape, bool)
-        stops[rows] = self.fitted and scores(self.brain(), seen)[:, self.env.actions.index("stop")] > 0
-        gain = (self.paths.stopped - self.paths.going_on(stops))[rows]
+        gains = np.full(self.paths.stopped.shape, -1.0)
+        if self.fitted:
+            gains[rows] = scores(self.brain(), seen)[:, _stops(self.env)]
+        real = (self.paths.stopped - self.paths.going_on(gains)[..., None])[rows]
         self.fitted = True
-        return regress(self.network, self.standard(seen), gain / max(float(gain.std()), 1e-9), self.settings)
+        return regress(self.network, self.standard(seen), real / max(float(np.nanstd(real)), 1e-9), self.settings)
 
     def state(self) -> dict[str, Any]:
         """The rule, and what is remembered."""
@@ -182,17 +193,23 @@ class _Stopping:
         self.standard = Standard(centre, spread, 0.0, 1.0)
 
 
+def _stops(env: Any) -> list[int]:
+    """Numbers of the actions that end a run: "stop", or "stop 2" and its like."""
+    return [k for k, name in enumerate(env.actions) if name.split()[0] == "stop"]
+
+
 def regress(network: Any, x: Any, y: Any, own: Stopping) -> float:
-    """Least squares of y on x, going on from what the network has; the mean loss of the last updates."""
+    """Least squares of y on x, NaN left out, going on from what the network has; mean loss of the last updates."""
     import torch
 
-    inputs, wanted = torch.from_numpy(x), torch.from_numpy(y.astype(np.float32))
+    inputs, known = torch.from_numpy(x), torch.from_numpy(np.isfinite(y))
+    wanted = torch.from_numpy(np.nan_to_num(y).astype(np.float32))
     adam = torch.optim.Adam(network.parameters(), own.rate)
     falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda k: 1 - k / own.updates)
     losses = []
     for _ in range(own.updates):
         pick = torch.randint(len(x), (own.batch,)) if len(x) > own.batch else slice(None)
-        loss = ((network(inputs[pick])[0, :, 0] - wanted[pick]) ** 2).mean()
+        loss = ((network(inputs[pick])[0] - wanted[pick]) ** 2)[known[pick]].mean()
         adam.zero_grad()
         loss.backward()
         adam.step()
