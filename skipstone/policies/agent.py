@@ -144,6 +144,9 @@ class Agent(Policy):
     step, stop in one or two. The step is set when the call at its start is known, as `stride` does. Where training
     found nothing better than the guide, it plays the guide.
 
+    One that was trained to look at pictures (`Published`) decodes the clean estimate at every call, which costs
+    `mind.sight.published.fee` calls each time: it is charged in training, and no count of calls shows it.
+
     Args:
         path: File or folder of `skipstone train agent`, or the name of a shipped one. "" changes nothing.
         price: What a call must be worth, in dB of PSNR to the converged picture, > 0; higher makes fewer calls.

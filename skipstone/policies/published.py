@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ..engine.contracts import Run
@@ -87,22 +89,22 @@ class Published:
             words[0] = self._told(run, Words(self.by), self.text, 1)[0]
         return {"t": np.array([run.pending.t]), "pictures": pictures, "words": words}
 
-    def _told(self, run: Run, signal: Look | Words, width: int, most: int) -> list[list[float]]:
+    def _told(self, run: Run, signal: Look | Words, width: int, most: int) -> list[Any]:
         """The last values of a signal of several, newest first."""
-        places = _places(spell(signal), width + 1)
-        told = [a.signals for a in reversed(run.attempts) if places[0] in a.signals][:most]
+        spec = spell(signal)
+        told = [a.signals for a in reversed(run.attempts) if place(spec, 0) in a.signals][:most]
         if not told:
             raise SpecError(
                 f"This agent looks at pictures and prompts (`{spell(signal)}`), and here nobody can: recorded runs "
                 f"have nothing to decode (say live: true), and samples of a pipeline are not decoded on the way (run "
                 f"its model by `skipstone generate`, if it is of Pebble's format). Or leave out {', '.join(PARTS)}."
             )
-        if any(places[-1] in signals or places[width - 1] not in signals for signals in told):
+        if any(place(spec, width) in signals or place(spec, width - 1) not in signals for signals in told):
             raise SpecError(
                 f"This agent looks at features of width {width} (`{spell(signal)}`), and sees others here: it was "
                 f"trained on another model, or with other eyes. Train one here."
             )
-        return [[signals[name] for name in places[:-1]] for signals in told]
+        return [_values(spec, width)(signals) for signals in told]
 
     def features(self, part: str, seen: View) -> Any:
         """(n, entries) of a part."""
@@ -135,9 +137,9 @@ class Published:
 
 
 @lru_cache(maxsize=16)
-def _places(spec: str, count: int) -> tuple[str, ...]:
-    """Where the first values of a signal of several are found."""
-    return tuple(place(spec, k) for k in range(count))
+def _values(spec: str, count: int) -> Callable[[Any], Any]:
+    """Takes the first values of a signal of several out of an attempt's: there are many, and it is done often."""
+    return itemgetter(*(place(spec, k) for k in range(count)))
 
 
 def _unit(features: Any) -> Any:
