@@ -270,13 +270,20 @@ def measured(given: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     return [*verdict(rows), *head, *shown, *lines], rows
 
 
+def rounded(rows: Any) -> Any:
+    """Scores with four digits after the point; what is no number is null."""
+    if isinstance(rows, dict):
+        return {k: rounded(v) for k, v in rows.items()}
+    return round(rows, 4) if math.isfinite(rows) else None
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="pebble")
     parser.add_argument("--prompts", type=int, default=24)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--clocks", type=float, nargs="*", default=[0.0, 1.0])
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--clocks", type=float, nargs="*", default=[0.0, 1.0, 2.0])
     parser.add_argument("--calls", type=int, default=10)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--back", type=float, default=0.5)
@@ -293,7 +300,7 @@ def main() -> None:
         "PSNR and the errors inside and outside of the patch (latents) are to the undamaged picture.",
     ]
     given.out.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
-    text = json.dumps(rows, indent=None, separators=(",", ":")).replace("NaN", "null")
+    text = json.dumps(rounded(rows), separators=(",", ":"))
     given.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
