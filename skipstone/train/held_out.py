@@ -36,6 +36,13 @@ class Lead:
         return f"{self.mean:+.2f} dB (standard error {self.error:.2f})"
 
 
+def lead(differences: Any, groups: Any) -> Lead:
+    """Mean and standard error of differences (episodes,), episodes of one group (a sample at all prices) being one."""
+    means = np.array([differences[groups == g].mean() for g in np.unique(groups)])
+    error = float(means.std(ddof=1) / len(means) ** 0.5) if len(means) > 1 else math.inf
+    return Lead(float(np.mean(differences)), error)
+
+
 class HeldOut:
     """Held-out episodes, one for each slot, divided in two: a half that chooses and a half that judges.
 
@@ -128,9 +135,7 @@ class HeldOut:
     def lead(self, utilities: Any, over: Any) -> Lead:
         """How far these utilities are ahead of those, on the half that judges."""
         own = ~self.choosing
-        d, groups = (np.asarray(utilities) - np.asarray(over))[own], self.groups[own]
-        means = np.array([d[groups == g].mean() for g in np.unique(groups)])
-        return Lead(float(d.mean()), float(means.std(ddof=1) / len(means) ** 0.5) if len(means) > 1 else float("inf"))
+        return lead((np.asarray(utilities) - np.asarray(over))[own], self.groups[own])
 
     def actions(self, brain: Brain) -> dict[str, float]:
         """Share of each action in the decisions of a brain."""

@@ -37,6 +37,7 @@ class Log:
         states: (samples, width) mean text states.
         guides: Fixed schedules, by calls.
         made: (samples, guides) PSNR to the converged run in dB, of each guide on the network.
+        ends: (samples, *latent) where each fine run ends, half precision: what runs on the network are held against.
         peak: See `Pool`.
         solver: Spec of the solver that the guides were made for.
         model: What they were drawn from: name and digest of the denoiser.
@@ -50,6 +51,7 @@ class Log:
     states: Any
     guides: Mapping[int, Guide]
     made: Any
+    ends: Any
     peak: float
     solver: str = "adams"
     model: str = ""
@@ -127,6 +129,7 @@ class Log:
                     marks=runs.marks,
                     states=np.asarray(self.states, np.float32),
                     made=np.asarray(self.made, np.float32),
+                    ends=np.asarray(self.ends, np.float16),
                     about=np.frombuffer(json.dumps(about).encode(), np.uint8),
                 )
             os.replace(part, target)
@@ -153,6 +156,7 @@ class Log:
                 a["states"],
                 {int(n): Guide(tuple(times)) for n, times in about["guides"].items()},
                 a["made"],
+                a["ends"],
                 about["peak"],
                 about["solver"],
                 about["model"],

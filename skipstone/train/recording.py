@@ -35,14 +35,14 @@ class Recording:
     """How to draw logged trajectories.
 
     Args:
-        fine: Steps of a fine run, even on the angle, >= 40; the last is divided once more.
-        dimensions: Coordinates that are kept of a run, >= 2. With 40, rms 0.0015 of Pebble's v are left out.
+        fine: Steps of a fine run, even on the angle, >= 100; the last is divided once more.
+        dimensions: Coordinates that are kept of a run, >= 2. With 36, rms 0.0016 of Pebble's v are left out.
         batch: Samples that are drawn together, >= 1.
         solver: Of all runs.
     """
 
     fine: int = 200
-    dimensions: int = 40
+    dimensions: int = 36
     batch: int = 16
     solver: str = "adams(of='x0')"
 
@@ -83,7 +83,7 @@ class Recording:
         angles, marks = found[0]["angles"], found[0]["marks"]
         runs = Trajectories(angles, whole["z"], whole["v"], whole["gains"], marks)
         log = Log(
-            runs, grid, tuple(prompts), tuple(seeds), whole["states"], guides, whole["made"],
+            runs, grid, tuple(prompts), tuple(seeds), whole["states"], guides, whole["made"], whole["ends"],
             10 ** (float(np.median(whole["offset"])) / 20), self.solver, model.name,
             {"guidance": model.guidance, "identity": identity(model)["weights"], "fine": self.fine},
         )  # fmt: skip
@@ -120,6 +120,7 @@ class Recording:
             np.savez(
                 opened, angles=runs.angles, marks=runs.marks, z=runs.z, v=runs.v, gains=runs.gains,
                 states=np.array([p.prompt for p in problems]), made=np.array(made).T, offset=np.array(offsets).T,
+                ends=np.stack([x.numpy() for x in ends]),
             )  # fmt: skip
         os.replace(part, file)
 

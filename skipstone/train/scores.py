@@ -51,6 +51,11 @@ class Row:
                     f"got {sample!r} -> {found!r}. Hypotheses are not tested on summaries: keep each sample's record."
                 )
 
+    @property
+    def searched(self) -> bool:
+        """Whether it is a schedule that was searched for a model: no sampler that anybody has at hand."""
+        return self.name.startswith("path(")
+
     def values(self, metric: str) -> dict[str, float]:
         """A metric by sample, of those that have it."""
         return {sample: float(found[metric]) for sample, found in self.samples.items() if metric in found}

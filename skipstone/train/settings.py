@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..backbones.logged import Logged
+from ..bench.paths.grids import even_times
 from ..engine.requests import Problem
 from ..errors import SpecError
 from ..numerics.schedule import Schedule
@@ -37,7 +38,9 @@ class EnvironmentSettings:
         log: Logged trajectories: a file of `skipstone train log`, or the name of a shipped one.
         live: Run on the network that was logged, not on its trajectories: exact, and some 20 times slower.
         share: Of the prompts that are kept for validation, in (0, 1); all seeds of a prompt go together.
-        prices: Of a call, in dB; episodes draw one. The guide of each is the logged schedule of most mean utility.
+        guides_from: Fixed schedules that agents begin with, one for each price: the "logged" ones (searched by
+            `skipstone tune`), or "even" steps of the angle, for an agent that has to find the grid by itself.
+        prices: Of a call, in dB; episodes draw one. The guide of each is the schedule of most mean utility.
         floor, cap: Of quality, in dB, see `Utility`.
         actions: See `policies.moves.Moves`.
         first: Calls before which a run may not be stopped, >= 1.
@@ -48,6 +51,7 @@ class EnvironmentSettings:
         axes: Directions of the mean text state that are seen: its principal components over the training prompts, >= 0.
         relative: Pay an episode's utility less that of its guide on the same sample.
         swapped: Chance that errors of a training episode fade as on another sample, in [0, 1], see `Twin`.
+        judged: Judge what was learnt on the network, not on its trajectories: what wins there need not win here.
 
     Raises:
         SpecError: a setting out of range.
@@ -56,7 +60,8 @@ class EnvironmentSettings:
     log: str = "pebble"
     live: bool = False
     share: float = 0.25
-    prices: tuple[float, ...] = (0.5, 1.0, 2.0)
+    guides_from: Literal["logged", "even"] = "logged"
+    prices: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     floor: float = 10.0
     cap: float = 50.0
     actions: tuple[str, ...] = moves.DEFAULT
@@ -68,10 +73,13 @@ class EnvironmentSettings:
     axes: int = 8
     relative: bool = True
     swapped: float = 0.5
+    judged: bool = True
 
     def __post_init__(self) -> None:
         if not self.prices or min(self.prices) <= 0 or len(set(self.prices)) < len(self.prices):
             raise SpecError(f"prices: expected different prices > 0, in dB a call, got {self.prices}; try 0.5, 1, 2.")
+        if self.guides_from not in ("logged", "even"):
+            raise SpecError(f"guides_from: expected logged or even, got {self.guides_from!r}.")
         if not 0 < self.share < 1 or self.axes < 0 or not 0 <= self.swapped <= 1:
             raise SpecError(
                 f"Expected a share in (0, 1), axes >= 0 and swapped in [0, 1], got {self.share}, {self.axes} and "
@@ -113,22 +121,33 @@ class EnvironmentSettings:
 
     @cached_property
     def guides(self) -> tuple[tuple[float, Guide], ...]:
-        """Of each price the schedule of most mean utility on the training samples, as really run; by falling price.
+        """Of each price the schedule of most mean utility on the training samples; by falling price.
 
         Of those within one standard error of it (of paired differences) that of the fewest calls.
         """
-        log = self.logged
-        train, _ = log.split(self.share)
-        calls = np.array(list(log.guides))
-        quality = np.clip(log.made[train], self.floor, self.cap)
+        known, made = self._schedules
+        calls, train = np.array(list(known)), len(made)
+        quality = np.clip(made, self.floor, self.cap)
         found = []
         for price in sorted(self.prices, reverse=True):
             utility = quality - price * calls
             lost = utility[:, [utility.mean(0).argmax()]] - utility
-            error = lost.std(0) / len(train) ** 0.5
+            error = lost.std(0) / train**0.5
             best = int(calls[lost.mean(0) <= error].min())  # of those that cannot be told apart, that of fewest calls
-            found.append((price, log.guides[best]))
+            found.append((price, known[best]))
         return tuple(found)
+
+    @cached_property
+    def _schedules(self) -> tuple[Mapping[int, Guide], Any]:
+        """Schedules by calls, and (training samples, schedules) their qualities: on the network where it was logged."""
+        log = self.logged
+        train, _ = log.split(self.share)
+        if self.guides_from == "logged":
+            return log.guides, log.made[train]
+        known = {n: Guide(even_times(self._schedule, log.grid[0], n)) for n in log.guides}
+        pool = log.pool(train, self._schedule)
+        made = [follow(self._episodes(pool, [(1.0, guide)], len(train), True))["quality"] for guide in known.values()]
+        return known, np.stack(made, 1)
 
     @cached_property
     def model(self) -> Any:
@@ -166,6 +185,17 @@ class EnvironmentSettings:
         utility = Utility(1.0, self.floor, self.cap)
         kind = Twin if same else Environment
         return kind(pool, solver, self.moves, self.sight, guides, utility, slots, every, baseline)
+
+    def proof(self) -> Episodes | None:
+        """Episodes on the network itself, for what was learnt to be judged there: every other validation sample.
+
+        Each sample at each price, once, in order. None where `judged` is off, or what was trained on is the network.
+        """
+        if not self.judged or self.live:
+            return None
+        _, held = self.logged.split(self.share)
+        pool = live(self.model, self.logged, held[1::2])
+        return self._episodes(pool, self.guides, len(pool) * len(self.prices), True)
 
     def pool(self, split: Split) -> Pool:
         """The samples."""
@@ -207,14 +237,8 @@ def follow(env: Episodes) -> dict[str, Any]:
 
 
 def live(model: Any, log: Log, samples: Sequence[int]) -> Pool:
-    """The same samples on the network itself; costs one fine run of each, for what it converges to."""
-    from ..bench.paths.grids import policy_of
-    from ..engine.drivers import denoise_many
-    from .recording import fine_times
-
+    """The same samples on the network itself, held against the ends of the logged runs."""
     problems: list[Problem] = [model.problem(log.prompts[i], log.seeds[i], grid=log.grid) for i in samples]
-    fine = policy_of(fine_times(model.schedule, log.grid[0], int(log.way["fine"])))
-    adams = log.parsed()
-    ends = [r.x for r in denoise_many(model.backbone, problems, adams, fine)]
+    ends = [p.x.new_tensor(log.ends[i].astype(np.float32)) for p, i in zip(problems, samples, strict=True)]
     recorded = log.pool(samples, model.schedule)
     return replace(recorded, backbone=model.backbone, problems=problems, ends=ends)

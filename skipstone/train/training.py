@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
 import time
@@ -16,11 +14,13 @@ from .. import __version__
 from ..errors import OutputError, SpecError
 from ..policies.brain import Brain
 from .config import AgentConfig, environments, learners, load
-from .held_out import HeldOut, Lead, steady_brain
+from .curves import picture, table
+from .held_out import HeldOut, Lead, lead, steady_brain
 from .learners.base import BEST, CHECKPOINT, CURVE, Fitted, write
 from .learners.standard import one_thread
 from .reading import name_of, plain, spelt
 from .tracking import tracker
+from .transitions import evaluate
 
 AGENT, CONFIG, CURVES, PICTURE, TOLD, LOG = (
     "agent.safetensors", "config.yaml", "curve.csv", "curve.png", "training.json", "log.txt",
@@ -41,6 +41,7 @@ class Done:
         folder: Of its files.
         agent: The agent's file.
         over_random, over_fixed: Its lead on the half of the held-out episodes that did not choose it.
+        proven: Its lead over the fixed schedules on the network itself; None where that is what it was trained on.
         learnt: Whether it beats the best fixed schedule; if not, the file holds that schedule.
         interrupted: Whether it was stopped before its time.
     """
@@ -49,6 +50,7 @@ class Done:
     agent: Path
     over_random: Lead
     over_fixed: Lead
+    proven: Lead | None
     learnt: bool
     interrupted: bool
 
@@ -61,6 +63,9 @@ class Done:
             f"On held-out episodes it {random} random actions: {self.over_random}.",
             f"On held-out episodes it {fixed} the best fixed schedule of its price: {self.over_fixed}.",
         ]
+        if self.proven is not None:
+            fixed = "beats" if self.proven.sure else "does not surely beat"
+            lines.append(f"On the network itself it {fixed} the fixed schedule that guides it: {self.proven}.")
         if not self.learnt:
             lines.append("So the agent's file plays the best fixed schedule, and says so.")
         return lines
@@ -112,7 +117,7 @@ class Training:
                 say(f"{name}: utility {value:.3f} dB on held-out episodes")
             began = time.monotonic()
             fitted, interrupted = self._fit(held, say, watch)
-            done = self._judge(held, fitted, interrupted)
+            done = self._judge(held, fitted, interrupted, say)
         say(f"{fitted.steps} decisions in {time.monotonic() - began:.0f} s.")
         for line in done.words:
             log(line)
@@ -177,19 +182,21 @@ class Training:
         finally:
             tracked.close()
 
-    def _judge(self, held: HeldOut, fitted: Fitted, interrupted: bool) -> Done:
+    def _judge(self, held: HeldOut, fitted: Fitted, interrupted: bool, say: Say) -> Done:
         """Compare the best brain, and write everything."""
         score = held.play(fitted.brain)
         over_random = held.lead(score.utilities, held.random.utilities)
         over_fixed = held.lead(score.utilities, held.fixed)
+        proven = self._prove(fitted.brain, say)
         notes = {
             "learner": self.learner, "seed": self.seed, "version": __version__, "steps": fitted.steps,
             "seconds": round(fitted.seconds, 1), "interrupted": interrupted,
             "utility": score.utility, "quality": score.quality, "calls": score.calls,
             "over_random": vars(over_random), "over_fixed": vars(over_fixed),
+            "proven": vars(proven) if proven else None,
             "best_fixed": {f"{price:g}": name for price, name in held.best_fixed.items()}, **_flat(held.lines),
         }  # fmt: skip
-        learnt = over_fixed.sure
+        learnt = (proven or over_fixed).sure
         agent = self._save(held, fitted.brain, learnt, notes)
         told = {
             **notes, "first": fitted.curve[0]["score"], "best": fitted.score, "learnt": learnt,
@@ -199,7 +206,17 @@ class Training:
         write(self.out / TOLD, json.dumps(told, indent=1).encode())
         write(self.out / CURVES, table(fitted.curve).encode())
         write(self.out / PICTURE, picture(fitted.curve, held.lines))
-        return Done(self.out, agent, over_random, over_fixed, learnt, interrupted)
+        return Done(self.out, agent, over_random, over_fixed, proven, learnt, interrupted)
+
+    def _prove(self, brain: Brain, say: Say) -> Lead | None:
+        """How far the brain is ahead of its guides on the network itself, by samples that have not chosen it."""
+        proof = getattr(self.config.environment, "proof", None)
+        env = proof() if proof is not None else None
+        if env is None:
+            return None
+        say(f"On the network itself: {env.num_envs} episodes of the agent, and as many of its guides ...")
+        mine, guides = (evaluate(env, chooser, env.num_envs, 0) for chooser in (brain, "continue"))
+        return lead(mine.utilities - guides.utilities, mine.sample)
 
     def _save(self, held: HeldOut, brain: Brain, learnt: bool, notes: Mapping[str, Any]) -> Path:
         """The agent's file: what the environment makes of a brain, or the brain alone."""
@@ -270,39 +287,3 @@ def _kept(folder: Path) -> Fitted:
 
 def _flat(lines: Mapping[str, float]) -> dict[str, float]:
     return {name.split()[-2] if " " in name else name: value for name, value in lines.items()}
-
-
-def table(curve: Sequence[Mapping[str, float]]) -> str:
-    """A learning curve as CSV."""
-    names = list(dict.fromkeys(name for row in curve for name in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(curve)
-    return buffer.getvalue()
-
-
-def picture(curve: Sequence[Mapping[str, float]], lines: Mapping[str, float]) -> bytes:
-    """A learning curve as a PNG file: utility of each round and the best so far, over seconds."""
-    from itertools import accumulate
-
-    from matplotlib.figure import Figure
-
-    from ..bench.report.plots import INK, OURS, PAPER, QUIET, RULE, png
-
-    figure = Figure(figsize=(8, 4.5), dpi=150, facecolor=PAPER, layout="constrained")
-    axis = figure.subplots()
-    seconds, scores = [row["seconds"] for row in curve], [row["score"] for row in curve]
-    axis.plot(seconds, scores, "o-", color=OURS[0], lw=0.8, ms=2.5, alpha=0.6, label="each round")
-    axis.step(seconds, list(accumulate(scores, max)), where="post", color=OURS[0], lw=2.2, label="best so far")
-    for (name, value), line in zip(lines.items(), ("-", ":"), strict=False):
-        axis.axhline(value, color=INK, ls=line, lw=1.2)
-        axis.annotate(name, (1, value), (-4, 3), ("axes fraction", "data"), "offset points", ha="right", color=QUIET)
-    axis.set_xlabel("seconds", fontsize=9.5, color=QUIET)
-    axis.set_title("Mean utility on held-out episodes, dB", loc="left", fontsize=10.5, color=INK)
-    axis.grid(True, color=RULE, lw=0.6)
-    axis.spines[:].set_visible(False)
-    axis.tick_params(length=0, labelsize=9, labelcolor=QUIET)
-    axis.set_facecolor("none")
-    axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
-    return png(figure)

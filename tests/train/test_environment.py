@@ -27,7 +27,7 @@ from skipstone.train.twin import Twin
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> EnvironmentSettings:
     path = log().save(tmp_path_factory.mktemp("log") / "log.npz")
-    return EnvironmentSettings(log=str(path), axes=2, floor=-20.0, cap=60.0, relative=False)
+    return EnvironmentSettings(log=str(path), axes=2, prices=(0.5, 1.0, 2.0), floor=-20.0, cap=60.0, relative=False)
 
 
 def both(settings: EnvironmentSettings, slots: int, every: bool = False) -> tuple[Episodes, Episodes]:
