@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", default="pebble", help="a set or a file")
     parser.add_argument("--limit", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0, help="of the first sample; the next has the next")
+    parser.add_argument("--seed", type=int, default=0, help="of all samples, as skipstone evaluate agent has it")
     parser.add_argument("--grids", type=Path, help="what skipstone tune has written")
     parser.add_argument("--guide", action="append", default=[], help="one more schedule for all samples; repeat it")
     parser.add_argument("--calls", type=int, action="append", help=f"of own grids; {CALLS} by default")
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=0, help="of moving single places")
     parser.add_argument("--out", type=Path, required=True)
     said = parser.parse_args()
-    shots = [Shot(p, said.seed + k) for k, p in enumerate(load_prompts(said.prompts, limit=said.limit))]
+    shots = [Shot(p, said.seed) for p in load_prompts(said.prompts, limit=said.limit)]
     guides, gain = guides_and_gain(said.grids)
     asked = Ladder(said.calls or CALLS, (*guides, *said.guide), gain=gain, reference=said.reference, sweeps=said.sweeps)
 

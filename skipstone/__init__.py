@@ -40,6 +40,7 @@ _HOME = {
     "Policy": "engine.contracts",
     "Problem": "engine.requests",
     "Query": "engine.requests",
+    "Refine": "engine.contracts",
     "Result": "engine.requests",
     "Run": "engine.contracts",
     "Solver": "engine.requests",

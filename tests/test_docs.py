@@ -27,7 +27,7 @@ def test_every_registered_class_says_what_it_is(kind: str) -> None:
         assert not line.startswith(registry.lookup(kind, name).__name__ + "("), f"{kind} {name} has no docstring"
 
 
-PAGES = ("decisions", "pebble", "bench", "metrics", "paths", "calibration", "calibration_theory", "vlm")
+PAGES = ("agent", "decisions", "pebble", "bench", "metrics", "paths", "calibration", "calibration_theory", "vlm")
 
 
 @pytest.mark.parametrize(

@@ -39,5 +39,5 @@ def picture(curve: Sequence[Mapping[str, float]], lines: Mapping[str, float]) ->
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0, labelsize=9, labelcolor=QUIET)
     axis.set_facecolor("none")
-    axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
+    axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="center right")
     return png(figure)
