@@ -39,5 +39,8 @@ def log(samples: int = 12, seed: int = 0) -> Log:
     made = np.array([[36.0, 40.0, 43.0]] * samples) + 0.3 * rng.normal(size=(samples, 3))
     states = np.array([[len(name), name.count("a"), 1.0] for name in names], float)
     way = {"fine": 120}
-    return Log(runs(samples, seed=seed), GRID, names, tuple(range(samples)), states, GUIDES, made, np.zeros((samples, 2, 2)), 4.0,
-               "adams(of='x0')", "pebble", way)  # fmt: skip
+    ends = np.zeros((samples, 2, 2))
+    return Log(
+        runs(samples, seed=seed), GRID, names, tuple(range(samples)), states, GUIDES, made, ends, 4.0,
+        "adams(of='x0')", "pebble", way,
+    )  # fmt: skip
