@@ -167,7 +167,7 @@ def main() -> None:
     log = settings.logged
     pool = live(settings.model, log, range(len(log)))
     rows, kept = [], {}
-    for calls, until in ((11, 4), (11, 6), (8, 4)):
+    for calls, until in ((11, 4), (11, 6)):
         found = drawn(given.out, pool, settings, calls, until, "log")
         kept[calls, until] = found
         rows += [{"calls": calls, "until": until, "price": p, **valued(found, log.prompts, p)} for p in PRICES]
