@@ -52,7 +52,7 @@ class AgentConfig:
     environment: Any = field(
         default_factory=lambda: environments()["pebble"](), metadata={AMONG: environments, DEFAULT: "pebble"}
     )
-    slots: int = 64
+    slots: int = 128
     learner: Any = field(default_factory=lambda: learners()["ppo"](), metadata={AMONG: learners, DEFAULT: "ppo"})
     curriculum: Curriculum | None = None
     held_out: int = 0

@@ -47,9 +47,16 @@ class Evaluated:
     about: Mapping[str, Any]
 
 
+def trainings_named(agents: Sequence[str]) -> dict[str, str]:
+    """Agent -> what its training is called: the name of its folder or file, or all of the path where two share it."""
+    names = [Path(path).name for path in agents]
+    return {path: name if names.count(name) == 1 else path for path, name in zip(agents, names, strict=True)}
+
+
 def told_of(parts: Sequence[Part], agents: Sequence[str], price: float) -> dict[str, Any]:
     """What an evaluation writes beside its records."""
-    trainings = [found for path in agents if (found := training_of(path)) is not None]
+    named = trainings_named(agents)
+    trainings = [{**found, "name": named[path]} for path in agents if (found := training_of(path)) is not None]
     bounds = next((t["bounds"] for t in trainings if "bounds" in t), [FLOOR, CAP])
     return {
         "price": price,
@@ -69,8 +76,10 @@ def training_of(path: str) -> dict[str, Any] | None:
     file = find(path)
     if not (file.parent / TOLD).is_file():
         return None
-    found: dict[str, Any] = json.loads((file.parent / TOLD).read_text(encoding="utf-8"))
-    found["name"] = Path(path).name
+    try:
+        found: dict[str, Any] = json.loads((file.parent / TOLD).read_text(encoding="utf-8"))
+    except ValueError:
+        raise BenchError(f"{file.parent / TOLD} is damaged: delete it, or train the agent again.") from None
     if (file.parent / CONFIG).is_file():
         environment = load(file.parent / CONFIG).environment
         found["bounds"] = [environment.floor, environment.cap]
@@ -150,4 +159,5 @@ def _beyond(path: Path, kind: Any, utility: Utility, rows: Sequence[Row]) -> Row
 
 
 def _learnt(found: Mapping[str, Any]) -> Learnt:
-    return Learnt(found["name"], found["first"], found["best"], found["random"], found["fixed"], found["actions"])
+    figures = (found[key] for key in ("name", "first", "best", "random", "fixed", "actions"))
+    return Learnt(*figures, found.get("learnt", True))

@@ -22,7 +22,7 @@ from ..bench.subject import Subject
 from ..errors import BenchError, SpecError
 from ..metrics import Metric
 from ..policies.agent import Agent
-from .evaluated import FILE, Part, logged_guides, told_of
+from .evaluated import FILE, Part, logged_guides, told_of, trainings_named
 
 SAMPLERS = ("dpmpp / trailing", "unipc / trailing")
 WEAK = "fixed @ ddim / trailing / 20"  # gate G2
@@ -35,7 +35,8 @@ class Settings:
 
     Args:
         agents: Folders or files of agents, or names of shipped ones: one for each training.
-        prices: At which each agent plays, in dB a call, the one that is judged first; () is the middle of its prices.
+        prices: At which each agent plays, in dB a call, the one that is judged first; () is the middle one of the
+            first agent's.
         full: The full run that quality is held against, as a column.
         rules: Columns that adapt without learning.
         calls: At which fixed samplers run, besides those next to what agents and rules make.
@@ -74,6 +75,10 @@ class Evaluation:
     def __post_init__(self) -> None:
         if not self.settings.agents or not self.shots:
             raise SpecError("Expected at least one agent and one prompt: skipstone evaluate agent PATH --prompts SET.")
+        if len(set(self.settings.agents)) < len(self.settings.agents):
+            raise SpecError(f"Expected different agents, got {', '.join(self.settings.agents)}.")
+        if not all(0 < price < math.inf for price in self.settings.prices):
+            raise SpecError(f"--price: expected numbers > 0, in dB a call, got {list(self.settings.prices)}; try 1.")
 
     def run(self, out: Path, resume: bool, command: str, options: Mapping[str, Any], tell: Tell = silent) -> Store:
         """Draw and score what is not there yet. Raises BenchError, SpecError; what the model cannot run is noted."""
@@ -106,14 +111,14 @@ class Evaluation:
     def _agents(self) -> list[tuple[Row, Part]]:
         """Every agent at every price, told apart by what its file holds."""
         found = []
-        for path in self.settings.agents:
+        for path, run in trainings_named(self.settings.agents).items():
             digest = _digest(path)
             for price in self.settings.prices or (self._price,):
                 column = self._column(f"agent(path={path!r}, price={price!r})")
-                name = f"agent, {Path(path).name}, {price:g} dB"
+                name = f"agent, {run}, {price:g} dB"
                 spec = f"{column.spec} [{digest}]"
-                info = RowInfo(spec, name, "ours", f"agent, {price:g} dB", Path(path).name, column.steps)
-                found.append((Row(column, info), Part(spec, name, "agent", price, Path(path).name)))
+                info = RowInfo(spec, name, "ours", f"agent, {price:g} dB", run, column.steps)
+                found.append((Row(column, info), Part(spec, name, "agent", price, run)))
         return found
 
     @property

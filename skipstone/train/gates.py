@@ -37,6 +37,7 @@ class Learnt:
         first, best, random, fixed: Mean utilities on validation prompts: of the first agent, of the best, of random
             actions, of the best fixed schedule.
         actions: Name of an action -> the share of decisions in which the best agent takes it.
+        learnt: Whether its file plays that agent; else it plays the fixed schedule.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Learnt:
     random: float
     fixed: float
     actions: Mapping[str, float]
+    learnt: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def g1(learnt: Sequence[Learnt]) -> Verdict:
         f"{passed} of {len(learnt)} trainings; {ahead} ended above the best fixed schedule of the validation prompts. "
         f"The commonest action's share is {max(_most(one) for one in learnt):.0%} at most."
     )
+    if idle := sum(not one.learnt for one in learnt):
+        why += f" The files of {idle} play the fixed schedule all the same, for their lead was not proven."
     return Verdict("G1", claim, passed == len(learnt), {"trainings": told}, why)
 
 

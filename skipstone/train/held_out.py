@@ -16,7 +16,7 @@ from .transitions import Behaviour, Score, collect, evaluate
 
 SEED = 20_011  # of the held-out episodes
 PRICES = {"price": float, "log price": math.exp}  # entries of an observation that hold the price of a call
-SAMPLES = 16  # with fewer samples than this, slots count as independent
+SAMPLES = 16  # with fewer samples than this and no pool of them, slots count as independent
 ERRORS = 2.0  # standard errors by which one must lead to count as ahead
 
 
@@ -97,9 +97,10 @@ class HeldOut:
 
     @cached_property
     def groups(self) -> Any:
-        """(episodes,) numbers of what is independent: samples, each at all prices; slots where samples are few."""
-        known, numbers = np.unique(self.random.sample, return_inverse=True)
-        return numbers if len(known) >= SAMPLES else np.arange(len(numbers))
+        """(episodes,) what is independent: samples of a pool, each at all prices; slots where there are but classes."""
+        samples = np.asarray(self.random.sample, int)  # as they are, drawn or not: proofs leave out every other one
+        few = not hasattr(self.env, "pool") and len(np.unique(samples)) < SAMPLES
+        return np.arange(len(samples)) if few else samples
 
     @cached_property
     def choosing(self) -> Any:

@@ -57,6 +57,11 @@ class Log:
     model: str = ""
     way: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        found = (self.runs.z, self.runs.v, self.runs.gains, self.seeds, self.states, self.made, self.ends)
+        if any(len(one) != len(self.prompts) for one in found) or self.made.shape[1] != len(self.guides):
+            raise SpecError("Expected as many trajectories, states and ends as prompts, and as many figures as guides.")
+
     def __len__(self) -> int:
         return len(self.prompts)
 
@@ -167,7 +172,7 @@ class Log:
             raise SpecError(
                 f"Expected a file of logged trajectories, got {path}. Shipped: {names}. Draw some: skipstone train log."
             ) from None
-        except (OSError, KeyError, ValueError, TypeError) as e:
+        except Exception as e:  # zip and zlib have errors of their own, for files that are cut or changed
             if isinstance(e, SpecError):
                 raise
             raise SpecError(f"{file} is damaged, or holds no logged trajectories. Draw it again.") from None

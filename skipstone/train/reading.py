@@ -79,16 +79,24 @@ def spelt(settings: Any) -> str:
 def _tree(text: str, source: str) -> Entry:
     import yaml
 
-    loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()
+        node, loader = _composed(text)
         return Entry({}, source) if node is None else _entry(node, loader, source)
-    except yaml.MarkedYAMLError as e:
-        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
-        told = e.problem or e.context
-        raise SpecError(f"{source}{line}: expected YAML, 'key: value' on each line: {told}.") from None
-    finally:
-        loader.dispose()
+    except yaml.YAMLError as e:
+        mark, told = getattr(e, "problem_mark", None), getattr(e, "problem", None) or getattr(e, "context", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SpecError(f"{source}{line}: expected YAML, 'key: value' on each line: {told or e}.") from None
+
+
+def _composed(text: str) -> tuple[Any, Any]:
+    """The node of a text, None of an empty one, and what makes values of it; aliases are refused, as they can loop."""
+    import yaml
+
+    alias = next((token for token in yaml.scan(text, yaml.SafeLoader) if isinstance(token, yaml.AliasToken)), None)
+    if alias is not None:
+        raise yaml.MarkedYAMLError(problem=f"*{alias.value} repeats another value", problem_mark=alias.start_mark)
+    loader = yaml.SafeLoader(text)
+    return loader.get_single_node(), loader
 
 
 def _entry(node: Any, loader: Any, source: str, only: str = "") -> Entry:
@@ -99,6 +107,8 @@ def _entry(node: Any, loader: Any, source: str, only: str = "") -> Entry:
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Entry] = {}
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is a word", problem_mark=key.start_mark)
             if key.value in found:
                 raise SpecError(f"{source}, line {key.start_mark.line + 1}: {key.value!r} is there twice. Keep one.")
             here = only or f"{source}, line {key.start_mark.line + 1}"
@@ -106,7 +116,10 @@ def _entry(node: Any, loader: Any, source: str, only: str = "") -> Entry:
         return Entry(found, where)
     if isinstance(node, yaml.SequenceNode):
         return Entry([_entry(one, loader, source, only) for one in node.value], where)
-    return Entry(loader.construct_object(node), where)
+    try:
+        return Entry(loader.construct_object(node), where)
+    except ValueError as e:  # what looks like a date, and is none
+        raise yaml.MarkedYAMLError(problem=f"{node.value!r}: {e}", problem_mark=node.start_mark) from None
 
 
 def _changed(entry: Entry, change: str) -> Entry:
@@ -117,14 +130,11 @@ def _changed(entry: Entry, change: str) -> Entry:
     keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
         raise SpecError(f"Expected KEY=VALUE, e.g. learner.name=search, got {change!r}.")
-    loader = yaml.SafeLoader(spoken)
     try:
-        node = loader.get_single_node()
+        node, loader = _composed(spoken)
         value = None if node is None else _entry(node, loader, change, change).value
-    except yaml.MarkedYAMLError:
+    except yaml.YAMLError:
         raise SpecError(f"{change}: expected a YAML value after '='. Quote texts: {path}=\"'text'\".") from None
-    finally:
-        loader.dispose()
     return _put(entry, keys, Entry(value, change))
 
 
@@ -234,8 +244,11 @@ def _number(entry: Entry, path: str) -> float:
     try:
         if not isinstance(entry.value, int | float | str):
             raise ValueError
-        return float(entry.value)
-    except ValueError:
+        value = float(entry.value)
+        if value != value:
+            raise ValueError
+        return value
+    except (ValueError, OverflowError):
         return float(_refuse(entry, path, "a number"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -19,6 +20,7 @@ from ..bench.paths.grids import even_times, policy_of
 from ..bench.paths.record import Recorder
 from ..engine.drivers import denoise_many
 from ..engine.requests import Problem
+from ..errors import SpecError
 from ..pebble.model import Pebble
 from ..policies.moves import Guide
 from .log import Log
@@ -63,11 +65,16 @@ class Recording:
             guides: Fixed schedules, by calls.
             out: The file that is written in the end.
             watch: Called with (samples drawn, samples in all).
+
+        Raises:
+            SpecError: what is kept beside `out` was drawn of other samples, guides or settings.
         """
         grid = registry.parse("grid", "trailing").times(model.schedule, 50)
         times = fine_times(model.schedule, grid[0], self.fine)
         parts = out.with_name(f".{out.name}.parts")
-        parts.mkdir(parents=True, exist_ok=True)
+        known = {str(n): list(guide.times) for n, guide in guides.items()}
+        who = identity(model)["weights"]
+        _same(parts, [who, model.guidance, vars(self), list(prompts), list(seeds), known])
         found = []
         for first in range(0, len(prompts), self.batch):
             here = slice(first, first + self.batch)
@@ -85,7 +92,7 @@ class Recording:
         log = Log(
             runs, grid, tuple(prompts), tuple(seeds), whole["states"], guides, whole["made"], whole["ends"],
             10 ** (float(np.median(whole["offset"])) / 20), self.solver, model.name,
-            {"guidance": model.guidance, "identity": identity(model)["weights"], "fine": self.fine},
+            {"guidance": model.guidance, "identity": who, "fine": self.fine},
         )  # fmt: skip
         log.save(out)
         shutil.rmtree(parts)
@@ -126,6 +133,19 @@ class Recording:
 
 
 _SHARED = ("angles", "marks")
+
+
+def _same(parts: Path, about: Any) -> None:
+    """A folder for parts of this drawing, and of no other. Raises SpecError."""
+    parts.mkdir(parents=True, exist_ok=True)
+    note, text = parts / "about.json", json.dumps(about)
+    if not any(parts.glob("*.npz")):
+        note.write_text(text, encoding="utf-8")
+    elif not note.is_file() or note.read_text(encoding="utf-8") != text:
+        raise SpecError(
+            f"{parts} holds parts of another drawing, which was interrupted. Give the command that drew them, choose "
+            f"another --out, or delete that folder."
+        )
 
 
 def fine_times(schedule: Any, start: float, steps: int) -> tuple[float, ...]:

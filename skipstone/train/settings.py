@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -60,7 +61,7 @@ class EnvironmentSettings:
     log: str = "pebble"
     live: bool = False
     share: float = 0.25
-    guides_from: Literal["logged", "even"] = "logged"
+    guides_from: Literal["logged", "even"] = "even"
     prices: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     floor: float = 10.0
     cap: float = 50.0
@@ -76,7 +77,8 @@ class EnvironmentSettings:
     judged: bool = True
 
     def __post_init__(self) -> None:
-        if not self.prices or min(self.prices) <= 0 or len(set(self.prices)) < len(self.prices):
+        sound = self.prices and all(0 < price < math.inf for price in self.prices)
+        if not sound or len(set(self.prices)) < len(self.prices):
             raise SpecError(f"prices: expected different prices > 0, in dB a call, got {self.prices}; try 0.5, 1, 2.")
         if self.guides_from not in ("logged", "even"):
             raise SpecError(f"guides_from: expected logged or even, got {self.guides_from!r}.")
@@ -146,7 +148,10 @@ class EnvironmentSettings:
             return log.guides, log.made[train]
         known = {n: Guide(even_times(self._schedule, log.grid[0], n)) for n in log.guides}
         pool = log.pool(train, self._schedule)
-        made = [follow(self._episodes(pool, [(1.0, guide)], len(train), True))["quality"] for guide in known.values()]
+        made = [
+            follow(self._episodes(pool, [(1.0, guide)], len(train), True, blind=True))["quality"]
+            for guide in known.values()
+        ]
         return known, np.stack(made, 1)
 
     @cached_property
@@ -164,8 +169,16 @@ class EnvironmentSettings:
             n: Slots, >= 1. None is one for each sample and price, gone through once, in order, which is what validation
                 wants.
             seed: Of the draws.
+
+        Raises:
+            SpecError: a single validation sample.
         """
         pool = self.pool(split)
+        if split == "validation" and len(pool) < 2:
+            raise SpecError(
+                f"share: {self.share:g} of the prompts is one sample for validation, which cannot both choose and "
+                f"judge. Draw more of them, or keep a larger share."
+            )
         slots = len(pool) * len(self.prices) if n is None else n
         baseline = self._baseline(pool) if self.relative else None
         env = self._episodes(pool, self.guides, slots, n is None, baseline)
@@ -175,16 +188,24 @@ class EnvironmentSettings:
         return env
 
     def _episodes(
-        self, pool: Pool, guides: Sequence[tuple[float, Guide]], slots: int, every: bool, baseline: Any = None
+        self,
+        pool: Pool,
+        guides: Sequence[tuple[float, Guide]],
+        slots: int,
+        every: bool,
+        baseline: Any = None,
+        blind: bool = False,
     ) -> Episodes:
-        """Episodes of a pool: by the twin where that computes the same."""
+        """Episodes of a pool: by the twin where that computes the same; `blind` for fixed schedules, which look at
+        nothing, on recorded runs either."""
         solver = self.logged.parsed()
         same = (
             isinstance(pool.backbone, Logged) and spell(solver) == SOLVER and not {"gate", "refine"} & {*self.actions}
         )
         utility = Utility(1.0, self.floor, self.cap)
         kind = Twin if same else Environment
-        return kind(pool, solver, self.moves, self.sight, guides, utility, slots, every, baseline)
+        sight = Sight(("place",)) if blind else self.sight
+        return kind(pool, solver, self.moves, sight, guides, utility, slots, every, baseline)
 
     def proof(self) -> Episodes | None:
         """Episodes on the network itself, for what was learnt to be judged there: every other validation sample.
@@ -211,7 +232,7 @@ class EnvironmentSettings:
 
     def _baseline(self, pool: Pool) -> Any:
         """(samples, prices) utility of the guide, by running it."""
-        found = [follow(self._episodes(pool, [one], len(pool), True).blind)["utility"] for one in self.guides]
+        found = [follow(self._episodes(pool, [one], len(pool), True, blind=True))["utility"] for one in self.guides]
         return np.stack(found, 1).astype(np.float32)
 
     def agent(self, brain: Brain, learned: bool, notes: Mapping[str, Any]) -> Mind:

@@ -20,14 +20,16 @@ from skipstone.train.environment import Environment
 from skipstone.train.episodes import Episodes, Pool
 from skipstone.train.log import Log
 from skipstone.train.rewards import Utility
-from skipstone.train.settings import EnvironmentSettings, follow
+from skipstone.train.settings import EnvironmentSettings, follow, live
 from skipstone.train.twin import Twin
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> EnvironmentSettings:
     path = log().save(tmp_path_factory.mktemp("log") / "log.npz")
-    return EnvironmentSettings(log=str(path), axes=2, prices=(0.5, 1.0, 2.0), floor=-20.0, cap=60.0, relative=False)
+    return EnvironmentSettings(
+        log=str(path), guides_from="logged", axes=2, prices=(0.5, 1.0, 2.0), floor=-20.0, cap=60.0, relative=False
+    )
 
 
 def both(settings: EnvironmentSettings, slots: int, every: bool = False) -> tuple[Episodes, Episodes]:
@@ -227,3 +229,43 @@ def test_minds_hold_what_they_were_trained_on(settings: EnvironmentSettings) -> 
     assert isinstance(mind, Mind)
     assert mind.guides == settings.guides
     assert mind.solver == "adams(of='x0')"
+
+
+def test_an_agent_may_begin_with_even_steps(settings: EnvironmentSettings) -> None:
+    even = replace(settings, guides_from="even")
+    for _, guide in even.guides:
+        angles = np.array([even.model.schedule.angle(t) for t in guide.times])
+        assert np.diff(angles) == pytest.approx(np.full(guide.steps, -angles[0] / guide.steps), abs=0.01)
+    assert {guide.steps for _, guide in even.guides} <= set(settings.logged.guides)
+
+
+def test_what_is_learnt_is_judged_on_the_network_or_not_at_all(settings: EnvironmentSettings) -> None:
+    assert replace(settings, judged=False).proof() is None
+    assert replace(settings, live=True).proof() is None
+
+
+def test_errors_may_fade_as_on_another_sample(settings: EnvironmentSettings) -> None:
+    _, twin = both(settings, 64)
+    assert isinstance(twin, Twin)
+    twin.reset(seed=1)
+    assert (twin.fading == twin.sample).all()
+    twin.swapped = 0.5
+    twin.reset(seed=1)
+    assert 0.2 < (twin.fading != twin.sample).mean() < 0.8
+    same = twin.fading.copy()
+    twin.reset(seed=1)
+    assert (twin.fading == same).all()
+
+
+def test_the_shipped_log_proves_on_the_network() -> None:
+    """What the training command does in the end, on two samples: the guide there is as the log says."""
+    settings = EnvironmentSettings(guides_from="logged", prices=(2.0,))
+    _, held = settings.logged.split(settings.share)
+    pool = live(settings.model, settings.logged, held[1:4:2])
+    env = Environment(
+        pool, settings.logged.parsed(), settings.moves, settings.sight, settings.guides, Utility(1.0), 2, True
+    )
+    found = follow(env)
+    guide = list(settings.logged.guides).index(settings.guides[0][1].steps)
+    assert found["quality"] == pytest.approx(settings.logged.made[held[1:4:2], guide], abs=8)  # latents, not pixels
+    assert found["calls"].tolist() == [settings.guides[0][1].steps] * 2

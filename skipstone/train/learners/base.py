@@ -6,7 +6,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -220,6 +220,24 @@ class _Training:
 
     def _who(self) -> str:
         return f"{self.learner!r}, seed {self.seed}"
+
+
+def check(settings: Learner, least: Mapping[str, int], positive: Sequence[str], shares: Sequence[str] = ()) -> None:
+    """Raise SpecError for a setting out of range.
+
+    Args:
+        settings: Of a learner.
+        least: Settings that are at least so many.
+        positive: Those that are > 0.
+        shares: Those that are in [0, 1].
+    """
+    values = vars(settings)
+    wrong = [f"{name} >= {low}" for name, low in least.items() if not values[name] >= low]
+    wrong += [f"{name} > 0" for name in positive if not 0 < values[name] < np.inf]
+    wrong += [f"{name} in [0, 1]" for name in shares if not 0 <= values[name] <= 1]
+    wrong += ["hidden layers of 1 unit or more"] if min(values.get("hidden", ()), default=1) < 1 else []
+    if wrong:
+        raise SpecError(f"{settings.name}: expected {', '.join(wrong)}, got {settings!r}.")
 
 
 class Counted:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...policies.brain import Brain
 from ..transitions import Transitions, Varied, collect, exploring, greedy, scores
-from .base import Learner, Session
+from .base import Learner, Session, check
 from .standard import Standard, seeded
 
 
@@ -34,6 +34,9 @@ class FittedQ(Learner):
         caution: Weight of log sum exp Q - Q(a), which keeps actions that were never tried from looking good; >= 0.
         warm: Episodes from which observations and pay are standardised.
 
+    Raises:
+        SpecError: a setting out of range.
+
     References: Ernst et al. 2005, Tree-based batch mode reinforcement learning; Watkins 1989 (lambda of 1);
         Kumar et al. 2020, arXiv 2006.04779 (caution).
     """
@@ -50,6 +53,10 @@ class FittedQ(Learner):
     caution: float = 0.0
     warm: int = 512
     name: ClassVar[str] = "fitted_q"
+
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("members", "sweeps", "batch", "episodes", "memory", "warm"), 1)
+        check(self, {**least, "caution": 0}, ("rate", "passes"), ("explore",))
 
     def begin(self, env: Any, seed: int) -> Session:
         return _Fitting(self, env, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .base import Learner, Session
+from .base import Learner, Session, check
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class PPO(Learner):
         rollouts: Between two scores.
         warm: Episodes of random behaviour, from which observations and pay are standardised.
 
+    Raises:
+        SpecError: a setting out of range.
+
     References: Schulman et al. 2017, arXiv 1707.06347; Huang & Ontanon 2020, arXiv 2006.14171 (masks).
     """
 
@@ -47,6 +50,10 @@ class PPO(Learner):
     rollouts: int = 8
     warm: int = 512
     name: ClassVar[str] = "ppo"
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "batch": 2, "rollout": 2, "rollouts": 1, "warm": 1, "entropy": 0}
+        check(self, least, ("rate", "clip", "kl", "gamma"), ("last", "trace", "gamma"))
 
     def begin(self, env: Any, seed: int) -> Session:
         from .sb3 import Maskable

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import SpecError
 from ...policies.brain import Brain
 from ..transitions import evaluate
-from .base import Learner, Session
+from .base import Learner, Session, check
 from .standard import Standard
 
 
@@ -57,6 +57,7 @@ class Search(Learner):
                 f"search: expected candidates and rounds >= 2, elite in (0, 1), shake > 0 and step in (0, 1], "
                 f"got {self!r}."
             )
+        check(self, {"episodes": 1, "warm": 1, "noise": 0}, ())
 
     def begin(self, env: Any, seed: int) -> Session:
         return _Searching(self, env, seed)

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import SpecError
 from ...policies.brain import Brain
 from ..transitions import collect, scores
-from .base import Learner, Session
+from .base import Learner, Session, check
 from .standard import Standard, seeded
 
 NEVER = -1e9  # score of all other actions
@@ -37,7 +37,7 @@ class Stopping(Learner):
         memory: Samples remembered, the newest.
 
     Raises:
-        SpecError: from `fit`, where the environment has no "continue" or no "stop".
+        SpecError: a setting out of range; from `fit`, where the environment has no "continue" or no "stop".
 
     References: Longstaff & Schwartz 2001, Valuing American options by simulation; Howard 1960 (policy iteration).
     """
@@ -50,6 +50,9 @@ class Stopping(Learner):
     batch: int = 2048
     memory: int = 10_000
     name: ClassVar[str] = "stopping"
+
+    def __post_init__(self) -> None:
+        check(self, dict.fromkeys(("samples", "sweeps", "updates", "batch", "memory"), 1), ("rate",))
 
     def begin(self, env: Any, seed: int) -> Session:
         if "continue" not in env.actions or not _stops(env):
