@@ -42,7 +42,7 @@ def agent(
     seed: options.Seed = 0,
     price: Annotated[
         list[float] | None,
-        typer.Option(help="dB a call; the first is judged. Each agent's middle one by default. Repeat it."),
+        typer.Option(help="dB a call; the first is judged. The first agent's middle one by default. Repeat it."),
     ] = None,
     full: Annotated[str, typer.Option(help="The full run that quality is held against, as a column.")] = (
         "fixed @ ddim / trailing / 50"

@@ -39,7 +39,9 @@ def agent(
     minutes: Annotated[
         float | None, typer.Option(help="Of learning; the configuration's by default.", show_default=False)
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="One training each. Repeat it.", show_default=False)] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="One training each. Repeat it.", min=0, show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder.", show_default=False)] = None,
     learner: Annotated[str | None, typer.Option(help="ppo, fitted_q, stopping or search.", show_default=False)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left.")] = False,
@@ -79,7 +81,7 @@ def agent(
     console = Console(stderr=True)
     settings = _settings(config, changes or (), learner, out, resume)
     folder = out or Path(settings.out)
-    trainings = _trainings(settings, folder, minutes or settings.minutes, seed or settings.seeds)
+    trainings = _trainings(settings, folder, settings.minutes if minutes is None else minutes, seed or settings.seeds)
     if not resume:
         check_targets([file for one in trainings for file in one.files], force)
     if slurm is not None:

@@ -129,7 +129,8 @@ class Moves:
         shortest = np.where(ends, lengths, np.iinfo(int).max).min(1, keepdims=True)
         ending = ends & (lengths == shortest)
         reach = ends.any(1, keepdims=True)
-        stop = stops & (calls >= self.first) & (left >= -lengths) & ~last & ~((lengths == -1) & reach)
+        paid = calls - lengths - 1 <= self.calls * steps
+        stop = stops & (calls >= self.first) & (left >= -lengths) & paid & ~last & ~((lengths == -1) & reach)
         found = ending | (plain & ~ends & ~last) | stop
         free = np.where(names == GATE, np.reshape(gates, (-1, 1)), np.reshape(refines, (-1, 1)))
         found |= special & (lengths < left) & ~last & free

@@ -1,0 +1,148 @@
+"""What a new user, or a damaged file, gives trainings and evaluations: one line that says what to type instead."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skipstone.errors import SpecError
+from skipstone.policies.moves import Moves
+from skipstone.train.config import AgentConfig
+from skipstone.train.evaluated import trainings_named
+from skipstone.train.evaluation import Evaluation, Settings
+from skipstone.train.gates import Learnt, g1
+from skipstone.train.held_out import HeldOut
+from skipstone.train.learners import LEARNERS, learner
+from skipstone.train.log import Log
+from skipstone.train.reading import read
+from skipstone.train.recording import _same
+from skipstone.train.settings import EnvironmentSettings
+from skipstone.train.transitions import Transitions
+from tests.logs import log
+
+
+@pytest.mark.parametrize("keep", [0, 30, 2000, -40])
+def test_files_that_were_cut_off_are_called_damaged(keep: int, tmp_path: Path) -> None:
+    whole = log(6).save(tmp_path / "a.npz").read_bytes()
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(whole[:keep])
+    with pytest.raises(SpecError, match="damaged"):
+        Log.load(cut)
+    with pytest.raises(SpecError, match="file of transitions"):
+        Transitions.load(cut)
+
+
+def test_logs_whose_parts_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="as many trajectories"):
+        dataclasses.replace(log(6), seeds=(0,))
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(SpecError, match="damaged"):
+        Log.load(tmp_path / "one.npy")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("slots: &a [*a]\n", r"line 1: .*\*a repeats another value"),
+        ("{[1, 2]: 3}\n", "line 1: .*a key is a word"),
+        ("out: 2026-13-45\n", "line 1: .*2026-13-45"),
+        ("out: \x00\n", "expected YAML"),
+        ("minutes: .nan\n", "expected minutes to be a number"),
+        ("out: !!python/object/apply:os.getcwd []\n", "expected out to be a text"),
+    ],
+)
+def test_configurations_that_are_none(text: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        read(AgentConfig, text, "f")
+    key, _, value = text.strip().partition(": ")
+    with pytest.raises(SpecError):
+        read(AgentConfig, "", "f", [f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("ppo", {"rate": -1.0}),
+        ("ppo", {"batch": 1}),
+        ("ppo", {"hidden": (0,)}),
+        ("ppo", {"gamma": 0.0}),
+        ("fitted_q", {"members": 0}),
+        ("stopping", {"sweeps": 0}),
+        ("stopping", {"memory": 0}),
+        ("search", {"episodes": 0}),
+    ],
+)
+def test_learners_say_which_setting_is_out_of_range(name: str, setting: dict[str, Any]) -> None:
+    assert name in LEARNERS
+    with pytest.raises(SpecError, match=f"^{name}: expected .*{next(iter(setting))}"):
+        learner(name, **setting)
+
+
+def test_parts_of_another_drawing_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    _same(tmp_path, ["a"])
+    _same(tmp_path, ["b"])  # nothing was drawn yet
+    (tmp_path / "000000.npz").write_bytes(b"")
+    _same(tmp_path, ["b"])
+    with pytest.raises(SpecError, match="another drawing"):
+        _same(tmp_path, ["a"])
+
+
+def test_samples_that_judge_have_not_chosen_whatever_was_drawn() -> None:
+    """Proofs take the odd samples of the pool: none of these may choose, even where others were never drawn."""
+    sample = np.repeat([0, 2, *range(3, 22)], 2)
+    held = HeldOut.__new__(HeldOut)
+    vars(held).update(env=SimpleNamespace(pool=range(22)), random=SimpleNamespace(sample=sample.astype(float)))
+    assert (sample[held.choosing] % 2 == 0).all()
+    assert (sample[~held.choosing] % 2 == 1).all()
+    vars(held).pop("groups"), vars(held).pop("choosing")
+    vars(held)["random"] = SimpleNamespace(sample=sample[:6])  # few, but samples: prices of one are not independent
+    assert held.groups.tolist() == sample[:6].tolist()
+
+
+def test_stops_that_the_budget_cannot_pay_are_masked() -> None:
+    moves = Moves(("continue", "stop 1", "stop 2", "stop 4"), calls=1.0)
+    assert moves.masks([20], [7], [8])[0].tolist() == [True, True, True, False]
+    assert moves.masks([20], [5], [8])[0].tolist() == [True, True, True, True]
+
+
+def test_trainings_of_one_name_are_told_apart() -> None:
+    assert trainings_named(["a/seed-0", "a/seed-1"]) == {"a/seed-0": "seed-0", "a/seed-1": "seed-1"}
+    assert trainings_named(["a/seed-0", "b/seed-0"]) == {"a/seed-0": "a/seed-0", "b/seed-0": "b/seed-0"}
+
+
+@pytest.mark.parametrize("wrong", [{"agents": ("a", "a")}, {"prices": (0.0,)}, {"prices": (float("nan"),)}])
+def test_evaluations_out_of_range(wrong: dict[str, Any]) -> None:
+    nothing: Any = SimpleNamespace()
+    with pytest.raises(SpecError, match="xpected"):
+        Evaluation(nothing, Settings(**{"agents": ("a",), **wrong}), [nothing], {})
+
+
+def test_g1_says_whose_file_plays_the_schedule() -> None:
+    one = Learnt("a", 1.0, 3.0, 0.5, 2.0, {"continue": 0.5, "stop": 0.5}, learnt=False)
+    assert "files of 1 play the fixed schedule" in g1([one]).why
+    assert "files of" not in g1([dataclasses.replace(one, learnt=True)]).why
+
+
+@pytest.mark.parametrize("prices", [(float("nan"),), (float("inf"),)])
+def test_prices_are_numbers(prices: tuple[float, ...]) -> None:
+    with pytest.raises(SpecError, match="prices"):
+        EnvironmentSettings(prices=prices)
+
+
+def test_fixed_schedules_are_judged_without_looking(tmp_path: Path) -> None:
+    """Agents that look run on the network; the even schedules that they begin with are chosen on recorded runs."""
+    path = str(log().save(tmp_path / "log.npz"))
+    settings = EnvironmentSettings(log=path, guides_from="even", axes=1, live=True, blocks=("place", "published"))
+    assert [price for price, _ in settings.guides] == sorted(settings.prices, reverse=True)
+
+
+def test_one_sample_cannot_choose_and_judge(tmp_path: Path) -> None:
+    path = str(log(6).save(tmp_path / "log.npz"))
+    settings = EnvironmentSettings(log=path, share=0.2, axes=1)
+    with pytest.raises(SpecError, match="choose and"):
+        settings.build("validation")
