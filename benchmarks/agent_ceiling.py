@@ -67,7 +67,7 @@ def drawn(out: Path, pool: Pool, settings: EnvironmentSettings, calls: int, unti
     shown = None
     for pace in PACES:
         file = out / f"{name}-{calls}-{until}-{pace.replace(' ', '')}.npz"
-        if not file.is_file():
+        if not file.is_file() or len(np.load(file)["calls"]) != len(pool):  # of another --limit
             print(f"{name}: {calls} calls, from call {until} on {pace} ...", flush=True)
             seen, quality, cost = paced(pool, settings, calls, until, pace)
             np.savez(file, seen=seen, quality=quality, calls=cost)

@@ -100,7 +100,7 @@ def agent(
 
       skipstone evaluate agent mine --out verdicts
       skipstone evaluate agent seed-0 seed-1 seed-2 seed-3 seed-4 --price 1 \\
-        --limit 48 --grids grids --oracle oracle/oracle.jsonl --out verdicts
+        --limit 48 --grids grids --oracle oracle/oracle-1.jsonl --out verdicts
       skipstone evaluate agent mine --out verdicts --resume --refine refine.json
     """
     from rich.console import Console

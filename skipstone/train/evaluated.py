@@ -21,13 +21,14 @@ FLOOR, CAP = 10.0, 50.0  # dB of the utility, where no training says otherwise
 
 @dataclass(frozen=True)
 class Part:
-    """What a row of the bench is to the hypotheses; see `scores.Row`."""
+    """What a row of the bench is to the hypotheses; see `scores.Row`, and for `fee` `scores.of_records`."""
 
     spec: str
     name: str
     kind: Kind
     price: float = math.nan
     run: str = ""
+    fee: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def evaluated(folder: str | Path, oracle: Path | None = None, ceiling: Path | No
     records: dict[str, list[Record]] = {}
     for record in store.records:
         records.setdefault(record.row, []).append(record)
-    rows = [of_records(records[p.spec], p.name, p.kind, p.price, p.run) for p in parts if p.spec in records]
+    rows = [of_records(records[p.spec], p.name, p.kind, p.price, p.run, p.fee) for p in parts if p.spec in records]
     for path, kind in ((oracle, "oracle"), (ceiling, "ceiling")):
         if path is not None:
             rows.append(_beyond(path, kind, utility, rows))
@@ -155,9 +156,17 @@ def _beyond(path: Path, kind: Any, utility: Utility, rows: Sequence[Row]) -> Row
     known = set(rows[0].samples)
     if not known & set(row.samples):
         raise BenchError(f"{path}: none of its samples was evaluated here. Use the same --prompts, --limit and --seed.")
+    for found in row.samples.values():  # what is best for another utility is no bound for this one
+        made = found.get("floor", utility.floor), found.get("cap", utility.cap)
+        if made != (utility.floor, utility.cap):
+            raise BenchError(
+                f"{path} was chosen for PSNR clipped to {made[0]:g} to {made[1]:g} dB, and the agents were trained for "
+                f"{utility.floor:g} to {utility.cap:g}. Make it again with --floor {utility.floor:g} --cap "
+                f"{utility.cap:g}; what was run is kept."
+            )
     return row
 
 
 def _learnt(found: Mapping[str, Any]) -> Learnt:
-    figures = (found[key] for key in ("name", "first", "best", "random", "fixed", "actions"))
-    return Learnt(*figures, found.get("learnt", True))
+    figures = {key: found[key] for key in ("name", "first", "best", "random", "fixed", "actions")}
+    return Learnt(**figures, learnt=found.get("learnt", True))

@@ -19,6 +19,7 @@ from ..bench.paths.grids import policy_of
 from ..bench.race import Race, Row, Tell, silent
 from ..bench.store import Header, RowInfo, Store
 from ..bench.subject import Subject
+from ..engine.signals import Look
 from ..errors import BenchError, SpecError
 from ..metrics import Metric
 from ..policies.agent import Agent
@@ -118,7 +119,7 @@ class Evaluation:
                 name = f"agent, {run}, {price:g} dB"
                 spec = f"{column.spec} [{digest}]"
                 info = RowInfo(spec, name, "ours", f"agent, {price:g} dB", run, column.steps)
-                found.append((Row(column, info), Part(spec, name, "agent", price, run)))
+                found.append((Row(column, info), Part(spec, name, "agent", price, run, _fee(path))))
         return found
 
     @property
@@ -142,7 +143,7 @@ class Evaluation:
             made.setdefault(record.row, []).append(record.calls)
         for _, part in parts:
             if part.kind in ("agent", "rule") and part.spec in made:
-                mean = sum(made[part.spec]) / len(made[part.spec])
+                mean = (1.0 + part.fee) * sum(made[part.spec]) / len(made[part.spec])
                 wanted |= {max(1, math.floor(mean)), max(1, math.ceil(mean))}
         columns = [self._column(f"fixed @ {way} / {n}") for n in sorted(wanted) for way in SAMPLERS]
         columns += [self._column(spec) for spec in self._schedules()]
@@ -201,6 +202,13 @@ def _family(column: Column) -> str:
     if column.adaptive:
         return "fixed schedules"
     return f"fixed @ {column.way.rpartition(' / ')[0]}"
+
+
+def _fee(path: str) -> float:
+    """What an agent pays for looking at each call, in calls; one that plays its schedule looks at nothing."""
+    mind = Agent(path).mind
+    seen = mind.sight.published
+    return seen.fee if mind.learned and registry.spell(Look(seen.by)) in mind.sight.needs else 0.0
 
 
 def _digest(path: str) -> str:

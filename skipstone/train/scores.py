@@ -127,12 +127,20 @@ def mean_of(values: Values) -> float:
     return sum(found.values()) / len(found) if found else math.nan
 
 
-def of_records(records: Iterable[Record], name: str, kind: Kind, price: float = math.nan, run: str = "") -> Row:
-    """A row out of a bench's records."""
+def of_records(
+    records: Iterable[Record], name: str, kind: Kind, price: float = math.nan, run: str = "", fee: float = 0.0
+) -> Row:
+    """A row out of a bench's records.
+
+    Args:
+        records: One for each sample.
+        name, kind, price, run: Of the row.
+        fee: Of an agent that looks at a picture at every call, in calls: its `Published.fee`, charged here.
+    """
     samples = {}
     for record in records:
         values = {ours: record.values[theirs] for ours, theirs in METRICS.items() if theirs in record.values}
-        samples[record.sample] = {"calls": record.calls, **values}
+        samples[record.sample] = {"calls": record.calls * (1.0 + fee), **values}
     return Row(name, kind, samples, price, run)
 
 

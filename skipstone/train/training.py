@@ -61,7 +61,8 @@ class Done:
         fixed = "beats" if self.over_fixed.sure else "does not surely beat"
         lines = [
             f"On held-out episodes it {random} random actions: {self.over_random}.",
-            f"On held-out episodes it {fixed} the best fixed schedule of its price: {self.over_fixed}.",
+            f"On held-out episodes it {fixed} the best fixed schedule of its price that its actions make: "
+            f"{self.over_fixed}.",
         ]
         if self.proven is not None:
             fixed = "beats" if self.proven.sure else "does not surely beat"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skipstone.errors import SpecError
+from skipstone.errors import BenchError, SpecError
 from skipstone.policies.moves import Moves
 from skipstone.train.config import AgentConfig
-from skipstone.train.evaluated import trainings_named
+from skipstone.train.evaluated import _beyond, trainings_named
 from skipstone.train.evaluation import Evaluation, Settings
 from skipstone.train.gates import Learnt, g1
 from skipstone.train.held_out import HeldOut
@@ -21,6 +21,8 @@ from skipstone.train.learners import LEARNERS, learner
 from skipstone.train.log import Log
 from skipstone.train.reading import read
 from skipstone.train.recording import _same
+from skipstone.train.rewards import Utility
+from skipstone.train.scores import Row, of_records
 from skipstone.train.settings import EnvironmentSettings
 from skipstone.train.transitions import Transitions
 from tests.logs import log
@@ -146,3 +148,18 @@ def test_one_sample_cannot_choose_and_judge(tmp_path: Path) -> None:
     settings = EnvironmentSettings(log=path, share=0.2, axes=1)
     with pytest.raises(SpecError, match="choose and"):
         settings.build("validation")
+
+
+def test_what_is_best_for_another_utility_is_no_oracle_of_this_one(tmp_path: Path) -> None:
+    rows = [Row("agent", "agent", {"p:0": {"calls": 9.0}})]
+    lines = tmp_path / "oracle.jsonl"
+    lines.write_text('{"sample": "p:0", "calls": 9, "psnr": 58.0, "price": 1.0, "floor": 20.0, "cap": 60.0}\n')
+    assert _beyond(lines, "oracle", Utility(1.0, 20.0, 60.0), rows).samples["p:0"]["psnr"] == 58.0
+    with pytest.raises(BenchError, match="--floor 10 --cap 50"):
+        _beyond(lines, "oracle", Utility(1.0, 10.0, 50.0), rows)
+
+
+def test_looks_of_an_agent_are_charged_in_its_evaluation() -> None:
+    record: Any = SimpleNamespace(sample="p:0", calls=8.0, values={})
+    assert of_records([record], "a", "agent").calls == 8.0
+    assert of_records([record], "a", "agent", fee=1.5).calls == 20.0
