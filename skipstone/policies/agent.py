@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..engine.contracts import Plan, Policy, Run
+from ..engine.contracts import INFINITY, Plan, Policy, Run
 from ..errors import SpecError
 from ..registry import register
 from ._ranges import number
@@ -50,6 +50,8 @@ class Mind:
                 f"Expected guides and a brain of {len(self.sight.names)} inputs and {len(self.moves)} actions, got "
                 f"{len(self.guides)} guides, {self.brain.inputs} inputs and {self.brain.actions} actions."
             )
+        if not all(0 < price < INFINITY for price, _ in self.guides):
+            raise SpecError(f"Expected prices > 0 of the guides, got {', '.join(str(p) for p, _ in self.guides)}.")
 
     @property
     def prices(self) -> tuple[float, float]:
@@ -168,6 +170,8 @@ class Agent(Policy):
 
     def __post_init__(self) -> None:
         number(self, "price", 0)
+        if not isinstance(self.path, str):
+            raise SpecError(f"agent: expected path to be a text, got {self.path!r}; try path='pebble'.")
         if self.path and self.price:
             low, high = self.mind.prices
             if not 0.99 * low <= self.price <= 1.01 * high:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import gt
 from typing import Any
 
 from ..engine.contracts import Attempt, Cached, Full, Plan, Refine, Run
@@ -28,7 +29,8 @@ class Guide:
     times: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.times) < 2 or any(a <= b for a, b in zip(self.times, self.times[1:], strict=False)):
+        numbers = all(isinstance(t, int | float) for t in self.times)
+        if len(self.times) < 2 or not numbers or not all(map(gt, self.times, self.times[1:])):  # nan does not fall
             raise SpecError(f"Expected a guide of at least two falling times, got {self.times!r}.")
 
     @property

@@ -95,6 +95,8 @@ class Sight:
         wrong = [b for b in self.blocks if b not in known]
         if wrong or not self.blocks:
             raise SpecError(f"Expected blocks among {', '.join(known)}, got {', '.join(wrong) or 'none'}.")
+        if any(len(axis) != len(self.centre) for axis in self.axes):
+            raise SpecError(f"Expected axes of width {len(self.centre)}, as the centre has, got others.")
 
     @cached_property
     def looking(self) -> frozenset[str]:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from skipstone.errors import BenchError, SpecError
-from skipstone.policies.moves import Moves
+from skipstone.policies.agent import Agent
+from skipstone.policies.moves import Guide, Moves
 from skipstone.train.config import AgentConfig
 from skipstone.train.evaluated import _beyond, trainings_named
 from skipstone.train.evaluation import Evaluation, Settings
@@ -163,3 +164,20 @@ def test_looks_of_an_agent_are_charged_in_its_evaluation() -> None:
     record: Any = SimpleNamespace(sample="p:0", calls=8.0, values={})
     assert of_records([record], "a", "agent").calls == 8.0
     assert of_records([record], "a", "agent", fee=1.5).calls == 20.0
+
+
+@pytest.mark.parametrize("times", [(1.0, float("nan"), 0.0), ("b", "a"), (1.0, 1.0), (1.0,)])
+def test_guides_fall(times: Any) -> None:
+    with pytest.raises(SpecError, match="falling times"):
+        Guide(times)
+
+
+def test_agents_are_named_by_texts_and_have_prices() -> None:
+    with pytest.raises(SpecError, match="path='pebble'"):
+        Agent(5)  # type: ignore[arg-type]
+    mind = Agent().mind
+    for price in (0.0, -1.0, float("nan")):
+        with pytest.raises(SpecError, match="prices > 0"):
+            dataclasses.replace(mind, guides=((price, mind.guides[0][1]),))
+    with pytest.raises(SpecError, match="axes of width"):
+        dataclasses.replace(mind.sight, centre=(0.0,), axes=((1.0, 2.0),))
