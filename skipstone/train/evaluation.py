@@ -84,6 +84,7 @@ class Evaluation:
     def run(self, out: Path, resume: bool, command: str, options: Mapping[str, Any], tell: Tell = silent) -> Store:
         """Draw and score what is not there yet. Raises BenchError, SpecError; what the model cannot run is noted."""
         Store.check(out, resume)
+        agents = self._agents()  # a name misspelt leaves no folder behind
         full = self.subject.admit(self._column(self.settings.full))
         tell("Loading", 0, 1)
         self.subject.load([full])
@@ -94,7 +95,7 @@ class Evaluation:
         alone = {"judge": registry.parse("metric", "judge")} if self.subject.judge is not None else {}
         race = Race(self.subject, References(out, full, converged), close, alone, self.settings.batch, tell)
 
-        parts = [*self._agents(), *self._first(full)]
+        parts = [*agents, *self._first(full)]
         store = race.run(store, self.shots, [row for row, _ in parts])
         self._refuse_absent(store, parts)
         rest = self._fixed(store, parts)
