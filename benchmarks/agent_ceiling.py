@@ -1,4 +1,4 @@
-"""What the signals of an agent can tell, at most: how much better pacing each sample by them is than pacing all alike.
+"""What the signals of an agent tell of the pace that a sample needs, and what pacing by them adds to pacing all alike.
 
     python benchmarks/agent_ceiling.py --out ceiling            # some ten minutes on one core; resumes
     python benchmarks/agent_ceiling.py --out ceiling --write benchmarks/agent_ceiling.md
@@ -88,8 +88,9 @@ def ranks(values: Any, among: Any) -> Any:
 def predicted(seen: Any, utility: Any, others: Any) -> Any:
     """Utility of each pace for `others`, by ridge regression on ranks."""
     x, new = ranks(seen, seen), ranks(others, seen)
-    spread = np.maximum(x.std(0), 1e-9)
-    x, new, mean = x / spread, new / spread, utility.mean(0)
+    centre, spread = x.mean(0), x.std(0)
+    x, new = ((a - centre) / np.where(spread > 1e-6, spread, np.inf) for a in (x, new))  # constants tell nothing
+    mean = utility.mean(0)
     weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (utility - mean))
     return new @ weights + mean
 
@@ -137,13 +138,14 @@ def report(rows: list[dict[str, Any]], log: Log) -> str:
     """The page."""
     command = "python benchmarks/agent_ceiling.py --out ceiling --limit 40 --write benchmarks/agent_ceiling.md"
     size = f"{len(log)} samples of {len(set(log.prompts))} tuning prompts"
-    head = f"""# What the signals of an agent can tell on Pebble, at most
+    head = f"""# What the signals of an agent tell of the pace that a sample needs, on Pebble
 
 `{command}`
 
 {size}, real runs on the network. Utility is clip(quality, {FLOOR:g}, {CAP:g}) - price x calls, in dB. `signals`:
 what choosing each sample's pace by the agent's observations at that call adds to the best pace for all (fitted on other
-prompts; standard error over prompts). `oracle`: what knowing each sample's outcomes would add.
+prompts; standard error over prompts). `oracle`: what knowing each sample's outcomes would add. One decision and one regression are no proof that
+nothing more can be told; they are what was tried, on real outcomes.
 
 | schedule | decided at call | price | best pace for all | signals | oracle |
 |--|--|--|--|--|--|
