@@ -142,10 +142,11 @@ def report(rows: list[dict[str, Any]], log: Log) -> str:
 
 `{command}`
 
-{size}, real runs on the network. Utility is clip(quality, {FLOOR:g}, {CAP:g}) - price x calls, in dB. `signals`:
-what choosing each sample's pace by the agent's observations at that call adds to the best pace for all (fitted on other
-prompts; standard error over prompts). `oracle`: what knowing each sample's outcomes would add. One decision and one regression are no proof that
-nothing more can be told; they are what was tried, on real outcomes.
+{size}, real runs on the network. Utility is
+clip(quality, {FLOOR:g}, {CAP:g}) - price x calls, in dB. `signals`: what choosing each sample's pace by the agent's
+observations at that call adds to the best pace for all (fitted on other prompts; standard error over prompts).
+`oracle`: what knowing each sample's outcomes would add. One decision and one regression are no proof that nothing more
+can be told; they are what was tried, on real outcomes.
 
 | schedule | decided at call | price | best pace for all | signals | oracle |
 |--|--|--|--|--|--|

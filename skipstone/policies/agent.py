@@ -30,7 +30,7 @@ class Mind:
         brain: Scores of actions.
         moves: The actions.
         sight: What it sees.
-        guides: The best fixed schedule for each price, by falling price: what its moves are measured on.
+        guides: The fixed schedule that it began with, of each price, by falling price: its moves are measured on it.
         learned: Whether the brain is better than the guides on prompts it was not trained on; else it plays them.
         solver: Spec of the solver it was trained with.
         notes: What its maker says: model, learner, figures.
@@ -142,9 +142,11 @@ class Agent(Policy):
     """Let a trained agent choose how far each step goes, by what the call at its start has shown.
 
     At every call it sees the trace so far and the prompt's text state, and takes the action of the highest score, of
-    those that are allowed: go on along its guide (the best fixed schedule for this price), take a shorter or a longer
+    those that are allowed: go on along its guide (the fixed schedule that it began with), take a shorter or a longer
     step, stop in one or two. The step is set when the call at its start is known, as `stride` does. Where training
-    found nothing better than the guide, it plays the guide.
+    found nothing surely better on the network, it plays the guide. "pebble" is such a one, on schedules that were
+    searched for Pebble; "pebble-even" has learnt, beginning with even steps. For the model and the solver it was
+    trained with, whose steps make one call.
 
     One that was trained to look at pictures (`Published`) decodes the clean estimate at every call, which costs
     `mind.sight.published.fee` calls each time: it is charged in training, and no count of calls shows it.
@@ -194,7 +196,7 @@ class Agent(Policy):
 
     @property
     def sites(self) -> frozenset[str]:
-        return frozenset({"uncond"}) if self.path and "gate" in self.mind.moves.names else frozenset()
+        return self.mind.moves.sites if self.path else frozenset()
 
     @property
     def solver(self) -> str:

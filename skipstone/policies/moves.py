@@ -8,7 +8,7 @@ from functools import cached_property
 from operator import gt
 from typing import Any
 
-from ..engine.contracts import Attempt, Cached, Full, Plan, Refine, Run
+from ..engine.contracts import ATTENTION, Attempt, Cached, Full, Plan, Refine, Run
 from ..errors import SpecError
 
 PARTS = 4  # places to land on for each step of a guide
@@ -97,6 +97,12 @@ class Moves:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def sites(self) -> frozenset[str]:
+        """Outputs of the network that some action needs."""
+        branch = UNCOND if GATE in self.names else frozenset[str]()
+        return branch | (frozenset({ATTENTION}) if REFINE in self.names else frozenset[str]())
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:

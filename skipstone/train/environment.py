@@ -13,7 +13,7 @@ from ..engine.contracts import Run
 from ..engine.drivers import answer
 from ..engine.flow import flow
 from ..engine.requests import Flow
-from ..policies.moves import GATE, UNCOND, carry, due, refined
+from ..policies.moves import carry, due, refined
 from .episodes import Ended, Episodes, Floats
 
 
@@ -66,8 +66,7 @@ class Environment(Episodes):
     def _begin(self, i: int) -> None:
         """The next episode of a slot."""
         sample, level = self._drawn(i)
-        sites = UNCOND if GATE in self.actions else frozenset[str]()
-        denoising = flow(self.pool.problems[sample], self.solver, self.sight.needs, sites)
+        denoising = flow(self.pool.problems[sample], self.solver, self.sight.needs, self.moves.sites)
         self._slots[i] = _Slot(sample, level, denoising)
 
     def _go(self, inbox: Mapping[int, Any]) -> list[Ended]:
