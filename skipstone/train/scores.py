@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +17,7 @@ from .rewards import Utility
 Kind: TypeAlias = Literal["agent", "rule", "fixed", "full", "random", "oracle", "ceiling"]
 MARKS = ("mean", "std", "median", "n", "sem", "ci")  # keys that only a summary has
 FEWEST = 8  # prompts without which nothing is decided
+WORTH = "worth"  # utility of a sample, where scores of several rows were averaged
 METRICS = {"psnr": "psnr_converged", "ssim": "ssim_converged", "judge": "judge"}  # ours -> of a bench's records
 
 
@@ -66,9 +67,9 @@ class Row:
         return mean_of(self.values("calls"))
 
     def utilities(self, utility: Utility) -> dict[str, float]:
-        """What each sample is worth."""
-        psnr, calls = self.values("psnr"), self.values("calls")
-        return {s: float(utility(psnr[s], calls[s])) for s in psnr}
+        """What each sample is worth; of averaged rows the mean worth, for that of a mean is more."""
+        psnr, calls, known = self.values("psnr"), self.values("calls"), self.values(WORTH)
+        return {s: known[s] if s in known else float(utility(psnr[s], calls[s])) for s in psnr}
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,18 @@ class Scores:
             raise BenchError(
                 f"Expected scores of an agent at price {self.utility.price:g}, got {', '.join(prices) or 'no agent'}."
             )
-        return averaged(self.trainings, "the agent")
+        return averaged([_weighed(row, self.utility) for row in self.trainings], "the agent")
 
     def only(self, kind: Kind) -> Row | None:
         """The one row of a kind, or None."""
         return next(iter(self.of(kind)), None)
+
+
+def _weighed(row: Row, utility: Utility) -> Row:
+    """The row with each sample's worth among its scores."""
+    worth = row.utilities(utility)
+    found = {s: {**values, **({WORTH: worth[s]} if s in worth else {})} for s, values in row.samples.items()}
+    return replace(row, samples=found)
 
 
 def averaged(rows: Iterable[Row], name: str) -> Row:

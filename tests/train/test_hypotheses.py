@@ -374,3 +374,9 @@ def test_summaries_are_refused(tmp_path: Path) -> None:
         of_lines(tmp_path / "nowhere.jsonl", "agent", "agent")
     path.write_text(json.dumps({"sample": "p0:0", "calls": 12, "psnr": 40.0, "identical": True}) + "\n")
     assert of_lines(path, "oracle", "oracle").samples == {"p0:0": {"calls": 12.0, "psnr": 40.0}}
+
+
+def test_the_utility_of_trainings_is_averaged_not_that_of_their_means() -> None:
+    one, two = (row("agent", "agent", np.full(9, psnr), 10) for psnr in (40.0, 70.0))
+    scores = Scores((replace(one, run="0"), replace(two, run="1")), utility=Utility(1.0, 10.0, 50.0))
+    assert set(scores.agent.utilities(scores.utility).values()) == {(30.0 + 40.0) / 2}
