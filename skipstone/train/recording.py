@@ -28,6 +28,7 @@ from .log import Log
 MARKS = (0.93, 0.8, 0.62, 0.42, 0.22, 0.08)  # of the whole angle, where errors are made to see how they fade
 NUDGE = 0.02  # rms of such an error
 COARSE = 10  # places that the runs pass in a step which carry it to the end
+ALL = 12  # last places that are all kept
 ENDING = 5  # parts of the last fine step: the path bends hard near data
 Watch = Callable[[int, int], None]
 
@@ -88,7 +89,8 @@ class Recording:
                 watch(min(first + self.batch, len(prompts)), len(prompts))
         whole = {name: np.concatenate([part[name] for part in found]) for name in found[0] if name not in _SHARED}
         angles, marks = found[0]["angles"], found[0]["marks"]
-        runs = Trajectories(angles, whole["z"], whole["v"], whole["gains"], marks)
+        some = thinned(len(angles))
+        runs = Trajectories(angles[some], whole["z"], whole["v"][:, some], whole["gains"], marks)
         log = Log(
             runs, grid, tuple(prompts), tuple(seeds), whole["states"], guides, whole["made"], whole["ends"],
             10 ** (float(np.median(whole["offset"])) / 20), self.solver, model.name,
@@ -152,6 +154,11 @@ def fine_times(schedule: Any, start: float, steps: int) -> tuple[float, ...]:
     """Times even on the angle, the last step in `ENDING` parts."""
     even = even_times(schedule, start, steps)
     return (*even[:-1], *(even[-2] * (1 - k / ENDING) for k in range(1, ENDING)), 0.0)
+
+
+def thinned(places: int) -> list[int]:
+    """Places that a log keeps: every second, and all of the last ones, where the path bends hard."""
+    return sorted({*range(0, places - ALL, 2), *range(max(0, places - ALL), places)})
 
 
 def nearest(angles: Any, wanted: Any) -> Any:
