@@ -202,7 +202,7 @@ def test_episodes_of_the_published_state_and_the_agent_in_use(
 
 
 def test_settings_say_what_looks_and_measure_its_price(tmp_path: Path) -> None:
-    logged = replace(log(4), ends=np.zeros((4, 8, 8, 8)))
+    logged = replace(log(), ends=np.zeros((12, 8, 8, 8)))
     path = logged.save(tmp_path / "log.npz")
     settings = EnvironmentSettings(
         log=str(path), live=True, blocks=("place", "image", "quality"), actions=("continue", "skip 2", "stop 1")
