@@ -38,7 +38,9 @@ def problems(model: skipstone.Pebble) -> list[Any]:
 
 def guest(model: skipstone.Pebble, policy: Any, name: str = "pebble", **more: Any) -> tuple[torch.Tensor, Any]:
     kind = {"pebble": diffusers.StableDiffusionPipeline, "pebble-dit": diffusers.StableDiffusion3Pipeline}[name]
-    pipe = kind.from_pretrained(pebble.path(name), **({"safety_checker": None} if name == "pebble" else {}))
+    # What the model does not have is said: some releases look for it anyway.
+    without = ("safety_checker",) if name == "pebble" else ("text_encoder_3", "tokenizer_3")
+    pipe = kind.from_pretrained(pebble.path(name), **dict.fromkeys(without))
     pipe.set_progress_bar_config(disable=True)
     if name == "pebble":
         pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
