@@ -14,6 +14,7 @@ from ..errors import SpecError
 PARTS = 4  # places to land on for each step of a guide
 DIGITS = 3  # of a place between two steps: networks taught at 1000 whole timesteps are noisy between them
 STOP, GATE, REFINE, ACTION = "stop", "gate", "refine", "action"  # words of actions, and memos
+STEPS = ("continue", "skip", "short")  # actions that are nothing but a landing
 UNCOND = frozenset({"uncond"})
 DEFAULT = ("short 0.5", "short 0.75", "continue", "skip 1.25", "skip 1.5", "skip 2", "skip 3", "stop 1", "stop 2")
 
@@ -198,15 +199,10 @@ def carry(run: Run, guide: Guide, moves: Moves, action: int | None = None) -> Pl
     if name == GATE:
         memo[GATE] = 1.0
     landing = guide.after(last.t, length, run.t_end)
-    if landing == last.t_next and _same(last, landing, name):
+    if landing == last.t_next and name.partition(" ")[0] in STEPS:  # the pending step is what the action means
         return _onward(run, guide, last)
     evaluate = Refine() if name == REFINE else last.plan.evaluate
     return Plan(evaluate, landing, False, memo=memo)
-
-
-def _same(last: Attempt, landing: float, name: str) -> bool:
-    """Whether the pending step is the one that the action means."""
-    return last.t_next == landing and name.partition(" ")[0] in ("continue", "skip", "short")
 
 
 def _onward(run: Run, guide: Guide, last: Attempt) -> Plan:
