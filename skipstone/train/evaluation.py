@@ -25,7 +25,7 @@ from ..metrics import Metric
 from ..policies.agent import Agent
 from .evaluated import FILE, Part, logged_guides, told_of, trainings_named
 
-SAMPLERS = ("dpmpp / trailing", "unipc / trailing")
+SAMPLERS = ("dpmpp / trailing", "unipc / trailing", "adams / trailing")
 WEAK = "fixed @ ddim / trailing / 20"  # gate G2
 GROUPS = {"agent": "ours", "rule": "ours", "fixed": "fixed", "full": "full"}
 
