@@ -68,7 +68,7 @@ def converge(folder: Path) -> None:
                 line["agreement"] = round(psnr(a, b), 2)
         for line, shot, reference in zip(lines, chunk, converged, strict=True):
             with np.load(folder / f"{shot.seed}-rungs.npz") as kept:
-                pictures = SUBJECT.pebble.decode([torch.from_numpy(kept[name]) for name in COLUMNS])
+                pictures = SUBJECT.embedded.decode([torch.from_numpy(kept[name]) for name in COLUMNS])
             near = [round(psnr(picture, reference), 2) for picture in pictures]
             line["rungs"] = dict(zip(COLUMNS, near, strict=True))
         write(NEAR, lines)
@@ -82,7 +82,7 @@ def full_runs(shots: list[Shot], folder: Path) -> list[Any]:
     if missing:
         for shot, latent in zip(missing, made(missing, FULL)[1], strict=True):
             np.savez(folder / f"{shot.seed}.npz", full=latent)
-    return SUBJECT.pebble.decode([torch.from_numpy(np.load(folder / f"{shot.seed}.npz")["full"]) for shot in shots])
+    return SUBJECT.embedded.decode([torch.from_numpy(np.load(folder / f"{shot.seed}.npz")["full"]) for shot in shots])
 
 
 def chunks(path: Path) -> Iterator[list[Shot]]:

@@ -47,7 +47,7 @@ def main() -> None:
     judge, items = scorer(engine), [shot.item for shot in shots]
     exact = engine.pictures(engine.draw(items, column(engine, REFERENCE))[0])
     ddim = registry.parse("solver", "ddim")
-    problems: list[Problem] = [engine.pebble.problem(item.prompt, item.seed, STEPS) for item in items]
+    problems: list[Problem] = [engine.embedded.problem(item.prompt, item.seed, STEPS) for item in items]
 
     def psnr(s: int, pixels: Any) -> float:
         return decibels(float(((pixels - exact[s]) ** 2).mean()))
@@ -57,7 +57,7 @@ def main() -> None:
         print(row(what, [calls, claimed, judged, [psnr(s, one) for s, one in enumerate(pixels)]]), flush=True)
 
     def decoded(latents: Sequence[Any]) -> Sequence[Any]:
-        return engine.pebble.decode(list(latents))
+        return engine.embedded.decode(list(latents))
 
     print("| | calls | as the original counts | judge | PSNR to the converged run, dB |\n|---|---|---|---|---|")
     for spec in (f"fixed @ ddim / {STEPS}", "fixed @ ddim / 20", "fixed @ adams / 14"):
@@ -70,13 +70,13 @@ def main() -> None:
         "closeness": lambda s, pixels, calls: psnr(s, pixels),
     }
     for name, worth in by.items():
-        peaks = oracle_stop(engine.pebble.backbone, problems, ddim, decoded, worth)
+        peaks = oracle_stop(engine.embedded.backbone, problems, ddim, decoded, worth)
         told(f"oracle stop by the {name}, `ddim / {STEPS}`", *_split(peaks, lambda p: (p.pixels, p.calls, float(p.at))))
     stops = range(2, STEPS, STRIDE)
     spent = 0.0
     for solver in ("ddim", "adams"):
         endings = oracle_ending(
-            engine.pebble.backbone,
+            engine.embedded.backbone,
             problems,
             registry.parse("solver", solver),
             decoded,

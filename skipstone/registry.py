@@ -19,6 +19,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from .errors import SpecError, UnknownName
+from .satellites import points
 
 T = TypeVar("T", bound=type)
 HOMES = {
@@ -29,7 +30,7 @@ HOMES = {
     "signal": "skipstone.engine.signals",
     "metric": "skipstone.metrics",
     "backbone": "skipstone.backbones",
-    "peer": "skipstone.peers",
+    "peer": "",  # all of them are brought by packages: entry points of the group `skipstone.peers`
 }
 _KINDS: dict[str, dict[str, type]] = {kind: {} for kind in HOMES}
 _PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in HOMES}
@@ -67,7 +68,11 @@ def _load(kind: str) -> dict[str, type]:
         raise UnknownName(f"Expected a kind among {', '.join(HOMES)}, got {kind!r}.")
     if kind not in _loaded:
         _loaded.add(kind)
-        importlib.import_module(HOMES[kind])
+        if HOMES[kind]:
+            importlib.import_module(HOMES[kind])
+        else:
+            for point in points(f"{kind}s"):
+                point.load()
         plugins()
     return _KINDS[kind]
 

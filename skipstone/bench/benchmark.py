@@ -18,10 +18,11 @@ from .converged import References, Shot, converged_columns
 from .fingerprint import fingerprint, machine
 from .fixed import Tuner
 from .prompts import Prompt, describe, load_prompts
-from .race import Race, Row, Tell, silent, time_rows
+from .race import Race, Row, time_rows
 from .sets import measure_sets
 from .store import Header, Store
 from .subject import Subject, common
+from .telling import Tell, silent
 
 NONE = "none"
 SHORT = {"latent_error": "latent"}  # names of metrics in records

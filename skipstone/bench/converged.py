@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +13,9 @@ from zipfile import BadZipFile
 from ..errors import SkipstoneError, SpecError
 from ..metrics import PSNR, Sample
 from .columns import Column, parse_column
+from .files import IDENTICAL, REFERENCES, named, put
 from .pictures import flat
 from .prompts import Prompt
-from .store import IDENTICAL, REFERENCES, Store
 from .subject import Item, Subject
 
 # Pairs of different solvers, the first being the reference. A flow's grid is the pipeline's own. The second takes
@@ -138,7 +136,7 @@ class References:
         if picture.latent is not None:
             arrays["latent"] = np.asarray(picture.latent, np.float32)
         np.savez(buffer, **arrays)
-        Store.put(path, buffer.getvalue())
+        put(path, buffer.getvalue())
         return self._read(path)
 
     def _read(self, path: Path) -> Picture | None:
@@ -150,9 +148,3 @@ class References:
                 return Picture(found["pixels"], found.get("latent"))
         except (OSError, EOFError, ValueError, KeyError, AttributeError, BadZipFile):
             return None
-
-
-def named(text: str, limit: int = 48) -> str:
-    """A file name that tells texts apart: what can be read of it, and a hash."""
-    words = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")[:limit].rstrip("-.")
-    return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

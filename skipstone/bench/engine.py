@@ -1,4 +1,4 @@
-"""The embedded model in the engine's own loop, as a comparison's subject."""
+"""A model in the engine's own loop, as a comparison's subject."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..engine.contracts import Policy, Run
 from ..engine.drivers import denoise_many
 from ..engine.requests import Problem, Result
 from ..errors import BackboneError, PromptError
-from ..pebble.model import GUIDANCE, Pebble, find
 from ..policies.certified import Certified
 from .columns import Column, Sampler
+from .models import EmbeddedModel, ModelPackage, load_embedded, package_of
 from .subject import Item, Made, Watch
 
 # The best fixed sampler on Pebble among those tried.
@@ -27,10 +27,10 @@ DEFAULTS = Sampler(registry.parse("solver", "unipc"), registry.parse("grid", "tr
 
 @dataclass(frozen=True)
 class Engine:
-    """Pebble, or a folder in its format, denoised by the engine.
+    """A model of a package, such as Pebble, denoised by the engine.
 
     Args:
-        model: "pebble" or a folder.
+        model: Its name or folder.
         name: What tables call it.
         said_guidance: Weight of guidance; None is the model's own.
     """
@@ -43,21 +43,27 @@ class Engine:
     moving: bool = False
 
     @classmethod
-    def of(cls, pebble: Pebble) -> Engine:
+    def of(cls, model: EmbeddedModel) -> Engine:
         """A model that is loaded already."""
-        engine = cls(pebble.name, pebble.name, pebble.guidance)
-        vars(engine)["pebble"] = pebble  # where `cached_property` looks
+        engine = cls(model.name, model.name, model.guidance)
+        vars(engine)["embedded"] = model  # where `cached_property` looks
         return engine
 
     @cached_property
-    def pebble(self) -> Pebble:
+    def embedded(self) -> EmbeddedModel:
         """The model itself, loaded when it is first asked for."""
-        return Pebble.load(self.model, self.guidance)
+        return load_embedded(self.model, self.guidance)
+
+    @cached_property
+    def _package(self) -> ModelPackage:
+        package = package_of(self.model)
+        assert package is not None, self.model
+        return package
 
     @property
     def guidance(self) -> float:
         """Weight of guidance."""
-        return GUIDANCE if self.said_guidance is None else self.said_guidance
+        return self._package.guidance if self.said_guidance is None else self.said_guidance
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -67,17 +73,17 @@ class Engine:
     @property
     def judge(self) -> Callable[[Any, str], float] | None:
         """Of the model that ships."""
-        return self.pebble.judge
+        return self.embedded.judge
 
     @property
     def folder(self) -> Path:
         """Where its weights are."""
-        return find(self.model)
+        return self._package.find(self.model)
 
     @property
     def denoisers(self) -> Sequence[Any]:
         """Its one network."""
-        return (self.pebble.unet,)
+        return (self.embedded.unet,)
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raise PromptError where there is no prompt or an empty one."""
@@ -91,10 +97,10 @@ class Engine:
 
     def load(self, columns: Sequence[Column]) -> None:
         """Load the model; it runs every column but those that were calibrated on something else: CertificateError."""
-        _ = self.pebble
+        _ = self.embedded
         for column in columns:
             if isinstance(column.policy, Certified):
-                column.policy.check(identity(self.pebble), self.name)
+                column.policy.check(identity(self.embedded), self.name)
                 column.policy.check_way(self.admit(column).way, self.name)
 
     def warm_up(self, items: Sequence[Item], column: Column) -> None:
@@ -108,25 +114,27 @@ class Engine:
         """The samples in one batch, and its seconds."""
         column = self.admit(column)
         assert column.solver is not None
-        problems = [self.pebble.problem(item.prompt, item.seed, column.steps, column.grid) for item in items]
-        results, seconds = counted(self.pebble, problems, column, watch and _shares(watch))
+        problems = [self.embedded.problem(item.prompt, item.seed, column.steps, column.grid) for item in items]
+        results, seconds = counted(self.embedded, problems, column, watch and _shares(watch))
         full = float(column.steps * column.solver.stages)
-        branches = self.pebble.backbone.branches
+        branches = self.embedded.backbone.branches
         return [Made(r.x, r.run, r.run.cost, full, r.status, r.x.numpy(), branches) for r in results], seconds
 
     def draw_each(self, items: Sequence[Item], columns: Sequence[Column]) -> list[Made]:
         """A sample under each of these columns, of one solver and different policies, in one batch."""
         columns = [self.admit(column) for column in columns]
-        problems = [self.pebble.problem(i.prompt, i.seed, c.steps, c.grid) for i, c in zip(items, columns, strict=True)]
-        results, _ = counted(self.pebble, problems, columns[0], policies=[column.decides for column in columns])
-        branches = self.pebble.backbone.branches
+        problems = [
+            self.embedded.problem(i.prompt, i.seed, c.steps, c.grid) for i, c in zip(items, columns, strict=True)
+        ]
+        results, _ = counted(self.embedded, problems, columns[0], policies=[column.decides for column in columns])
+        branches = self.embedded.backbone.branches
         full = [float(c.steps * (c.solver.stages if c.solver else 1)) for c in columns]
         return [Made(r.x, r.run, r.run.cost, calls, r.status, r.x.numpy(), branches)
                 for r, calls in zip(results, full, strict=True)]  # fmt: skip
 
     def pictures(self, made: Sequence[Made]) -> list[Any]:
         """The decoded latents."""
-        return list(self.pebble.decode([m.x for m in made]))
+        return list(self.embedded.decode([m.x for m in made]))
 
 
 def _shares(watch: Watch) -> Callable[[int, Run], None]:
@@ -134,7 +142,7 @@ def _shares(watch: Watch) -> Callable[[int, Run], None]:
 
 
 def counted(
-    model: Pebble,
+    model: EmbeddedModel,
     problems: Sequence[Problem],
     column: Column,
     watch: Callable[[int, Run], None] | None = None,

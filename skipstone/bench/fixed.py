@@ -10,10 +10,11 @@ from ..errors import SkipstoneError
 from ..metrics import PSNR, Sample
 from .columns import OWN, OWN_WAY, Column, parse_column
 from .converged import References, Shot
+from .files import IDENTICAL
 from .pictures import flat
-from .race import Tell, silent
-from .store import IDENTICAL, Store
+from .store import Store
 from .subject import Subject
+from .telling import Tell, silent
 
 SOLVERS = (
     OWN,

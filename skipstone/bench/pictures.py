@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ModelError
 
@@ -52,3 +53,8 @@ def flat(picture: Any) -> Any:
 def still(picture: Any) -> Any:
     """The picture itself, or the first frame of a video."""
     return picture[0] if picture.ndim == 4 else picture
+
+
+def quantise(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Pixels in [0, 1] as 8-bit values, rounded to the nearest."""
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones.diffusers.families import refused, spec_of
+from ..backbones.loading import quiet
 from ..errors import GuestError, ModelError, SpecError
-from ..pebble.model import quiet
 
 INDEX = "model_index.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

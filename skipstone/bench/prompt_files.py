@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import PromptError
-from .prompts import Prompt
+from .prompt_base import Prompt
 
 # Names of fields, the best first; compared in lower case.
 TEXT = ("prompt", "caption", "prompt_en", "text")

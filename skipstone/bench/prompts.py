@@ -1,39 +1,21 @@
-"""Prompt sets: Pebble's own, and whatever a file holds; sampled by category, the same for the same seed."""
+"""Prompt sets, those that packages bring and whatever a file holds; sampled by category, the same for the same seed."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from .. import registry
 from ..errors import PromptError
+from ..satellites import install_hint
+from .models import ModelPackage, packages
+from .prompt_base import Prompt as Prompt
+from .prompt_files import read
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt of a set.
-
-    Args:
-        id: Of its own in its set: what the file calls it, or its place there with a hash of the text, so that a
-            file that was edited meanwhile is noticed.
-        text: What is to be drawn.
-        category: What the set files it under; empty where it does not.
-    """
-
-    id: str
-    text: str
-    category: str = ""
-
-
-SETS = {
-    "pebble": "Pebble's test prompts, from combinations that neither training nor tuning has seen",
-    "pebble-tuning": "Pebble's prompts for choosing settings; no combination of objects is also in `pebble`",
-}
 # Published sets are not ours to ship: where their files are.
 PUBLISHED = {
     "partiprompts": "PartiPrompts.tsv of github.com/google-research/parti",
@@ -45,7 +27,6 @@ PUBLISHED = {
     "coco": "captions_val2014.json of cocodataset.org",
     "tifa": "tifa_v1.0/tifa_v1.0_text_inputs.json of github.com/Yushi-Hu/tifa",
 }
-TUNING_SHARE = 3  # one combination in so many is for tuning
 
 
 def load_prompts(
@@ -58,7 +39,7 @@ def load_prompts(
     """The prompts of a set or a file.
 
     Args:
-        name_or_path: A name out of `SETS`, or a file or folder in a format that `prompt_files.read` knows.
+        name_or_path: A name out of `prompt_sets()`, or a file or folder in a format that `prompt_files.read` knows.
         limit: How many; None is all of them in the order of the file. Fewer are drawn so that every category has
             as many as every other until it runs out, and so that the first n of a larger limit are those of n.
         seed: Of the drawing.
@@ -94,15 +75,20 @@ def sampled(prompts: Sequence[Prompt], limit: int, seed: int) -> list[Prompt]:
     The order depends on texts alone, so that neither the order of a file nor the other prompts change it.
     """
     groups: dict[str, list[Prompt]] = {}
-    for prompt in sorted(prompts, key=lambda p: (_draw(seed, p.category, p.text), p.id)):
+    for prompt in sorted(prompts, key=lambda p: (seeded_key(seed, p.category, p.text), p.id)):
         groups.setdefault(prompt.category, []).append(prompt)
-    order = sorted(groups, key=lambda category: _draw(seed, category))
+    order = sorted(groups, key=lambda category: seeded_key(seed, category))
     turns = zip_longest(*(groups[category] for category in order))
     return [prompt for turn in turns for prompt in turn if prompt is not None][:limit]
 
 
-def _draw(seed: int, *words: str) -> bytes:
-    """Random, and always the same: Python's own generators promise neither across versions nor platforms."""
+def prompt_sets() -> dict[str, tuple[str, ModelPackage]]:
+    """The sets that packages of models bring: name -> what is in it, and whose it is."""
+    return {name: (about, package) for package in packages() for name, about in package.prompt_sets.items()}
+
+
+def seeded_key(seed: int, *words: str) -> bytes:
+    """A key to sort by, random and always the same: Python's generators promise that across no versions."""
     return hashlib.sha256("\n".join((str(seed), *words)).encode()).digest()
 
 
@@ -121,42 +107,21 @@ def _kept(prompts: Sequence[Prompt], categories: Sequence[str], source: object) 
 
 
 def _all(name_or_path: str | Path) -> list[Prompt]:
-    from .prompt_files import read
-
     name = str(name_or_path)
-    if name in SETS:
-        return _pebble(name)
+    sets = prompt_sets()
+    if name in sets:
+        return sets[name][1].prompts(name)
     path = Path(name_or_path).expanduser()
     if name.strip() and path.exists():
         return read(path)
-    known = "; ".join(f"{each!r} ({about})" for each, about in SETS.items())
+    if hint := install_hint("prompt set", name):
+        raise PromptError(f"The prompt set {name} {hint}.")
+    known = "; ".join(f"{each!r} ({about})" for each, (about, _) in sets.items()) or "none, as no package brings one"
     wanted = name.lower().replace("_", "-").replace(" ", "")
     where = next((f for each, f in PUBLISHED.items() if wanted in (each, each.replace("-", ""))), None)
     if where is not None:
         raise PromptError(f"{name} is not shipped with Skipstone. Get {where} and give its path.")
     raise PromptError(
-        f"No prompt set or file is called {name!r}.{registry.suggest(name, list(SETS))} Give the path of a file, or a "
+        f"No prompt set or file is called {name!r}.{registry.suggest(name, list(sets))} Give the path of a file, or a "
         f"set out of {known}."
     )
-
-
-def _pebble(name: str) -> list[Prompt]:
-    """Withheld scenes, divided by what is combined in them, so that no combination is on both sides."""
-    from ..pebble.scenes import withheld_prompts
-
-    tuning = name == "pebble-tuning"
-    kinds = [
-        [Prompt(text.replace(" ", "-"), text, kind) for text in withheld_prompts(kind) if _for_tuning(text) is tuning]
-        for kind in ("single", "pair")
-    ]
-    return [prompt for turn in zip_longest(*kinds) for prompt in turn if prompt is not None]
-
-
-def _for_tuning(text: str) -> bool:
-    from ..pebble.scenes import parse
-
-    scene = parse(text)
-    if scene is None:
-        raise PromptError(f"{text!r} is not a sentence of Pebble's grammar.")
-    combined = scene.objects if scene.relation else (*scene.objects, str(scene.background))
-    return _draw(0, *sorted(combined))[0] % TUNING_SHARE == 0

@@ -7,30 +7,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any
 
 from ..engine.trace import letters
 from ..errors import SkipstoneError
 from ..metrics import Metric, Sample
 from .columns import Column
-from .converged import CONFIRMED, Picture, References, Shot, named
+from .converged import CONFIRMED, Picture, References, Shot
 from .cost import Peak, branch_rows, macs_of_row, metered
+from .files import IDENTICAL, named
 from .pictures import flat
-from .store import IDENTICAL, PICTURES, Record, RowInfo, Store, Timing
+from .store import PICTURES, Record, RowInfo, Store, Timing
 from .subject import Made, Subject
+from .telling import Tell, silent
 
 PROBE = 4  # steps of the run that tells what a row of the network costs
 ABSENT = "not applicable: "
-
-
-class Tell(Protocol):
-    """Is told what is being done, and how much is done of how much."""
-
-    def __call__(self, what: str, done: float, total: float) -> None: ...
-
-
-def silent(what: str, done: float, total: float) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +194,7 @@ def png(pixels: Any) -> bytes:
     """A picture as an 8-bit PNG file; a video as an animated one."""
     from PIL import Image
 
-    from ..pebble.model import quantise
+    from .pictures import quantise
 
     frames = [Image.fromarray(frame) for frame in quantise(pixels if pixels.ndim == 4 else pixels[None])]
     moving: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": 125, "loop": 0}

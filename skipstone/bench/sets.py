@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import SkipstoneError
 from ..metrics import SetMetric
-from .race import Tell, silent
 from .store import Store
+from .telling import Tell, silent
 
 
 def measure_sets(store: Store, metrics: Sequence[SetMetric], tell: Tell = silent) -> Store:

@@ -9,10 +9,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..pebble.model import quantise
 from .columns import Column
 from .compare import Cell, Comparison
-from .pictures import still
+from .pictures import quantise, still
 from .table import decibels
 
 PAPER, INK, QUIET, RULE = (252, 252, 250), (28, 30, 34), (108, 112, 120), (222, 223, 226)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import BenchError
+from .files import put
 from .lines import lines_of, plain, repair, spelt_line
 
 HEADER, SAMPLES, TIMINGS, TUNING = "bench.json", "samples.jsonl", "timings.jsonl", "tuning.jsonl"
-PICTURES, REFERENCES = "pictures", "references"
-IDENTICAL = 99.0  # dB that stand for infinity, which JSON does not have
+PICTURES = "pictures"
 GROUPS = ("full", "fixed", "mask", "gate", "random", "oracle", "ours", "peer")
 L = TypeVar("L")
 
@@ -246,21 +245,7 @@ class Store:
 
     def write(self, name: str, content: bytes) -> Path:
         """A file of the folder, there whole or not at all."""
-        return self.put(self.folder / name, content)
-
-    @staticmethod
-    def put(path: Path, content: bytes) -> Path:
-        """A file, there whole or not at all. Raises BenchError where it cannot be written."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-            Path(part).chmod(0o644)
-            os.replace(part, path)
-        except OSError as e:
-            raise BenchError(f"Cannot write {path}: {e.strerror}. Choose another --out.") from None
-        return path
+        return put(self.folder / name, content)
 
     def _append(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(map(spelt_line, lines))

@@ -11,8 +11,9 @@ from typing import Any
 
 from .. import registry
 from ..errors import BenchError, SpecError
+from .files import IDENTICAL
 from .statistics import Better, Span, bootstrap, bootstraps, mean, median, prompt_of, tail
-from .store import IDENTICAL, Header, Record, RowInfo, Store, Timing
+from .store import Header, Record, RowInfo, Store, Timing
 
 LOWER = ("latent", "latent_error", "lpips", "fid", "kid", "fvd", "cost")  # where no registered metric says it
 SIDES = ("_full", "_converged")  # what a picture is compared with

@@ -16,8 +16,8 @@ from ..bench.engine import Engine
 from ..bench.guest import Guest
 from ..bench.lines import lines_of, repair, spelt_line
 from ..bench.prompts import Prompt
-from ..bench.race import Tell, silent
 from ..bench.subject import Subject
+from ..bench.telling import Tell, silent
 from ..errors import OutputError, SpecError
 from ..policies.certified import Certified
 from ..policies.saved import load_policy

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..bench.converged import named
+from ..bench.files import named
 from ..bench.lines import lines_of, plain, repair, spelt_line
 from ..errors import OutputError
 from ..policies.certified import differences

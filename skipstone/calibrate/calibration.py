@@ -10,8 +10,8 @@ from typing import Any
 
 from ..bench.columns import Column, Sampler, parse_column
 from ..bench.converged import converged_columns
-from ..bench.race import Tell, silent
 from ..bench.subject import Subject, common
+from ..bench.telling import Tell, silent
 from ..errors import GuestWarning, SpecError, TargetMissed
 from ..policies.certified import Certificate, Certified, Point
 from . import certificate as papers

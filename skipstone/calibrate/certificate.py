@@ -28,7 +28,7 @@ SHOWN = 0.9  # confidence of intervals where none is asked for
 def identity_of(subject: Subject) -> dict[str, Any]:
     """What the model is; it must be loaded."""
     if isinstance(subject, Engine):
-        return identity(subject.pebble)
+        return identity(subject.embedded)
     assert isinstance(subject, Guest)
     return identity(subject.pipe)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..bench.race import Tell, silent
+from ..bench.telling import Tell, silent
 from ..policies.certified import Certified
 from . import cache as caches
 from .calibration import FULL, Calibration, Options, warned

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..bench.columns import Column
 from ..bench.converged import Picture, References, Shot
+from ..bench.files import IDENTICAL
 from ..bench.pictures import flat
-from ..bench.race import Tell, silent
-from ..bench.store import IDENTICAL
 from ..bench.subject import Made, Subject
+from ..bench.telling import Tell, silent
 from ..engine.requests import Status
 from ..errors import MetricError, SpecError
 from ..metrics import Metric, Sample, metrics_available

@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import pebble
 from ..bench.engine import Engine
 from ..bench.guest import Guest
+from ..bench.models import package_of
 from ..bench.pipelines import Checkpoint, Live
 from ..bench.subject import Subject
 from ..errors import SpecError
-from ..pebble.model import Pebble
 
 
 def subject_of(pipe: Any, guidance: float | None = None, arguments: Mapping[str, Any] | None = None) -> Subject:
-    """A pipeline, a Pebble, or the name, folder or hub id of a model.
+    """A pipeline, a loaded model such as a Pebble, or the name, folder or hub id of a model.
 
     Raises:
         SpecError: arguments for a model that takes none.
@@ -25,10 +24,10 @@ def subject_of(pipe: Any, guidance: float | None = None, arguments: Mapping[str,
     """
     if isinstance(pipe, str | os.PathLike):
         name = os.fspath(pipe)
-        if name not in pebble.SHIPPED and not (Path(name) / pebble.MANIFEST).is_file():
+        if package_of(name) is None:
             return Guest(Checkpoint.find(name), guidance, dict(arguments or {}))
         engine = Engine(name, Path(name).name, guidance)
-    elif isinstance(pipe, Pebble):
+    elif package_of(pipe) is not None:
         engine = Engine.of(pipe if guidance is None else pipe.guided(guidance))
     else:
         return Guest(Live.of(pipe), guidance, dict(arguments or {}))

@@ -1,16 +1,31 @@
-"""The command line, `skipstone COMMAND`: one file for each command, but for reports, which benchmarks write."""
+"""The command line, `skipstone COMMAND`: one file for each command; other packages add theirs by entry points."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import SkipstoneError, TargetMissed
-from . import bench, calibrate, check, compare, demo, evaluate, explain, generate, listing, prefer, train, tune
+from ..errors import SkipstoneError, TargetMissed, UnknownName
+from ..satellites import install_hint, points
+from . import calibrate, check, compare, explain, generate, listing, tune
+
+
+class Commands(TyperGroup):
+    """The commands in this order, those of packages last; of one whose package is missing, what to install."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = super().get_command(ctx, cmd_name)
+        if found is None and (hint := install_hint("command", cmd_name)):
+            raise UnknownName(f"skipstone {cmd_name} {hint}.")
+        return found
+
 
 app = typer.Typer(
+    cls=Commands,
     name="skipstone",
     no_args_is_help=True,
     add_completion=False,
@@ -50,17 +65,17 @@ for command in (
     calibrate.calibrate,
     calibrate.audit,
     tune.tune,
-    bench.bench,
-    bench.report,
-    prefer.prefer,
-    demo.demo,
     explain.explain,
     check.check,
 ):
     app.command()(command)
 app.command("list")(listing.listing)
-app.add_typer(train.app)
-app.add_typer(evaluate.app)
+for point in points("commands"):
+    brought = point.load()
+    if isinstance(brought, typer.Typer):
+        app.add_typer(brought)
+    else:
+        app.command(point.name)(brought)
 
 
 def main() -> None:

@@ -79,13 +79,12 @@ class Choice:
 
     def subject(self) -> Subject:
         """The model, looked up but not loaded. Raises ModelError, GuestError, SpecError."""
-        from .. import pebble
+        from ..bench.models import package_of
 
-        embedded = self.model in pebble.SHIPPED or (Path(self.model) / pebble.MANIFEST).is_file()
-        if not embedded:
+        if package_of(self.model) is None:
             return self._guest(self.model)
         if self.as_guest:
-            return self._pebble_as_guest()
+            return self._embedded_as_guest()
         only = {"--set": self.settings, "--image": self.image, "--device": self.device}
         if said := [name for name, value in {**only, "--dtype": self.dtype != "auto"}.items() if value]:
             raise SpecError(
@@ -103,21 +102,20 @@ class Choice:
         said = {"said_guidance": self.guidance, "device": self.device, "dtype": self.dtype, **more}
         return Guest(checkpoint, arguments=_settings(self.settings), image=_picture(self.image), **said)
 
-    def _pebble_as_guest(self) -> Subject:
-        """Pebble's pipeline, from the noise and with the defaults that the engine has for it."""
+    def _embedded_as_guest(self) -> Subject:
+        """The pipeline of a package's model, from the noise and with the defaults that the engine has for it."""
         from ..bench.columns import Sampler
         from ..bench.engine import DEFAULTS, Engine
         from ..bench.pipelines import Checkpoint
         from ..bench.samplers import flows
-        from ..pebble.model import find
 
         engine = Engine(self.model, Path(self.model).name, self.guidance)
-        folder = str(find(self.model))
+        folder = str(engine.folder)
         flowing = flows(Checkpoint.find(folder).scheduler)  # whose grid diffusers leaves to the pipeline
         return self._guest(
             folder,
             said_guidance=engine.guidance,
-            noise=lambda seed: engine.pebble.problem("noise", seed, 1).x,
+            noise=lambda seed: engine.embedded.problem("noise", seed, 1).x,
             own=Sampler(None, None, DEFAULTS.steps) if flowing else DEFAULTS,
             called=engine.name,
             policy=engine.policy,

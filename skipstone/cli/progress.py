@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..bench.compare import Watch
-    from ..bench.race import Tell
+    from ..bench.telling import Tell
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Prompts as a command gets them: refused where a model cannot draw them, warned of where Pebble cannot."""
+"""Prompts of a command: refused where a model cannot draw them, warned of where it was not trained for them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,10 @@ if TYPE_CHECKING:
 
 
 def check_prompts(prompts: Sequence[str], subject: Subject, console: Console) -> None:
-    """Raise PromptError for prompts that the model cannot draw; warn of words that Pebble was not trained on."""
+    """Raise PromptError for prompts that the model cannot draw; warn of those that it was not trained for."""
     subject.check(prompts)
-    from .. import pebble
+    from ..bench.models import packages
 
-    if subject.name not in pebble.SHIPPED:
-        return
-
-    unknown = sorted({word for prompt in prompts for word in pebble.unknown_words(prompt)})
-    if unknown:
-        known = (f"{kind}: {', '.join(words)}" for kind, words in pebble.VOCABULARY.items())
-        console.print(
-            f"Pebble does not know {', '.join(map(repr, unknown))} and will draw something else. It knows",
-            *known,
-            sep="\n",
-            style="yellow",
-            markup=False,
-            highlight=False,
-        )
+    for package in packages():
+        if subject.name in package.names and (warning := package.warning(subject.name, prompts)):
+            console.print(warning, style="yellow", markup=False, highlight=False)

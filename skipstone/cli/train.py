@@ -131,9 +131,9 @@ def log(
     from rich.console import Console
 
     from .. import registry
+    from ..bench.models import load_embedded
     from ..bench.prompts import load_prompts
     from ..errors import SpecError
-    from ..pebble.model import Pebble
     from ..train.recording import Recording
     from .files import check_targets
 
@@ -145,14 +145,14 @@ def log(
     shots = [(prompt.text, seed + k * len(found) + i) for k in range(seeds) for i, prompt in enumerate(found)]
     try:
         with console.status("Looking the model up ..."):
-            pebble = Pebble.load(model)
+            loaded: Any = load_embedded(model)
         if Path(model).is_dir():  # a training looks the model up by what the log calls it
-            pebble = dataclasses.replace(pebble, name=str(Path(model).resolve()))
-        known, solver = _guides(guides, registry.parse("grid", "trailing").times(pebble.schedule, 50)[0])
+            loaded = dataclasses.replace(loaded, name=str(Path(model).resolve()))
+        known, solver = _guides(guides, registry.parse("grid", "trailing").times(loaded.schedule, 50)[0])
         with telling(console) as tell:
             texts, numbers = [text for text, _ in shots], [number for _, number in shots]
             made = Recording(fine, dimensions, batch, solver).draw(
-                pebble, texts, numbers, known, out, lambda done, total: tell("Drawing fine runs", done, total)
+                loaded, texts, numbers, known, out, lambda done, total: tell("Drawing fine runs", done, total)
             )
     except KeyboardInterrupt:
         _print(console, f"Stopped. What is drawn is kept beside {out}; the same command goes on.")

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from ..backbones.looking import Eyes, Look, clip
 from ..errors import ModelError
 
-if TYPE_CHECKING:
-    from .model import Pebble
+
+class Model(Protocol):
+    """What is looked through: the parts of a `Pebble` that decode its latents."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def judged(self) -> bool: ...
+    @property
+    def autoencoder(self) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +32,7 @@ class Looking:
         state: Its text states (tokens, width).
     """
 
-    model: Pebble
+    model: Model
     prompt: str
     state: torch.Tensor
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 
 from .. import pebble, registry
 from ..backbones.attention import content_tokens
+from ..backbones.loading import quiet
 from ..backbones.module import COND, CONTENT, UNCOND, ModuleBackbone
+from ..bench.pictures import quantise
 from ..engine.contracts import INFINITY, View
 from ..engine.requests import Problem
 from ..errors import ModelError, PromptError
@@ -168,11 +169,6 @@ class Pebble:
         return Image.fromarray(quantise(self.decode([latent])[0]))
 
 
-def quantise(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Pixels in [0, 1] as 8-bit values, rounded to the nearest."""
-    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-
-
 def find(model: str | Path) -> Path:
     """The folder of a model, without loading it, its files checked where it has a manifest.
 
@@ -200,25 +196,6 @@ def find(model: str | Path) -> Path:
     if (folder / pebble.MANIFEST).is_file():
         pebble.verify(folder, "fetch or train the model again")
     return folder
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no warnings of diffusers and transformers: what is wrong is raised."""
-    import diffusers
-    import transformers
-
-    logs = (diffusers.utils.logging, transformers.utils.logging)
-    levels = [log.get_verbosity() for log in logs]
-    for log in logs:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.set_verbosity(level)
-            log.enable_progress_bar()
 
 
 def _components(folder: Path) -> dict[str, Any]:

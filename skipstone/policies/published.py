@@ -6,16 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..engine.contracts import Run
 from ..engine.signals import Look, Words, place
 from ..errors import SpecError
 from ..registry import spell
 from . import moves
-
-if TYPE_CHECKING:
-    from .sight import View
+from .published_parts import View
 
 IMAGE, TEXT, TIMESTEP, QUALITY = PARTS = ("image", "text", "timestep", "quality")
 REMEMBERED = 3  # looks that qualities are made of: this one and the two before

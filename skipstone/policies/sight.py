@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..engine.contracts import Run
 from ..engine.signals import Disagreement
@@ -17,6 +17,7 @@ from ..registry import spell
 from .moves import PARTS, Guide
 from .published import PARTS as PUBLISHED
 from .published import Published
+from .published_parts import View as View
 
 LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 BLOCKS = ("place", "trace", "errors", "prompt")  # those that cost nothing
@@ -25,37 +26,6 @@ NOTHING = Published()  # looks at nothing
 LOOKS = 3  # calls whose signals are seen: this one and the two before
 FAINT = 1e-6
 HALF_PI = math.pi / 2
-
-
-class View(NamedTuple):
-    """Runs that are about to decide, one a row; what is not known yet is nan.
-
-    Args:
-        place: (n,) places of the guide behind.
-        places: (n,) of the guide, in all.
-        calls: (n,) made so far, the one just made included.
-        price: (n,) of a call.
-        angles: (n, LOOKS + 2) of the last calls, newest first.
-        lines, lasts: (n, LOOKS) the signals LINE and LAST at the last calls, newest first.
-        ahead: (n,) angle at which the guide's next step would land.
-        made: (n,) sum of squares of what the steps so far have spoilt, as `bend` tells.
-        prompt: (n, width) mean text states.
-        t, pictures, words: What `Published` looks at; None where it does not.
-    """
-
-    place: Any
-    places: Any
-    calls: Any
-    price: Any
-    angles: Any
-    lines: Any
-    lasts: Any
-    ahead: Any
-    made: Any
-    prompt: Any
-    t: Any = None
-    pictures: Any = None
-    words: Any = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..bench.models import packages
+
 FACTS, WORDS = "facts of Pebble's grammar", "content words"
 # English words that name nothing to be drawn; relations ("above", "left") are not among them.
 STOP = """
@@ -46,14 +48,11 @@ def complexities(prompts: Sequence[str]) -> Complexity:
 
 
 def facts(prompt: str) -> int | None:
-    """Facts that a sentence of Pebble's grammar states; None of any other text."""
-    from ..pebble.scenes import parse
-
-    scene = parse(prompt)
-    if scene is None:
-        return None
-    said = (scene.relation is not None, scene.background is not None, scene.size != "normal")
-    return len(scene.objects) + sum(said)
+    """Facts that a sentence of an installed model's grammar states; None of any other text."""
+    for package in packages():
+        if (found := package.facts(prompt)) is not None:
+            return found
+    return None
 
 
 def content_words(text: str) -> int:

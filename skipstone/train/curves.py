@@ -23,7 +23,7 @@ def picture(curve: Sequence[Mapping[str, float]], lines: Mapping[str, float]) ->
 
     from matplotlib.figure import Figure
 
-    from ..bench.report.plots import INK, OURS, PAPER, QUIET, RULE, png
+    from ..bench.drawing import INK, OURS, PAPER, QUIET, RULE, png
 
     figure = Figure(figsize=(8, 4.5), dpi=150, facecolor=PAPER, layout="constrained")
     axis = figure.subplots()

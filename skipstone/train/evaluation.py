@@ -16,9 +16,10 @@ from ..bench.converged import References, Shot, converged_columns
 from ..bench.fingerprint import fingerprint, machine
 from ..bench.lines import plain
 from ..bench.paths.grids import policy_of
-from ..bench.race import Race, Row, Tell, silent
+from ..bench.race import Race, Row
 from ..bench.store import Header, RowInfo, Store
 from ..bench.subject import Subject
+from ..bench.telling import Tell, silent
 from ..engine.signals import Look
 from ..errors import BenchError, SpecError
 from ..metrics import Metric

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..bench.report.plots import INK, OURS, PAPER, PEERS, QUIET, RULE
+from ..bench.drawing import INK, OURS, PAPER, PEERS, QUIET, RULE
 from ..bench.resampling import by_prompt
 from .complexity import complexities
 from .evaluated import Evaluated

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..bench.cost import metered
 from ..engine.requests import Query
 from ..errors import SpecError
-from ..pebble.looking import Looking
-from ..pebble.model import Pebble
 from ..policies.published import Published
 
 PROMPT = "a cat"  # any will do: costs are those of shapes
 
 
-def published(model: Pebble, by: str = "", fee: float | None = None) -> Published:
+def published(model: Any, by: str = "", fee: float | None = None) -> Published:
     """The published observation of a model.
 
     Args:
         model: Whose pictures are looked at.
-        by: What looks, see `pebble.looking.Looking`.
+        by: What looks, as of the signal `look`: "" the model's own, else the folder or id of a CLIP.
         fee: Of a look, in full calls, >= 0; None measures it: multiply-accumulates of a decoding and of what looks,
             over those of a full call of the network.
 
@@ -28,11 +28,12 @@ def published(model: Pebble, by: str = "", fee: float | None = None) -> Publishe
     if fee is not None and not fee >= 0:
         raise SpecError(f"Expected a fee >= 0, in full calls, got {fee}; null measures it.")
     problem = model.problem(PROMPT)
-    eyes = Looking(model, PROMPT, model.family.words(model.encode(PROMPT)))(by)
+    eyes = problem.look(by)
     if fee is None:
         with metered([eyes.look]) as looked:
             eyes.picture(problem.x)
         with metered([model.unet]) as called:
             model.backbone.predict([Query(problem.x, problem.grid[0], problem.cond)])
         fee = looked.macs / called.macs
-    return Published(by, *eyes.widths, round(fee, 4))
+    image, text = eyes.widths
+    return Published(by, image, text, round(fee, 4))

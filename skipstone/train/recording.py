@@ -16,12 +16,12 @@ import numpy as np
 from .. import registry
 from ..backbones.identity import identity
 from ..backbones.logged import Trajectories
+from ..bench.models import EmbeddedModel
 from ..bench.paths.grids import even_times, policy_of
 from ..bench.paths.record import Recorder
 from ..engine.drivers import denoise_many
 from ..engine.requests import Problem
 from ..errors import SpecError
-from ..pebble.model import Pebble
 from ..policies.moves import Guide
 from .log import Log
 
@@ -51,7 +51,7 @@ class Recording:
 
     def draw(
         self,
-        model: Pebble,
+        model: EmbeddedModel,
         prompts: Sequence[str],
         seeds: Sequence[int],
         guides: Mapping[int, Guide],
@@ -102,7 +102,7 @@ class Recording:
 
     def _part(
         self,
-        model: Pebble,
+        model: EmbeddedModel,
         problems: Sequence[Problem],
         times: tuple[float, ...],
         guides: Mapping[int, Guide],
@@ -178,7 +178,9 @@ def _lines(recorder: Recorder, angles: Any) -> tuple[Any, Any]:
     return z, v
 
 
-def _gains(model: Pebble, problems: Sequence[Problem], times: tuple[float, ...], z: Any, v: Any, marks: Any) -> Any:
+def _gains(
+    model: EmbeddedModel, problems: Sequence[Problem], times: tuple[float, ...], z: Any, v: Any, marks: Any
+) -> Any:
     """(samples, marks): how much of an error in the direction in which long steps err is left at the end."""
     starts = []
     for problem, line, slopes in zip(problems, z, v, strict=True):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bench.report.plots import svg
-from ..bench.store import Store
+from ..bench.drawing import svg
+from ..bench.files import put
 from ..bench.summary import jsonable
 from .evaluated import Evaluated, evaluated
 from .figures import drawn
@@ -127,7 +127,7 @@ class Report:
         """hypotheses.html, .md and .json in a folder. Raises BenchError where that cannot be."""
         text = json.dumps(self.document, indent=1, ensure_ascii=False, allow_nan=False)
         files = {"html": self.page, "md": self.markdown, "json": text}
-        return [Store.put(folder / f"{NAME}.{kind}", content.encode()) for kind, content in files.items()]
+        return [put(folder / f"{NAME}.{kind}", content.encode()) for kind, content in files.items()]
 
 
 FORMS = {"calls": ".2f", "psnr": ".2f", "ssim": ".4f", "judge": ".4f", "utility": ".2f"}

@@ -157,9 +157,9 @@ class EnvironmentSettings:
     @cached_property
     def model(self) -> Any:
         """The network that was logged, where it is needed."""
-        from ..pebble.model import Pebble
+        from ..bench.models import load_embedded
 
-        return Pebble.load(self.logged.model or "pebble")
+        return load_embedded(self.logged.model or "pebble")
 
     def build(self, split: Split, n: int | None = None, seed: int = 0) -> Episodes:
         """Episodes of the training or the validation samples.

@@ -16,8 +16,9 @@ from skipstone.backbones.module import CallCounter
 from skipstone.bench.baselines import interval_calls, ours
 from skipstone.bench.benchmark import Benchmark, Settings
 from skipstone.bench.columns import Column, parse_column
-from skipstone.bench.converged import References, Shot, named
+from skipstone.bench.converged import References, Shot
 from skipstone.bench.cost import metered
+from skipstone.bench.files import named
 from skipstone.bench.fixed import Tuner, greedy_masks, improved, samplers_at
 from skipstone.bench.guest import Guest
 from skipstone.bench.pipelines import Checkpoint

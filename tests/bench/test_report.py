@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 from skipstone.bench.answers import Ratio, _cost_at, answer, at_equal_ssim
-from skipstone.bench.converged import named
+from skipstone.bench.files import REFERENCES, named
 from skipstone.bench.report import write
 from skipstone.bench.report.gallery import Album, galleries
 from skipstone.bench.report.verdicts import lead
-from skipstone.bench.store import REFERENCES, Header, Record, RowInfo, Store, Timing
+from skipstone.bench.store import Header, Record, RowInfo, Store, Timing
 from skipstone.bench.summary import front, summarise
 from skipstone.errors import BenchError
 

@@ -12,8 +12,8 @@ from ...metrics import Metric, Sample
 from ..columns import Column
 from ..converged import Shot
 from ..pictures import flat
-from ..race import Tell, silent
 from ..subject import Item, Subject
+from ..telling import Tell, silent
 
 Score: TypeAlias = Callable[[Any, str], float]  # pixels, prompt -> higher is better
 JUDGE = "judge"

@@ -13,6 +13,7 @@ from typing import Any
 from ...errors import SpecError
 from ..columns import Column, parse_column
 from ..converged import Shot
+from ..files import put
 from ..fingerprint import fingerprint
 from ..lines import plain
 from ..paths.draw import FINE, Draws
@@ -21,9 +22,8 @@ from ..paths.grids import Fine
 from ..paths.kept import Kept
 from ..paths.search import FEWEST, FINEST, FORECASTS, LONGEST
 from ..paths.shortest import shortest_of
-from ..race import Tell, silent
-from ..store import Store
 from ..subject import Subject
+from ..telling import Tell, silent
 from .moves import climbed
 from .trials import Trial, Trials
 from .utility import Choice, Tried, Utility, best
@@ -246,7 +246,7 @@ def oracle_schedule(
             line |= {"guide": fixed, "guide_utility": utility.of(same.psnr, same.calls), "guide_calls": same.calls}
         lines.append(line | {"price": utility.price, "floor": utility.floor, "cap": utility.cap})
     text = "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
-    Store.put(out / RESULTS, text.encode())
+    put(out / RESULTS, text.encode())
     return chosen
 
 

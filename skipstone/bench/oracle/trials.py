@@ -12,8 +12,8 @@ from ..columns import Column, spelt
 from ..converged import Shot
 from ..paths.grids import decibels
 from ..paths.kept import Kept
-from ..race import Tell, silent
 from ..subject import Made, Subject
+from ..telling import Tell, silent
 from .utility import Tried
 
 

@@ -13,8 +13,8 @@ from ...engine.requests import Solver, Status
 from ...errors import BenchError
 from ..columns import Column
 from ..converged import Shot
-from ..race import Tell, silent
 from ..subject import Made, Subject
+from ..telling import Tell, silent
 from .grids import Fine, decibels, even_times, policy_of
 from .kept import Kept
 from .record import Line, Recorder

@@ -78,6 +78,6 @@ class Fine:
 
 def decibels(error: Any) -> float:
     """PSNR of a mean square error of pixels in [0, 1], at most that of identical pictures in tables."""
-    from ..store import IDENTICAL
+    from ..files import IDENTICAL
 
     return min(IDENTICAL, -10.0 * math.log10(error)) if error > 0 else IDENTICAL

@@ -12,9 +12,9 @@ from typing import Any
 from zipfile import BadZipFile
 
 from ...errors import BenchError
-from ..converged import Shot, named
+from ..converged import Shot
+from ..files import named, put
 from ..lines import lines_of, plain, repair, spelt_line
-from ..store import Store
 
 DRAWN = "drawn"  # folder below --out
 SCORES = "scores.jsonl"
@@ -35,7 +35,7 @@ class Kept:
         """Of a search that writes to `out`. Raises BenchError where it cannot be written."""
         text = json.dumps(plain(dict(configuration)), sort_keys=True)
         kept = cls(out / DRAWN / hashlib.sha256(text.encode()).hexdigest()[:16])
-        Store.put(kept.folder / "configuration.json", json.dumps(json.loads(text), indent=1).encode())
+        put(kept.folder / "configuration.json", json.dumps(json.loads(text), indent=1).encode())
         repair(kept.folder / SCORES)
         return kept
 
@@ -55,7 +55,7 @@ class Kept:
 
         buffer = BytesIO()
         np.savez(buffer, **arrays)
-        Store.put(self._path(what, shot), buffer.getvalue())
+        put(self._path(what, shot), buffer.getvalue())
 
     def scores(self) -> dict[tuple[str, str], dict[str, Any]]:
         """(what, sample) -> what was measured."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from ... import registry
 from ...policies.saved import FILE, save_policy
+from ..files import put
 from ..lines import plain
-from ..store import Store
 from .search import Found, Row
 
 RESULTS, PLOT = "paths.json", "paths.png"
@@ -41,8 +41,8 @@ def write(found: Found, out: Path, about: Mapping[str, Any]) -> list[Path]:
         row = next(row for row in found.rows if row.calls == calls and row.group == "path")
         notes = {"found for": about.get("model"), "calls": calls, "psnr": row.decibels, "settings": about}
         save_policy(found.policy(calls), folder_of(out, calls), **plain(notes))
-    Store.put(out / RESULTS, (json.dumps(plain(document), indent=1, ensure_ascii=False) + "\n").encode())
-    Store.put(out / PLOT, plot(found, str(about.get("model", ""))))
+    put(out / RESULTS, (json.dumps(plain(document), indent=1, ensure_ascii=False) + "\n").encode())
+    put(out / PLOT, plot(found, str(about.get("model", ""))))
     return targets(out, list(found.grids))
 
 

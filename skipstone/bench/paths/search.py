@@ -12,8 +12,8 @@ from ...engine.contracts import Policy
 from ...errors import SkipstoneError, SpecError
 from ..columns import Column, parse_column, spelt
 from ..converged import Shot
-from ..race import Tell, silent
 from ..subject import Subject
+from ..telling import Tell, silent
 from .draw import FINE, Draws, Seen
 from .errors import Errors, local_errors
 from .gains import EVERY, interpolated, probes

@@ -25,6 +25,7 @@ def write(folder: str | Path) -> list[Path]:
     Raises:
         BenchError: no results there, or damaged ones, or the files cannot be written.
     """
+    from ..drawing import png
     from . import gallery, markdown, page, plots, strips
 
     store = Store.load(Path(folder))
@@ -33,8 +34,8 @@ def write(folder: str | Path) -> list[Path]:
     pareto, timeline = plots.pareto(summary, summary.closeness), strips.timeline(summary)
     files = {
         PAGE: page.page(summary, answers, store.folder).encode(),
-        PARETO: plots.png(pareto) if pareto else None,
-        TIMELINE: plots.png(timeline) if timeline else None,
+        PARETO: png(pareto) if pareto else None,
+        TIMELINE: png(timeline) if timeline else None,
         WORST: gallery.sheet(summary, store.folder),
         TABLE: markdown.markdown(summary, answers).encode(),
         SUMMARY: json.dumps(document(summary, answers), indent=1, ensure_ascii=False, allow_nan=False).encode(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..files import IDENTICAL
 from ..statistics import Span
-from ..store import IDENTICAL
 from ..summary import Row, Summary, better
 from .plots import NAMES, SIDES
 

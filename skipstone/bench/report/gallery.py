@@ -8,10 +8,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ..converged import named
+from ..files import IDENTICAL, REFERENCES, named
 from ..pictures import still
 from ..sheet import GOOD, font, wrap
-from ..store import IDENTICAL, REFERENCES, Record
+from ..store import Record
 from ..summary import Row, Summary, better
 from .strips import chiefs
 
@@ -106,7 +106,7 @@ def opened(path: Path) -> Any:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    from ...pebble.model import quantise
+    from ..pictures import quantise
 
     try:
         if path.suffix == ".npz":

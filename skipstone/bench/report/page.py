@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..answers import JUDGE_MARGIN, SLACK, Answers, Duel
+from ..drawing import VARIABLES, svg
 from ..statistics import RESAMPLES
 from ..summary import Row, Summary
 from . import plots, strips
@@ -36,14 +37,14 @@ def page(summary: Summary, answers: Answers, folder: Path) -> str:
         trust=trust(summary),
         verdicts=verdicts(summary, answers),
         families=_families(summary),
-        colours={name: plots.VARIABLES.get(s.colour, s.colour) for name, s in plots.styles(summary).items()},
+        colours={name: VARIABLES.get(s.colour, s.colour) for name, s in plots.styles(summary).items()},
         plots=_plots(summary),
         duels=_duels(answers),
         peers=answers.peers,
         spreads=answers.spreads,
         columns=columns(summary),
         rows=sorted(summary.rows, key=lambda r: (not r.ran, r.cost if r.ran else 0.0)),
-        timeline=None if decided is None else plots.svg(decided, "timeline"),
+        timeline=None if decided is None else svg(decided, "timeline"),
         galleries=_ordered(summary, shown),
         row=summary.row,
         figures=figures,
@@ -113,8 +114,8 @@ def _plots(summary: Summary) -> list[dict[str, Any]]:
     for metric in wanted:
         figure = plots.pareto(summary, metric, legend=False)
         if figure is not None:
-            svg = plots.svg(figure, f"plot-{metric.replace('_', '-')}")
-            found.append({"metric": metric, "words": plots.words(metric), "svg": svg, "lead": metric in LEADING})
+            element = svg(figure, f"plot-{metric.replace('_', '-')}")
+            found.append({"metric": metric, "words": plots.words(metric), "svg": element, "lead": metric in LEADING})
     return found
 
 

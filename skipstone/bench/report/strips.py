@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...engine.timeline import COLOURS
 from ..answers import BLIND, RELEASED, budgets
+from ..drawing import INK, PAPER, QUIET
 from ..store import Record
 from ..summary import Row, Summary, better
-from .plots import INK, PAPER, QUIET
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

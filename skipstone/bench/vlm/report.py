@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ..report.plots import INK, OURS, PAPER, PEERS, QUIET, RULE, png
+from ..drawing import INK, OURS, PAPER, PEERS, QUIET, RULE, png
+from ..files import put
 from ..statistics import Span
-from ..store import Store
 from .asking import Plan, Round
 from .outcomes import Outcome, outcomes
 from .verdict import REFUSED, JudgeReport, Verdicts, verdicts
@@ -66,7 +66,7 @@ class Report:
         for name, content in files.items():
             if content is None:
                 (folder / name).unlink(missing_ok=True)
-        return [Store.put(folder / name, content) for name, content in files.items() if content is not None]
+        return [put(folder / name, content) for name, content in files.items() if content is not None]
 
     def document(self, command: str) -> dict[str, Any]:
         """All of it as JSON has it; NaN becomes null."""

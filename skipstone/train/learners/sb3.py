@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -13,10 +13,8 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from ...policies.brain import Brain
+from .ppo_settings import PPOSettings
 from .standard import Standard, seeded
-
-if TYPE_CHECKING:
-    from .ppo import PPO
 
 FIGURES = ("approx_kl", "clip_fraction", "entropy_loss", "explained_variance", "value_loss")
 
@@ -77,7 +75,7 @@ class Adapter(VecEnv):  # type: ignore[misc]  # its types are not followed
 class Maskable:
     """PPO under way."""
 
-    def __init__(self, settings: PPO, env: Any, seed: int) -> None:
+    def __init__(self, settings: PPOSettings, env: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed
         self.standard = Standard.of(env, settings.warm, seed)
         self.adapter = Adapter(env, self.standard)

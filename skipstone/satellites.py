@@ -1,0 +1,33 @@
+"""What comes with packages of their own, so that an error can say what to install.
+
+The library never imports them: it finds what they bring by entry points of the groups `skipstone` (modules that
+register policies, solvers, metrics ...), `skipstone.names` (public names), `skipstone.models`, `skipstone.peers` and
+`skipstone.commands`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+
+RESEARCH = "is part of the research folder: pip install ./research in a checkout of Skipstone"
+# Kind -> name -> the extra that brings it.
+EXTRAS = {
+    "name": {"Pebble": "pebble"},
+    "model": {"pebble": "pebble", "pebble-dit": "pebble"},
+    "prompt set": {"pebble": "pebble", "pebble-tuning": "pebble"},
+    "command": {"demo": "pebble", "bench": "bench", "report": "bench", "prefer": "bench", "train": "train"},
+}
+
+
+def points(group: str) -> Iterable[EntryPoint]:
+    """The entry points of `skipstone.<group>`, sorted by name."""
+    return sorted(entry_points(group=f"skipstone.{group}"), key=lambda point: point.name)
+
+
+def install_hint(kind: str, name: str) -> str:
+    """'comes with the package skipstone-pebble: pip install ...', or nothing where no package is known to bring it."""
+    if kind == "command" and name == "evaluate":
+        return RESEARCH
+    extra = EXTRAS[kind].get(name)
+    return f"comes with the package skipstone-{extra}: pip install 'skipstone[{extra}]'" if extra else ""
