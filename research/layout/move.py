@@ -50,7 +50,7 @@ def rewritten(text: str, path: str, modules: set[str]) -> str:
     here = new_module(old) if old else None
     lines = text.splitlines(keepends=True)
     for node in sorted(ast.walk(ast.parse(text)), key=lambda n: getattr(n, "lineno", 0), reverse=True):
-        if not isinstance(node, ast.ImportFrom):
+        if not isinstance(node, ast.ImportFrom) or (node.level and old is None):
             continue
         base = absolute(node, old, package)
         if base.split(".")[0] != "skipstone":
