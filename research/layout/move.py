@@ -13,7 +13,7 @@ import subprocess
 from tables import FILES, HOMES, MODULES, ROOT, SOURCES, module_of, new_module, new_path, path_of, table
 
 TEXTS = (".py", ".md", ".toml", ".yaml", ".yml", ".j2", ".txt")
-PUBLIC = {"skipstone.calibrate"}  # a function as well: only what follows it is a module
+PUBLIC = {"skipstone.calibrate", "skipstone.peers"}  # a function and an entry point group as well
 
 
 def listed() -> list[str]:
