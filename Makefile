@@ -1,4 +1,4 @@
-# Each target sets up what it needs: Python >= 3.10 and make are all that must be there.
+# Each target sets up what it needs: Python >= 3.11 and make are all that must be there.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,12 +12,21 @@ MLX := $(shell [ "$$(uname -s)" = Linux ] && echo "mlx[cpu]" || echo mlx)
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-$(READY): pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DEMO := $(VENV)/.demo
+
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,train,metrics,peers]" "$(MLX)"
+
+$(DEMO): pyproject.toml packages/skipstone-pebble/pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[metrics,plot]" -e packages/skipstone-pebble
 	touch $@
 
-demo: $(READY)  ## six prompts on the embedded model: pictures, calls, timeline, table
+$(READY): pyproject.toml $(wildcard packages/*/pyproject.toml) research/pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[dev,metrics,plot]" $(addprefix -e packages/,skipstone-pebble skipstone-bench[peers] skipstone-train) -e research "$(MLX)"
+	touch $(DEMO) $@
+
+demo: $(DEMO)  ## six prompts on the embedded model: pictures, calls, timeline, table
 	$(BIN)/skipstone demo --out demo --force
 
 # One thread for each worker: with two, tiny tensors spend their time waiting for each other.

@@ -18,7 +18,7 @@ import diffusers
 import torch
 
 import skipstone
-from skipstone import pebble
+import skipstone_pebble as pebble
 
 STEPS, TURNS = 50, 9
 POLICIES = ("fixed", "third_order(max_skip=0)", "error_control(tol=0)", "third_order", "error_control")

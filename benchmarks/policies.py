@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from skipstone import registry
-from skipstone.bench.columns import parse_columns
-from skipstone.bench.engine import counted
+from skipstone.evaluation.columns import parse_columns
+from skipstone.evaluation.engine_subject import counted
 from skipstone.metrics import PSNR, Sample
-from skipstone.pebble import scenes
-from skipstone.pebble.model import Pebble
+from skipstone_pebble import scenes
+from skipstone_pebble.model import Pebble
 
 CONVERGED = "fixed @ dpmpp / karras / 400"
 COLUMNS = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from skipstone import registry
-from skipstone.backbones.diffusers import families, schedulers
-from skipstone.backbones.diffusers.families import PipelineSpec
+from skipstone.integrations.diffusers import pipeline_specs as families
+from skipstone.integrations.diffusers import scheduler_specs as schedulers
+from skipstone.integrations.diffusers.pipeline_specs import PipelineSpec
 
 PAGE = Path(__file__).with_name("guest.md")
 MATRIX = PAGE.parent.parent / "benchmarks" / "matrix.md"
@@ -155,13 +156,13 @@ HINTS = """\
 ## Declare your own
 
 ```python
-from skipstone.backbones.diffusers.families import PipelineSpec, add
+from skipstone.integrations.diffusers.pipeline_specs import PipelineSpec, add
 
 add(PipelineSpec(("MyPipeline",), "My model", denoisers=("network",), branches=("cond", "uncond")))
 ```
 
 in a module that your package names as an entry point of the group `skipstone`; `skipstone.testing.guest.guest_checks`
-then tells whether it holds. Schedulers likewise: `skipstone.backbones.diffusers.schedulers.SchedulerSpec`.
+then tells whether it holds. Schedulers likewise: `skipstone.integrations.diffusers.scheduler_specs.SchedulerSpec`.
 """
 
 if __name__ == "__main__":

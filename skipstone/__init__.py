@@ -1,19 +1,14 @@
 """Skipstone makes pretrained diffusion models faster by adapting each run to its prompt.
 
-    import skipstone
+    with skipstone.adapt(pipe, "error_control") as adapted:
+        image = pipe("a red apple on a blue table").images[0]
+    print(adapted.last.summary())
 
-    pebble = skipstone.Pebble.load()
-    problem = pebble.problem("a red apple on a blue background", seed=0)
-    result = skipstone.denoise(pebble.backbone, problem, skipstone.solver("ddim"), skipstone.policy("third_order"))
-    print(skipstone.explain(result.run))
-
-Importing it loads no array library; names are found on first use.
+Importing it loads no array library; names are found on first use. `__init__.pyi` has their types.
 """
 
-from __future__ import annotations
-
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import SkipstoneError as SkipstoneError
 from .registry import names as names
@@ -21,17 +16,14 @@ from .registry import parse as parse
 from .registry import register as register
 from .registry import spell as spell
 
-if TYPE_CHECKING:
-    from .calibrate.run import calibrate as calibrate
-    from .engine.contracts import Policy as Policy
-    from .engine.requests import Solver as Solver
-
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOME = {
+    "Adapted": "integrations.diffusers.guest",
     "Attempt": "engine.contracts",
     "Backbone": "engine.requests",
     "Cached": "engine.contracts",
+    "Certified": "policies.certified",
     "Estimate": "engine.requests",
     "Finish": "engine.contracts",
     "Forecast": "engine.contracts",
@@ -44,40 +36,43 @@ _HOME = {
     "Result": "engine.requests",
     "Run": "engine.contracts",
     "Solver": "engine.requests",
+    "adapt": "integrations.diffusers.guest",
+    "audit": "calibration.audit",
+    "calibrate": "calibration.run",
+    "cite": "engine.trace",
     "denoise": "engine.drivers",
     "denoise_many": "engine.drivers",
-    "replay": "engine.drivers",
     "explain": "engine.trace",
-    "cite": "engine.trace",
     "greedy_path": "engine.greedy",
-    "Pebble": "pebble.model",
-    "Adapted": "backbones.diffusers.guest",
-    "adapt": "backbones.diffusers.guest",
-    "audit": "calibrate.audit",
-    "Certified": "policies.certified",
-    "load_policy": "backbones.identity",
+    "load_policy": "integrations.identity",
+    "replay": "engine.drivers",
     "save_policy": "policies.saved",
 }
-__all__ = ["SkipstoneError", "calibrate", "names", "parse", "policy", "register", "solver", "spell", *_HOME]
+__all__ = ["SkipstoneError", "names", "parse", "policy", "register", "solver", "spell", *_HOME]
 
 
-def policy(spec: str) -> Policy:
-    """The policy of a spec string: `policy("third_order(tol=0.02) | budget(calls=20)")`."""
-    return parse("policy", spec)  # type: ignore[no-any-return]
+def policy(spec: str) -> Any:
+    """The policy of a spec string: `policy("third_order(tol=0.02) | budget(calls=20)")`. Raises SpecError."""
+    return parse("policy", spec)
 
 
-def solver(spec: str) -> Solver:
-    """The solver of a spec string: `solver("dpmpp(order=2)")`."""
-    return parse("solver", spec)  # type: ignore[no-any-return]
+def solver(spec: str) -> Any:
+    """The solver of a spec string: `solver("dpmpp(order=2)")`. Raises SpecError."""
+    return parse("solver", spec)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "calibrate":  # the package, which can be called
-        return importlib.import_module(".calibrate", __name__)
+    """A public name, imported on first use; those of other packages by entry points of the group `skipstone.names`."""
     if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = found
+        return found
+    from .satellites import public_name
+
+    return public_name(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, "__version__"})
+    from .satellites import points
+
+    return sorted({*__all__, *(point.name for point in points("names")), "__version__"})

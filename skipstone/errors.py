@@ -13,7 +13,8 @@
     ├── CertificateError (ValueError)  a calibrated policy on what its certificate was not made for
     ├── TargetMissed                   no setting keeps the promise that was asked for
     ├── BenchError                     results of a benchmark that cannot be read, merged or written
-    └── OutputError                    a result that cannot be written
+    ├── OutputError                    a result that cannot be written
+    └── MissingPackage (ImportError)   what comes with a package that is not installed
 
 Each message says what was expected, what was got, where, and what to type instead.
 """
@@ -79,3 +80,7 @@ class BenchError(SkipstoneError):
 
 class OutputError(SkipstoneError):
     """A result that cannot be written where it was asked for."""
+
+
+class MissingPackage(SkipstoneError, ImportError):
+    """A name or a command that comes with a package which is not installed."""

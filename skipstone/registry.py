@@ -29,7 +29,7 @@ HOMES = {
     "grid": "skipstone.numerics.grid",
     "signal": "skipstone.engine.signals",
     "metric": "skipstone.metrics",
-    "backbone": "skipstone.backbones",
+    "backbone": "skipstone.testing.backbones",
     "peer": "",  # all of them are brought by packages: entry points of the group `skipstone.peers`
 }
 _KINDS: dict[str, dict[str, type]] = {kind: {} for kind in HOMES}

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from .errors import MissingPackage
 
 RESEARCH = "is part of the research folder: pip install ./research in a checkout of Skipstone"
 # Kind -> name -> the extra that brings it.
@@ -31,3 +34,18 @@ def install_hint(kind: str, name: str) -> str:
         return RESEARCH
     extra = EXTRAS[kind].get(name)
     return f"comes with the package skipstone-{extra}: pip install 'skipstone[{extra}]'" if extra else ""
+
+
+def public_name(name: str) -> Any:
+    """`skipstone.<name>` of another package.
+
+    Raises:
+        MissingPackage: a package that is not installed brings it.
+        AttributeError: nobody does.
+    """
+    for point in points("names"):
+        if point.name == name:
+            return point.load()
+    if hint := install_hint("name", name):
+        raise MissingPackage(f"skipstone.{name} {hint}.")
+    raise AttributeError(f"module 'skipstone' has no attribute {name!r}")

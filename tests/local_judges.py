@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageStat
 
-from skipstone.bench.vlm.client import Judge
+from skipstone_bench.vlm.client import Judge
 
 
 @dataclass(frozen=True)

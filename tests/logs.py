@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from skipstone import registry
-from skipstone.backbones.logged import Trajectories
 from skipstone.numerics.schedule import Cosine
-from skipstone.policies.moves import Guide
-from skipstone.train.log import Log
+from skipstone.policies.agent.actions import Guide
+from skipstone_train.agents.logged_backbone import Trajectories
+from skipstone_train.agents.trajectory_log import Log
 
 SCHEDULE = Cosine()
 GRID = registry.parse("grid", "trailing").times(SCHEDULE, 50)

@@ -1,68 +1,162 @@
-"""The layout of docs/decisions.md, held by tests: imports point one way, and importing is light."""
+"""The layout of the repository, held by tests: imports point one way, nothing imports in circles, imports are light."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import skipstone
 
-ROOT = Path(skipstone.__file__).parent
+ROOT = Path(__file__).parent.parent
+LIBRARY = ROOT / "skipstone"
+PACKAGES = {
+    "skipstone": LIBRARY,
+    **{path.name: path for path in sorted(ROOT.glob("packages/*/skipstone_*")) if path.is_dir()},
+    "skipstone_research": ROOT / "research" / "skipstone_research",
+}
 LAYERS = [
     ["errors"],
+    ["satellites"],
     ["registry"],
     ["numerics"],
     ["engine"],
     ["solvers", "policies", "metrics"],
-    ["backbones"],
-    ["pebble", "peers"],
+    ["integrations"],
     ["testing"],
-    ["bench"],
-    ["calibrate"],
-    ["train"],
+    ["evaluation"],
+    ["tuning", "calibration"],
     ["cli"],
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
-HEAVY = {"torch", "diffusers", "transformers", "mlx", "numpy", "scipy", "matplotlib", "skimage", "gymnasium"}
-MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+MAY_IMPORT = {  # besides the library, which every satellite imports
+    "skipstone_research": {"skipstone_bench", "skipstone_train"},
+}
+HEAVY = {
+    "torch",
+    "diffusers",
+    "transformers",
+    "mlx",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "skimage",
+    "gymnasium",
+    "pydantic",
+}
+LINES, PARAMETERS = 50, 8
 
 
-def place(path: Path) -> str:
-    return path.relative_to(ROOT).with_suffix("").parts[0]
+def module_of(path: Path, package: str) -> str:
+    parts = path.relative_to(PACKAGES[package].parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path) -> set[str]:
-    """First parts below `skipstone` of everything a module imports, wherever in the file."""
-    package = path.relative_to(ROOT.parent).with_suffix("").parts[:-1]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            base = (*package[: len(package) - node.level + 1],) if node.level else ()
-            full = (*base, *(node.module.split(".") if node.module else ()))
-            targets = [full] if len(full) > 1 else [(*full, a.name) for a in node.names]
-        elif isinstance(node, ast.Import):
-            targets = [tuple(a.name.split(".")) for a in node.names]
-        else:
-            continue
-        found |= {t[1] for t in targets if t[0] == "skipstone" and len(t) > 1}
+@cache
+def modules() -> dict[str, Path]:
+    found = {}
+    for package, folder in PACKAGES.items():
+        found |= {module_of(path, package): path for path in sorted(folder.rglob("*.py"))}
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_one_way(path: Path) -> None:
-    here = LEVEL[place(path)]
-    upward = {name for name in imported(path) if LEVEL.get(name, -1) > here}
-    assert not upward, f"{path.relative_to(ROOT)} imports upward: {sorted(upward)}"
+def imported(module: str) -> Iterator[str]:
+    """Every module of ours that a module imports, wherever in the file: late and `TYPE_CHECKING` imports too."""
+    path = modules()[module]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            names = [".".join([*base, alias.name]) for alias in node.names]
+        else:
+            continue
+        for name in names:
+            known = name if name in modules() else name.rpartition(".")[0]
+            if known in modules() and known != module:
+                yield known
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_modules_stay_readable(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 320, f"{path.relative_to(ROOT)} has {lines} lines: split it"
+MODULES = sorted(modules())
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "skipstone"])
+def test_packages_import_the_library_and_no_other(package: str) -> None:
+    allowed = {"skipstone", package} | MAY_IMPORT.get(package, set())
+    for module in MODULES:
+        if module.split(".")[0] == package:
+            assert {name.split(".")[0] for name in imported(module)} <= allowed, module
+
+
+def test_the_library_imports_no_other_package() -> None:
+    for module in MODULES:
+        if module.split(".")[0] == "skipstone":
+            others = {name for name in imported(module) if not name.startswith("skipstone.") and name != "skipstone"}
+            assert not others, f"{module} imports {sorted(others)}: find it by an entry point"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("skipstone.")])
+def test_imports_point_one_way(module: str) -> None:
+    here = LEVEL[module.split(".")[1]]
+    upward = {name for name in imported(module) if "." in name and LEVEL[name.split(".")[1]] > here}
+    assert not upward, f"{module} imports upward: {sorted(upward)}"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Not even by a third: the modules can be put in an order in which each imports only those before it."""
+    left = {module: {name for name in imported(module) if name != module.split(".")[0]} for module in MODULES}
+    while ready := {module for module, names in left.items() if not names & set(left)}:
+        left = {module: names for module, names in left.items() if module not in ready}
+    assert not left, f"these import each other: {sorted(left)}"
+
+
+@pytest.mark.parametrize("folder", ["research", "benchmarks", "docs", "tests"])
+def test_no_two_scripts_import_each_other(folder: str) -> None:
+    files = {path.stem: path for path in (ROOT / folder).rglob("*.py") if path.name != "__init__.py"}
+    found = {
+        stem: {
+            name.split(".")[-1]
+            for name in re.findall(r"^\s*(?:from|import) \.?([\w.]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        }
+        for stem, path in files.items()
+        if not path.is_relative_to(PACKAGES["skipstone_research"])
+    }
+    both = {(a, b) for a in found for b in found if a < b and b in found[a] and a in found[b]}
+    assert not both
+
+
+def functions(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, int]]:
+    """Functions, and how many parameters each has beside `self` and `cls`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            yield node, len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+LONG = {  # to be divided
+    "skipstone_train.cli.train", "skipstone_train.agents.learners.base", "skipstone_train.agents.episodes",
+    "skipstone_research.agents.command", "skipstone_bench.cli.prefer", "skipstone_bench.cli.bench",
+    "skipstone.integrations.diffusers.guest", "skipstone.evaluation.compare", "skipstone.engine.flow",
+    "skipstone.cli.tune", "skipstone.cli.generate", "skipstone.cli.calibrate", "skipstone.calibration.run",
+    "skipstone.calibration.certificate", "skipstone.calibration.audit",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in LONG])
+def test_functions_stay_readable(module: str) -> None:
+    for node, parameters in functions(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        lines = (node.end_lineno or node.lineno) - node.lineno + 1
+        assert lines <= LINES, f"{module}.{node.name} has {lines} lines: divide it"
+        if ".cli" not in module and "command" not in module:
+            assert parameters <= PARAMETERS, f"{module}.{node.name} has {parameters} parameters: group them"
 
 
 @pytest.mark.parametrize("module", ["skipstone", "skipstone.engine.drivers", "skipstone.policies", "skipstone.cli"])

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import pytest
 
 from skipstone import registry
-from skipstone.backbones.mixture import Mixture
 from skipstone.engine.contracts import Forecast, Plan, Policy, Run
 from skipstone.testing import check_id, policy_checks
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import Setup
 
 SETUPS = {

@@ -82,7 +82,9 @@ def replaced(text: str) -> str:
 
     def module(match: re.Match[str]) -> str:
         name = match.group(0)
-        if name in PUBLIC or not any(name == m or name.startswith(f"{m}.") for m in MODULES):
+        if name in PUBLIC or any(name == m or name.startswith(f"{m}.") for m in MODULES.values()):
+            return name  # a public name, or rewritten already
+        if not any(name == m or name.startswith(f"{m}.") for m in MODULES):
             return name
         return new_module(name)
 

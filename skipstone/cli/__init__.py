@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import SkipstoneError, TargetMissed, UnknownName
+from ..errors import MissingPackage, SkipstoneError, TargetMissed
 from ..satellites import install_hint, points
 from . import calibrate, check, compare, explain, generate, listing, tune
 
@@ -20,7 +20,7 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)
         if found is None and (hint := install_hint("command", cmd_name)):
-            raise UnknownName(f"skipstone {cmd_name} {hint}.")
+            raise MissingPackage(f"skipstone {cmd_name} {hint}.")
         return found
 
 
@@ -52,7 +52,7 @@ def skipstone(
       skipstone generate "a red apple on a blue background"
       skipstone compare "a cat" "a cat above a bus" -p third_order -p fewer
       skipstone calibrate --prompts pebble-tuning --target "psnr >= 30 @ 90%" --out mine
-      skipstone train agent --config configs/agent_pebble.yaml --minutes 10
+      skipstone train agent --config examples/configs/agent_pebble.yaml --minutes 10
       skipstone list policies
 
     Every command tells more with --help.

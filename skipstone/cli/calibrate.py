@@ -71,8 +71,8 @@ def calibrate(
     """
     from rich.console import Console
 
-    from ..calibrate import cache as caches
-    from ..calibrate.calibration import Calibration, Options
+    from ..calibration import cache as caches
+    from ..calibration.calibration import Calibration, Options
     from .prompts import check_prompts
 
     console = Console(stderr=True)
@@ -150,8 +150,8 @@ def audit(
     """
     from rich.console import Console
 
-    from ..calibrate.audit import audit as look
-    from ..calibrate.audit import certified_of
+    from ..calibration.audit import audit as look
+    from ..calibration.audit import certified_of
 
     console = Console(stderr=True)
     source = certified_of(folder).certificate.source
@@ -209,9 +209,9 @@ def _print(console: Console, line: str) -> None:
 
 def _show(policy: Certified, out: Path) -> None:
     """What was found, and how to use it."""
-    from ..calibrate.certificate import measured, promise
-    from ..calibrate.scores import spent_in_words
-    from ..calibrate.target import Target
+    from ..calibration.certificate import measured, promise
+    from ..calibration.scores import spent_in_words
+    from ..calibration.target import Target
 
     made = policy.certificate
     best, target = made.best, Target.parse(made.target)

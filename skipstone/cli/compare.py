@@ -13,9 +13,9 @@ from .files import check_targets, encoded, publish, slug
 from .progress import spoken_warnings
 
 if TYPE_CHECKING:
-    from ..bench.columns import Column
-    from ..bench.compare import Comparison
-    from ..bench.subject import Item, Subject
+    from ..evaluation.columns import Column
+    from ..evaluation.compare import Comparison
+    from ..evaluation.subject import Item, Subject
 
 SHEET, TIMELINE, TABLE, SAMPLES = "sheet.png", "timeline.png", "table.md", "samples.jsonl"
 
@@ -88,8 +88,8 @@ def run(
     """
     from rich.console import Console
 
-    from ..bench.columns import parse_column, parse_columns
-    from ..bench.subject import Item, common
+    from ..evaluation.columns import parse_column, parse_columns
+    from ..evaluation.subject import Item, common
     from .prompts import check_prompts
 
     console = Console(stderr=True)
@@ -131,7 +131,7 @@ def _full(column: Column) -> Column:
 def _compared(
     subject: Subject, items: Sequence[Item], columns: Sequence[Column], full: Column, repeats: int, console: Any
 ) -> Comparison:
-    from ..bench.compare import compare as measure
+    from ..evaluation.compare import compare as measure
     from .progress import watching
 
     with console.status("Loading the model ..."):
@@ -142,9 +142,9 @@ def _compared(
 
 
 def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path) -> dict[Path, bytes]:
-    from ..bench.sheet import sheet
-    from ..bench.table import json_lines, markdown, records
-    from ..bench.timeline import timeline
+    from ..evaluation.sheet import sheet
+    from ..evaluation.table import json_lines, markdown, records
+    from ..evaluation.timeline import timeline
 
     found = records(result, {key: path.relative_to(out).as_posix() for key, path in pictures.items()})
     names = [(c, p) for c in range(len(result.columns)) for p in range(len(result.cells[0]))]
@@ -164,7 +164,7 @@ def _show(result: Comparison, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..bench.table import rows
+    from ..evaluation.table import rows
 
     head, *body = rows(result)
     table = Table(box=None, pad_edge=False)

@@ -84,7 +84,7 @@ def encoded(suffix: str, pixels: Any, facts: Mapping[str, Any]) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    from ..bench.pictures import quantise
+    from ..evaluation.pixels import quantise
 
     told = {name: facts[name] for name in METADATA if name in facts}
     frames = [Image.fromarray(frame) for frame in quantise(pixels if pixels.ndim == 4 else pixels[None])]

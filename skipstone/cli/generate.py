@@ -13,8 +13,8 @@ from .files import check_targets, encoded, publish, slug
 from .progress import spoken_warnings
 
 if TYPE_CHECKING:
-    from ..bench.columns import Column
-    from ..bench.subject import Item, Made, Subject
+    from ..evaluation.columns import Column
+    from ..evaluation.subject import Item, Made, Subject
 
 
 def generate(
@@ -67,8 +67,8 @@ def generate(
     """
     from rich.console import Console
 
-    from ..bench.subject import Item
     from ..errors import SpecError
+    from ..evaluation.subject import Item
     from .prompts import check_prompts
 
     errors = Console(stderr=True)
@@ -101,9 +101,9 @@ def generate(
 
 
 def _column(subject: Subject, policy: str, solver: str | None, grid: str | None, steps: int | None) -> Column:
-    from ..bench.columns import parse_column
-    from ..bench.subject import common
     from ..errors import SpecError
+    from ..evaluation.columns import parse_column
+    from ..evaluation.subject import common
 
     column = parse_column(policy, *common(subject, solver, grid, steps))
     if column.policy is None:

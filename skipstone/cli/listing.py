@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -17,7 +17,7 @@ KINDS = {
 }
 
 
-class Shelf(str, Enum):
+class Shelf(StrEnum):
     """What can be listed."""
 
     policies = "policies"
@@ -37,7 +37,7 @@ def listing(shelf: Annotated[Shelf | None, typer.Argument(help="Which; all of th
       skipstone list policies
     """
     from .. import registry
-    from ..bench.columns import SETS
+    from ..evaluation.columns import SETS
 
     shelves = [shelf.value] if shelf else list(KINDS)
     for title in shelves:

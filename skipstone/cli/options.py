@@ -13,7 +13,7 @@ import typer
 from ..errors import ModelError, SpecError
 
 if TYPE_CHECKING:
-    from ..bench.subject import Subject
+    from ..evaluation.subject import Subject
 
 Model: TypeAlias = Annotated[
     str,
@@ -79,7 +79,7 @@ class Choice:
 
     def subject(self) -> Subject:
         """The model, looked up but not loaded. Raises ModelError, GuestError, SpecError."""
-        from ..bench.models import package_of
+        from ..evaluation.models import package_of
 
         if package_of(self.model) is None:
             return self._guest(self.model)
@@ -90,13 +90,13 @@ class Choice:
             raise SpecError(
                 f"{said[0]} is for diffusers pipelines, and {self.model} runs in the engine: add --as-guest."
             )
-        from ..bench.engine import Engine
+        from ..evaluation.engine_subject import Engine
 
         return Engine(self.model, Path(self.model).name, self.guidance)
 
     def _guest(self, model: str, **more: Any) -> Subject:
-        from ..bench.guest import Guest
-        from ..bench.pipelines import Checkpoint
+        from ..evaluation.checkpoints import Checkpoint
+        from ..evaluation.pipeline_subject import Guest
 
         checkpoint = Checkpoint.find(model, from_image=self.image is not None)
         said = {"said_guidance": self.guidance, "device": self.device, "dtype": self.dtype, **more}
@@ -104,10 +104,10 @@ class Choice:
 
     def _embedded_as_guest(self) -> Subject:
         """The pipeline of a package's model, from the noise and with the defaults that the engine has for it."""
-        from ..bench.columns import Sampler
-        from ..bench.engine import DEFAULTS, Engine
-        from ..bench.pipelines import Checkpoint
-        from ..bench.samplers import flows
+        from ..evaluation.checkpoints import Checkpoint
+        from ..evaluation.columns import Sampler
+        from ..evaluation.engine_subject import DEFAULTS, Engine
+        from ..evaluation.samplers import flows
 
         engine = Engine(self.model, Path(self.model).name, self.guidance)
         folder = str(engine.folder)

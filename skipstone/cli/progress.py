@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..bench.compare import Watch
-    from ..bench.telling import Tell
+    from ..evaluation.compare import Watch
+    from ..evaluation.progress import Tell
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..bench.subject import Subject
+    from ..evaluation.subject import Subject
 
 
 def check_prompts(prompts: Sequence[str], subject: Subject, console: Console) -> None:
     """Raise PromptError for prompts that the model cannot draw; warn of those that it was not trained for."""
     subject.check(prompts)
-    from ..bench.models import packages
+    from ..evaluation.models import packages
 
     for package in packages():
         if subject.name in package.names and (warning := package.warning(subject.name, prompts)):

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from ..bench.converged import Shot
-    from ..bench.paths.search import Found, Search
-    from ..bench.subject import Subject
+    from ..evaluation.references import Shot
+    from ..evaluation.subject import Subject
+    from ..tuning.search import Found, Search
 
 
 def tune(
@@ -70,8 +70,8 @@ def tune(
     """
     from rich.console import Console
 
-    from ..bench.paths.report import targets, write
-    from ..bench.paths.search import CALLS, Settings
+    from ..tuning.report import targets, write
+    from ..tuning.search import CALLS, Settings
     from .files import check_targets
 
     console = Console(stderr=True)
@@ -101,8 +101,8 @@ CHECKED = 10_000  # added to the seeds of the check, so that no noise is in both
 
 
 def _shots(source: str, limit: int, seed: int) -> list[Shot]:
-    from ..bench.converged import Shot
-    from ..bench.prompts import load_prompts
+    from ..evaluation.prompts import load_prompts
+    from ..evaluation.references import Shot
 
     found = load_prompts(source, limit=limit or None, seed=0)
     return [Shot(prompt, seed + k) for k, prompt in enumerate(found)]
@@ -119,10 +119,10 @@ def _search(
 ) -> Search:
     """The search, on what was drawn before in the same configuration."""
     from .. import registry
-    from ..bench.columns import Column
-    from ..bench.fingerprint import fingerprint
-    from ..bench.paths.kept import Kept
-    from ..bench.paths.search import Search
+    from ..evaluation.columns import Column
+    from ..evaluation.fingerprint import fingerprint
+    from ..tuning.run_cache import Kept
+    from ..tuning.search import Search
 
     tell("Loading", 0, 1)
     own = subject.defaults
@@ -136,7 +136,7 @@ def _search(
 
 def _about(search: Search, prompts: str, check: str) -> dict[str, Any]:
     """What the results say of themselves."""
-    from ..bench.fingerprint import fingerprint, machine
+    from ..evaluation.fingerprint import fingerprint, machine
 
     subject = search.subject
     return {
@@ -149,7 +149,7 @@ def _about(search: Search, prompts: str, check: str) -> dict[str, Any]:
         "checked": len(search.check or search.shots),
         "fingerprint": fingerprint(subject, search.check or search.shots, search.shots),
         "machine": machine(subject),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["skipstone", *sys.argv[1:]]),
     }
 
@@ -163,7 +163,7 @@ def _show(found: Found, out: Path, written: Sequence[Path], held_out: bool) -> N
     from rich.console import Console
     from rich.table import Table
 
-    from ..bench.paths.report import folder_of, table
+    from ..tuning.report import folder_of, table
 
     head, *body = table(found.rows)
     shown = Table(box=None, pad_edge=False)

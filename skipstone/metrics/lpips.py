@@ -16,7 +16,7 @@ from .base import Metric, Sample, pair
 from .weights import Weights, missing
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 _URL = "https://download.pytorch.org/models/"
 # torchvision's files; the older name of each holds the same numbers.

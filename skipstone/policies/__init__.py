@@ -1,7 +1,7 @@
 """One adaptive method per file."""
 
 from . import presets as presets
-from .agent import Agent as Agent
+from .agent.policy import Agent as Agent
 from .budget import Budget as Budget
 from .early_stop import EarlyStop as EarlyStop
 from .error_control import ErrorControl as ErrorControl

@@ -12,7 +12,7 @@ from ..engine.requests import Backbone, Query
 from ..errors import SpecError
 from ..numerics.array import rms, to_floats
 from ..registry import register
-from ._ranges import forecast_of, number
+from .ranges import forecast_of, number
 
 
 @register("policy")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ..engine.contracts import Finish, Plan, Policy, Run
 from ..registry import register
-from ._ranges import number, whole
+from .ranges import number, whole
 
 CHANGE = "prediction_change"
 MARK = "early_stop"

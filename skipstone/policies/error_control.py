@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ..engine.contracts import Clock, Plan, Policy, Run, View
 from ..engine.signals import Disagreement
 from ..registry import register, spell
-from ._ranges import forecast_of, number, whole
+from .ranges import forecast_of, number, whole
 
 
 def progress(clock: float) -> float:

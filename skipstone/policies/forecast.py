@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..engine.contracts import Clock, Forecast, Plan, Policy, Run, View
 from ..engine.flow import FREEZE
 from ..registry import register
-from ._ranges import forecast_of, whole
+from .ranges import forecast_of, whole
 
 
 @register("policy")

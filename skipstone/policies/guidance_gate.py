@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 from ..engine.contracts import Cached, Clock, Plan, Policy, Run
 from ..errors import SpecError
 from ..registry import register
-from ._ranges import number, one_of, whole
+from .ranges import number, one_of, whole
 
 UNCOND = frozenset({"uncond"})
 

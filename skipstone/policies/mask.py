@@ -12,7 +12,7 @@ from ..engine.contracts import Clock, Plan, Policy, Run, View
 from ..engine.greedy import Masked
 from ..errors import SpecError
 from ..registry import register
-from ._ranges import forecast_of
+from .ranges import forecast_of
 
 PART = re.compile(r"(\d+)(?:-(\d+))?")
 

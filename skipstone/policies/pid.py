@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..engine.contracts import Attempt, Plan, Policy, Run
 from ..registry import register
-from ._ranges import number, whole
+from .ranges import number, whole
 
 SHORTEST = 1e-3  # step of the half log-SNR that is kept whatever its error
 SLACK = 0.25  # share of a step by which the end may be farther off and still be landed on; none after a rejection

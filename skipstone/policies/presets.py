@@ -1,6 +1,6 @@
 """Short names for settings that people ask for by what they want.
 
-Calls of 50 and PSNR to the converged solution, median / worst tenth: on Pebble, `benchmarks/pebble_results`.
+Calls of 50 and PSNR to the converged solution, median / worst tenth: on Pebble, `research/pebble_results`.
 """
 
 from ..registry import preset

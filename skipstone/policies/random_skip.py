@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ..engine.contracts import Clock, Plan, Policy, Run, View
 from ..engine.greedy import Masked
 from ..registry import register
-from ._ranges import forecast_of, whole
+from .ranges import forecast_of, whole
 
 
 @register("policy")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..engine.contracts import Plan, Policy, Refine, Run
 from ..errors import SpecError
 from ..registry import register
-from ._ranges import number, whole
+from .ranges import number, whole
 
 
 @register("policy")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from ..engine.contracts import Forecast, Plan, Policy, Run, View
 from ..engine.signals import Stability
 from ..registry import register, spell
-from ._ranges import one_of, whole
+from .ranges import one_of, whole
 
 
 @register("policy")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ..engine.contracts import Attempt, Cached, Full, Plan, Policy, Run
 from ..engine.signals import Disagreement
 from ..registry import register, spell
-from ._ranges import number, whole
+from .ranges import number, whole
 
 LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 LONGEST = 0.4  # step, in radians of the pi / 2 from noise to data

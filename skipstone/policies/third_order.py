@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from ..engine.contracts import Clock, Forecast, Plan, Policy, Run, View
 from ..numerics.differences import relative_bend
 from ..registry import register
-from ._ranges import forecast_of, number, whole
+from .ranges import forecast_of, number, whole
 
 CHANGE = "latent_change"
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..engine.contracts import Forecast, Plan, Policy, Run, View
 from ..errors import SpecError
 from ..registry import register
-from ._ranges import one_of, whole
+from .ranges import one_of, whole
 
 
 @register("policy")

@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from ..backbones.diffusers.families import spec_of
-from ..backbones.diffusers.gate import batch_of
-from ..backbones.diffusers.guest import Adapted, adapt
-from ..backbones.diffusers.rows import Layout
-from ..backbones.diffusers.schedulers import Trajectory, trajectory
 from ..engine.contracts import Plan, Policy, Run
 from ..engine.flow import FREEZE
+from ..integrations.diffusers.batch_router import batch_of
+from ..integrations.diffusers.guest import Adapted, adapt
+from ..integrations.diffusers.pipeline_specs import spec_of
+from ..integrations.diffusers.rows import Layout
+from ..integrations.diffusers.scheduler_specs import Trajectory, trajectory
 from .policies import Check
 
 ENOUGH = 6  # steps: `third_order` calls the first four and the last

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import registry
-from ..backbones.gaussian import Gaussian
-from ..backbones.mixture import Mixture
 from ..engine.contracts import Run
 from ..engine.flow import flow
 from ..engine.requests import Backbone, Measure, Noise, Problem, Query, Solver
 from ..numerics.array import combine, rms
+from .backbones.gaussian import Gaussian
+from .backbones.mixture import Mixture
 
 LOUD, QUIET = -5.0, 1.5  # half log-SNR: so loud that the low-order start of a multistep solver costs nothing
 COARSE, FINE = 96, 192  # steps between which the order is read off

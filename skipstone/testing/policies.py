@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from .. import registry
-from ..backbones.mixture import Mixture
 from ..engine.contracts import Attempt, Plan, Policy, Run
 from ..engine.drivers import controlled, denoise, denoise_many, replay
 from ..engine.requests import Backbone, Estimate, Problem, Query, Result, Solver
@@ -23,6 +22,7 @@ from ..numerics.schedule import Schedule
 from ..policies.budget import Budget
 from ..policies.fixed import Fixed
 from ..solvers.ddim import DDIM
+from .backbones.mixture import Mixture
 from .decisions import decision, states
 
 Check = Callable[[], None]

@@ -16,14 +16,14 @@ from functools import cache, partial
 from typing import Any
 
 from .. import registry
-from ..backbones.gaussian import Gaussian
-from ..backbones.mixture import Mixture
 from ..engine.drivers import denoise, denoise_many, replay
 from ..engine.requests import Estimate, Problem, Query, Solver
 from ..numerics.array import namespace, rms
 from ..numerics.schedule import Cosine, FlowMatching, Schedule, VPLinear
 from ..numerics.tables import ScaledLinear, ZeroTerminalSNR
 from ..policies.fixed import Fixed
+from .backbones.gaussian import Gaussian
+from .backbones.mixture import Mixture
 from .orders import gaussian_truth, measured_order, reference, undisturbed
 
 Check = Callable[[], None]

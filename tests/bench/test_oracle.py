@@ -15,11 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone import registry
-from skipstone.backbones.mixture import Mixture
-from skipstone.bench.columns import Column, parse_column
-from skipstone.bench.converged import Shot
-from skipstone.bench.engine import Engine
-from skipstone.bench.oracle import (
+from skipstone.engine.drivers import denoise
+from skipstone.engine.requests import Problem, Query
+from skipstone.errors import MetricError, SpecError
+from skipstone.evaluation.columns import Column, parse_column
+from skipstone.evaluation.engine_subject import Engine
+from skipstone.evaluation.prompts import Prompt
+from skipstone.evaluation.references import Shot
+from skipstone.evaluation.subject import Item, Made
+from skipstone.numerics.schedule import FlowMatching
+from skipstone.policies.path import Path as PathPolicy
+from skipstone.testing.backbones.mixture import Mixture
+from skipstone.tuning.errors import Errors
+from skipstone.tuning.run_cache import Kept
+from skipstone.tuning.shortest import shortest, shortest_of
+from skipstone_bench.oracle import (
     Ladder,
     Oracle,
     Tried,
@@ -30,20 +40,10 @@ from skipstone.bench.oracle import (
     oracle_stop,
     scorer,
 )
-from skipstone.bench.oracle.best_of import APART
-from skipstone.bench.oracle.schedule import RESULTS, best_guide
-from skipstone.bench.oracle.stop import StopAt
-from skipstone.bench.oracle.utility import best
-from skipstone.bench.paths.errors import Errors
-from skipstone.bench.paths.kept import Kept
-from skipstone.bench.paths.shortest import shortest, shortest_of
-from skipstone.bench.prompts import Prompt
-from skipstone.bench.subject import Item, Made
-from skipstone.engine.drivers import denoise
-from skipstone.engine.requests import Problem, Query
-from skipstone.errors import MetricError, SpecError
-from skipstone.numerics.schedule import FlowMatching
-from skipstone.policies.path import Path as PathPolicy
+from skipstone_bench.oracle.best_of import APART
+from skipstone_bench.oracle.schedule import RESULTS, best_guide
+from skipstone_bench.oracle.stop import StopAt
+from skipstone_bench.oracle.utility import best
 
 HARD = Mixture(means=(-0.9, 0.9), stds=(0.1, 0.1), weights=(0.5, 0.5))
 GUIDES = ("fixed @ adams / 6", "fixed @ adams / 10", "fixed @ ddim / 8", "stride(tol=0.02) @ 30")
@@ -196,7 +196,7 @@ def test_what_was_run_is_not_run_again_and_prices_share_it(tmp_path: Path, monke
 
 
 def test_results_can_be_read_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skipstone.bench.oracle.schedule.fingerprint", lambda *_: {"weights": "none"})
+    monkeypatch.setattr("skipstone_bench.oracle.schedule.fingerprint", lambda *_: {"weights": "none"})
     subject = Exact(HARD)  # gives no sample a policy of its own: they run one by one
     ladder = Ladder((5,), GUIDES[:2], ("x0",), 32, gain=((1.5, 0.1), (0.1, 0.5)), reference="fixed @ dpmpp / 200")
     chosen = oracle_schedule(subject, shots(2), tmp_path, UTILITY, ladder)

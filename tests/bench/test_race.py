@@ -12,25 +12,25 @@ import pytest
 import torch
 from torch import nn
 
-from skipstone.backbones.module import CallCounter
-from skipstone.bench.baselines import interval_calls, ours
-from skipstone.bench.benchmark import Benchmark, Settings
-from skipstone.bench.columns import Column, parse_column
-from skipstone.bench.converged import References, Shot
-from skipstone.bench.cost import metered
-from skipstone.bench.files import named
-from skipstone.bench.fixed import Tuner, greedy_masks, improved, samplers_at
-from skipstone.bench.guest import Guest
-from skipstone.bench.pipelines import Checkpoint
-from skipstone.bench.prompts import Prompt
-from skipstone.bench.race import Race, Row, time_rows
-from skipstone.bench.store import SAMPLES, Header, Record, Store
-from skipstone.bench.subject import Item
 from skipstone.cli.options import Choice
 from skipstone.errors import GuestError
+from skipstone.evaluation.checkpoints import Checkpoint
+from skipstone.evaluation.columns import Column, parse_column
+from skipstone.evaluation.cost import metered
+from skipstone.evaluation.files import named
+from skipstone.evaluation.peers import Peer
+from skipstone.evaluation.pipeline_subject import Guest
+from skipstone.evaluation.prompts import Prompt
+from skipstone.evaluation.references import References, Shot
+from skipstone.evaluation.subject import Item
+from skipstone.integrations.torch import CallCounter
 from skipstone.metrics import PSNR, SSIM
 from skipstone.metrics.latents import LatentError
-from skipstone.peers.base import Peer
+from skipstone_bench.baselines import interval_calls, ours
+from skipstone_bench.benchmark import Benchmark, Settings
+from skipstone_bench.fixed import Tuner, greedy_masks, improved, samplers_at
+from skipstone_bench.race import Race, Row, time_rows
+from skipstone_bench.store import SAMPLES, Header, Record, Store
 
 STEPS = 6
 SHOTS = [Shot(Prompt(text, text, ""), seed) for seed, text in enumerate(("a", "b", "c"))]

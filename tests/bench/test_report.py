@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipstone.bench.answers import Ratio, _cost_at, answer, at_equal_ssim
-from skipstone.bench.files import REFERENCES, named
-from skipstone.bench.report import write
-from skipstone.bench.report.gallery import Album, galleries
-from skipstone.bench.report.verdicts import lead
-from skipstone.bench.store import Header, Record, RowInfo, Store, Timing
-from skipstone.bench.summary import front, summarise
 from skipstone.errors import BenchError
+from skipstone.evaluation.files import REFERENCES, named
+from skipstone_bench.answers import Ratio, _cost_at, answer, at_equal_ssim
+from skipstone_bench.report import write
+from skipstone_bench.report.gallery import Album, galleries
+from skipstone_bench.report.verdicts import lead
+from skipstone_bench.store import Header, Record, RowInfo, Store, Timing
+from skipstone_bench.summary import front, summarise
 
 FULL, SOLUTION = "fixed @ dpmpp / trailing / 50", "fixed @ dpmpp / trailing / 400"
 MISSING = RowInfo(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from skipstone.bench.store import SAMPLES, Header, Record, RowInfo, Store, Timing
 from skipstone.errors import BenchError
+from skipstone_bench.store import SAMPLES, Header, Record, RowInfo, Store, Timing
 
 HEADER = Header(
     version="1",

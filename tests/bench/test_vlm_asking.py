@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from local_judges import Asked, LocalJudge, Mind, Sent, brighter, darker, folders, saying
 
-from skipstone.bench.vlm import asking
-from skipstone.bench.vlm.asking import Manners, Plan, Round, pairs_of
-from skipstone.bench.vlm.client import Judge, Trouble, distinct, post
-from skipstone.bench.vlm.kept import ANSWERS, Kept
-from skipstone.bench.vlm.material import Material, material
-from skipstone.bench.vlm.outcomes import outcomes
-from skipstone.bench.vlm.protocol import Protocol
-from skipstone.bench.vlm.spending import Caps, Purse
 from skipstone.errors import BenchError, SpecError
+from skipstone_bench.vlm import round as asking
+from skipstone_bench.vlm.answer_cache import ANSWERS, Kept
+from skipstone_bench.vlm.budget import Caps, Purse
+from skipstone_bench.vlm.client import Judge, Trouble, distinct, post
+from skipstone_bench.vlm.material import Material, material
+from skipstone_bench.vlm.outcomes import outcomes
+from skipstone_bench.vlm.protocol import Protocol
+from skipstone_bench.vlm.round import Manners, Plan, Round, pairs_of
 
 SMALL = Protocol(side=64)
 QUICK = Manners(timeout=5.0, pause=0.0)

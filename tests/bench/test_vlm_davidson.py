@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipstone.bench.vlm.davidson import SEPARATED, Davidson, connected, davidson, resamples
 from skipstone.errors import SpecError
+from skipstone_bench.vlm.davidson import SEPARATED, Davidson, connected, davidson, resamples
 
 PAIRS = [(0, 1), (0, 2), (1, 2)]
 counts3 = st.lists(st.tuples(*[st.integers(1, 30)] * 3), min_size=3, max_size=3)

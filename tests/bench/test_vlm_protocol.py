@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from local_judges import folders, picture, saying
 from PIL import Image
 
-from skipstone.bench.store import HEADER, Header, Record, RowInfo, Store
-from skipstone.bench.vlm.material import material
-from skipstone.bench.vlm.protocol import WINNERS, Answer, Protocol, parse
-from skipstone.bench.vlm.shown import images, shown
 from skipstone.errors import BenchError, PromptError, SpecError
+from skipstone_bench.store import HEADER, Header, Record, RowInfo, Store
+from skipstone_bench.vlm.images import images, shown
+from skipstone_bench.vlm.material import material
+from skipstone_bench.vlm.protocol import WINNERS, Answer, Protocol, parse
 
 
 @pytest.mark.parametrize("winner", WINNERS)

@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_judges import LocalJudge, Mind, always_left, always_tie, brighter, coin, darker, folders
 
-from skipstone.bench.vlm.agreement import both_namings, kappa, resampled, signs, wilson
-from skipstone.bench.vlm.asking import Manners, Plan, Round, pairs_of
-from skipstone.bench.vlm.client import Judge
-from skipstone.bench.vlm.disagreements import disagreements, sheet
-from skipstone.bench.vlm.material import Sample, material
-from skipstone.bench.vlm.outcomes import Outcome
-from skipstone.bench.vlm.protocol import Answer, Protocol
-from skipstone.bench.vlm.report import JSON, PAGE, PLOT, SHEET, Report
-from skipstone.bench.vlm.spending import Caps
-from skipstone.bench.vlm.verdict import NONE, REFUSED, SAME, Verdicts, verdicts
 from skipstone.errors import SpecError
+from skipstone_bench.vlm.agreement import both_namings, kappa, resampled, signs, wilson
+from skipstone_bench.vlm.budget import Caps
+from skipstone_bench.vlm.client import Judge
+from skipstone_bench.vlm.disagreements import disagreements, sheet
+from skipstone_bench.vlm.material import Sample, material
+from skipstone_bench.vlm.outcomes import Outcome
+from skipstone_bench.vlm.protocol import Answer, Protocol
+from skipstone_bench.vlm.report import JSON, PAGE, PLOT, SHEET, Report
+from skipstone_bench.vlm.round import Manners, Plan, Round, pairs_of
+from skipstone_bench.vlm.verdict import NONE, REFUSED, SAME, Verdicts, verdicts
 
 ANSWERS = {"l": Answer("left", ""), "r": Answer("right", ""), "t": Answer("tie", ""), "?": None}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from outcome import Outcome, Shell
 
-from skipstone import cli, pebble
+import skipstone_pebble as pebble
+from skipstone import cli
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 from outcome import Outcome, Shell
 
 from skipstone import cli
-from skipstone.bench.guest import Guest
-from skipstone.bench.store import Record, Store
+from skipstone.evaluation.pipeline_subject import Guest
+from skipstone_bench.store import Record, Store
 
 PROMPTS = "a red cat\na blue dog\na green bus\na gray house\n"
 QUICK = ("--limit", "2", "--tuned", "1", "--budget", "3", "--steps", "4", "--peers", "none", "--timed", "1")

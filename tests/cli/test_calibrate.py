@@ -13,7 +13,7 @@ import pytest
 from outcome import Outcome, Shell
 
 from skipstone import cli
-from skipstone.bench.engine import Engine
+from skipstone.evaluation.engine_subject import Engine
 
 PROMPTS = "\n".join(
     f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cat", "dog", "bus", "car")

@@ -11,12 +11,12 @@ from outcome import Outcome, Shell, everything
 from PIL import Image
 
 from skipstone import cli, registry
-from skipstone.backbones.module import CallCounter
-from skipstone.bench import engine as bench
-from skipstone.bench.columns import parse_column
 from skipstone.cli import progress
 from skipstone.errors import BackboneError
-from skipstone.pebble.model import Pebble
+from skipstone.evaluation import engine_subject as bench
+from skipstone.evaluation.columns import parse_column
+from skipstone.integrations.torch import CallCounter
+from skipstone_pebble.model import Pebble
 
 PROMPTS = ("a red apple", "a cat left of a rocket")
 SKIPS = "third_order(tol=0.9)"

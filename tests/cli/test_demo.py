@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from outcome import Shell
 
-from skipstone import pebble
-from skipstone.cli import demo
+import skipstone_pebble as pebble
 from skipstone.errors import PromptError
-from skipstone.pebble import scenes
-from skipstone.pebble.model import Pebble
+from skipstone_pebble import cli as demo
+from skipstone_pebble import scenes
+from skipstone_pebble.model import Pebble
 
 
 def test_the_demo_says_where_the_sheet_is(

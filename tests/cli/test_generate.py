@@ -12,7 +12,7 @@ from PIL import Image
 
 import skipstone
 from skipstone.engine import trace as traces
-from skipstone.pebble.model import Pebble
+from skipstone_pebble.model import Pebble
 
 SKIPS = "third_order(tol=0.9)"
 
@@ -114,7 +114,7 @@ def test_a_number_of_pictures_below_one_is_refused(shell: Shell, tiny_pebble: Pa
 
 
 def test_unknown_words_are_named_with_the_vocabulary(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skipstone import pebble
+    import skipstone_pebble as pebble
     from skipstone.errors import ModelError
 
     def missing(name: str = "pebble") -> Path:

@@ -10,8 +10,8 @@ import pytest
 from outcome import Shell, everything
 from PIL import Image
 
-from skipstone.backbones.module import CallCounter
 from skipstone.engine import trace as traces
+from skipstone.integrations.torch import CallCounter
 
 SKIPS = "interval(every=2)"
 
@@ -243,7 +243,7 @@ def test_a_hub_id_without_a_connection(shell: Shell, monkeypatch: pytest.MonkeyP
 def test_nothing_is_overwritten_and_no_weights_are_loaded_first(
     shell: Shell, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipstone.bench.pipelines import Checkpoint
+    from skipstone.evaluation.checkpoints import Checkpoint
 
     monkeypatch.setattr(Checkpoint, "load", None)
     (tmp_path / "a-cat-0.png").write_bytes(b"mine")

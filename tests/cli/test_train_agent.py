@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from outcome import Shell
 
-from skipstone.policies.brain import Brain
+from skipstone.policies.agent.checkpoint import Brain
 from skipstone.policies.saved import save_policy
-from skipstone.train.config import load
-from skipstone.train.learners.search import Search
+from skipstone_train.agents.config import load
+from skipstone_train.agents.learners.search import Search
 
 CONFIG = """
 environment: {name: toy, actions: [continue, skip 2, stop], hardness: [0.02, 5.0], prices: [1.0]}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from outcome import Shell
 
-from skipstone.bench.engine import Engine
+from skipstone.evaluation.engine_subject import Engine
 
 SMALL = ("--limit", "2", "--fine", "16", "--calls", "4", "--calls", "6")
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from skipstone import registry
-from skipstone.backbones.gaussian import Gaussian
-from skipstone.backbones.mixture import Mixture
 from skipstone.engine.contracts import Attempt, Forecast, Full, Plan, Run
 from skipstone.engine.drivers import denoise_many
 from skipstone.engine.requests import Backbone, Problem, Result
 from skipstone.testing import compare_decisions
+from skipstone.testing.backbones.gaussian import Gaussian
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import Setup
 
 SPECS = [

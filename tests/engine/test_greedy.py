@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 
-from skipstone.backbones.mixture import Mixture
 from skipstone.engine.contracts import Forecast
 from skipstone.engine.drivers import denoise
 from skipstone.engine.greedy import Masked, agreement, called_steps, greedy_path
@@ -15,6 +14,7 @@ from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
 from skipstone.policies import ThirdOrder
 from skipstone.solvers import DDIM
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import Setup
 
 BACKBONE = Mixture()

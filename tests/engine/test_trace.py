@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone import registry
-from skipstone.backbones.mixture import Mixture
 from skipstone.engine.contracts import Attempt, Cached, Finish, Forecast, Full, Plan, Refine, Run
 from skipstone.engine.drivers import replay
 from skipstone.engine.trace import cite, explain, from_json, load, save, to_json
 from skipstone.errors import TraceError
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import Setup
 
 SETUP = Setup(backbone=Mixture(guidance=3.0))

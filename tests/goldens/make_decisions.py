@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from skipstone import registry
-from skipstone.backbones.mixture import Mixture
 from skipstone.testing import letters
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import Setup
 
 FILE = Path(__file__).with_name("decisions.json")

@@ -8,16 +8,7 @@ import numpy as np
 import pytest
 
 from skipstone.errors import MetricError, SpecError
-from skipstone.metrics import (
-    PSNR,
-    SSIM,
-    FramePSNR,
-    FrameSSIM,
-    LatentError,
-    Sample,
-    WorstFramePSNR,
-    WorstFrameSSIM,
-)
+from skipstone.metrics import PSNR, SSIM, FramePSNR, FrameSSIM, LatentError, Sample, WorstFramePSNR, WorstFrameSSIM
 
 RNG = np.random.default_rng(8)
 ONE, OTHER = RNG.integers(0, 256, (2, 128, 128, 3)) / 255

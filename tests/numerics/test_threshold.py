@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from skipstone.backbones.mixture import Mixture
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
 from skipstone.numerics.threshold import DynamicThreshold
 from skipstone.policies.fixed import Fixed
 from skipstone.solvers.ddim import DDIM
+from skipstone.testing.backbones.mixture import Mixture
 
 PICTURES = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("float32") * np.float32(1.4)
 PICTURES[3] *= np.float32(0.1)  # one that needs none

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skipstone.pebble.words import OBJECTS, PAIR_SIZE, SIZES
+from skipstone_pebble.words import OBJECTS, PAIR_SIZE, SIZES
 
 
 @pytest.fixture(scope="session")

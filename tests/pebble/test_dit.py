@@ -12,18 +12,20 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from skipstone import pebble
+import skipstone_pebble as pebble
 from skipstone.engine.drivers import denoise_many
 from skipstone.errors import ModelError
-from skipstone.pebble import autoencoder, denoiser, dit, export, sampling, silent, text
-from skipstone.pebble.autoencoder import AutoencoderSettings
-from skipstone.pebble.denoiser import DenoiserTrainer
-from skipstone.pebble.dit import DiT, DiTSettings
-from skipstone.pebble.family import Network
-from skipstone.pebble.loop import Run
-from skipstone.pebble.model import Pebble
 from skipstone.policies import Fixed
 from skipstone.solvers import DDIM
+from skipstone_pebble import dit, text
+from skipstone_pebble import null_text_encoder as silent
+from skipstone_pebble.dit import DiT, DiTSettings
+from skipstone_pebble.family import Network
+from skipstone_pebble.model import Pebble
+from skipstone_pebble.recipe import autoencoder, denoiser, export, sampling
+from skipstone_pebble.recipe.autoencoder import AutoencoderSettings
+from skipstone_pebble.recipe.denoiser import DenoiserTrainer
+from skipstone_pebble.recipe.loop import Run
 
 SMALL = DiTSettings(blocks=2, heads=2, head_width=16, width=32, layers=2, batch=8, pairs=40, rate=3e-3)
 PROMPTS = ["a red apple on a blue background", "a cat left of a rocket"]

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from skipstone.errors import ModelError, PromptError
-from skipstone.pebble import judge_train
-from skipstone.pebble.judge import Judge, Reader, Reading, answers, facts
-from skipstone.pebble.loop import Run
-from skipstone.pebble.scenes import Scene
+from skipstone_pebble.judge import Judge, Reader, Reading, answers, facts
+from skipstone_pebble.recipe import judge_train
+from skipstone_pebble.recipe.loop import Run
+from skipstone_pebble.scenes import Scene
 
 PAIR = Reading(("cat", "rocket"), ("left", "right"), "yellow", "normal", 0.9)
 

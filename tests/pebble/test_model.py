@@ -14,9 +14,9 @@ import torch
 
 from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.errors import ModelError, PromptError, SpecError
-from skipstone.pebble.model import Pebble, quantise
 from skipstone.policies import Fixed, ThirdOrder
 from skipstone.solvers import DDIM
+from skipstone_pebble.model import Pebble, quantise
 
 PROMPTS = ("a red apple", "a cat left of a rocket")
 

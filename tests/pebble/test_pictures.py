@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from skipstone.errors import ModelError
-from skipstone.pebble import scenes, sprites
-from skipstone.pebble.scenes import Scene
-from skipstone.pebble.words import BACKGROUNDS, OBJECTS
+from skipstone_pebble import scenes
+from skipstone_pebble.recipe import sprites
+from skipstone_pebble.scenes import Scene
+from skipstone_pebble.words import BACKGROUNDS, OBJECTS
 
 
 def test_render_puts_objects_where_the_relation_says(discs) -> None:

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from skipstone import pebble
+import skipstone_pebble as pebble
 from skipstone.errors import ModelError
-from skipstone.pebble import autoencoder, data, denoiser, export, text, train
-from skipstone.pebble.autoencoder import AutoencoderSettings, DecoderTrainer
-from skipstone.pebble.denoiser import DenoiserTrainer
-from skipstone.pebble.dit import DiTSettings
-from skipstone.pebble.families import FAMILIES
-from skipstone.pebble.loop import Run, Trainer, rate_factor
-from skipstone.pebble.scenes import withheld
-from skipstone.pebble.unet import UNetSettings
+from skipstone_pebble import text
+from skipstone_pebble.dit import DiTSettings
+from skipstone_pebble.families import FAMILIES
+from skipstone_pebble.recipe import autoencoder, data, denoiser, export, train
+from skipstone_pebble.recipe.autoencoder import AutoencoderSettings, DecoderTrainer
+from skipstone_pebble.recipe.denoiser import DenoiserTrainer
+from skipstone_pebble.recipe.loop import Run, Trainer, rate_factor
+from skipstone_pebble.scenes import withheld
+from skipstone_pebble.unet import UNetSettings
 
 SMALL_CODER = AutoencoderSettings(width=8, blocks=(1, 0, 0, 0), batch=2)
 SMALL_UNET = UNetSettings(channels=(16, 32), width=32, layers=1, batch=4, pairs=60)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from skipstone import pebble
+import skipstone_pebble as pebble
 from skipstone.errors import ModelError
-from skipstone.pebble.judge import Judge, facts
-from skipstone.pebble.words import known_words
+from skipstone_pebble.judge import Judge, facts
+from skipstone_pebble.words import known_words
 
-FIGURES = Path(__file__).parents[2] / "benchmarks" / "pebble"
+FIGURES = Path(__file__).parents[2] / "research" / "pebble"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_every_file_is_in_the_manifest(name: str) -> None:
 
 def test_the_transformer_draws_what_it_is_told() -> None:
     from skipstone import denoise, policy, solver
-    from skipstone.pebble.model import Pebble
+    from skipstone_pebble.model import Pebble
 
     model = Pebble.load("pebble-dit")
     prompts = ["a red apple on a blue background", "a cat left of a rocket on a yellow background"]
@@ -105,7 +105,9 @@ def test_the_figures_are_those_of_these_weights() -> None:
     result = json.loads((FIGURES / "judge.json").read_text())
     manifest = json.loads((pebble.path() / "manifest.json").read_text())["files"]
     for name, digest in result["weights"].items():
-        assert manifest[name]["sha256"] == digest, f"{name} has changed: run python -m skipstone.pebble.evaluate again"
+        assert manifest[name]["sha256"] == digest, (
+            f"{name} has changed: run python -m skipstone_pebble.recipe.evaluate again"
+        )
     assert min(result["prompts"].values()) >= 200
     for name, bounds in result["bars"].items():
         assert result["figures"][name] >= bounds["floor"]

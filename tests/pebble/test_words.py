@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone import pebble
-from skipstone.pebble import data, scenes, text
-from skipstone.pebble.scenes import Scene, caption, parse
-from skipstone.pebble.words import BACKGROUNDS, OBJECTS, RELATIONS, SIZES, known_words
+import skipstone_pebble as pebble
+from skipstone_pebble import scenes, text
+from skipstone_pebble.recipe import data
+from skipstone_pebble.scenes import Scene, caption, parse
+from skipstone_pebble.words import BACKGROUNDS, OBJECTS, RELATIONS, SIZES, known_words
 
 names, grounds = st.sampled_from(list(OBJECTS)), st.sampled_from([None, *BACKGROUNDS])
 singles = st.builds(lambda n, g, s: Scene((n,), None, g, s), names, grounds, st.sampled_from(list(SIZES)))
@@ -106,7 +107,7 @@ def test_every_known_word_is_one_token(tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_the_tokenizer_is_the_same_in_every_process_and_kept_when_there_is_one(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from skipstone.pebble.text import build_tokenizer as b; b(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from skipstone_pebble.text import build_tokenizer as b; b(pathlib.Path(sys.argv[1]))"
     for name in ("one", "other"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, capture_output=True)
     first = (tmp_path / "one" / "vocab.json").read_bytes()
@@ -118,7 +119,7 @@ def test_the_tokenizer_is_the_same_in_every_process_and_kept_when_there_is_one(t
 
 
 def test_importing_pebble_is_light() -> None:
-    code = "import sys, skipstone.pebble; print([m for m in ('torch', 'numpy', 'diffusers') if m in sys.modules])"
+    code = "import sys, skipstone_pebble; print([m for m in ('torch', 'numpy', 'diffusers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

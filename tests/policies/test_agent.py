@@ -13,11 +13,11 @@ from skipstone.engine import trace
 from skipstone.engine.drivers import denoise, denoise_many, replay
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
-from skipstone.policies.agent import Agent, Mind
-from skipstone.policies.brain import Brain
-from skipstone.policies.moves import ACTION, DEFAULT, Moves
+from skipstone.policies.agent.actions import ACTION, DEFAULT, Moves
+from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.observation import Sight
+from skipstone.policies.agent.policy import Agent, Mind
 from skipstone.policies.saved import load_policy, save_policy
-from skipstone.policies.sight import Sight
 
 LOG = log()
 POOL = LOG.pool(range(len(LOG)), SCHEDULE)

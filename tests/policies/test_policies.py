@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from skipstone import registry
-from skipstone.backbones.gaussian import Gaussian
-from skipstone.backbones.mixture import Mixture
 from skipstone.engine.contracts import Attempt, Forecast, Full, Plan, Run
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Problem, Query, Result
@@ -20,6 +18,8 @@ from skipstone.policies.budget import calls_within
 from skipstone.policies.error_control import in_eps, progress
 from skipstone.solvers import DDIM
 from skipstone.testing import letters
+from skipstone.testing.backbones.gaussian import Gaussian
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import Setup
 
 GUIDED = Mixture(guidance=3.0)

@@ -6,19 +6,20 @@ from dataclasses import replace
 
 import pytest
 
-from skipstone import pebble, policy
-from skipstone.backbones.diffusers.guest import adapt
-from skipstone.backbones.mixture import Mixture
-from skipstone.backbones.module import CallCounter
+import skipstone_pebble as pebble
+from skipstone import policy
 from skipstone.engine.contracts import Refine, Run
 from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.engine.flow import REGION
 from skipstone.engine.trace import letters
 from skipstone.errors import GuestError, SpecError
-from skipstone.pebble.model import Pebble
+from skipstone.integrations.diffusers.guest import adapt
+from skipstone.integrations.torch import CallCounter
 from skipstone.policies.refine import RefineOnce
 from skipstone.solvers import DDIM
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import Counted, Setup
+from skipstone_pebble.model import Pebble
 
 SETUP = Setup(DDIM(), Mixture(), 20)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from skipstone import registry
-from skipstone.backbones.mixture import Mixture
 from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.engine.requests import Problem, Query
 from skipstone.engine.trace import letters
@@ -20,6 +19,7 @@ from skipstone.numerics.schedule import FlowMatching, VPLinear
 from skipstone.policies.mask import Mask, numbers, spelling
 from skipstone.solvers import DDIM, Euler
 from skipstone.testing import check_id, policy_checks
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import Setup
 
 STEPS = 50

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone import registry
-from skipstone.backbones.mixture import Mixture
 from skipstone.engine.contracts import Policy
 from skipstone.errors import SpecError
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import (
     Setup,
     check_budget_holds_behind_it,

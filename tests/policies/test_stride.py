@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import skipstone
-from skipstone import pebble, registry
-from skipstone.backbones.gaussian import Gaussian
-from skipstone.backbones.mixture import Mixture
+import skipstone_pebble as pebble
+from skipstone import registry
 from skipstone.engine.contracts import Run
 from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.engine.trace import letters
@@ -24,6 +23,8 @@ from skipstone.numerics.array import rms
 from skipstone.policies.path import Path
 from skipstone.policies.stride import Stride
 from skipstone.solvers.adams import Adams
+from skipstone.testing.backbones.gaussian import Gaussian
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import Counted, Setup
 
 MIXED = Setup(Adams(), Mixture(), 24)

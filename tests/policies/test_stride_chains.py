@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from skipstone import policy, registry
-from skipstone.backbones.mixture import Mixture
 from skipstone.engine.drivers import denoise, replay
 from skipstone.engine.requests import Result
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import Counted, Setup
 
 GUIDED = Mixture(guidance=3.0)

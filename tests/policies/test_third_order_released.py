@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from skipstone.backbones.mixture import Mixture
 from skipstone.engine.drivers import denoise_many
 from skipstone.engine.requests import Problem
 from skipstone.policies import ThirdOrderReleased
 from skipstone.solvers import DDIM
 from skipstone.testing import letters
+from skipstone.testing.backbones.mixture import Mixture
 
 BACKBONE = Mixture()
 

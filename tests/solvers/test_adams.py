@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipstone.backbones.mixture import Mixture
-from skipstone.bench.columns import Sampler, parse_column
-from skipstone.bench.samplers import taken_over
 from skipstone.engine.requests import Problem
+from skipstone.evaluation.columns import Sampler, parse_column
+from skipstone.evaluation.samplers import taken_over
 from skipstone.numerics.array import rms
 from skipstone.solvers.adams import Adams, Clean, Pair, integral, kept, lasting, trust
+from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.orders import LOUD, QUIET, reference, start, undisturbed
 
 MIXTURE = Mixture()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from skipstone import registry
-from skipstone.backbones import Gaussian, Mixture
 from skipstone.engine.contracts import Attempt, Full, Plan, Run
 from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.engine.requests import Problem
@@ -19,6 +18,7 @@ from skipstone.numerics.tables import ScaledLinear, ZeroTerminalSNR
 from skipstone.policies.fixed import Fixed
 from skipstone.policies.pid import PID
 from skipstone.solvers import DDIM, DPMAdaptive, DPMpp, Heun
+from skipstone.testing.backbones import Gaussian, Mixture
 
 GRID = (*(1 - i / 20 for i in range(20)), 0.0)
 SCHEDULES: list[Schedule] = [Cosine(), VPLinear(), FlowMatching(), ScaledLinear(), ZeroTerminalSNR()]

@@ -10,13 +10,13 @@ import pytest
 from scipy import stats
 
 from skipstone import registry
-from skipstone.backbones import Gaussian, Mixture
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Problem, Solver
 from skipstone.numerics.noise import normal
 from skipstone.numerics.schedule import Cosine, FlowMatching, Schedule, VPLinear
 from skipstone.policies.fixed import Fixed
 from skipstone.solvers.ddpm import DDPM
+from skipstone.testing.backbones import Gaussian, Mixture
 from skipstone.testing.orders import specs
 
 COUNT = 20_000

@@ -9,9 +9,9 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from skipstone import registry
-from skipstone.backbones import Gaussian, Mixture
 from skipstone.engine.requests import Query
 from skipstone.testing import orders
+from skipstone.testing.backbones import Gaussian, Mixture
 
 PAGE = Path(__file__).parents[2] / "benchmarks" / "orders.md"
 

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 
 from skipstone.errors import BenchError, SpecError
-from skipstone.policies.agent import Agent
-from skipstone.policies.moves import Guide, Moves
-from skipstone.train.config import AgentConfig
-from skipstone.train.evaluated import _beyond, trainings_named
-from skipstone.train.evaluation import Evaluation, Settings
-from skipstone.train.gates import Learnt, g1
-from skipstone.train.held_out import HeldOut
-from skipstone.train.learners import LEARNERS, learner
-from skipstone.train.log import Log
-from skipstone.train.reading import read
-from skipstone.train.recording import _same
-from skipstone.train.rewards import Utility
-from skipstone.train.scores import Row, of_records
-from skipstone.train.settings import EnvironmentSettings
-from skipstone.train.transitions import Transitions
+from skipstone.policies.agent.actions import Guide, Moves
+from skipstone.policies.agent.policy import Agent
+from skipstone_research.agents.evaluated import _beyond, trainings_named
+from skipstone_research.agents.evaluation import Evaluation, Settings
+from skipstone_research.agents.gates import Learnt, g1
+from skipstone_research.agents.scores import Row, of_records
+from skipstone_train.agents.config import AgentConfig
+from skipstone_train.agents.held_out import HeldOut
+from skipstone_train.agents.learners import LEARNERS, learner
+from skipstone_train.agents.recording import _same
+from skipstone_train.agents.rewards import Utility
+from skipstone_train.agents.settings import EnvironmentSettings
+from skipstone_train.agents.trajectory_log import Log
+from skipstone_train.agents.transitions import Transitions
+from skipstone_train.agents.yaml_settings import read
 from tests.logs import log
 
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from logs import log
 
 from skipstone.errors import SpecError
-from skipstone.train import config as C
-from skipstone.train.held_out import HeldOut
-from skipstone.train.learners import LEARNERS
-from skipstone.train.reading import AMONG, DEFAULT, plain, read, spelt
-from skipstone.train.training import Training
+from skipstone_train.agents import config as C
+from skipstone_train.agents.held_out import HeldOut
+from skipstone_train.agents.learners import LEARNERS
+from skipstone_train.agents.training import Training
+from skipstone_train.agents.yaml_settings import AMONG, DEFAULT, plain, read, spelt
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("agent_*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "examples" / "configs").glob("agent_*.yaml"))
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,10 @@ def unread(settings: C.AgentConfig, out: Path, monkeypatch: pytest.MonkeyPatch) 
     watch = Watched()
     watched = watch.of(settings)
     environment, learner = type(watched.environment), type(watched.learner)
-    monkeypatch.setattr("skipstone.train.training.environments", lambda: {"watched": environment})
-    monkeypatch.setattr("skipstone.train.training.learners", lambda: {"watched": learner})
-    monkeypatch.setattr("skipstone.train.training.plain", lambda config: plain(settings))
-    monkeypatch.setattr("skipstone.train.training.spelt", lambda config: spelt(settings))
+    monkeypatch.setattr("skipstone_train.agents.training.environments", lambda: {"watched": environment})
+    monkeypatch.setattr("skipstone_train.agents.training.learners", lambda: {"watched": learner})
+    monkeypatch.setattr("skipstone_train.agents.training.plain", lambda config: plain(settings))
+    monkeypatch.setattr("skipstone_train.agents.training.spelt", lambda config: spelt(settings))
     Training(watched, out, watched.minutes, watched.seeds[0], steps=300).run()
     return keys(settings) - watch.read - {"minutes", "seeds", "out"}
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from logs import SCHEDULE, log
 
-from skipstone.backbones.gaussian import Gaussian
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
-from skipstone.policies.agent import Agent, Mind
-from skipstone.policies.brain import Brain
-from skipstone.policies.moves import Moves
-from skipstone.train.environment import Environment
-from skipstone.train.episodes import Episodes, Pool
-from skipstone.train.log import Log
-from skipstone.train.rewards import Utility
-from skipstone.train.settings import EnvironmentSettings, follow, live
-from skipstone.train.twin import Twin
+from skipstone.policies.agent.actions import Moves
+from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.policy import Agent, Mind
+from skipstone.testing.backbones.gaussian import Gaussian
+from skipstone_train.agents.environment import Environment
+from skipstone_train.agents.episodes import Episodes, Pool
+from skipstone_train.agents.rewards import Utility
+from skipstone_train.agents.settings import EnvironmentSettings, follow, live
+from skipstone_train.agents.trajectory_log import Log
+from skipstone_train.agents.vectorized_env import Twin
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from skipstone.errors import SpecError
-from skipstone.train.launch import Job, Slurm, launch
-from skipstone.train.tracking import TRACKERS, flat, tracker
+from skipstone_train.agents.launch import Job, Slurm, launch
+from skipstone_train.agents.tracking import TRACKERS, flat, tracker
 
 SETTINGS = {"learner": {"name": "ppo", "rate": 0.1}, "slots": 4}
 

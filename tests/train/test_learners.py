@@ -15,19 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import OutputError, SpecError, UnknownName
-from skipstone.policies.brain import Brain
-from skipstone.train.learners import LEARNERS, PPO, Curriculum, FittedQ, Learner, Search, Stopping, learner
-from skipstone.train.learners.base import Counted
-from skipstone.train.learners.fitted_q import recent, targets
-from skipstone.train.learners.networks import Ensemble
-from skipstone.train.learners.sb3 import Adapter, Maskable, exported
-from skipstone.train.learners.standard import Standard
-from skipstone.train.learners.stopping import Paths
-from skipstone.train.optimum import optimum, share, value
-from skipstone.train.rewards import rank
-from skipstone.train.surrogate import SurrogateSettings
-from skipstone.train.toy import STOPPING, TWO_CLASSES, Toy, ToySettings
-from skipstone.train.transitions import (
+from skipstone.policies.agent.checkpoint import Brain
+from skipstone_train.agents.learners import LEARNERS, PPO, Curriculum, FittedQ, Learner, Search, Stopping, learner
+from skipstone_train.agents.learners.base import Counted
+from skipstone_train.agents.learners.fitted_q import recent, targets
+from skipstone_train.agents.learners.networks import Ensemble
+from skipstone_train.agents.learners.sb3 import Adapter, Maskable, exported
+from skipstone_train.agents.learners.standard import Standard
+from skipstone_train.agents.learners.stopping import Paths
+from skipstone_train.agents.optimum import optimum, share, value
+from skipstone_train.agents.rewards import rank
+from skipstone_train.agents.surrogate import SurrogateSettings
+from skipstone_train.agents.toy import STOPPING, TWO_CLASSES, Toy, ToySettings
+from skipstone_train.agents.transitions import (
     Transitions,
     Varied,
     collect,
@@ -205,7 +205,7 @@ def test_learners_have_names() -> None:
 
 def test_importing_learners_loads_no_torch() -> None:
     heavy = "{'torch', 'stable_baselines3', 'sb3_contrib'}"
-    code = f"import sys, skipstone.train.learners; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, skipstone_train.agents.learners; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

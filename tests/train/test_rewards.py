@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import SpecError
-from skipstone.policies.brain import Brain
-from skipstone.train.optimum import value
-from skipstone.train.published import (
+from skipstone.policies.agent.checkpoint import Brain
+from skipstone_train.agents.optimum import value
+from skipstone_train.agents.published_rewards import (
     ADDITIVE,
     FALLBACK,
     MULTIPLICATIVE,
@@ -23,10 +23,10 @@ from skipstone.train.published import (
     entropy,
     rewards,
 )
-from skipstone.train.rewards import Shaping, Utility, constants, rank, spent
-from skipstone.train.surrogate import Surrogate, SurrogateSettings
-from skipstone.train.toy import NAMES, Toy, ToySettings
-from skipstone.train.transitions import evaluate, steady
+from skipstone_train.agents.rewards import Shaping, Utility, constants, rank, spent
+from skipstone_train.agents.surrogate import Surrogate, SurrogateSettings
+from skipstone_train.agents.toy import NAMES, Toy, ToySettings
+from skipstone_train.agents.transitions import evaluate, steady
 
 SMALL = ToySettings(steps=4)
 UNIT = Baseline((0.2, 5.0, -1.0), (0.3, 6.0, 1.0))  # 0 is a run of 20 steps, 1 one of 50

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import SpecError
-from skipstone.policies.brain import Brain
-from skipstone.train.optimum import optimum, share, value
-from skipstone.train.toy import NAMES, STOPPING, TWO_CLASSES, State, ToySettings, allowed, moved, observe
-from skipstone.train.transitions import collect, evaluate, steady, uniform
+from skipstone.policies.agent.checkpoint import Brain
+from skipstone_train.agents.optimum import optimum, share, value
+from skipstone_train.agents.toy import NAMES, STOPPING, TWO_CLASSES, State, ToySettings, allowed, moved, observe
+from skipstone_train.agents.transitions import collect, evaluate, steady, uniform
 
 SMALL = ToySettings(steps=4)
 

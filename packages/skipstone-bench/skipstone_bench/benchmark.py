@@ -1,0 +1,245 @@
+"""A whole benchmark: prompts, baselines tuned, rows raced, seconds taken, all of it kept in one folder."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from skipstone import __version__
+from skipstone.errors import MetricError, SpecError
+from skipstone.evaluation.columns import Column, Sampler, parse_column, specs_of
+from skipstone.evaluation.fingerprint import fingerprint, machine
+from skipstone.evaluation.progress import Tell, silent
+from skipstone.evaluation.prompts import Prompt, describe, load_prompts
+from skipstone.evaluation.references import References, Shot, converged_columns
+from skipstone.evaluation.subject import Subject, common
+from skipstone.metrics import Metric, SetMetric, metrics_available
+from skipstone.registry import lookup
+
+from .baselines import SHOWN, Baselines, ours, peers
+from .fixed import Tuner
+from .race import Race, Row, time_rows
+from .sets import measure_sets
+from .store import Header, Store
+
+NONE = "none"
+SHORT = {"latent_error": "latent"}  # names of metrics in records
+ELSEWHERE = ("cost",)  # metrics that records have under another name
+TUNING_SEED = 10_000  # first seed of tuning prompts, far from those of the test
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a benchmark is asked for.
+
+    Args:
+        prompts: A set or a file.
+        tuning: Another for tuning; "" takes prompts of the same set that are not in the test.
+        limit: Prompts of the test; None takes all.
+        tuned: Samples to tune on, >= 1.
+        categories: Those to keep; None keeps all.
+        seeds: Samples of each prompt, >= 1.
+        seed: The first one.
+        policies: Rows of ours, or sets of rows; SHOWN where there are none, "none" for none at all.
+        peers: Specs of peers; all of them at their own settings where there are none, "none" for none at all.
+        budgets: Calls at which baselines are tuned, below the full run's.
+        solver, grid, steps: Of the full run; the model's own where they are not said.
+        reference: The full run as a column.
+        converged: Two columns that stand for the exact solution; chosen by the model where they are not said.
+        batch: Samples of one call, >= 1.
+        timed: Samples whose seconds are taken, >= 0.
+        repeats: Times that they are taken, >= 1.
+        searched: Tuning prompts that the best common mask is searched on, >= 0: hundreds of masks each.
+        oracle: Samples of which the greedy oracle is searched, >= 0: hundreds of runs each.
+        metrics: Names of metrics; all that can be taken where there are none.
+    """
+
+    prompts: str
+    tuning: str = ""
+    limit: int | None = 32
+    tuned: int = 8
+    categories: Sequence[str] | None = None
+    seeds: int = 1
+    seed: int = 0
+    policies: Sequence[str] = ()
+    peers: Sequence[str] = ()
+    budgets: Sequence[int] = (10, 15, 20, 25)
+    solver: str | None = None
+    grid: str | None = None
+    steps: int | None = None
+    reference: str = "fixed"
+    converged: Sequence[str] = ()
+    batch: int = 8
+    timed: int = 4
+    repeats: int = 5
+    searched: int = 4
+    oracle: int = 0
+    metrics: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of one model, all of its settings held against it; `run` makes it.
+
+    Args:
+        subject: The model.
+        settings: What is asked for.
+        sampler: Solver, grid and steps of the full run.
+        full: The full run.
+        shots, tuning: Samples of the test, and those that baselines are tuned on.
+        rows: Policies and peers.
+        close, alone: Metrics, as `Race` has them.
+        sets: Metrics of all pictures of a row.
+        absent: (metric, why it cannot be taken).
+        about: The prompts, for the header.
+    """
+
+    subject: Subject
+    settings: Settings
+    sampler: Sampler
+    full: Column
+    shots: Sequence[Shot]
+    tuning: Sequence[Shot]
+    rows: Sequence[Row]
+    close: Mapping[str, Metric]
+    alone: Mapping[str, Metric]
+    sets: Sequence[SetMetric]
+    absent: Sequence[tuple[str, str]]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, subject: Subject, settings: Settings) -> Benchmark:
+        """Understand all that is asked for, before anything is loaded.
+
+        Raises:
+            SpecError, PromptError, MetricError: what cannot be understood, or made no sense.
+        """
+        sampler = common(subject, settings.solver, settings.grid, settings.steps)
+        full = subject.admit(parse_column(settings.reference, *sampler))
+        if full.policy is None or full.peer is not None:
+            raise SpecError(f"Expected a --reference that is a policy, e.g. fixed, got {settings.reference!r}.")
+        for calls in settings.budgets:
+            if not 0 < calls < sampler.steps:
+                raise SpecError(f"Expected a --budget between 1 and {sampler.steps - 1} calls, got {calls}.")
+        if settings.converged:
+            converged_columns(subject, said=settings.converged)
+        test, tuning, about = _prompts(settings)
+        subject.check([prompt.text for prompt in (*test, *tuning)])
+        seeds = range(settings.seed, settings.seed + settings.seeds)
+        shots = [Shot(prompt, seed) for prompt in test for seed in seeds]
+        tuned = [Shot(prompt, TUNING_SEED + k) for k, prompt in enumerate(tuning)]
+        policies = [] if list(settings.policies) == [NONE] else settings.policies or SHOWN
+        rows = [ours(parse_column(spec, *sampler)) for spec in specs_of(policies)]
+        rows += [] if list(settings.peers) == [NONE] else peers(sampler, settings.peers)
+        close, alone, sets, absent = _metrics(subject, settings.metrics)
+        return cls(subject, settings, sampler, full, shots, tuned, rows, close, alone, sets, absent, about)
+
+    def run(self, out: Path, resume: bool, command: str, options: Mapping[str, Any], tell: Tell = silent) -> Store:
+        """Make what is not there yet. Raises BenchError where the folder cannot be gone on with."""
+        Store.check(out, resume)
+        _exactly()
+        self.subject.load([self.full])
+        converged = converged_columns(self.subject, said=self.settings.converged)
+        header = self._header(converged, command, options)
+        store = Store.open(out, header) if resume else Store.create(out, header)
+        references = References(out, self.full, converged)
+        tuner = Tuner(self.subject, references, store, self.tuning, tell)
+        searcher = self._fewer(tuner, self.tuning[: self.settings.searched])
+        baselines = Baselines(self.full, self.sampler, self.settings.budgets, tuner, searcher)
+        race = Race(self.subject, references, self.close, self.alone, self.settings.batch, tell)
+        tell("Loading", 0, 1)
+        first = {row.info.spec: row for row in self.rows}
+        rows = list({**first, **{row.info.spec: row for row in baselines.rows()}}.values())
+        rows.sort(key=lambda row: row.info.group != "full")
+        store = race.run(store, self.shots, rows)
+        store = race.confirm(store, self.shots)
+        store = self._oracle(store, baselines, race)
+        store = measure_sets(store, self.sets, tell)
+        if self.settings.timed:
+            timed = self.shots[: self.settings.timed]
+            time_rows(self.subject, store, timed, rows, self.full, self.settings.repeats, tell)
+        return store
+
+    def _oracle(self, store: Store, baselines: Baselines, race: Race) -> Store:
+        """The best mask of each of the first samples, found by looking at its own converged solution."""
+        way = baselines.column("fixed").spec.partition(" @ ")[2]
+        for shot in self.shots[: self.settings.oracle]:
+            own = self._fewer(baselines.tuner, [shot])
+            for found in baselines.greedy(own, "greedy oracle", "oracle"):
+                spec = f"oracle({found.info.knob}) @ {way}"
+                info = replace(found.info, spec=spec, label=spec.partition(" @ ")[0])
+                store = race.run(store, [shot], [Row(found.column, info)])
+        return store
+
+    @staticmethod
+    def _fewer(tuner: Tuner, shots: Sequence[Shot]) -> Tuner:
+        return Tuner(tuner.subject, tuner.references, tuner.store, shots, tuner.tell)
+
+    def _header(self, converged: Sequence[Column], command: str, options: Mapping[str, Any]) -> Header:
+        subject = self.subject
+        return Header(
+            version=__version__,
+            model=subject.name,
+            fingerprint=fingerprint(subject, self.shots, self.tuning),
+            guidance=subject.guidance,
+            settings=subject.settings,
+            reference=self.full.spec,
+            converged=tuple(column.spec for column in converged),
+            machine=machine(subject),
+            date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            command=command,
+            prompts={**self.about, "absent": dict(self.absent)},
+            options=options,
+        )
+
+
+def _prompts(settings: Settings) -> tuple[list[Prompt], list[Prompt], dict[str, Any]]:
+    """Prompts of the test and of the tuning, no prompt in both, and what the header says of them."""
+    tuned = settings.tuned
+    more = None if settings.limit is None or settings.tuning else settings.limit + tuned
+    found = load_prompts(settings.prompts, limit=more, categories=settings.categories)
+    if settings.tuning:
+        test = load_prompts(settings.prompts, limit=settings.limit, categories=settings.categories)
+        texts = {prompt.text for prompt in test}
+        tuning = [p for p in load_prompts(settings.tuning, limit=tuned + len(texts)) if p.text not in texts][:tuned]
+        told = settings.tuning
+    else:
+        count = len(found) if settings.limit is None else settings.limit
+        spare = max(len(found) - count, len(found) // 2)  # of few prompts, tuning takes no more than half
+        kept = min(count, len(found) - min(tuned, spare))
+        test, told = found[:kept], "prompts of the same set that are not in the test"
+        texts = {prompt.text for prompt in test}
+        tuning = [p for p in found[kept:] if p.text not in texts][:tuned]
+    if not tuning:
+        tuning, told = test[:tuned], "the prompts of the test under other seeds: there are no others"
+    seeds = list(range(settings.seed, settings.seed + settings.seeds))
+    about = {"set": Path(settings.prompts).name, **describe(settings.prompts, test)}
+    return test, tuning, {**about, "seeds": seeds, "tuning": told, "tuned": len(tuning)}
+
+
+def _metrics(
+    subject: Subject, said: Sequence[str]
+) -> tuple[dict[str, Metric], dict[str, Metric], list[SetMetric], Sequence[tuple[str, str]]]:
+    """Those that compare, those that do not, those of all pictures at once, and those that cannot be taken."""
+    for name in said:
+        lookup("metric", name)
+    found = metrics_available(judge=subject.judge is not None, moving=subject.moving)
+    for name, why in found.absent:
+        if name in said:
+            raise MetricError(f"{name} cannot be taken here: {why}")
+    wanted = [m for m in found.metrics if (not said or m.name in said or m.name == "psnr") and m.name not in ELSEWHERE]
+    close = {SHORT.get(m.name, m.name): m for m in wanted if "judge" not in m.wants}
+    alone = {m.name: m for m in wanted if "judge" in m.wants}
+    sets = [m for m in found.sets if not said or m.name in said]
+    return close, alone, sets, [] if said else found.absent
+
+
+def _exactly() -> None:
+    """Keep a GPU from rounding float32 to 19 bits: references must be what they say they are."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

@@ -1,0 +1,1 @@
+"""The commands `skipstone bench`, `skipstone report` and `skipstone prefer`."""

@@ -1,0 +1,220 @@
+"""`skipstone prefer`: which pictures a vision-language model prefers, and whether it can be believed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipstone.cli.progress import telling
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..vlm.budget import Caps
+    from ..vlm.client import Judge
+    from ..vlm.report import Report
+    from ..vlm.round import Plan
+
+
+def prefer(
+    sources: Annotated[
+        list[Path], typer.Argument(help="The --out of skipstone bench, or two or more folders of pictures.")
+    ],
+    judge: Annotated[
+        list[str], typer.Option("--judge", "-j", help="Whom to ask. Repeat it.", metavar="MODEL@URL[#KEY_VARIABLE]")
+    ],
+    row: Annotated[
+        list[str] | None, typer.Option("--row", "-r", help="A row to compare: its label or spec. Repeat it.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Compare each row with this one only; all with all by default.", metavar="ROW")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Of folders: a table or JSON Lines with name and prompt.", metavar="FILE")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Samples, all categories alike; 0 takes all of them.", min=0)] = 40,
+    seed: Annotated[int, typer.Option(help="Of the choice of samples, and sent to the judges.")] = 0,
+    calls: Annotated[int | None, typer.Option(help="Send no more requests than this.", min=0)] = None,
+    spend: Annotated[float | None, typer.Option(help="Spend no more than this; needs prices.", min=0)] = None,
+    price_in: Annotated[
+        list[float] | None, typer.Option(help="Of a million tokens sent; once, or once a judge.", min=0)
+    ] = None,
+    price_out: Annotated[
+        list[float] | None, typer.Option(help="Of a million tokens answered; likewise.", min=0)
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(help="One image with both pictures, or two images.", metavar="joined|two")
+    ] = "joined",
+    side: Annotated[int, typer.Option(help="Longest side of a picture as it is sent, in pixels.", min=64)] = 1024,
+    attempts: Annotated[int, typer.Option(help="Times a question is asked until its answer is readable.", min=1)] = 3,
+    tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", min=16)] = 300,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A field of every request, as JSON; null takes it out. Repeat it.", metavar="NAME=VALUE"
+        ),
+    ] = None,
+    together: Annotated[int, typer.Option(help="Requests under way at once.", min=1)] = 4,
+    timeout: Annotated[float, typer.Option(help="Seconds of silence until a request counts as unanswered.")] = 120.0,
+    tries: Annotated[int, typer.Option(help="Times a request is sent until it is answered.", min=1)] = 5,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much there is to ask, and ask nothing.")] = False,
+    out: Annotated[Path, typer.Option(help="A folder.")] = Path("preference"),
+) -> None:
+    """Ask vision-language models which pictures are better.
+
+    Works with any endpoint that speaks OpenAI's chat completions. Each pair of
+    pictures is shown [bold]both ways round[/bold]: a judge that names the same side twice
+    has seen the order, not the pictures, and the pair is a tie. Answers that
+    are not what was asked for are asked again, and never guessed at. A judge
+    that is mostly biased, or mostly unreadable, gets no verdict.
+
+    Keys come from environment variables, which are named after the #. Every
+    answer is kept as it comes: the same command goes on after Ctrl-C, a cap or
+    an endpoint that was down, and asks nothing twice. Caps count what earlier
+    runs of the same --out have spent. Pictures and prompts are sent to the
+    endpoint: mind whose they are.
+
+    [bold]Examples[/bold]
+
+      skipstone prefer bench -r balanced -r "fewer steps" \\
+        -j Qwen2.5-VL-7B-Instruct@http://localhost:8000/v1
+      skipstone prefer bench -r balanced -r fast --limit 100 --spend 2.50 \\
+        --price-in 2.5 --price-out 10 \\
+        -j "gpt-4o@https://api.openai.com/v1#OPENAI_API_KEY"
+      skipstone prefer ours/ theirs/ --prompts prompts.csv --calls 200 \\
+        -j a@http://localhost:8000/v1 -j b@http://localhost:8001/v1
+    """
+    from rich.console import Console
+
+    from ..vlm.client import Judge, distinct
+    from ..vlm.material import material
+    from ..vlm.protocol import Protocol
+    from ..vlm.report import Report
+    from ..vlm.round import Manners, Plan, Round, pairs_of
+
+    console = Console(stderr=True)
+    judges = tuple(distinct([Judge.parse(spec) for spec in judge]))
+    protocol = Protocol(layout, side, seed, attempts, tokens, _fields(settings or ()))
+    caps = _caps(judges, calls, spend, price_in, price_out, protocol.longest)
+    named = [*row, against] if row and against else row or ()
+    chosen = material(sources, named, prompts).drawn(limit or None, seed)
+    plan = Plan(chosen, pairs_of(chosen, against), judges, protocol)
+    if not dry_run:
+        for one in judges:
+            one.key()
+    asked = Round(plan, out, caps, Manners(together, timeout, tries))
+    _announce(console, plan, asked)
+    if dry_run:
+        return
+    try:
+        with telling(console) as tell:
+            asked.run(tell)
+    except KeyboardInterrupt:
+        _print(console, "Stopped. What is answered is kept; the same command goes on.")
+        raise
+    with console.status("Writing the verdict ..."):
+        report = Report.of(asked)
+        written = report.write(out, shlex.join(["skipstone", *sys.argv[1:]]))
+    _show(report, written)
+    _fail(report)
+
+
+def _caps(
+    judges: Sequence[Judge],
+    calls: int | None,
+    spend: float | None,
+    price_in: Sequence[float] | None,
+    price_out: Sequence[float] | None,
+    tokens: int,
+) -> Caps:
+    """What may be spent; prices are one for all judges, or one for each."""
+    from skipstone.errors import SpecError
+
+    from ..vlm.budget import Caps
+
+    for name, said in (("--price-in", price_in), ("--price-out", price_out)):
+        if said and len(said) not in (1, len(judges)):
+            raise SpecError(f"Expected {name} once, or once for each of {len(judges)} judges, got {len(said)}.")
+    both = [(list(p or [0.0]) * len(judges))[: len(judges)] for p in (price_in, price_out)]
+    prices = {j.name: pair for j, pair in zip(judges, zip(*both, strict=True), strict=True)}
+    return Caps(calls, spend, prices if price_in or price_out else {}, tokens)
+
+
+def _fields(said: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE, the values read as JSON where they are."""
+    from skipstone.errors import SpecError
+
+    found: dict[str, Any] = {}
+    for one in said:
+        name, equals, value = one.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise SpecError(f"Expected --set NAME=VALUE, e.g. --set temperature=null, got {one!r}.")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value
+    return found
+
+
+def _announce(console: Console, plan: Plan, asked: Any) -> None:
+    """What there is to ask, before anything is spent."""
+    found, pairs, judges = plan.material, len(plan.pairs), len(plan.judges)
+    if found.missing:
+        _print(console, f"{found.missing} samples are left out: not all rows have a picture of them.")
+    every = list(plan.questions())
+    same = sum(not q.key for q in every)
+    left = len(plan.open(asked.kept))
+    line = (
+        f"{pairs} pairs of rows, {len(found.samples)} samples, {judges} judges, both ways round: {len(every)} questions"
+    )
+    line += f", {same} of them about identical pictures, which nobody is asked" if same else ""
+    _print(console, f"{line}. {left} are open.")
+    keys = {q.key for q in every}
+    if other := sum(kept.key not in keys for kept in asked.kept.lines):
+        _print(console, f"{other} answers in {asked.kept.path} are of other questions, and are kept apart.")
+
+
+def _show(report: Report, written: Sequence[Path]) -> None:
+    """The tables, the verdict, and where everything is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..vlm import report as told
+
+    console = Console()
+    head, *body = told.short_table(report.verdicts)
+    table = Table(box=None, pad_edge=False)
+    for k, title in enumerate(head):
+        table.add_column(title, justify="right" if 2 <= k <= 7 else "left", overflow="fold")
+    for line in body:
+        table.add_row(*line)
+    console.print(table, highlight=False, markup=False)
+    console.print()
+    notes = [f"{j.judge}: {j.note}." for j in report.verdicts.judges if j.note]
+    words = [
+        *told.reasons(report.verdicts),
+        *told.agreement_lines(report.verdicts),
+        *notes,
+        *told.panel_lines(report.verdicts),
+        told.UNSAYABLE,
+    ]
+    for said in (*words, *told.unfinished(report), *map(str, written)):
+        _print(console, said)
+
+
+def _fail(report: Report) -> None:
+    """A judge that was given up is an error, though what the others said is shown."""
+    from skipstone.errors import BenchError
+
+    if report.stopped:
+        raise BenchError(f"{'; '.join(report.stopped.values())} What is answered is kept; the same command goes on.")
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

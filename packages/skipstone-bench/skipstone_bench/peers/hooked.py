@@ -1,0 +1,108 @@
+"""What the caches that come with diffusers share: hooks on the modules of a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from skipstone.errors import GuestError
+from skipstone.evaluation.peers import Peer, Running, denoiser_of
+
+# Pipelines whose guidance branches enter in one batch: caches that do not tell branches apart mix them up elsewhere.
+BATCHED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
+WHOLE = (-1, 10**6)  # timesteps in which a cache may act: all
+
+
+class Hooked(Peer):
+    """Base of the caches of diffusers, put on by the function that its `enable_cache` calls.
+
+    `enable_cache` itself is only on models that diffusers has declared; the functions take any module.
+    """
+
+    def cannot(self, pipe: Any) -> str | None:
+        if type(pipe).__name__ not in BATCHED and not hasattr(denoiser_of(pipe), "enable_cache"):
+            return f"diffusers has no caches for {type(denoiser_of(pipe)).__name__}"
+        return None
+
+    def put(self, denoiser: Any, clock: Clock) -> None:
+        """Put the hooks on a denoiser."""
+        raise NotImplementedError
+
+    def begin(self, pipe: Any, call: Mapping[str, Any]) -> None:
+        """Set what depends on the run, or raise GuestError."""
+
+    @contextmanager
+    def installed(self, pipe: Any) -> Iterator[Running]:
+        denoiser = denoiser_of(pipe)
+        clock = Clock()
+        hook = denoiser.register_forward_pre_hook(clock.read, with_kwargs=True)
+        try:
+            self.put(denoiser, clock)
+            yield lambda call: self._run(pipe, call)
+        finally:
+            hook.remove()  # those of the cache go with what else was set on the modules
+
+    @contextmanager
+    def _run(self, pipe: Any, call: Mapping[str, Any]) -> Iterator[None]:
+        """Forget the last run, and say that all calls are of one kind, where the pipeline does not say it itself."""
+        self.begin(pipe, call)
+        with fresh(denoiser_of(pipe)):
+            yield
+
+
+class Clock:
+    """The timestep that a denoiser is at."""
+
+    def __init__(self) -> None:
+        self.timestep = 0.0
+
+    def __call__(self) -> float:
+        return self.timestep
+
+    def read(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Hook: the `timestep` of a call, or its second argument."""
+        told = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        self.timestep = float(told.flatten()[0]) if hasattr(told, "flatten") else float(told)
+
+
+@contextmanager
+def fresh(denoiser: Any) -> Iterator[None]:
+    """The state of all caches forgotten, and a context of one name for what is remembered inside the block."""
+    from diffusers.hooks import HookRegistry
+    from diffusers.models.cache_utils import CacheMixin
+
+    HookRegistry.check_if_exists_or_initialize(denoiser)
+    CacheMixin._reset_stateful_cache(denoiser)  # it takes any module that has a registry of hooks
+    with CacheMixin.cache_context(denoiser, "run") as context:
+        yield context
+
+
+def batched_only(pipe: Any) -> str | None:
+    """Why a cache that does not tell guidance branches apart cannot run."""
+    if type(pipe).__name__ in BATCHED:
+        return None
+    return (
+        f"it does not tell guidance branches apart, and {type(pipe).__name__} is not among the pipelines known to put "
+        f"them into one batch ({', '.join(BATCHED)})"
+    )
+
+
+def block_list(pipe: Any) -> list[Any]:
+    """The denoiser's transformer blocks, in order; empty where they are no plain list."""
+    lists = [child for name, child in denoiser_of(pipe).named_children() if name.endswith("transformer_blocks")]
+    return [block for blocks in lists for block in blocks]
+
+
+def attentions(pipe: Any, cross: bool | None = None) -> list[Any]:
+    """The attention modules of a denoiser's blocks; `cross` keeps those to the text, or the others."""
+    found = [m for name, m in denoiser_of(pipe).named_modules() if hasattr(m, "to_q") and "transformer_blocks" in name]
+    return [m for m in found if cross is None or bool(getattr(m, "is_cross_attention", False)) is cross]
+
+
+def guided(pipe: Any, call: Mapping[str, Any]) -> None:
+    """Raise GuestError unless both guidance branches are in a run."""
+    if not call.get("guidance_scale", 0.0) > 1.0:
+        raise GuestError(
+            f"{type(pipe).__name__} runs without guidance, and this peer halves every batch: choose a guidance > 1."
+        )

@@ -1,0 +1,44 @@
+"""The report of a benchmark's folder: a page, its figures as PNG, the table as Markdown, everything as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..answers import answer, document
+from ..store import Store
+from ..summary import summarise
+
+PAGE, TABLE, SUMMARY = "report.html", "table.md", "summary.json"
+PARETO, TIMELINE, WORST = "pareto.png", "timeline.png", "worst.png"
+
+
+def write(folder: str | Path) -> list[Path]:
+    """Write the report of a folder of results into it; what cannot be drawn of them is left out.
+
+    Args:
+        folder: The --out of `skipstone bench`.
+
+    Returns:
+        The files that were written, the page first.
+
+    Raises:
+        BenchError: no results there, or damaged ones, or the files cannot be written.
+    """
+    from skipstone.evaluation.figures import png
+
+    from . import gallery, markdown, page, plots, strips
+
+    store = Store.load(Path(folder))
+    summary = summarise(store)
+    answers = answer(summary)
+    pareto, timeline = plots.pareto(summary, summary.closeness), strips.timeline(summary)
+    files = {
+        PAGE: page.page(summary, answers, store.folder).encode(),
+        PARETO: png(pareto) if pareto else None,
+        TIMELINE: png(timeline) if timeline else None,
+        WORST: gallery.sheet(summary, store.folder),
+        TABLE: markdown.markdown(summary, answers).encode(),
+        SUMMARY: json.dumps(document(summary, answers), indent=1, ensure_ascii=False, allow_nan=False).encode(),
+    }
+    return [store.write(name, content) for name, content in files.items() if content is not None]

@@ -1,0 +1,191 @@
+"""The worst samples of each row beside the full run and the converged picture."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from skipstone.evaluation.files import IDENTICAL, REFERENCES, named
+from skipstone.evaluation.pixels import still
+from skipstone.evaluation.sheet import GOOD, font, wrap
+
+from ..store import Record
+from ..summary import Row, Summary, better
+from .strips import chiefs
+
+WORST = 10  # samples of a row
+LARGEST = 256  # pixels of a side that a page keeps
+EXACT = 128  # up to which pictures are kept to the last bit
+INK, QUIET, RULE, PAPER = (28, 30, 34), (108, 112, 120), (222, 223, 226), (252, 252, 250)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One sample of one row: numbers of its pictures (None where there is none) and what to say of it."""
+
+    record: Record
+    picture: int | None
+    full: int | None
+    converged: int | None
+
+
+@dataclass
+class Album:
+    """Pictures as data URIs, each kept once however often it is shown."""
+
+    folder: Path
+    uris: list[str] = field(default_factory=list)
+    known: dict[str, int | None] = field(default_factory=dict)
+
+    def number(self, name: str) -> int | None:
+        """Of a picture file, None where it is missing or no picture."""
+        if name not in self.known:
+            uri = _uri(self.folder / name) if name else None
+            self.known[name] = None if uri is None else len(self.uris)
+            self.uris += [] if uri is None else [uri]
+        return self.known[name]
+
+
+def worst(summary: Summary, row: Row, count: int = WORST) -> list[Record]:
+    """The samples of a row that are furthest from the converged picture, the worst first."""
+    metric = summary.closeness
+    records = [r for r in summary.records[row.info.spec].values() if metric in r.values]
+    sign = 1 if better(metric) == "higher" else -1
+    return sorted(records, key=lambda r: (sign * r.values[metric], r.sample))[:count]
+
+
+def galleries(summary: Summary, album: Album) -> dict[str, list[Shown]]:
+    """Spec -> its worst samples, of every row that kept pictures but the full run."""
+    found = {}
+    for row in summary.ran:
+        records = [r for r in worst(summary, row) if r.picture] if row.group != "full" else []
+        if records:
+            found[row.info.spec] = [
+                Shown(
+                    r,
+                    album.number(r.picture),
+                    album.number(reference(summary, r.sample)),
+                    album.number(converged(summary, album.folder, r.sample)),
+                )
+                for r in records
+            ]
+    return found
+
+
+def reference(summary: Summary, sample: str) -> str:
+    """The file of the full run's picture of a sample, empty where there is none."""
+    record = summary.records.get(summary.header.reference, {}).get(sample)
+    return record.picture if record else ""
+
+
+def converged(summary: Summary, folder: Path, sample: str) -> str:
+    """The file of the converged picture of a sample, empty where there is none."""
+    for spec in summary.header.converged:
+        if record := summary.records.get(spec, {}).get(sample):
+            return record.picture
+        name = f"{REFERENCES}/{named(spec)}/{named(sample)}.npz"
+        if (folder / name).is_file():
+            return name
+    return ""
+
+
+def figures(record: Record) -> str:
+    """Closeness and cost of a sample in a few words."""
+    said = [f"{record.calls:.4g} calls"]
+    for name, word in (("psnr_converged", "to converged"), ("psnr_full", "to full run")):
+        if name in record.values:
+            value = record.values[name]
+            said.append(f"identical {word}" if value >= IDENTICAL else f"{value:.1f} dB {word}")
+    return ", ".join(said)
+
+
+def opened(path: Path) -> Any:
+    """A picture file, or the arrays that references are kept in, as a picture; None where it cannot be read."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    from skipstone.evaluation.pixels import quantise
+
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                return Image.fromarray(quantise(still(arrays["pixels"])))
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, KeyError):
+        return None
+
+
+def _uri(path: Path) -> str | None:
+    """Small pictures to the last bit, larger ones made smaller: their figures were measured on the originals."""
+    from PIL import Image
+
+    picture = opened(path)
+    if picture is None:
+        return None
+    exact = max(picture.size) <= EXACT
+    if max(picture.size) > LARGEST:
+        picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    picture.save(buffer, "WEBP", lossless=exact, quality=90, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+# -- worst.png --------------------------------------------------------------------------------------
+
+TILE, GAP, MARGIN, SIDE, TOP, CAPTION, COLUMNS = 112, 12, 32, 150, 52, 26, 6
+
+
+def sheet(summary: Summary, folder: Path) -> bytes | None:
+    """The worst six samples of each chief row, with the full run and the converged picture under each; a PNG file."""
+    from PIL import Image, ImageDraw
+
+    shown = [
+        (row, [r for r in worst(summary, row, COLUMNS) if (folder / r.picture).is_file()]) for row in chiefs(summary)
+    ]
+    shown = [(row, records) for row, records in shown if records]
+    if not shown:
+        return None
+    band = TOP + 3 * (TILE + 6) + CAPTION + 20
+    width = 2 * MARGIN + SIDE + COLUMNS * (TILE + GAP) - GAP
+    page = Image.new("RGB", (width, 2 * MARGIN + len(shown) * band), PAPER)
+    draw = ImageDraw.Draw(page)
+    for k, (row, records) in enumerate(shown):
+        _band(page, draw, summary, folder, row, records, MARGIN + k * band)
+    buffer = BytesIO()
+    page.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _band(page: Any, draw: Any, summary: Summary, folder: Path, row: Row, records: list[Record], top: int) -> None:
+    calls = row.calls.value if row.calls else 0.0
+    draw.text((MARGIN, top), wrap(row.info.label, font(15, bold=True), 620, 1)[0], INK, font(15, bold=True))
+    told = f"{row.info.family}, {calls:.1f} calls: its worst samples"
+    draw.text((MARGIN, top + 22), told, QUIET, font(12))
+    names = ("this row", "full run", "converged")
+    for line, name in enumerate(names):
+        draw.text((MARGIN, top + TOP + line * (TILE + 6) + TILE // 2 - 8), name, QUIET, font(13))
+    for column, record in enumerate(records):
+        left = MARGIN + SIDE + column * (TILE + GAP)
+        files = (record.picture, reference(summary, record.sample), converged(summary, folder, record.sample))
+        for line, name in enumerate(files):
+            _tile(page, draw, folder / name if name else None, left, top + TOP + line * (TILE + 6))
+        value = record.values[summary.closeness]
+        said = "identical" if value >= IDENTICAL else f"{value:.1f} dB"
+        under = top + TOP + 3 * (TILE + 6) + 2
+        draw.text((left, under), f"{record.calls:.4g} calls", INK, font(11))
+        draw.text((left + TILE, under), said, GOOD if value >= 30 else INK, font(11), anchor="ra")
+
+
+def _tile(page: Any, draw: Any, path: Path | None, left: int, top: int) -> None:
+    from PIL import Image
+
+    picture = opened(path) if path is not None else None
+    if picture is not None:
+        scale = TILE / max(picture.size)
+        way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+        page.paste(picture.resize((round(picture.width * scale), round(picture.height * scale)), way), (left, top))
+    draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), outline=RULE)

@@ -1,0 +1,149 @@
+"""The report as one file of HTML that fetches nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from skipstone.evaluation.figures import VARIABLES, svg
+from skipstone.evaluation.statistics import RESAMPLES
+
+from ..answers import JUDGE_MARGIN, SLACK, Answers, Duel
+from ..summary import Row, Summary
+from . import plots, strips
+from .cells import columns
+from .gallery import Album, Shown, figures, galleries
+from .verdicts import ALPHA, UNITS, lead, oriented, tone, trust, verdicts
+
+TEMPLATE = "page.html.j2"
+LEADING = ("psnr_converged", "psnr_full")  # metrics whose plots are always seen
+
+
+def page(summary: Summary, answers: Answers, folder: Path) -> str:
+    """The page's text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    there = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    album = Album(folder)
+    shown = galleries(summary, album)
+    decided = strips.timeline(summary)
+    return there.get_template(TEMPLATE).render(
+        header=summary.header,
+        about=_about(summary),
+        trust=trust(summary),
+        verdicts=verdicts(summary, answers),
+        families=_families(summary),
+        colours={name: VARIABLES.get(s.colour, s.colour) for name, s in plots.styles(summary).items()},
+        plots=_plots(summary),
+        duels=_duels(answers),
+        peers=answers.peers,
+        spreads=answers.spreads,
+        columns=columns(summary),
+        rows=sorted(summary.rows, key=lambda r: (not r.ran, r.cost if r.ran else 0.0)),
+        timeline=None if decided is None else svg(decided, "timeline"),
+        galleries=_ordered(summary, shown),
+        row=summary.row,
+        figures=figures,
+        lead=lead,
+        most=max(row.n for row in summary.rows),
+        points=_json([_point(summary, row) for row in summary.rows]),
+        pictures=_json(album.uris),
+        facts=_facts(summary),
+        alpha=ALPHA, margin=JUDGE_MARGIN, slack=SLACK, resamples=RESAMPLES,
+    )  # fmt: skip
+
+
+def _ordered(summary: Summary, shown: dict[str, list[Shown]]) -> list[tuple[str, list[Shown]]]:
+    """Galleries of the rows that stand for their families first, then family by family."""
+    families = [row for name in plots.ordered(summary) for row in summary.families[name]]
+    order = dict.fromkeys(row.info.spec for row in (*strips.chiefs(summary), *families))
+    return [(spec, shown[spec]) for spec in order if spec in shown]
+
+
+def _about(summary: Summary) -> list[str]:
+    """What was run, in a few words each."""
+    header, prompts = summary.header, summary.header.prompts
+    known = [f"{prompts['count']} prompts" if "count" in prompts else "", _seeds(prompts.get("seeds"))]
+    known += [f"of {prompts['source']}" if "source" in prompts else ""]
+    known += [f"guidance {header.guidance:g}" if header.guidance is not None else "no guidance"]
+    known += [f"{len(summary.ran)} rows", f"Skipstone {header.version}", header.machine, header.date]
+    return [str(word) for word in known if word]
+
+
+def _seeds(seeds: Any) -> str:
+    count = len(seeds) if isinstance(seeds, list | tuple) else seeds
+    return "" if count is None else f"{count} seed{'' if count == 1 else 's'} each"
+
+
+def _facts(summary: Summary) -> list[tuple[str, str]]:
+    """Everything that makes the run again."""
+    header = summary.header
+    facts: dict[str, Any] = {
+        "command": header.command, "full run": header.reference, "converged solution": ", ".join(header.converged),
+        "machine": header.machine, "date": header.date, "settings": header.settings,
+        **{_fact(name): value for name, value in header.prompts.items() if name != "absent"},
+        **{f"{name}, hash" if name.endswith("prompts") else name: value for name, value in header.fingerprint.items()},
+        **{f"{name} was not measured": why for name, why in header.prompts.get("absent", {}).items()},
+    }  # fmt: skip
+    return [(name, _said(value)) for name, value in facts.items() if value not in ({}, "", None)]
+
+
+def _fact(name: str) -> str:
+    return name if name in ("categories", "seeds") else f"prompts: {name}"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_said(v)}" for name, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _families(summary: Summary) -> list[dict[str, Any]]:
+    """What the switches above the plots show and hide."""
+    numbers = {name: k for k, name in enumerate(summary.families)}
+    return [{"name": name, "number": numbers[name]} for name in plots.ordered(summary)]
+
+
+def _plots(summary: Summary) -> list[dict[str, Any]]:
+    found = []
+    wanted = [*(m for m in LEADING if m in summary.metrics), *(m for m in summary.metrics if m not in LEADING)]
+    for metric in wanted:
+        figure = plots.pareto(summary, metric, legend=False)
+        if figure is not None:
+            element = svg(figure, f"plot-{metric.replace('_', '-')}")
+            found.append({"metric": metric, "words": plots.words(metric), "svg": element, "lead": metric in LEADING})
+    return found
+
+
+def _duels(answers: Answers) -> list[dict[str, Any]]:
+    """A table for each kind of rival: budgets and families down, the two statistics across."""
+    kinds = dict.fromkeys(d.against for d in answers.duels)
+    return [{"against": kind, "rows": [_duel(d) for d in answers.duels if d.against == kind]} for kind in kinds]
+
+
+def _duel(duel: Duel) -> dict[str, Any]:
+    unit = UNITS.get(duel.metric, "")
+    sides = []
+    for statistic, p in (("median", duel.p_holm), ("tail", 0.0)):
+        gap, span = getattr(duel, statistic), oriented(duel, statistic)
+        sides.append({"gap": gap, "span": span, "tone": tone(span, p), "unit": unit})
+    return {"duel": duel, "median": sides[0], "tail": sides[1]}
+
+
+def _point(summary: Summary, row: Row) -> dict[str, Any]:
+    """What a point of a plot says when it is touched."""
+    metric = summary.closeness
+    calls = f"{row.calls.value:.1f} calls" if row.calls else ""
+    macs = f"{row.macs_calls:.1f} in multiply-accumulates" if row.macs_calls is not None else ""
+    close = f"{row.median(metric):.1f} dB, unlucky tenth {row.tail(metric):.1f} dB" if metric in row.figures else ""
+    return {"spec": row.info.spec, "label": row.info.label, "lines": [t for t in (calls, macs, close) if t]}
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the script element that holds it."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")

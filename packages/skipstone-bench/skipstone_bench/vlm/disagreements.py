@@ -1,0 +1,107 @@
+"""A sheet of what judges disagree on, with each other or with themselves: both pictures, and what was said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+from skipstone.evaluation.sheet import INK, PAPER, QUIET, RULE, font, wrap
+
+from .images import shown
+from .outcomes import Outcome
+from .protocol import Answer
+
+MOST = 12
+TILE, GAP, MARGIN, WORDS, TOP, LINE = 200, 16, 40, 560, 44, 18  # pixels
+RED = (176, 42, 42)
+
+
+def disagreements(found: Sequence[Outcome], most: int = MOST) -> list[list[Outcome]]:
+    """Outcomes of all judges on the pairs worth a look: opposite rows first, then other differences, then flips."""
+    groups: dict[tuple[tuple[str, str], str], list[Outcome]] = {}
+    for o in found:
+        if o.category is not None and not o.identical:
+            groups.setdefault((o.pair, o.sample.id), []).append(o)
+    ranked = [(_rank(group), k, group) for k, group in enumerate(groups.values())]
+    return [group for rank, _, group in sorted(ranked, key=lambda r: r[:2]) if rank < 3][:most]
+
+
+def _rank(group: Sequence[Outcome]) -> int:
+    kinds = {o.kind for o in group}
+    if {"first", "second"} <= kinds:
+        return 0
+    if len({o.category for o in group}) > 1:
+        return 1
+    return 2 if kinds & {"flip", "unsure"} else 3
+
+
+def sheet(found: Sequence[Outcome], side: int) -> bytes | None:
+    """The sheet as a PNG file's bytes; None where all agree.
+
+    Args:
+        found: Outcomes of all judges.
+        side: Of the protocol.
+    """
+    from PIL import Image, ImageDraw
+
+    groups = disagreements(found)
+    if not groups:
+        return None
+    bands = [max(TOP + TILE, TOP + _height(group)) + 28 for group in groups]
+    width = 2 * MARGIN + 2 * (TILE + GAP) + WORDS
+    page = Image.new("RGB", (width, 2 * MARGIN + 40 + sum(bands)), PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((MARGIN, MARGIN - 10), "What judges disagree on", INK, font(18, bold=True))
+    top = MARGIN + 40
+    for group, band in zip(groups, bands, strict=True):
+        _band(page, draw, group, top, side)
+        top += band
+    buffer = BytesIO()
+    page.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _height(group: Sequence[Outcome]) -> int:
+    return sum(LINE * (1 + len(_lines(o))) + 8 for o in group)
+
+
+def _lines(o: Outcome) -> list[str]:
+    """What one judge said in both orders, in lines of the sheet."""
+    return [line for told in _told(o) for line in wrap(told, font(12), WORDS - 12, 3)]
+
+
+def _told(o: Outcome) -> list[str]:
+    """Which row each answer means: A is the first one, which the sheet shows on the left."""
+    return [f"A on the {side}: {_said(a, side)}" for side, a in (("left", o.first_left), ("right", o.second_left))]
+
+
+def _said(answer: Answer | None, a_side: str) -> str:
+    if answer is None:
+        return "no readable answer"
+    meant = "tie" if answer.winner == "tie" else "A" if answer.winner == a_side else "B"
+    return f"{meant} ({answer.winner}). " + " ".join(answer.reason.split())
+
+
+def _band(page: Any, draw: Any, group: Sequence[Outcome], top: int, side: int) -> None:
+    one = group[0]
+    draw.line((MARGIN, top - 10, page.width - MARGIN, top - 10), RULE, 1)
+    prompt = wrap(one.sample.prompt or one.sample.id, font(14, bold=True), page.width - 2 * MARGIN, 1)[0]
+    draw.text((MARGIN, top), prompt, INK, font(14, bold=True))
+    for k, row in enumerate(one.pair):
+        left = MARGIN + k * (TILE + GAP)
+        draw.text((left, top + 22), wrap(f"{'AB'[k]}  {row}", font(12), TILE, 1)[0], QUIET, font(12))
+        picture = shown(one.sample.pictures[row], side).copy()
+        picture.thumbnail((TILE, TILE))
+        page.paste(picture, (left, top + TOP))
+        draw.rectangle((left, top + TOP, left + TILE - 1, top + TOP + TILE - 1), outline=RULE)
+    x, y = MARGIN + 2 * (TILE + GAP), top + TOP
+    for o in group:
+        meant = {"first": "A", "second": "B", "flip": "flips with the order", "unsure": "A row once, a tie once"}
+        verdict = meant.get(o.kind, o.kind)
+        draw.text((x, y), f"{o.judge}: {verdict}", RED if o.kind == "flip" else INK, font(13, bold=True))
+        y += LINE
+        for line in _lines(o):
+            draw.text((x + 12, y), line, INK, font(12))
+            y += LINE
+        y += 8

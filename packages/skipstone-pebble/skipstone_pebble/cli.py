@@ -1,0 +1,45 @@
+"""`skipstone demo`: six prompts from simple to crowded, on the embedded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skipstone.cli import options
+
+PROMPTS = (
+    "a yellow heart on a white background",
+    "a red apple on a blue background",
+    "a large rocket on a purple background",
+    "a small butterfly on a green background",
+    "a cat left of a rocket on a yellow background",
+    "a penguin above a pumpkin on a pink background",
+)
+STEPS: int | None = None  # those that are usual for Pebble
+POLICIES = ("third_order", "error_control", "balanced", "fewer")  # the last with the calls of balanced
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="A folder.")] = Path("demo"),
+    force: options.Force = False,
+) -> None:
+    """Compare adaptive policies with the full run and fewer steps on Pebble.
+
+    The same as skipstone compare with six prompts from simple to crowded; it
+    takes a minute or two and says where the contact sheet is.
+    """
+    from skipstone.cli.compare import run
+
+    run(
+        PROMPTS,
+        POLICIES,
+        options.Choice(),
+        sampler=(None, None, STEPS),
+        seeds=(0, 1),
+        reference="fixed",
+        repeats=3,
+        out=out,
+        force=force,
+    )

@@ -1,0 +1,1 @@
+"""How Pebble, Pebble-DiT and their judge are trained from nothing."""

@@ -1,0 +1,182 @@
+"""Make Pebble from nothing: `python -m skipstone_pebble.recipe.train PICTURES_FOLDER --out DIR [--family dit]`.
+
+The parts, each in its own folder of DIR with checkpoint (`last.pt`), log (`log.jsonl`) and curve
+(`curve.png`), run in order and are taken up where they stopped when the command is given again:
+
+1. `autoencoder`: the encoder in closed form, then the decoder on its slightly noisy latents.
+2. `denoiser`: U-Net or transformer, and text encoder, on latents and captions.
+3. `model`: the diffusers folder, float16 safetensors with a manifest of checksums.
+
+`--base pebble` takes autoencoder and tokenizer from Pebble, or from another model's folder, instead of part 1,
+and starts the text encoders from its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny
+from rich.console import Console
+
+from .. import text
+from ..families import FAMILIES
+from ..family import DenoiserSettings, Family
+from ..model import find
+from ..scenes import Sprites
+from ..unet import UNetSettings
+from . import autoencoder, data, denoiser, export, sampling, sprites
+from .autoencoder import AutoencoderSettings, DecoderTrainer
+from .denoiser import DenoiserTrainer
+from .loop import Run, plot_curve
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the command can be told.
+
+    Args:
+        pictures: folder of the artwork, see `sprites.load`.
+        out: folder of the results.
+        seed: of everything.
+        decoder_steps, denoiser_steps: length of each part.
+        decay: fraction of each part over which its learning rate falls.
+        threads: of torch.
+        sheet_steps: denoiser steps between sheets of sample pictures.
+        stop: end every part after that many steps (as an interruption would).
+        base: "pebble" or a folder, whose autoencoder, tokenizer and text encoder are the start; None for new ones.
+        autoencoder, denoiser: shape and training settings; those of the denoiser name its family.
+    """
+
+    pictures: Path
+    out: Path
+    seed: int = 0
+    denoiser_steps: int = 12_000
+    decoder_steps: int = 2500
+    decay: float = 0.25
+    threads: int = 2
+    sheet_steps: int = 1000
+    stop: int | None = None
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    denoiser: DenoiserSettings = field(default_factory=UNetSettings)
+    base: str | None = None
+
+    @property
+    def family(self) -> Family:
+        """The family that the denoiser's settings are of."""
+        return next(family for family in FAMILIES.values() if type(self.denoiser) is family.settings)
+
+    def run(self, part: str, steps: int) -> Run:
+        """The settings of one part's training loop."""
+        decay = int(steps * self.decay)
+        return Run(self.out / part, self.seed, steps, decay, min(100, steps // 10 + 1), stop=self.stop)
+
+
+def train_autoencoder(recipe: Recipe, art: Sprites, console: Console) -> AutoencoderTiny:
+    """Part 1: fit the encoder, train the decoder (further, if `decoder_steps` has grown)."""
+    torch.manual_seed(recipe.seed)
+    settings = recipe.autoencoder
+    model = autoencoder.build(settings)
+    autoencoder.fit(model, data.picture_batch(recipe.seed + 1, 0, 1024, art), settings)
+    run = recipe.run("autoencoder", recipe.decoder_steps)
+    trainer = DecoderTrainer(model, settings, art, run)
+    trainer.train(console)
+    trainer.use_average()
+    plot_curve(run.folder)
+    return model.eval()
+
+
+def take_base(recipe: Recipe) -> tuple[AutoencoderTiny, Path | None]:
+    """Instead of part 1: copy autoencoder and tokenizer of the base; returns the autoencoder and the base's folder."""
+    assert recipe.base is not None
+    base, own = find(recipe.base), recipe.out / "autoencoder"
+    for name, target in {"vae": own, "tokenizer": recipe.out / "tokenizer"}.items():
+        if not target.exists():
+            shutil.copytree(base / name, target)
+    return AutoencoderTiny.from_pretrained(own).float().eval(), base
+
+
+def _watch(recipe: Recipe, model: AutoencoderTiny, trainer: DenoiserTrainer) -> None:
+    """Draw the sheet's prompts with the averaged weights."""
+    if trainer.step % recipe.sheet_steps and trainer.step != trainer.run.steps:
+        return
+    prompts, network = sampling.SHEET_PROMPTS, trainer.network
+    with trainer.averaged(), torch.inference_mode():
+        for module in network.modules.values():
+            module.eval()
+        noise = sampling.noise_for(range(len(prompts)))
+        latents = sampling.sample_latents(trainer.family, network, prompts, noise, 25, 3.5)
+        for module in network.modules.values():
+            module.train()
+    pictures = sampling.decode(model, latents)
+    sampling.save_sheet(pictures, trainer.run.folder / f"sheet_{trainer.step:06d}.png")
+
+
+def train_denoiser(
+    recipe: Recipe, art: Sprites, model: AutoencoderTiny, base: Path | None, console: Console
+) -> DenoiserTrainer:
+    """Part 2."""
+    tokenizer = text.build_tokenizer(recipe.out / "tokenizer")
+    settings, family = recipe.denoiser, recipe.family
+    cache = denoiser.build_cache(model, art, recipe.seed, settings.pairs, recipe.out / "latents.pt")
+    torch.manual_seed(recipe.seed + 1)
+    network = family.build(settings, tokenizer, base)
+    run = recipe.run("denoiser", recipe.denoiser_steps)
+    trainer = DenoiserTrainer(family, network, cache, settings, run, lambda trainer: _watch(recipe, model, trainer))
+    trainer.train(console)
+    plot_curve(run.folder)
+    return trainer
+
+
+def make(recipe: Recipe, console: Console | None = None) -> Path:
+    """Run the whole recipe; returns the folder of the finished model."""
+    console = console or Console()
+    torch.set_num_threads(recipe.threads)
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    art = sprites.load(recipe.pictures)
+    model, base = take_base(recipe) if recipe.base else (train_autoencoder(recipe, art, console), None)
+    trainer = train_denoiser(recipe, art, model, base, console)
+    with trainer.averaged():
+        return export.write(recipe.out / "model", model, trainer.family, trainer.network)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line of the recipe."""
+    parser = argparse.ArgumentParser(prog="python -m skipstone_pebble.recipe.train", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("pictures", type=Path, help="folder with fluent3d_64.npz or with the emoji as PNGs")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and results")
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--steps", type=int, default=Recipe.denoiser_steps, help="steps of the denoiser")
+    parser.add_argument("--decoder-steps", type=int, default=Recipe.decoder_steps)
+    parser.add_argument("--decay", type=float, default=Recipe.decay, help="last fraction: falling rate")
+    parser.add_argument("--family", choices=FAMILIES, default="unet", help="of the denoiser")
+    parser.add_argument("--base", help="pebble or a folder: take autoencoder, tokenizer and text encoder from it")
+    parser.add_argument("--rate", type=float, help="of the denoiser")
+    parser.add_argument("--batch", type=int, help="of the denoiser")
+    parser.add_argument("--first", type=float, help="fraction of captions that name the left or upper object first")
+    parser.add_argument("--threads", type=int, default=Recipe.threads)
+    parser.add_argument("--sheet-steps", type=int, default=Recipe.sheet_steps)
+    given = parser.parse_args(arguments)
+    said = {name: getattr(given, name) for name in ("rate", "batch", "first")}
+    recipe = Recipe(
+        pictures=given.pictures,
+        out=given.out,
+        seed=given.seed,
+        denoiser_steps=given.steps,
+        decoder_steps=given.decoder_steps,
+        decay=given.decay,
+        threads=given.threads,
+        sheet_steps=given.sheet_steps,
+        base=given.base,
+        denoiser=FAMILIES[given.family].settings(**{name: value for name, value in said.items() if value is not None}),
+    )
+    Console().print(f"Pebble is in {make(recipe)}")
+
+
+if __name__ == "__main__":
+    main()

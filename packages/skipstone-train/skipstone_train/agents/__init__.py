@@ -1,0 +1,1 @@
+"""Training: agents that learn when to call the network."""

@@ -1,0 +1,88 @@
+"""All that a training of an agent is told, in one dataclass, as examples/configs/agent_pebble.yaml spells it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from skipstone.errors import SpecError
+
+from .learners.curriculum import Curriculum
+from .yaml_settings import AMONG, DEFAULT, read
+
+
+def environments() -> Mapping[str, type]:
+    """Name -> the settings of an environment, each with `build(split, n, seed)`."""
+    from .settings import EnvironmentSettings
+    from .surrogate import SurrogateSettings
+    from .toy import ToySettings
+
+    return {"pebble": EnvironmentSettings, "toy": ToySettings, "surrogate": SurrogateSettings}
+
+
+def learners() -> Mapping[str, type]:
+    """Name -> the settings of a learner, each with `fit`."""
+    from .learners import LEARNERS
+
+    return LEARNERS
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """A training.
+
+    Args:
+        environment: What is learnt on: `name` and its settings.
+        slots: Episodes side by side, >= 1.
+        learner: How: `name` and its settings.
+        curriculum: Which samples come first; null for all alike.
+        held_out: Episodes that nothing learns from, >= 4, the same ones every time; 0 takes each validation sample
+            once at each price. Half of them choose the best round, the others tell in the end whether it beats the
+            best fixed schedule.
+        minutes: Of training, > 0, where the command says nothing else.
+        seeds: One training each, where the command says nothing else.
+        tracking: Where figures go besides curve.csv: tensorboard, mlflow, wandb or none.
+        out: Folder, where the command says nothing else.
+
+    Raises:
+        SpecError: a setting out of range.
+    """
+
+    environment: Any = field(
+        default_factory=lambda: environments()["pebble"](), metadata={AMONG: environments, DEFAULT: "pebble"}
+    )
+    slots: int = 128
+    learner: Any = field(default_factory=lambda: learners()["ppo"](), metadata={AMONG: learners, DEFAULT: "ppo"})
+    curriculum: Curriculum | None = None
+    held_out: int = 0
+    minutes: float = 10.0
+    seeds: tuple[int, ...] = (0,)
+    tracking: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
+    out: str = "agent"
+
+    def __post_init__(self) -> None:
+        sound = self.slots >= 1 and self.minutes > 0 and (self.held_out == 0 or self.held_out >= 4)
+        if not sound or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise SpecError(
+                f"Expected slots >= 1, minutes > 0, held_out 0 or >= 4, and different seeds, got slots={self.slots}, "
+                f"minutes={self.minutes:g}, held_out={self.held_out} and seeds={list(self.seeds)}; try slots=64, "
+                f"minutes=10, held_out=0, seeds=[0]."
+            )
+
+
+def load(path: Path | None, changes: Iterable[str] = ()) -> AgentConfig:
+    """The configuration of a file, with changes "a.b=c" on top; None is all defaults.
+
+    Raises:
+        SpecError: no such file, or what `read` says.
+    """
+    if path is None:
+        return read(AgentConfig, "", "the defaults", changes)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "no text"
+        raise SpecError(f"--config: {path} cannot be read: {why}. See examples/configs/agent_pebble.yaml.") from None
+    return read(AgentConfig, text, str(path), changes)

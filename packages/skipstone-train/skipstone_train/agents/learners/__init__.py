@@ -1,0 +1,31 @@
+"""Learners: what turns episodes of an environment into a brain. A name each, as a configuration says it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skipstone.errors import SpecError, UnknownName
+from skipstone.registry import suggest
+
+from .base import Fitted, Learner
+from .curriculum import Curriculum
+from .fitted_q import FittedQ
+from .ppo import PPO
+from .search import Search
+from .stopping import Stopping
+
+LEARNERS: dict[str, type[Learner]] = {cls.name: cls for cls in (PPO, FittedQ, Stopping, Search)}
+
+__all__ = ["LEARNERS", "PPO", "Curriculum", "Fitted", "FittedQ", "Learner", "Search", "Stopping", "learner"]
+
+
+def learner(name: str, **settings: Any) -> Learner:
+    """The learner of that name. Raises UnknownName, or SpecError for a setting that it does not have."""
+    if name not in LEARNERS:
+        raise UnknownName(
+            f"No learner is called {name!r}.{suggest(name, list(LEARNERS))} Known: {', '.join(LEARNERS)}."
+        )
+    try:
+        return LEARNERS[name](**settings)
+    except TypeError as e:
+        raise SpecError(f"{name}: {e}") from None

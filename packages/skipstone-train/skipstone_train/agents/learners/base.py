@@ -1,0 +1,284 @@
+"""What all learners share: rounds of learning, a score after each, a checkpoint to go on from, the best seen."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+
+from skipstone.errors import OutputError, SpecError
+from skipstone.policies.agent.checkpoint import Brain
+
+from ..transitions import Score, evaluate
+from .curriculum import Curriculum
+from .standard import one_thread
+
+HELD_OUT = 7_919  # seed of the episodes that score where there is no validation
+EPISODES = 256  # of them
+CHECKPOINT, BEST, CURVE = "checkpoint.pt", "brain.safetensors", "curve.json"
+
+Watch: TypeAlias = Callable[[float, Mapping[str, float]], None]
+Judge: TypeAlias = Callable[[Brain], "float | Score"]
+
+
+class Tracker(Protocol):
+    """Where figures go besides: TensorBoard and its like."""
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a learner found.
+
+    Args:
+        brain: The best by score of all rounds.
+        score: Its own, the mean utility.
+        curve: A row a round: share (of the budget), steps, seconds, score, and the learner's own figures.
+        steps: Decisions that were played, those not learnt from included.
+        seconds: Of all, scoring included.
+    """
+
+    brain: Brain
+    score: float
+    curve: tuple[Mapping[str, float], ...]
+    steps: int
+    seconds: float
+
+
+class Session(Protocol):
+    """One training under way: what a learner's `begin` makes."""
+
+    def brain(self) -> Brain:
+        """What has been learnt by now."""
+
+    def advance(self, index: int, share: float) -> Mapping[str, float]:
+        """Round `index`, this share of the budget being spent; its figures. Depends on seed, index and state alone."""
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values, from which `restore` goes on."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state()`."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Base of every learner: frozen settings, and `fit`."""
+
+    name: ClassVar[str]
+    default_steps: ClassVar[int] = 200_000
+
+    def begin(self, env: Any, seed: int) -> Session:
+        """A training that has not learnt anything yet."""
+        raise NotImplementedError
+
+    def fit(
+        self,
+        env: Any,
+        score: Any = None,
+        *,
+        steps: int | None = None,
+        seconds: float | None = None,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        watch: Watch | None = None,
+        tracker: Tracker | None = None,
+        curriculum: Curriculum | None = None,
+    ) -> Fitted:
+        """Learn to act in an environment.
+
+        Args:
+            env: A vector environment with `action_masks`, `actions` and `names`, which begins episodes again in the
+                step in which they end. Of what it is seeded with, the same seed gives the same result.
+            score: What a brain is worth: a validation environment, a function, or None for episodes of `env` of a
+                seed that is not trained on.
+            steps: Decisions to play, all episodes counted; with `seconds`, whichever is reached first; of neither,
+                the learner's own default.
+            seconds: Of wall clock. The result then depends on the machine.
+            seed: Of all chance.
+            folder: Where the best brain, the curve and the checkpoint go after every round. A folder that has a
+                checkpoint is gone on with, to the same result as if nothing had happened; Ctrl-C leaves one.
+            watch: Told (share done, figures) after every round.
+            tracker: Told (steps, figures) after every round.
+            curriculum: Which samples come first, for an environment with `complexity` and `weigh`.
+
+        Raises:
+            SpecError: a checkpoint of another learner, settings or seed; a curriculum that `env` cannot follow.
+            OutputError: the folder cannot be written.
+        """
+        run = _Training(self, Counted(env), _judge(score, env), seed, steps, seconds, curriculum)
+        place = Path(folder) if folder is not None else None
+        if place is None or not (place / CHECKPOINT).exists():
+            run.note({})
+            run.keep(place)
+        else:
+            run.load(place)
+        while (share := run.share) < 1.0:
+            run.note(run.advance(share))
+            run.keep(place)
+            row = run.curve[-1]
+            if watch is not None:
+                watch(min(1.0, run.share), row)
+            if tracker is not None:
+                tracker.log(int(row["steps"]), row)
+        return Fitted(run.best, run.top, tuple(run.curve), run.env.made, run.seconds)
+
+
+@dataclass
+class _Training:
+    """The state of one `fit`."""
+
+    learner: Learner
+    env: Counted
+    judge: Callable[[Brain], dict[str, float]]
+    seed: int
+    steps: int | None
+    limit: float | None
+    curriculum: Curriculum | None
+    index: int = 0
+    curve: list[Mapping[str, float]] = field(default_factory=list)
+    top: float = -np.inf
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.limit is None:
+            self.steps = self.learner.default_steps
+        if self.curriculum is not None and not hasattr(self.env, "weigh"):
+            raise SpecError("This environment cannot follow a curriculum: it has no weigh(). Leave the curriculum out.")
+        self._begun, self._before = time.monotonic(), 0.0
+        with one_thread():
+            self.session = self.learner.begin(self.env, self.seed)
+        self.best = self.session.brain()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._begun
+
+    @property
+    def share(self) -> float:
+        by_steps = self.env.made / self.steps if self.steps else 0.0
+        return max(by_steps, self.seconds / self.limit if self.limit else 0.0)
+
+    def advance(self, share: float) -> Mapping[str, float]:
+        if self.curriculum is not None:
+            self.env.weigh(self.curriculum.weights(self.env.complexity, share))
+        with one_thread():
+            figures = self.session.advance(self.index, share)
+        self.index += 1
+        return figures
+
+    def note(self, figures: Mapping[str, float]) -> None:
+        """Score what there is, and keep it where it is the best so far."""
+        brain = self.session.brain()
+        found = self.judge(brain)
+        clock = {"share": min(1.0, self.share), "steps": float(self.env.made), "seconds": self.seconds}
+        self.curve.append({**clock, **found, **figures})
+        if found["score"] > self.top:
+            self.top = found["score"]
+            self.best = replace(brain, about=self._about())
+
+    def _about(self) -> dict[str, Any]:
+        said = {"learner": self.learner.name, "settings": asdict(self.learner), "seed": self.seed}
+        found = {"steps": self.env.made, "score": self.top, "round": self.index}
+        return json.loads(json.dumps({**said, **found, "actions": self.env.actions, "names": self.env.names}))  # type: ignore[no-any-return]
+
+    def keep(self, folder: Path | None) -> None:
+        if folder is None:
+            return
+        import torch
+
+        state = {"who": self._who(), "index": self.index, "made": self.env.made, "seconds": self.seconds}
+        state |= {"curve": [dict(r) for r in self.curve], "top": float(self.top), "session": self.session.state()}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self.best.save(folder / BEST)
+        write(folder / CURVE, json.dumps(self.curve, indent=1).encode())
+        write(folder / CHECKPOINT, buffer.getvalue())
+
+    def load(self, folder: Path) -> None:
+        import torch
+
+        try:
+            state = torch.load(folder / CHECKPOINT, weights_only=True)
+        except Exception as e:
+            raise SpecError(f"{folder / CHECKPOINT} is damaged ({e}): delete {folder} and train again.") from None
+        if state["who"] != self._who():
+            raise SpecError(
+                f"{folder} holds a training of {state['who']}, not of {self._who()}: choose another folder, or "
+                f"delete it."
+            )
+        self.index, self.env.made, self._before = state["index"], state["made"], state["seconds"]
+        self.curve, self.top = list(state["curve"]), state["top"]
+        self.best = Brain.load(folder / BEST)
+        self.session.restore(state["session"])
+
+    def _who(self) -> str:
+        return f"{self.learner!r}, seed {self.seed}"
+
+
+def check(settings: Learner, least: Mapping[str, int], positive: Sequence[str], shares: Sequence[str] = ()) -> None:
+    """Raise SpecError for a setting out of range.
+
+    Args:
+        settings: Of a learner.
+        least: Settings that are at least so many.
+        positive: Those that are > 0.
+        shares: Those that are in [0, 1].
+    """
+    values = vars(settings)
+    wrong = [f"{name} >= {low}" for name, low in least.items() if not values[name] >= low]
+    wrong += [f"{name} > 0" for name in positive if not 0 < values[name] < np.inf]
+    wrong += [f"{name} in [0, 1]" for name in shares if not 0 <= values[name] <= 1]
+    wrong += ["hidden layers of 1 unit or more"] if min(values.get("hidden", ()), default=1) < 1 else []
+    if wrong:
+        raise SpecError(f"{settings.name}: expected {', '.join(wrong)}, got {settings!r}.")
+
+
+class Counted:
+    """An environment that counts the decisions it is asked for."""
+
+    def __init__(self, env: Any) -> None:
+        self.env, self.made = env, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def step(self, actions: Any) -> Any:
+        """A step of the environment, of all episodes at once."""
+        self.made += self.env.num_envs
+        return self.env.step(actions)
+
+
+def write(path: Path, content: bytes) -> None:
+    """A file, complete or not at all. Raises OutputError."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as e:
+        raise OutputError(f"Cannot write {path}: {e}.") from None
+
+
+def _judge(score: Any, env: Any) -> Callable[[Brain], dict[str, float]]:
+    """Figures of a brain, "score" among them."""
+
+    def judge(brain: Brain) -> dict[str, float]:
+        if score is None:
+            found: Any = evaluate(env, brain, EPISODES, HELD_OUT)
+        elif hasattr(score, "action_masks"):
+            found = evaluate(score, brain, score.num_envs, HELD_OUT)
+        else:
+            found = score(brain)
+        if isinstance(found, Score):
+            return {"score": found.utility, "error": found.error, "quality": found.quality, "calls": found.calls}
+        return {"score": float(found)}
+
+    return judge

@@ -1,0 +1,208 @@
+"""Draw logged trajectories: fine runs of a model, how errors fade on them, and what fixed schedules make of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipstone import registry
+from skipstone.engine.drivers import denoise_many
+from skipstone.engine.requests import Problem
+from skipstone.errors import SpecError
+from skipstone.evaluation.models import EmbeddedModel
+from skipstone.integrations.identity import identity
+from skipstone.policies.agent.actions import Guide
+from skipstone.tuning.grids import even_times, policy_of
+from skipstone.tuning.recorder import Recorder
+
+from .logged_backbone import Trajectories
+from .trajectory_log import Log
+
+MARKS = (0.93, 0.8, 0.62, 0.42, 0.22, 0.08)  # of the whole angle, where errors are made to see how they fade
+NUDGE = 0.02  # rms of such an error
+COARSE = 10  # places that the runs pass in a step which carry it to the end
+ALL = 12  # last places that are all kept
+ENDING = 5  # parts of the last fine step: the path bends hard near data
+Watch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """How to draw logged trajectories.
+
+    Args:
+        fine: Steps of a fine run, even on the angle, >= 100; the last is divided once more.
+        dimensions: Coordinates that are kept of a run, >= 2. With 36, rms 0.0016 of Pebble's v are left out.
+        batch: Samples that are drawn together, >= 1.
+        solver: Of all runs.
+    """
+
+    fine: int = 200
+    dimensions: int = 36
+    batch: int = 16
+    solver: str = "adams(of='x0')"
+
+    def draw(
+        self,
+        model: EmbeddedModel,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        guides: Mapping[int, Guide],
+        out: Path,
+        watch: Watch | None = None,
+    ) -> Log:
+        """The log of these samples; what was drawn before an interruption is kept beside `out` until it is written.
+
+        Args:
+            model: The model.
+            prompts, seeds: One of each for every sample.
+            guides: Fixed schedules, by calls.
+            out: The file that is written in the end.
+            watch: Called with (samples drawn, samples in all).
+
+        Raises:
+            SpecError: what is kept beside `out` was drawn of other samples, guides or settings.
+        """
+        grid = registry.parse("grid", "trailing").times(model.schedule, 50)
+        times = fine_times(model.schedule, grid[0], self.fine)
+        parts = out.with_name(f".{out.name}.parts")
+        known = {str(n): list(guide.times) for n, guide in guides.items()}
+        who = identity(model)["weights"]
+        _same(parts, [who, model.guidance, vars(self), list(prompts), list(seeds), known])
+        found = []
+        for first in range(0, len(prompts), self.batch):
+            here = slice(first, first + self.batch)
+            file = parts / f"{first:06d}.npz"
+            if not file.is_file():
+                problems = [model.problem(p, s, grid=grid) for p, s in zip(prompts[here], seeds[here], strict=True)]
+                self._part(model, problems, times, guides, file)
+            with np.load(file) as drawn:
+                found.append({name: drawn[name] for name in drawn.files})
+            if watch is not None:
+                watch(min(first + self.batch, len(prompts)), len(prompts))
+        whole = {name: np.concatenate([part[name] for part in found]) for name in found[0] if name not in _SHARED}
+        angles, marks = found[0]["angles"], found[0]["marks"]
+        some = thinned(len(angles))
+        runs = Trajectories(angles[some], whole["z"], whole["v"][:, some], whole["gains"], marks)
+        log = Log(
+            runs, grid, tuple(prompts), tuple(seeds), whole["states"], guides, whole["made"], whole["ends"],
+            10 ** (float(np.median(whole["offset"])) / 20), self.solver, model.name,
+            {"guidance": model.guidance, "identity": who, "fine": self.fine},
+        )  # fmt: skip
+        log.save(out)
+        shutil.rmtree(parts)
+        return log
+
+    def _part(
+        self,
+        model: EmbeddedModel,
+        problems: Sequence[Problem],
+        times: tuple[float, ...],
+        guides: Mapping[int, Guide],
+        file: Path,
+    ) -> None:
+        """Draw some samples, and keep what belongs into the log."""
+        solver = registry.parse("solver", self.solver)
+        angles = np.array([model.schedule.angle(t) for t in times])
+        recorder = Recorder(registry.parse("solver", "adams"))
+        ends = [r.x for r in denoise_many(model.backbone, problems, recorder, policy_of(times))]
+        z, v = _lines(recorder, angles)
+        marks = nearest(angles, angles[0] * np.array(MARKS))
+        gains = _gains(model, problems, times, z, v, marks)
+        pictures = model.decode(ends)
+        made, offsets = [], []
+        for guide in guides.values():
+            results = denoise_many(model.backbone, problems, solver, policy_of(guide.times))
+            near = [_decibels(r.x.numpy(), x.numpy()) for r, x in zip(results, ends, strict=True)]
+            made.append([_decibels(a, b) for a, b in zip(model.decode([r.x for r in results]), pictures, strict=True)])
+            offsets.append(np.subtract(made[-1], near))
+        runs = Trajectories.of(angles, z[:, 0], v, gains, angles[marks], self.dimensions)
+        part = file.with_suffix(".part")
+        with open(part, "wb") as opened:
+            np.savez(
+                opened, angles=runs.angles, marks=runs.marks, z=runs.z, v=runs.v, gains=runs.gains,
+                states=np.array([p.prompt for p in problems]), made=np.array(made).T, offset=np.array(offsets).T,
+                ends=np.stack([x.numpy() for x in ends]),
+            )  # fmt: skip
+        os.replace(part, file)
+
+
+_SHARED = ("angles", "marks")
+
+
+def _same(parts: Path, about: Any) -> None:
+    """A folder for parts of this drawing, and of no other. Raises SpecError."""
+    parts.mkdir(parents=True, exist_ok=True)
+    note, text = parts / "about.json", json.dumps(about)
+    if not any(parts.glob("*.npz")):
+        note.write_text(text, encoding="utf-8")
+    elif not note.is_file() or note.read_text(encoding="utf-8") != text:
+        raise SpecError(
+            f"{parts} holds parts of another drawing, which was interrupted. Give the command that drew them, choose "
+            f"another --out, or delete that folder."
+        )
+
+
+def fine_times(schedule: Any, start: float, steps: int) -> tuple[float, ...]:
+    """Times even on the angle, the last step in `ENDING` parts."""
+    even = even_times(schedule, start, steps)
+    return (*even[:-1], *(even[-2] * (1 - k / ENDING) for k in range(1, ENDING)), 0.0)
+
+
+def thinned(places: int) -> list[int]:
+    """Places that a log keeps: every second, and all of the last ones, where the path bends hard."""
+    return sorted({*range(0, places - ALL, 2), *range(max(0, places - ALL), places)})
+
+
+def nearest(angles: Any, wanted: Any) -> Any:
+    """Places of a fine run nearest to some angles, away from both ends."""
+    places = np.abs(angles[None] - np.asarray(wanted)[:, None]).argmin(1)
+    return np.clip(places, COARSE, len(angles) - COARSE - 1)
+
+
+def _lines(recorder: Recorder, angles: Any) -> tuple[Any, Any]:
+    """z and v (samples, places, numbers) of the runs; v at the end is that of the line through the two before."""
+    rows = np.stack([np.stack(line.rows, 1) for line in recorder.lines]).astype(np.float64)
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    z = cos * rows[:, 0] + sin * rows[:, 1]
+    v = cos * rows[:, 1] - sin * rows[:, 0]
+    share = (angles[-1] - angles[-2]) / (angles[-2] - angles[-3])
+    v[:, -1] = v[:, -2] + share * (v[:, -2] - v[:, -3])
+    return z, v
+
+
+def _gains(
+    model: EmbeddedModel, problems: Sequence[Problem], times: tuple[float, ...], z: Any, v: Any, marks: Any
+) -> Any:
+    """(samples, marks): how much of an error in the direction in which long steps err is left at the end."""
+    starts = []
+    for problem, line, slopes in zip(problems, z, v, strict=True):
+        for place in marks:
+            bend = slopes[place - COARSE] - 2 * slopes[place] + slopes[place + COARSE]
+            nudge = NUDGE * bend / math.sqrt(float((bend**2).mean()))
+            grid = (times[place], *(t for t in (*times[place + 1 :: COARSE], times[-2], 0.0) if t < times[place]))
+            grid = tuple(sorted(set(grid), reverse=True))
+            for x in (line[place], line[place] + nudge):
+                like = problem.x
+                starts.append(replace(problem, x=like.new_tensor(x).reshape(like.shape), grid=grid))
+    adams, fixed = registry.parse("solver", "adams"), registry.parse("policy", "fixed")
+    ends = [r.x.numpy() for part in _chunks(starts, 64) for r in denoise_many(model.backbone, part, adams, fixed)]
+    left = [math.sqrt(float(((a - b) ** 2).mean())) / NUDGE for a, b in zip(ends[::2], ends[1::2], strict=True)]
+    return np.array(left).reshape(len(problems), len(marks))
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+def _decibels(a: Any, b: Any) -> float:
+    return -10.0 * math.log10(max(float(((a - b) ** 2).mean()), 1e-12))

@@ -1,0 +1,152 @@
+"""What an agent is paid: one utility at the end, and shaping that changes no ranking. Constant policies come first.
+
+The rewards that an earlier project published are in `published.py`, for study.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skipstone.errors import SpecError
+
+from .transitions import Behaviour, Score, evaluate, steady
+
+SURE = 3.0  # standard errors of a paired difference, for it to count
+
+
+@dataclass(frozen=True)
+class Utility:
+    """U = clip(quality, floor, cap) - price * calls, paid once, at the end of an episode.
+
+    Args:
+        price: Of a call, in dB, >= 0. 0 asks for quality alone.
+        floor: Quality below which nothing worse is known, in dB: a ruined picture is ruined.
+        cap: Quality above which nobody sees a difference, in dB, > floor.
+
+    Raises:
+        SpecError: a setting out of range.
+    """
+
+    price: float
+    floor: float = 0.0
+    cap: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not (self.price >= 0 and self.floor < self.cap):
+            raise SpecError(
+                f"utility: expected price >= 0 and floor < cap, got price={self.price!r}, floor={self.floor!r} "
+                f"and cap={self.cap!r}; try price=0.5, floor=10, cap=45."
+            )
+
+    def __call__(self, quality: Any, calls: Any) -> Any:
+        """Of a picture this close (in dB) to the same seed's converged run, after so many calls. Arrays are welcome."""
+        return np.clip(quality, self.floor, self.cap) - self.price * np.asarray(calls)
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """F = gamma * Phi(s') - Phi(s), Phi being 0 where an episode has ended: pays early what would be paid in the end.
+
+    Over an episode it adds up to -Phi(first state), whatever was done: no ranking of policies changes.
+
+    Args:
+        gamma: Discount of the learner that it is paid to, in (0, 1].
+
+    References: Ng, Harada & Russell 1999, Policy invariance under reward transformations.
+    """
+
+    gamma: float = 1.0
+
+    def __call__(self, before: Any, after: Any, ended: Any) -> Any:
+        """Pay for a step between states of potential `before` and `after`; `after` counts as 0 where `ended`."""
+        return self.gamma * np.where(ended, 0.0, after) - before
+
+
+def spent(price: Any, calls: Any) -> Any:
+    """Potential -price * calls: with it, each call is paid for when it is made, not in the end."""
+    return -np.asarray(price) * np.asarray(calls)
+
+
+# -- Ranking of constant policies ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A constant policy and what became of it: mean pay, utility, quality (dB) and calls; error is the utility's."""
+
+    name: str
+    pay: float
+    utility: float
+    error: float
+    quality: float
+    calls: float
+    score: Score
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Constant policies, that of the highest utility first."""
+
+    rows: tuple[Constant, ...]
+
+    @property
+    def words(self) -> str:
+        """The table, in text."""
+        width = max(len(r.name) for r in self.rows)
+        head = f"{'policy':{width}}      pay  utility  quality   calls"
+        return "\n".join(
+            [head]
+            + [f"{r.name:{width}} {r.pay:8.3f} {r.utility:8.3f} {r.quality:8.2f} {r.calls:7.2f}" for r in self.rows]
+        )
+
+    @property
+    def inversions(self) -> tuple[tuple[Constant, Constant], ...]:
+        """Pairs (better, worse) by utility of which the reward surely pays the worse more; the largest error first."""
+        found = []
+        for i, a in enumerate(self.rows):
+            for b in self.rows[i + 1 :]:
+                if _surely(a.score.utilities - b.score.utilities) and _surely(b.score.pays - a.score.pays):
+                    found.append((a, b))
+        return tuple(sorted(found, key=lambda ab: ab[0].pay - ab[1].pay))
+
+    def check(self) -> None:
+        """Raise SpecError where the reward pays a worse policy more than a better one: nobody should train on that."""
+        if self.inversions:
+            better, worse = self.inversions[0]
+            raise SpecError(
+                f"The reward pays {worse.name!r} {worse.pay:.3f} and {better.name!r} {better.pay:.3f}, but their "
+                f"utilities are {worse.utility:.3f} and {better.utility:.3f}: an agent would learn the wrong one. "
+                f"Pay the utility itself (reward: utility).\n{self.words}"
+            )
+
+
+def constants(env: Any, episodes: int = 64, seed: int = 0) -> dict[str, Behaviour]:
+    """The constant policies of an environment: each action always, and stopping early, midway and late."""
+    stops = [a for a in env.actions if a.split()[0] == "stop"]
+    found = {f"always {a}": steady(env.actions, a) for a in env.actions if a not in stops}
+    if stops:
+        length = evaluate(env, steady(env.actions, "continue"), episodes, seed).lengths.mean()
+        for stop, k in itertools.product(stops, (1, 2, 3, 4, 5)):
+            name = f"{stop} at {max(1, round(length * k / 6))}"
+            found[name] = steady(env.actions, name)
+    return found
+
+
+def rank(env: Any, episodes: int = 64, seed: int = 0, policies: Mapping[str, Behaviour] | None = None) -> Ranking:
+    """Play constant policies on the same episodes, before any training. `Ranking.check` then judges the reward."""
+    rows = []
+    for name, behaviour in (policies or constants(env, episodes, seed)).items():
+        s = evaluate(env, behaviour, episodes, seed)
+        rows.append(Constant(name, float(s.pays.mean()), s.utility, s.error, s.quality, s.calls, s))
+    return Ranking(tuple(sorted(rows, key=lambda r: -r.utility)))
+
+
+def _surely(difference: Any) -> bool:
+    """Whether the mean of paired differences is above 0 by more than chance."""
+    spread = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
+    return bool(difference.mean() > SURE * spread + 1e-9)

@@ -1,0 +1,267 @@
+"""What an agent is trained on: which trajectories, what it may do and see, what a call costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from skipstone.engine.requests import Problem
+from skipstone.errors import SpecError
+from skipstone.numerics.schedule import Schedule
+from skipstone.policies.agent import actions as moves
+from skipstone.policies.agent import observation as sight
+from skipstone.policies.agent.actions import Guide, Moves
+from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.observation import NOTHING, Sight
+from skipstone.policies.agent.policy import Mind
+from skipstone.policies.agent.published import Published
+from skipstone.registry import spell
+from skipstone.tuning.grids import even_times
+
+from .environment import Environment
+from .episodes import Episodes, Pool
+from .logged_backbone import Logged
+from .rewards import Utility
+from .trajectory_log import Log
+from .vectorized_env import SOLVER, Twin
+
+Split = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class EnvironmentSettings:
+    """The decision process of an agent.
+
+    Args:
+        log: Logged trajectories: a file of `skipstone train log`, or the name of a shipped one.
+        live: Run on the network that was logged, not on its trajectories: exact, and some 20 times slower.
+        share: Of the prompts that are kept for validation, in (0, 1); all seeds of a prompt go together.
+        guides_from: Fixed schedules that agents begin with, one for each price: the "logged" ones (searched by
+            `skipstone tune`), or "even" steps of the angle, for an agent that has to find the grid by itself.
+        prices: Of a call, in dB; episodes draw one. The guide of each is the schedule of most mean utility.
+        floor, cap: Of quality, in dB, see `Utility`.
+        actions: See `policies.moves.Moves`.
+        first: Calls before which a run may not be stopped, >= 1.
+        calls: Calls that a run may make, for each call of its guide, >= 1.
+        blocks: What is seen, see `policies.sight.Sight`; leaving one out is an ablation.
+        eyes: What looks at pictures, where `blocks` do: "" the model's own, else the folder or id of a CLIP.
+        fee: What a look costs, in full calls; null measures it in multiply-accumulates.
+        axes: Directions of the mean text state that are seen: its principal components over the training prompts, >= 0.
+        relative: Pay an episode's utility less that of its guide on the same sample.
+        swapped: Chance that errors of a training episode fade as on another sample, in [0, 1], see `Twin`.
+        judged: Judge what was learnt on the network, not on its trajectories: what wins there need not win here.
+
+    Raises:
+        SpecError: a setting out of range.
+    """
+
+    log: str = "pebble"
+    live: bool = False
+    share: float = 0.25
+    guides_from: Literal["logged", "even"] = "even"
+    prices: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    floor: float = 10.0
+    cap: float = 50.0
+    actions: tuple[str, ...] = moves.DEFAULT
+    first: int = 2
+    calls: float = 2.0
+    blocks: tuple[str, ...] = sight.BLOCKS
+    eyes: str = ""
+    fee: float | None = None
+    axes: int = 8
+    relative: bool = True
+    swapped: float = 0.5
+    judged: bool = True
+
+    def __post_init__(self) -> None:
+        sound = self.prices and all(0 < price < math.inf for price in self.prices)
+        if not sound or len(set(self.prices)) < len(self.prices):
+            raise SpecError(f"prices: expected different prices > 0, in dB a call, got {self.prices}; try 0.5, 1, 2.")
+        if self.guides_from not in ("logged", "even"):
+            raise SpecError(f"guides_from: expected logged or even, got {self.guides_from!r}.")
+        if not 0 < self.share < 1 or self.axes < 0 or not 0 <= self.swapped <= 1:
+            raise SpecError(
+                f"Expected a share in (0, 1), axes >= 0 and swapped in [0, 1], got {self.share}, {self.axes} and "
+                f"{self.swapped}."
+            )
+        if Sight(self.blocks).looking and not self.live:
+            raise SpecError(
+                f"blocks: {', '.join(self.blocks)} look at pictures, and recorded runs have nothing to decode. Say "
+                f"live: true, which runs on the network that was logged, or leave the blocks out that look."
+            )
+        _ = self.moves, Utility(1.0, self.floor, self.cap)
+
+    @cached_property
+    def moves(self) -> Moves:
+        """The actions."""
+        return Moves(self.actions, self.first, self.calls)
+
+    @cached_property
+    def logged(self) -> Log:
+        """The logged trajectories."""
+        return Log.load(self.log)
+
+    @cached_property
+    def sight(self) -> Sight:
+        """What is seen; the axes are those of the training prompts alone."""
+        train, _ = self.logged.split(self.share)
+        states = np.unique(np.asarray(self.logged.states, np.float64)[train], axis=0)
+        centre = states.mean(0)
+        axes = np.linalg.svd(states - centre, full_matrices=False)[2][: self.axes]
+        spread = np.maximum(((states - centre) @ axes.T).std(0), 1e-9)
+        rows = tuple(tuple(row) for row in (axes / spread[:, None]).round(6).tolist())
+        return Sight(self.blocks, tuple(centre.round(6).tolist()), rows, self._published)
+
+    @cached_property
+    def _published(self) -> Published:
+        from .feature_cost import published
+
+        return published(self.model, self.eyes, self.fee) if Sight(self.blocks).looking else NOTHING
+
+    @cached_property
+    def guides(self) -> tuple[tuple[float, Guide], ...]:
+        """Of each price the schedule of most mean utility on the training samples; by falling price.
+
+        Of those within one standard error of it (of paired differences) that of the fewest calls.
+        """
+        known, made = self._schedules
+        calls, train = np.array(list(known)), len(made)
+        quality = np.clip(made, self.floor, self.cap)
+        found = []
+        for price in sorted(self.prices, reverse=True):
+            utility = quality - price * calls
+            lost = utility[:, [utility.mean(0).argmax()]] - utility
+            error = lost.std(0) / train**0.5
+            best = int(calls[lost.mean(0) <= error].min())  # of those that cannot be told apart, that of fewest calls
+            found.append((price, known[best]))
+        return tuple(found)
+
+    @cached_property
+    def _schedules(self) -> tuple[Mapping[int, Guide], Any]:
+        """Schedules by calls, and (training samples, schedules) their qualities: on the network where it was logged."""
+        log = self.logged
+        train, _ = log.split(self.share)
+        if self.guides_from == "logged":
+            return log.guides, log.made[train]
+        known = {n: Guide(even_times(self._schedule, log.grid[0], n)) for n in log.guides}
+        pool = log.pool(train, self._schedule)
+        made = [
+            follow(self._episodes(pool, [(1.0, guide)], len(train), True, blind=True))["quality"]
+            for guide in known.values()
+        ]
+        return known, np.stack(made, 1)
+
+    @cached_property
+    def model(self) -> Any:
+        """The network that was logged, where it is needed."""
+        from skipstone.evaluation.models import load_embedded
+
+        return load_embedded(self.logged.model or "pebble")
+
+    def build(self, split: Split, n: int | None = None, seed: int = 0) -> Episodes:
+        """Episodes of the training or the validation samples.
+
+        Args:
+            split: Which.
+            n: Slots, >= 1. None is one for each sample and price, gone through once, in order, which is what validation
+                wants.
+            seed: Of the draws.
+
+        Raises:
+            SpecError: a single validation sample.
+        """
+        pool = self.pool(split)
+        if split == "validation" and len(pool) < 2:
+            raise SpecError(
+                f"share: {self.share:g} of the prompts is one sample for validation, which cannot both choose and "
+                f"judge. Draw more of them, or keep a larger share."
+            )
+        slots = len(pool) * len(self.prices) if n is None else n
+        baseline = self._baseline(pool) if self.relative else None
+        env = self._episodes(pool, self.guides, slots, n is None, baseline)
+        if isinstance(env, Twin) and split == "train":
+            env.swapped = self.swapped
+        env.seed = seed
+        return env
+
+    def _episodes(
+        self,
+        pool: Pool,
+        guides: Sequence[tuple[float, Guide]],
+        slots: int,
+        every: bool,
+        baseline: Any = None,
+        blind: bool = False,
+    ) -> Episodes:
+        """Episodes of a pool: by the twin where that computes the same; `blind` for fixed schedules, which look at
+        nothing, on recorded runs either."""
+        solver = self.logged.parsed()
+        same = (
+            isinstance(pool.backbone, Logged) and spell(solver) == SOLVER and not {"gate", "refine"} & {*self.actions}
+        )
+        utility = Utility(1.0, self.floor, self.cap)
+        kind = Twin if same else Environment
+        sight = Sight(("place",)) if blind else self.sight
+        return kind(pool, solver, self.moves, sight, guides, utility, slots, every, baseline)
+
+    def proof(self) -> Episodes | None:
+        """Episodes on the network itself, for what was learnt to be judged there: every other validation sample.
+
+        Each sample at each price, once, in order. None where `judged` is off, or what was trained on is the network.
+        """
+        if not self.judged or self.live:
+            return None
+        _, held = self.logged.split(self.share)
+        pool = live(self.model, self.logged, held[1::2])
+        return self._episodes(pool, self.guides, len(pool) * len(self.prices), True)
+
+    def pool(self, split: Split) -> Pool:
+        """The samples."""
+        samples = dict(zip(("train", "validation"), self.logged.split(self.share), strict=True))[split]
+        if self.live:
+            return live(self.model, self.logged, samples)
+        return self.logged.pool(samples, self._schedule)
+
+    @cached_property
+    def _schedule(self) -> Schedule:
+        schedule: Schedule = self.model.schedule
+        return schedule
+
+    def _baseline(self, pool: Pool) -> Any:
+        """(samples, prices) utility of the guide, by running it."""
+        found = [follow(self._episodes(pool, [one], len(pool), True, blind=True))["utility"] for one in self.guides]
+        return np.stack(found, 1).astype(np.float32)
+
+    def agent(self, brain: Brain, learned: bool, notes: Mapping[str, Any]) -> Mind:
+        """The file of an agent with this brain, which plays the guides where it has not learned more."""
+        return Mind(brain, self.moves, self.sight, self.guides, learned, self.logged.solver, notes)
+
+
+def follow(env: Episodes) -> dict[str, Any]:
+    """Figures of the first episode of each slot when every action is to continue: the guide itself."""
+    go = env.actions.index("continue")
+    found: dict[str, Any] = {}
+    env.reset(seed=0)
+    left = np.ones(env.num_envs, bool)
+    while left.any():
+        masks = env.action_masks()
+        _, _, ended, _, info = env.step(np.where(masks[:, go], go, masks.argmax(1)))
+        now = left & ended
+        for name, values in info.get("final_info", {}).items():
+            if not name.startswith("_"):
+                found.setdefault(name, np.zeros(env.num_envs))[now] = values[now]
+        left &= ~ended
+    return found
+
+
+def live(model: Any, log: Log, samples: Sequence[int]) -> Pool:
+    """The same samples on the network itself, held against the ends of the logged runs."""
+    problems: list[Problem] = [model.problem(log.prompts[i], log.seeds[i], grid=log.grid) for i in samples]
+    ends = [p.x.new_tensor(log.ends[i].astype(np.float32)) for p, i in zip(problems, samples, strict=True)]
+    recorded = log.pool(samples, model.schedule)
+    return replace(recorded, backbone=model.backbone, problems=problems, ends=ends)

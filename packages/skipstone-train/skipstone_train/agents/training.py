@@ -1,0 +1,291 @@
+"""One training from a configuration to an agent's file: rank, learn, choose, compare, write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipstone import __version__
+from skipstone.errors import OutputError, SpecError
+from skipstone.policies.agent.checkpoint import Brain
+
+from .config import AgentConfig, environments, learners, load
+from .curves import picture, table
+from .held_out import HeldOut, Lead, lead, steady_brain
+from .learners.base import BEST, CHECKPOINT, CURVE, Fitted, write
+from .learners.standard import one_thread
+from .tracking import tracker
+from .transitions import evaluate
+from .yaml_settings import name_of, plain, spelt
+
+AGENT, CONFIG, CURVES, PICTURE, TOLD, LOG = (
+    "agent.safetensors", "config.yaml", "curve.csv", "curve.png", "training.json", "log.txt",
+)  # fmt: skip
+LEARNER = "learner"  # folder of checkpoints
+SAME = ("environment", "slots", "learner", "curriculum", "held_out")  # keys that a training goes on with
+TRAINING_SEED = 1_000  # added to a training's seed, for its episodes
+
+Say = Callable[[str], None]
+Watch = Callable[[float, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a training came to.
+
+    Args:
+        folder: Of its files.
+        agent: The agent's file.
+        over_random, over_fixed: Its lead on the half of the held-out episodes that did not choose it.
+        proven: Its lead over the fixed schedules on the network itself; None where that is what it was trained on.
+        learnt: Whether it beats the best fixed schedule; if not, the file holds that schedule.
+        interrupted: Whether it was stopped before its time.
+    """
+
+    folder: Path
+    agent: Path
+    over_random: Lead
+    over_fixed: Lead
+    proven: Lead | None
+    learnt: bool
+    interrupted: bool
+
+    @property
+    def words(self) -> list[str]:
+        """What to say in the end."""
+        random = "beats" if self.over_random.sure else "does not surely beat"
+        fixed = "beats" if self.over_fixed.sure else "does not surely beat"
+        lines = [
+            f"On held-out episodes it {random} random actions: {self.over_random}.",
+            f"On held-out episodes it {fixed} the best fixed schedule of its price that its actions make: "
+            f"{self.over_fixed}.",
+        ]
+        if self.proven is not None:
+            fixed = "beats" if self.proven.sure else "does not surely beat"
+            lines.append(f"On the network itself it {fixed} the fixed schedule that guides it: {self.proven}.")
+        if not self.learnt:
+            lines.append("So the agent's file plays the best fixed schedule, and says so.")
+        return lines
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training. `run` makes it, or goes on with it.
+
+    Args:
+        config: All settings.
+        out: Its folder.
+        minutes: Of learning, > 0.
+        seed: Of the learner and its episodes; held-out episodes are the same for all seeds.
+        steps: Decisions to play at most, so that the result does not depend on the machine; None is no limit.
+    """
+
+    config: AgentConfig
+    out: Path
+    minutes: float
+    seed: int
+    steps: int | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """What it writes."""
+        return [self.out / name for name in (AGENT, CONFIG, CURVES, PICTURE, TOLD, LOG)]
+
+    def run(self, resume: bool = False, say: Say = lambda line: None, watch: Watch = lambda share, row: None) -> Done:
+        """Train.
+
+        Args:
+            resume: Go on with the checkpoint that is there, if one is; otherwise it is deleted.
+            say: Told what a reader of the terminal should know, line by line.
+            watch: Told (share done, figures) after each round.
+
+        Raises:
+            SpecError: a reward that ranks constant policies wrongly, a checkpoint of other settings, a missing package.
+            OutputError: what cannot be written.
+        """
+        environment = self.config.environment
+        held = HeldOut(environment.build("validation", self.config.held_out or None, 0))
+        log = self._log(resume)
+        say = _both(say, log)
+        self._prepare(resume)
+        with one_thread():
+            self._rank(held, say)
+            for name, value in held.lines.items():
+                say(f"{name}: utility {value:.3f} dB on held-out episodes")
+            began = time.monotonic()
+            fitted, interrupted = self._fit(held, say, watch)
+            done = self._judge(held, fitted, interrupted, say)
+        say(f"{fitted.steps} decisions in {time.monotonic() - began:.0f} s.")
+        for line in done.words:
+            log(line)
+        return done
+
+    @property
+    def learner(self) -> str:
+        """Name of the learner."""
+        return name_of(learners(), self.config.learner)
+
+    def _rank(self, held: HeldOut, say: Say) -> None:
+        """Constant policies, before anything is learnt: a reward that pays the wrong ones is refused."""
+        ranking = held.ranking
+        say("Constant policies, ranked before training:")
+        for line in ranking.words.splitlines():
+            say(f"  {line}")
+        ranking.check()
+        say("  The reward ranks them as the utility does.")
+
+    def _prepare(self, resume: bool) -> None:
+        """The folder, without what another training has left where this one does not go on with it."""
+        folder = self.out / LEARNER
+        if not resume and folder.is_dir():
+            for name in (CHECKPOINT, BEST, CURVE):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.out / "tensorboard", ignore_errors=True)
+        elif (self.out / CONFIG).is_file() and (folder / CHECKPOINT).is_file():
+            self._refuse_another()
+        write(self.out / CONFIG, spelt(self.config).encode())
+
+    def _refuse_another(self) -> None:
+        """A checkpoint means nothing to another environment or learner."""
+        before, now = plain(load(self.out / CONFIG)), plain(self.config)
+        for name in SAME:
+            if before[name] != now[name]:
+                raise SpecError(
+                    f"--resume: {self.out} holds a training with {name} {before[name]}, this one has {now[name]}. "
+                    f"Leave --config and changes out, or choose another --out."
+                )
+
+    def _fit(self, held: HeldOut, say: Say, watch: Watch) -> tuple[Fitted, bool]:
+        config, folder = self.config, self.out / LEARNER
+        env = config.environment.build("train", config.slots, TRAINING_SEED + self.seed)
+        tracked = tracker(config.tracking, self.out, f"{self.learner}, seed {self.seed}", plain(config))
+        tenths = _Tenths(say)
+
+        def told(share: float, row: Mapping[str, float]) -> None:
+            watch(share, row)
+            tenths(share, row)
+
+        try:
+            fitted: Fitted = config.learner.fit(
+                env, held, steps=self.steps, seconds=60 * self.minutes, seed=self.seed, folder=folder, watch=told,
+                tracker=tracked, curriculum=config.curriculum,
+            )  # fmt: skip
+            return fitted, False
+        except KeyboardInterrupt:
+            if not (folder / CHECKPOINT).is_file():
+                raise
+            say("Stopped. The best so far is kept; --resume goes on.")
+            return _kept(folder), True
+        finally:
+            tracked.close()
+
+    def _judge(self, held: HeldOut, fitted: Fitted, interrupted: bool, say: Say) -> Done:
+        """Compare the best brain, and write everything."""
+        score = held.play(fitted.brain)
+        over_random = held.lead(score.utilities, held.random.utilities)
+        over_fixed = held.lead(score.utilities, held.fixed)
+        proven = self._prove(fitted.brain, say)
+        notes = {
+            "learner": self.learner, "seed": self.seed, "version": __version__, "steps": fitted.steps,
+            "seconds": round(fitted.seconds, 1), "interrupted": interrupted,
+            "utility": score.utility, "quality": score.quality, "calls": score.calls,
+            "over_random": vars(over_random), "over_fixed": vars(over_fixed),
+            "proven": vars(proven) if proven else None,
+            "best_fixed": {f"{price:g}": name for price, name in held.best_fixed.items()}, **_flat(held.lines),
+        }  # fmt: skip
+        learnt = (proven or over_fixed).sure
+        agent = self._save(held, fitted.brain, learnt, notes)
+        told = {
+            **notes, "first": fitted.curve[0]["score"], "best": fitted.score, "learnt": learnt,
+            "actions": held.actions(fitted.brain),
+            "environment": name_of(environments(), self.config.environment),
+        }  # fmt: skip
+        write(self.out / TOLD, json.dumps(told, indent=1).encode())
+        write(self.out / CURVES, table(fitted.curve).encode())
+        write(self.out / PICTURE, picture(fitted.curve, held.lines))
+        return Done(self.out, agent, over_random, over_fixed, proven, learnt, interrupted)
+
+    def _prove(self, brain: Brain, say: Say) -> Lead | None:
+        """How far the brain is ahead of its guides on the network itself, by samples that have not chosen it."""
+        proof = getattr(self.config.environment, "proof", None)
+        env = proof() if proof is not None else None
+        if env is None:
+            return None
+        say(f"On the network itself: {env.num_envs} episodes of the agent, and as many of its guides ...")
+        mine, guides = (evaluate(env, chooser, env.num_envs, 0) for chooser in (brain, "continue"))
+        return lead(mine.utilities - guides.utilities, mine.sample)
+
+    def _save(self, held: HeldOut, brain: Brain, learnt: bool, notes: Mapping[str, Any]) -> Path:
+        """The agent's file: what the environment makes of a brain, or the brain alone."""
+        target = self.out / AGENT
+        agent = getattr(self.config.environment, "agent", None)
+        if agent is not None:
+            saved: Path = agent(brain, learnt, dict(notes)).save(target)
+            return saved
+        if not learnt:  # an environment that is no denoising: its best constant action, if one is among the best
+            names = [name.removeprefix("always ") for name in held.best_fixed.values()]
+            action = next((name for name in names if name in held.env.actions), "continue")
+            brain = steady_brain(tuple(held.env.actions), action, brain.inputs)
+        about = {
+            "actions": list(held.env.actions),
+            "names": list(held.env.names),
+            "learned": learnt,
+            "notes": dict(notes),
+        }
+        return Brain(brain.centre, brain.spread, brain.layers, brain.activation, about).save(target)
+
+    def _log(self, resume: bool) -> Say:
+        """Writes a line into the log."""
+        log = self.out / LOG
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                log.write_text("")
+        except OSError as e:
+            raise OutputError(f"Cannot write to {self.out}: {e.strerror}. Choose another --out.") from None
+
+        def write_line(line: str) -> None:
+            with log.open("a", encoding="utf-8") as stream:
+                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+        return write_line
+
+
+def _both(first: Say, second: Say) -> Say:
+    def say(line: str) -> None:
+        first(line)
+        second(line)
+
+    return say
+
+
+class _Tenths:
+    """A line for each tenth of the way, for those who watch no bar."""
+
+    def __init__(self, say: Say) -> None:
+        self._say, self._next = say, 0.1
+
+    def __call__(self, share: float, row: Mapping[str, float]) -> None:
+        if share + 1e-9 >= self._next:
+            self._next = int(share * 10 + 1e-6) / 10 + 0.1
+            self._say(f"{share:4.0%}  {row['steps']:.0f} decisions, utility {row['score']:.3f} dB")
+
+
+def _kept(folder: Path) -> Fitted:
+    """What an interrupted training has left. Raises SpecError where it is damaged."""
+    try:
+        curve: Sequence[Mapping[str, float]] = json.loads((folder / CURVE).read_text(encoding="utf-8"))
+        last = curve[-1]
+        top = max(row["score"] for row in curve)
+        return Fitted(Brain.load(folder / BEST), top, tuple(curve), int(last["steps"]), float(last["seconds"]))
+    except (OSError, ValueError, KeyError, IndexError):
+        raise SpecError(f"{folder} is damaged: delete it and train again.") from None
+
+
+def _flat(lines: Mapping[str, float]) -> dict[str, float]:
+    return {name.split()[-2] if " " in name else name: value for name, value in lines.items()}

@@ -1,0 +1,1 @@
+"""The command `skipstone train`."""

@@ -1,0 +1,189 @@
+"""`skipstone evaluate`: what was claimed of agents, decided on scores of single samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipstone.cli import options
+from skipstone.cli.progress import spoken_warnings, telling
+
+if TYPE_CHECKING:
+    from skipstone_bench.store import Store
+
+    from .report import Report
+
+app = typer.Typer(
+    name="evaluate",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Decide what was claimed, on scores of single samples.",
+)
+
+
+@app.command()
+def agent(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="A folder.")],
+    agents: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders of skipstone train agent, one for each training.", metavar="PATH..."),
+    ] = None,
+    prompts: Annotated[
+        str, typer.Option(help="That no agent was trained on: a file, or a set.", metavar="FILE|SET")
+    ] = "pebble",
+    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 48,
+    seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1,
+    seed: options.Seed = 0,
+    price: Annotated[
+        list[float] | None,
+        typer.Option(help="dB a call; the first is judged. The first agent's middle one by default. Repeat it."),
+    ] = None,
+    full: Annotated[str, typer.Option(help="The full run that quality is held against, as a column.")] = (
+        "fixed @ ddim / trailing / 50"
+    ),
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="A rival that adapts without learning, as a column; stride by default. Repeat it."),
+    ] = None,
+    calls: Annotated[
+        list[int] | None, typer.Option(help="Of fixed samplers, besides those next to the agents'. Repeat it.")
+    ] = None,
+    grids: Annotated[
+        list[str] | None,
+        typer.Option(help="The --out of skipstone tune: more fixed schedules to beat. Repeat it.", metavar="DIR"),
+    ] = None,
+    converged: Annotated[
+        list[str] | None,
+        typer.Option(help="A run that has converged, and another that confirms it. Two of them.", show_default=False),
+    ] = None,
+    oracle: Annotated[
+        Path | None, typer.Option(help="Scores that knew each sample's outcome, as JSON Lines.", metavar="FILE")
+    ] = None,
+    ceiling: Annotated[
+        Path | None, typer.Option(help="Scores of the best that the agent's signals allow.", metavar="FILE")
+    ] = None,
+    refine: Annotated[
+        Path | None, typer.Option(help="Scores of refining, as research/agents/refine.py writes them.", metavar="FILE")
+    ] = None,
+    transfer: Annotated[
+        Path | None, typer.Option(help="The --out of an evaluation on another model.", metavar="DIR")
+    ] = None,
+    model: options.Model = "pebble",
+    guidance: options.Guidance = None,
+    batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left; say nothing else.")] = False,
+    settings: options.Settings = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    as_guest: options.AsGuest = False,
+) -> None:
+    """Race agents against what they have to beat, and decide H1 to H4.
+
+    H1: as good as the full run at 20 calls or fewer. H2: closer to the converged
+    picture than the best fixed schedule at the same mean calls. H3: calls follow
+    the prompt. H4: refining beats more steps. And how much of the gap to an
+    oracle is closed. Agents, rules, fixed samplers and fixed schedules really
+    run on the model; every sample's scores are kept, and tests are made on them
+    alone: paired by sample, Holm-corrected, never on means.
+
+    Writes hypotheses.html, .md and .json, and the report of [bold]skipstone bench[/bold]
+    beside it. After Ctrl-C, [bold]--resume[/bold] goes on; it also writes the reports
+    again, with --oracle, --refine and the like as they are said then.
+
+    [bold]Examples[/bold]
+
+      skipstone evaluate agent mine --out verdicts
+      skipstone evaluate agent seed-0 seed-1 seed-2 seed-3 seed-4 --price 1 \\
+        --limit 48 --grids grids --oracle oracle/oracle-1.jsonl --out verdicts
+      skipstone evaluate agent mine --out verdicts --resume --refine refine.json
+    """
+    from rich.console import Console
+
+    from skipstone_bench import report as bench
+
+    from . import report
+
+    console = Console(stderr=True)
+    said = _said(context, out, resume)
+    files = {n: None if said[n] is None else Path(said[n]) for n in ("oracle", "ceiling", "refine", "transfer")}
+    _refuse_missing(files.values())
+    command = shlex.join(["skipstone", *sys.argv[1:]])
+    try:
+        with spoken_warnings(console), telling(console) as tell:
+            store = _raced(said, out, resume, command, tell)
+    except KeyboardInterrupt:
+        again = shlex.join(["skipstone", "evaluate", "agent", "--out", str(out), "--resume"])
+        console.print(f"Stopped. What is done is kept; {again} goes on.", markup=False, highlight=False, soft_wrap=True)
+        raise
+    with console.status("Writing the reports ..."):
+        found, written = report.write(out, **files, command=command)
+        written += bench.write(out)
+    _show(found, written, store)
+
+
+def _said(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
+    """The options; of a resumed run those of its first start, unless they are said again."""
+    said = {name: _plain(value) for name, value in context.params.items() if name != "context"}
+    if not resume:
+        return said
+    from skipstone_bench.store import Store
+
+    sources = {name: context.get_parameter_source(name) for name in said}
+    given = {n for n, source in sources.items() if source is not None and source.name == "COMMANDLINE" and said[n]}
+    stored = Store.load(out).header.options
+    return {name: said[name] if name in given or name not in stored else stored[name] for name in said}
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, list | tuple) else value
+
+
+def _refuse_missing(files: Iterable[Path | None]) -> None:
+    """Before anything is drawn."""
+    from skipstone.errors import BenchError
+
+    for path in files:
+        if path is not None and not path.exists():
+            raise BenchError(f"{path} is not there.")
+
+
+def _raced(said: Mapping[str, Any], out: Path, resume: bool, command: str, tell: Any) -> Store:
+    from skipstone.evaluation.prompts import describe, load_prompts
+    from skipstone.evaluation.references import Shot
+
+    from .evaluation import Evaluation, Settings
+
+    choice = options.Choice(
+        said["model"], said["guidance"], said["settings"] or (), None, said["device"], said["dtype"], said["as_guest"]
+    )
+    subject = choice.subject()
+    found = load_prompts(said["prompts"], limit=said["limit"] or None)
+    subject.check([prompt.text for prompt in found])
+    numbers = list(range(said["seed"], said["seed"] + said["seeds"]))
+    shots = [Shot(prompt, number) for prompt in found for number in numbers]
+    names = {"price": "prices", "rule": "rules"}
+    known = {field.name for field in dataclasses.fields(Settings)}
+    told = {"agents": [], **{names.get(name, name): value for name, value in said.items() if value is not None}}
+    asked: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in told.items() if n in known}
+    about = {**describe(said["prompts"], found), "seeds": numbers}
+    return Evaluation(subject, Settings(**asked), shots, about).run(out, resume, command, said, tell)
+
+
+def _show(found: Report, written: list[Path], store: Store) -> None:
+    """The verdicts, and where everything is."""
+    from .report import WORDS
+
+    for verdict in (*found.hypotheses, *found.gates):
+        typer.echo(f"{verdict.name:18} {WORDS[verdict.holds]:14} {verdict.why}")
+    for info in store.header.rows:
+        if info.note:
+            typer.echo(f"{info.label}: {info.note}")
+    for path in written:
+        typer.echo(str(path))

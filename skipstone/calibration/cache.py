@@ -1,0 +1,115 @@
+"""Where full runs and scores are kept from one calibration to the next: a folder for each configuration of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import OutputError
+from ..evaluation.files import named
+from ..evaluation.json_lines import lines_of, plain, repair, spelt_line
+from ..policies.certified import differences
+
+CONFIGURATION = "configuration.json"
+VARIABLE = "SKIPSTONE_CACHE"
+
+
+class Score(NamedTuple):
+    """What one setting made of one sample: the metric, NaN where there is none, and the calls."""
+
+    value: float
+    calls: float
+
+
+def folder(said: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of caches: as said, or $SKIPSTONE_CACHE, or skipstone in $XDG_CACHE_HOME or ~/.cache."""
+    if said is not None:
+        return Path(said)
+    if told := os.environ.get(VARIABLE):
+        return Path(told)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skipstone"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Full runs and scores of one configuration.
+
+    Args:
+        folder: Of this configuration, named by a hash of it.
+        configuration: Name -> all that pictures depend on, prompt and seed excepted.
+    """
+
+    folder: Path
+    configuration: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, root: Path, configuration: Mapping[str, Any]) -> tuple[Cache, str]:
+        """The cache, and what is to be said of one that another configuration has left behind.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        found = plain(dict(configuration))
+        digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+        cache = cls(root / digest, found)
+        said = "" if (cache.folder / CONFIGURATION).is_file() else _elsewhere(root, found)
+        try:
+            cache.folder.mkdir(parents=True, exist_ok=True)
+            (cache.folder / CONFIGURATION).write_text(json.dumps(found, indent=1), encoding="utf-8")
+        except OSError as e:
+            raise OutputError(f"Cannot write the cache {cache.folder}: {e.strerror}. Choose another --cache.") from None
+        return cache, said
+
+    def path(self, metric: str, reference: str) -> Path:
+        """File of the scores by one metric against one reference."""
+        return self.folder / f"scores-{named(f'{metric} {reference}')}.jsonl"
+
+    def scores(self, path: Path) -> dict[tuple[str, str], Score]:
+        """(setting, sample) -> score. Torn lines are dropped: their samples are drawn again."""
+        repair(path)
+        return {
+            (one["setting"], one["sample"]): Score(math.nan if one["value"] is None else one["value"], one["calls"])
+            for one in lines_of(path)
+            if {"setting", "sample", "value", "calls"} <= one.keys()
+        }
+
+    def add(self, path: Path, found: Iterable[tuple[str, str, Score]]) -> None:
+        """Write scores, and see them to the disk."""
+        lines = [
+            spelt_line({"setting": setting, "sample": sample, "value": _finite(score.value), "calls": score.calls})
+            for setting, sample, score in found
+        ]
+        try:
+            with path.open("ab") as stream:
+                stream.write("".join(lines).encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as e:
+            raise OutputError(f"Cannot write {path}: {e.strerror}. Choose another --cache.") from None
+
+
+def _finite(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _elsewhere(root: Path, mine: Mapping[str, Any]) -> str:
+    """Why what is cached for the same model is of no use now; empty where there is nothing."""
+    nearest: list[str] | None = None
+    for path in root.glob(f"*/{CONFIGURATION}"):
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(theirs, dict) and theirs.get("model") == mine.get("model"):
+            why = differences(theirs, mine, most=2)
+            nearest = why if nearest is None or len(why) < len(nearest) else nearest
+    if not nearest:
+        return ""
+    said = "; ".join(nearest).replace("in the certificate", "in the cache")
+    return f"The full runs cached in {root} are of another configuration ({said}): ignored."

@@ -1,0 +1,213 @@
+"""What calibration hands on: the certificate and the card that says in words what it promises, and what not."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from .. import __version__
+from ..evaluation.columns import Column
+from ..evaluation.engine_subject import Engine
+from ..evaluation.pipeline_subject import OURS, Guest
+from ..evaluation.references import Shot
+from ..evaluation.subject import Subject
+from ..integrations.identity import identity, scheduler_facts
+from ..policies.certified import Certificate, Point, flat
+from .cache import Score
+from .ladder import Rung
+from .risk import by_group, divided, interval
+from .scores import mean_calls, spent_in_words
+from .target import Target
+
+SHOWN = 0.9  # confidence of intervals where none is asked for
+
+
+def identity_of(subject: Subject) -> dict[str, Any]:
+    """What the model is; it must be loaded."""
+    if isinstance(subject, Engine):
+        return identity(subject.embedded)
+    assert isinstance(subject, Guest)
+    return identity(subject.pipe)
+
+
+def scheduler_under(subject: Subject, column: Column) -> dict[str, Any]:
+    """The scheduler that a pipeline has under this column; nothing in the engine, where the column says all."""
+    if not isinstance(subject, Guest):
+        return {}
+    with subject.adapted(column):
+        return scheduler_facts(subject.pipe.scheduler)
+
+
+def call_of(subject: Subject, column: Column) -> dict[str, Any]:
+    """Arguments of a pipeline's call that pictures depend on, as far as they are plain; empty in the engine."""
+    if not isinstance(subject, Guest):
+        return {}
+    defaults = {name: subject.checkpoint.default(name) for name in subject.checkpoint.arguments}
+    said = {**{k: v for k, v in defaults.items() if k not in OURS}, **subject.arguments}
+    if "guidance_scale" in defaults:
+        said["guidance_scale"] = subject.guidance
+    if "num_inference_steps" in defaults:
+        said["num_inference_steps"] = column.steps
+    return {name: value for name, value in said.items() if _plain(value)}
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def configuration(subject: Subject, column: Column) -> dict[str, Any]:
+    """All that the pictures of a full run depend on, prompt and seed excepted: what a cache is good for."""
+    device = sorted({p.device.type for network in subject.denoisers for p in network.parameters()})
+    return {
+        "model": subject.name,
+        **identity_of(subject),
+        **flat("scheduler", scheduler_under(subject, column)),
+        **flat("call", call_of(subject, column)),
+        **flat("settings", subject.settings),
+        "guidance": subject.guidance,
+        "full run": column.spec,
+        "device": ", ".join(device),
+        **versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that pictures depend on."""
+    return {"skipstone": __version__, "torch": version("torch"), "diffusers": version("diffusers")}
+
+
+def point(
+    rung: Rung,
+    found: Sequence[Score],
+    target: Target,
+    confidence: float | None,
+    scheduler: Mapping[str, Any],
+    tested: bool,
+    accepted: bool = False,
+    groups: Sequence[str] | None = None,
+) -> Point:
+    """A setting on the prompts that it was drawn on."""
+    values = [one.value for one in found]
+    span = interval(target, values, confidence or SHOWN)
+    failures = sum(not target.meets(value) for value in values) if target.fraction is not None else None
+    each: dict[str, dict[str, Any]] = {}
+    if groups is not None:
+        ps = by_group(target, values, groups)
+        for name, part in divided(values, groups).items():
+            each[name] = {"n": len(part), "failures": sum(not target.meets(v) for v in part), "p": ps[name]}
+    p = max(by_group(target, values, groups).values()) if tested and confidence is not None else None
+    return Point(
+        setting=rung.column.spec.partition(" @ ")[0],
+        way=rung.column.way,
+        steps=rung.column.steps,
+        calls=mean_calls(found),
+        value=span.value,
+        low=span.low,
+        high=span.high,
+        n=len(values),
+        failures=failures,
+        p=p,
+        accepted=accepted,
+        fixed=rung.fixed,
+        scheduler=scheduler,
+        groups=each,
+    )
+
+
+def prompt_lines(search: Sequence[Shot], test: Sequence[Shot]) -> bytes:
+    """The calibration's own prompts, as JSON Lines that `--prompts` reads."""
+    lines = [
+        {"id": s.prompt.id, "prompt": s.prompt.text, "category": s.prompt.category, "seed": s.seed, "part": part}
+        for part, shots in (("search", search), ("test", test))
+        for s in shots
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+
+
+def today() -> str:
+    """The date, as certificates have it."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def measured(found: Point, target: Target) -> str:
+    """'188 of 200 prompts meet it, 94.0 % (at least 90.9 %)', or a mean with its interval."""
+    if found.failures is not None:
+        return f"{found.n - found.failures} of {found.n} prompts meet it, {found.value:.1%} (at least {found.low:.1%})"
+    bound = f"at least {found.low:.4g}" if target.relation == ">=" else f"at most {found.high:.4g}"
+    return f"{found.value:.4g} in the mean of {found.n} prompts ({bound})"
+
+
+def promise(certificate: Certificate) -> str:
+    """What is promised, in one sentence."""
+    sure = (
+        f"with confidence {certificate.confidence:.0%}"
+        if certificate.confidence
+        else "in the mean over calibrations, without a confidence"
+    )
+    return f"{certificate.best.label}: {certificate.promise}, {sure}."
+
+
+def card(certificate: Certificate, target: Target) -> bytes:
+    """README.md of a certified policy."""
+    best = certificate.best
+    saved = 1 - best.calls / certificate.full_calls
+    against = f"the run `{certificate.reference}` of the same prompt and seed" if certificate.reference else "nothing"
+    rows = "\n".join(
+        f"| {p.label} | {p.calls:.1f} | {p.value:.1%} | {p.n} | {_verdict(p)} |"
+        if p.failures is not None
+        else f"| {p.label} | {p.calls:.1f} | {p.value:.4g} | {p.n} | {_verdict(p)} |"
+        for p in certificate.points
+    )
+    p_said = "" if best.p is None else f" p = {best.p:.3g}."
+    told = {"guidance": certificate.identity.get("guidance"), **certificate.call}
+    call = ", ".join(f"{k}={v!r}" for k, v in told.items() if v is not None)
+    each = "".join(
+        f"- {name or '(none)'}: {g['n'] - g['failures']} of {g['n']} prompts meet it, p = {g['p']:.3g}\n"
+        for name, g in best.groups.items()
+    )
+    each = f"\nIt holds for each of these groups by itself:\n\n{each}" if each else ""
+    about = certificate.prompts
+    return f"""# {certificate.target}
+
+**{promise(certificate)}**
+
+`{best.setting}` on {certificate.model}, {best.way} (solver / grid / steps): {best.calls:.1f} calls of the network
+instead of {certificate.full_calls:g}, {saved:.0%} saved. On the final test {measured(best, target)}.{p_said}
+
+![The settings that were tried](front.png)
+
+## What is promised
+
+To prompts that are exchangeable with the {about["test"]} of the final test ({about["source"]},
+see prompts.jsonl), each with a seed drawn at random: drawn from the same source, in any order. On this model, under
+this configuration: full run {certificate.full}; {call}. Pictures are compared with {against};
+the metric of the target, nothing else, is promised.
+{each}
+## What is not promised
+
+- Anything of a single picture, of other prompts than those, or of a subset of them.
+- Anything on other weights, schedulers, steps, guidance or sizes: `skipstone.adapt` refuses or warns there.
+- That it stays so when libraries or hardware change. `skipstone audit` tells: a test that may be run as often as one
+  likes.
+- That this was the first attempt: one calibration is one test. Who repeats it with other seeds until it passes has no
+  promise.
+
+## How it was found
+
+{certificate.method}. {about["search"]} prompts chose the order of the settings, {about["test"]}
+others tested them. {spent_in_words(certificate.spent)} were spent. Seed {certificate.seed}, {certificate.date},
+{", ".join(f"{k} {v}" for k, v in certificate.versions.items())}.
+
+| setting | calls | {"meets" if target.fraction is not None else "mean"} | prompts | |
+|---|--:|--:|--:|---|
+{rows}
+""".encode()
+
+
+def _verdict(found: Point) -> str:
+    if found.accepted:
+        return "promised"
+    return "search only" if found.p is None else "not promised"

@@ -1,0 +1,106 @@
+"""The prompts of a calibration: each counted once, with a seed of its own, divided into search and test."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PromptError, SpecError
+from ..evaluation.prompts import Prompt, describe, load_prompts
+from ..evaluation.references import Shot
+from .planning import fewest
+from .target import Target
+
+SHARE = 1 / 3  # of the prompts, which search
+LEAST = 4  # prompts that search
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Prompts and seeds.
+
+    Args:
+        search: For choosing the order of the settings.
+        test: For the final test, none of them in `search`.
+        about: {"source", "count", "sha256", ...} for the certificate.
+        doubles: Prompts that were there twice or more, and counted once.
+        by: "category" where the promise is made to every category.
+    """
+
+    search: tuple[Shot, ...]
+    test: tuple[Shot, ...]
+    about: dict[str, Any]
+    doubles: int = 0
+    by: str = ""
+
+    def groups(self, shots: Sequence[Shot]) -> list[str] | None:
+        """The group of each shot; None where there are none."""
+        return [shot.prompt.category for shot in shots] if self.by else None
+
+
+Prompts = str | os.PathLike[str] | Sequence[str | Prompt]
+
+
+def listed(prompts: Prompts, limit: int | None = None, seed: int = 0) -> tuple[list[Prompt], int, str]:
+    """The prompts of a set, a file or a list, each once; how often one was there again; and where they are from.
+
+    Raises:
+        PromptError: no prompts, or no such set or file.
+    """
+    if isinstance(prompts, str | os.PathLike):
+        found, source = load_prompts(os.fspath(prompts), limit=limit, seed=seed), Path(prompts).name
+    else:
+        found, source = [p if isinstance(p, Prompt) else Prompt(str(p), str(p)) for p in prompts][:limit], "a list"
+    if not found:
+        raise PromptError(
+            "Expected prompts to calibrate on, got none: a list, a file, or a set such as 'pebble-tuning'."
+        )
+    once = {prompt.text.strip(): prompt for prompt in reversed(found)}
+    kept = [once[text] for text in dict.fromkeys(prompt.text.strip() for prompt in found)]
+    return kept, len(found) - len(kept), source
+
+
+def divide(
+    prompts: Prompts,
+    target: Target,
+    confidence: float | None,
+    *,
+    groups: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Samples:
+    """Prompts into search and test: a third searches, less where the test needs the others.
+
+    Which prompt goes where, and its seed, depends on its text and on `seed` alone.
+
+    Raises:
+        PromptError: no prompts.
+        SpecError: groups that are not there.
+    """
+    if groups not in (None, "category"):
+        raise SpecError(f"groups: expected 'category' or nothing, got {groups!r}.")
+    found, doubles, source = listed(prompts, limit, seed)
+    if groups and all(not prompt.category for prompt in found):
+        raise SpecError(f"groups='category': the prompts of {source} have no categories. Give a file that has them.")
+    needed = 1 if confidence is None else fewest(target, confidence)
+    search: list[Shot] = []
+    test: list[Shot] = []
+    for name in sorted({prompt.category if groups else "" for prompt in found}):
+        part = [Shot(p, drawn(seed, "seed", p.text)) for p in found if not groups or p.category == name]
+        part.sort(key=lambda shot: drawn(seed, "split", shot.prompt.text))
+        count = max(min(LEAST, len(part) // 2), min(round(SHARE * len(part)), len(part) - needed))
+        search += part[:count]
+        test += part[count:]
+    search.sort(key=lambda shot: drawn(seed, "order", shot.prompt.text))
+    test.sort(key=lambda shot: drawn(seed, "order", shot.prompt.text))
+    about = {**describe(source, found), "search": len(search), "test": len(test)}
+    return Samples(tuple(search), tuple(test), about, doubles, groups or "")
+
+
+def drawn(seed: int, *words: str) -> int:
+    """A whole number below 2^31 that is random, and the same for the same words on every machine."""
+    return int.from_bytes(hashlib.sha256("\n".join((str(seed), *words)).encode()).digest()[:4], "big") >> 1

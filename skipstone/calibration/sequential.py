@@ -1,0 +1,94 @@
+"""Whether a promise still holds: a test that may be looked at after every sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import SpecError
+from ..evaluation.resampling import Span
+from .betting import least_mean, mixed
+from .risk import losses_of, span_of
+from .target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit found.
+
+    Args:
+        e_value: Capital of a gambler who started with 1 and bets that the promise is broken.
+        peak: The most it was after any sample; 1 before the first.
+        alarm: Whether peak >= 1 / false_alarm: once raised, it stays.
+        n: Samples audited so far.
+        interval: Share of prompts that meets, or mean of the metric: each end holds with confidence 1 - false_alarm
+            at all n together, and the better end misses the target exactly where there is an alarm. It may leave out
+            the mean of samples whose quality changed on the way.
+        state: Losses of all samples so far, from which `Watchdog` goes on.
+    """
+
+    e_value: float
+    peak: float
+    alarm: bool
+    n: int
+    interval: Span
+    state: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Watchdog:
+    """Audit of a promise, by betting that it is broken: looking often does not make a false alarm likelier.
+
+    The capital after n losses is the mean over gamblers j of prod_i (1 + lambda_j (loss_i - risk)), lambda_j in
+    (0, 1 / risk] (see `betting.mixed`): an e-process. P(it ever reaches 1 / false_alarm) <= false_alarm where
+    E[loss] <= risk holds at every sample, given those before. Samples must be drawn as the promise says, and which of
+    them are audited must not depend on how they came out.
+
+    Args:
+        target: What was promised.
+        false_alarm: Chance that the alarm is ever raised although the promise holds, in (0, 0.5).
+        state: Losses seen before, as `Audit.state` has them; () starts.
+
+    Raises:
+        SpecError: a number out of range.
+
+    References: Ville 1939; Waudby-Smith, Ramdas 2024, arXiv 2010.09686; Ramdas et al. 2023, arXiv 2210.01948.
+    """
+
+    target: Target
+    false_alarm: float = 0.05
+    state: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_alarm < 0.5:
+            raise SpecError(f"audit: expected a chance of a false alarm in (0, 0.5), got {self.false_alarm}.")
+        if not all(0 <= loss <= 1 for loss in self.state):
+            raise SpecError(f"audit: expected a state of losses in [0, 1], got {list(self.state)[:5]}.")
+
+    def update(self, values: Sequence[float | None]) -> Audit:
+        """Look at more values of the metric; `Watchdog(target, false_alarm, audit.state)` goes on from there.
+
+        Args:
+            values: In the order in which they came, at least one; NaN and None are the worst.
+
+        Raises:
+            SpecError: no values.
+        """
+        import numpy as np
+
+        state = (*self.state, *losses_of(self.target, values))
+        x = np.asarray(state, float)
+        capital = mixed(x, self.target.risk)
+        peak = max(0.0, float(capital.max()))
+        low = least_mean(x, self.false_alarm, mixed)
+        high = 1 - least_mean(1 - x, self.false_alarm, mixed)
+        centre = math.fsum(state) / len(state)
+        alarm = peak >= math.log(1 / self.false_alarm)
+        span = span_of(self.target, centre, low, high, len(state))
+        return Audit(_exp(float(capital[-1])), _exp(peak), alarm, len(state), span, state)
+
+
+def _exp(log: float) -> float:
+    """exp, infinite where it is above what a float holds."""
+    return math.exp(log) if log < 700 else math.inf

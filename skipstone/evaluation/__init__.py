@@ -1,0 +1,1 @@
+"""Comparisons on one model: subjects, prompts, columns, references, statistics."""

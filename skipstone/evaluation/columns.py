@@ -1,0 +1,224 @@
+"""One spelling for how a column of a comparison denoises: `policy @ solver / grid / steps`.
+
+    third_order(tol=0.02)                         the policy, on the solver, grid and steps of the command
+    fixed @ dpmpp(order=2) / karras / 20          a fixed sampler
+    third_order | budget(calls=20) @ ddim         only the solver differs
+    fewer @ dpmpp(order=2) / karras               as many steps as the column to its left needs calls
+    stride @ 50                                   a policy that brings its own solver, `adams`
+    third_order @ own                             the model's own solver and grid; `own / karras` changes the grid
+    deepcache(interval=3) @ dpmpp                 a peer: somebody else's accelerator, in a diffusers pipeline
+    lcm_lora @ 8                                  one that brings its own scheduler, and 4 steps where none are said
+    out                                           the folder of a saved or calibrated policy
+
+What follows the @ may leave out any of solver, grid and steps, but keeps their order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import registry
+from ..engine.contracts import Policy
+from ..engine.requests import Solver
+from ..errors import SpecError, UnknownName
+from ..numerics.grid import Grid
+from ..policies.certified import Certified
+from ..policies.saved import FILE, load_policy
+from .peers import Peer
+
+FEWER, OWN = "fewer", "own"
+OWN_WAY = f"{OWN} / {OWN}"
+FIXED: Policy = registry.parse("policy", "fixed")
+# Rows that go by one name: (what they are, their specs).
+SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "addiffusion": (
+        "The fixed samplers and rivals that AdDiffusion names, on the pipeline's own grid, with the calls they make.",
+        (
+            "fixed @ ddim / own / 20",
+            "fixed @ ddim / own / 50",
+            "fixed @ dpmpp / own / 20",
+            "fixed @ dpmpp / own / 50",
+            "fixed @ euler / own / 20",
+            "fixed @ unipc / own / 20",
+            "scheduler @ 20",
+            "sag @ ddim / own / 20",
+            "attend_and_excite @ ddim / own / 50",
+            "lcm_lora @ 4",
+            "sdxl_turbo @ 4",
+        ),
+    ),
+}
+GRAMMAR = "Expected 'policy @ solver / grid / steps', e.g. 'fixed @ dpmpp(order=2) / karras / 20'"
+
+
+class Sampler(NamedTuple):
+    """How steps are made and where they go; None is the model's own."""
+
+    solver: Solver | None = None
+    grid: Grid | None = None
+    steps: int = 50
+
+    @staticmethod
+    def part(kind: str, spec: str) -> Any:
+        """The solver or grid of a spec, None of `own`. Raises SpecError."""
+        return None if spec.strip() == OWN else registry.parse(kind, spec)
+
+
+def spelt(part: Solver | Grid | None) -> str:
+    """The spec of a solver or grid."""
+    return OWN if part is None else registry.spell(part)
+
+
+@dataclass(frozen=True)
+class Column:
+    """How every sample of one column is denoised.
+
+    Args:
+        policy: Which steps call the network, or a peer that does what it does; None is `fewer`, which runs as many
+            full steps as the column to its left makes calls in the mean, rounded up: generous to this baseline,
+            never to the policy.
+        solver: How steps are made; None is the model's own way.
+        grid: Where they go; None is the model's own.
+        steps: How many; of a `fewer` column, 0 until its partner's calls are known.
+        said: The parts that were spelt after the @, to be spelt again.
+    """
+
+    policy: Policy | Peer | None
+    solver: Solver | None
+    grid: Grid | None
+    steps: int
+    said: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a policy decides anything."""
+        return isinstance(self.policy, Policy) and registry.spell(self.policy) != "fixed"
+
+    @property
+    def peer(self) -> Peer | None:
+        """Somebody else's accelerator, where it is one."""
+        return self.policy if isinstance(self.policy, Peer) else None
+
+    @property
+    def decides(self) -> Policy:
+        """The policy; `fixed` of a `fewer`. Raises SpecError of a peer, which only runs in a pipeline."""
+        if isinstance(self.policy, Peer):
+            raise SpecError(f"{self.policy.name} is no policy: it runs in diffusers pipelines. Add --as-guest.")
+        return self.policy or FIXED
+
+    @property
+    def spec(self) -> str:
+        """The column in full: what it takes to run it again, which for a `fewer` with its steps is `fixed`."""
+        head = "fixed" if self.policy is None and self.steps else self._head
+        return f"{head} @ {self.way}"
+
+    @property
+    def way(self) -> str:
+        """Solver, grid and steps, spelt."""
+        way = f"{spelt(self.solver)} / {spelt(self.grid)}"
+        return f"{OWN if way == OWN_WAY else way} / {self.steps}"
+
+    @property
+    def label(self) -> str:
+        """The column as it was asked for: what it left to the command stays unsaid."""
+        return f"{self._head} @ {' / '.join(self.said)}" if self.said else self._head
+
+    @property
+    def _head(self) -> str:
+        return FEWER if self.policy is None else registry.spell(self.policy)
+
+    def resolved(self, calls: float) -> Column:
+        """A `fewer` column once its partner's mean calls are known."""
+        return replace(self, steps=max(1, math.ceil(calls - 1e-9)))
+
+
+def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int) -> Column:
+    """The column of a spec; what it does not say is taken from the arguments.
+
+    Raises:
+        SpecError: unknown names or arguments, parts out of order, fewer than one step.
+    """
+    head, at, tail = spec.partition("@")
+    parts = [part.strip() for part in tail.split("/")] if at else []
+    if not head.strip() or "" in parts or len(parts) > 3:
+        raise SpecError(f"{GRAMMAR}, got {spec!r}.")
+    policy = None if head.strip() == FEWER else _head(head.strip())
+    said = tuple(parts)
+    if isinstance(policy, Certified) and policy.point.fixed and not parts:
+        parts = [part.strip() for part in policy.point.way.split("/")]  # a sampler is all that it is
+    if parts and parts[-1].lstrip("+-").isdigit():
+        if policy is None:
+            raise SpecError(f"{FEWER!r} takes its steps from the column to its left; leave them out of {spec!r}.")
+        steps = int(parts.pop())
+    elif isinstance(policy, Peer):
+        steps = policy.steps or steps
+    if policy is not None and steps < 1:
+        raise SpecError(f"Expected at least 1 step, got {steps}.")
+    if len(parts) > 2:
+        raise SpecError(f"{GRAMMAR}, got {spec!r}.")
+    if parts == [OWN]:
+        parts = [OWN, OWN]
+    if isinstance(policy, Peer) and policy.brings:
+        if parts and parts != [OWN, OWN]:
+            raise SpecError(f"{policy.name} brings its own scheduler: write '{policy.name} @ {steps}', got {spec!r}.")
+        return Column(policy, None, None, steps, said)
+    if len(parts) == 2 or (parts and _kind(parts[0]) == "solver"):
+        solver = Sampler.part("solver", parts.pop(0))
+    elif isinstance(policy, Policy) and policy.solver:
+        solver = registry.parse("solver", policy.solver)
+    if parts:
+        grid = Sampler.part("grid", parts[0])
+    return Column(policy, solver, grid, 0 if policy is None else steps, said)
+
+
+def _head(spec: str) -> Policy | Peer:
+    """A policy, or the folder of one, or a peer."""
+    if (Path(spec) / FILE).is_file():
+        return load_policy(spec)
+    if spec.partition("(")[0].strip() in registry.names("peer"):
+        peer: Peer = registry.parse("peer", spec)
+        return peer
+    try:
+        policy: Policy = registry.parse("policy", spec)
+    except UnknownName as e:
+        peers = registry.names("peer")
+        guess = registry.suggest(spec.partition("(")[0].strip(), (*peers, *SETS))
+        raise UnknownName(f"{e} Peers: {', '.join(peers)}. Sets of rows: {', '.join(SETS)}.{guess}") from None
+    return policy
+
+
+def _kind(spec: str) -> str:
+    """Whether the only part of a spec names a solver or a grid."""
+    name, kinds = spec.partition("(")[0].strip(), ("solver", "grid")
+    for kind in kinds:
+        if name in registry.names(kind):
+            return kind
+    known = (*registry.names("solver"), *registry.names("grid"), OWN)
+    raise SpecError(f"No solver or grid is called {name!r}.{registry.suggest(name, known)} Known: {', '.join(known)}.")
+
+
+def specs_of(said: Sequence[str]) -> list[str]:
+    """Specs, the names of sets replaced by what is in them."""
+    return [spec for one in said for spec in (SETS[one.strip()][1] if one.strip() in SETS else (one,))]
+
+
+def parse_columns(specs: Sequence[str], solver: Solver | None, grid: Grid | None, steps: int) -> list[Column]:
+    """The columns of a comparison; the name of a set stands for all of its columns.
+
+    Raises:
+        SpecError: as `parse_column`; a `fewer` with no other column to its left.
+    """
+    columns = [parse_column(spec, solver, grid, steps) for spec in specs_of(specs)]
+    for i, column in enumerate(columns):
+        if column.policy is None and partner(columns, i) < 0:
+            raise SpecError(f"{FEWER!r} takes as many steps as the column to its left makes calls; put one there.")
+    return columns
+
+
+def partner(columns: Sequence[Column], i: int) -> int:
+    """Index of the column whose calls a `fewer` column at i is given, or -1."""
+    return max((k for k in range(i) if columns[k].policy is not None), default=-1)

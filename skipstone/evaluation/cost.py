@@ -1,0 +1,160 @@
+"""What a sample has cost: rows of each guidance branch, multiply-accumulates, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..engine.contracts import Cached
+from ..integrations.diffusers.batch_router import batch_of
+from ..integrations.torch import CallCounter
+from .columns import Column
+from .subject import Item, Made, Subject
+
+UNCOND = "uncond"
+BACKWARD = 2.0  # forwards that a backward pass is charged as: the convention for gradients of activations and weights
+
+
+class Charged(CallCounter):
+    """Rows that enter a network, each row of a backward pass through it charged as BACKWARD of them.
+
+    A backward pass is one that comes back to the sample that the network was given.
+    """
+
+    backward = 0  # rows of backward passes
+
+    def __enter__(self) -> Charged:
+        super().__enter__()
+        return self
+
+    def _count(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super()._count(module, args, kwargs)
+        sample = batch_of(module, args, kwargs)
+        if sample.requires_grad:
+            _on_return(sample, lambda: self._back(len(sample)))
+
+    def _back(self, rows: int) -> None:
+        self.backward += rows
+
+    @property
+    def charged(self) -> float:
+        """Rows of forwards, and those of backward passes charged as forwards."""
+        return self.rows + BACKWARD * self.backward
+
+
+@dataclass
+class Meter:
+    """Multiply-accumulates of the denoisers' forwards so far; rows that entered them."""
+
+    macs: float = 0.0
+    rows: int = 0
+
+
+@contextmanager
+def metered(denoisers: Sequence[Any]) -> Iterator[Meter]:
+    """Count the multiply-accumulates of networks within the block, whoever calls them.
+
+    By torch's own counter of floating-point operations, two of which are one multiply-accumulate: matrix products,
+    convolutions and attention, which on a CPU is a kernel that the counter has to be told of. Norms and activations
+    are not counted, as everywhere. A backward pass is charged as BACKWARD of its forward, whatever it computes of it.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    meter, modes = Meter(), list[Any]()
+
+    def begin(*_: Any) -> None:
+        mode = FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})
+        mode.mod_tracker = _Whole()  # type: ignore[assignment]  # see there
+        modes.append(mode)
+        mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def charge(macs: float) -> None:
+        meter.macs += macs
+
+    def end(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
+        mode = modes.pop()
+        mode.__exit__(None, None, None)
+        macs = mode.get_total_flops() / 2
+        charge(macs)
+        sample = batch_of(module, args, kwargs)
+        if sample.requires_grad:
+            _on_return(sample, lambda: charge(BACKWARD * macs))
+
+    with ExitStack() as stack:
+        counters = [stack.enter_context(CallCounter(network)) for network in denoisers]
+        for network in denoisers:
+            stack.callback(network.register_forward_pre_hook(begin).remove)
+            stack.callback(network.register_forward_hook(end, always_call=True, with_kwargs=True).remove)
+        yield meter
+    meter.rows = sum(counter.rows for counter in counters)
+
+
+def _on_return(sample: Any, told: Callable[[], None]) -> None:
+    """Tell when a gradient comes back to a sample."""
+    sample.register_hook(lambda gradient: told())
+
+
+class _Whole:
+    """In place of torch's tracker of modules, which never ends where a peer has put blocks into themselves."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Of one attention, from the shapes of its arguments."""
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def macs_of_row(subject: Subject, item: Item, full: Column, steps: int) -> float:
+    """Multiply-accumulates of one row: each row of a full run costs the same."""
+    with metered(subject.denoisers) as meter:
+        subject.draw([item], replace(full, steps=min(steps, full.steps)))
+    return meter.macs / meter.rows
+
+
+def branch_rows(made: Made) -> tuple[float, float]:
+    """Rows of the conditional and of the unconditional branch; a peer's, and rows of other guidance, in equal parts."""
+    rows = made.calls * made.branches
+    if made.branches == 1:
+        return rows, 0.0
+    if made.run is None:
+        return rows / made.branches, rows - rows / made.branches
+    whole = rows / made.branches
+    for attempt in made.run.attempts:
+        how = attempt.plan.evaluate
+        if isinstance(how, Cached) and UNCOND in how.sites:  # these rows were all of the conditional branch
+            whole += attempt.cost * (made.branches - 1)
+    return whole, rows - whole
+
+
+class Peak:
+    """Largest memory allocated on a GPU since `begin`; None on a CPU, where no allocator tells."""
+
+    def __init__(self, denoisers: Sequence[Any]) -> None:
+        devices = {p.device for network in denoisers for p in network.parameters()}
+        self.devices = [device for device in devices if device.type == "cuda"]
+
+    def begin(self) -> None:
+        """Forget what was before."""
+        import torch
+
+        for device in self.devices:
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def bytes(self) -> int | None:
+        """The peak, None without a GPU."""
+        import torch
+
+        if not self.devices:
+            return None
+        return sum(torch.cuda.max_memory_allocated(device) for device in self.devices)

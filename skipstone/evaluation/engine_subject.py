@@ -1,0 +1,170 @@
+"""A model in the engine's own loop, as a comparison's subject."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from ..engine.contracts import Policy, Run
+from ..engine.drivers import denoise_many
+from ..engine.requests import Problem, Result
+from ..errors import BackboneError, PromptError
+from ..integrations.identity import identity
+from ..integrations.torch import CallCounter
+from ..policies.certified import Certified
+from .columns import Column, Sampler
+from .models import EmbeddedModel, ModelPackage, load_embedded, package_of
+from .subject import Item, Made, Watch
+
+# The best fixed sampler on Pebble among those tried.
+DEFAULTS = Sampler(registry.parse("solver", "unipc"), registry.parse("grid", "trailing"), 50)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model of a package, such as Pebble, denoised by the engine.
+
+    Args:
+        model: Its name or folder.
+        name: What tables call it.
+        said_guidance: Weight of guidance; None is the model's own.
+    """
+
+    model: str
+    name: str
+    said_guidance: float | None = None
+    defaults: Sampler = DEFAULTS
+    policy: str = "balanced"
+    moving: bool = False
+
+    @classmethod
+    def of(cls, model: EmbeddedModel) -> Engine:
+        """A model that is loaded already."""
+        engine = cls(model.name, model.name, model.guidance)
+        vars(engine)["embedded"] = model  # where `cached_property` looks
+        return engine
+
+    @cached_property
+    def embedded(self) -> EmbeddedModel:
+        """The model itself, loaded when it is first asked for."""
+        return load_embedded(self.model, self.guidance)
+
+    @cached_property
+    def _package(self) -> ModelPackage:
+        package = package_of(self.model)
+        assert package is not None, self.model
+        return package
+
+    @property
+    def guidance(self) -> float:
+        """Weight of guidance."""
+        return self._package.guidance if self.said_guidance is None else self.said_guidance
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The engine is told nothing else."""
+        return {}
+
+    @property
+    def judge(self) -> Callable[[Any, str], float] | None:
+        """Of the model that ships."""
+        return self.embedded.judge
+
+    @property
+    def folder(self) -> Path:
+        """Where its weights are."""
+        return self._package.find(self.model)
+
+    @property
+    def denoisers(self) -> Sequence[Any]:
+        """Its one network."""
+        return (self.embedded.unet,)
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise PromptError where there is no prompt or an empty one."""
+        if not prompts or not all(prompt.strip() for prompt in prompts):
+            raise PromptError('The prompt is empty. Say what to draw: "a red apple on a blue background".')
+
+    def admit(self, column: Column) -> Column:
+        """The column with `own` spelt out. Raises SpecError of a peer."""
+        _ = column.decides
+        return replace(column, solver=column.solver or DEFAULTS.solver, grid=column.grid or DEFAULTS.grid)
+
+    def load(self, columns: Sequence[Column]) -> None:
+        """Load the model; it runs every column but those that were calibrated on something else: CertificateError."""
+        _ = self.embedded
+        for column in columns:
+            if isinstance(column.policy, Certified):
+                column.policy.check(identity(self.embedded), self.name)
+                column.policy.check_way(self.admit(column).way, self.name)
+
+    def warm_up(self, items: Sequence[Item], column: Column) -> None:
+        """One full batch, so that the first column does not pay for what a first call allocates."""
+        self.draw(items, replace(column, policy=None, solver=registry.parse("solver", "ddim"), steps=1))
+
+    def prepare(self, items: Sequence[Item], column: Column) -> None:
+        """Nothing: peers do not run here."""
+
+    def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
+        """The samples in one batch, and its seconds."""
+        column = self.admit(column)
+        assert column.solver is not None
+        problems = [self.embedded.problem(item.prompt, item.seed, column.steps, column.grid) for item in items]
+        results, seconds = counted(self.embedded, problems, column, watch and _shares(watch))
+        full = float(column.steps * column.solver.stages)
+        branches = self.embedded.backbone.branches
+        return [Made(r.x, r.run, r.run.cost, full, r.status, r.x.numpy(), branches) for r in results], seconds
+
+    def draw_each(self, items: Sequence[Item], columns: Sequence[Column]) -> list[Made]:
+        """A sample under each of these columns, of one solver and different policies, in one batch."""
+        columns = [self.admit(column) for column in columns]
+        problems = [
+            self.embedded.problem(i.prompt, i.seed, c.steps, c.grid) for i, c in zip(items, columns, strict=True)
+        ]
+        results, _ = counted(self.embedded, problems, columns[0], policies=[column.decides for column in columns])
+        branches = self.embedded.backbone.branches
+        full = [float(c.steps * (c.solver.stages if c.solver else 1)) for c in columns]
+        return [Made(r.x, r.run, r.run.cost, calls, r.status, r.x.numpy(), branches)
+                for r, calls in zip(results, full, strict=True)]  # fmt: skip
+
+    def pictures(self, made: Sequence[Made]) -> list[Any]:
+        """The decoded latents."""
+        return list(self.embedded.decode([m.x for m in made]))
+
+
+def _shares(watch: Watch) -> Callable[[int, Run], None]:
+    return lambda sample, run: watch(sample, (run.grid[0] - run.here) / (run.grid[0] - run.t_end))
+
+
+def counted(
+    model: EmbeddedModel,
+    problems: Sequence[Problem],
+    column: Column,
+    watch: Callable[[int, Run], None] | None = None,
+    policies: Sequence[Policy] = (),
+) -> tuple[list[Result], float]:
+    """Results and seconds of one batch, with the calls that its runs claim held against the hook's count.
+
+    `policies` are one for each problem, in place of the column's.
+    """
+    solver = column.solver or registry.parse("solver", "unipc")
+    with CallCounter(model.unet) as counter:
+        began = time.perf_counter()
+        results = denoise_many(model.backbone, problems, solver, policies or column.decides, watch)
+        took = time.perf_counter() - began
+    claim(column, sum(r.run.cost for r in results), counter.rows / model.backbone.branches)
+    return results, took
+
+
+def claim(column: Column, said: float, counted: float) -> None:
+    """Raise BackboneError where the calls that runs claim are not those that a hook has counted."""
+    if abs(said - counted) > 1e-6:
+        raise BackboneError(
+            f"{column.spec}: the runs say that they cost {said:g} calls, but the hook on the denoiser counted "
+            f"{counted:g}. Please report this."
+        )

@@ -1,0 +1,74 @@
+"""What two runs must share for their records to stand in one table, and where a run was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from .references import Shot
+from .subject import Subject
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt")
+
+
+def fingerprint(subject: Subject, shots: Sequence[Shot], tuning: Sequence[Shot]) -> dict[str, Any]:
+    """Name -> what must be the same: weights, versions, numbers, prompts and seeds."""
+    parameters = [next(iter(network.parameters())) for network in subject.denoisers]
+    return {
+        "weights": weights(subject.folder),
+        "skipstone": __version__,
+        "torch": version("torch"),
+        "diffusers": version("diffusers"),
+        "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})),
+        "device": ", ".join(sorted({p.device.type for p in parameters})),
+        "prompts": listed(shots),
+        "tuning prompts": listed(tuning),
+    }
+
+
+def weights(folder: Path) -> str:
+    """One SHA-256 over those of all files of weights; a hub's cache names its files by them."""
+    found = []
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in WEIGHTS):
+        blob = path.resolve().name
+        known = path.is_symlink() and len(blob) == 64
+        found.append([path.relative_to(folder).as_posix(), blob if known else _digest(path)])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def listed(shots: Sequence[Shot]) -> str:
+    """SHA-256 of prompts and seeds."""
+    return hashlib.sha256(json.dumps([[s.id, s.prompt.text] for s in shots]).encode()).hexdigest()
+
+
+def machine(subject: Subject) -> str:
+    """Processor, cores and threads, GPU, system."""
+    import torch
+
+    parts = [_processor(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    devices = {p.device for network in subject.denoisers for p in network.parameters() if p.device.type == "cuda"}
+    parts += [torch.cuda.get_device_name(device) for device in devices]
+    return ", ".join([*parts, f"{platform.system()} {platform.machine()}", f"Python {platform.python_version()}"])
+
+
+def _processor() -> str:
+    """Its name, where the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()

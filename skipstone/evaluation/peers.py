@@ -1,0 +1,120 @@
+"""What the bench asks of somebody else's accelerator, and what all of them share."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar, TypeAlias
+
+from ..errors import GuestError, GuestWarning
+from ..registry import spell
+from .peer_harness import Engagement, each_run, restored, watched
+
+Running: TypeAlias = Callable[[Mapping[str, Any]], AbstractContextManager[Any]]
+
+
+class Peer:
+    """Base of peers: frozen settings, and a way to accelerate a pipeline that leaves nothing behind.
+
+    A subclass says where it cannot run (`cannot`), what a run looks like that it saved something in (`probes`),
+    and how it is put on and taken off (`installed`); everything else is here.
+    """
+
+    name: ClassVar[str]
+    spares: ClassVar[bool] = True  # whether it leaves out parts of calls; others are other samplers or guidance
+    brings: ClassVar[bool] = False  # whether it brings its own scheduler
+    steps: ClassVar[int] = 0  # of its runs where none are said; 0 takes the command's
+    package: ClassVar[str] = ""  # what pip calls it, where it is not part of diffusers
+    module: ClassVar[str] = ""  # what Python calls it
+
+    @classmethod
+    def settings(cls) -> list[str]:
+        """Specs that the bench runs by default, from mild to strong."""
+        return [cls.name]
+
+    def refusal(self, pipe: Any) -> str | None:
+        """Why this pipeline cannot run it ("not applicable: ..."), or None where it can."""
+        if self.module and importlib.util.find_spec(self.module) is None:
+            return f"not applicable: {self.package} is not installed; pip install {self.package}"
+        why = self.cannot(pipe)
+        return f"not applicable: {why}" if why else None
+
+    def prepare(self, pipe: Any, **call: Any) -> None:
+        """Measure what it has to know beforehand of runs with these arguments; most have nothing to know."""
+
+    @contextmanager
+    def applied(self, pipe: Any) -> Iterator[Engagement]:
+        """The pipeline accelerated inside the block, and exactly as before after it.
+
+        What comes out of the block tells which calls of the network were saved in part. A block in which none
+        was warns: its pictures are those of the bare pipeline.
+
+        Raises:
+            GuestError: the pipeline cannot run it; the message says why.
+        """
+        if why := self.refusal(pipe):
+            raise GuestError(f"{spell(self)} on {type(pipe).__name__}: {why}.")
+        with restored(pipe), each_run(pipe, None if self.spares else self.run) as runs, self._put_on(pipe) as running:
+            with watched(denoiser_of(pipe), self.probes(pipe)) as seen:
+                runs.append(lambda call: seen.run())
+                runs.append(running)
+                yield seen
+            runs.clear()
+        if self.spares and seen.calls and not seen.saved:
+            said = f"{spell(self)} saved nothing in {seen.calls} calls of {type(denoiser_of(pipe)).__name__}"
+            warnings.warn(f"{said}: these are runs of the bare pipeline.", GuestWarning, stacklevel=3)
+
+    # -- what a subclass says ---------------------------------------------------------------------
+
+    def cannot(self, pipe: Any) -> str | None:
+        """Why it cannot run in this pipeline, in a few words, or None."""
+        raise NotImplementedError
+
+    def probes(self, pipe: Any) -> list[Any]:
+        """Modules of the denoiser that it spares, or gives fewer rows, whenever it saves something."""
+        raise NotImplementedError
+
+    def installed(self, pipe: Any) -> AbstractContextManager[Running]:
+        """The peer put on the pipeline; yields what to open around each of its calls, given their arguments."""
+        raise NotImplementedError
+
+    def run(self, pipe: Any, bare: Callable[..., Any], told: Mapping[str, Any]) -> Any:
+        """A call of the pipeline with these arguments, of those that spare nothing; `bare` is its own."""
+        return bare(pipe, **told)
+
+    @contextmanager
+    def _put_on(self, pipe: Any) -> Iterator[Running]:
+        """`installed`, without what peers log when they are put on and taken off."""
+        block = self.installed(pipe)
+        with quiet():
+            running = block.__enter__()
+        try:
+            yield running
+        finally:
+            with quiet():
+                block.__exit__(None, None, None)
+
+
+def denoiser_of(pipe: Any) -> Any:
+    """The transformer or UNet of a pipeline, None where it has neither."""
+    found = getattr(pipe, "transformer", None)
+    return getattr(pipe, "unet", None) if found is None else found
+
+
+def plainly(call: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Nothing around a call."""
+    return nullcontext()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No log lines below errors: peers announce themselves."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)

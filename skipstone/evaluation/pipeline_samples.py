@@ -1,0 +1,58 @@
+"""The samples of one call of a pipeline, adapted or under a peer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ..engine.requests import Status
+from ..errors import GuestError, SkipstoneError
+from ..integrations.diffusers.run_stats import Account, SampleAccount
+from .checkpoints import first_line
+from .peers import Peer
+from .pixels import pixels
+from .subject import Made
+
+
+@contextmanager
+def accelerated(pipe: Any, peer: Peer) -> Iterator[None]:
+    """The pipeline under a peer. Raises GuestError where it cannot run it."""
+    if why := peer.refusal(pipe):
+        raise GuestError(why)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(peer.applied(pipe))
+        except SkipstoneError:
+            raise
+        except Exception as e:  # whatever other people's code raises
+            raise GuestError(f"{peer.name} failed to accelerate {type(pipe).__name__}: {first_line(e)}") from e
+        yield
+
+
+def _status(x: Any) -> Status:
+    import numpy as np
+
+    return Status.done if np.isfinite(x).all() else Status.nonfinite
+
+
+def of_account(output: Any, account: Account, latents: Sequence[Any]) -> list[Made]:
+    """The samples of one adapted call."""
+    count = len(latents)
+    if not len(account) or len(account) % count:
+        raise GuestError(f"{count} samples were asked for and {len(account)} denoised; draw them one by one.")
+    made = []
+    for s, x in enumerate(pixels(output)):
+        parts: list[SampleAccount] = list(account)[s::count]  # of one trajectory after another
+        calls, full = sum(p.calls for p in parts), sum(p.full_calls for p in parts)
+        run = parts[0].run
+        made.append(Made(x, run, calls, full, _status(x), latents[s], run.branches))
+    return made
+
+
+def of_peer(
+    output: Any, latents: Sequence[Any], calls: float, full: float, branches: int, backward: float = 0.0
+) -> list[Made]:
+    """The samples of one call under a peer, which decides for all alike."""
+    found = zip(pixels(output), latents, strict=True)
+    return [Made(x, None, calls, float(full), _status(x), latent, branches, backward) for x, latent in found]

@@ -1,0 +1,319 @@
+"""Any diffusers pipeline, adapted, as a comparison's subject."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from ..errors import GuestError, ModelError, PromptError, SkipstoneError, SpecError
+from ..integrations.diffusers.guest import adapt
+from ..integrations.diffusers.pipeline_specs import spec_of
+from . import samplers
+from .checkpoints import Checkpoint, first_line
+from .columns import FIXED, Column, Sampler
+from .cost import Charged
+from .engine_subject import claim
+from .latents import decoded
+from .pipeline_samples import accelerated, of_account, of_peer
+from .step_timer import told_steps
+from .subject import Item, Made, Watch
+
+# Arguments that options and columns say, or that would change what a sample is.
+OURS = {
+    "prompt": "the prompt",
+    "class_labels": "the prompt",
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "generator": "--seed",
+    "image": "--image",
+    "latents": "--seed",
+    "eta": "--solver 'ddim(eta=...)'",
+    "batch_size": "-n",
+    "num_images_per_prompt": "-n",
+    "num_videos_per_prompt": "-n",
+    "num_videos_per_image": "-n",
+    "output_type": "--out",
+    "return_dict": "",
+    "callback": "",
+    "callback_on_step_end": "",
+    "callback_on_step_end_tensor_inputs": "",
+}
+REHEARSAL = 4  # steps of the run that warms up
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A pipeline that diffusers loads, denoised in its own loop.
+
+    Args:
+        checkpoint: The pipeline.
+        said_guidance: Weight of guidance; None is the default of the pipeline's call.
+        arguments: More of its call.
+        image: What an image-to-image pipeline starts from, a PIL image.
+        device, dtype: See `Checkpoint.load`.
+        noise: Seed -> the latent to start from, where the pipeline is not to draw it from a generator.
+        own: What columns leave unsaid, where it is not what the pipeline would do.
+        called: A name for tables, where it is not the checkpoint's.
+        scored: The judge of `Subject`.
+    """
+
+    checkpoint: Checkpoint
+    said_guidance: float | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    image: Any = None
+    device: str | None = None
+    dtype: str = "auto"
+    noise: Callable[[int], Any] | None = None
+    own: Sampler | None = None
+    called: str = ""
+    policy: str = "error_control"  # runs in every pipeline; what takes the loop over does not
+    scored: Callable[[], Callable[[Any, str], float] | None] = lambda: None
+    _known: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for what the pipeline's call does not take."""
+        name, takes = self.checkpoint.kind.__name__, self._takes
+        free = [known for known in takes if known not in OURS]
+        for key in self.arguments:
+            if key in takes and key in OURS:
+                raise SpecError(f"{key} is not set by --set{OURS[key] and ', but by ' + OURS[key]}.")
+            if key not in takes:
+                raise SpecError(f"{name} takes no {key!r}.{registry.suggest(key, free)} It takes: {', '.join(free)}.")
+        if self.said_guidance is not None and "guidance_scale" not in takes:
+            raise SpecError(f"{name} has no guidance_scale: leave --guidance out.")
+        if self.image is not None and "image" not in takes:
+            raise SpecError(f"{name} takes no image: leave --image out.")
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return self.called or self.checkpoint.name
+
+    @property
+    def judge(self) -> Callable[[Any, str], float] | None:
+        """Of Pebble alone."""
+        return self.scored()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What its call is told, pictures by the names of their files."""
+        told = {**self.arguments, **({} if self.image is None else {"image": self.image})}
+        return {name: f"@{v.info.get('file')}" if hasattr(v, "info") else v for name, v in told.items()}
+
+    @property
+    def guidance(self) -> float | None:
+        """Weight of guidance, None where the pipeline has none."""
+        default = self.checkpoint.default("guidance_scale")
+        said = default if self.said_guidance is None else self.said_guidance
+        return None if said is None else float(said)
+
+    @property
+    def moving(self) -> bool:
+        """Whether it makes videos."""
+        return self.checkpoint.moving
+
+    @property
+    def defaults(self) -> Sampler:
+        """The pipeline's own scheduler, and the steps that its call takes by default."""
+        steps = self.checkpoint.default("num_inference_steps")
+        return self.own or Sampler(None, None, steps if isinstance(steps, int) else 50)
+
+    # -- before anything is loaded ----------------------------------------------------------------
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise PromptError: an empty prompt, a label that the model does not know, or one that it has no use for."""
+        takes, name = self._takes, self.checkpoint.kind.__name__
+        if "class_labels" in takes:
+            self._labels(prompts)
+        elif "prompt" not in takes:
+            if any(prompts):
+                raise PromptError(f"{name} draws without a prompt: leave it out; --seed and -n tell its samples apart.")
+        elif not prompts or not all(prompt.strip() for prompt in prompts):
+            raise PromptError(f'The prompt is empty. Say what {name} is to draw: "a red apple on a blue background".')
+
+    def _labels(self, prompts: Sequence[str]) -> list[int]:
+        """The classes that prompts name, by word or number."""
+        known = {
+            name.strip().lower(): int(number)
+            for number, names in (self.checkpoint.index.get("id2label") or {}).items()
+            for name in names.split(",")
+        }
+        found = []
+        for prompt in prompts:
+            label = known.get(prompt.strip().lower(), int(prompt) if prompt.strip().isdigit() else None)
+            if label is None or (known and label not in known.values()):
+                guess = registry.suggest(prompt.strip().lower(), list(known))
+                raise PromptError(
+                    f"{self.name} draws classes: expected the name of one, or its number, got {prompt!r}.{guess}"
+                )
+            found.append(label)
+        return found
+
+    def admit(self, column: Column) -> Column:
+        """The column itself. Raises SpecError where diffusers has no such scheduler for this model."""
+        takes = self._takes
+        solver = None if samplers.taken_over(column) else column.solver
+        samplers.scheduler_of(self.checkpoint.scheduler, solver, column.grid, column.steps or samplers.PROBE)
+        if samplers.noise_share(column.solver) is not None and "eta" not in takes:
+            raise SpecError(f"{self.checkpoint.kind.__name__} takes no eta: only ddim(eta=0) runs in it.")
+        if "num_inference_steps" not in takes and column.steps != self.defaults.steps:
+            raise SpecError(f"{self.checkpoint.kind.__name__} does not let its steps be chosen: leave --steps out.")
+        return column
+
+    # -- with the weights --------------------------------------------------------------------------
+
+    @cached_property
+    def pipe(self) -> Any:
+        """The pipeline, loaded when it is first asked for."""
+        return self.checkpoint.load(self.device, self.dtype)
+
+    def load(self, columns: Sequence[Column]) -> None:
+        """Load the pipeline and hold every column against it."""
+        for column in columns:
+            with self.adapted(column):
+                pass
+
+    def warm_up(self, items: Sequence[Item], column: Column) -> None:
+        """A few steps, so that the first column does not pay for what a first call allocates."""
+        with suppress(SkipstoneError), warnings.catch_warnings(action="ignore"):
+            self.draw(items, Column(None, column.solver, column.grid, REHEARSAL))
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where its weights are."""
+        found = Path(self.checkpoint.model)
+        return found if found.is_dir() else Path(self.checkpoint.kind.download(self.checkpoint.model))
+
+    @property
+    def denoisers(self) -> Sequence[Any]:
+        """The networks that its loop calls."""
+        spec = spec_of(self.pipe)
+        return tuple(spec.models(self.pipe, spec.denoisers))
+
+    def prepare(self, items: Sequence[Item], column: Column) -> None:
+        """What a peer has to know of such runs, measured by runs of the bare pipeline."""
+        if column.peer is None:
+            return
+        if why := column.peer.refusal(self.pipe):
+            raise GuestError(why)
+        self._branches(items[0], column)
+        own = self.pipe.scheduler
+        self.pipe.scheduler = samplers.scheduler_of(own, column.solver, column.grid, column.steps)
+        try:
+            column.peer.prepare(self.pipe, **self.told(items if self._batches else items[:1], column))
+        finally:
+            self.pipe.scheduler = own
+
+    @contextmanager
+    def adapted(self, column: Column) -> Iterator[Any]:
+        """The pipeline under a column's scheduler and policy, or accelerated by a peer, which gives no account."""
+        own = self.pipe.scheduler
+        taken = samplers.taken_over(column)
+        self.pipe.scheduler = samplers.scheduler_of(own, None if taken else column.solver, column.grid, column.steps)
+        try:
+            if column.peer is not None:
+                with accelerated(self.pipe, column.peer):
+                    yield None
+            else:
+                with adapt(self.pipe, column.decides, solver=taken) as adapted:
+                    yield adapted
+        finally:
+            self.pipe.scheduler = own
+
+    def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
+        """The samples, in one call of the pipeline where it takes a batch, and the seconds of their loops."""
+        size = len(items) if self._batches else 1
+        made: list[Made] = []
+        seconds = 0.0
+        branches = self._branches(items[0], column) if column.peer is not None else 0
+        with ExitStack() as stack, self.adapted(column) as adapted:
+            counters = [stack.enter_context(Charged(model)) for model in self.denoisers]
+            for first in range(0, len(items), size):
+                some = items[first : first + size]
+                before = [(counter.charged, counter.backward) for counter in counters]
+                with told_steps(self.pipe, range(first, first + len(some)), watch) as clock, decoded(self.pipe) as seen:
+                    output = self._call(some, column)
+                latents = seen.latents(len(some))
+                if adapted is None:
+                    spent = [(c.charged - a, c.backward - b) for c, (a, b) in zip(counters, before, strict=True)]
+                    calls, back = (sum(rows) / branches / len(some) for rows in zip(*spent, strict=True))
+                    made += of_peer(output, latents, calls, column.steps, branches, back)
+                    seconds += clock.seconds
+                else:
+                    made += of_account(output, adapted.last, latents)
+                    seconds += clock.seconds if clock.loops else sum(sample.seconds for sample in adapted.last)
+            entered = sum(counter.charged for counter in counters)
+        claim(column, sum(m.calls for m in made), entered / made[0].branches)
+        return made, seconds
+
+    def _branches(self, item: Item, column: Column) -> int:
+        """Rows of a full call of one sample, which a peer does not tell: those of the bare pipeline, looked at once."""
+        if "rows" not in self._known:
+            with self.adapted(replace(column, policy=FIXED)) as adapted:
+                self._call([item], replace(column, policy=FIXED, steps=min(column.steps, REHEARSAL)))
+                self._known["rows"] = adapted.last[0].run.branches
+        return self._known["rows"]
+
+    @property
+    def _takes(self) -> Mapping[str, Any]:
+        return self.checkpoint.arguments
+
+    @property
+    def _batches(self) -> bool:
+        """Whether one call may draw several samples: videos are large, and images are not batched by every pipeline."""
+        takes = self._takes.keys()
+        return self.image is None and not self.moving and bool({"prompt", "class_labels", "batch_size"} & takes)
+
+    def _call(self, items: Sequence[Item], column: Column) -> Any:
+        try:
+            return self.pipe(**self.told(items, column))
+        except SkipstoneError:
+            raise
+        except Exception as e:  # a wrong --set, no memory left, a package that is missing: diffusers raises anything
+            said = first_line(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {first_line(e)}"
+            hint = " It takes a picture: --image FILE." if "image" in self._takes and self.image is None else ""
+            raise ModelError(f"{self.checkpoint.kind.__name__} stopped under {column.spec}. {said}{hint}") from e
+
+    def told(self, items: Sequence[Item], column: Column) -> dict[str, Any]:
+        """The arguments of a call that draws these samples."""
+        import torch
+
+        takes = self._takes
+        seeds = [item.seed for item in items]
+        prompts = [item.prompt for item in items]
+        said: dict[str, Any] = dict(self.arguments)
+        said["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        if "class_labels" in takes:
+            said["class_labels"] = self._labels(prompts)
+        elif "prompt" in takes and all(prompts):
+            said["prompt"] = prompts
+        elif "batch_size" in takes:
+            said["batch_size"] = len(items)
+        if self.noise is not None:
+            said["latents"] = torch.stack([self.noise(seed) for seed in seeds])
+        if self._batches:  # diffusers wants a negative prompt of the type of the prompt
+            texts = {name: v for name, v in self.arguments.items() if "prompt" in name and isinstance(v, str)}
+            said |= {name: [text] * len(items) for name, text in texts.items()}
+        else:
+            said |= {name: said[name][0] for name in ("prompt", "generator") if name in said}
+        if (eta := samplers.noise_share(column.solver)) is not None:
+            said["eta"] = eta
+        offered = {
+            "num_inference_steps": column.steps,
+            "guidance_scale": self.said_guidance,
+            "image": self.image,
+            "output_type": "np",
+        }
+        return said | {name: value for name, value in offered.items() if name in takes and value is not None}
+
+    def pictures(self, made: Sequence[Made]) -> list[Any]:
+        """What the pipeline has decoded, NaN in black."""
+        import numpy as np
+
+        return [np.nan_to_num(m.x) for m in made]

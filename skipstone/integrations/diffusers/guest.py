@@ -1,0 +1,215 @@
+"""`skipstone.adapt`: any diffusers pipeline, made adaptive, with nothing of it touched."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ... import registry
+from ...engine.contracts import Policy
+from ...engine.requests import Solver
+from ...errors import GuestError, GuestWarning
+from ...policies.certified import Certified
+from ..identity import check, scheduler_from
+from .call_context import VISIT, Settings, Visit
+from .method_swap import original, restore, swap
+from .pipeline_specs import spec_of
+from .run_stats import Account
+from .scheduler_specs import supports
+
+
+def adapt(
+    pipe: Any,
+    policy: Policy | str | os.PathLike[str] = "error_control",
+    *,
+    solver: Solver | str | None = None,
+    per_sample: bool = True,
+    verify_rows: bool = False,
+) -> Adapted:
+    """Make a diffusers pipeline adaptive: the same call, the same conventions, fewer calls of its network.
+
+        with skipstone.adapt(pipe, "third_order") as adapted:
+            image = pipe("a red apple on a blue table").images[0]
+        print(adapted.last.summary())
+
+    Weights, scheduler, text encoders, adapters, callbacks and random numbers stay the pipeline's own; outside of its
+    calls nothing of it is changed. Adapting a pipeline that is adapted already nests: the newest rules, and removing
+    it gives back the one before.
+
+    Args:
+        pipe: Any `DiffusionPipeline` whose loop calls `scheduler.step`.
+        policy: Which steps call the network: a policy, its spec, or the folder of a saved one. A calibrated one must
+            have been calibrated on this model and configuration, and may bring a scheduler for the time of each call.
+        solver: Leave None to keep the pipeline's scheduler. A solver or its spec takes the loop over: the whole run
+            happens in the pipeline's first step, for policies that choose their own times (`stride`, which brings
+            its own, and `pid`).
+        per_sample: Each sample of a batch goes its own way; False skips a step only where all samples do.
+        verify_rows: Check by one extra forward on the first step that rows of the network are independent.
+
+    Raises:
+        GuestError: not a pipeline, or one that cannot be adapted, or a policy that it cannot run.
+        SpecError: a policy or solver that cannot be understood.
+        CertificateError: a policy that was calibrated on something else.
+    """
+    spec_of(pipe)
+    supports(pipe.scheduler)
+    decides = _policy(policy)
+    if isinstance(decides, Certified):
+        check(decides, pipe)
+    solver = solver or decides.solver or None
+    chosen = registry.parse("solver", solver) if isinstance(solver, str) else solver
+    if not isinstance(chosen, Solver | None):
+        raise GuestError(
+            f"Expected a solver of Skipstone or its spec, got {type(chosen).__name__}: solver='dpmpp'. To change the "
+            f"pipeline's own scheduler, set pipe.scheduler."
+        )
+    settings = Settings(decides, chosen, per_sample, verify_rows)
+    if "error" in settings.policy.needs and chosen is None:
+        raise GuestError(
+            f"{registry.spell(settings.policy)} needs the error that an adaptive solver estimates, and a pipeline's "
+            f"scheduler has none. Let Skipstone take the loop over: adapt(pipe, policy, solver='dpm_adaptive')."
+        )
+    return Adapted(pipe, settings)
+
+
+def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
+    from ...policies.saved import FILE, load_policy
+
+    if isinstance(policy, Policy):
+        return policy
+    if not isinstance(policy, str | os.PathLike):
+        raise GuestError(
+            f"Expected a policy, its spec or its folder, got {type(policy).__name__}: "
+            f"skipstone.adapt(pipe, 'third_order')."
+        )
+    folder = isinstance(policy, os.PathLike) or (os.sep in policy and "(" not in policy)
+    if folder or (Path(policy) / FILE).is_file():
+        return load_policy(policy)
+    parsed: Policy = registry.parse("policy", str(policy))
+    return parsed
+
+
+class Adapted:
+    """An adapted pipeline, until `remove()` or the end of its `with` block.
+
+    `last` tells how the latest call went.
+    """
+
+    def __init__(self, pipe: Any, settings: Settings) -> None:
+        self.pipe, self.settings = pipe, settings
+        self._last: Account | None = None
+        self._verified = False  # whether a run has shown that rows are independent
+        swap(pipe, {"__call__": _bracket}, _skipstone_stack=[], _skipstone_lock=threading.Lock())
+        type(pipe)._skipstone_stack.append(self)
+
+    @property
+    def policy(self) -> Policy:
+        """Which steps call the network."""
+        return self.settings.policy
+
+    @property
+    def last(self) -> Account:
+        """How the latest call went. Raises GuestError before the first one."""
+        if self._last is None:
+            raise GuestError("The adapted pipeline has not run yet: call pipe(...) first, then ask for .last.")
+        return self._last
+
+    def remove(self) -> None:
+        """Give the pipeline back as it was; a second time does nothing."""
+        stack = getattr(type(self.pipe), "_skipstone_stack", [])
+        if self in stack:
+            stack.remove(self)
+            restore(self.pipe)
+
+    def __enter__(self) -> Adapted:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"<{type(self.pipe).__name__} adapted by {registry.spell(self.policy)}>"
+
+    def _run(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        call = original(self.pipe).__call__
+        try:
+            known = inspect.signature(call).bind(self.pipe, *arguments, **named)
+        except TypeError:
+            return call(self.pipe, *arguments, **named)  # which says what is wrong with them
+        if isinstance(self.policy, Certified) and self.policy.replaces:
+            known.arguments["num_inference_steps"] = self.policy.point.steps
+            arguments, named = known.args[1:], known.kwargs
+        known.apply_defaults()
+        with self._scheduled():
+            return self._visited(call, known.arguments, arguments, named)
+
+    @contextmanager
+    def _scheduled(self) -> Iterator[None]:
+        """The scheduler that a certificate brings, for the time of a call."""
+        if not isinstance(self.policy, Certified) or not self.policy.replaces:
+            yield
+            return
+        own = self.pipe.scheduler
+        self.pipe.scheduler = scheduler_from(self.policy.replaces)
+        try:
+            yield
+        finally:
+            self.pipe.scheduler = own
+
+    def _visited(self, call: Any, known: Mapping[str, Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        spec = spec_of(self.pipe)
+        verify = self.settings.verify_rows or not (spec.known or self._verified)
+        visit = Visit(self.pipe, spec, self.settings, dict(known), verify)
+        notes = self.policy.doubts(known) if isinstance(self.policy, Certified) else []
+        quiet = {k: _unattended(v) if k in ("callback", "callback_on_step_end") else v for k, v in named.items()}
+        began = time.perf_counter()
+        try:
+            with visit.open():
+                return call(self.pipe, *arguments, **quiet)
+        finally:
+            visit.close()
+            self._verified = self._verified or any(t.verified for t in visit.finished)
+            if visit.finished:
+                self._last = Account.of(self.policy, visit.finished, time.perf_counter() - began)
+            for note in (*notes, *visit.notes):
+                warnings.warn(note, GuestWarning, stacklevel=5)  # where the pipeline was called
+
+
+def _bracket(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """The pipeline's call, as long as it is adapted."""
+    kind = type(self)
+    if not kind._skipstone_lock.acquire(blocking=False):
+        raise GuestError(
+            f"This {kind.__name__} is running already. A pipeline's scheduler holds the state of one run: give each "
+            f"thread a pipeline of its own, which may share the networks: type(pipe)(**pipe.components) with "
+            f"scheduler=type(s).from_config(s.config) and a copy.deepcopy of each tokenizer (padding is state)."
+        )
+    try:
+        return kind._skipstone_stack[-1]._run(args, kwargs)
+    finally:
+        kind._skipstone_lock.release()
+
+
+def _unattended(callback: Any) -> Any:
+    """A user's callback, during which other pipelines run as if no visit were on."""
+    if callback is None or hasattr(callback, "tensor_inputs"):  # diffusers asks whether it is one of its own objects
+        return callback
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        token = VISIT.set(None)
+        try:
+            return callback(*args, **kwargs)
+        finally:
+            VISIT.reset(token)
+
+    return call

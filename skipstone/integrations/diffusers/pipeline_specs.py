@@ -1,0 +1,128 @@
+"""What has to be known about a diffusers pipeline to be its guest: one small declaration for each family.
+
+`catalogue.py` declares those that ship. A pipeline that nobody declared is taken for the usual case, and then its runs
+check by one extra forward that its rows really are independent. Another package declares its own by
+`add(PipelineSpec(...))` in a module named by an entry point of the group `skipstone`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ... import registry
+from ...errors import GuestError
+
+DENOISERS = ("unet", "transformer", "transformer_2", "prior", "decoder")
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """How pipelines of one family call their denoiser.
+
+    Args:
+        pipelines: Names of their classes; a subclass is recognised too.
+        title: What people call the family.
+        denoisers: Attributes that hold the denoiser, or several that take turns.
+        beside: Attributes of models called in every step before it, whose only reader it is: ControlNets.
+        branches: The guidance branches in the order in which they enter, in one batch or one after another; runs
+            with another number of them have no names for theirs, and cannot be gated.
+        frames: Whether the scheduler steps the frames of a video as rows of their own.
+        doubled: Whether the scheduler steps the guidance branches as rows of their own.
+        shared: Arguments that are the same for all rows, whatever their first axis: position ids.
+        repeated: Arguments that hold each row several times side by side: a video's text, once per frame.
+        between: What else acts on the sample between two steps, or nothing: it rules `solver=` out.
+        switches: Times (1 noise, 0 data) at which another denoiser takes over.
+        known: Whether this was declared; rows of undeclared pipelines are verified.
+    """
+
+    pipelines: tuple[str, ...] = ()
+    title: str = ""
+    denoisers: tuple[str, ...] = DENOISERS
+    beside: tuple[str, ...] = ("controlnet",)
+    branches: tuple[str, ...] = ("uncond", "cond")
+    frames: bool = False
+    doubled: bool = False
+    shared: frozenset[str] = frozenset()
+    repeated: frozenset[str] = frozenset()
+    between: str = ""
+    switches: Callable[[Any], tuple[float, ...]] = lambda pipe: ()
+    known: bool = True
+
+    def models(self, pipe: Any, attributes: tuple[str, ...]) -> list[Any]:
+        """The models under these attributes that the pipeline has."""
+        found = [getattr(pipe, name, None) for name in attributes]
+        return [model for model in found if model is not None]
+
+
+_SPECS: dict[str, PipelineSpec] = {}
+_REFUSED: dict[str, str] = {}
+
+
+def add(spec: PipelineSpec) -> None:
+    """Declare a family; a later declaration of a pipeline takes the place of an earlier one."""
+    for name in spec.pipelines:
+        _SPECS[name] = spec
+        _REFUSED.pop(name, None)
+
+
+def refuse(pipelines: tuple[str, ...], reason: str) -> None:
+    """Declare that pipelines cannot be adapted: why, and what would work instead."""
+    for name in pipelines:
+        _REFUSED[name] = reason
+
+
+def refused() -> dict[str, str]:
+    """Pipelines that cannot be adapted -> why."""
+    registry.plugins()
+    return dict(_REFUSED)
+
+
+def specs() -> tuple[PipelineSpec, ...]:
+    """Every declared family."""
+    registry.plugins()
+    return tuple(dict.fromkeys(_SPECS.values()))
+
+
+def spec_of(pipe: Any) -> PipelineSpec:
+    """The family of a pipeline.
+
+    Raises:
+        GuestError: not a pipeline, or one that cannot be adapted; the message says why.
+    """
+    registry.plugins()
+    lineage = [kind.__name__ for kind in type(pipe).__mro__]
+    if "DiffusionPipeline" not in lineage:
+        raise GuestError(
+            f"Expected a diffusers pipeline, got {type(pipe).__name__}: skipstone.adapt(pipe, 'third_order') with "
+            f"pipe = DiffusionPipeline.from_pretrained(...)."
+        )
+    for name in lineage:
+        if name in _REFUSED:
+            raise GuestError(f"{lineage[0]} cannot be adapted: {_REFUSED[name]}")
+        if name in _SPECS:
+            return _checked(_SPECS[name], pipe)
+    return _checked(PipelineSpec((lineage[0],), lineage[0], known=False), pipe)
+
+
+def _checked(spec: PipelineSpec, pipe: Any) -> PipelineSpec:
+    import torch
+
+    name = type(pipe).__name__
+    if getattr(pipe, "scheduler", None) is None:
+        raise GuestError(f"{name} has no scheduler, so there is no denoising loop to adapt.")
+    models = spec.models(pipe, spec.denoisers)
+    if not models:
+        raise GuestError(
+            f"{name} has none of {', '.join(spec.denoisers)}. If its denoiser has another name, declare it: "
+            f"skipstone.integrations.diffusers.pipeline_specs.add(PipelineSpec(pipelines=({name!r},), "
+            f"denoisers=(...)))."
+        )
+    for model in models:
+        if not isinstance(model, torch.nn.Module):
+            raise GuestError(
+                f"The denoiser of {name} is a {type(model).__name__}, not a torch module (ONNX, Flax and the like are "
+                f"not supported). Load the PyTorch weights of the same model."
+            )
+    return spec

@@ -1,0 +1,40 @@
+"""What policies may know of a pipeline's prompts: the mean of the text states that its denoiser is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .batch_router import Gate, Pass
+
+STATES = "encoder_hidden_states"  # of the argument that holds text states, in the denoisers of diffusers
+COND = "cond"
+
+
+def prompts(gate: Gate) -> list[tuple[float, ...]]:
+    """`Run.prompt` of each sample: its conditional branch's text states, averaged over tokens in float32.
+
+    Tokens whose state is 0 throughout are left out: pipelines pad with them where an encoder is missing. Empty where
+    the denoiser is given no text states, or such as cannot be told apart: it may be asked once the gate is open, and
+    before it forgets.
+    """
+    for p in gate.passes.values():
+        if COND in p.branches and (states := _states(p, gate)) is not None:
+            words = states.float()
+            said = (words != 0).any(-1, keepdim=True)
+            means = (words * said).sum(1) / said.sum(1).clamp_min(1)
+            return [tuple(mean) for mean in means.tolist()]
+    return [()] * gate.samples
+
+
+def _states(p: Pass, gate: Gate) -> torch.Tensor | None:
+    """(samples, tokens, width) of the branch COND."""
+    states: Any = p.kwargs.get(STATES)
+    if not isinstance(states, torch.Tensor) or states.ndim != 3 or not states.is_floating_point():
+        return None
+    each, left = divmod(states.shape[0], p.rows)  # several of a row where a video's text is there for each frame
+    if left or each < 1 or (each > 1 and STATES not in gate.spec.repeated) or STATES in gate.spec.shared:
+        return None
+    first = p.branches.index(COND) * gate.samples
+    return states[first * each : (first + gate.samples) * each : each]

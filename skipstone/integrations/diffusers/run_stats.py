@@ -1,0 +1,122 @@
+"""How a call of an adapted pipeline went, for each of its samples."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...engine.contracts import Policy, Run
+from ...engine.timeline import Panel, timeline
+from ...engine.trace import explain, letters, save
+from ...registry import spell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .call_context import Finished
+
+
+@dataclass(frozen=True)
+class SampleAccount:
+    """One sample of one trajectory.
+
+    `calls` counts rows that really entered the network, verification included, over the rows of a bare step: a guided
+    call is 1, and one branch of it a half. `seconds` is its share, by rows, of the time from the first call to the last
+    step.
+    """
+
+    run: Run
+    calls: float
+    full_calls: float
+    seconds: float
+
+    @property
+    def saved(self) -> float:
+        """Share of the bare run's calls that were not made."""
+        return 1 - self.calls / self.full_calls
+
+    @property
+    def decisions(self) -> str:
+        """A letter a step: C call, c one branch forecast, . forecast, F finish."""
+        return letters(self.run)
+
+    def explain(self) -> str:
+        """Each step and its reasons, in words."""
+        return explain(self.run, self.full_calls)
+
+    def save(self, path: str | os.PathLike[str], **meta: Any) -> None:
+        """Write the run as a trace, for `skipstone explain`."""
+        save(path, self.run, **meta)
+
+
+@dataclass(frozen=True)
+class Account(Sequence[SampleAccount]):
+    """How the latest call of an adapted pipeline went: a sequence with an entry for each sample.
+
+    Pipelines that denoise several times in one call list the samples of each trajectory, one after another.
+    """
+
+    policy: str
+    samples: tuple[SampleAccount, ...]
+    verified: int  # rows that entered the network only to check that rows are independent
+    seconds: float  # of the whole call, encoding and decoding included
+
+    @staticmethod
+    def of(policy: Policy, trajectories: Sequence[Finished], seconds: float) -> Account:
+        """The account of finished trajectories."""
+        samples = []
+        for t in trajectories:
+            entered = max(1, sum(t.rows))
+            for run, rows, full in zip(t.runs, t.rows, t.full, strict=True):
+                samples.append(SampleAccount(run, rows / t.branches, full, t.seconds * rows / entered))
+        return Account(spell(policy), tuple(samples), sum(t.verified for t in trajectories), seconds)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[SampleAccount]:
+        return iter(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.samples[index]
+
+    @property
+    def calls(self) -> float:
+        """Mean calls of a sample."""
+        return sum(s.calls for s in self.samples) / max(1, len(self.samples))
+
+    @property
+    def saved(self) -> float:
+        """Share of the bare run's calls that were not made, over all samples."""
+        full = sum(s.full_calls for s in self.samples)
+        return 1 - sum(s.calls for s in self.samples) / full if full else 0.0
+
+    def summary(self) -> str:
+        """A line for the call and one for each sample."""
+        many = "" if len(self.samples) == 1 else f" over {len(self.samples)} samples"
+        lines = [f"{self.policy}: {self.calls:g} calls{many}, {self.saved:.0%} saved, {self.seconds:.2f} s."]
+        for i, s in enumerate(self.samples):
+            lines.append(f"{i:3d}  {s.calls:g} of {s.full_calls:g} calls  {s.saved:4.0%} saved  {s.decisions}")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The same for programs."""
+        samples = [
+            {
+                "calls": s.calls,
+                "full_calls": s.full_calls,
+                "saved": s.saved,
+                "seconds": s.seconds,
+                "decisions": s.decisions,
+            }
+            for s in self.samples
+        ]
+        return json.dumps({"policy": self.policy, "seconds": self.seconds, "samples": samples})
+
+    def plot(self) -> Figure:
+        """The decisions as a picture; `.plot().savefig("decisions.png")` keeps it."""
+        title = f"{self.policy}  ({self.calls:.1f} calls)"
+        return timeline([Panel(title, [(f"sample {i}", s.run) for i, s in enumerate(self.samples)])])

@@ -1,0 +1,300 @@
+"""The schedulers of diffusers in the engine's terms: one small declaration for each family.
+
+`trajectory` says what a scheduler is about to do, call by call. Another package declares its own scheduler by
+`add(SchedulerSpec(...))` in a module named by an entry point of the group `skipstone`; `places.py` has the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ... import registry
+from ...engine.contracts import View
+from ...errors import GuestError
+from ...numerics.array import narrow, wide
+from . import noise_levels as at
+from .noise_levels import CLEAN, Foreign, Place, Reading
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["REFUSED", "Place", "SchedulerSpec", "Trajectory", "add", "spec_of", "specs", "supports", "trajectory"]
+
+
+def always(scheduler: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class SchedulerSpec:
+    """What has to be known about the schedulers of one family. Every function is given the scheduler first.
+
+    Args:
+        name: What to call the family.
+        schedulers: Names of their classes; a subclass is recognised too.
+        places: (scheduler, index of the next call) -> one place for each call from there to the end.
+        reading: What the network's output means.
+        stages: (scheduler, calls to come) -> calls of each step.
+        clean: (scheduler, x0) -> the clean estimate as the scheduler clips it.
+        stochastic: Whether `step` draws noise unless it is told otherwise.
+        flaw: What in its settings cannot be adapted, and what would work; or nothing.
+    """
+
+    name: str
+    schedulers: tuple[str, ...]
+    places: Callable[[Any, int], list[Place]]
+    reading: Callable[[Any], Reading] = at.by_config
+    stages: Callable[[Any, int], tuple[int, ...]] = at.singly
+    clean: Callable[[Any, Any], Any] = lambda scheduler, x0: x0
+    stochastic: Callable[[Any], bool] = lambda scheduler: False
+    flaw: Callable[[Any], str] = lambda scheduler: ""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a scheduler is about to do, call by call, in the engine's terms.
+
+    Args:
+        calls: One place for each call of `step` to come, as the sample is at that call.
+        end: Where the last call leaves the sample.
+        stages: Calls of each step; they add up to `len(calls)`.
+        reading: What the network's output means.
+        clean: The scheduler's own clipping of a clean estimate.
+        stochastic: Whether `step` draws noise unless it is told otherwise.
+        reaches_end: Whether the last call is the scheduler's last.
+    """
+
+    calls: tuple[Place, ...]
+    end: Place
+    stages: tuple[int, ...]
+    reading: Reading
+    clean: Callable[[Any], Any]
+    stochastic: bool
+    reaches_end: bool
+
+    @property
+    def prediction(self) -> View | Foreign:
+        """What the network predicts: one of the engine's views, or "edm" or "reversed flow", which are none."""
+        return self.reading.prediction
+
+    def x0(self, k: int, output: Tensor, x: Tensor) -> Tensor:
+        """The clean estimate that `output` means at call k for the sample `x` of the pipeline, clipped as it clips.
+
+        A learned variance behind the first channels of `output` is left out.
+        """
+        place = self.calls[k]
+        if output.shape != x.shape:
+            for axis, size in enumerate(x.shape):
+                output = output.narrow(axis, 0, size)
+        estimate = self.reading.x0(wide(output), at.times(wide(x), place.scale), place)
+        return narrow(self.clean(estimate), x)  # type: ignore[no-any-return]
+
+    def output(self, k: int, x0: Tensor, x: Tensor) -> Tensor:
+        """The network output that means `x0` at call k for the pipeline's sample `x`: as many channels as it has."""
+        place = self.calls[k]
+        return narrow(self.reading.output(wide(x0), at.times(wide(x), place.scale), place), x)  # type: ignore[no-any-return]
+
+
+def trajectory(scheduler: Any, timestep: Any, count: int | None = None) -> Trajectory:
+    """What a scheduler is about to do, asked within its first `step` of a run and before the real one.
+
+    Args:
+        scheduler: With its timesteps set.
+        timestep: What `step` was given.
+        count: How many calls the pipeline is going to make; None is all to the scheduler's end.
+
+    Raises:
+        GuestError: a scheduler that cannot be adapted, or a timestep that is none of its own.
+    """
+    supports(scheduler)
+    spec = spec_of(scheduler)
+    places = spec.places(scheduler, at.begins(scheduler, timestep, count))
+    stages = spec.stages(scheduler, len(places))
+    places = at.falling(places, stages, type(scheduler).__name__)
+    calls = len(places) if count is None else min(count, len(places))
+    return Trajectory(
+        calls=tuple(places[:calls]),
+        end=CLEAN if calls == len(places) else places[calls],
+        stages=at.upto(stages, calls),
+        reading=spec.reading(scheduler),
+        clean=partial(spec.clean, scheduler),
+        stochastic=spec.stochastic(scheduler),
+        reaches_end=calls == len(places),
+    )
+
+
+# -- the registry --------------------------------------------------------------------------------
+
+_SPECS: dict[str, SchedulerSpec] = {}
+REFUSED: dict[str, str] = {}
+
+
+def add(spec: SchedulerSpec) -> None:
+    """Declare a family; a later declaration of a scheduler takes the place of an earlier one."""
+    for name in spec.schedulers:
+        _SPECS[name] = spec
+        REFUSED.pop(name, None)
+
+
+def specs() -> tuple[SchedulerSpec, ...]:
+    """Every declared family."""
+    registry.plugins()
+    return tuple(dict.fromkeys(_SPECS.values()))
+
+
+def spec_of(scheduler: Any) -> SchedulerSpec:
+    """The family of a scheduler, by the names of its class and of those above it.
+
+    Raises:
+        GuestError: unknown, or refused; the message says why and what would work.
+    """
+    registry.plugins()
+    lineage = [kind.__name__ for kind in type(scheduler).__mro__]
+    for name in lineage:
+        if name in REFUSED:
+            raise GuestError(f"{lineage[0]} cannot be adapted: {REFUSED[name]}")
+        if name in _SPECS:
+            return _SPECS[name]
+    raise GuestError(
+        f"{lineage[0]} is not a scheduler that is known here. Use a similar one of diffusers, pipe.scheduler = "
+        f"DDIMScheduler.from_config(pipe.scheduler.config), or declare it: "
+        f"skipstone.integrations.diffusers.scheduler_specs.add(SchedulerSpec({lineage[0]!r}, ({lineage[0]!r},), ...))."
+    )
+
+
+def supports(scheduler: Any) -> None:
+    """Raise GuestError where a scheduler, or a setting of it, cannot be adapted."""
+    spec = spec_of(scheduler)
+    if flaw := spec.flaw(scheduler):
+        raise GuestError(f"{type(scheduler).__name__} cannot be adapted as it is set: {flaw}")
+    spec.reading(scheduler)
+
+
+# -- what differs from one setting to another ------------------------------------------------------
+
+
+def _sde(scheduler: Any) -> bool:
+    return str(scheduler.config.get("algorithm_type")).startswith("sde")
+
+
+def _multistep_flaw(scheduler: Any) -> str:
+    config = scheduler.config
+    kind, flow = config.prediction_type, config.get("use_flow_sigmas", False)
+    if kind == "flow_prediction" and not flow:
+        return "prediction_type='flow_prediction' without use_flow_sigmas, which it needs. Set use_flow_sigmas=True."
+    if kind == "v_prediction" and flow:
+        return "a v prediction on a flow's sigmas means no clean estimate. Set prediction_type='flow_prediction'."
+    nan = {"solver_type": ("bh1", "bh2"), "predict_x0": (False, True)}  # diffusers' own doing
+    for setting, (bad, good) in nan.items():
+        if config.get("final_sigmas_type") == "zero" and config.get(setting) == bad:
+            return f"{setting}={bad!r} ends in NaN at a last sigma of 0. Set {setting}={good!r}."
+    return ""
+
+
+def _upscaled(scheduler: Any) -> str:
+    factors = getattr(scheduler, "_scale_factors", None)
+    return "its samples grow as it goes (scale_factors). Set scale_factors=None." if factors else ""
+
+
+# -- the schedulers of diffusers -------------------------------------------------------------------
+
+for _spec in (
+    SchedulerSpec("table, deterministic", ("DDIMScheduler", "DDIMParallelScheduler"), at.on_table, clean=at.clipped),
+    SchedulerSpec("table, as it is", ("CogVideoXDDIMScheduler",), at.on_table),
+    SchedulerSpec(
+        "table, ancestral",
+        ("DDPMScheduler", "DDPMParallelScheduler", "LCMScheduler", "UnCLIPScheduler"),
+        at.on_table,
+        clean=at.clipped,
+        stochastic=always,
+    ),
+    SchedulerSpec("table, noisy", ("TCDScheduler", "CogVideoXDPMScheduler"), at.on_table, stochastic=always),
+    SchedulerSpec("PNDM", ("PNDMScheduler",), at.on_table, stages=at.as_pndm),
+    SchedulerSpec(
+        "multistep",
+        (
+            "DPMSolverMultistepScheduler",
+            "DPMSolverSinglestepScheduler",
+            "DEISMultistepScheduler",
+            "UniPCMultistepScheduler",
+        ),
+        at.preserving,
+        clean=at.thresholded,
+        stochastic=_sde,
+        flaw=_multistep_flaw,
+    ),
+    SchedulerSpec(
+        "SA-Solver",
+        ("SASolverScheduler",),
+        at.preserving,
+        clean=at.thresholded,
+        stochastic=always,
+        flaw=_multistep_flaw,
+    ),
+    SchedulerSpec("sigmas", ("EulerDiscreteScheduler", "LMSDiscreteScheduler"), at.exploding),
+    SchedulerSpec("sigmas, ancestral", ("EulerAncestralDiscreteScheduler",), at.exploding, stochastic=always),
+    SchedulerSpec("Heun", ("HeunDiscreteScheduler",), at.exploding, stages=at.in_pairs, clean=at.clipped),
+    SchedulerSpec("KDPM2", ("KDPM2DiscreteScheduler",), at.interpolated, stages=at.in_pairs),
+    SchedulerSpec(
+        "KDPM2, ancestral",
+        ("KDPM2AncestralDiscreteScheduler",),
+        partial(at.interpolated, earlier=1),
+        stages=at.in_pairs,
+        stochastic=always,
+    ),
+    SchedulerSpec("DPM-Solver SDE", ("DPMSolverSDEScheduler",), at.halved, stages=at.in_pairs, stochastic=always),
+    SchedulerSpec("EDM", ("EDMEulerScheduler",), at.exploding, at.as_edm),
+    SchedulerSpec(
+        "EDM, multistep",
+        ("EDMDPMSolverMultistepScheduler",),
+        at.exploding,
+        at.as_edm,
+        clean=at.thresholded,
+        stochastic=_sde,
+    ),
+    SchedulerSpec("EDM, SDE", ("CosineDPMSolverMultistepScheduler",), at.exploding, at.as_edm, stochastic=always),
+    SchedulerSpec(
+        "flow",
+        ("FlowMatchEulerDiscreteScheduler",),
+        at.flowing,
+        at.as_flow,
+        stochastic=lambda s: bool(s.config.stochastic_sampling),
+    ),
+    SchedulerSpec("flow, Heun", ("FlowMatchHeunDiscreteScheduler",), at.flowing, at.as_flow, stages=at.in_pairs),
+    SchedulerSpec("flow, LCM", ("FlowMatchLCMScheduler",), at.flowing, at.as_flow, stochastic=always, flaw=_upscaled),
+    SchedulerSpec(
+        "flow, ancestral",
+        ("LTXEulerAncestralRFScheduler",),
+        at.flowing,
+        at.as_flow,
+        stochastic=lambda s: s.config.eta > 0 and s.config.s_noise > 0,
+    ),
+    SchedulerSpec("flow, reversed", ("MiniMaxH3Scheduler",), at.flowing, lambda s: at.REVERSED_FLOW),
+    SchedulerSpec(
+        "Wuerstchen", ("DDPMWuerstchenScheduler",), at.on_cosine, lambda s: at.PREDICTIONS["epsilon"], stochastic=always
+    ),
+    SchedulerSpec("IPNDM", ("IPNDMScheduler",), at.on_arc, lambda s: at.PREDICTIONS["v_prediction"]),
+):
+    add(_spec)
+
+_REASONS = {
+    "it steps discrete tokens, which have no clean estimate to freeze or to forecast. There is no substitute.": (
+        "Amused VQDiffusion DiscreteDDIM BlockRefinement EntropyBound"
+    ),
+    "it walks from data to noise. Invert with the bare pipeline, and adapt the sampling that follows.": (
+        "DDIMInverse DPMSolverMultistepInverse"
+    ),
+    "its model is distilled to one to four calls, so nothing is left to save. Adapt the model it was distilled from.": (
+        "CMStochasticIterative SCM Piflow FlowMapEulerDiscrete"
+    ),
+    "it changes the resolution of the sample as it goes. Adapt a model that keeps to one.": "Helios HeliosDMD",
+    "it decodes latents in two calls, inside a VAE. Adapt the pipeline around it.": "ConsistencyDecoder",
+    "it jumps back in time again and again. Use an inpainting pipeline with DDIMScheduler.": "RePaint",
+    "its steps are those of a flow of proteins, with a mask. There is no substitute.": "RFD4Proteina",
+    "its step takes two noise levels and no timestep. Use EDMEulerScheduler.": "KarrasVe",
+    "it moves the sample by step_pred and step_correct. Use EulerDiscreteScheduler.": "ScoreSdeVe ScoreSdeVp",
+}
+REFUSED.update({f"{name}Scheduler": why for why, names in _REASONS.items() for name in names.split()})

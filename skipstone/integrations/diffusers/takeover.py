@@ -1,0 +1,217 @@
+"""Takeover: the whole run within the pipeline's first step, by a solver of our own that chooses its times.
+
+Sound where the pipeline does nothing between two steps but call its network and its scheduler: then the network can be
+called from here as well, at any time and for any row, and the pipeline is left to walk to the result at no call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...engine.contracts import Policy
+from ...engine.drivers import denoise_many
+from ...engine.requests import Estimate, Problem, Query, Solver
+from ...errors import GuestError
+from ...numerics.parametrize import to_x0
+from ...numerics.schedule import Schedule
+from ...registry import spell
+from .batch_driver import VIEWS, Line, Voyage
+from .batch_router import NAMES, Gate, batch_of
+from .rows import main_output
+
+TIME_NAMES = ("timestep", "timesteps", "t")
+INSTEAD = "Adapt it without solver=..., with a policy that keeps to the pipeline's steps, such as error_control."
+
+
+def take_over(
+    voyage: Voyage, solver: Solver, policy: Policy, output: torch.Tensor, timesteps: Sequence[float], x: torch.Tensor
+) -> None:
+    """Denoise every sample to the end, and leave lines that wait for the pipeline to arrive there.
+
+    Args:
+        voyage: Of the samples, not yet begun.
+        solver, policy: Of the run.
+        output, x: What the first step of the scheduler was given.
+        timesteps: What the scheduler is told at each of its calls.
+
+    Raises:
+        GuestError: the network cannot be called in the pipeline's place; the message says why.
+    """
+    refuse(
+        solver,
+        {
+            "its scheduler adds noise at every step": voyage.trajectory.stochastic,
+            "two networks take turns": len({id(p.module) for p in voyage.gate.passes.values()}) > 1,
+            "its scheduler steps more rows than there are samples": voyage.layout.width * voyage.layout.copies > 1,
+            "its network's output is not an eps, v, x0 or flow": voyage.trajectory.prediction not in VIEWS,
+            "its scheduler names times in a way of its own": any(
+                abs(voyage.schedule.timestep(p.t) - told) > 1.0
+                for p, told in zip(voyage.trajectory.calls, timesteps, strict=True)
+            ),
+            "that solver draws noise of its own, of which the pipeline's generators know nothing": solver.stochastic,
+        },
+    )
+    backbone = Borrowed(voyage, voyage.gate, _time_factor(voyage.gate, timesteps[0]), output, x)
+    layout, grid = voyage.layout, voyage.host.grid
+    seeds = range(layout.samples)
+    branches, known = voyage.gate.branches, voyage.prompts
+    starts = [voyage.engine(layout.take(x, s), 0) for s in seeds]
+    problems = [Problem(voyage.schedule, starts[s], grid, s, s, branches, prompt=known[s]) for s in seeds]
+    results = denoise_many(backbone, problems, solver, policy)
+    last = len(voyage.trajectory.calls)
+    for s, result in enumerate(results):
+        held = result.x if voyage.trajectory.reaches_end else backbone.latest[s]
+        voyage.lines.append(Line(iter(()), result, result.run, held, last, result.x))  # type: ignore[arg-type]  # over
+
+
+def refuse(solver: Solver, reasons: Mapping[str, bool]) -> None:
+    """Raise GuestError for the first of these reasons against a takeover that holds."""
+    for reason, holds in reasons.items():
+        if holds:
+            raise GuestError(f"The pipeline cannot be taken over by solver={spell(solver)!r}: {reason}. {INSTEAD}")
+
+
+def _guidance(voyage: Voyage, output: torch.Tensor) -> float:
+    """The weight w of uncond + w (cond - uncond), measured on the first step."""
+    channels = output.shape[1]  # a pipeline may leave out the learned variance behind them
+    said = [voyage.gate.fresh(s) for s in range(voyage.layout.samples)]
+    branches = {b: torch.stack([f[b][:channels] for f in said]).double() for b in said[0]}
+    guided = output.double()[:, : next(iter(branches.values())).shape[1]]
+    if len(branches) == 1 and torch.equal(branches["cond"], guided):
+        return 1.0
+    if len(branches) == 2 and branches.keys() == {"cond", "uncond"}:
+        gap = branches["cond"] - branches["uncond"]
+        weight = float(((guided - branches["uncond"]) * gap).sum() / (gap * gap).sum().clamp_min(1e-300))
+        error = (branches["uncond"] + weight * gap - guided).norm() / guided.norm()
+        if error < (1e-4 if output.dtype == torch.float32 else 2e-2):
+            return weight
+    raise GuestError(
+        "The guidance of this run is not uncond + w (cond - uncond) with one w, so Skipstone cannot guide in the "
+        f"pipeline's place. {INSTEAD}"
+    )
+
+
+def _time_factor(gate: Gate, timestep: float) -> float:
+    """What the denoiser is told over what the scheduler is told: 1, or 1/1000."""
+    p = gate.passes[0]
+    told = next((p.kwargs[n] for n in TIME_NAMES if n in p.kwargs), p.args[1] if len(p.args) > 1 else None)
+    factor = 0.0 if told is None or timestep == 0.0 else float(torch.as_tensor(told).flatten()[0]) / timestep
+    for usual in (1.0, 0.001):
+        if abs(factor - usual) < 0.01 * usual:
+            return usual
+    raise GuestError(
+        f"{type(p.module).__name__} is told the time in a way of its own ({told} where the scheduler is told "
+        f"{timestep:g}), which Skipstone cannot do in the pipeline's place. {INSTEAD}"
+    )
+
+
+@dataclass
+class Borrowed:
+    """The pipeline's denoiser as a backbone: repeats the calls of its first step for other samples and times.
+
+    `Problem.cond` is the index of the sample. The first query is what the first step has computed already.
+    """
+
+    voyage: Voyage
+    gate: Gate
+    factor: float
+    output: torch.Tensor
+    x: torch.Tensor
+    latest: dict[int, Any] = field(default_factory=dict)
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check_input()
+        self.weight = _guidance(self.voyage, self.output)
+
+    def _check_input(self) -> None:
+        samples = self.voyage.layout.samples
+        for p in self.gate.passes.values():
+            entered = batch_of(p.module, p.args, p.kwargs)
+            seen = self.voyage.engine(self.x, 0)  # a scaled model input is the sample in engine coordinates
+            expected = torch.cat([seen] * (p.rows // samples)).to(entered.dtype)
+            if entered.shape != expected.shape or not torch.allclose(entered, expected, rtol=1e-3, atol=1e-4):
+                raise GuestError(
+                    f"{type(p.module).__name__} is given more than the sample (an image, a mask), which Skipstone "
+                    f"cannot supply. {INSTEAD}"
+                )
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.voyage.schedule
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return ("cond", "uncond") if self.gate.branches == 2 else ()
+
+    @property
+    def branches(self) -> int:
+        return self.gate.branches
+
+    def predict(self, queries: Sequence[Query]) -> list[Estimate]:
+        """One call of the denoiser for each call of it in a step of the pipeline, with the rows that are wanted."""
+        first = not self.latest
+        said = {q.cond: self.gate.fresh(q.cond) for q in queries} if first else self._called(queries)
+        return [self._estimate(q, said[q.cond]) for q in queries]
+
+    def _called(self, queries: Sequence[Query]) -> dict[int, dict[str, torch.Tensor]]:
+        said: dict[int, dict[str, torch.Tensor]] = {q.cond: {} for q in queries}
+        for p in self.gate.passes.values():
+            wanted = [(q, j) for j, b in enumerate(p.branches) for q in queries if b not in q.given]
+            if not wanted:
+                continue
+            rows = [j * self.gate.samples + q.cond for q, j in wanted]
+            args, kwargs = self.gate.some(p.args, rows, p.rows), self.gate.some(p.kwargs, rows, p.rows)
+            x = torch.stack([q.x for q, _ in wanted])
+            times = torch.tensor([self.schedule.timestep(q.t) * self.factor for q, _ in wanted])
+            made = main_output(p.run(*_with(args, x, times), **_with_named(kwargs, x, times)))
+            for (q, j), row in zip(wanted, made, strict=True):
+                said[q.cond][p.branches[j]] = row
+            for r in rows:
+                self.gate.spent[r % self.gate.samples] += 1
+        return said
+
+    def _estimate(self, query: Query, fresh: dict[str, torch.Tensor]) -> Estimate:
+        both = {**query.given, **fresh}
+        output = both["cond"]
+        if self.gate.branches == 2:
+            output = both["uncond"] + self.weight * (both["cond"] - both["uncond"])
+        mean, kind = output[: query.x.shape[0]], str(self.voyage.trajectory.prediction)
+        x0 = to_x0(kind, mean, query.x, self.schedule.alpha(query.t), self.schedule.sigma(query.t))
+        x0 = self.voyage.trajectory.clean(x0)
+        mean = x0 if kind == "x0" else mean
+        self.latest[query.cond] = x0
+        features = {b: v for b, v in fresh.items() if b in query.want}
+        return Estimate(x0, len(fresh) / self.branches, mean, kind, features)  # type: ignore[arg-type]  # a View
+
+
+def _with(args: tuple[Any, ...], x: torch.Tensor, times: torch.Tensor) -> tuple[Any, ...]:
+    """Positional arguments around another batch and its times."""
+    changed = list(args)
+    if args and isinstance(args[0], torch.Tensor):
+        changed[0] = x.to(args[0].dtype)
+        if len(args) > 1:
+            changed[1] = _times_like(args[1], times)
+    return tuple(changed)
+
+
+def _with_named(kwargs: dict[str, Any], x: torch.Tensor, times: torch.Tensor) -> dict[str, Any]:
+    changed = dict(kwargs)
+    for name in NAMES:
+        if isinstance(kwargs.get(name), torch.Tensor):
+            changed[name] = x.to(kwargs[name].dtype)
+            break
+    for name in TIME_NAMES:
+        if name in kwargs:
+            changed[name] = _times_like(kwargs[name], times)
+    return changed
+
+
+def _times_like(told: Any, times: torch.Tensor) -> torch.Tensor:
+    floating = isinstance(told, torch.Tensor) and told.is_floating_point()
+    device = told.device if isinstance(told, torch.Tensor) else None
+    return times.to(device=device, dtype=told.dtype if floating else torch.float32)

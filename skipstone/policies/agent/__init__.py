@@ -1,0 +1,1 @@
+"""The policy `agent`: actions, observations and checkpoints of trained agents."""

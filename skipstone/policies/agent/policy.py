@@ -1,0 +1,209 @@
+"""A trained agent decides, at every call, how far the next step goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...engine.contracts import INFINITY, Plan, Policy, Run
+from ...errors import SpecError
+from ...registry import register
+from ..ranges import number
+from .actions import Guide, Moves, carry, due
+from .checkpoint import Brain
+from .observation import Sight
+from .published import Published
+
+SHIPPED = Path(__file__).parent / "agents"
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Mind:
+    """All that an agent's file holds.
+
+    Args:
+        brain: Scores of actions.
+        moves: The actions.
+        sight: What it sees.
+        guides: The fixed schedule that it began with, of each price, by falling price: its moves are measured on it.
+        learned: Whether the brain is better than the guides on prompts it was not trained on; else it plays them.
+        solver: Spec of the solver it was trained with.
+        notes: What its maker says: model, learner, figures.
+    """
+
+    brain: Brain
+    moves: Moves
+    sight: Sight
+    guides: tuple[tuple[float, Guide], ...]
+    learned: bool = True
+    solver: str = "adams"
+    notes: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.guides or self.brain.actions != len(self.moves) or self.brain.inputs != len(self.sight.names):
+            raise SpecError(
+                f"Expected guides and a brain of {len(self.sight.names)} inputs and {len(self.moves)} actions, got "
+                f"{len(self.guides)} guides, {self.brain.inputs} inputs and {self.brain.actions} actions."
+            )
+        if not all(0 < price < INFINITY for price, _ in self.guides):
+            raise SpecError(f"Expected prices > 0 of the guides, got {', '.join(str(p) for p, _ in self.guides)}.")
+
+    @property
+    def prices(self) -> tuple[float, float]:
+        """The lowest and the highest that it was trained at."""
+        found = [price for price, _ in self.guides]
+        return min(found), max(found)
+
+    def guide(self, price: float) -> Guide:
+        """That of the nearest price, by ratio."""
+        return min(self.guides, key=lambda g: max(g[0] / price, price / g[0]))[1]
+
+    def choose(self, run: Run, price: float) -> int:
+        """The action of a run at which a decision is due."""
+        guide = self.guide(price)
+        if not self.learned:
+            return self.moves.names.index("continue")
+        return self.brain.choose(self.sight.observe(run, guide, price), self.moves.allowed(run, guide))
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as one file. Raises OutputError where that cannot be."""
+        about = {
+            "moves": asdict(self.moves),
+            "sight": asdict(self.sight),
+            "guides": [{"price": price, "times": list(guide.times)} for price, guide in self.guides],
+            "learned": self.learned,
+            "solver": self.solver,
+            "notes": dict(self.notes or {}),
+        }
+        brain = self.brain
+        return Brain(brain.centre, brain.spread, brain.layers, brain.activation, about).save(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Mind:
+        """What `save` wrote. Raises SpecError where it cannot be read."""
+        brain = Brain.load(path)
+        try:
+            about = brain.about
+            moves, sight = about["moves"], about["sight"]
+            return cls(
+                brain,
+                Moves(**{**moves, "names": tuple(moves["names"])}),
+                Sight(
+                    tuple(sight["blocks"]),
+                    tuple(sight["centre"]),
+                    tuple(map(tuple, sight["axes"])),
+                    Published(**sight.get("published", {})),
+                ),
+                tuple((g["price"], Guide(tuple(g["times"]))) for g in about["guides"]),
+                about["learned"],
+                about["solver"],
+                about["notes"],
+            )
+        except (KeyError, TypeError, AttributeError):
+            raise SpecError(
+                f"{path} holds a brain, but not what an agent needs beside it. Train it again: skipstone train agent."
+            ) from None
+
+
+@lru_cache(maxsize=32)
+def _loaded(path: str, changed: float) -> Mind:
+    return Mind.load(path)
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the agents that come with the library."""
+    return tuple(sorted(p.name.removesuffix(SUFFIX) for p in SHIPPED.glob(f"*{SUFFIX}")))
+
+
+def find(path: str) -> Path:
+    """The file of an agent: a shipped one's name, a file, or a folder of `skipstone train agent`.
+
+    Raises:
+        SpecError: there is none.
+    """
+    for candidate in (SHIPPED / f"{path}{SUFFIX}", Path(path), Path(path) / f"agent{SUFFIX}"):
+        if candidate.is_file():
+            return candidate
+    names = ", ".join(map(repr, shipped())) or "none"
+    raise SpecError(
+        f"agent: there is no agent {path!r}. Shipped: {names}. Train one: skipstone train agent --config FILE --out "
+        f"DIR; then say agent(path='DIR')."
+    )
+
+
+@register("policy")
+@dataclass(frozen=True)
+class Agent(Policy):
+    """Let a trained agent choose how far each step goes, by what the call at its start has shown.
+
+    At every call it sees the trace so far and the prompt's text state, and takes the action of the highest score, of
+    those that are allowed: go on along its guide (the fixed schedule that it began with), take a shorter or a longer
+    step, stop in one or two. The step is set when the call at its start is known, as `stride` does. Where training
+    found nothing surely better on the network, it plays the guide. "pebble" is such a one, on schedules that were
+    searched for Pebble; "pebble-even" has learnt, beginning with even steps. For the model and the solver it was
+    trained with, whose steps make one call.
+
+    One that was trained to look at pictures (`Published`) decodes the clean estimate at every call, which costs
+    `mind.sight.published.fee` calls each time: it is charged in training, and no count of calls shows it.
+
+    Args:
+        path: File or folder of `skipstone train agent`, or the name of a shipped one. "" changes nothing.
+        price: What a call must be worth, in dB of PSNR to the converged picture, > 0; higher makes fewer calls.
+            0 is the middle of what it was trained at.
+
+    Raises:
+        SpecError: no such agent, or a price beyond what it was trained at.
+
+    References: Schulman et al. 2017, arXiv 1707.06347 (PPO); the decision process is that of AdDiffusion
+    (github.com/d3v-26/addiffusion), rebuilt; actions relative to a guide, and the utility, are ours.
+    """
+
+    path: str = "pebble"
+    price: float = 0.0
+    name: ClassVar[str] = "agent"
+    neutral: ClassVar[Mapping[str, Any]] = {"path": ""}
+    may_spend_more: ClassVar[bool] = True
+    ladder: ClassVar[Sequence[Mapping[str, Any]]] = tuple({"price": p} for p in (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0))
+
+    def __post_init__(self) -> None:
+        number(self, "price", 0)
+        if not isinstance(self.path, str):
+            raise SpecError(f"agent: expected path to be a text, got {self.path!r}; try path='pebble'.")
+        if self.path and self.price:
+            low, high = self.mind.prices
+            if not 0.99 * low <= self.price <= 1.01 * high:
+                raise SpecError(f"agent: expected a price in {low:g}..{high:g}, as it was trained, got {self.price:g}.")
+
+    @cached_property
+    def mind(self) -> Mind:
+        """What its file holds."""
+        file = find(self.path)
+        return _loaded(str(file), os.stat(file).st_mtime)
+
+    @cached_property
+    def _price(self) -> float:
+        low, high = self.mind.prices
+        return float(self.price or (low * high) ** 0.5)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.mind.sight.needs if self.path and self.mind.learned else frozenset()  # a guide looks at nothing
+
+    @property
+    def sites(self) -> frozenset[str]:
+        return self.mind.moves.sites if self.path else frozenset()
+
+    @property
+    def solver(self) -> str:
+        return self.mind.solver if self.path else ""
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        if not self.path or not proposal.plain:
+            return proposal
+        mind, guide = self.mind, self.mind.guide(self._price)
+        return carry(run, guide, mind.moves, mind.choose(run, self._price) if due(run) else None)

@@ -1,0 +1,161 @@
+"""What a search leaves behind: policies that can be used at once, figures, a table and a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from ..evaluation.files import put
+from ..evaluation.json_lines import plain
+from ..policies.saved import FILE, save_policy
+from .search import Found, Row
+
+RESULTS, PLOT = "paths.json", "paths.png"
+COLOURS = ("#1f4e79", "#c0392b", "#1a7f4b", "#8e5ea2", "#e0872f", "#5f6368")
+
+
+def folder_of(out: Path, calls: int) -> Path:
+    """Where the policy of so many calls is saved."""
+    return out / f"path-{calls}"
+
+
+def targets(out: Path, calls: Sequence[int]) -> list[Path]:
+    """All files that `write` makes."""
+    return [*(folder_of(out, n) / FILE for n in calls), out / RESULTS, out / PLOT]
+
+
+def write(found: Found, out: Path, about: Mapping[str, Any]) -> list[Path]:
+    """Policies, figures and picture; returns their paths.
+
+    Args:
+        found: By a search.
+        out: A folder.
+        about: The model, what the figures were made with, and the prompts: {"model", "fingerprint", ...}.
+    """
+    document = {**about, **_document(found)}
+    for calls in found.grids:
+        row = next(row for row in found.rows if row.calls == calls and row.group == "path")
+        notes = {"found for": about.get("model"), "calls": calls, "psnr": row.decibels, "settings": about}
+        save_policy(found.policy(calls), folder_of(out, calls), **plain(notes))
+    put(out / RESULTS, (json.dumps(plain(document), indent=1, ensure_ascii=False) + "\n").encode())
+    put(out / PLOT, plot(found, str(about.get("model", ""))))
+    return targets(out, list(found.grids))
+
+
+def _document(found: Found) -> dict[str, Any]:
+    return {
+        "fine": {"times": found.fine.times, "angles": found.fine.angles, "agreement": found.agreement},
+        "grids": [
+            {
+                "calls": calls,
+                "policy": registry.spell(found.policy(calls)),
+                "solver": found.policy(calls).solver,
+                "weighed": grid.weighed,
+                "tuned": grid.tuned,
+                "places": grid.path,
+            }
+            for calls, grid in found.grids.items()
+        ],
+        "gains": [
+            {"angle": found.fine.angles[k], "rms": (found.gain[:, k] ** 0.5).tolist()} for k in sorted(found.landings)
+        ],
+        "rows": [
+            {
+                "calls": row.calls,
+                "label": row.label,
+                "group": row.group,
+                "spec": row.spec,
+                "spent": row.spent,
+                "psnr": row.decibels,
+                "samples": [[one.calls, one.psnr] for one in row.seen],
+            }
+            for row in found.rows
+        ],
+    }
+
+
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """The head, and a line for each row: figures are PSNR to the fine run in dB."""
+    lines = [["budget", "", "calls", "median", "p10", "worst", "mean"]]
+    for row in sorted(rows, key=lambda row: (row.calls, -row.decibels["median"])):
+        figures = [f"{row.decibels[name]:.1f}" for name in ("median", "p10", "worst", "mean")]
+        lines.append([str(row.calls), row.label, f"{row.spent:.1f}", *figures])
+    return lines
+
+
+# -- the picture ----------------------------------------------------------------------------------
+
+
+def plot(found: Found, model: str) -> bytes:
+    """A PNG: the places of each grid, the gain, and the local error per radian, over the angle."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    heights = (0.45 * len(found.grids) + 0.5, 2.2, 2.2)
+    figure = Figure(figsize=(8.4, 1.2 + sum(heights)), layout="constrained")
+    FigureCanvasAgg(figure)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=heights)
+    _ticks(top, found)
+    _gains(middle, found)
+    _errors(bottom, found)
+    top.set_title(f"{model}: grids of {', '.join(map(str, found.grids))} calls", fontsize=11)
+    bottom.set_xlabel("angle atan(sigma / alpha), noise to the left, picture to the right")
+    bottom.set_xlim(1.02 * found.fine.angles[0], -0.02 * found.fine.angles[0])
+    for axes in (middle, bottom):
+        axes.set_yscale("log")
+        axes.grid(alpha=0.25)
+    figure.align_ylabels()
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=140, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _ticks(axes: Any, found: Found) -> None:
+    for row, grid in enumerate(found.grids.values()):
+        colour = COLOURS[row % len(COLOURS)]
+        places = [found.fine.angles[k] for k in grid.path]
+        axes.hlines(-row, places[-1], places[0], color=colour, lw=0.7)
+        axes.vlines(places, -row - 0.3, -row + 0.3, color=colour, lw=1.6)
+    axes.set_yticks([-row for row in range(len(found.grids))], [str(calls) for calls in found.grids])
+    axes.set_ylim(-len(found.grids) + 0.4, 0.6)
+    axes.set_ylabel("calls")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(left=False)
+
+
+def _gains(axes: Any, found: Found) -> None:
+    """Root of the gain: median, the middle half, and all samples."""
+    import numpy as np
+
+    angles, gain = np.array(found.fine.angles), np.sqrt(found.gain)
+    low, first, middle, third, high = np.quantile(gain, (0.0, 0.25, 0.5, 0.75, 1.0), axis=0)
+    axes.fill_between(angles, low, high, color=COLOURS[0], alpha=0.12, lw=0, label="all samples")
+    axes.fill_between(angles, first, third, color=COLOURS[0], alpha=0.3, lw=0, label="the middle half")
+    axes.plot(angles, middle, color=COLOURS[0], lw=1.5, label="median")
+    probed = list(found.landings)
+    axes.plot(angles[probed], middle[probed], "o", color=COLOURS[0], ms=4, label="measured here")
+    axes.set_ylabel("gain\n(pixels / latent, rms)")
+    axes.legend(fontsize=8, loc="best")
+
+
+def _errors(axes: Any, found: Found) -> None:
+    """Local error per radian of steps of one length, and of those that the grids take."""
+    import numpy as np
+
+    angles = np.array(found.fine.angles)
+    for row, (calls, grid) in enumerate(found.grids.items()):
+        steps = list(zip(grid.path, grid.path[1:], strict=False))
+        before = [0, *(b - a for a, b in steps)]
+        each = [found.errors.table[:, j, a, k - j - 1] for (j, k), a in zip(steps, before, strict=False)]
+        rms = np.median(np.sqrt(np.array(each)), axis=1)
+        edges = [angles[j] - angles[k] for j, k in steps]
+        colour = COLOURS[row % len(COLOURS)]
+        axes.stairs(rms[::-1] / np.array(edges)[::-1], angles[list(grid.path)][::-1], color=colour, lw=1.3,
+                    label=f"{calls} calls", baseline=None)  # fmt: skip
+    axes.set_ylabel("local error per radian\n(latent, rms, median)")
+    axes.legend(fontsize=8, loc="best")

@@ -1,0 +1,56 @@
+"""Pebble through the guest and in the engine's own loop: the same decisions, the same latents, the same table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from skipstone.cli.options import Choice
+from skipstone.engine.trace import letters
+from skipstone.evaluation.columns import parse_column, parse_columns
+from skipstone.evaluation.compare import compare
+from skipstone.evaluation.subject import Item, Subject
+from skipstone.evaluation.table import rows
+
+ITEMS = [Item("a red apple on a blue background", 0), Item("a cat left of a rocket", 3)]
+COLUMNS = ["third_order", "guidance_gate | early_stop @ ddim", "fewer @ dpmpp"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Subject:
+    return Choice().subject()
+
+
+@pytest.fixture(scope="module")
+def guest() -> Subject:
+    return Choice(as_guest=True).subject()
+
+
+def test_the_tables_agree(engine: Subject, guest: Subject) -> None:
+    tables = []
+    for subject in (engine, guest):
+        columns = parse_columns(COLUMNS, *subject.defaults._replace(steps=20))
+        full = parse_column("fixed", *subject.defaults._replace(steps=20))
+        result = compare(subject, ITEMS, columns, full, repeats=1)
+        head, *body = rows(result)
+        seconds = head.index("seconds")
+        tables.append([row[:seconds] + row[seconds + 1 :] for row in body])
+        assert result.mean_calls(1) < result.mean_calls(0)
+    ours, theirs = tables
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine[0] == other[0]
+        for a, b in zip(mine[1:], other[1:], strict=True):
+            assert a == b or float(a.strip("%")) == pytest.approx(float(b.strip("%")), abs=0.11), (mine, other)
+
+
+@pytest.mark.parametrize("spec", ["fixed", "third_order", "error_control", "third_order @ ddim", "interval @ dpmpp"])
+def test_decisions_and_latents_agree(engine: Subject, guest: Any, spec: str) -> None:
+    column = parse_column(spec, *engine.defaults._replace(steps=20))
+    ours, _ = engine.draw(ITEMS, column)
+    with guest.adapted(column) as adapted:
+        theirs = guest.pipe(**guest.told(ITEMS, column) | {"output_type": "latent"}).images
+    for mine, latent, account in zip(ours, theirs, adapted.last, strict=True):
+        assert letters(mine.run) == account.decisions
+        assert mine.calls == account.calls
+        assert float((latent - mine.x).norm() / mine.x.norm()) < 1e-4

@@ -1,0 +1,86 @@
+"""Exact backbones as subjects of a benchmark: what a search finds on them can be held against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipstone import registry
+from skipstone.engine.drivers import denoise_many
+from skipstone.engine.requests import Problem
+from skipstone.evaluation.columns import Column, Sampler
+from skipstone.evaluation.prompts import Prompt
+from skipstone.evaluation.references import Shot
+from skipstone.evaluation.subject import Item, Made
+
+SHAPE = (6, 6, 3)
+
+
+@dataclass
+class Exact:
+    """A backbone without a network, its samples being its pictures.
+
+    Args:
+        backbone: A `Gaussian` or a `Mixture`.
+        steps: Of its usual grid.
+    """
+
+    backbone: Any
+    steps: int = 12
+    drawn: int = 0
+    name: str = "exact"
+    guidance: None = None
+    policy: str = "fixed"
+    moving: bool = False
+    judge: None = None
+    folder: Path = Path()
+    denoisers: tuple[()] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def defaults(self) -> Sampler:
+        return Sampler(registry.parse("solver", "unipc"), registry.parse("grid", "trailing"), self.steps)
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """It draws anything."""
+
+    def admit(self, column: Column) -> Column:
+        return replace(column, solver=column.solver or self.defaults.solver, grid=column.grid or self.defaults.grid)
+
+    def load(self, columns: Sequence[Column]) -> None:
+        """Nothing to load."""
+
+    def warm_up(self, items: Sequence[Item], column: Column) -> None:
+        """Nothing to warm up."""
+
+    def prepare(self, items: Sequence[Item], column: Column) -> None:
+        """Nothing to prepare."""
+
+    def start(self, item: Item) -> Any:
+        """The noise of a sample."""
+        return np.random.default_rng(item.seed).standard_normal(SHAPE)
+
+    def draw(self, items: Sequence[Item], column: Column, watch: Any = None) -> tuple[list[Made], float]:
+        column = self.admit(column)
+        assert column.solver is not None
+        assert column.grid is not None
+        schedule = self.backbone.schedule
+        grid = tuple(column.grid.times(schedule, column.steps))
+        problems = [Problem(schedule, self.start(item), grid, branches=self.backbone.branches) for item in items]
+        results = denoise_many(self.backbone, problems, column.solver, column.decides)
+        self.drawn += len(items)
+        return [Made(r.x, r.run, r.run.cost, float(column.steps), r.status) for r in results], 0.0
+
+    def pictures(self, made: Sequence[Made]) -> list[Any]:
+        return [0.5 + 0.2 * m.x for m in made]
+
+
+def shots(count: int, first: int = 0) -> list[Shot]:
+    return [Shot(Prompt(f"p{k}", f"prompt {k}"), first + k) for k in range(count)]

@@ -1,0 +1,395 @@
+"""Grids found for a model: the search is exact, its notes change nothing, and what it finds is better in truth."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exact import SHAPE, Exact, shots
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import skipstone
+from skipstone import registry
+from skipstone.engine.drivers import denoise_many
+from skipstone.engine.requests import Problem
+from skipstone.errors import SpecError
+from skipstone.evaluation.columns import parse_column
+from skipstone.numerics.schedule import Cosine, FlowMatching
+from skipstone.numerics.tables import ScaledLinear
+from skipstone.testing.backbones.gaussian import Gaussian
+from skipstone.testing.backbones.mixture import Mixture
+from skipstone.tuning import report
+from skipstone.tuning.errors import Errors, local_errors
+from skipstone.tuning.gains import interpolated, probes
+from skipstone.tuning.grids import Fine, even_times, policy_of
+from skipstone.tuning.recorder import Recorder
+from skipstone.tuning.refine import refined
+from skipstone.tuning.run_cache import Kept
+from skipstone.tuning.runs import FINE, Draws
+from skipstone.tuning.search import Found, Search, Settings
+from skipstone.tuning.shortest import best_path, shortest
+
+ADAMS = registry.parse("solver", "adams")
+HARD = Mixture(means=(-0.9, 0.9), stds=(0.1, 0.1), weights=(0.5, 0.5))
+
+
+# -- the recorder ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["adams", "ddim", "dpmpp", "heun"])
+def test_a_recorder_changes_nothing_and_knows_whose_step_it_is(solver: str) -> None:
+    backbone, inner = Mixture(), registry.parse("solver", solver)
+    grid = tuple(registry.parse("grid", "trailing").times(backbone.schedule, 9))
+    starts = [np.random.default_rng(k).standard_normal(SHAPE) for k in range(3)]
+    problems = [Problem(backbone.schedule, x, grid, cond=k) for k, x in enumerate(starts)]
+    recorder = Recorder(inner)
+    fixed = registry.parse("policy", "fixed")
+    bare = denoise_many(backbone, problems, inner, fixed)
+    heard = denoise_many(backbone, problems, recorder, fixed)
+    for k, (a, b) in enumerate(zip(bare, heard, strict=True)):
+        assert (a.x == b.x).all()
+        assert a.run == b.run
+        alone = Recorder(inner)
+        denoise_many(backbone, [problems[k]], alone, fixed)
+        assert alone.lines[0].times == recorder.lines[k].times
+        assert all((p == q).all() for p, q in zip(alone.lines[0].rows, recorder.lines[k].rows, strict=True))
+    assert registry.spell(recorder) == registry.spell(inner)
+
+
+def test_what_is_noted_is_the_pair_and_its_gram() -> None:
+    backbone = Gaussian()
+    grid = tuple(registry.parse("grid", "trailing").times(backbone.schedule, 5))
+    recorder = Recorder(ADAMS)
+    problem = Problem(backbone.schedule, np.random.default_rng(0).standard_normal(SHAPE), grid)
+    end = denoise_many(backbone, [problem], recorder, registry.parse("policy", "fixed"))[0].x
+    line = recorder.lines[0]
+    assert tuple(line.times) == grid
+    clean, noise = line.rows[0]
+    u = line.angles[0]
+    assert np.allclose(math.cos(u) * clean + math.sin(u) * noise, problem.x.reshape(-1), atol=1e-6)
+    u, (clean, noise) = line.angles[-1], line.rows[-1]
+    assert np.allclose(math.cos(u) * clean + math.sin(u) * noise, end.reshape(-1), atol=1e-6)
+    rows = np.concatenate([np.array([r[0] for r in line.rows]), np.array([r[1] for r in line.rows])])
+    assert np.allclose(line.gram, rows @ rows.T / rows.shape[1])
+
+
+def test_large_latents_are_looked_at_in_the_same_places_for_the_same_seed() -> None:
+    backbone = Gaussian()
+    grid = tuple(registry.parse("grid", "trailing").times(backbone.schedule, 3))
+    x = np.random.default_rng(0).standard_normal((50, 20))
+    rows: dict[int, Any] = {}
+    for seed in (1, 1, 2):
+        recorder = Recorder(ADAMS, seed, positions=64)
+        problems = [Problem(backbone.schedule, x, grid), Problem(backbone.schedule, x, grid)]
+        denoise_many(backbone, problems, recorder, registry.parse("policy", "fixed"))
+        one, other = (np.array(line.rows) for line in recorder.lines)
+        assert (one == other).all()
+        assert one.shape[-1] == 64
+        assert rows.setdefault(seed, one).tobytes() == one.tobytes()
+    assert (rows[1] != rows[2]).any()
+
+
+# -- errors of steps ------------------------------------------------------------------------------
+
+
+def noted(backbone: Any, count: int = 2, steps: int = 40) -> tuple[Any, Any, list[Any]]:
+    """Angles, grams and lines of fine runs on even angles."""
+    times = even_times(backbone.schedule, 1.0, steps)
+    recorder = Recorder(ADAMS)
+    starts = [np.random.default_rng(k).standard_normal(SHAPE) for k in range(count)]
+    problems = [Problem(backbone.schedule, x, times) for x in starts]
+    denoise_many(backbone, problems, recorder, registry.parse("policy", "fixed"))
+    return recorder.lines[0].angles, np.stack([line.gram for line in recorder.lines]), recorder.lines
+
+
+def test_errors_are_those_of_the_arrays_themselves() -> None:
+    """The quadratic forms against adams' own quadrature on the arrays, for a step after another and for the first."""
+    from skipstone.solvers.adams import Pair, integral
+
+    angles, gram, lines = noted(Mixture(), steps=24)
+    table = local_errors(angles, gram, 8).table
+    for s, line in enumerate(lines):
+        said = [
+            Pair(float(u), row[0].astype(float), row[1].astype(float)) for u, row in zip(angles, line.rows, strict=True)
+        ]
+        z = [math.cos(p.angle) * p.clean + math.sin(p.angle) * p.noise for p in said]
+        for i, j, k in ((3, 7, 11), (10, 11, 19), (0, 0, 5), (20, 21, 24)):
+            way = z[k] - z[j]
+            wrong = way - integral([said[j]], angles[j], angles[k])
+            if i in (0, j):
+                forecast = (wrong**2).mean()
+            else:
+                line_ = way - integral([said[i], said[j]], angles[j], angles[k])
+                a, b = (wrong**2).mean(), (line_**2).mean()
+                forecast = ((wrong + (line_ - wrong) * a / (a + b)) ** 2).mean()
+            used = [said[j], said[k]] if i == j else [said[i], said[j], said[k]]
+            right = ((way - integral(used, angles[j], angles[k])) ** 2).mean()
+            h = angles[j] - angles[k]
+            expected = forecast if k == 24 else right + (h / 2) ** 2 * forecast
+            assert table[s, j, j - i, k - j - 1] == pytest.approx(expected, rel=1e-3, abs=1e-12)
+
+
+def test_a_constant_pair_costs_nothing() -> None:
+    """Where the network always says the same, every step of adams is exact."""
+    rng, angles = np.random.default_rng(0), np.linspace(1.5, 0.0, 21)
+    clean, noise = rng.standard_normal((2, 50))
+    rows = np.concatenate([np.tile(clean, (21, 1)), np.tile(noise, (21, 1))])
+    table = local_errors(angles, (rows @ rows.T / 50)[None], 10).table
+    assert np.isfinite(table).any()
+    assert table[np.isfinite(table)].max() < 1e-14
+
+
+def test_only_possible_steps_are_finite() -> None:
+    angles, gram, _ = noted(Gaussian(), count=1, steps=12)
+    table = local_errors(angles, gram, 5).table[0]
+    for j, a, b in itertools.product(range(12), range(6), range(5)):
+        possible = j + b + 1 <= 12 and (a == 0 if j == 0 else 1 <= a <= j)
+        assert np.isfinite(table[j, a, b]) == possible
+
+
+# -- the shortest path ----------------------------------------------------------------------------
+
+
+def possible(n: int, longest: int, rng: np.random.Generator, samples: int = 1) -> Errors:
+    table = rng.exponential(size=(samples, n, longest + 1, longest)) ** 3
+    for j, a, b in itertools.product(range(n), range(longest + 1), range(longest)):
+        if j + b + 1 > n or (a != 0 if j == 0 else not 1 <= a <= j):
+            table[:, j, a, b] = np.inf
+    return Errors(np.linspace(1.5, 0, n + 1), table.astype(np.float32))
+
+
+def every_path(n: int, longest: int, steps: int) -> list[tuple[int, ...]]:
+    inner = itertools.combinations(range(1, n), steps - 1)
+    paths = [(0, *places, n) for places in inner]
+    return [p for p in paths if all(b - a <= longest for a, b in itertools.pairwise(p))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 9), st.integers(2, 9), st.integers(1, 9), st.integers(0, 10**6))
+def test_the_best_path_is_that_of_brute_force(n: int, longest: int, steps: int, seed: int) -> None:
+    errors = possible(n, longest, np.random.default_rng(seed))
+    paths = every_path(n, longest, steps)
+    if not paths:
+        with pytest.raises(SpecError, match="calls on a fine run"):
+            shortest(errors.table[0], steps)
+        return
+    best = min(float(errors.of(p)[0]) for p in paths)
+    assert float(errors.of(shortest(errors.table[0], steps))[0]) == pytest.approx(best, rel=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_reweighting_never_ends_worse_than_it_began_and_knows_its_optimum(seed: int) -> None:
+    errors = possible(8, 8, np.random.default_rng(seed), samples=5)
+    paths = every_path(8, 8, 4)
+    score = {p: float(np.log(errors.of(p)).mean()) for p in paths}
+    mean = best_path(errors, 4, rounds=0)
+    assert float(errors.of(mean).mean()) == pytest.approx(min(float(errors.of(p).mean()) for p in paths), rel=1e-5)
+    assert score[best_path(errors, 4)] <= score[mean] + 1e-9
+    assert score[best_path(errors, 4)] <= np.median(list(score.values()))
+
+
+def test_gains_are_interpolated_in_the_logarithm() -> None:
+    fine = Fine((1.0, 0.75, 0.5, 0.25, 0.0), (1.2, 0.9, 0.6, 0.3, 0.0))
+    found = interpolated(fine, [1, 3], np.array([[1.0, 4.0], [100.0, 4.0]]))
+    assert found[0] == pytest.approx([1, 1, 10, 100, 100])
+    assert found[1] == pytest.approx([4] * 5)
+
+
+def test_probes_have_one_coarse_step_each() -> None:
+    times = even_times(Cosine(), 1.0, 100)
+    fine = Fine(times, tuple(Cosine().angle(t) for t in times))
+    made = probes(fine)
+    assert len(made) == 10
+    for probe in made:
+        steps = [b - a for a, b in itertools.pairwise(probe.path)]
+        assert sum(step > 2 for step in steps) == 1
+        assert probe.path[[step > 2 for step in steps].index(True) + 1] == probe.landing
+
+
+def test_refining_climbs_to_what_it_is_scored_by() -> None:
+    def score(path: tuple[int, ...]) -> float:
+        return -abs(path[1] - 20) - abs(path[2] - 60)
+
+    assert refined(score, (0, 12, 52, 100), 1) == (0, 20, 60, 100)
+    assert refined(score, (0, 12, 52, 100), 0) == (0, 12, 52, 100)
+    assert refined(score, (0, 4, 8, 9), 3)[1:3] == (4, 8)  # no room to move
+
+
+# -- times ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), FlowMatching(3.0), ScaledLinear()])
+def test_fine_places_are_even_on_the_angle_and_whole_where_the_schedule_is_a_table(schedule: Any) -> None:
+    times = even_times(schedule, 0.98, 50)
+    assert times[0] == 0.98
+    assert times[-1] == 0.0
+    assert all(a > b for a, b in itertools.pairwise(times))
+    if hasattr(schedule, "alpha_bars"):
+        assert all(abs(1000 * t - round(1000 * t)) < 1e-9 for t in times)
+    else:
+        steps = -np.diff([schedule.angle(t) for t in times])
+        assert steps.max() < 1.06 * steps.min() + schedule.angle(0.0)
+    assert policy_of(times).places == pytest.approx(times[1:-1])  # type: ignore[attr-defined]
+
+
+# -- the search -----------------------------------------------------------------------------------
+
+
+def search(folder: Path, subject: Exact, **more: Any) -> Search:
+    asked = Settings(**{"calls": (6, 10), "fine": 64, "rivals": False, **more})
+    return Search(subject, asked, shots(5), shots(5, 100), Kept.open(folder, {"fine": asked.fine}))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, Found]:
+    made = search(tmp_path_factory.mktemp("search"), Exact(HARD))
+    return made, made.run()
+
+
+def decibels(made: Search, found: Found, path: tuple[int, ...], of: str) -> float:
+    """In truth: mean PSNR on prompts that were not tuned on."""
+    full = made.draws.pictures(made.check, found.fine, FINE, range(found.fine.steps + 1))
+    column = made.draws.column(found.fine.policy(path, of))
+    return statistics.fmean(one.psnr for one in made.draws.measured(column, made.check, FINE, full))
+
+
+@pytest.mark.parametrize("calls", [6, 10])
+def test_what_is_found_beats_even_angles_and_the_grid_of_local_errors(found: tuple[Search, Found], calls: int) -> None:
+    made, result = found
+    grid = result.grids[calls]
+    assert len(grid.path) == calls + 1
+    mine = decibels(made, result, grid.path, grid.of)
+    assert mine > decibels(made, result, result.fine.even(calls), grid.of) + 6
+    assert mine >= decibels(made, result, best_path(result.errors, calls), grid.of) - 1e-9
+    row = next(row for row in result.rows if row.calls == calls and row.group == "path")
+    assert row.spent == calls
+    assert row.decibels["mean"] == pytest.approx(mine)
+
+
+def test_the_fine_runs_are_exact_to_more_than_what_is_told_apart(found: tuple[Search, Found]) -> None:
+    made, result = found
+    best = max(row.decibels["worst"] for row in result.rows)
+    subject = made.subject
+    assert isinstance(subject, Exact)
+    times = even_times(HARD.schedule, 1.0, 1000)
+    problems = [Problem(HARD.schedule, subject.start(shot.item), times) for shot in made.check]
+    exact = denoise_many(HARD, problems, registry.parse("solver", "dpmpp"), registry.parse("policy", "fixed"))
+    full = made.draws.pictures(made.check, result.fine, FINE, range(result.fine.steps + 1))
+    for one, picture in zip(exact, full, strict=True):
+        assert -10 * math.log10(((0.5 + 0.2 * one.x - picture) ** 2).mean()) > best + 3
+
+
+def test_the_same_seed_is_the_same_grid_and_what_was_drawn_is_not_drawn_again(
+    found: tuple[Search, Found], tmp_path: Path
+) -> None:
+    made, result = found
+    again = search(tmp_path, Exact(HARD), batch=2).run()
+    assert again.grids == result.grids
+    assert [row.decibels for row in again.rows] == [row.decibels for row in result.rows]
+    subject = made.subject
+    assert isinstance(subject, Exact)
+    drawn = subject.drawn
+    resumed = made.run()
+    assert subject.drawn == drawn + 1  # where its runs begin
+    assert resumed.grids == result.grids
+
+
+def test_a_search_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, draw, left = Exact(HARD), Exact.draw, [4]
+
+    def cut(self: Exact, *arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return draw(self, *arguments)
+
+    monkeypatch.setattr(Exact, "draw", cut)
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, subject, calls=(6,), fine=32).run()
+    monkeypatch.setattr(Exact, "draw", draw)
+    early = subject.drawn
+    after = search(tmp_path, subject, calls=(6,), fine=32).run()
+    whole = Exact(HARD)
+    assert search(tmp_path / "other", whole, calls=(6,), fine=32).run().grids == after.grids
+    assert subject.drawn == whole.drawn + 1
+    assert early > 1
+
+
+def test_results_are_policies_that_run_and_figures_that_can_be_read(
+    found: tuple[Search, Found], tmp_path: Path
+) -> None:
+    made, result = found
+    written = report.write(result, tmp_path, {"model": "exact"})
+    assert written == report.targets(tmp_path, (6, 10))
+    assert all(path.is_file() for path in written)
+    assert skipstone.load_policy(tmp_path / "path-6") == result.policy(6)
+    column = parse_column(str(tmp_path / "path-6"), None, None, 12)
+    assert column.solver == made.draws.column(result.policy(6)).solver
+    assert made.subject.draw([made.check[0].item], column)[0][0].calls == 6
+    document = json.loads((tmp_path / report.RESULTS).read_text())
+    assert [grid["calls"] for grid in document["grids"]] == [6, 10]
+    assert {row["group"] for row in document["rows"]} == {"path", "even"}
+    assert (tmp_path / report.PLOT).read_bytes().startswith(b"\x89PNG")
+
+
+def test_rivals_run_beside(tmp_path: Path) -> None:
+    rows = search(tmp_path, Exact(HARD, steps=30), calls=(8,), fine=24, rivals=True).run().rows
+    by_label = {row.label.partition("(")[0]: row for row in rows}
+    assert {"path-8", "fixed @ adams", "fixed @ dpmpp", "stride"} <= by_label.keys()
+    assert by_label["stride"].spent <= 8.5
+    assert by_label["fixed @ dpmpp"].spent == 8
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"calls": (3,)}, "between 4 and 32"),
+        ({"calls": (33,)}, "between 4 and 32"),
+        ({"calls": ()}, "got 0"),
+        ({"fine": 4}, "--fine >= 8"),
+        ({"refine": -1}, "--refine >= 0"),
+        ({"batch": 0}, "--batch >= 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=said):
+        search(tmp_path, Exact(HARD), **more)
+
+
+def test_a_table_with_too_few_timesteps_is_told(tmp_path: Path) -> None:
+    subject = Exact(Gaussian(schedule=ScaledLinear(steps=20)))
+    with pytest.raises(SpecError, match="its timesteps are whole"):
+        search(tmp_path, subject, calls=(12,)).run()
+
+
+def test_a_recorded_pipeline_is_the_bare_one(tiny_model: Path, tmp_path: Path) -> None:
+    """By takeover: the notes are of the run that the pipeline makes, and change nothing of it."""
+    from skipstone.evaluation.checkpoints import Checkpoint
+    from skipstone.evaluation.pipeline_subject import Guest
+    from skipstone.evaluation.subject import Item
+
+    guest = Guest(Checkpoint.find(str(tiny_model)), device="cpu")
+    draws = Draws(guest, Kept.open(tmp_path, {}), 12)
+    shot = shots(1)[0]
+    fine = draws.fine(shot)
+    assert fine.times[0] == 1.0
+    recorder = Recorder(ADAMS)
+    policy = fine.policy(range(fine.steps + 1))
+    items = [Item("a cat", 3), Item("a dog", 4)]
+    bare, _ = guest.draw(items, draws.column(policy))
+    heard, _ = guest.draw(items, draws.column(policy, recorder))
+    for one, other in zip(bare, heard, strict=True):
+        assert (one.x == other.x).all()
+        assert one.calls == other.calls == fine.steps
+    assert [tuple(line.times) for line in recorder.lines] == [fine.times] * 2
+    alone = Recorder(ADAMS)
+    guest.draw(items[1:], draws.column(policy, alone))
+    assert np.allclose(alone.lines[0].rows[-1], recorder.lines[1].rows[-1], atol=1e-4)
