@@ -41,8 +41,8 @@ $(OLDEST)/.ready: constraints-oldest.txt $(READY)
 # Left out is what the bare pipeline fails at too: group offloading with no accelerator and padded prompts of Qwen-Image
 # by themselves (diffusers 0.35), masks in float64 (transformers 4). The table of schedulers is that of the newest.
 test-oldest: $(OLDEST)/.ready  ## the tests of the guest with the oldest diffusers that is supported
-	OMP_NUM_THREADS=1 PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -n auto -rfEs tests/guest \
-		--ignore tests/guest/test_schedulers.py \
+	OMP_NUM_THREADS=1 PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -n auto -rfEs tests/integrations/guest \
+		--ignore tests/integrations/guest/test_schedulers.py \
 		-k "not test_group_offload and not test_other_floats[dtype2] and not on_each_other[qwenimage]"
 
 lint: $(READY)  ## ruff and mypy --strict

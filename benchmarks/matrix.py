@@ -25,8 +25,8 @@ from rich.progress import track
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.guest.families import FAMILIES, build  # noqa: E402
-from tests.guest.matrix import CHECKS, Cell, cells  # noqa: E402
+from tests.integrations.guest.families import FAMILIES, build  # noqa: E402
+from tests.integrations.guest.matrix import CHECKS, Cell, cells  # noqa: E402
 
 LOG, PAGE = Path(__file__).with_name("matrix.jsonl"), Path(__file__).with_name("matrix.md")
 

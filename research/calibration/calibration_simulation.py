@@ -428,8 +428,8 @@ def page(runs: int) -> str:
 
 Made by `python research/calibration/calibration_simulation.py --calibrations {runs}`: {runs:,} calibrations
 of each scenario, all seeds fixed. The true risk of every setting is known exactly, so that a broken promise can be
-counted: a setting was chosen whose true risk is above what the target allows. With confidence 90 % (where no other is said) at most 10 % of
-the promises may be broken; a scenario fails where the lower 95 % limit of its rate is above that (at a rate of 10 %,
+counted: a setting was chosen whose true risk is above what the target allows. With confidence 90 %
+(where no other is said) at most 10 % of the promises may be broken; a scenario fails where the lower 95 % limit of its rate is above that (at a rate of 10 %,
 rates up to about {percent(limit)} are seen). "Just misses" is a risk of {0.1 + LITTLE:g} where 0.1 is allowed: the
 hardest case, in which every acceptance is a broken promise. The naive rule takes the cheapest setting whose losses on
 the calibration prompts meet the target. "calls / best" is what the chosen setting costs against the best one in

@@ -5,6 +5,7 @@ A line of the table is one rename; modules and globs are those of 0.1.0, and are
     symbol  module:name          new             a top-level name, wherever it is imported
     member  module:Class.name    new   globs     a method, property, attribute, field or keyword argument
     local   globs                old   new       every such token in these files
+    text    globs                old   new       a name in a string
 
 Nothing inside strings is renamed but what stands in backticks and in the braces of f-strings.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 from tables import ROOT, SOURCES, new_module, new_path, table
 from tokens import Token, tokens_of
 
+KINDS = ("symbol", "member", "local", "text")
 PLACES = {f"packages/{d}/": "" for d in ("skipstone-pebble", "skipstone-bench", "skipstone-train")} | {"research/": ""}
 
 
@@ -166,6 +168,7 @@ class Tree:
         old = subprocess.run(["git", "ls-tree", "-r", "--name-only", BASE], cwd=ROOT, capture_output=True, text=True)
         self.moved = {path: ROOT / new_path(path) for path in old.stdout.splitlines() if path.endswith(".py")}
         self.backticks: dict[str, str] = {}
+        self.texts: list[tuple[Module, str, str]] = []
 
     def matching(self, globs: str) -> list[Module]:
         """The files that globs over the old tree name, where they are now."""
@@ -216,14 +219,14 @@ class Tree:
                         m.put(i, new, what)
                 elif (name, line) in m.members and m.is_member(i):
                     continue
-                elif direct and not (imported and not self._names(m, i, homes, name)):
-                    m.put(i, new, what)
-                elif aliased and imported and m.tokens[i + 1].text == "as":
+                elif (direct and (not imported or self._names(m, i))) or (
+                    aliased and imported and m.tokens[i + 1].text == "as"
+                ):
                     m.put(i, new, what)
         self.backticks[name] = new
 
     @staticmethod
-    def _names(m: Module, i: int, homes: set[str], name: str) -> bool:
+    def _names(m: Module, i: int) -> bool:
         """Whether a token on an import line is the name imported, not a part of a module's path."""
         k = i
         while k and m.tokens[k].text not in ("import", "from"):
@@ -246,7 +249,7 @@ class Tree:
         hits = 0
         for m in self.matching(globs):
             for i in m.find(name):
-                if m.line(m.tokens[i]) not in m.imported_lines:
+                if m.line(m.tokens[i]) not in m.imported_lines or self._names(m, i):
                     m.put(i, new, name)
                     hits += 1
         if not hits:
@@ -254,18 +257,25 @@ class Tree:
 
     def apply(self, lines: list[tuple[str, ...]]) -> None:
         """Symbols first, then members and locals, which may say the same of a token."""
-        for kind, a, b, c in sorted(lines, key=lambda line: ("symbol", "member", "local").index(line[0])):
+        for kind, a, b, c in sorted(lines, key=lambda line: KINDS.index(line[0])):
             if kind == "symbol":
                 self.symbol(a, b)
             elif kind == "member":
                 self.member(a.rpartition(".")[2], b, c)
-            else:
+            elif kind == "local":
                 self.local(a, b, c)
+            else:
+                self.texts += [(m, b, c) for m in self.matching(a)]
 
     def write(self) -> None:
         """Every file that has changed; Markdown too, where names stand in backticks."""
         for m in self.modules:
-            m.path.write_text(m.written(self.backticks), encoding="utf-8")
+            text = m.written(self.backticks)
+            for _, old, new in (line for line in self.texts if line[0] is m):
+                if old not in text:
+                    print(f"nothing: {old} in {m.path.relative_to(ROOT)}")
+                text = text.replace(old, new)
+            m.path.write_text(text, encoding="utf-8")
 
 
 BASE = sys.argv[2] if len(sys.argv) > 2 and not sys.argv[2].startswith("-") else "HEAD"
@@ -274,7 +284,7 @@ BASE = sys.argv[2] if len(sys.argv) > 2 and not sys.argv[2].startswith("-") else
 def main() -> None:
     """Read the table, rename, write."""
     tree = Tree()
-    tree.apply([line for line in table(sys.argv[1], 4) if line[0] in ("symbol", "member", "local")])
+    tree.apply([line for line in table(sys.argv[1], 4) if line[0] in KINDS])
     if "--check" not in sys.argv:
         tree.write()
     print(sum(len(m.new) for m in tree.modules), "tokens in", sum(bool(m.new) for m in tree.modules), "files")

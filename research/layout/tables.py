@@ -21,7 +21,7 @@ def table(name: str, columns: int = 2) -> list[tuple[str, ...]]:
     found = []
     for line in (HERE / name).read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
-            cells = [cell.strip() for cell in line.split("\t")]
+            cells = line.split("\t")
             found.append(tuple((cells + [""] * columns)[:columns]))
     return found
 

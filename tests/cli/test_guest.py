@@ -19,7 +19,7 @@ SKIPS = "interval(every=2)"
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of pipelines by family."""
-    from tests.guest.families import build
+    from tests.integrations.guest.families import build
 
     home = tmp_path_factory.mktemp("pipelines")
     for family in ("sd15", "dit", "ddpm", "wan21", "flux", "zimage", "sd15-inpaint"):
@@ -140,7 +140,7 @@ def test_a_comparison(shell: Shell, saved: Path, tmp_path: Path) -> None:
 
 
 def test_samples_of_a_model_without_prompts_are_told_apart_by_seed(shell: Shell, tmp_path: Path) -> None:
-    from tests.guest.families import build
+    from tests.integrations.guest.families import build
 
     pipe = build("ddim")
     pipe.unet.register_to_config(sample_size=16)

@@ -22,11 +22,11 @@ from skipstone.engine.contracts import Run
 from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
+from skipstone.policies.agent import observation as sights
 from skipstone.policies.agent.actions import Moves
 from skipstone.policies.agent.checkpoint import Brain
 from skipstone.policies.agent.observation import BLOCKS, Sight, View
 from skipstone.policies.agent.policy import Agent, Mind
-from skipstone.policies.agent.policy import observation as sights
 from skipstone.policies.agent.published import PARTS, QUALITIES, Published
 from skipstone.policies.stride import Stride
 from skipstone.testing.backbones.gaussian import Gaussian

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-from tests.guest.families.dits import sd3
 from torch.utils.flop_counter import FlopCounterMode
 
 import skipstone_pebble as pebble
@@ -17,6 +16,7 @@ from skipstone import registry
 from skipstone.errors import GuestError, GuestWarning, SpecError
 from skipstone.evaluation.peers import denoiser_of
 from skipstone_bench.peers import Peer
+from tests.integrations.guest.families.dits import sd3
 
 STEPS = 7
 PROMPTS = ["a red apple on a blue background", "a green ball"]

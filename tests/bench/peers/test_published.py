@@ -17,8 +17,6 @@ from diffusers import (
 )
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from tests.guest.families.parts import PROMPTS, call
-from tests.guest.families.unets import sd, sdxl, sdxl_parts
 
 from skipstone import registry
 from skipstone.errors import GuestError, SpecError, UnknownName
@@ -31,6 +29,8 @@ from skipstone.testing.guest import Counter
 from skipstone_bench.baselines import ours
 from skipstone_bench.peers import Peer
 from skipstone_bench.peers.published import content_tokens, crossed
+from tests.integrations.guest.families.parts import PROMPTS, call
+from tests.integrations.guest.families.unets import sd, sdxl, sdxl_parts
 
 BATCH, STEPS = 2, 5
 ITEMS = [Item(PROMPTS[k], k) for k in range(BATCH)]
