@@ -42,7 +42,7 @@ def seconds(pipe: Any, batch: int) -> float:
     return time.perf_counter() - began
 
 
-def turns(pipe: Any, batch: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+def time_in_turns(pipe: Any, batch: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of each policy and of the bare pipeline, turn by turn, and the share of calls saved."""
     found: dict[str, list[float]] = {name: [] for name in ("bare", *POLICIES)}
     saved: dict[str, float] = {}
@@ -94,7 +94,7 @@ def main() -> None:
     print("| Batch | Policy | calls saved | time saved | quartiles | overhead per sample and step |")
     print("|--:|---|--:|--:|--:|--:|")
     for batch in (1, 4, 8):
-        found, saved = turns(pipe, batch)
+        found, saved = time_in_turns(pipe, batch)
         for name in POLICIES:
             ratios = sorted(1 - a / b for a, b in zip(found[name], found["bare"], strict=True))
             low, middle, high = statistics.quantiles(ratios, n=4)

@@ -37,7 +37,7 @@ def _quiet() -> None:
     torch.set_num_threads(1)
 
 
-def tried(cell: Cell) -> dict[str, Any]:
+def run_cell(cell: Cell) -> dict[str, Any]:
     """One cell and what became of it."""
     try:
         cell.run()
@@ -53,7 +53,7 @@ def results(workers: int) -> list[dict[str, Any]]:
     known = {(r["family"], r["scheduler"], r["check"]) for r in done}
     todo = [c for c in cells() if (c.family, c.scheduler, c.check) not in known]
     with multiprocessing.get_context("spawn").Pool(workers, _quiet) as pool, LOG.open("a") as log:
-        for result in track(pool.imap(tried, todo, chunksize=25), "matrix", total=len(todo)):
+        for result in track(pool.imap(run_cell, todo, chunksize=25), "matrix", total=len(todo)):
             log.write(json.dumps(result) + "\n")
             log.flush()
             done.append(result)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skipstone.testing.orders import COARSE, FINE, LOUD, QUIET, markdown, table
+from skipstone.testing.orders import COARSE, FINE, FIRST_CLOCK, LAST_CLOCK, format_markdown, measure_orders
 
 TEXT = f"""# Orders of convergence
 
 Made by `python benchmarks/orders.py`; the tests hold the declared orders to these numbers.
 
 The measured order is log2 of the ratio of the errors with {COARSE} and {FINE} equal steps of the half log-SNR from
-{LOUD:g} to {QUIET:g}, in float64, on exact scores: Gaussian data (closed-form solution) and a mixture of three
-(Runge-Kutta). Stochastic solvers are measured with their noise set to zero, against twice as many steps, on the
+{FIRST_CLOCK:g} to {LAST_CLOCK:g}, in float64, on exact scores: Gaussian data (closed-form solution) and a mixture of
+three (Runge-Kutta). Stochastic solvers are measured with their noise set to zero, against twice as many steps, on the
 mixture only: without noise they contract Gaussian data to a point.
 Multistep solvers start at noise so loud that their first-order first step costs nothing.
 
@@ -25,6 +25,6 @@ they give the second difference half of Taylor's weight. `dpmpp(order=3)` has th
 """
 
 if __name__ == "__main__":
-    page = TEXT + markdown(table()) + "\n"
+    page = TEXT + format_markdown(measure_orders()) + "\n"
     (Path(__file__).parent / "orders.md").write_text(page, encoding="utf-8")
     print(page)

@@ -26,7 +26,7 @@ SHAPES = ((8, 8, 8), (4, 64, 64))
 BATCHES = (1, 8)
 
 
-class Free:
+class InstantBackbone:
     """Answers every query with the sample itself."""
 
     schedule, sites, branches = Cosine(), (), 1
@@ -37,7 +37,7 @@ class Free:
 
 def overhead(policy: str, shape: tuple[int, ...], batch: int) -> float:
     """Median milliseconds per sample and step."""
-    backbone, solver = Free(), registry.parse("solver", "ddim")
+    backbone, solver = InstantBackbone(), registry.parse("solver", "ddim")
     grid = (*(1 - i / STEPS for i in range(STEPS)), 0.0)
     problems = [
         Problem(backbone.schedule, torch.randn(shape, generator=torch.Generator().manual_seed(i)), grid)

@@ -47,7 +47,7 @@ skipstone compare "a red apple on a blue table" --model PATH_OR_HUB_ID -p error_
 
 What holds for this family:
 
-- **Networks that are skipped**: `{"`, `".join((*spec.denoisers[:1], *spec.beside))}`, where the pipeline has them.
+- **Networks that are skipped**: `{"`, `".join((*spec.denoisers[:1], *spec.companions))}`, where the pipeline has them.
 - **Guidance branches** enter as {" and ".join(spec.branches) or "they please"}; `guidance_gate`: {gate}.
 - **`solver=`**, for policies that choose their own times (`pid`): {takeover}.
 - **Also adapted by this declaration**: {", ".join(f"`{name}`" for name in spec.pipelines[1:]) or "nothing else"}.
@@ -91,7 +91,7 @@ def pipelines() -> str:
     """Every declared family."""
     run = MATRIX.read_text(encoding="utf-8") if MATRIX.exists() else ""
     rows = []
-    for spec in families.specs():
+    for spec in families.list_pipeline_specs():
         facts = []
         facts += ["the scheduler steps frames"] if spec.frames else []
         facts += ["the scheduler steps both branches"] if spec.doubled else []
@@ -107,7 +107,7 @@ def pipelines() -> str:
 def scheduler_rows() -> str:
     """Every declared family of schedulers."""
     rows = []
-    for spec in schedulers.specs():
+    for spec in schedulers.list_scheduler_specs():
         calls = "2 a step" if spec.stages.__name__ == "in_pairs" else "1 a step"
         calls = "2 or 4 in the first steps, then 1" if spec.stages.__name__ == "as_pndm" else calls
         noise = "yes" if spec.stochastic is schedulers.always else "by its settings" if not _never(spec) else "no"
@@ -129,8 +129,8 @@ def refusals(reasons: dict[str, str]) -> str:
 
 def page() -> str:
     """The whole page."""
-    registry.plugins()
-    example = next(s for s in families.specs() if EXAMPLE in s.pipelines)
+    registry.load_plugins()
+    example = next(s for s in families.list_pipeline_specs() if EXAMPLE in s.pipelines)
     return "\n".join(
         [
             INTRODUCTION,
@@ -145,8 +145,8 @@ def page() -> str:
             scheduler_rows(),
             "## What cannot be adapted\n",
             "It is refused by name when it is adapted, or when it is first called:\n",
-            refusals(families.refused()),
-            refusals(schedulers.REFUSED),
+            refusals(families.unsupported_pipelines()),
+            refusals(schedulers.UNSUPPORTED),
             HINTS,
         ]
     )

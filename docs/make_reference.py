@@ -21,7 +21,7 @@ HEADINGS = {
 
 def entry(kind: str, name: str) -> str:
     """One class: its name, the defaults of its settings, its docstring."""
-    cls = registry.lookup(kind, name)
+    cls = registry.find_class(kind, name)
     arguments = ", ".join(str(p) for p in _settings(cls))
     doc = inspect.cleandoc(cls.__doc__ or "")
     return f"### `{name}({arguments})`\n\n```text\n{doc}\n```\n"
@@ -29,7 +29,7 @@ def entry(kind: str, name: str) -> str:
 
 def short(kind: str) -> str:
     """The presets of a kind."""
-    rows = [f"| `{name}` | `{spec}` | {about} |" for name, (spec, about) in registry.presets(kind).items()]
+    rows = [f"| `{name}` | `{spec}` | {about} |" for name, (spec, about) in registry.list_presets(kind).items()]
     return "\n".join(["### Presets\n", "| Name | Stands for | |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -49,7 +49,7 @@ def page() -> str:
     for kind, heading in HEADINGS.items():
         parts.append(f"## {heading}\n")
         parts += [entry(kind, name) for name in registry.names(kind)]
-        parts += [short(kind)] if registry.presets(kind) else []
+        parts += [short(kind)] if registry.list_presets(kind) else []
     return "\n".join(parts)
 
 

@@ -30,7 +30,7 @@ class SpecError(SkipstoneError, ValueError):
     """A spec string or a setting that cannot be understood."""
 
 
-class UnknownName(SpecError):
+class UnknownNameError(SpecError):
     """No policy, solver, grid, schedule, metric or signal of that name."""
 
 
@@ -70,7 +70,7 @@ class CertificateError(SkipstoneError, ValueError):
     """A calibrated policy on a model or configuration that its certificate was not made for."""
 
 
-class TargetMissed(SkipstoneError):
+class TargetMissedError(SkipstoneError):
     """No setting meets the target with the confidence that was asked for."""
 
 

@@ -18,11 +18,11 @@ from dataclasses import MISSING, fields
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from .errors import SpecError, UnknownName
+from .errors import SpecError, UnknownNameError
 from .satellites import points
 
 T = TypeVar("T", bound=type)
-HOMES = {
+KIND_MODULES = {
     "policy": "skipstone.policies",
     "solver": "skipstone.solvers",
     "schedule": "skipstone.numerics.tables",
@@ -32,10 +32,12 @@ HOMES = {
     "backbone": "skipstone.testing.backbones",
     "peer": "",  # all of them are brought by packages: entry points of the group `skipstone.peers`
 }
-_KINDS: dict[str, dict[str, type]] = {kind: {} for kind in HOMES}
-_PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in HOMES}
+_KINDS: dict[str, dict[str, type]] = {kind: {} for kind in KIND_MODULES}
+_PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in KIND_MODULES}
 _loaded: set[str] = set()
-READ = {"policy": {"auto": "skipstone.policies.saved"}}  # names that a function reads: it looks at more than settings
+FACTORIES = {
+    "policy": {"auto": "skipstone.policies.saved"}
+}  # names that a function reads: it looks at more than settings
 
 
 def register(kind: str) -> Callable[[T], T]:
@@ -52,33 +54,33 @@ def register(kind: str) -> Callable[[T], T]:
     return add
 
 
-def preset(kind: str, name: str, spec: str, about: str) -> None:
+def register_preset(kind: str, name: str, spec: str, about: str) -> None:
     """Give a spec a short name, which is read as that spec everywhere; `about` is its help text."""
     _PRESETS[kind][name] = spec, about
 
 
-def presets(kind: str) -> dict[str, tuple[str, str]]:
+def list_presets(kind: str) -> dict[str, tuple[str, str]]:
     """Short names of a kind -> what each stands for, and what it is good for."""
     _load(kind)
     return dict(_PRESETS[kind])
 
 
 def _load(kind: str) -> dict[str, type]:
-    if kind not in HOMES:
-        raise UnknownName(f"Expected a kind among {', '.join(HOMES)}, got {kind!r}.")
+    if kind not in KIND_MODULES:
+        raise UnknownNameError(f"Expected a kind among {', '.join(KIND_MODULES)}, got {kind!r}.")
     if kind not in _loaded:
         _loaded.add(kind)
-        if HOMES[kind]:
-            importlib.import_module(HOMES[kind])
+        if KIND_MODULES[kind]:
+            importlib.import_module(KIND_MODULES[kind])
         else:
             for point in points(f"{kind}s"):
                 point.load()
-        plugins()
+        load_plugins()
     return _KINDS[kind]
 
 
 @functools.cache
-def plugins() -> None:
+def load_plugins() -> None:
     """Import what other packages bring: the modules named by entry points of the group `skipstone`."""
     for point in entry_points(group="skipstone"):
         point.load()
@@ -89,22 +91,24 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(_load(kind)))
 
 
-def suggest(wrong: str, known: tuple[str, ...] | list[str]) -> str:
+def suggest_spelling(wrong: str, known: tuple[str, ...] | list[str]) -> str:
     """' Did you mean ...?' for a misspelt word, or nothing."""
     close = difflib.get_close_matches(wrong, known, n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def lookup(kind: str, name: str) -> type:
+def find_class(kind: str, name: str) -> type:
     """The class of that name. Raises UnknownName with the nearest known name."""
     known = _load(kind)
     if name not in known:
         listed = (*names(kind), *_PRESETS[kind])
-        raise UnknownName(f"No {kind} is called {name!r}.{suggest(name, listed)} Known: {', '.join(listed)}.")
+        raise UnknownNameError(
+            f"No {kind} is called {name!r}.{suggest_spelling(name, listed)} Known: {', '.join(listed)}."
+        )
     return known[name]
 
 
-def summary(cls: type) -> str:
+def first_doc_line(cls: type) -> str:
     """First line of a class's docstring: its help text everywhere."""
     return inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
 
@@ -123,12 +127,12 @@ def _build(kind: str, node: ast.expr, grammar: str) -> Any:
     match node:
         case ast.BinOp(left, ast.BitOr(), right) if kind == "policy":
             return _build(kind, left, grammar) | _build(kind, right, grammar)
-        case ast.Name(name) if name in presets(kind):
+        case ast.Name(name) if name in list_presets(kind):
             return parse(kind, _PRESETS[kind][name][0])
         case ast.Name(name):
-            return _make(kind, name, {})
+            return _instantiate(kind, name, {})
         case ast.Call(ast.Name(name), [], keywords):
-            return _make(kind, name, {str(k.arg): _value(name, k) for k in keywords})
+            return _instantiate(kind, name, {str(k.arg): _value(name, k) for k in keywords})
     raise SpecError(grammar)
 
 
@@ -143,18 +147,19 @@ def _value(name: str, keyword: ast.keyword) -> Any:
         ) from None
 
 
-def _make(kind: str, name: str, arguments: dict[str, Any]) -> Any:
+def _instantiate(kind: str, name: str, arguments: dict[str, Any]) -> Any:
     cls: Callable[..., Any]
-    if name in READ.get(kind, {}):
-        cls = getattr(importlib.import_module(READ[kind][name]), name)
+    if name in FACTORIES.get(kind, {}):
+        cls = getattr(importlib.import_module(FACTORIES[kind][name]), name)
         known = list(inspect.signature(cls).parameters)
     else:
-        cls = lookup(kind, name)
+        cls = find_class(kind, name)
         known = [f.name for f in fields(cls) if f.init]
     for key in arguments:
         if key not in known:
             raise SpecError(
-                f"{name} has no argument {key!r}.{suggest(key, known)} It takes: {', '.join(known) or 'nothing'}."
+                f"{name} has no argument {key!r}.{suggest_spelling(key, known)} It takes: "
+                f"{', '.join(known) or 'nothing'}."
             )
     try:
         return cls(**arguments)

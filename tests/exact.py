@@ -14,14 +14,14 @@ from skipstone.engine.drivers import denoise_many
 from skipstone.engine.requests import Problem
 from skipstone.evaluation.columns import Column, Sampler
 from skipstone.evaluation.prompts import Prompt
-from skipstone.evaluation.references import Shot
-from skipstone.evaluation.subject import Item, Made
+from skipstone.evaluation.references import EvaluationSample
+from skipstone.evaluation.subject import GeneratedSample, SampleRequest
 
 SHAPE = (6, 6, 3)
 
 
 @dataclass
-class Exact:
+class ExactSubject:
     """A backbone without a network, its samples being its pictures.
 
     Args:
@@ -35,7 +35,7 @@ class Exact:
     name: str = "exact"
     guidance: None = None
     policy: str = "fixed"
-    moving: bool = False
+    is_video: bool = False
     judge: None = None
     folder: Path = Path()
     denoisers: tuple[()] = ()
@@ -45,42 +45,46 @@ class Exact:
         return {}
 
     @property
-    def defaults(self) -> Sampler:
+    def default_sampler(self) -> Sampler:
         return Sampler(registry.parse("solver", "unipc"), registry.parse("grid", "trailing"), self.steps)
 
     def check(self, prompts: Sequence[str]) -> None:
         """It draws anything."""
 
-    def admit(self, column: Column) -> Column:
-        return replace(column, solver=column.solver or self.defaults.solver, grid=column.grid or self.defaults.grid)
+    def resolve_column(self, column: Column) -> Column:
+        return replace(
+            column, solver=column.solver or self.default_sampler.solver, grid=column.grid or self.default_sampler.grid
+        )
 
     def load(self, columns: Sequence[Column]) -> None:
         """Nothing to load."""
 
-    def warm_up(self, items: Sequence[Item], column: Column) -> None:
+    def warm_up(self, items: Sequence[SampleRequest], column: Column) -> None:
         """Nothing to warm up."""
 
-    def prepare(self, items: Sequence[Item], column: Column) -> None:
+    def prepare(self, items: Sequence[SampleRequest], column: Column) -> None:
         """Nothing to prepare."""
 
-    def start(self, item: Item) -> Any:
+    def start(self, item: SampleRequest) -> Any:
         """The noise of a sample."""
         return np.random.default_rng(item.seed).standard_normal(SHAPE)
 
-    def draw(self, items: Sequence[Item], column: Column, watch: Any = None) -> tuple[list[Made], float]:
-        column = self.admit(column)
+    def draw(
+        self, items: Sequence[SampleRequest], column: Column, watch: Any = None
+    ) -> tuple[list[GeneratedSample], float]:
+        column = self.resolve_column(column)
         assert column.solver is not None
         assert column.grid is not None
         schedule = self.backbone.schedule
         grid = tuple(column.grid.times(schedule, column.steps))
         problems = [Problem(schedule, self.start(item), grid, branches=self.backbone.branches) for item in items]
-        results = denoise_many(self.backbone, problems, column.solver, column.decides)
+        results = denoise_many(self.backbone, problems, column.solver, column.effective_policy)
         self.drawn += len(items)
-        return [Made(r.x, r.run, r.run.cost, float(column.steps), r.status) for r in results], 0.0
+        return [GeneratedSample(r.x, r.run, r.run.cost, float(column.steps), r.status) for r in results], 0.0
 
-    def pictures(self, made: Sequence[Made]) -> list[Any]:
-        return [0.5 + 0.2 * m.x for m in made]
+    def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
+        return [0.5 + 0.2 * m.x for m in generated]
 
 
-def shots(count: int, first: int = 0) -> list[Shot]:
-    return [Shot(Prompt(f"p{k}", f"prompt {k}"), first + k) for k in range(count)]
+def eval_samples(count: int, first: int = 0) -> list[EvaluationSample]:
+    return [EvaluationSample(Prompt(f"p{k}", f"prompt {k}"), first + k) for k in range(count)]

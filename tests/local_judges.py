@@ -15,22 +15,22 @@ from typing import Any
 
 from PIL import Image, ImageStat
 
-from skipstone_bench.vlm.client import Judge
+from skipstone_bench.vlm.client import JudgeEndpoint
 
 
 @dataclass(frozen=True)
-class Asked:
+class JudgeRequest:
     """A request as a judge sees it."""
 
     body: dict[str, Any]
     number: int  # of the request, from 1
 
     @property
-    def words(self) -> str:
+    def prompt_text(self) -> str:
         return "\n".join(p["text"] for p in self.body["messages"][0]["content"] if p["type"] == "text")
 
     @property
-    def sides(self) -> list[Image.Image]:
+    def images(self) -> list[Image.Image]:
         """What is on the left and on the right."""
         uris = [p["image_url"]["url"] for p in self.body["messages"][0]["content"] if p["type"] == "image_url"]
         images = [Image.open(BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in uris]
@@ -41,13 +41,13 @@ class Asked:
         return [both.crop((0, 0, middle - 16, both.height)), both.crop((middle + 16, 0, both.width, both.height))]
 
     @property
-    def light(self) -> list[float]:
+    def brightness(self) -> list[float]:
         """Brightness of either side."""
-        return [ImageStat.Stat(side.convert("L")).mean[0] for side in self.sides]
+        return [ImageStat.Stat(side.convert("L")).mean[0] for side in self.images]
 
 
 @dataclass(frozen=True)
-class Sent:
+class HttpReply:
     """An HTTP answer that is no chat completion."""
 
     status: int
@@ -55,42 +55,42 @@ class Sent:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Mind = Callable[[Asked], "str | Sent"]
+JudgeBehaviour = Callable[[JudgeRequest], "str | HttpReply"]
 
 
-def saying(winner: str, reason: str = "because") -> str:
+def verdict_json(winner: str, reason: str = "because") -> str:
     return json.dumps({"winner": winner, "reason": reason})
 
 
-def always_left(_: Asked) -> str:
-    return saying("left")
+def always_left(_: JudgeRequest) -> str:
+    return verdict_json("left")
 
 
-def always_tie(_: Asked) -> str:
-    return saying("tie")
+def always_tie(_: JudgeRequest) -> str:
+    return verdict_json("tie")
 
 
-def brighter(asked: Asked) -> str:
+def prefer_brighter(asked: JudgeRequest) -> str:
     """Knows what it likes, wherever it is."""
-    left, right = asked.light
-    return saying("tie" if abs(left - right) < 1 else "left" if left > right else "right")
+    left, right = asked.brightness
+    return verdict_json("tie" if abs(left - right) < 1 else "left" if left > right else "right")
 
 
-def darker(asked: Asked) -> str:
-    left, right = asked.light
-    return saying("tie" if abs(left - right) < 1 else "left" if left < right else "right")
+def prefer_darker(asked: JudgeRequest) -> str:
+    left, right = asked.brightness
+    return verdict_json("tie" if abs(left - right) < 1 else "left" if left < right else "right")
 
 
-def coin(asked: Asked) -> str:
+def hash_coin(asked: JudgeRequest) -> str:
     """Depends on everything that is shown, and on nothing that is in it."""
     raw = json.dumps(asked.body["messages"]).encode()
-    return saying("left" if hashlib.sha256(raw).digest()[0] % 2 else "right")
+    return verdict_json("left" if hashlib.sha256(raw).digest()[0] % 2 else "right")
 
 
 class LocalJudge:
     """A server in a thread: `with LocalJudge(brighter) as judge: ... judge.judge ...`."""
 
-    def __init__(self, mind: Mind, usage: tuple[int, int] | None = (1000, 20)) -> None:
+    def __init__(self, mind: JudgeBehaviour, usage: tuple[int, int] | None = (1000, 20)) -> None:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self._lock = threading.Lock()
@@ -104,14 +104,14 @@ class LocalJudge:
                     outer.headers.append(dict(self.headers))
                     number = len(outer.requests)
                 if not self.path.endswith("/v1/chat/completions"):
-                    return outer._send(self, Sent(404, b"no such path"))
-                said = mind(Asked(body, number))
-                if isinstance(said, str):
-                    told: dict[str, Any] = {"choices": [{"message": {"role": "assistant", "content": said}}]}
+                    return outer._send(self, HttpReply(404, b"no such path"))
+                reply = mind(JudgeRequest(body, number))
+                if isinstance(reply, str):
+                    completion: dict[str, Any] = {"choices": [{"message": {"role": "assistant", "content": reply}}]}
                     if usage:
-                        told["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
-                    said = Sent(200, json.dumps(told).encode())
-                return outer._send(self, said)
+                        completion["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+                    reply = HttpReply(200, json.dumps(completion).encode())
+                return outer._send(self, reply)
 
             do_GET = do_POST  # noqa: N815 - the name is the library's
 
@@ -122,7 +122,7 @@ class LocalJudge:
         self._server.daemon_threads = True
 
     @staticmethod
-    def _send(handler: BaseHTTPRequestHandler, sent: Sent) -> None:
+    def _send(handler: BaseHTTPRequestHandler, sent: HttpReply) -> None:
         try:
             handler.send_response(sent.status)
             for name, value in {**sent.headers, "Content-Length": str(len(sent.body))}.items():
@@ -137,8 +137,8 @@ class LocalJudge:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     @property
-    def judge(self) -> Judge:
-        return Judge("mock", self.url)
+    def judge(self) -> JudgeEndpoint:
+        return JudgeEndpoint("mock", self.url)
 
     def __enter__(self) -> LocalJudge:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()

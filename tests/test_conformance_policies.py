@@ -12,14 +12,18 @@ from skipstone import registry
 from skipstone.engine.contracts import Forecast, Plan, Policy, Run
 from skipstone.testing import check_id, policy_checks
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import Setup
+from skipstone.testing.policies import PolicySetup
 
 SETUPS = {
-    "ddim": Setup(),
-    "guided": Setup(backbone=Mixture(guidance=3.0)),
-    **{name: Setup(registry.parse("solver", name)) for name in ("heun", "dpmpp") if name in registry.names("solver")},
+    "ddim": PolicySetup(),
+    "guided": PolicySetup(backbone=Mixture(guidance=3.0)),
+    **{
+        name: PolicySetup(registry.parse("solver", name))
+        for name in ("heun", "dpmpp")
+        if name in registry.names("solver")
+    },
 }
-OURS = [n for n in registry.names("policy") if registry.lookup("policy", n).__module__.startswith("skipstone.")]
+OURS = [n for n in registry.names("policy") if registry.find_class("policy", n).__module__.startswith("skipstone.")]
 CHAINS = [
     "third_order | forecast",
     "guidance_gate(below=0.7) | error_control(tol=0.01) | early_stop",
@@ -42,7 +46,7 @@ def test_policy(check: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_policy_declares_settings_at_which_it_changes_nothing(name: str) -> None:
-    assert name in ("fixed", "pid") or registry.lookup("policy", name).neutral
+    assert name in ("fixed", "pid") or registry.find_class("policy", name).neutral
 
 
 # -- Planted faults ------------------------------------------------------------------------------
@@ -149,8 +153,10 @@ class Wasteful(Policy):
     name: ClassVar[str] = "wasteful"
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        half = 0.5 * (run.here + proposal.t_next)
-        return replace(proposal, t_next=half) if proposal.t_next in run.grid and run.here in run.grid else proposal
+        half = 0.5 * (run.next_start + proposal.t_next)
+        return (
+            replace(proposal, t_next=half) if proposal.t_next in run.grid and run.next_start in run.grid else proposal
+        )
 
 
 @dataclass(frozen=True)

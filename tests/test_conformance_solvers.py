@@ -14,12 +14,12 @@ from skipstone.engine.requests import Node, Noise, Query, Solver, Step
 from skipstone.numerics.schedule import Schedule
 from skipstone.solvers.ddim import DDIM, ddim_update
 from skipstone.testing import solvers as checks
-from skipstone.testing.orders import specs
+from skipstone.testing.orders import list_solver_specs
 from skipstone.testing.solvers import check_id, solver_checks
 
 CASES = [
     pytest.param(check, id=f"{spec}-{check_id(check)}")
-    for spec in specs()
+    for spec in list_solver_specs()
     for check in solver_checks(registry.parse("solver", spec))
 ]
 

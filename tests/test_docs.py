@@ -22,9 +22,9 @@ def test_generated_pages_are_up_to_date(name: str) -> None:
 @pytest.mark.parametrize("kind", ["policy", "solver", "grid", "schedule", "signal", "metric"])
 def test_every_registered_class_says_what_it_is(kind: str) -> None:
     for name in registry.names(kind):
-        line = registry.summary(registry.lookup(kind, name))
+        line = registry.first_doc_line(registry.find_class(kind, name))
         assert line.endswith((".", ":")), f"{kind} {name}: {line!r}"
-        assert not line.startswith(registry.lookup(kind, name).__name__ + "("), f"{kind} {name} has no docstring"
+        assert not line.startswith(registry.find_class(kind, name).__name__ + "("), f"{kind} {name} has no docstring"
 
 
 PAGES = ("agent", "decisions", "pebble", "bench", "metrics", "paths", "calibration", "calibration_theory", "vlm")

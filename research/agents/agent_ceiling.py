@@ -23,12 +23,12 @@ import numpy as np
 from scipy.stats import rankdata
 
 from skipstone.evaluation.prompts import load_prompts
-from skipstone.policies.agent.actions import Moves
+from skipstone.policies.agent.actions import ActionSpace
 from skipstone_train.agents.environment import Environment
-from skipstone_train.agents.episodes import Pool
+from skipstone_train.agents.episodes import SamplePool
 from skipstone_train.agents.rewards import Utility
 from skipstone_train.agents.settings import EnvironmentSettings, live
-from skipstone_train.agents.trajectory_log import Log
+from skipstone_train.agents.trajectory_log import TrajectoryLog
 
 PACES = ("short 0.5", "short 0.75", "continue", "skip 1.5", "skip 2")
 PRICES = (0.25, 0.5, 1.0, 2.0)
@@ -36,12 +36,21 @@ FOLDS, RIDGE = 12, 200.0
 FLOOR, CAP = 10.0, 50.0
 
 
-def paced(pool: Pool, settings: EnvironmentSettings, calls: int, until: int, pace: str) -> tuple[Any, Any, Any]:
+def run_at_pace(
+    pool: SamplePool, settings: EnvironmentSettings, calls: int, until: int, pace: str
+) -> tuple[Any, Any, Any]:
     """Observations at call `until`, qualities and calls of samples that go on at a pace from there."""
-    guide = settings.logged.guides[calls]
-    moves = Moves((*PACES, "stop 1"), first=1, calls=3.0)
+    guide = settings.trajectory_log.base_schedules[calls]
+    moves = ActionSpace((*PACES, "stop 1"), first=1, calls=3.0)
     env = Environment(
-        pool, settings.logged.parsed(), moves, settings.sight, [(1.0, guide)], Utility(1.0, FLOOR, CAP), len(pool), True
+        pool,
+        settings.trajectory_log.build_solver(),
+        moves,
+        settings.observation,
+        [(1.0, guide)],
+        Utility(1.0, FLOOR, CAP),
+        len(pool),
+        True,
     )
     seen, _ = env.reset(seed=0)
     shown = np.zeros_like(seen)
@@ -61,7 +70,9 @@ def paced(pool: Pool, settings: EnvironmentSettings, calls: int, until: int, pac
     return shown, quality, cost
 
 
-def drawn(out: Path, pool: Pool, settings: EnvironmentSettings, calls: int, until: int, name: str) -> dict[str, Any]:
+def load_or_run(
+    out: Path, pool: SamplePool, settings: EnvironmentSettings, calls: int, until: int, name: str
+) -> dict[str, Any]:
     """Observations (samples, inputs), qualities and calls (samples, paces); kept in a file each."""
     found: dict[str, list[Any]] = {"quality": [], "calls": []}
     shown = None
@@ -69,7 +80,7 @@ def drawn(out: Path, pool: Pool, settings: EnvironmentSettings, calls: int, unti
         file = out / f"{name}-{calls}-{until}-{pace.replace(' ', '')}.npz"
         if not file.is_file() or len(np.load(file)["calls"]) != len(pool):  # of another --limit
             print(f"{name}: {calls} calls, from call {until} on {pace} ...", flush=True)
-            seen, quality, cost = paced(pool, settings, calls, until, pace)
+            seen, quality, cost = run_at_pace(pool, settings, calls, until, pace)
             np.savez(file, seen=seen, quality=quality, calls=cost)
         with np.load(file) as kept:
             shown = kept["seen"]
@@ -85,7 +96,7 @@ def ranks(values: Any, among: Any) -> Any:
     return np.stack(places, 1) / len(among) - 0.5
 
 
-def predicted(seen: Any, utility: Any, others: Any) -> Any:
+def predict_utilities(seen: Any, utility: Any, others: Any) -> Any:
     """Utility of each pace for `others`, by ridge regression on ranks."""
     x, new = ranks(seen, seen), ranks(others, seen)
     centre, spread = x.mean(0), x.std(0)
@@ -95,15 +106,15 @@ def predicted(seen: Any, utility: Any, others: Any) -> Any:
     return new @ weights + mean
 
 
-def valued(found: dict[str, Any], prompts: Sequence[str], price: float) -> dict[str, float]:
+def evaluate_paces(found: dict[str, Any], prompts: Sequence[str], price: float) -> dict[str, float]:
     """Utility of the best pace for all, of the predicted one and of the oracle's, each fold by the others."""
     utility = np.clip(found["quality"], FLOOR, CAP) - price * found["calls"]
-    fold = rankdata([hash_of(p) for p in prompts], method="dense").astype(int) % FOLDS
+    fold = rankdata([stable_hash(p) for p in prompts], method="dense").astype(int) % FOLDS
     fixed, chosen = np.zeros(len(fold)), np.zeros(len(fold))
     for f in range(FOLDS):
         own = fold == f
         fixed[own] = utility[own][:, utility[~own].mean(0).argmax()]
-        best = predicted(found["seen"][~own], utility[~own], found["seen"][own]).argmax(1)
+        best = predict_utilities(found["seen"][~own], utility[~own], found["seen"][own]).argmax(1)
         chosen[own] = utility[own][np.arange(own.sum()), best]
     gain = [float((chosen - fixed)[[p == q for q in prompts]].mean()) for p in dict.fromkeys(prompts)]
     return {
@@ -112,29 +123,31 @@ def valued(found: dict[str, Any], prompts: Sequence[str], price: float) -> dict[
     }  # fmt: skip
 
 
-def hash_of(text: str) -> int:
+def stable_hash(text: str) -> int:
     """The same in every process."""
     import hashlib
 
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def test_pool(settings: EnvironmentSettings, limit: int) -> tuple[Pool, list[str]]:
+def test_pool(settings: EnvironmentSettings, limit: int) -> tuple[SamplePool, list[str]]:
     """Test prompts on the network, and the ids that `skipstone evaluate agent` gives their samples."""
     from skipstone.engine.drivers import denoise_many
-    from skipstone.tuning.grids import policy_of
+    from skipstone.tuning.grids import path_policy
     from skipstone_train.agents.recording import fine_times
 
-    log, model = settings.logged, settings.model
+    log, model = settings.trajectory_log, settings.model
     prompts = load_prompts("pebble", limit=limit)
     problems = [model.problem(p.text, 0, grid=log.grid) for p in prompts]
-    fine = policy_of(fine_times(model.schedule, log.grid[0], int(log.way["fine"])))
-    ends = [r.x for r in denoise_many(model.backbone, problems, log.parsed(), fine)]
-    pool = Pool(model.backbone, problems, ends, log.peak, [p.text for p in prompts], np.ones(len(ends), np.float32))
+    fine = path_policy(fine_times(model.schedule, log.grid[0], int(log.provenance["fine"])))
+    ends = [r.x for r in denoise_many(model.backbone, problems, log.build_solver(), fine)]
+    pool = SamplePool(
+        model.backbone, problems, ends, log.peak, [p.text for p in prompts], np.ones(len(ends), np.float32)
+    )
     return pool, [f"{p.id}:0" for p in prompts]
 
 
-def report(rows: list[dict[str, Any]], log: Log) -> str:
+def report(rows: list[dict[str, Any]], log: TrajectoryLog) -> str:
     """The page."""
     command = (
         "python research/agents/agent_ceiling.py --out ceiling --limit 40 --write research/agents/agent_ceiling.md"
@@ -169,13 +182,13 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     settings = replace(EnvironmentSettings(), guides_from="logged", live=True, relative=False)
-    log = settings.logged
+    log = settings.trajectory_log
     pool = live(settings.model, log, range(len(log)))
     rows, kept = [], {}
     for calls, until in ((11, 4), (11, 6)):
-        found = drawn(given.out, pool, settings, calls, until, "log")
+        found = load_or_run(given.out, pool, settings, calls, until, "log")
         kept[calls, until] = found
-        rows += [{"calls": calls, "until": until, "price": p, **valued(found, log.prompts, p)} for p in PRICES]
+        rows += [{"calls": calls, "until": until, "price": p, **evaluate_paces(found, log.prompts, p)} for p in PRICES]
     page = report(rows, log)
     print(page)
     (given.out / "ceiling.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -184,12 +197,12 @@ def main() -> None:
         given.write.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     if given.limit:
         others, ids = test_pool(settings, given.limit)
-        found = drawn(given.out, others, settings, 11, 4, "test")
+        found = load_or_run(given.out, others, settings, 11, 4, "test")
         lines = []
         for price in PRICES:
             train = kept[11, 4]
             utility = np.clip(train["quality"], FLOOR, CAP) - price * train["calls"]
-            best = predicted(train["seen"], utility, found["seen"]).argmax(1)
+            best = predict_utilities(train["seen"], utility, found["seen"]).argmax(1)
             for i, k in enumerate(best):
                 quality, cost = float(found["quality"][i, k]), float(found["calls"][i, k])
                 lines.append(json.dumps({"sample": ids[i], "calls": cost, "psnr": quality, "price": price}))

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from skipstone.evaluation.engine_subject import Engine
+from skipstone.evaluation.engine_subject import EngineSubject
 from skipstone.evaluation.prompts import load_prompts
-from skipstone.evaluation.references import Shot
-from skipstone_bench.oracle import Ladder, Utility, oracle_schedule
+from skipstone.evaluation.references import EvaluationSample
+from skipstone_bench.oracle import OracleSettings, Utility, oracle_schedule
 from skipstone_bench.oracle.schedule import CALLS, RESULTS
 
 QUARTILE = 0.75  # of the gains of the tuning prompts, as `tune` takes it
@@ -61,23 +61,31 @@ def main() -> None:
     parser.add_argument("--reference", default="", help="the converged run; each sample's own fine run by default")
     parser.add_argument("--sweeps", type=int, default=0, help="of moving single places")
     parser.add_argument("--out", type=Path, required=True)
-    said = parser.parse_args()
-    shots = [Shot(p, said.seed) for p in load_prompts(said.prompts, limit=said.limit)]
-    guides, gain = guides_and_gain(said.grids)
-    asked = Ladder(said.calls or CALLS, (*guides, *said.guide), gain=gain, reference=said.reference, sweeps=said.sweeps)
+    arguments = parser.parse_args()
+    eval_samples = [EvaluationSample(p, arguments.seed) for p in load_prompts(arguments.prompts, limit=arguments.limit)]
+    guides, gain = guides_and_gain(arguments.grids)
+    asked = OracleSettings(
+        arguments.calls or CALLS,
+        (*guides, *arguments.guide),
+        gain=gain,
+        reference=arguments.reference,
+        sweeps=arguments.sweeps,
+    )
 
-    def tell(what: str, done: float, total: float) -> None:
+    def on_progress(what: str, done: float, total: float) -> None:
         print(f"\r{what}: {done:g} of {total:g}   ", end="", file=sys.stderr, flush=True)
 
-    if not guides and not said.guide:
+    if not guides and not arguments.guide:
         parser.error("say --grids FOLDER or --guide SPEC: there is nothing to compare the oracle with")
     print("| price | best guide for all | U | calls | oracle: U | calls | gap | own grids chosen |")
     print("|---|---|---|---|---|---|---|---|")
-    for price in said.price or [1.0]:
-        utility = Utility(price, said.floor, said.cap)
-        chosen = oracle_schedule(Engine("pebble", "pebble"), shots, said.out, utility, asked, tell)
-        shutil.copy(said.out / RESULTS, said.out / f"oracle-{price:g}.jsonl")
-        lines = [json.loads(line) for line in (said.out / RESULTS).read_text(encoding="utf-8").splitlines()]
+    for price in arguments.price or [1.0]:
+        utility = Utility(price, arguments.floor, arguments.cap)
+        chosen = oracle_schedule(
+            EngineSubject("pebble", "pebble"), eval_samples, arguments.out, utility, asked, on_progress
+        )
+        shutil.copy(arguments.out / RESULTS, arguments.out / f"oracle-{price:g}.jsonl")
+        lines = [json.loads(line) for line in (arguments.out / RESULTS).read_text(encoding="utf-8").splitlines()]
         gaps = [line["utility"] - line["guide_utility"] for line in lines]
         low, high = interval(gaps)
         fixed = statistics.fmean(line["guide_utility"] for line in lines)

@@ -14,23 +14,23 @@ from typing import Any
 from skipstone import registry
 from skipstone.engine.requests import Problem
 from skipstone.evaluation.columns import Column, parse_column
-from skipstone.evaluation.engine_subject import Engine
+from skipstone.evaluation.engine_subject import EngineSubject
 from skipstone.evaluation.prompts import load_prompts
-from skipstone.evaluation.references import Shot
-from skipstone.tuning.grids import decibels
-from skipstone_bench.oracle import Utility, best_of, oracle_ending, oracle_stop, scorer
+from skipstone.evaluation.references import EvaluationSample
+from skipstone.tuning.grids import mse_to_psnr
+from skipstone_bench.oracle import Utility, best_of, make_scorer, oracle_ending, oracle_stop
 
 STEPS, STRIDE, N = 50, 4, 8
 REFERENCE = "fixed @ dpmpp / trailing / 200"
 UTILITY = Utility(price=1.0)
 
 
-def column(engine: Engine, spec: str) -> Column:
+def column(engine: EngineSubject, spec: str) -> Column:
     """As the engine runs it."""
-    return engine.admit(parse_column(spec, *engine.defaults))
+    return engine.resolve_column(parse_column(spec, *engine.default_sampler))
 
 
-def row(what: str, figures: Sequence[Sequence[float]]) -> str:
+def format_row(what: str, figures: Sequence[Sequence[float]]) -> str:
     """A line of the table, of means: calls, calls as the original counts, judge, PSNR."""
     means = [statistics.fmean(one) for one in figures]
     return f"| {what} | {' | '.join(f'{m:.{d}f}' for m, d in zip(means, (1, 1, 3, 1), strict=True))} |"
@@ -41,20 +41,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", default="pebble", help="a set or a file")
     parser.add_argument("--limit", type=int, default=16)
-    said = parser.parse_args()
-    shots = [Shot(p, k) for k, p in enumerate(load_prompts(said.prompts, limit=said.limit))]
-    engine = Engine("pebble", "pebble")
-    judge, items = scorer(engine), [shot.item for shot in shots]
+    arguments = parser.parse_args()
+    eval_samples = [
+        EvaluationSample(p, k) for k, p in enumerate(load_prompts(arguments.prompts, limit=arguments.limit))
+    ]
+    engine = EngineSubject("pebble", "pebble")
+    judge, items = make_scorer(engine), [eval_sample.request for eval_sample in eval_samples]
     exact = engine.pictures(engine.draw(items, column(engine, REFERENCE))[0])
     ddim = registry.parse("solver", "ddim")
     problems: list[Problem] = [engine.embedded.problem(item.prompt, item.seed, STEPS) for item in items]
 
     def psnr(s: int, pixels: Any) -> float:
-        return decibels(float(((pixels - exact[s]) ** 2).mean()))
+        return mse_to_psnr(float(((pixels - exact[s]) ** 2).mean()))
 
-    def told(what: str, pixels: Sequence[Any], calls: Sequence[float], claimed: Sequence[float]) -> None:
-        judged = [judge(one, shot.prompt.text) for one, shot in zip(pixels, shots, strict=True)]
-        print(row(what, [calls, claimed, judged, [psnr(s, one) for s, one in enumerate(pixels)]]), flush=True)
+    def print_row(what: str, pixels: Sequence[Any], calls: Sequence[float], claimed: Sequence[float]) -> None:
+        judged = [judge(one, eval_sample.prompt.text) for one, eval_sample in zip(pixels, eval_samples, strict=True)]
+        print(format_row(what, [calls, claimed, judged, [psnr(s, one) for s, one in enumerate(pixels)]]), flush=True)
 
     def decoded(latents: Sequence[Any]) -> Sequence[Any]:
         return engine.embedded.decode(list(latents))
@@ -62,16 +64,18 @@ def main() -> None:
     print("| | calls | as the original counts | judge | PSNR to the converged run, dB |\n|---|---|---|---|---|")
     for spec in (f"fixed @ ddim / {STEPS}", "fixed @ ddim / 20", "fixed @ adams / 14"):
         made, _ = engine.draw(items, column(engine, spec))
-        told(f"`{spec}`", engine.pictures(made), [m.calls for m in made], [m.calls for m in made])
-    best = best_of(engine, shots, column(engine, "fixed @ ddim / 20"), judge, N)
-    told(f"best of {N} seeds by the judge, `ddim / 20`", *_split(best, lambda b: (b.pixels, b.calls, b.calls)))
+        print_row(f"`{spec}`", engine.pictures(made), [m.calls for m in made], [m.calls for m in made])
+    best = best_of(engine, eval_samples, column(engine, "fixed @ ddim / 20"), judge, N)
+    print_row(f"best of {N} seeds by the judge, `ddim / 20`", *_split(best, lambda b: (b.pixels, b.calls, b.calls)))
     by = {
-        "judge": lambda s, pixels, calls: judge(pixels, shots[s].prompt.text),
+        "judge": lambda s, pixels, calls: judge(pixels, eval_samples[s].prompt.text),
         "closeness": lambda s, pixels, calls: psnr(s, pixels),
     }
     for name, worth in by.items():
         peaks = oracle_stop(engine.embedded.backbone, problems, ddim, decoded, worth)
-        told(f"oracle stop by the {name}, `ddim / {STEPS}`", *_split(peaks, lambda p: (p.pixels, p.calls, float(p.at))))
+        print_row(
+            f"oracle stop by the {name}, `ddim / {STEPS}`", *_split(peaks, lambda p: (p.pixels, p.calls, float(p.at)))
+        )
     stops = range(2, STEPS, STRIDE)
     spent = 0.0
     for solver in ("ddim", "adams"):
@@ -83,12 +87,15 @@ def main() -> None:
             lambda s, pixels, calls: UTILITY.of(psnr(s, pixels), calls),
             stops,
         )
-        told(
+        print_row(
             f"oracle ending, 1 to 4 long steps, utility of 1 dB a call, `{solver} / {STEPS}`",
             *_split(endings, lambda e: (e.pixels, e.calls, e.calls)),
         )
         spent = statistics.fmean(e.spent for e in endings)
-    print(f"\nAn oracle ending's search makes {spent:.0f} calls a sample; {len(shots)} samples, {len(stops)} stops.")
+    print(
+        f"\nAn oracle ending's search makes {spent:.0f} calls a sample; {len(eval_samples)} samples, {len(stops)} "
+        f"stops."
+    )
 
 
 def _split(

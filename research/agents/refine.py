@@ -27,10 +27,10 @@ from skipstone.engine.contracts import ATTENTION
 from skipstone.engine.drivers import denoise_many
 from skipstone.engine.requests import Estimate, Problem, Query, Result
 from skipstone.evaluation.prompts import load_prompts
-from skipstone.evaluation.statistics import paired
+from skipstone.evaluation.statistics import compare_paired
 from skipstone.integrations.torch import CallCounter
 from skipstone.metrics import PSNR, Sample
-from skipstone.numerics.noise import normal
+from skipstone.numerics.noise import standard_normal
 from skipstone_pebble.model import Pebble
 
 PATCH = "patch"  # in a sample's condition: where it was damaged
@@ -41,17 +41,19 @@ BATCH = 24
 MEASURES = {"psnr": "PSNR, dB", "judge": "judge", "inside": "inside, dB", "outside": "outside, dB"}
 
 
-class Told:
+class KnownDefectBackbone:
     """Pebble, with the true place of the damage in place of its map of attention."""
 
     def __init__(self, inner: Any) -> None:
         self.inner, self.schedule, self.sites, self.branches = inner, inner.schedule, inner.sites, inner.branches
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
-        bare = [dataclasses.replace(q, want=q.want - {ATTENTION}) for q in queries]
+        bare = [dataclasses.replace(q, wanted_sites=q.wanted_sites - {ATTENTION}) for q in queries]
         made = self.inner.predict(bare)
         return [
-            dataclasses.replace(e, features={**e.features, ATTENTION: q.cond[PATCH]}) if ATTENTION in q.want else e
+            dataclasses.replace(e, features={**e.features, ATTENTION: q.cond[PATCH]})
+            if ATTENTION in q.wanted_sites
+            else e
             for q, e in zip(queries, made, strict=True)
         ]
 
@@ -70,7 +72,7 @@ class Arm:
     name: str
     refine: str = "fixed"
     steps: int = 0
-    true: bool = False
+    knows_defect: bool = False
 
 
 def arms(at: float, steps: int, back: float, planted: bool) -> list[Arm]:
@@ -86,7 +88,7 @@ def arms(at: float, steps: int, back: float, planted: bool) -> list[Arm]:
 
 
 @dataclass(frozen=True)
-class Bench:
+class RefineBench:
     """The model, its samples and what their undamaged pictures are."""
 
     model: Pebble
@@ -97,7 +99,7 @@ class Bench:
     truth: list[torch.Tensor]  # latents
 
     @classmethod
-    def of(cls, model: Pebble, prompts: int, seeds: int, clock: float) -> Bench:
+    def of(cls, model: Pebble, prompts: int, seeds: int, clock: float) -> RefineBench:
         """Run up to the half log-SNR where the damage is done, and to the undamaged end."""
         chosen = [(p, s) for p in load_prompts("pebble-tuning", limit=prompts, seed=1) for s in range(seeds)]
         problems = [model.problem(p.text, 4000 + s, 1) for p, s in chosen]
@@ -119,23 +121,23 @@ class Bench:
             masks.append(mask)
         return cls(model, [f"{p.id}:{s}" for p, s in chosen], [p.text for p, _ in chosen], starts, masks, truth)
 
-    def damaged(self, kind: str) -> list[Problem]:
+    def damage(self, kind: str) -> list[Problem]:
         """The samples half-way, each with its patch replaced."""
         found = []
         for i, (p, mask) in enumerate(zip(self.starts, self.masks, strict=True)):
             other = self.starts[(i + len(self.starts) // 2) % len(self.starts)].x
-            new = normal(i, 99, p.x) * float(p.x.std()) if kind == "noise" else other
+            new = standard_normal(i, 99, p.x) * float(p.x.std()) if kind == "noise" else other
             found.append(dataclasses.replace(p, x=torch.where(mask > 0, new, p.x), cond={**p.cond, PATCH: mask}))
         return found
 
-    def seen(self, problems: Sequence[Problem]) -> list[torch.Tensor]:
+    def attention_maps(self, problems: Sequence[Problem]) -> list[torch.Tensor]:
         """Maps of attention."""
-        asked = [Query(p.x, p.grid[0], p.cond, want=frozenset({ATTENTION})) for p in problems]
+        asked = [Query(p.x, p.grid[0], p.cond, wanted_sites=frozenset({ATTENTION})) for p in problems]
         return [e.features[ATTENTION] for e in self.model.backbone.predict(asked)]
 
-    def shown(self, kind: str) -> str:
+    def attention_row(self, kind: str) -> str:
         """A row of what the map says of the damage: AUROC of damaged cells against the others, and the IoU."""
-        before, after = self.seen(self.starts), self.seen(self.damaged(kind))
+        before, after = self.attention_maps(self.starts), self.attention_maps(self.damage(kind))
         scores = [statistics.fmean(auroc(m, mask) for m, mask in zip(maps, self.masks, strict=True))
                   for maps in (before, after)]  # fmt: skip
         overlaps = [
@@ -183,13 +185,13 @@ def run(model: Pebble, backbone: Any, problems: Sequence[Problem], policy: str) 
     return results
 
 
-def compare(bench: Bench, problems: Sequence[Problem], calls: int, choices: Sequence[Arm]) -> dict[str, Any]:
+def compare(bench: RefineBench, problems: Sequence[Problem], calls: int, choices: Sequence[Arm]) -> dict[str, Any]:
     """Scores of each arm at so many calls."""
     found = {}
     for arm in choices:
         grids = [even(p.grid[0], p.grid[-1], calls - arm.steps) for p in problems]
         batch = [dataclasses.replace(p, grid=g) for p, g in zip(problems, grids, strict=True)]
-        backbone = Told(bench.model.backbone) if arm.true else bench.model.backbone
+        backbone = KnownDefectBackbone(bench.model.backbone) if arm.knows_defect else bench.model.backbone
         results = run(bench.model, backbone, batch, arm.refine)
         empty = [i for i, r in enumerate(results) if r.run.cost < calls]  # nothing to refine: more steps there
         if empty:
@@ -207,7 +209,7 @@ def row(name: str, mine: Mapping[str, Mapping[str, float]], steps: Mapping[str, 
         values = list(mine[measure].values())
         cell = f"{sum(values) / len(values):.3f}" if measure == "judge" else f"{sum(values) / len(values):.2f}"
         if mine is not steps:
-            test = paired(mine[measure], steps[measure])
+            test = compare_paired(mine[measure], steps[measure])
             cell += f" ({test.mean.low:+.2g} to {test.mean.high:+.2g})"
         cells.append(cell)
     return f"| {name} | {' | '.join(cells)} |"
@@ -225,7 +227,7 @@ def verdict(rows: Mapping[str, Any]) -> list[str]:
     for arm in dict.fromkeys(name for found in rows.values() for name in found if name != "more steps"):
         for part in ("planted", "ordinary"):
             tests = [
-                paired(found[arm][measure], found["more steps"][measure])
+                compare_paired(found[arm][measure], found["more steps"][measure])
                 for title, found in rows.items()
                 for measure in ("psnr", "judge")
                 if title.startswith(part) and arm in found
@@ -240,21 +242,21 @@ def verdict(rows: Mapping[str, Any]) -> list[str]:
     return [*head, "\n| arm | runs | better | worse | neither |", "|---|---|---|---|---|", *lines]
 
 
-def measured(given: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
+def measure_all(given: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """Lines of all tables, and the scores of single samples."""
     model = Pebble.load(given.model)
     lines: list[str] = []
     shown: list[str] = []
     rows: dict[str, Any] = {}
     for clock in given.clocks:
-        bench = Bench.of(model, given.prompts, given.seeds, clock)
+        bench = RefineBench.of(model, given.prompts, given.seeds, clock)
         for kind in ("noise", "other picture"):
             title = f"planted {kind} at half log-SNR {clock:g}, {given.calls} calls from there on"
-            shown.append(bench.shown(kind).replace(kind, f"{kind}, at {clock:g}", 1))
-            rows[title] = compare(bench, bench.damaged(kind), given.calls, arms(-99.0, given.steps, given.back, True))
+            shown.append(bench.attention_row(kind).replace(kind, f"{kind}, at {clock:g}", 1))
+            rows[title] = compare(bench, bench.damage(kind), given.calls, arms(-99.0, given.steps, given.back, True))
             lines += table(title, rows[title])
             print("\n".join(lines[-8:]), flush=True)
-    whole = [dataclasses.replace(p, x=normal(p.seed, 0, p.x), grid=(1.0, p.grid[-1])) for p in bench.starts]
+    whole = [dataclasses.replace(p, x=standard_normal(p.seed, 0, p.x), grid=(1.0, p.grid[-1])) for p in bench.starts]
     for calls in (given.calls + EARLIER, 2 * given.calls):
         title = f"ordinary runs, {calls} calls"
         rows[title] = compare(bench, whole, calls, arms(0.0, given.steps, given.back, False))
@@ -270,10 +272,10 @@ def measured(given: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     return [*verdict(rows), *head, *shown, *lines], rows
 
 
-def rounded(rows: Any) -> Any:
+def round_scores(rows: Any) -> Any:
     """Scores with four digits after the point; what is no number is null."""
     if isinstance(rows, dict):
-        return {k: rounded(v) for k, v in rows.items()}
+        return {k: round_scores(v) for k, v in rows.items()}
     return round(rows, 4) if math.isfinite(rows) else None
 
 
@@ -289,7 +291,7 @@ def main() -> None:
     parser.add_argument("--back", type=float, default=0.5)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     given = parser.parse_args()
-    lines, rows = measured(given)
+    lines, rows = measure_all(given)
     options = " ".join(f"--{k} {' '.join(f'{v:g}' for v in (x if isinstance(x, list) else [x]))}"
                        for k, x in vars(given).items() if k not in ("out", "model"))  # fmt: skip
     head = [
@@ -300,7 +302,7 @@ def main() -> None:
         "PSNR and the errors inside and outside of the patch (latents) are to the undamaged picture.",
     ]
     given.out.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
-    text = json.dumps(rounded(rows), separators=(",", ":"))
+    text = json.dumps(round_scores(rows), separators=(",", ":"))
     given.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -22,8 +22,8 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import binomtest, ncx2
 
 from skipstone import registry
-from skipstone.calibration.betting import mixed
-from skipstone.calibration.control import Method, choose
+from skipstone.calibration.betting import anytime_log_capital
+from skipstone.calibration.control import Method, choose_setting
 from skipstone.calibration.planning import prompts_needed
 from skipstone.calibration.risk import betting_p, binomial_p, hoeffding_bentkus_p
 from skipstone.calibration.target import Target
@@ -32,7 +32,7 @@ from skipstone.engine.requests import Problem
 from skipstone.testing.backbones.gaussian import COSINE, Gaussian
 
 Table = list[list[float]]
-LITTLE = 1e-3  # by which a setting misses the target that only just misses it
+MARGIN = 1e-3  # by which a setting misses the target that only just misses it
 SHARE, MEAN = "ssim >= 0.5 @ 90%", "ssim >= 0.9 @ mean within 0..1"  # alpha = 0.1 in both
 
 
@@ -59,19 +59,23 @@ class Scenario:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SimulationOutcome:
     """What became of many calibrations."""
 
     runs: int
     accepted: int
-    broken: int
+    num_broken: int
     excess: float  # mean over accepted of cost / cost of the best setting in hindsight; NaN where there is none
     risk: float  # mean true risk of what was chosen, 0 where nothing was
 
     @property
     def low(self) -> float:
         """Lower 95 % limit of the rate of broken promises."""
-        return 0.0 if not self.broken else float(beta_distribution.ppf(0.05, self.broken, self.runs - self.broken + 1))
+        return (
+            0.0
+            if not self.num_broken
+            else float(beta_distribution.ppf(0.05, self.num_broken, self.runs - self.num_broken + 1))
+        )
 
 
 # -- Distributions ----------------------------------------------------------------------------------
@@ -105,7 +109,7 @@ def in_groups(risks: Sequence[Sequence[float]], n: int) -> Callable[[np.random.G
     return lambda rng, n: (rng.random((len(r), n)) < 1 - r[:, np.arange(n) % r.shape[1]]).astype(float)
 
 
-def lost(draw: Callable[[np.random.Generator, int], Any]) -> Callable[[np.random.Generator, int], Any]:
+def failures_as_nan(draw: Callable[[np.random.Generator, int], Any]) -> Callable[[np.random.Generator, int], Any]:
     """Failures as NaN in place of 0."""
 
     def drawn(rng: np.random.Generator, n: int) -> Any:
@@ -168,7 +172,7 @@ def gaussian_scenarios() -> Iterator[Scenario]:
     low, high = 0.0, 99.0
     for _ in range(60):
         level = (low + high) / 2
-        low, high = (level, high) if meeting(level)[3] > 0.9 - LITTLE else (low, level)
+        low, high = (level, high) if meeting(level)[3] > 0.9 - MARGIN else (low, level)
     _, _, calls = gaussian_ladder()
     name = "`interval(every=k)` on Gaussian data, psnr"
     risks = tuple(1 - meeting(high))
@@ -184,7 +188,7 @@ def gaussian_scenarios() -> Iterator[Scenario]:
 
 def scenarios() -> Iterator[Scenario]:
     """All of them; of each ladder, at least one setting only just misses unless the name says otherwise."""
-    bad = 0.1 + LITTLE
+    bad = 0.1 + MARGIN
     graded = (0.01, 0.02, 0.04, 0.06, 0.08, bad, 0.12, 0.15, 0.2, 0.3)
     cliff = (0.02, *(bad,) * 9)
     wild = (0.02, 0.05, 0.3, 0.04, bad, 0.03, bad, 0.2)
@@ -196,7 +200,7 @@ def scenarios() -> Iterator[Scenario]:
     yield Scenario("shares of 99 %, each just misses", "ssim >= 0.5 @ 99%", near, separate(near), 500)
     strict = "shares, a cliff, confidence 98 %"
     yield Scenario(strict, SHARE, cliff, separate(cliff), confidence=0.98)
-    yield Scenario("shares, NaN for failures", SHARE, cliff[1:], lost(separate(cliff[1:])))
+    yield Scenario("shares, NaN for failures", SHARE, cliff[1:], failures_as_nan(separate(cliff[1:])))
     yield Scenario("means, beta losses, graded ladder", MEAN, graded, betas(graded, 8))
     yield Scenario("means, beta losses, a cliff", MEAN, cliff, betas(cliff, 3))
     yield Scenario("the same by Holm", MEAN, cliff, betas(cliff, 3), method="holm")
@@ -229,7 +233,7 @@ def edge(risks: Sequence[float]) -> Callable[[np.random.Generator, int], Any]:
 
 def expected() -> Iterator[Scenario]:
     """What conformal risk control is for: the mean risk, without a confidence."""
-    graded = (0.01, 0.03, 0.06, 0.08, 0.1 + LITTLE, 0.12, 0.15, 0.2)
+    graded = (0.01, 0.03, 0.06, 0.08, 0.1 + MARGIN, 0.12, 0.15, 0.2)
     wild = (0.02, 0.05, 0.15, 0.04, 0.101, 0.03, 0.12)
     for n in (50, 200):
         yield Scenario("beta losses, graded", MEAN, graded, betas(graded, 8), n, method="conformal")
@@ -246,7 +250,7 @@ def naive(target: Target, table: Table, costs: Sequence[float]) -> int | None:
     return min(meets, key=lambda i: costs[i]) if meets else None
 
 
-def outcome(scenario: Scenario, runs: int, seed: int = 0, rule: str = "ours") -> Outcome:
+def outcome(scenario: Scenario, runs: int, seed: int = 0, rule: str = "ours") -> SimulationOutcome:
     """Calibrate many times on fresh prompts, and compare what is chosen with the truth."""
     target, rng = Target.parse(scenario.target), np.random.default_rng([seed, *scenario.name.encode()])
     costs = [scenario.cost(i) for i in range(len(scenario.risks))]
@@ -260,11 +264,11 @@ def outcome(scenario: Scenario, runs: int, seed: int = 0, rule: str = "ours") ->
         if rule == "naive":
             index = naive(target, table, costs)
         else:
-            index = choose(target, table, costs, delta, groups, scenario.method).index
+            index = choose_setting(target, table, costs, delta, groups, scenario.method).index
         chosen += [] if index is None else [index]
     broken = sum(scenario.risks[i] > target.risk for i in chosen)
     excess = float(np.mean([costs[i] / best for i in chosen])) if chosen else math.nan
-    return Outcome(runs, len(chosen), broken, excess, sum(scenario.risks[i] for i in chosen) / runs)
+    return SimulationOutcome(runs, len(chosen), broken, excess, sum(scenario.risks[i] for i in chosen) / runs)
 
 
 # -- P-values and the audit -------------------------------------------------------------------------
@@ -311,7 +315,7 @@ def alarms(draw: Callable[[np.random.Generator, int], Any], alpha: float, n: int
     rng, found = np.random.default_rng(0), []
     for start in range(0, runs, 50):
         losses = draw(rng, n * min(50, runs - start)).reshape(-1, n)
-        over = mixed(losses, alpha) >= math.log(1 / 0.05)
+        over = anytime_log_capital(losses, alpha) >= math.log(1 / 0.05)
         found += [float(np.argmax(row)) + 1 if row.any() else math.inf for row in over]
     return np.array(found)
 
@@ -333,7 +337,7 @@ def promises(runs: int) -> str:
         verdict = "" if ours.low <= s.delta else " **broken too often**"
         rows.append(
             f"| {s.name} | {rounded(s.target)} | {s.n} | {percent(ours.accepted / runs)} | "
-            f"{percent(ours.broken / runs)} | {percent(ours.low)}{verdict} | {percent(theirs.broken / runs)} | "
+            f"{percent(ours.num_broken / runs)} | {percent(ours.low)}{verdict} | {percent(theirs.num_broken / runs)} | "
             f"{'-' if math.isnan(ours.excess) else f'{ours.excess:.2f}'} |"
         )
         print(rows[-1], flush=True)
@@ -352,7 +356,7 @@ def expectations(runs: int) -> str:
         o = outcome(s, runs)
         rows.append(
             f"| {s.name} | {s.n} | {percent(o.accepted / runs)} | {o.risk:.4f} | {Target.parse(s.target).risk:g} | "
-            f"{percent(o.broken / runs)} |"
+            f"{percent(o.num_broken / runs)} |"
         )
     return "\n".join(rows)
 
@@ -429,8 +433,9 @@ def page(runs: int) -> str:
 Made by `python research/calibration/calibration_simulation.py --calibrations {runs}`: {runs:,} calibrations
 of each scenario, all seeds fixed. The true risk of every setting is known exactly, so that a broken promise can be
 counted: a setting was chosen whose true risk is above what the target allows. With confidence 90 %
-(where no other is said) at most 10 % of the promises may be broken; a scenario fails where the lower 95 % limit of its rate is above that (at a rate of 10 %,
-rates up to about {percent(limit)} are seen). "Just misses" is a risk of {0.1 + LITTLE:g} where 0.1 is allowed: the
+(where no other is said) at most 10 % of the promises may be broken; a scenario fails where the lower 95 % limit of its
+rate is above that (at a rate of 10 %,
+rates up to about {percent(limit)} are seen). "Just misses" is a risk of {0.1 + MARGIN:g} where 0.1 is allowed: the
 hardest case, in which every acceptance is a broken promise. The naive rule takes the cheapest setting whose losses on
 the calibration prompts meet the target. "calls / best" is what the chosen setting costs against the best one in
 hindsight, in the mean of those accepted.

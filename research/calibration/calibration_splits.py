@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from calibration import COLUMNS, FULL, NEAR, RUNGS, SCORES, SUBJECT
-from skipstone.calibration.cache import Score
-from skipstone.calibration.calibration import Calibration, Options
-from skipstone.calibration.control import choose
-from skipstone.calibration.samples import Samples
-from skipstone.calibration.scores import Gauge
-from skipstone.calibration.search import Bar, search
+from calibration import COLUMNS, CONVERGED_SCORES, FULL, RUNGS, SCORES, SUBJECT
+from skipstone.calibration.cache import SampleScore
+from skipstone.calibration.calibration import Calibration, CalibrationOptions
+from skipstone.calibration.control import choose_setting
+from skipstone.calibration.samples import SampleSplit
+from skipstone.calibration.scores import PictureMeasure
+from skipstone.calibration.search import PassCriterion, search
 from skipstone.calibration.target import Target
 from skipstone.evaluation.columns import Column
-from skipstone.evaluation.json_lines import lines_of
+from skipstone.evaluation.json_lines import read_lines
 from skipstone.evaluation.prompts import Prompt
-from skipstone.evaluation.references import Shot
+from skipstone.evaluation.references import EvaluationSample
 
 HERE = Path(__file__).parent
 SEARCH, TEST, SPLITS, CONFIDENCE = 100, 200, 100, 0.9
@@ -79,8 +79,8 @@ class Population:
     @classmethod
     def read(cls) -> Population:
         """From the committed files; nearness to the converged run only where that was drawn."""
-        lines = list(lines_of(SCORES))
-        near = {line["prompt"]: line["rungs"] for line in lines_of(NEAR)}
+        lines = list(read_lines(SCORES))
+        near = {line["prompt"]: line["rungs"] for line in read_lines(CONVERGED_SCORES)}
         rows = [
             [[*line["rungs"][name], near.get(line["prompt"], {}).get(name, np.nan)] for line in lines]
             for name in COLUMNS
@@ -92,35 +92,37 @@ class Population:
 
 
 @dataclass
-class Table:
-    """What `Scores` is to a calibration, out of the population."""
+class PopulationScores:
+    """What `CachedScores` is to a calibration, out of the population."""
 
     population: Population
     measure: int
     spent: float = 0.0
-    looked: dict[str, set[str]] = field(default_factory=dict)
+    seen_ids: dict[str, set[str]] = field(default_factory=dict)
 
-    def of(self, column: Column, shots: Sequence[Shot], part: str = "search") -> list[Score]:
+    def of(self, column: Column, eval_samples: Sequence[EvaluationSample], part: str = "search") -> list[SampleScore]:
         """Scores, and their calls counted once."""
-        looked = self.looked.setdefault(column.spec, set())
-        found = self._scores(column, shots)
-        self.spent += sum(one.calls for one, shot in zip(found, shots, strict=True) if shot.id not in looked)
-        looked |= {shot.id for shot in shots}
+        looked = self.seen_ids.setdefault(column.spec, set())
+        found = self._scores(column, eval_samples)
+        self.spent += sum(
+            one.calls for one, eval_sample in zip(found, eval_samples, strict=True) if eval_sample.id not in looked
+        )
+        looked |= {eval_sample.id for eval_sample in eval_samples}
         return found
 
-    def known(self, column: Column, shots: Sequence[Shot]) -> list[Score | None]:
+    def known(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> list[SampleScore | None]:
         """Those that were looked at."""
-        looked = self.looked.get(column.spec, set())
-        found = self._scores(column, shots)
-        return [one if shot.id in looked else None for one, shot in zip(found, shots, strict=True)]
+        looked = self.seen_ids.get(column.spec, set())
+        found = self._scores(column, eval_samples)
+        return [one if eval_sample.id in looked else None for one, eval_sample in zip(found, eval_samples, strict=True)]
 
-    def _scores(self, column: Column, shots: Sequence[Shot]) -> list[Score]:
-        rows = self.population.table[PLACES[column.spec], [shot.seed for shot in shots]]
-        return [Score(value, calls) for value, calls in rows[:, [self.measure, CALLS]].tolist()]
+    def _scores(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> list[SampleScore]:
+        rows = self.population.table[PLACES[column.spec], [eval_sample.seed for eval_sample in eval_samples]]
+        return [SampleScore(value, calls) for value, calls in rows[:, [self.measure, CALLS]].tolist()]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CalibrationOutcome:
     """One calibration.
 
     Args:
@@ -138,27 +140,40 @@ class Outcome:
     left: float | None = None
 
 
-def calibrated(population: Population, question: Question, indices: Any, searching: int, left: Any = None) -> Outcome:
+def run_calibration(
+    population: Population, question: Question, indices: Any, searching: int, left: Any = None
+) -> CalibrationOutcome:
     """A calibration on these prompts, the first of which search."""
     target = Target.parse(question.target)
-    shots = tuple(Shot(Prompt(str(k), str(i), population.categories[i]), int(i)) for k, i in enumerate(indices))
+    eval_samples = tuple(
+        EvaluationSample(Prompt(str(k), str(i), population.categories[i]), int(i)) for k, i in enumerate(indices)
+    )
     by = "category" if question.groups else ""
-    samples = Samples(shots[:searching], shots[searching:], {}, 0, by)
-    run = Calibration(SUBJECT, target, Options(CONFIDENCE), samples, SUBJECT.defaults, FULL, RUNGS, Gauge("", len))  # type: ignore[arg-type]
-    table = Table(population, question.measure)
-    bar = Bar(target, 1 - CONFIDENCE, run._smallest)
+    samples = SampleSplit(eval_samples[:searching], eval_samples[searching:], {}, 0, by)
+    run = Calibration(
+        SUBJECT,
+        target,
+        CalibrationOptions(CONFIDENCE),
+        samples,
+        SUBJECT.default_sampler,
+        FULL,
+        RUNGS,
+        PictureMeasure("", len),
+    )  # type: ignore[arg-type]
+    table = PopulationScores(population, question.measure)
+    bar = PassCriterion(target, 1 - CONFIDENCE, run._smallest)
     order = search(RUNGS, samples.search, table, bar, samples.groups(samples.search))
     tested = run._test(order, table)  # type: ignore[arg-type]  # a table in place of what draws
     values = [[one.value for one in found] for _, found in tested]
     costs = [statistics.fmean(one.calls for one in found) for _, found in tested]
-    found = choose(target, values, costs, 1 - CONFIDENCE, samples.groups(samples.test))
-    spent = table.spent + len(shots) * FULL.steps
+    found = choose_setting(target, values, costs, 1 - CONFIDENCE, samples.groups(samples.test))
+    spent = table.spent + len(eval_samples) * FULL.steps
     naive = _naive(population, question, target, indices)
     if found.index is None:
-        return Outcome(None, 0.0, spent, naive)
+        return CalibrationOutcome(None, 0.0, spent, naive)
     rung = PLACES[tested[found.index][0].column.spec]
     kept = None if left is None else 1 - risk_of(population, question, target, rung, left)
-    return Outcome(
+    return CalibrationOutcome(
         population.table[rung, :, CALLS].mean(), risk_of(population, question, target, rung), spent, naive, kept
     )
 
@@ -191,7 +206,9 @@ def row(population: Population, question: Question, splits: int = SPLITS) -> str
     """One line of the main table."""
     risk, hindsight = Target.parse(question.target).risk, best(population, question)
     found = [
-        calibrated(population, question, np.random.default_rng(s).integers(0, len(population), SEARCH + TEST), SEARCH)
+        run_calibration(
+            population, question, np.random.default_rng(s).integers(0, len(population), SEARCH + TEST), SEARCH
+        )
         for s in range(splits)
     ]
     broken = sum(o.risk > risk + 1e-12 for o in found)
@@ -216,7 +233,7 @@ def held_out(population: Population, question: Question, splits: int = SPLITS) -
     shares = []
     for s in range(splits):
         order = np.random.default_rng(s).permutation(len(population))
-        found = calibrated(population, question, order[:half], half // 3, order[half:])
+        found = run_calibration(population, question, order[:half], half // 3, order[half:])
         shares += [found.left] if found.left is not None else []
     if not shares:
         return f"| {question.label} | never promised | | |"
@@ -251,7 +268,7 @@ def main() -> None:
     population = Population.read()
     converged = bool(np.isfinite(population.table[..., NEARNESS]).all())
     asked = [q for q in QUESTIONS if converged or q.measure != NEARNESS]
-    agreement = [line["agreement"] for line in lines_of(NEAR) if "agreement" in line]
+    agreement = [line["agreement"] for line in read_lines(CONVERGED_SCORES) if "agreement" in line]
     text = TEXT.format(
         prompts=len(population),
         splits=SPLITS,

@@ -141,8 +141,11 @@ class Module:
         if self.new.setdefault(i, new) != new:
             print(f"conflict: {self.path.relative_to(ROOT)}:{self.line(self.tokens[i])} {self.new[i]} / {new} ({why})")
 
-    def written(self, backticks: dict[str, str]) -> str:
-        """The file with its renames, and with renamed names in backticks."""
+    def written(self, classes: dict[str, str]) -> str:
+        """The file with its renames; in backticks, names of classes and those that it renames wherever they stand."""
+        kept = {t.text for i, t in enumerate(self.tokens) if i not in self.new}
+        own = {self.tokens[i].text: new for i, new in self.new.items() if self.tokens[i].text not in kept}
+        backticks = classes | own
         parts, last = [], 0
         for i in sorted(self.new, key=lambda i: self.tokens[i].start):
             token = self.tokens[i]
@@ -223,7 +226,8 @@ class Tree:
                     aliased and imported and m.tokens[i + 1].text == "as"
                 ):
                     m.put(i, new, what)
-        self.backticks[name] = new
+        if name[0].isupper() and not name.isupper():
+            self.backticks[name] = new
 
     @staticmethod
     def _names(m: Module, i: int) -> bool:

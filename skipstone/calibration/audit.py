@@ -12,29 +12,29 @@ from typing import Any
 
 from ..errors import OutputError, SpecError
 from ..evaluation.columns import Sampler, parse_column
-from ..evaluation.engine_subject import Engine
-from ..evaluation.json_lines import lines_of, repair, spelt_line
-from ..evaluation.pipeline_subject import Guest
-from ..evaluation.progress import Tell, silent
+from ..evaluation.engine_subject import EngineSubject
+from ..evaluation.json_lines import format_line, read_lines, repair_lines
+from ..evaluation.pipeline_subject import PipelineSubject
+from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.prompts import Prompt
-from ..evaluation.references import Shot
+from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
 from ..policies.certified import Certified
 from ..policies.saved import load_policy
 from . import cache as caches
 from . import certificate as papers
 from .cache import Cache
-from .samples import Prompts, drawn, listed
-from .scores import Gauge, Scores
-from .sequential import Audit, Watchdog
-from .subjects import subject_of
-from .target import Known, Target
+from .samples import PromptSource, hashed_seed, load_unique_prompts
+from .scores import CachedScores, PictureMeasure
+from .sequential import AuditResult, Watchdog
+from .subjects import make_subject
+from .target import MetricFacts, Target
 
-FILE, PROMPTS = "audit.jsonl", "prompts.jsonl"
+AUDIT_FILE, PROMPTS = "audit.jsonl", "prompts.jsonl"
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditReport:
     """What an audit found.
 
     Args:
@@ -48,7 +48,7 @@ class Audited:
         tests: Groups that share `false_alarm`.
     """
 
-    each: Mapping[str, Audit]
+    each: Mapping[str, AuditResult]
     target: Target
     false_alarm: float
     new: int
@@ -57,7 +57,7 @@ class Audited:
     tests: int = 1
 
     @property
-    def found(self) -> Audit:
+    def found(self) -> AuditResult:
         """The test that speaks loudest."""
         return max(self.each.values(), key=lambda found: found.peak)
 
@@ -90,7 +90,7 @@ class Audited:
             )
         return lines
 
-    def _said(self, name: str, found: Audit) -> str:
+    def _said(self, name: str, found: AuditResult) -> str:
         """One test."""
         missed = sum(loss > 0 for loss in found.state)
         met = f"{found.n - missed} of {found.n} samples meet it" if self.target.fraction is not None else _mean(found)
@@ -100,7 +100,7 @@ class Audited:
         return f"{group}{met}; {e_value}, of the {bound:g} that raise an alarm."
 
 
-def _mean(found: Audit) -> str:
+def _mean(found: AuditResult) -> str:
     span = found.interval
     return f"{span.value:.4g} in the mean, between {span.low:.4g} and {span.high:.4g}"
 
@@ -110,14 +110,14 @@ def audit(
     pipe: Any = None,
     *,
     samples: int = 20,
-    prompts: Prompts | None = None,
+    prompts: PromptSource | None = None,
     false_alarm: float = 0.05,
     metric: Callable[[Any, Any], float] | None = None,
     better: str = "higher",
     batch: int = 8,
     cache: str | os.PathLike[str] | None = None,
-    tell: Tell = silent,
-) -> Audited:
+    on_progress: ProgressCallback = no_progress,
+) -> AuditReport:
     """Draw a few samples in full and by a calibrated policy, and bet against its promise.
 
     Each group that was promised the target has a test of its own, at its share of `false_alarm`. Prompts that were not
@@ -144,37 +144,37 @@ def audit(
     """
     if samples < 1:
         raise SpecError(f"audit: expected at least 1 sample, got {samples}.")
-    certified = certified_of(folder)
+    certified = load_certified(folder)
     certificate = certified.certificate
-    known = {getattr(metric, "__name__", "metric"): Known(better)} if metric else {}  # type: ignore[arg-type]
+    known = {getattr(metric, "__name__", "metric"): MetricFacts(better)} if metric else {}  # type: ignore[arg-type]
     target = Target.parse(certificate.target, known)
-    path = Path(folder) / FILE
-    before = _before(path, false_alarm)
+    path = Path(folder) / AUDIT_FILE
+    before = _load_earlier(path, false_alarm)
     Watchdog(target, false_alarm)  # holds the number against its range before anything is drawn
     own = prompts is None
-    found, _, _ = listed(Path(folder) / PROMPTS if prompts is None else prompts)
+    found, _, _ = load_unique_prompts(Path(folder) / PROMPTS if prompts is None else prompts)
     groups = sorted(certified.point.groups) or None
-    shots = _next(found, before, samples, certificate.seed, groups)
+    eval_samples = _next_samples(found, before, samples, certificate.seed, groups)
     used = {line["prompt"] for line in before}
     subject = _subject(pipe, certificate.source)
-    scores = _scores(subject, certified, target, metric if known else None, caches.folder(cache), batch, tell)
+    scores = _scores(subject, certified, target, metric if known else None, caches.folder(cache), batch, on_progress)
     way = parse_column(f"{certified.point.setting} @ {certified.point.way}", *Sampler())
-    column = replace(subject.admit(way), policy=certified)
+    column = replace(subject.resolve_column(way), policy=certified)
     subject.load([column])
-    scores.total = len(shots) * (certified.point.calls + certificate.full_calls)
-    for i in range(0, len(shots), batch):
-        part = shots[i : i + batch]
+    scores.total = len(eval_samples) * (certified.point.calls + certificate.full_calls)
+    for i in range(0, len(eval_samples), batch):
+        part = eval_samples[i : i + batch]
         lines = [
             {
-                "prompt": shot.prompt.text,
-                "category": shot.prompt.category,
-                "seed": shot.seed,
+                "prompt": eval_sample.prompt.text,
+                "category": eval_sample.prompt.category,
+                "seed": eval_sample.seed,
                 "value": one.value,
                 "calls": one.calls,
             }
-            for shot, one in zip(part, scores.of(column, part, "audit"), strict=True)
+            for eval_sample, one in zip(part, scores.of(column, part, "audit"), strict=True)
         ]
-        _add(path, [{**line, "false_alarm": false_alarm, "date": papers.today()} for line in lines])
+        _append_lines(path, [{**line, "false_alarm": false_alarm, "date": papers.today()} for line in lines])
         before += lines
     parts = {
         name: [line["value"] for line in before if groups is None or line["category"] == name]
@@ -182,13 +182,15 @@ def audit(
     }
     watch = Watchdog(target, false_alarm / len(parts))
     each = {name: watch.update(values) for name, values in parts.items() if values}
-    again = any(shot.prompt.text in used for shot in shots) or len({s.prompt.text for s in shots}) < len(shots)
-    return Audited(each, target, false_alarm, samples, own, again, len(parts))
+    again = any(eval_sample.prompt.text in used for eval_sample in eval_samples) or len(
+        {s.prompt.text for s in eval_samples}
+    ) < len(eval_samples)
+    return AuditReport(each, target, false_alarm, samples, own, again, len(parts))
 
 
-def _next(
+def _next_samples(
     prompts: Sequence[Prompt], before: Sequence[Mapping[str, Any]], samples: int, seed: int, groups: list[str] | None
-) -> list[Shot]:
+) -> list[EvaluationSample]:
     """The samples to audit now, in random order: prompts that were audited least come first, each with a new seed.
 
     Raises:
@@ -200,16 +202,16 @@ def _next(
             f"{other.category!r}. Give prompts with one of these categories each."
         )
     uses = Counter(line["prompt"] for line in before)
-    order = {prompt.text: drawn(seed, "audit", prompt.text) for prompt in prompts}
-    shots = []
+    order = {prompt.text: hashed_seed(seed, "audit", prompt.text) for prompt in prompts}
+    eval_samples = []
     for k in range(len(before), len(before) + samples):
         prompt = min(prompts, key=lambda p: (uses[p.text], order[p.text]))
         uses[prompt.text] += 1
-        shots.append(Shot(prompt, drawn(seed, "audit", str(k), prompt.text)))
-    return shots
+        eval_samples.append(EvaluationSample(prompt, hashed_seed(seed, "audit", str(k), prompt.text)))
+    return eval_samples
 
 
-def certified_of(folder: str | os.PathLike[str]) -> Certified:
+def load_certified(folder: str | os.PathLike[str]) -> Certified:
     """The calibrated policy of a folder. Raises SpecError where there is none."""
     policy = load_policy(folder, allow_sampler=True)
     if not isinstance(policy, Certified):
@@ -218,11 +220,11 @@ def certified_of(folder: str | os.PathLike[str]) -> Certified:
 
 
 def _subject(pipe: Any, source: Mapping[str, Any]) -> Subject:
-    if isinstance(pipe, Engine | Guest):
+    if isinstance(pipe, EngineSubject | PipelineSubject):
         return pipe
     if pipe is None and "model" not in source:
         raise SpecError("audit: the certificate does not say where its model is: give the pipeline.")
-    return subject_of(source["model"] if pipe is None else pipe, source.get("guidance"), source.get("arguments"))
+    return make_subject(source["model"] if pipe is None else pipe, source.get("guidance"), source.get("arguments"))
 
 
 def _scores(
@@ -232,24 +234,24 @@ def _scores(
     metric: Callable[[Any, Any], float] | None,
     root: Path,
     batch: int,
-    tell: Tell,
-) -> Scores:
+    on_progress: ProgressCallback,
+) -> CachedScores:
     """What draws and measures, with a reference like that of the calibration; scores are never taken from a cache."""
     said = certified.certificate.reference or certified.certificate.full
-    reference = subject.admit(parse_column(said, *Sampler()))
-    full = subject.admit(parse_column(certified.certificate.full, *Sampler()))
+    reference = subject.resolve_column(parse_column(said, *Sampler()))
+    full = subject.resolve_column(parse_column(certified.certificate.full, *Sampler()))
     subject.load([full])
     kept, _ = Cache.open(root, papers.configuration(subject, full))
-    gauge = replace(Gauge.of(target.metric, subject, metric), kept=False)
-    scores = Scores(subject, reference, gauge, kept, batch, tell)
+    gauge = replace(PictureMeasure.of(target.metric, subject, metric), is_cacheable=False)
+    scores = CachedScores(subject, reference, gauge, kept, batch, on_progress)
     scores.spent["audit"] = 0.0
     return scores
 
 
-def _before(path: Path, false_alarm: float) -> list[dict[str, Any]]:
+def _load_earlier(path: Path, false_alarm: float) -> list[dict[str, Any]]:
     """The samples of earlier audits. Raises SpecError where they had another chance of a false alarm."""
-    repair(path)
-    found = [{**line, "value": math.nan if line["value"] is None else line["value"]} for line in lines_of(path)]
+    repair_lines(path)
+    found = [{**line, "value": math.nan if line["value"] is None else line["value"]} for line in read_lines(path)]
     if found and found[0]["false_alarm"] != false_alarm:
         raise SpecError(
             f"{path} was begun with a false alarm of {found[0]['false_alarm']}, not {false_alarm}: a test cannot be "
@@ -258,10 +260,10 @@ def _before(path: Path, false_alarm: float) -> list[dict[str, Any]]:
     return found
 
 
-def _add(path: Path, lines: list[dict[str, Any]]) -> None:
+def _append_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     plain = [{**line, "value": None if math.isnan(line["value"]) else line["value"]} for line in lines]
     try:
         with path.open("a", encoding="utf-8") as stream:
-            stream.write("".join(map(spelt_line, plain)))
+            stream.write("".join(map(format_line, plain)))
     except OSError as e:
         raise OutputError(f"Cannot write {path}: {e.strerror}.") from None

@@ -16,7 +16,7 @@ GAMBLERS = 20  # whose shares of the greatest stake are spread over (0, 1], most
 TIGHT = 60  # halvings of [0, 1] in which a bound is found
 
 
-def planned(x: Any, m: float) -> Any:
+def fixed_size_log_capital(x: Any, m: float) -> Any:
     """Logarithm of the capital after each draw, for a number of draws that is known beforehand.
 
     lambda_i = min(sqrt(2 log(1 / AIM) / (n v)), CAREFUL / m), v being the variance of the draws before i, with one
@@ -35,7 +35,7 @@ def planned(x: Any, m: float) -> Any:
     return np.log1p(stakes * (x - m)).cumsum(-1)
 
 
-def mixed(x: Any, m: float) -> Any:
+def anytime_log_capital(x: Any, m: float) -> Any:
     """Logarithm of the capital after each draw, for as many draws as there will be: the mean of several gamblers'.
 
     Gambler j of GAMBLERS stakes (j / GAMBLERS)^2 of the greatest stake, 1 / m, on every draw. For one x, the capital
@@ -49,7 +49,7 @@ def mixed(x: Any, m: float) -> Any:
     return np.logaddexp.reduce(each, 0) - np.log(GAMBLERS)
 
 
-def least_mean(x: Any, delta: float, capital: Callable[[Any, float], Any]) -> float:
+def mean_lower_bound(x: Any, delta: float, capital: Callable[[Any, float], Any]) -> float:
     """Lower bound of E[x] at level 1 - delta: the greatest m that is rejected, rounded down; 0 where none is.
 
     One number for draws on one axis. Halving finds it, for the capital falls as m rises.

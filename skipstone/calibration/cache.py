@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import OutputError
-from ..evaluation.files import named
-from ..evaluation.json_lines import lines_of, plain, repair, spelt_line
-from ..policies.certified import differences
+from ..evaluation.files import safe_file_name
+from ..evaluation.json_lines import format_line, json_roundtrip, read_lines, repair_lines
+from ..policies.certified import describe_differences
 
 CONFIGURATION = "configuration.json"
 VARIABLE = "SKIPSTONE_CACHE"
 
 
-class Score(NamedTuple):
+class SampleScore(NamedTuple):
     """What one setting made of one sample: the metric, NaN where there is none, and the calls."""
 
     value: float
@@ -55,10 +55,10 @@ class Cache:
         Raises:
             OutputError: it cannot be written.
         """
-        found = plain(dict(configuration))
+        found = json_roundtrip(dict(configuration))
         digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
         cache = cls(root / digest, found)
-        said = "" if (cache.folder / CONFIGURATION).is_file() else _elsewhere(root, found)
+        said = "" if (cache.folder / CONFIGURATION).is_file() else _explain_ignored(root, found)
         try:
             cache.folder.mkdir(parents=True, exist_ok=True)
             (cache.folder / CONFIGURATION).write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -68,21 +68,23 @@ class Cache:
 
     def path(self, metric: str, reference: str) -> Path:
         """File of the scores by one metric against one reference."""
-        return self.folder / f"scores-{named(f'{metric} {reference}')}.jsonl"
+        return self.folder / f"scores-{safe_file_name(f'{metric} {reference}')}.jsonl"
 
-    def scores(self, path: Path) -> dict[tuple[str, str], Score]:
+    def scores(self, path: Path) -> dict[tuple[str, str], SampleScore]:
         """(setting, sample) -> score. Torn lines are dropped: their samples are drawn again."""
-        repair(path)
+        repair_lines(path)
         return {
-            (one["setting"], one["sample"]): Score(math.nan if one["value"] is None else one["value"], one["calls"])
-            for one in lines_of(path)
+            (one["setting"], one["sample"]): SampleScore(
+                math.nan if one["value"] is None else one["value"], one["calls"]
+            )
+            for one in read_lines(path)
             if {"setting", "sample", "value", "calls"} <= one.keys()
         }
 
-    def add(self, path: Path, found: Iterable[tuple[str, str, Score]]) -> None:
+    def add(self, path: Path, found: Iterable[tuple[str, str, SampleScore]]) -> None:
         """Write scores, and see them to the disk."""
         lines = [
-            spelt_line({"setting": setting, "sample": sample, "value": _finite(score.value), "calls": score.calls})
+            format_line({"setting": setting, "sample": sample, "value": _finite(score.value), "calls": score.calls})
             for setting, sample, score in found
         ]
         try:
@@ -98,7 +100,7 @@ def _finite(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _elsewhere(root: Path, mine: Mapping[str, Any]) -> str:
+def _explain_ignored(root: Path, mine: Mapping[str, Any]) -> str:
     """Why what is cached for the same model is of no use now; empty where there is nothing."""
     nearest: list[str] | None = None
     for path in root.glob(f"*/{CONFIGURATION}"):
@@ -107,7 +109,7 @@ def _elsewhere(root: Path, mine: Mapping[str, Any]) -> str:
         except (OSError, ValueError):
             continue
         if isinstance(theirs, dict) and theirs.get("model") == mine.get("model"):
-            why = differences(theirs, mine, most=2)
+            why = describe_differences(theirs, mine, most=2)
             nearest = why if nearest is None or len(why) < len(nearest) else nearest
     if not nearest:
         return ""

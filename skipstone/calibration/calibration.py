@@ -8,41 +8,41 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import GuestWarning, SpecError, TargetMissed
+from ..errors import GuestWarning, SpecError, TargetMissedError
 from ..evaluation.columns import Column, Sampler, parse_column
-from ..evaluation.progress import Tell, silent
+from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import converged_columns
-from ..evaluation.subject import Subject, common
-from ..policies.certified import Certificate, Certified, Point
+from ..evaluation.subject import Subject, resolve_sampler
+from ..policies.certified import CalibrationPoint, Certificate, Certified
 from . import certificate as papers
-from .cache import Cache, Score
-from .control import choose
-from .ladder import Rung, rungs, runnable
-from .planning import enough, prompts_needed
-from .plot import front
-from .risk import by_group
-from .samples import Prompts, Samples, divide
-from .scores import Gauge, Scores, full_calls
-from .search import FIRST, Bar, expected_calls, search
-from .target import Known, Target
+from .cache import Cache, SampleScore
+from .control import choose_setting
+from .ladder import CandidateSetting, candidates, runnable
+from .planning import check_enough_prompts, prompts_needed
+from .plot import plot_front
+from .risk import p_value_by_group
+from .samples import PromptSource, SampleSplit, split_prompts
+from .scores import CachedScores, PictureMeasure, full_calls
+from .search import FIRST, PassCriterion, expected_calls, search
+from .target import MetricFacts, Target
 
 FULL: str = "full"
 CONVERGED: str = "converged"
 TESTED = 4  # settings that the final test is expected to draw
-Say = Callable[[str], None]
+MessageCallback = Callable[[str], None]
 
 
-def warned(what: str) -> None:
+def warn_user(what: str) -> None:
     """Say it as a warning of Python's."""
     warnings.warn(what, GuestWarning, stacklevel=5)
 
 
-def unsaid(what: str) -> None:
+def no_message(what: str) -> None:
     """Say it to nobody."""
 
 
 @dataclass(frozen=True)
-class Options:
+class CalibrationOptions:
     """What `calibrate` is told, in the words of its arguments."""
 
     confidence: float | None = 0.9
@@ -76,20 +76,20 @@ class Calibration:
 
     subject: Subject
     target: Target
-    options: Options
-    samples: Samples
+    options: CalibrationOptions
+    samples: SampleSplit
     sampler: Sampler
     full: Column
-    rungs: Sequence[Rung]
-    gauge: Gauge
+    candidates: Sequence[CandidateSetting]
+    gauge: PictureMeasure
 
     @classmethod
     def of(
         cls,
         subject: Subject,
-        prompts: Prompts,
+        prompts: PromptSource,
         target: str,
-        options: Options,
+        options: CalibrationOptions,
         metric: Callable[[Any, Any], float] | None = None,
         better: str = "higher",
     ) -> Calibration:
@@ -98,23 +98,25 @@ class Calibration:
         if metric is not None:
             if better not in ("higher", "lower"):
                 raise SpecError(f"better: expected 'higher' or 'lower', got {better!r}.")
-            known = {getattr(metric, "__name__", "metric"): Known(better)}  # type: ignore[arg-type]  # just checked
+            known = {getattr(metric, "__name__", "metric"): MetricFacts(better)}  # type: ignore[arg-type]  # just checked
         wanted = Target.parse(target, known)
         confidence = _confidence(wanted, options.confidence)
-        samples = divide(prompts, wanted, confidence, groups=options.groups, limit=options.limit, seed=options.seed)
+        samples = split_prompts(
+            prompts, wanted, confidence, groups=options.groups, limit=options.limit, seed=options.seed
+        )
         if confidence is not None:
-            enough(wanted, confidence, len(samples.test), samples.groups(samples.test))
-        subject.check([shot.prompt.text for shot in (*samples.search, *samples.test)])
-        sampler = common(subject, options.solver, options.grid, options.steps)
-        full = subject.admit(parse_column("fixed", *sampler))
-        ladder = rungs(subject, sampler, options.settings, options.samplers)
-        gauge = Gauge.of(wanted.metric, subject, metric if wanted.metric in known else None)
+            check_enough_prompts(wanted, confidence, len(samples.test), samples.groups(samples.test))
+        subject.check([eval_sample.prompt.text for eval_sample in (*samples.search, *samples.test)])
+        sampler = resolve_sampler(subject, options.solver, options.grid, options.steps)
+        full = subject.resolve_column(parse_column("fixed", *sampler))
+        ladder = candidates(subject, sampler, options.settings, options.samplers)
+        gauge = PictureMeasure.of(wanted.metric, subject, metric if wanted.metric in known else None)
         return cls(subject, wanted, options, samples, sampler, full, ladder, gauge)
 
     @property
-    def doubled(self) -> str:
+    def duplicates_message(self) -> str:
         """What is said of prompts that were there more than once."""
-        return f"{self.samples.doubles} of the prompts were there before; each is counted once."
+        return f"{self.samples.num_duplicates} of the prompts were there before; each is counted once."
 
     @property
     def plan(self) -> list[str]:
@@ -123,7 +125,7 @@ class Calibration:
         confidence = self.options.confidence
         sure = "in the mean over calibrations" if confidence is None else f"with confidence {confidence:.0%}"
         lines = [f"Asked for: {self.target.words}, {sure}."]
-        lines.append(f"{searching} prompts order {len(self.rungs)} settings, {test} others test them.")
+        lines.append(f"{searching} prompts order {len(self.candidates)} settings, {test} others test them.")
         if confidence is not None:
             lines.append(self._price(confidence))
         return lines
@@ -141,7 +143,13 @@ class Calibration:
             f"accepted. To accept one that {better} with chance {found.power:.0%} takes {likely}."
         )
 
-    def run(self, root: Path, tell: Tell = silent, say: Say = warned, note: Say = unsaid) -> Certified:
+    def run(
+        self,
+        root: Path,
+        on_progress: ProgressCallback = no_progress,
+        on_message: MessageCallback = warn_user,
+        note: MessageCallback = no_message,
+    ) -> Certified:
         """Draw, search, test. Raises TargetMissed where no setting is accepted.
 
         Args:
@@ -154,15 +162,15 @@ class Calibration:
         reference = self._reference()
         kept, ignored = Cache.open(root, papers.configuration(self.subject, self.full))
         if ignored:
-            say(ignored)
-        scores = Scores(self.subject, reference, self.gauge, kept, self.options.batch, tell)
-        ready, left_out = runnable(self.subject, self.rungs, self.samples.search[0].item)
+            on_message(ignored)
+        scores = CachedScores(self.subject, reference, self.gauge, kept, self.options.batch, on_progress)
+        ready, left_out = runnable(self.subject, self.candidates, self.samples.search[0].request)
         for why in left_out:
-            say(why)
+            on_message(why)
         scores.total = self._expected(len(ready), scores)
         if said := self._estimate(ready[0].column, scores):
             note(said)
-        bar = Bar(self.target, self._delta, self._smallest)
+        bar = PassCriterion(self.target, self._delta, self._smallest)
         order = search(ready, self.samples.search, scores, bar, self.samples.groups(self.samples.search))
         tested = self._test(order, scores)
         return self._conclude(ready, tested, scores)
@@ -173,7 +181,7 @@ class Calibration:
             return self.full
         if said == CONVERGED:
             return converged_columns(self.subject)[0]
-        return self.subject.admit(parse_column(said, *self.sampler))
+        return self.subject.resolve_column(parse_column(said, *self.sampler))
 
     @property
     def _delta(self) -> float | None:
@@ -185,13 +193,13 @@ class Calibration:
         groups = self.samples.groups(self.samples.test)
         return len(self.samples.test) if groups is None else min(groups.count(name) for name in set(groups))
 
-    def _expected(self, ready: int, scores: Scores) -> float:
+    def _expected(self, ready: int, scores: CachedScores) -> float:
         """Calls that are still to be made, guessed."""
         full, test, searching = full_calls(self.full), self.samples.test, self.samples.search
         references = full_calls(scores.reference) * len(scores.missing((*searching, *test)))
         return references + expected_calls(ready, len(searching), full) + TESTED * len(test) * 0.35 * full
 
-    def _estimate(self, column: Column, scores: Scores) -> str:
+    def _estimate(self, column: Column, scores: CachedScores) -> str:
         """How long it takes, from the first samples that it needs anyway; nothing where those are there already."""
         scores.of(column, self.samples.search[:FIRST])
         if not scores.done:
@@ -203,73 +211,88 @@ class Calibration:
             f"out early make it less."
         )
 
-    def _test(self, order: Sequence[Rung], scores: Scores) -> list[tuple[Rung, list[Score]]]:
+    def _test(
+        self, order: Sequence[CandidateSetting], scores: CachedScores
+    ) -> list[tuple[CandidateSetting, list[SampleScore]]]:
         """Draw settings on the test's prompts until one fails, that one included."""
-        tested: list[tuple[Rung, list[Score]]] = []
+        tested: list[tuple[CandidateSetting, list[SampleScore]]] = []
         groups = self.samples.groups(self.samples.test)
-        for rung in order:
-            found = scores.of(rung.column, self.samples.test, "test")
-            tested.append((rung, found))
+        for candidate in order:
+            found = scores.of(candidate.column, self.samples.test, "test")
+            tested.append((candidate, found))
             if not self._passes(tested, groups):
                 break
         return tested
 
-    def _passes(self, tested: Sequence[tuple[Rung, list[Score]]], groups: list[str] | None) -> bool:
+    def _passes(self, tested: Sequence[tuple[CandidateSetting, list[SampleScore]]], groups: list[str] | None) -> bool:
         """Whether the latest setting is accepted, and the next may be looked at."""
         delta = self._delta
         if delta is None:
             table = [[one.value for one in found] for _, found in tested]
-            picked = choose(self.target, table, [0.0] * len(table), None, groups, "conformal")
+            picked = choose_setting(self.target, table, [0.0] * len(table), None, groups, "conformal")
             return len(tested) - 1 in picked.accepted
         values = [one.value for one in tested[-1][1]]
-        return max(by_group(self.target, values, groups).values()) <= delta
+        return max(p_value_by_group(self.target, values, groups).values()) <= delta
 
-    def _conclude(self, ready: Sequence[Rung], tested: Sequence[tuple[Rung, list[Score]]], scores: Scores) -> Certified:
+    def _conclude(
+        self,
+        ready: Sequence[CandidateSetting],
+        tested: Sequence[tuple[CandidateSetting, list[SampleScore]]],
+        scores: CachedScores,
+    ) -> Certified:
         groups = self.samples.groups(self.samples.test)
         table = [[one.value for one in found] for _, found in tested]
         calls = [sum(one.calls for one in found) / len(found) for _, found in tested]
         method = "conformal" if self._delta is None else "fixed_sequence"
-        choice = choose(self.target, table, calls, self._delta, groups, method)  # type: ignore[arg-type]  # a Method
+        choice = choose_setting(self.target, table, calls, self._delta, groups, method)  # type: ignore[arg-type]  # a Method
         points = [
-            self._point(rung, found, True, i in choice.accepted, groups) for i, (rung, found) in enumerate(tested)
+            self._point(candidate, found, True, i in choice.accepted, groups)
+            for i, (candidate, found) in enumerate(tested)
         ]
         if choice.index is None:
-            raise TargetMissed(self._missed(points[choice.nearest]))
-        looked = {rung.column.spec for rung, _ in tested}
-        for rung in ready:
-            seen = [one for one in scores.known(rung.column, self.samples.search) if one is not None]
-            if rung.column.spec not in looked and seen:
-                points.append(self._point(rung, seen, False, False, None))
+            raise TargetMissedError(self._missed(points[choice.nearest]))
+        looked = {candidate.column.spec for candidate, _ in tested}
+        for candidate in ready:
+            seen = [one for one in scores.known(candidate.column, self.samples.search) if one is not None]
+            if candidate.column.spec not in looked and seen:
+                points.append(self._point(candidate, seen, False, False, None))
         points.sort(key=lambda p: p.calls)
         return self._certified(points, scores)
 
-    def _point(self, rung: Rung, found: list[Score], tested: bool, accepted: bool, groups: list[str] | None) -> Point:
-        scheduler = papers.scheduler_under(self.subject, rung.column)
+    def _point(
+        self,
+        candidate: CandidateSetting,
+        found: list[SampleScore],
+        tested: bool,
+        accepted: bool,
+        groups: list[str] | None,
+    ) -> CalibrationPoint:
+        scheduler = papers.scheduler_config_of(self.subject, candidate.column)
         confidence = self.options.confidence
-        return papers.point(rung, found, self.target, confidence, scheduler, tested, accepted, groups)
+        return papers.point(candidate, found, self.target, confidence, scheduler, tested, accepted, groups)
 
-    def _missed(self, nearest: Point) -> str:
-        found = papers.measured(nearest, self.target)
+    def _missed(self, nearest: CalibrationPoint) -> str:
+        found = papers.describe_measurement(nearest, self.target)
         p = "" if nearest.p is None else f" (p = {nearest.p:.2g})"
         return (
-            f"None of {len(self.rungs)} settings can be promised to meet '{self.target.spell()}'. The nearest is "
+            f"None of {len(self.candidates)} settings can be promised to meet '{self.target.spell()}'. The nearest is "
             f"{nearest.label} with {nearest.calls:.1f} calls: {found}{p}. Ask for less, give more prompts, or "
             f"offer safer settings."
         )
 
-    def _certified(self, points: Sequence[Point], scores: Scores) -> Certified:
+    def _certified(self, points: Sequence[CalibrationPoint], scores: CachedScores) -> Certified:
         certificate = Certificate(
             target=self.target.spell(),
             promise=self.target.words,
             confidence=self.options.confidence,
             method=self._method,
-            reference="" if self.gauge.alone else scores.reference.spec,
+            reference="" if self.gauge.needs_no_reference else scores.reference.spec,
             full=self.full.spec,
             points=tuple(points),
             full_calls=full_calls(self.full),
             model=self.subject.name,
-            identity=papers.identity_of(self.subject),
-            call=papers.call_of(self.subject, self.full),
+            identity=papers.model_identity(self.subject),
+            call=papers.call_arguments_of(self.subject, self.full),
             prompts=self.samples.about,
             seed=self.options.seed,
             spent={name: round(calls, 1) for name, calls in scores.spent.items()},
@@ -277,11 +300,11 @@ class Calibration:
             date=papers.today(),
             source=self.options.source,
         )
-        made, _ = Certified.using(certificate, allow_sampler=True)
+        made, _ = Certified.from_certificate(certificate, allow_sampler=True)
         files = {
-            "README.md": papers.card(certificate, self.target),
+            "README.md": papers.render_card(certificate, self.target),
             "prompts.jsonl": papers.prompt_lines(self.samples.search, self.samples.test),
-            "front.png": front(certificate, self.target),
+            "front.png": plot_front(certificate, self.target),
         }
         return replace(made, files=files)
 

@@ -10,43 +10,43 @@ from typing import Any
 
 from .. import __version__
 from ..evaluation.columns import Column
-from ..evaluation.engine_subject import Engine
-from ..evaluation.pipeline_subject import OURS, Guest
-from ..evaluation.references import Shot
+from ..evaluation.engine_subject import EngineSubject
+from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
+from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
 from ..integrations.identity import identity, scheduler_facts
-from ..policies.certified import Certificate, Point, flat
-from .cache import Score
-from .ladder import Rung
-from .risk import by_group, divided, interval
-from .scores import mean_calls, spent_in_words
+from ..policies.certified import CalibrationPoint, Certificate, prefix_keys
+from .cache import SampleScore
+from .ladder import CandidateSetting
+from .risk import p_value_by_group, risk_interval, split_by_group
+from .scores import format_spent, mean_calls
 from .target import Target
 
 SHOWN = 0.9  # confidence of intervals where none is asked for
 
 
-def identity_of(subject: Subject) -> dict[str, Any]:
+def model_identity(subject: Subject) -> dict[str, Any]:
     """What the model is; it must be loaded."""
-    if isinstance(subject, Engine):
+    if isinstance(subject, EngineSubject):
         return identity(subject.embedded)
-    assert isinstance(subject, Guest)
+    assert isinstance(subject, PipelineSubject)
     return identity(subject.pipe)
 
 
-def scheduler_under(subject: Subject, column: Column) -> dict[str, Any]:
+def scheduler_config_of(subject: Subject, column: Column) -> dict[str, Any]:
     """The scheduler that a pipeline has under this column; nothing in the engine, where the column says all."""
-    if not isinstance(subject, Guest):
+    if not isinstance(subject, PipelineSubject):
         return {}
     with subject.adapted(column):
         return scheduler_facts(subject.pipe.scheduler)
 
 
-def call_of(subject: Subject, column: Column) -> dict[str, Any]:
+def call_arguments_of(subject: Subject, column: Column) -> dict[str, Any]:
     """Arguments of a pipeline's call that pictures depend on, as far as they are plain; empty in the engine."""
-    if not isinstance(subject, Guest):
+    if not isinstance(subject, PipelineSubject):
         return {}
     defaults = {name: subject.checkpoint.default(name) for name in subject.checkpoint.arguments}
-    said = {**{k: v for k, v in defaults.items() if k not in OURS}, **subject.arguments}
+    said = {**{k: v for k, v in defaults.items() if k not in RESERVED_ARGUMENTS}, **subject.arguments}
     if "guidance_scale" in defaults:
         said["guidance_scale"] = subject.guidance
     if "num_inference_steps" in defaults:
@@ -63,10 +63,10 @@ def configuration(subject: Subject, column: Column) -> dict[str, Any]:
     device = sorted({p.device.type for network in subject.denoisers for p in network.parameters()})
     return {
         "model": subject.name,
-        **identity_of(subject),
-        **flat("scheduler", scheduler_under(subject, column)),
-        **flat("call", call_of(subject, column)),
-        **flat("settings", subject.settings),
+        **model_identity(subject),
+        **prefix_keys("scheduler", scheduler_config_of(subject, column)),
+        **prefix_keys("call", call_arguments_of(subject, column)),
+        **prefix_keys("settings", subject.settings),
         "guidance": subject.guidance,
         "full run": column.spec,
         "device": ", ".join(device),
@@ -80,29 +80,29 @@ def versions() -> dict[str, str]:
 
 
 def point(
-    rung: Rung,
-    found: Sequence[Score],
+    candidate: CandidateSetting,
+    found: Sequence[SampleScore],
     target: Target,
     confidence: float | None,
     scheduler: Mapping[str, Any],
     tested: bool,
     accepted: bool = False,
     groups: Sequence[str] | None = None,
-) -> Point:
+) -> CalibrationPoint:
     """A setting on the prompts that it was drawn on."""
     values = [one.value for one in found]
-    span = interval(target, values, confidence or SHOWN)
+    span = risk_interval(target, values, confidence or SHOWN)
     failures = sum(not target.meets(value) for value in values) if target.fraction is not None else None
     each: dict[str, dict[str, Any]] = {}
     if groups is not None:
-        ps = by_group(target, values, groups)
-        for name, part in divided(values, groups).items():
+        ps = p_value_by_group(target, values, groups)
+        for name, part in split_by_group(values, groups).items():
             each[name] = {"n": len(part), "failures": sum(not target.meets(v) for v in part), "p": ps[name]}
-    p = max(by_group(target, values, groups).values()) if tested and confidence is not None else None
-    return Point(
-        setting=rung.column.spec.partition(" @ ")[0],
-        way=rung.column.way,
-        steps=rung.column.steps,
+    p = max(p_value_by_group(target, values, groups).values()) if tested and confidence is not None else None
+    return CalibrationPoint(
+        setting=candidate.column.spec.partition(" @ ")[0],
+        way=candidate.column.way,
+        steps=candidate.column.steps,
         calls=mean_calls(found),
         value=span.value,
         low=span.low,
@@ -111,18 +111,18 @@ def point(
         failures=failures,
         p=p,
         accepted=accepted,
-        fixed=rung.fixed,
+        fixed=candidate.fixed,
         scheduler=scheduler,
         groups=each,
     )
 
 
-def prompt_lines(search: Sequence[Shot], test: Sequence[Shot]) -> bytes:
+def prompt_lines(search: Sequence[EvaluationSample], test: Sequence[EvaluationSample]) -> bytes:
     """The calibration's own prompts, as JSON Lines that `--prompts` reads."""
     lines = [
         {"id": s.prompt.id, "prompt": s.prompt.text, "category": s.prompt.category, "seed": s.seed, "part": part}
-        for part, shots in (("search", search), ("test", test))
-        for s in shots
+        for part, eval_samples in (("search", search), ("test", test))
+        for s in eval_samples
     ]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
 
@@ -132,7 +132,7 @@ def today() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def measured(found: Point, target: Target) -> str:
+def describe_measurement(found: CalibrationPoint, target: Target) -> str:
     """'188 of 200 prompts meet it, 94.0 % (at least 90.9 %)', or a mean with its interval."""
     if found.failures is not None:
         return f"{found.n - found.failures} of {found.n} prompts meet it, {found.value:.1%} (at least {found.low:.1%})"
@@ -140,7 +140,7 @@ def measured(found: Point, target: Target) -> str:
     return f"{found.value:.4g} in the mean of {found.n} prompts ({bound})"
 
 
-def promise(certificate: Certificate) -> str:
+def describe_promise(certificate: Certificate) -> str:
     """What is promised, in one sentence."""
     sure = (
         f"with confidence {certificate.confidence:.0%}"
@@ -150,7 +150,7 @@ def promise(certificate: Certificate) -> str:
     return f"{certificate.best.label}: {certificate.promise}, {sure}."
 
 
-def card(certificate: Certificate, target: Target) -> bytes:
+def render_card(certificate: Certificate, target: Target) -> bytes:
     """README.md of a certified policy."""
     best = certificate.best
     saved = 1 - best.calls / certificate.full_calls
@@ -172,10 +172,12 @@ def card(certificate: Certificate, target: Target) -> bytes:
     about = certificate.prompts
     return f"""# {certificate.target}
 
-**{promise(certificate)}**
+**{describe_promise(certificate)}**
 
 `{best.setting}` on {certificate.model}, {best.way} (solver / grid / steps): {best.calls:.1f} calls of the network
-instead of {certificate.full_calls:g}, {saved:.0%} saved. On the final test {measured(best, target)}.{p_said}
+instead of {certificate.full_calls:g}, {saved:.0%} saved. On the final test {describe_measurement(best, target)}.{
+        p_said
+    }
 
 ![The settings that were tried](front.png)
 
@@ -198,7 +200,7 @@ the metric of the target, nothing else, is promised.
 ## How it was found
 
 {certificate.method}. {about["search"]} prompts chose the order of the settings, {about["test"]}
-others tested them. {spent_in_words(certificate.spent)} were spent. Seed {certificate.seed}, {certificate.date},
+others tested them. {format_spent(certificate.spent)} were spent. Seed {certificate.seed}, {certificate.date},
 {", ".join(f"{k} {v}" for k, v in certificate.versions.items())}.
 
 | setting | calls | {"meets" if target.fraction is not None else "mean"} | prompts | |
@@ -207,7 +209,7 @@ others tested them. {spent_in_words(certificate.spent)} were spent. Seed {certif
 """.encode()
 
 
-def _verdict(found: Point) -> str:
+def _verdict(found: CalibrationPoint) -> str:
     if found.accepted:
         return "promised"
     return "search only" if found.p is None else "not promised"

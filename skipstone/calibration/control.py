@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from ..errors import SpecError
 from ..evaluation.statistics import holm as adjusted_by_holm
-from .risk import by_group, losses_of
+from .risk import compute_losses, p_value_by_group
 from .target import Target
 
 Method: TypeAlias = Literal["fixed_sequence", "holm", "conformal"]
@@ -17,7 +17,7 @@ METHODS = ("fixed_sequence", "holm", "conformal")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SettingChoice:
     """What may be promised.
 
     Args:
@@ -35,14 +35,14 @@ class Choice:
     nearest: int
 
 
-def choose(
+def choose_setting(
     target: Target,
     table: Sequence[Sequence[float | None]],
     costs: Sequence[float],
     delta: float | None,
     groups: Sequence[str] | None = None,
     method: Method = "fixed_sequence",
-) -> Choice:
+) -> SettingChoice:
     """The cheapest setting that may be promised to meet the target; or none, and the nearest.
 
     Learn then Test: each setting has the hypothesis that it breaks the promise, and those whose hypothesis is rejected
@@ -65,21 +65,21 @@ def choose(
 
     References: Angelopoulos et al. 2021, arXiv 2110.01052; Berger 1982, Technometrics 24 (intersection-union).
     """
-    _fits(table, costs)
+    _check_shapes(table, costs)
     if method not in METHODS:
         raise SpecError(f"Expected a method among {', '.join(METHODS)}, got {method!r}.")
-    losses = [losses_of(target, row) for row in table]
+    losses = [compute_losses(target, row) for row in table]
     if method == "conformal":
         return _conformally(target, losses, delta, groups)
     if delta is None:
         raise SpecError(f"{method} needs delta = 1 - confidence. Without a confidence, type method='conformal'.")
-    p_values = tuple(max(by_group(target, row, groups).values()) for row in table)
+    p_values = tuple(max(p_value_by_group(target, row, groups).values()) for row in table)
     accepted = fixed_sequence(p_values, delta) if method == "fixed_sequence" else holm(p_values, delta)
     if accepted:
         index = min(accepted, key=lambda i: (costs[i], i))
-        return Choice(index, p_values[index], p_values, accepted, index)
+        return SettingChoice(index, p_values[index], p_values, accepted, index)
     nearest = min(range(len(table)), key=lambda i: (p_values[i], math.fsum(losses[i]), i))
-    return Choice(None, p_values[nearest], p_values, (), nearest)
+    return SettingChoice(None, p_values[nearest], p_values, (), nearest)
 
 
 def fixed_sequence(p_values: Sequence[float], delta: float, starts: Sequence[int] = (0,)) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ def fixed_sequence(p_values: Sequence[float], delta: float, starts: Sequence[int
 
     References: Angelopoulos et al. 2021, arXiv 2110.01052, algorithm 1; Maurer, Hothorn, Lehmacher 1995.
     """
-    _level(p_values, delta)
+    _check_level(p_values, delta)
     if not starts or not all(0 <= s < len(p_values) for s in starts) or len(set(starts)) < len(starts):
         raise SpecError(f"Expected different starts among the {len(p_values)} settings, got {list(starts)}.")
     found: set[int] = set()
@@ -122,7 +122,7 @@ def holm(p_values: Sequence[float], delta: float) -> tuple[int, ...]:
 
     References: Holm 1979, Scandinavian Journal of Statistics 6.
     """
-    _level(p_values, delta)
+    _check_level(p_values, delta)
     return tuple(i for i, p in enumerate(adjusted_by_holm(p_values)) if p <= delta)
 
 
@@ -155,7 +155,7 @@ def conformal(losses_by_setting: Sequence[Sequence[float]], alpha: float) -> int
 
 def _conformally(
     target: Target, losses: list[list[float]], delta: float | None, groups: Sequence[str] | None
-) -> Choice:
+) -> SettingChoice:
     if delta is not None or groups is not None or target.fraction is not None:
         raise SpecError(
             "conformal bounds a mean over calibrations: it takes a target '@ mean', no confidence and no groups. "
@@ -163,10 +163,10 @@ def _conformally(
         )
     index = conformal(losses, target.risk)
     nearest = index if index is not None else min(range(len(losses)), key=lambda i: (math.fsum(losses[i]), i))
-    return Choice(index, math.nan, (math.nan,) * len(losses), () if index is None else (index,), nearest)
+    return SettingChoice(index, math.nan, (math.nan,) * len(losses), () if index is None else (index,), nearest)
 
 
-def _fits(table: Sequence[Sequence[float | None]], costs: Sequence[float]) -> None:
+def _check_shapes(table: Sequence[Sequence[float | None]], costs: Sequence[float]) -> None:
     if not len(table) or len(costs) != len(table) or len({len(row) for row in table}) != 1:
         raise SpecError(
             f"Expected settings that all have a value for each prompt, and a cost each; got rows of "
@@ -174,6 +174,6 @@ def _fits(table: Sequence[Sequence[float | None]], costs: Sequence[float]) -> No
         )
 
 
-def _level(p_values: Sequence[float], delta: float) -> None:
+def _check_level(p_values: Sequence[float], delta: float) -> None:
     if not 0 < delta < 1 or not len(p_values) or any(not 0 <= p <= 1 for p in p_values):
         raise SpecError(f"Expected p-values in [0, 1] and delta in (0, 1), got {list(p_values)} and {delta}.")

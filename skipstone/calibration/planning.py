@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import SpecError
-from .betting import planned
+from .betting import fixed_size_log_capital
 from .risk import betting_p, binomial_p
 from .target import Target
 
@@ -19,7 +19,7 @@ EASE = 0.05  # of the way from a mean's level to the bad end of its span: the sl
 
 
 @dataclass(frozen=True, slots=True)
-class Needed:
+class PromptsNeeded:
     """Prompts that the final test needs, over all groups.
 
     Args:
@@ -47,7 +47,7 @@ def prompts_needed(
     deviation: float | None = None,
     groups: int = 1,
     power: float = 0.8,
-) -> Needed:
+) -> PromptsNeeded:
     """Prompts that the final test needs, at least and to be likely accepted.
 
     Of fractions exact, from the binomial distribution; fewest = ceil(log(1 - confidence) / log(fraction)). Of means
@@ -80,10 +80,14 @@ def prompts_needed(
     each = power ** (1 / groups)
     if target.span is None:
         likely = _likely_of_fraction(delta, alpha, rate, each)
-        return Needed(groups * fewest(target, confidence), likely and groups * likely, slack, None, power, groups)
+        return PromptsNeeded(
+            groups * fewest(target, confidence), likely and groups * likely, slack, None, power, groups
+        )
     deviation = 2 * slack if deviation is None else deviation
     likely = _first(lambda n: _power_of_betting(n, delta, alpha, rate, deviation / unit) >= each)
-    return Needed(groups * fewest(target, confidence), likely and groups * likely, slack, deviation, power, groups)
+    return PromptsNeeded(
+        groups * fewest(target, confidence), likely and groups * likely, slack, deviation, power, groups
+    )
 
 
 def fewest(target: Target, confidence: float) -> int:
@@ -100,11 +104,11 @@ def fewest(target: Target, confidence: float) -> int:
     else:
         found = _first(lambda n: betting_p([0.0] * n, alpha) <= delta)
     if found is None:
-        raise SpecError(f"{_said(target, confidence)} takes more than {MOST:,} prompts: ask for less.")
+        raise SpecError(f"{_describe_target(target, confidence)} takes more than {MOST:,} prompts: ask for less.")
     return found
 
 
-def enough(target: Target, confidence: float, n: int, groups: Sequence[str] | None = None) -> None:
+def check_enough_prompts(target: Target, confidence: float, n: int, groups: Sequence[str] | None = None) -> None:
     """Raises SpecError where n prompts are too few for any setting to be accepted, and says how many it takes.
 
     Args:
@@ -126,16 +130,17 @@ def enough(target: Target, confidence: float, n: int, groups: Sequence[str] | No
     each = "" if groups is None else " in each group"
     got = str(n) if groups is None else ", ".join(f"{count} of {name!r}" for name, count in short.items())
     raise SpecError(
-        f"{_said(target, confidence)} needs at least {needed} prompts in the final test{each}, and more for a setting "
-        f"that fails now and then; got {got}.{_instead(target, confidence, min(short.values(), default=0))}"
+        f"{_describe_target(target, confidence)} needs at least {needed} prompts in the final test{each}, and more "
+        f"for a setting "
+        f"that fails now and then; got {got}.{_suggest_alternative(target, confidence, min(short.values(), default=0))}"
     )
 
 
-def _said(target: Target, confidence: float) -> str:
+def _describe_target(target: Target, confidence: float) -> str:
     return f"'{target.spell()}' with confidence {confidence:g}"
 
 
-def _instead(target: Target, confidence: float, n: int) -> str:
+def _suggest_alternative(target: Target, confidence: float, n: int) -> str:
     """What n prompts could prove: a smaller share, or the same with less confidence."""
     if n < 1 or target.fraction is None:
         return " Give more prompts, or ask for less."
@@ -177,7 +182,7 @@ def _power_of_betting(n: int, delta: float, alpha: float, rate: float, deviation
     spread = min(deviation, 0.99 * math.sqrt(rate * (1 - rate)))
     weight = rate * (1 - rate) / spread**2 - 1
     losses = np.random.default_rng(SEED).beta(rate * weight, (1 - rate) * weight, (TRIALS, n))
-    won = planned(1 - losses, 1 - alpha).max(-1) >= math.log(1 / delta)
+    won = fixed_size_log_capital(1 - losses, 1 - alpha).max(-1) >= math.log(1 / delta)
     return float((won & (losses.mean(-1) <= alpha)).mean())
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from ..policies.certified import Certificate, Point
+from ..policies.certified import CalibrationPoint, Certificate
 from .target import Target
 
 PROMISED, REFUSED, SEEN = "#1a7f4b", "#b3261e", "#9aa0a6"
 
 
-def front(certificate: Certificate, target: Target) -> bytes:
+def plot_front(certificate: Certificate, target: Target) -> bytes:
     """A PNG: what was promised, what failed, what only the search has seen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -54,7 +54,9 @@ def front(certificate: Certificate, target: Target) -> bytes:
     return buffer.getvalue()
 
 
-def _dots(axes: Any, points: Sequence[Point], color: str, label: str, scale: float, hollow: bool = False) -> None:
+def _dots(
+    axes: Any, points: Sequence[CalibrationPoint], color: str, label: str, scale: float, hollow: bool = False
+) -> None:
     if not points:
         return
     x, y = [p.calls for p in points], [scale * p.value for p in points]
@@ -63,7 +65,7 @@ def _dots(axes: Any, points: Sequence[Point], color: str, label: str, scale: flo
     axes.scatter(x, y, s=26, facecolors="white" if hollow else color, edgecolors=color, label=label, zorder=3)
 
 
-def _chosen(axes: Any, best: Point, certificate: Certificate, scale: float) -> None:
+def _chosen(axes: Any, best: CalibrationPoint, certificate: Certificate, scale: float) -> None:
     saved = 1 - best.calls / certificate.full_calls
     y = scale * best.value
     axes.errorbar(
@@ -83,12 +85,12 @@ def _chosen(axes: Any, best: Point, certificate: Certificate, scale: float) -> N
     )
 
 
-def _bars(points: Sequence[Point], scale: float) -> list[list[float]]:
+def _bars(points: Sequence[CalibrationPoint], scale: float) -> list[list[float]]:
     """The worse end of the interval, which the test is about; and the other."""
     return [[scale * (p.value - p.low) for p in points], [scale * (p.high - p.value) for p in points]]
 
 
-def _limits(points: Sequence[Point], level: float, scale: float) -> tuple[float, float]:
+def _limits(points: Sequence[CalibrationPoint], level: float, scale: float) -> tuple[float, float]:
     """All values and the target, with room below for the words."""
     values = [scale * p.value for p in points] + [level] + [scale * p.low for p in points if p.accepted]
     low, high = min(values), max(values)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import SpecError
-from ..evaluation.resampling import Span
-from .betting import least_mean, planned
+from ..evaluation.resampling import ConfidenceInterval
+from .betting import fixed_size_log_capital, mean_lower_bound
 from .target import Target
 
 SEED = 0  # of the order in which the betting test sees the prompts
@@ -33,13 +33,15 @@ def p_value(target: Target, values: Sequence[float | None]) -> float:
     Raises:
         SpecError: no values.
     """
-    losses = losses_of(target, values)
+    losses = compute_losses(target, values)
     if target.fraction is not None:
         return binomial_p(int(sum(losses)), len(losses), target.risk)
     return betting_p(losses, target.risk)
 
 
-def by_group(target: Target, values: Sequence[float | None], groups: Sequence[str] | None = None) -> dict[str, float]:
+def p_value_by_group(
+    target: Target, values: Sequence[float | None], groups: Sequence[str] | None = None
+) -> dict[str, float]:
     """`p_value` of each group of prompts; without groups, of all of them under the name ''.
 
     Args:
@@ -50,10 +52,10 @@ def by_group(target: Target, values: Sequence[float | None], groups: Sequence[st
     Raises:
         SpecError: no values, or another number of groups.
     """
-    return {name: p_value(target, part) for name, part in divided(values, groups).items()}
+    return {name: p_value(target, part) for name, part in split_by_group(values, groups).items()}
 
 
-def interval(target: Target, values: Sequence[float | None], confidence: float) -> Span:
+def risk_interval(target: Target, values: Sequence[float | None], confidence: float) -> ConfidenceInterval:
     """Where the share of prompts that meets, or the mean of the metric, may lie: all that the test does not exclude.
 
     Each end holds with this confidence by itself, so that the worse end agrees with the test: it meets the target
@@ -71,7 +73,7 @@ def interval(target: Target, values: Sequence[float | None], confidence: float) 
     """
     if not 0.5 < confidence < 1:
         raise SpecError(f"Expected a confidence in (0.5, 1), got {confidence}.")
-    losses = losses_of(target, values)
+    losses = compute_losses(target, values)
     n, centre = len(losses), math.fsum(losses) / len(losses)
     if target.fraction is not None:
         from scipy.stats import binomtest
@@ -80,18 +82,18 @@ def interval(target: Target, values: Sequence[float | None], confidence: float) 
         low, high = float(found.low), float(found.high)
     else:
         good = _shuffled(losses, SEED)
-        high = max(centre, 1 - least_mean(good, 1 - confidence, planned))
-        low = min(centre, least_mean(1 - good, 1 - confidence, planned))
-    return span_of(target, centre, low, high, n)
+        high = max(centre, 1 - mean_lower_bound(good, 1 - confidence, fixed_size_log_capital))
+        low = min(centre, mean_lower_bound(1 - good, 1 - confidence, fixed_size_log_capital))
+    return to_user_interval(target, centre, low, high, n)
 
 
-def span_of(target: Target, centre: float, low: float, high: float, n: int) -> Span:
+def to_user_interval(target: Target, centre: float, low: float, high: float, n: int) -> ConfidenceInterval:
     """An interval of the risk in the user's terms: a share of prompts that meets, or a mean of the metric."""
     a, b = sorted((target.value(low), target.value(high)))
-    return Span(target.value(centre), a, b, n)
+    return ConfidenceInterval(target.value(centre), a, b, n)
 
 
-def divided(values: Sequence[Any], groups: Sequence[str] | None) -> dict[str, list[Any]]:
+def split_by_group(values: Sequence[Any], groups: Sequence[str] | None) -> dict[str, list[Any]]:
     """Values by their group, groups sorted. Raises SpecError where there is not one group for each."""
     if groups is None:
         return {"": list(values)}
@@ -103,7 +105,7 @@ def divided(values: Sequence[Any], groups: Sequence[str] | None) -> dict[str, li
     return parts
 
 
-def losses_of(target: Target, values: Sequence[float | None]) -> list[float]:
+def compute_losses(target: Target, values: Sequence[float | None]) -> list[float]:
     """The loss of each value. Raises SpecError for none at all."""
     if not len(values):
         raise SpecError("Expected the values of at least one prompt, got none.")
@@ -126,7 +128,7 @@ def binomial_p(failures: int, n: int, alpha: float) -> float:
     """
     from scipy.stats import binom
 
-    _risk(alpha)
+    _check_alpha(alpha)
     if n < 1 or not 0 <= failures <= n:
         raise SpecError(f"Expected 0..n failures of n >= 1 prompts, got {failures} of {n}.")
     return float(binom.cdf(failures, n, alpha))
@@ -151,7 +153,7 @@ def hoeffding_bentkus_p(losses: Sequence[float], alpha: float) -> float:
     from scipy.special import rel_entr
     from scipy.stats import binom
 
-    _checked(losses, alpha)
+    _check_losses(losses, alpha)
     n, total = len(losses), math.fsum(losses)
     r = min(total / n, alpha)
     hoeffding = math.exp(-n * float(rel_entr(r, alpha) + rel_entr(1 - r, 1 - alpha)))
@@ -176,10 +178,10 @@ def betting_p(losses: Sequence[float], alpha: float, seed: int = SEED) -> float:
 
     References: Waudby-Smith, Ramdas 2024, arXiv 2010.09686, section 3.1; Ville 1939.
     """
-    _checked(losses, alpha)
+    _check_losses(losses, alpha)
     if math.fsum(losses) > alpha * len(losses):
         return 1.0
-    return math.exp(-max(0.0, float(planned(_shuffled(losses, seed), 1 - alpha).max())))
+    return math.exp(-max(0.0, float(fixed_size_log_capital(_shuffled(losses, seed), 1 - alpha).max())))
 
 
 def _shuffled(losses: Sequence[float], seed: int) -> Any:
@@ -190,12 +192,12 @@ def _shuffled(losses: Sequence[float], seed: int) -> Any:
     return 1 - np.asarray(losses, float)[order]
 
 
-def _checked(losses: Sequence[float], alpha: float) -> None:
-    _risk(alpha)
+def _check_losses(losses: Sequence[float], alpha: float) -> None:
+    _check_alpha(alpha)
     if not len(losses) or not all(0 <= loss <= 1 for loss in losses):
         raise SpecError(f"Expected losses in [0, 1] of at least one prompt, got {list(losses)[:5]}.")
 
 
-def _risk(alpha: float) -> None:
+def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < 1:
         raise SpecError(f"Expected a risk in (0, 1), got {alpha}.")

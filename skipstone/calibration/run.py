@@ -6,17 +6,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..evaluation.progress import Tell, silent
+from ..evaluation.progress import ProgressCallback, no_progress
 from ..policies.certified import Certified
 from . import cache as caches
-from .calibration import FULL, Calibration, Options, warned
-from .samples import Prompts
-from .subjects import subject_of
+from .calibration import FULL, Calibration, CalibrationOptions, warn_user
+from .samples import PromptSource
+from .subjects import make_subject
 
 
 def calibrate(
     pipe: Any,
-    prompts: Prompts,
+    prompts: PromptSource,
     target: str,
     *,
     confidence: float | None = 0.9,
@@ -32,7 +32,7 @@ def calibrate(
     seed: int = 0,
     batch: int = 8,
     cache: str | os.PathLike[str] | None = None,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> Certified:
     """The fastest setting that meets a quality target, with a guarantee.
 
@@ -77,13 +77,15 @@ def calibrate(
     References: Angelopoulos et al. 2021, arXiv 2110.01052; Angelopoulos et al. 2022, arXiv 2208.02814.
     """
     planned = Calibration.of(
-        subject_of(pipe, guidance, arguments),
+        make_subject(pipe, guidance, arguments),
         prompts,
         target,
-        Options(confidence, tuple(settings), samplers, reference, groups, steps=steps, seed=seed, batch=batch),
+        CalibrationOptions(
+            confidence, tuple(settings), samplers, reference, groups, steps=steps, seed=seed, batch=batch
+        ),
         metric,
         better,
     )
-    if planned.samples.doubles:
-        warned(planned.doubled)
-    return planned.run(caches.folder(cache), tell, warned)
+    if planned.samples.num_duplicates:
+        warn_user(planned.duplicates_message)
+    return planned.run(caches.folder(cache), on_progress, warn_user)

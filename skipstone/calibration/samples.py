@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PromptError, SpecError
-from ..evaluation.prompts import Prompt, describe, load_prompts
-from ..evaluation.references import Shot
+from ..evaluation.prompts import Prompt, describe_prompts, load_prompts
+from ..evaluation.references import EvaluationSample
 from .planning import fewest
 from .target import Target
 
-SHARE = 1 / 3  # of the prompts, which search
-LEAST = 4  # prompts that search
+SEARCH_SHARE = 1 / 3  # of the prompts, which search
+MIN_SEARCH_PROMPTS = 4  # prompts that search
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleSplit:
     """Prompts and seeds.
 
     Args:
@@ -31,21 +31,23 @@ class Samples:
         by: "category" where the promise is made to every category.
     """
 
-    search: tuple[Shot, ...]
-    test: tuple[Shot, ...]
+    search: tuple[EvaluationSample, ...]
+    test: tuple[EvaluationSample, ...]
     about: dict[str, Any]
-    doubles: int = 0
+    num_duplicates: int = 0
     by: str = ""
 
-    def groups(self, shots: Sequence[Shot]) -> list[str] | None:
+    def groups(self, eval_samples: Sequence[EvaluationSample]) -> list[str] | None:
         """The group of each shot; None where there are none."""
-        return [shot.prompt.category for shot in shots] if self.by else None
+        return [eval_sample.prompt.category for eval_sample in eval_samples] if self.by else None
 
 
-Prompts = str | os.PathLike[str] | Sequence[str | Prompt]
+PromptSource = str | os.PathLike[str] | Sequence[str | Prompt]
 
 
-def listed(prompts: Prompts, limit: int | None = None, seed: int = 0) -> tuple[list[Prompt], int, str]:
+def load_unique_prompts(
+    prompts: PromptSource, limit: int | None = None, seed: int = 0
+) -> tuple[list[Prompt], int, str]:
     """The prompts of a set, a file or a list, each once; how often one was there again; and where they are from.
 
     Raises:
@@ -64,15 +66,15 @@ def listed(prompts: Prompts, limit: int | None = None, seed: int = 0) -> tuple[l
     return kept, len(found) - len(kept), source
 
 
-def divide(
-    prompts: Prompts,
+def split_prompts(
+    prompts: PromptSource,
     target: Target,
     confidence: float | None,
     *,
     groups: str | None = None,
     limit: int | None = None,
     seed: int = 0,
-) -> Samples:
+) -> SampleSplit:
     """Prompts into search and test: a third searches, less where the test needs the others.
 
     Which prompt goes where, and its seed, depends on its text and on `seed` alone.
@@ -83,24 +85,26 @@ def divide(
     """
     if groups not in (None, "category"):
         raise SpecError(f"groups: expected 'category' or nothing, got {groups!r}.")
-    found, doubles, source = listed(prompts, limit, seed)
+    found, doubles, source = load_unique_prompts(prompts, limit, seed)
     if groups and all(not prompt.category for prompt in found):
         raise SpecError(f"groups='category': the prompts of {source} have no categories. Give a file that has them.")
     needed = 1 if confidence is None else fewest(target, confidence)
-    search: list[Shot] = []
-    test: list[Shot] = []
+    search: list[EvaluationSample] = []
+    test: list[EvaluationSample] = []
     for name in sorted({prompt.category if groups else "" for prompt in found}):
-        part = [Shot(p, drawn(seed, "seed", p.text)) for p in found if not groups or p.category == name]
-        part.sort(key=lambda shot: drawn(seed, "split", shot.prompt.text))
-        count = max(min(LEAST, len(part) // 2), min(round(SHARE * len(part)), len(part) - needed))
+        part = [
+            EvaluationSample(p, hashed_seed(seed, "seed", p.text)) for p in found if not groups or p.category == name
+        ]
+        part.sort(key=lambda eval_sample: hashed_seed(seed, "split", eval_sample.prompt.text))
+        count = max(min(MIN_SEARCH_PROMPTS, len(part) // 2), min(round(SEARCH_SHARE * len(part)), len(part) - needed))
         search += part[:count]
         test += part[count:]
-    search.sort(key=lambda shot: drawn(seed, "order", shot.prompt.text))
-    test.sort(key=lambda shot: drawn(seed, "order", shot.prompt.text))
-    about = {**describe(source, found), "search": len(search), "test": len(test)}
-    return Samples(tuple(search), tuple(test), about, doubles, groups or "")
+    search.sort(key=lambda eval_sample: hashed_seed(seed, "order", eval_sample.prompt.text))
+    test.sort(key=lambda eval_sample: hashed_seed(seed, "order", eval_sample.prompt.text))
+    about = {**describe_prompts(source, found), "search": len(search), "test": len(test)}
+    return SampleSplit(tuple(search), tuple(test), about, doubles, groups or "")
 
 
-def drawn(seed: int, *words: str) -> int:
+def hashed_seed(seed: int, *words: str) -> int:
     """A whole number below 2^31 that is random, and the same for the same words on every machine."""
     return int.from_bytes(hashlib.sha256("\n".join((str(seed), *words)).encode()).digest()[:4], "big") >> 1

@@ -13,18 +13,18 @@ from ..engine.requests import Status
 from ..errors import MetricError, SpecError
 from ..evaluation.columns import Column
 from ..evaluation.files import IDENTICAL
-from ..evaluation.pixels import flat
-from ..evaluation.progress import Tell, silent
-from ..evaluation.references import Picture, References, Shot
-from ..evaluation.subject import Made, Subject
+from ..evaluation.pixels import flatten_frames
+from ..evaluation.progress import ProgressCallback, no_progress
+from ..evaluation.references import EvaluationSample, References, RunOutput
+from ..evaluation.subject import GeneratedSample, Subject
 from ..metrics import Metric, Sample, metrics_available
-from .cache import Cache, Score
+from .cache import Cache, SampleScore
 
-Measured = Callable[[Sample], float]
+MeasureFunction = Callable[[Sample], float]
 
 
 @dataclass(frozen=True)
-class Gauge:
+class PictureMeasure:
     """How a picture is measured.
 
     Args:
@@ -35,12 +35,12 @@ class Gauge:
     """
 
     name: str
-    take: Measured
-    alone: bool = False
-    kept: bool = True
+    measure_sample: MeasureFunction
+    needs_no_reference: bool = False
+    is_cacheable: bool = True
 
     @classmethod
-    def of(cls, metric: str, subject: Subject, function: Callable[[Any, Any], float] | None = None) -> Gauge:
+    def of(cls, metric: str, subject: Subject, function: Callable[[Any, Any], float] | None = None) -> PictureMeasure:
         """A registered metric, or a user's function of (picture, reference).
 
         Raises:
@@ -48,18 +48,18 @@ class Gauge:
             SpecError: it measures no single picture.
         """
         if function is not None:
-            return cls(metric, lambda s: float(function(s.pixels, s.reference)), kept=False)
-        found = metrics_available(judge=subject.judge is not None, moving=subject.moving)
+            return cls(metric, lambda s: float(function(s.pixels, s.reference)), is_cacheable=False)
+        found = metrics_available(judge=subject.judge is not None, is_video=subject.is_video)
         if why := dict(found.absent).get(metric):
             raise MetricError(f"{metric} cannot be taken here: {why}")
         usable: dict[str, Metric] = {m.name: m for m in found.metrics if m.name != "cost"}
         if metric not in usable:
             raise SpecError(f"target: {metric} says nothing of one picture. Those that do: {', '.join(usable)}.")
-        return cls(metric, usable[metric].measure, alone="judge" in usable[metric].wants)
+        return cls(metric, usable[metric].measure, needs_no_reference="judge" in usable[metric].requires)
 
 
 @dataclass
-class Scores:
+class CachedScores:
     """Draws settings on samples and measures them.
 
     Args:
@@ -69,27 +69,27 @@ class Scores:
         cache: Where full runs and scores are kept.
         batch: Samples of one call, >= 1.
         tell: Of the progress, in calls.
-        total: Calls that the whole calibration is expected to take, for `tell`.
+        total: Calls that the whole calibration is expected to take, for `on_progress`.
         spent: What has been drawn for what: calls.
         seconds: Of drawing them, decoding and measuring included.
     """
 
     subject: Subject
     reference: Column
-    gauge: Gauge
+    gauge: PictureMeasure
     cache: Cache
     batch: int = 8
-    tell: Tell = silent
+    on_progress: ProgressCallback = no_progress
     total: float = 1.0
     spent: dict[str, float] = field(default_factory=lambda: {"reference": 0.0, "search": 0.0, "test": 0.0})
     seconds: float = 0.0
-    _known: dict[tuple[str, str], Score] = field(init=False)
+    _known: dict[tuple[str, str], SampleScore] = field(init=False)
     _path: Path = field(init=False)
     _references: References = field(init=False)
 
     def __post_init__(self) -> None:
-        self._path = self.cache.path(self.gauge.name, "" if self.gauge.alone else self.reference.spec)
-        self._known = self.cache.scores(self._path) if self.gauge.kept else {}
+        self._path = self.cache.path(self.gauge.name, "" if self.gauge.needs_no_reference else self.reference.spec)
+        self._known = self.cache.scores(self._path) if self.gauge.is_cacheable else {}
         self._references = References(self.cache.folder, self.reference, ())
 
     @property
@@ -97,11 +97,11 @@ class Scores:
         """Calls spent in all."""
         return sum(self.spent.values())
 
-    def missing(self, shots: Sequence[Shot]) -> list[Shot]:
+    def missing(self, eval_samples: Sequence[EvaluationSample]) -> list[EvaluationSample]:
         """Samples whose reference is not there yet."""
-        return [] if self.gauge.alone else self._references.missing(shots, self.reference)
+        return [] if self.gauge.needs_no_reference else self._references.missing(eval_samples, self.reference)
 
-    def of(self, column: Column, shots: Sequence[Shot], part: str = "search") -> list[Score]:
+    def of(self, column: Column, eval_samples: Sequence[EvaluationSample], part: str = "search") -> list[SampleScore]:
         """The scores of a setting, made where they are not there.
 
         Args:
@@ -109,52 +109,54 @@ class Scores:
             shots: Samples.
             part: What `spent` counts them under.
         """
-        missing = [shot for shot in shots if (column.spec, shot.id) not in self._known]
+        missing = [eval_sample for eval_sample in eval_samples if (column.spec, eval_sample.id) not in self._known]
         for i in range(0, len(missing), self.batch):
-            self.tell(f"{part.capitalize()}: {column.label}", self.done, max(self.total, self.done))
+            self.on_progress(f"{part.capitalize()}: {column.label}", self.done, max(self.total, self.done))
             began = time.perf_counter()
             self._draw(column, missing[i : i + self.batch], part)
             self.seconds += time.perf_counter() - began
-        return [self._known[column.spec, shot.id] for shot in shots]
+        return [self._known[column.spec, eval_sample.id] for eval_sample in eval_samples]
 
-    def known(self, column: Column, shots: Sequence[Shot]) -> list[Score | None]:
+    def known(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> list[SampleScore | None]:
         """The scores that are there already; None where one is not."""
-        return [self._known.get((column.spec, shot.id)) for shot in shots]
+        return [self._known.get((column.spec, eval_sample.id)) for eval_sample in eval_samples]
 
-    def _draw(self, column: Column, shots: Sequence[Shot], part: str) -> None:
+    def _draw(self, column: Column, eval_samples: Sequence[EvaluationSample], part: str) -> None:
         """A batch: its lines appear together, when all of it is measured."""
-        theirs: Sequence[Picture | None] = [None] * len(shots)
-        if not self.gauge.alone:
-            missing = self._references.missing(shots, self.reference)
-            theirs = self._references.ready(self.subject, shots, self.reference)
+        theirs: Sequence[RunOutput | None] = [None] * len(eval_samples)
+        if not self.gauge.needs_no_reference:
+            missing = self._references.missing(eval_samples, self.reference)
+            theirs = self._references.load_or_draw(self.subject, eval_samples, self.reference)
             self.spent["reference"] += len(missing) * full_calls(self.reference)
-        made, _ = self.subject.draw([shot.item for shot in shots], column)
-        self.spent[part] += sum(one.calls for one in made)
-        pictures = self.subject.pictures(made)
+        generated, _ = self.subject.draw([eval_sample.request for eval_sample in eval_samples], column)
+        self.spent[part] += sum(one.calls for one in generated)
+        pictures = self.subject.pictures(generated)
         found = [
-            (column.spec, shot.id, Score(self._value(shot, one, pixels, reference), one.calls))
-            for shot, one, pixels, reference in zip(shots, made, pictures, theirs, strict=True)
+            (column.spec, eval_sample.id, SampleScore(self._value(eval_sample, one, pixels, reference), one.calls))
+            for eval_sample, one, pixels, reference in zip(eval_samples, generated, pictures, theirs, strict=True)
         ]
         self._known |= {(spec, sample): score for spec, sample, score in found}
-        if self.gauge.kept:
+        if self.gauge.is_cacheable:
             self.cache.add(self._path, found)
 
-    def _value(self, shot: Shot, made: Made, pixels: Any, theirs: Picture | None) -> float:
+    def _value(
+        self, eval_sample: EvaluationSample, generated: GeneratedSample, pixels: Any, theirs: RunOutput | None
+    ) -> float:
         """The metric, at most IDENTICAL; NaN of a sample that is spoilt."""
         import numpy as np
 
-        if made.status is Status.nonfinite or not np.isfinite(pixels).all():
+        if generated.status is Status.nonfinite or not np.isfinite(pixels).all():
             return math.nan
         sample = Sample(
-            flat(pixels),
-            shot.prompt.text,
-            made.calls,
-            None if theirs is None else flat(theirs.pixels),
+            flatten_frames(pixels),
+            eval_sample.prompt.text,
+            generated.calls,
+            None if theirs is None else flatten_frames(theirs.pixels),
             self.subject.judge,
-            made.latent,
+            generated.latent,
             None if theirs is None else theirs.latent,
         )
-        value = self.gauge.take(sample)
+        value = self.gauge.measure_sample(sample)
         return math.nan if math.isnan(value) else min(IDENTICAL, max(-IDENTICAL, value))
 
 
@@ -163,12 +165,12 @@ def full_calls(column: Column) -> float:
     return float(column.steps * (1 if column.solver is None else column.solver.stages))
 
 
-def mean_calls(found: Sequence[Score]) -> float:
+def mean_calls(found: Sequence[SampleScore]) -> float:
     """Calls of a sample."""
     return math.fsum(one.calls for one in found) / len(found)
 
 
-def spent_in_words(spent: Mapping[str, float]) -> str:
+def format_spent(spent: Mapping[str, float]) -> str:
     """'31,000 calls: 10,000 reference, ...'."""
     parts = ", ".join(f"{calls:,.0f} {part}" for part, calls in spent.items())
     return f"{sum(spent.values()):,.0f} calls ({parts})"

@@ -13,10 +13,10 @@ from functools import cached_property
 from typing import Protocol
 
 from ..evaluation.columns import Column
-from ..evaluation.references import Shot
-from .cache import Score
-from .ladder import Rung
-from .risk import binomial_p, divided
+from ..evaluation.references import EvaluationSample
+from .cache import SampleScore
+from .ladder import CandidateSetting
+from .risk import binomial_p, split_by_group
 from .scores import mean_calls
 from .target import Target
 
@@ -27,15 +27,15 @@ SURE = 0.98  # chance of passing the test, as the search sees it, that the first
 PRIOR = 2.0  # failures, at most, that the shape of the values counts for where none was seen
 
 
-class Draws(Protocol):
-    """What `Scores` does for a search."""
+class ScoreSource(Protocol):
+    """What `CachedScores` does for a search."""
 
-    def of(self, column: Column, shots: Sequence[Shot]) -> list[Score]: ...
-    def known(self, column: Column, shots: Sequence[Shot]) -> list[Score | None]: ...
+    def of(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> list[SampleScore]: ...
+    def known(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> list[SampleScore | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class RiskEstimate:
     """What the search thinks of a setting.
 
     Args:
@@ -52,7 +52,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Bar:
+class PassCriterion:
     """What the final test will ask.
 
     Args:
@@ -72,12 +72,12 @@ class Bar:
         count = math.ceil(self.n * self.target.risk)
         return next((k for k in range(count, -1, -1) if binomial_p(k, self.n, self.target.risk) <= delta), -1)
 
-    def estimate(self, found: Sequence[Score], groups: Sequence[str] | None) -> Estimate:
+    def estimate(self, found: Sequence[SampleScore], groups: Sequence[str] | None) -> RiskEstimate:
         """Of one setting: that of its worst group."""
-        parts = divided([one.value for one in found], groups).values()
+        parts = split_by_group([one.value for one in found], groups).values()
         each = [self._group(part) for part in parts]
         risk, error, _ = max(each, key=lambda e: e[0])
-        return Estimate(risk, error, mean_calls(found), math.prod(e[2] for e in each))
+        return RiskEstimate(risk, error, mean_calls(found), math.prod(e[2] for e in each))
 
     def _group(self, values: Sequence[float]) -> tuple[float, float, float]:
         """Expected loss, its standard error, and the chance of passing."""
@@ -110,8 +110,12 @@ class Bar:
 
 
 def search(
-    rungs: Sequence[Rung], shots: Sequence[Shot], scores: Draws, bar: Bar, groups: Sequence[str] | None = None
-) -> list[Rung]:
+    candidates: Sequence[CandidateSetting],
+    eval_samples: Sequence[EvaluationSample],
+    scores: ScoreSource,
+    bar: PassCriterion,
+    groups: Sequence[str] | None = None,
+) -> list[CandidateSetting]:
     """The settings to test, from the safest to the fastest, in the order of the test.
 
     Every setting sees a few prompts; the more promising half sees twice as many, and so on. Of all settings
@@ -125,34 +129,40 @@ def search(
         bar: What the final test will ask.
         groups: The group of each shot.
     """
-    live, count = list(rungs), min(FIRST, len(shots))
+    live, count = list(candidates), min(FIRST, len(eval_samples))
     while True:
-        for rung in live:
-            scores.of(rung.column, shots[:count])
-        seen = {r.column.spec: _seen(r, shots, scores, bar, groups) for r in rungs}
-        if count == len(shots):
-            return _ordered(rungs, seen)
-        live = _promising(live, seen)
-        count = min(2 * count, len(shots))
+        for candidate in live:
+            scores.of(candidate.column, eval_samples[:count])
+        seen = {r.column.spec: _estimate_candidate(r, eval_samples, scores, bar, groups) for r in candidates}
+        if count == len(eval_samples):
+            return _order_front(candidates, seen)
+        live = _keep_promising(live, seen)
+        count = min(2 * count, len(eval_samples))
 
 
-def expected_calls(rungs: int, shots: int, full: float) -> float:
+def expected_calls(candidates: int, eval_samples: int, full: float) -> float:
     """Calls that a search takes, guessed before it: 0.4 of the full run's for each sample."""
-    total, live, count, before = 0.0, rungs, min(FIRST, shots), 0
+    total, live, count, before = 0.0, candidates, min(FIRST, eval_samples), 0
     while True:
         total += live * (count - before) * 0.4 * full
-        if count == shots:
+        if count == eval_samples:
             return total
-        before, count, live = count, min(2 * count, shots), max(FEWEST, math.ceil(live / 2))
+        before, count, live = count, min(2 * count, eval_samples), max(FEWEST, math.ceil(live / 2))
 
 
-def _seen(rung: Rung, shots: Sequence[Shot], scores: Draws, bar: Bar, groups: Sequence[str] | None) -> Estimate:
+def _estimate_candidate(
+    candidate: CandidateSetting,
+    eval_samples: Sequence[EvaluationSample],
+    scores: ScoreSource,
+    bar: PassCriterion,
+    groups: Sequence[str] | None,
+) -> RiskEstimate:
     """Of all samples that were drawn, of this search or of one before it."""
-    found = {i: one for i, one in enumerate(scores.known(rung.column, shots)) if one is not None}
+    found = {i: one for i, one in enumerate(scores.known(candidate.column, eval_samples)) if one is not None}
     return bar.estimate(list(found.values()), None if groups is None else [groups[i] for i in found])
 
 
-def _promising(live: Sequence[Rung], seen: dict[str, Estimate]) -> list[Rung]:
+def _keep_promising(live: Sequence[CandidateSetting], seen: dict[str, RiskEstimate]) -> list[CandidateSetting]:
     """Those that are worth more prompts, at most half of them or FEWEST.
 
     None that is slower than one that is as good as sure to pass, and none that is as good as sure to fail; the surest,
@@ -169,14 +179,16 @@ def _promising(live: Sequence[Rung], seen: dict[str, Estimate]) -> list[Rung]:
     return found[: max(FEWEST, math.ceil(len(live) / 2))]
 
 
-def _ordered(rungs: Sequence[Rung], seen: dict[str, Estimate], start: bool = True) -> list[Rung]:
+def _order_front(
+    candidates: Sequence[CandidateSetting], seen: dict[str, RiskEstimate], start: bool = True
+) -> list[CandidateSetting]:
     """The front of risk and calls, safest first; from the last setting on that is sure to pass."""
-    front: list[Rung] = []
-    for rung in sorted(rungs, key=lambda r: (seen[r.column.spec].calls, seen[r.column.spec].risk)):
-        if not front or seen[rung.column.spec].risk < seen[front[-1].column.spec].risk:
-            front.append(rung)
+    front: list[CandidateSetting] = []
+    for candidate in sorted(candidates, key=lambda r: (seen[r.column.spec].calls, seen[r.column.spec].risk)):
+        if not front or seen[candidate.column.spec].risk < seen[front[-1].column.spec].risk:
+            front.append(candidate)
     front.reverse()
-    sure = [i for i, rung in enumerate(front) if seen[rung.column.spec].passing >= SURE]
+    sure = [i for i, candidate in enumerate(front) if seen[candidate.column.spec].passing >= SURE]
     return front[sure[-1] :] if start and sure else front
 
 

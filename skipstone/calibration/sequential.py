@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import SpecError
-from ..evaluation.resampling import Span
-from .betting import least_mean, mixed
-from .risk import losses_of, span_of
+from ..evaluation.resampling import ConfidenceInterval
+from .betting import anytime_log_capital, mean_lower_bound
+from .risk import compute_losses, to_user_interval
 from .target import Target
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class AuditResult:
     """What an audit found.
 
     Args:
@@ -32,7 +32,7 @@ class Audit:
     peak: float
     alarm: bool
     n: int
-    interval: Span
+    interval: ConfidenceInterval
     state: tuple[float, ...]
 
 
@@ -48,7 +48,7 @@ class Watchdog:
     Args:
         target: What was promised.
         false_alarm: Chance that the alarm is ever raised although the promise holds, in (0, 0.5).
-        state: Losses seen before, as `Audit.state` has them; () starts.
+        state: Losses seen before, as `AuditResult.state` has them; () starts.
 
     Raises:
         SpecError: a number out of range.
@@ -66,7 +66,7 @@ class Watchdog:
         if not all(0 <= loss <= 1 for loss in self.state):
             raise SpecError(f"audit: expected a state of losses in [0, 1], got {list(self.state)[:5]}.")
 
-    def update(self, values: Sequence[float | None]) -> Audit:
+    def update(self, values: Sequence[float | None]) -> AuditResult:
         """Look at more values of the metric; `Watchdog(target, false_alarm, audit.state)` goes on from there.
 
         Args:
@@ -77,16 +77,16 @@ class Watchdog:
         """
         import numpy as np
 
-        state = (*self.state, *losses_of(self.target, values))
+        state = (*self.state, *compute_losses(self.target, values))
         x = np.asarray(state, float)
-        capital = mixed(x, self.target.risk)
+        capital = anytime_log_capital(x, self.target.risk)
         peak = max(0.0, float(capital.max()))
-        low = least_mean(x, self.false_alarm, mixed)
-        high = 1 - least_mean(1 - x, self.false_alarm, mixed)
+        low = mean_lower_bound(x, self.false_alarm, anytime_log_capital)
+        high = 1 - mean_lower_bound(1 - x, self.false_alarm, anytime_log_capital)
         centre = math.fsum(state) / len(state)
         alarm = peak >= math.log(1 / self.false_alarm)
-        span = span_of(self.target, centre, low, high, len(state))
-        return Audit(_exp(float(capital[-1])), _exp(peak), alarm, len(state), span, state)
+        span = to_user_interval(self.target, centre, low, high, len(state))
+        return AuditResult(_exp(float(capital[-1])), _exp(peak), alarm, len(state), span, state)
 
 
 def _exp(log: float) -> float:

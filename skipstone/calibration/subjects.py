@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpecError
-from ..evaluation.checkpoints import Checkpoint, Live
-from ..evaluation.engine_subject import Engine
+from ..evaluation.checkpoints import Checkpoint, LoadedPipeline
+from ..evaluation.engine_subject import EngineSubject
 from ..evaluation.models import package_of
-from ..evaluation.pipeline_subject import Guest
+from ..evaluation.pipeline_subject import PipelineSubject
 from ..evaluation.subject import Subject
 
 
-def subject_of(pipe: Any, guidance: float | None = None, arguments: Mapping[str, Any] | None = None) -> Subject:
+def make_subject(pipe: Any, guidance: float | None = None, arguments: Mapping[str, Any] | None = None) -> Subject:
     """A pipeline, a loaded model such as a Pebble, or the name, folder or hub id of a model.
 
     Raises:
@@ -25,12 +25,12 @@ def subject_of(pipe: Any, guidance: float | None = None, arguments: Mapping[str,
     if isinstance(pipe, str | os.PathLike):
         name = os.fspath(pipe)
         if package_of(name) is None:
-            return Guest(Checkpoint.find(name), guidance, dict(arguments or {}))
-        engine = Engine(name, Path(name).name, guidance)
+            return PipelineSubject(Checkpoint.find(name), guidance, dict(arguments or {}))
+        engine = EngineSubject(name, Path(name).name, guidance)
     elif package_of(pipe) is not None:
-        engine = Engine.of(pipe if guidance is None else pipe.guided(guidance))
+        engine = EngineSubject.from_loaded(pipe if guidance is None else pipe.guided(guidance))
     else:
-        return Guest(Live.of(pipe), guidance, dict(arguments or {}))
+        return PipelineSubject(LoadedPipeline.from_loaded(pipe), guidance, dict(arguments or {}))
     if arguments:
         raise SpecError(f"{engine.name} runs in the engine, whose runs take no arguments: got {', '.join(arguments)}.")
     return engine

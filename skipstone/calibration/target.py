@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from .. import registry
-from ..errors import SpecError, UnknownName
+from ..errors import SpecError, UnknownNameError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -26,7 +26,7 @@ GRAMMAR = re.compile(
 EXAMPLES = "'psnr >= 30 @ 90%' (at least 90 % of prompts) or 'ssim >= 0.95 @ mean' (on average)"
 
 
-class Known(NamedTuple):
+class MetricFacts(NamedTuple):
     """What a promise must know of a metric: its direction, and the least and the greatest value it can have."""
 
     better: Literal["higher", "lower"]
@@ -95,7 +95,7 @@ class Target:
             )
 
     @classmethod
-    def parse(cls, text: str, known: Mapping[str, Known] | None = None) -> Self:
+    def parse(cls, text: str, known: Mapping[str, MetricFacts] | None = None) -> Self:
         """Read 'METRIC >= LEVEL @ PERCENT%' or 'METRIC >= LEVEL @ mean [within LOW..HIGH]'; `spell` inverts it.
 
         Args:
@@ -110,7 +110,7 @@ class Target:
         if found is None:
             raise SpecError(f"target: expected {EXAMPLES}, got {text!r}.{_hint(text)}")
         metric, level, mean = found["metric"], float(found["level"]), found["mean"] is not None
-        facts = _facts(metric, known or {})
+        facts = _metric_facts(metric, known or {})
         right = RELATIONS[facts.better]
         if found["relation"] != right:
             raise SpecError(
@@ -176,17 +176,17 @@ class Target:
         return high - loss * (high - low) if self.relation == ">=" else low + loss * (high - low)
 
 
-def _registered(metric: str) -> Known | None:
+def _registered(metric: str) -> MetricFacts | None:
     """Facts of a registered metric of one picture; None where there is none of that name."""
     if metric not in registry.names("metric"):
         return None
     from ..metrics import Metric
 
-    cls = registry.lookup("metric", metric)
-    return Known(cls.better, cls.span) if issubclass(cls, Metric) else None
+    cls = registry.find_class("metric", metric)
+    return MetricFacts(cls.better, cls.span) if issubclass(cls, Metric) else None
 
 
-def _facts(metric: str, known: Mapping[str, Known]) -> Known:
+def _metric_facts(metric: str, known: Mapping[str, MetricFacts]) -> MetricFacts:
     """Facts of a metric. Raises UnknownName; SpecError for a metric of a set of pictures."""
     if metric in known:
         return known[metric]
@@ -199,8 +199,9 @@ def _facts(metric: str, known: Mapping[str, Known]) -> Known:
             f"target: {metric} is one number of many pictures, and a promise is about each prompt. "
             f"Metrics of one picture: {', '.join(usable)}."
         )
-    raise UnknownName(
-        f"target: no metric is called {metric!r}.{registry.suggest(metric, usable)} Known: {', '.join(usable)}."
+    raise UnknownNameError(
+        f"target: no metric is called {metric!r}.{registry.suggest_spelling(metric, usable)} Known: "
+        f"{', '.join(usable)}."
     )
 
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import MissingPackage, SkipstoneError, TargetMissed
+from ..errors import MissingPackage, SkipstoneError, TargetMissedError
 from ..satellites import install_hint, points
 from . import calibrate, check, compare, explain, generate, listing, tune
 
@@ -85,7 +85,7 @@ def main() -> None:
     """
     try:
         app()
-    except TargetMissed as e:
+    except TargetMissedError as e:
         print(f"skipstone: {e}", file=sys.stderr)
         sys.exit(3)
     except SkipstoneError as e:

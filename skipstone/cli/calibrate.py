@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .progress import spoken_warnings, telling
+from .progress import print_warnings, progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,7 @@ def calibrate(
     target: Annotated[str, typer.Option(help="The quality: 'METRIC >= LEVEL @ PERCENT%', or '@ mean'.")],
     prompts: Annotated[str, typer.Option(help="What you will draw, or like it: a file, or a set.", metavar="FILE|SET")],
     out: Annotated[Path, typer.Option(help="A folder for the policy and its certificate.")],
-    model: options.Model = "pebble",
+    model: options.ModelOption = "pebble",
     confidence: Annotated[
         str, typer.Option(help="That the promise holds. none: means only, in expectation.", metavar="NUMBER|none")
     ] = "0.9",
@@ -35,20 +35,20 @@ def calibrate(
     groups: Annotated[str | None, typer.Option(help="category: promise it to each of them.")] = None,
     limit: Annotated[int, typer.Option(help="Prompts; 0 takes all of them.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of the split and the samples.")] = 0,
-    steps: options.Steps = None,
-    solver: options.Solver = None,
-    grid: options.Grid = None,
-    guidance: options.Guidance = None,
+    steps: options.StepsOption = None,
+    solver: options.SolverOption = None,
+    grid: options.GridOption = None,
+    guidance: options.GuidanceOption = None,
     batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
     cache: Annotated[
         Path | None, typer.Option(help="Of full runs and scores. ~/.cache/skipstone by default.", show_default=False)
     ] = None,
-    force: options.Force = False,
-    settings: options.Settings = None,
-    image: options.Picture = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    as_guest: options.AsGuest = False,
+    force: options.ForceOption = False,
+    settings: options.SettingsOption = None,
+    image: options.ImageOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "auto",
+    as_guest: options.AsGuestOption = False,
 ) -> None:
     """Find the fastest setting that keeps a promise of quality.
 
@@ -72,15 +72,15 @@ def calibrate(
     from rich.console import Console
 
     from ..calibration import cache as caches
-    from ..calibration.calibration import Calibration, Options
+    from ..calibration.calibration import Calibration, CalibrationOptions
     from .prompts import check_prompts
 
     console = Console(stderr=True)
-    _free(out, force)
-    choice = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest)
+    _check_writable(out, force)
+    choice = options.ModelChoice(model, guidance, settings or (), image, device, dtype, as_guest)
     source = {"model": model, "guidance": guidance, "settings": list(settings or ()), "dtype": dtype}
     source |= {"image": str(image) if image else None, "as_guest": as_guest}
-    asked = Options(
+    asked = CalibrationOptions(
         confidence=_confidence(confidence),
         settings=tuple(setting or ()),
         samplers=samplers,
@@ -100,15 +100,15 @@ def calibrate(
 
     with console.status("Looking the model up ..."):
         planned = Calibration.of(choice.subject(), prompts, target, asked)
-    shots = (*planned.samples.search, *planned.samples.test)
-    check_prompts([shot.prompt.text for shot in shots], planned.subject, console)
-    if planned.samples.doubles:
-        say(planned.doubled)
+    eval_samples = (*planned.samples.search, *planned.samples.test)
+    check_prompts([eval_sample.prompt.text for eval_sample in eval_samples], planned.subject, console)
+    if planned.samples.num_duplicates:
+        say(planned.duplicates_message)
     for line in planned.plan:
         _print(console, line)
     try:
-        with spoken_warnings(console), telling(console) as tell:
-            policy = planned.run(caches.folder(cache), tell, say, lambda line: _print(console, line))
+        with print_warnings(console), progress_bar(console) as on_progress:
+            policy = planned.run(caches.folder(cache), on_progress, say, lambda line: _print(console, line))
     except KeyboardInterrupt:
         _print(console, "Stopped. What is drawn is kept in the cache; the same command goes on.")
         raise
@@ -129,7 +129,7 @@ def audit(
     model: Annotated[
         str | None, typer.Option(help="The model, where it is elsewhere by now.", metavar="pebble|PATH|ID")
     ] = None,
-    device: options.Device = None,
+    device: options.DeviceOption = None,
     batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
     cache: Annotated[
         Path | None, typer.Option(help="Of full runs. ~/.cache/skipstone by default.", show_default=False)
@@ -151,12 +151,12 @@ def audit(
     from rich.console import Console
 
     from ..calibration.audit import audit as look
-    from ..calibration.audit import certified_of
+    from ..calibration.audit import load_certified
 
     console = Console(stderr=True)
-    source = certified_of(folder).certificate.source
+    source = load_certified(folder).certificate.source
     image = source.get("image")
-    choice = options.Choice(
+    choice = options.ModelChoice(
         model or source.get("model", "pebble"),
         source.get("guidance"),
         source.get("settings", ()),
@@ -167,7 +167,7 @@ def audit(
     )
     with console.status("Looking the model up ..."):
         subject = choice.subject()
-    with spoken_warnings(console), telling(console) as tell:
+    with print_warnings(console), progress_bar(console) as on_progress:
         found = look(
             folder,
             subject,
@@ -176,7 +176,7 @@ def audit(
             false_alarm=false_alarm,
             cache=cache,
             batch=batch,
-            tell=tell,
+            on_progress=on_progress,
         )
     for line in found.words:
         typer.echo(line)
@@ -195,7 +195,7 @@ def _confidence(said: str) -> float | None:
         raise SpecError(f"--confidence: expected a number such as 0.9, or none, got {said!r}.") from None
 
 
-def _free(out: Path, force: bool) -> None:
+def _check_writable(out: Path, force: bool) -> None:
     """Refuse, before anything is drawn, what could not be saved after it."""
     from ..policies.saved import FILE
     from .files import check_targets
@@ -209,19 +209,19 @@ def _print(console: Console, line: str) -> None:
 
 def _show(policy: Certified, out: Path) -> None:
     """What was found, and how to use it."""
-    from ..calibration.certificate import measured, promise
-    from ..calibration.scores import spent_in_words
+    from ..calibration.certificate import describe_measurement, describe_promise
+    from ..calibration.scores import format_spent
     from ..calibration.target import Target
 
     made = policy.certificate
     best, target = made.best, Target.parse(made.target)
     p = "" if best.p is None else f", p = {best.p:.2g}"
     lines: list[Any] = [
-        promise(made),
+        describe_promise(made),
         f"{best.calls:.1f} of {made.full_calls:g} calls, {1 - best.calls / made.full_calls:.0%} saved. On the final "
-        f"test {measured(best, target)}{p}.",
+        f"test {describe_measurement(best, target)}{p}.",
         "It is promised to prompts like these on this model in this configuration; of a single picture nothing is.",
-        f"Spent: {spent_in_words(made.spent)}.",
+        f"Spent: {format_spent(made.spent)}.",
         "",
         f"{out / 'policy.json'}  the policy and its certificate: "
         + shlex.join(["skipstone", "generate", "...", "--policy", str(out)]),

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .files import check_targets, encoded, publish, slug
-from .progress import spoken_warnings
+from .files import check_targets, encode_picture, slug, write_atomically
+from .progress import print_warnings
 
 if TYPE_CHECKING:
     from ..evaluation.columns import Column
     from ..evaluation.compare import Comparison
-    from ..evaluation.subject import Item, Subject
+    from ..evaluation.subject import SampleRequest, Subject
 
 SHEET, TIMELINE, TABLE, SAMPLES = "sheet.png", "timeline.png", "table.md", "samples.jsonl"
 
@@ -27,22 +27,22 @@ def compare(
     prompts: Annotated[
         list[str] | None, typer.Argument(help="What to draw.", metavar="PROMPTS", show_default=False)
     ] = None,
-    model: options.Model = "pebble",
-    steps: options.Steps = None,
-    solver: options.Solver = None,
-    grid: options.Grid = None,
-    guidance: options.Guidance = None,
-    seed: options.Seed = 0,
+    model: options.ModelOption = "pebble",
+    steps: options.StepsOption = None,
+    solver: options.SolverOption = None,
+    grid: options.GridOption = None,
+    guidance: options.GuidanceOption = None,
+    seed: options.SeedOption = 0,
     n: Annotated[int, typer.Option("-n", help="Samples of each prompt, of seeds SEED, SEED + 1, ...", min=1)] = 1,
     reference: Annotated[str, typer.Option(help="The full run that closeness is measured to, as a column.")] = "fixed",
     repeats: Annotated[int, typer.Option(help="Runs of each column for its seconds, taking turns.", min=1)] = 3,
     out: Annotated[Path, typer.Option(help="A folder.")] = Path("comparison"),
-    force: options.Force = False,
-    settings: options.Settings = None,
-    image: options.Picture = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    as_guest: options.AsGuest = False,
+    force: options.ForceOption = False,
+    settings: options.SettingsOption = None,
+    image: options.ImageOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "auto",
+    as_guest: options.AsGuestOption = False,
 ) -> None:
     """Compare policies with the full run, and with simply taking fewer steps.
 
@@ -65,14 +65,14 @@ def compare(
       skipstone compare "a cat" --model org/name -p error_control \\
         -p fewer -p "fewer @ dpmpp / karras" --set height=512
     """
-    choice = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest)
-    run(prompts or [], policies, choice, (solver, grid, steps), (seed, n), reference, repeats, out, force)
+    choice = options.ModelChoice(model, guidance, settings or (), image, device, dtype, as_guest)
+    run_comparison(prompts or [], policies, choice, (solver, grid, steps), (seed, n), reference, repeats, out, force)
 
 
-def run(
+def run_comparison(
     prompts: Sequence[str],
     policies: Sequence[str],
-    choice: options.Choice,
+    choice: options.ModelChoice,
     sampler: tuple[str | None, str | None, int | None],
     seeds: tuple[int, int],
     reference: str,
@@ -89,28 +89,30 @@ def run(
     from rich.console import Console
 
     from ..evaluation.columns import parse_column, parse_columns
-    from ..evaluation.subject import Item, common
+    from ..evaluation.subject import SampleRequest, resolve_sampler
     from .prompts import check_prompts
 
     console = Console(stderr=True)
     prompts = list(dict.fromkeys(prompts)) or [""]
     with console.status("Looking the model up ..."):
         subject = choice.subject()
-    shared = common(subject, *sampler)
-    full = subject.admit(_full(parse_column(reference, *shared)))
-    columns = [c for c in map(subject.admit, parse_columns(policies, *shared)) if c != full]
+    shared = resolve_sampler(subject, *sampler)
+    full = subject.resolve_column(_full_run_column(parse_column(reference, *shared)))
+    columns = [c for c in map(subject.resolve_column, parse_columns(policies, *shared)) if c != full]
     check_prompts(prompts, subject, console)
-    items = [Item(prompt, seeds[0] + k) for prompt in prompts for k in range(seeds[1])]
-    pictures = _targets(out, [full, *columns], items, ".webp" if subject.moving else ".png")
+    items = [SampleRequest(prompt, seeds[0] + k) for prompt in prompts for k in range(seeds[1])]
+    pictures = _targets(out, [full, *columns], items, ".webp" if subject.is_video else ".png")
     check_targets([*pictures.values(), *(out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES))], force)
-    with spoken_warnings(console):
-        result = _compared(subject, items, columns, full, repeats, console)
+    with print_warnings(console):
+        result = _run_comparison_with_progress(subject, items, columns, full, repeats, console)
     with console.status("Drawing the sheet ..."):
-        publish(_files(result, pictures, out))
+        write_atomically(_files(result, pictures, out))
     _show(result, out)
 
 
-def _targets(out: Path, columns: Sequence[Column], items: Sequence[Item], suffix: str) -> dict[tuple[int, int], Path]:
+def _targets(
+    out: Path, columns: Sequence[Column], items: Sequence[SampleRequest], suffix: str
+) -> dict[tuple[int, int], Path]:
     """File names of pictures by (column, sample)."""
     names = [f"{p + 1:02d}-{slug(item.prompt or f'seed {item.seed}', 40)}" for p, item in enumerate(items)]
     return {
@@ -120,7 +122,7 @@ def _targets(out: Path, columns: Sequence[Column], items: Sequence[Item], suffix
     }
 
 
-def _full(column: Column) -> Column:
+def _full_run_column(column: Column) -> Column:
     from ..errors import SpecError
 
     if column.policy is None:
@@ -128,34 +130,39 @@ def _full(column: Column) -> Column:
     return column
 
 
-def _compared(
-    subject: Subject, items: Sequence[Item], columns: Sequence[Column], full: Column, repeats: int, console: Any
+def _run_comparison_with_progress(
+    subject: Subject,
+    items: Sequence[SampleRequest],
+    columns: Sequence[Column],
+    full: Column,
+    repeats: int,
+    console: Any,
 ) -> Comparison:
     from ..evaluation.compare import compare as measure
-    from .progress import watching
+    from .progress import sample_progress_bars
 
     with console.status("Loading the model ..."):
         subject.load([full, *columns])
     bars = [(column.label, len(items)) for column in [full, *columns]]
-    with watching(console, bars, repeats) as watch:
+    with sample_progress_bars(console, bars, repeats) as watch:
         return measure(subject, items, columns, full, repeats, watch)
 
 
 def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path) -> dict[Path, bytes]:
-    from ..evaluation.sheet import sheet
-    from ..evaluation.table import json_lines, markdown, records
+    from ..evaluation.sheet import render_sheet
+    from ..evaluation.table import format_json_lines, format_markdown, records
     from ..evaluation.timeline import timeline
 
     found = records(result, {key: path.relative_to(out).as_posix() for key, path in pictures.items()})
     names = [(c, p) for c in range(len(result.columns)) for p in range(len(result.cells[0]))]
     files = {
-        pictures[c, p]: encoded(pictures[c, p].suffix, result.cells[c][p].pixels, record)
+        pictures[c, p]: encode_picture(pictures[c, p].suffix, result.cells[c][p].pixels, record)
         for (c, p), record in zip(names, found, strict=True)
     }
-    files[out / SHEET] = sheet(result)
+    files[out / SHEET] = render_sheet(result)
     files[out / TIMELINE] = timeline(result)
-    files[out / TABLE] = markdown(result).encode()
-    files[out / SAMPLES] = json_lines(found).encode()
+    files[out / TABLE] = format_markdown(result).encode()
+    files[out / SAMPLES] = format_json_lines(found).encode()
     return files
 
 
@@ -164,9 +171,9 @@ def _show(result: Comparison, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..evaluation.table import rows
+    from ..evaluation.table import format_rows
 
-    head, *body = rows(result)
+    head, *body = format_rows(result)
     table = Table(box=None, pad_edge=False)
     for k, title in enumerate(head):
         table.add_column(title, justify="right" if k else "left", overflow="fold")

@@ -46,7 +46,7 @@ def _probe(folder: Path) -> None:
         raise OutputError(f"Cannot write to {folder}: {e.strerror}. Choose another --out.") from None
 
 
-def publish(files: Mapping[Path, bytes]) -> None:
+def write_atomically(files: Mapping[Path, bytes]) -> None:
     """Write files under passing names and move them into place when all of them are complete.
 
     Raises OutputError where that fails; the passing names never stay behind.
@@ -74,7 +74,7 @@ def slug(text: str, limit: int = 60) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit].rstrip("-") or "picture"
 
 
-def encoded(suffix: str, pixels: Any, facts: Mapping[str, Any]) -> bytes:
+def encode_picture(suffix: str, pixels: Any, facts: Mapping[str, Any]) -> bytes:
     """A picture's file, .png, or a video's, animated .webp, with what makes it again in its metadata.
 
     PNG files hold it as text chunks, WebP files as JSON in the EXIF description.
@@ -86,17 +86,17 @@ def encoded(suffix: str, pixels: Any, facts: Mapping[str, Any]) -> bytes:
 
     from ..evaluation.pixels import quantise
 
-    told = {name: facts[name] for name in METADATA if name in facts}
+    metadata = {name: facts[name] for name in METADATA if name in facts}
     frames = [Image.fromarray(frame) for frame in quantise(pixels if pixels.ndim == 4 else pixels[None])]
     moving: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": 1000 // FPS, "loop": 0}
     buffer = BytesIO()
     if suffix == ".webp":
         exif = Image.Exif()
-        exif[DESCRIPTION] = json.dumps(told, ensure_ascii=False)
+        exif[DESCRIPTION] = json.dumps(metadata, ensure_ascii=False)
         frames[0].save(buffer, "WEBP", lossless=True, exif=exif, **moving)
         return buffer.getvalue()
     info = PngInfo()
-    for name, value in told.items():
+    for name, value in metadata.items():
         info.add_itxt(name, json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value))
     frames[0].save(buffer, "PNG", pnginfo=info, **(moving if len(frames) > 1 else {}))
     return buffer.getvalue()

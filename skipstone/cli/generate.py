@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .files import check_targets, encoded, publish, slug
-from .progress import spoken_warnings
+from .files import check_targets, encode_picture, slug, write_atomically
+from .progress import print_warnings
 
 if TYPE_CHECKING:
     from ..evaluation.columns import Column
-    from ..evaluation.subject import Item, Made, Subject
+    from ..evaluation.subject import GeneratedSample, SampleRequest, Subject
 
 
 def generate(
@@ -27,22 +27,22 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    model: options.Model = "pebble",
-    steps: options.Steps = None,
-    solver: options.Solver = None,
-    grid: options.Grid = None,
-    guidance: options.Guidance = None,
-    seed: options.Seed = 0,
+    model: options.ModelOption = "pebble",
+    steps: options.StepsOption = None,
+    solver: options.SolverOption = None,
+    grid: options.GridOption = None,
+    guidance: options.GuidanceOption = None,
+    seed: options.SeedOption = 0,
     n: Annotated[int, typer.Option("-n", help="Pictures, of seeds SEED, SEED + 1, ...", min=1)] = 1,
     out: Annotated[Path, typer.Option(help="A folder, or a file where there is one picture.")] = Path(),
-    force: options.Force = False,
+    force: options.ForceOption = False,
     trace: Annotated[bool, typer.Option("--trace", help="Also write each run's decisions, for: explain.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture on stdout.")] = False,
-    settings: options.Settings = None,
-    image: options.Picture = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    as_guest: options.AsGuest = False,
+    settings: options.SettingsOption = None,
+    image: options.ImageOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "auto",
+    as_guest: options.AsGuestOption = False,
 ) -> None:
     """Draw a prompt, and say what it cost.
 
@@ -68,34 +68,34 @@ def generate(
     from rich.console import Console
 
     from ..errors import SpecError
-    from ..evaluation.subject import Item
+    from ..evaluation.subject import SampleRequest
     from .prompts import check_prompts
 
     errors = Console(stderr=True)
     with errors.status("Looking the model up ..."):
-        subject = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
-    with spoken_warnings(errors):
+        subject = options.ModelChoice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
+    with print_warnings(errors):
         column = _column(subject, policy or subject.policy, solver, grid, steps)
     if trace and column.peer is not None:
         raise SpecError(f"{column.peer.name} decides nothing that a trace could hold: leave --trace out.")
     check_prompts([prompt], subject, errors)
-    targets = _targets(out, prompt or subject.name, seed, n, ".webp" if subject.moving else ".png")
+    targets = _targets(out, prompt or subject.name, seed, n, ".webp" if subject.is_video else ".png")
     traces = [t.with_suffix(".trace.json") for t in targets] if trace else []
     check_targets([*targets, *traces], force)
-    items = [Item(prompt, seed + k) for k in range(n)]
-    with spoken_warnings(errors):
-        made, seconds = _draw(subject, items, column, errors)
+    items = [SampleRequest(prompt, seed + k) for k in range(n)]
+    with print_warnings(errors):
+        generated, seconds = _draw(subject, items, column, errors)
     files: dict[Path, bytes] = {}
     lines = []
-    for k, pixels in enumerate(subject.pictures(made)):
-        facts = _facts(items[k], column, subject, made[k])
-        files[targets[k]] = encoded(targets[k].suffix, pixels, facts)
-        if traces and (run := made[k].run) is not None:
+    for k, pixels in enumerate(subject.pictures(generated)):
+        facts = _facts(items[k], column, subject, generated[k])
+        files[targets[k]] = encode_picture(targets[k].suffix, pixels, facts)
+        if traces and (run := generated[k].run) is not None:
             from ..engine.trace import to_json
 
             files[traces[k]] = to_json(run, **facts).encode()
         lines.append({"file": str(targets[k]), **facts, "seconds": seconds / n})
-    publish(files)
+    write_atomically(files)
     for line in lines:
         typer.echo(json.dumps(line, ensure_ascii=False) if as_json else _spoken(line))
 
@@ -103,12 +103,12 @@ def generate(
 def _column(subject: Subject, policy: str, solver: str | None, grid: str | None, steps: int | None) -> Column:
     from ..errors import SpecError
     from ..evaluation.columns import parse_column
-    from ..evaluation.subject import common
+    from ..evaluation.subject import resolve_sampler
 
-    column = parse_column(policy, *common(subject, solver, grid, steps))
+    column = parse_column(policy, *resolve_sampler(subject, solver, grid, steps))
     if column.policy is None:
         raise SpecError("'fewer' only makes sense in a comparison: skipstone compare ... --policies fewer.")
-    return subject.admit(column)
+    return subject.resolve_column(column)
 
 
 def _targets(out: Path, title: str, seed: int, n: int, suffix: str) -> list[Path]:
@@ -117,17 +117,19 @@ def _targets(out: Path, title: str, seed: int, n: int, suffix: str) -> list[Path
     return [out / f"{slug(title)}-{seed + k}{suffix}" for k in range(n)]
 
 
-def _draw(subject: Subject, items: list[Item], column: Column, console: Any) -> tuple[list[Made], float]:
+def _draw(
+    subject: Subject, items: list[SampleRequest], column: Column, console: Any
+) -> tuple[list[GeneratedSample], float]:
     """All seeds in one batch, and its seconds."""
-    from .progress import watching
+    from .progress import sample_progress_bars
 
     with console.status("Loading the model ..."):
         subject.load([column])
-    with watching(console, [("Denoising", len(items))]) as watch:
+    with sample_progress_bars(console, [("Denoising", len(items))]) as watch:
         return subject.draw(items, column, lambda sample, share: watch(0, 0, sample, share))
 
 
-def _facts(item: Item, column: Column, subject: Subject, made: Made) -> dict[str, Any]:
+def _facts(item: SampleRequest, column: Column, subject: Subject, generated: GeneratedSample) -> dict[str, Any]:
     from .. import __version__
 
     return {
@@ -137,10 +139,10 @@ def _facts(item: Item, column: Column, subject: Subject, made: Made) -> dict[str
         "model": subject.name,
         "guidance": subject.guidance,
         **({"settings": dict(subject.settings)} if subject.settings else {}),
-        "calls": made.calls,
-        "full_calls": made.full_calls,
-        "saving": 1 - made.calls / made.full_calls,
-        "status": made.status.name,
+        "calls": generated.calls,
+        "full_calls": generated.full_calls,
+        "saving": 1 - generated.calls / generated.full_calls,
+        "status": generated.status.name,
         "version": __version__,
     }
 

@@ -17,7 +17,7 @@ KINDS = {
 }
 
 
-class Shelf(StrEnum):
+class ListedKind(StrEnum):
     """What can be listed."""
 
     policies = "policies"
@@ -28,7 +28,7 @@ class Shelf(StrEnum):
     peers = "peers"
 
 
-def listing(shelf: Annotated[Shelf | None, typer.Argument(help="Which; all of them by default.")] = None) -> None:
+def listing(shelf: Annotated[ListedKind | None, typer.Argument(help="Which; all of them by default.")] = None) -> None:
     """Name the policies, solvers, grids, schedules, metrics and peers there are.
 
     [bold]Examples[/bold]
@@ -37,7 +37,7 @@ def listing(shelf: Annotated[Shelf | None, typer.Argument(help="Which; all of th
       skipstone list policies
     """
     from .. import registry
-    from ..evaluation.columns import SETS
+    from ..evaluation.columns import SPEC_SETS
 
     shelves = [shelf.value] if shelf else list(KINDS)
     for title in shelves:
@@ -45,11 +45,11 @@ def listing(shelf: Annotated[Shelf | None, typer.Argument(help="Which; all of th
         names = registry.names(kind)
         if len(shelves) > 1:
             typer.echo(f"{title}:")
-        width = max(map(len, (*names, *registry.presets(kind))))
+        width = max(map(len, (*names, *registry.list_presets(kind))))
         for name in names:
-            typer.echo(f"  {name:{width}}  {registry.summary(registry.lookup(kind, name))}")
-        for name, (spec, about) in registry.presets(kind).items():
+            typer.echo(f"  {name:{width}}  {registry.first_doc_line(registry.find_class(kind, name))}")
+        for name, (spec, about) in registry.list_presets(kind).items():
             typer.echo(f"  {name:{width}}  {about} Short for {spec}.")
         if title == "peers":
-            for name, (about, specs) in SETS.items():
+            for name, (about, specs) in SPEC_SETS.items():
                 typer.echo(f"  {name:{width}}  {about} As -p: {len(specs)} rows.")

@@ -15,16 +15,16 @@ from ..errors import ModelError, SpecError
 if TYPE_CHECKING:
     from ..evaluation.subject import Subject
 
-Model: TypeAlias = Annotated[
+ModelOption: TypeAlias = Annotated[
     str,
     typer.Option(
         help="pebble, pebble-dit, a diffusers pipeline's folder, or its id on the hub.", metavar="pebble|PATH|ID"
     ),
 ]
-Steps: TypeAlias = Annotated[
+StepsOption: TypeAlias = Annotated[
     int | None, typer.Option(help="Of the grid. The pipeline's own by default, 50 for pebble.", show_default=False)
 ]
-Solver: TypeAlias = Annotated[
+SolverOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         help="How steps are made: own (the pipeline's scheduler) or one of: skipstone list solvers. "
@@ -32,41 +32,43 @@ Solver: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-Grid: TypeAlias = Annotated[
+GridOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         help="Where steps go: own or one of: skipstone list grids. own by default, trailing for pebble.",
         show_default=False,
     ),
 ]
-Guidance: TypeAlias = Annotated[
+GuidanceOption: TypeAlias = Annotated[
     float | None, typer.Option(help="Classifier-free guidance; 1 evaluates one branch. The model's own by default.")
 ]
-Seed: TypeAlias = Annotated[int, typer.Option(help="Of the noise: the same seed is the same picture.")]
-Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
-Settings: TypeAlias = Annotated[
+SeedOption: TypeAlias = Annotated[int, typer.Option(help="Of the noise: the same seed is the same picture.")]
+ForceOption: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+SettingsOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--set", help="An argument of the pipeline's call: JSON, text or @PICTURE. Repeat it.", metavar="NAME=VALUE"
     ),
 ]
-Picture: TypeAlias = Annotated[Path | None, typer.Option("--image", help="A picture to start from.", metavar="FILE")]
-Device: TypeAlias = Annotated[
+ImageOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--image", help="A picture to start from.", metavar="FILE")
+]
+DeviceOption: TypeAlias = Annotated[
     str | None, typer.Option(help="Where a pipeline runs. cuda where there is one, else cpu.", show_default=False)
 ]
-Dtype: TypeAlias = Annotated[
+DtypeOption: TypeAlias = Annotated[
     str,
     typer.Option(
         help="Of a pipeline's weights: auto is the checkpoint's on a GPU.", metavar="auto|float32|float16|bfloat16"
     ),
 ]
-AsGuest: TypeAlias = Annotated[
+AsGuestOption: TypeAlias = Annotated[
     bool, typer.Option("--as-guest", help="Run pebble, too, in its diffusers pipeline instead of the engine's loop.")
 ]
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelChoice:
     """The model of a command and how it is run."""
 
     model: str = "pebble"
@@ -90,36 +92,36 @@ class Choice:
             raise SpecError(
                 f"{said[0]} is for diffusers pipelines, and {self.model} runs in the engine: add --as-guest."
             )
-        from ..evaluation.engine_subject import Engine
+        from ..evaluation.engine_subject import EngineSubject
 
-        return Engine(self.model, Path(self.model).name, self.guidance)
+        return EngineSubject(self.model, Path(self.model).name, self.guidance)
 
     def _guest(self, model: str, **more: Any) -> Subject:
         from ..evaluation.checkpoints import Checkpoint
-        from ..evaluation.pipeline_subject import Guest
+        from ..evaluation.pipeline_subject import PipelineSubject
 
         checkpoint = Checkpoint.find(model, from_image=self.image is not None)
-        said = {"said_guidance": self.guidance, "device": self.device, "dtype": self.dtype, **more}
-        return Guest(checkpoint, arguments=_settings(self.settings), image=_picture(self.image), **said)
+        said = {"guidance_override": self.guidance, "device": self.device, "dtype": self.dtype, **more}
+        return PipelineSubject(checkpoint, arguments=_settings(self.settings), image=_picture(self.image), **said)
 
     def _embedded_as_guest(self) -> Subject:
         """The pipeline of a package's model, from the noise and with the defaults that the engine has for it."""
         from ..evaluation.checkpoints import Checkpoint
         from ..evaluation.columns import Sampler
-        from ..evaluation.engine_subject import DEFAULTS, Engine
-        from ..evaluation.samplers import flows
+        from ..evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
+        from ..evaluation.samplers import is_flow_matching
 
-        engine = Engine(self.model, Path(self.model).name, self.guidance)
+        engine = EngineSubject(self.model, Path(self.model).name, self.guidance)
         folder = str(engine.folder)
-        flowing = flows(Checkpoint.find(folder).scheduler)  # whose grid diffusers leaves to the pipeline
+        flowing = is_flow_matching(Checkpoint.find(folder).scheduler)  # whose grid diffusers leaves to the pipeline
         return self._guest(
             folder,
-            said_guidance=engine.guidance,
+            guidance_override=engine.guidance,
             noise=lambda seed: engine.embedded.problem("noise", seed, 1).x,
-            own=Sampler(None, None, DEFAULTS.steps) if flowing else DEFAULTS,
-            called=engine.name,
+            sampler_override=Sampler(None, None, DEFAULT_SAMPLER.steps) if flowing else DEFAULT_SAMPLER,
+            display_name=engine.name,
             policy=engine.policy,
-            scored=lambda: engine.judge,
+            judge_factory=lambda: engine.judge,
         )
 
 

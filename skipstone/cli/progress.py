@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..evaluation.compare import Watch
-    from ..evaluation.progress import Tell
+    from ..evaluation.compare import ComparisonProgressCallback
+    from ..evaluation.progress import ProgressCallback
 
 
 @contextmanager
-def spoken_warnings(console: Console) -> Iterator[None]:
+def print_warnings(console: Console) -> Iterator[None]:
     """What a guest warns of, as sentences and once each; warnings of other libraries are not for a command line."""
     import warnings
 
@@ -29,7 +29,9 @@ def spoken_warnings(console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def watching(console: Console, columns: Sequence[tuple[str, int]], repeats: int = 1) -> Iterator[Watch]:
+def sample_progress_bars(
+    console: Console, columns: Sequence[tuple[str, int]], repeats: int = 1
+) -> Iterator[ComparisonProgressCallback]:
     """A watch that moves one bar for each (name, samples); silent where the console is no terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -54,7 +56,7 @@ def watching(console: Console, columns: Sequence[tuple[str, int]], repeats: int 
 
 
 @contextmanager
-def telling(console: Console) -> Iterator[Tell]:
+def progress_bar(console: Console) -> Iterator[ProgressCallback]:
     """A bar with the time that is left; silent where the console is no terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -69,9 +71,9 @@ def telling(console: Console) -> Iterator[Tell]:
     with bar:
         task = bar.add_task("")
 
-        def tell(what: str, done: float, total: float) -> None:
+        def on_progress(what: str, done: float, total: float) -> None:
             if done == 0:
                 bar.reset(task)
             bar.update(task, description=what[:60], completed=done, total=max(total, 1e-9))
 
-        yield tell
+        yield on_progress

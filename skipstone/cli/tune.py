@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .progress import spoken_warnings, telling
+from .progress import print_warnings, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
 
-    from ..evaluation.references import Shot
+    from ..evaluation.references import EvaluationSample
     from ..evaluation.subject import Subject
-    from ..tuning.search import Found, Search
+    from ..tuning.search import TimeGridSearch, TuningResult
 
 
 def tune(
     prompts: Annotated[str, typer.Option(help="What to tune on: a file, or a set.", metavar="FILE|SET")],
     out: Annotated[Path, typer.Option(help="A folder.")],
-    model: options.Model = "pebble",
+    model: options.ModelOption = "pebble",
     calls: Annotated[
         list[int] | None,
         typer.Option(help="Calls of a grid; 10, 15, 20 and 25 by default. Repeat it.", show_default=False),
@@ -38,15 +38,15 @@ def tune(
     fine: Annotated[int, typer.Option(help="Steps of the runs that are taken for exact.")] = 200,
     refine: Annotated[int, typer.Option(help="Sweeps of moving single places, by what it really does.", min=0)] = 0,
     rivals: Annotated[bool, typer.Option(help="Run fixed samplers and stride beside.")] = True,
-    guidance: options.Guidance = None,
-    seed: options.Seed = 0,
+    guidance: options.GuidanceOption = None,
+    seed: options.SeedOption = 0,
     batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
-    force: options.Force = False,
-    settings: options.Settings = None,
-    image: options.Picture = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    as_guest: options.AsGuest = False,
+    force: options.ForceOption = False,
+    settings: options.SettingsOption = None,
+    image: options.ImageOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "auto",
+    as_guest: options.AsGuestOption = False,
 ) -> None:
     """Find the best times to call a model at, for given numbers of calls.
 
@@ -70,29 +70,29 @@ def tune(
     """
     from rich.console import Console
 
-    from ..tuning.report import targets, write
-    from ..tuning.search import CALLS, Settings
+    from ..tuning.report import report_files, write_report
+    from ..tuning.search import CALLS, TuningSettings
     from .files import check_targets
 
     console = Console(stderr=True)
-    asked = Settings(tuple(sorted(set(calls or CALLS))), fine, refine, batch, seed, rivals)
-    check_targets(targets(out, asked.calls), force)
+    asked = TuningSettings(tuple(sorted(set(calls or CALLS))), fine, refine, batch, seed, rivals)
+    check_targets(report_files(out, asked.calls), force)
     with console.status("Looking the model up ..."):
-        subject = options.Choice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
+        subject = options.ModelChoice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
     tuning, checked = _shots(prompts, limit, seed), _shots(check, limit, seed + CHECKED) if check else []
     _check_prompts([*tuning, *checked], subject, console)
     if len(tuning) < ENOUGH:
         _print(console, f"{len(tuning)} prompts are few: what is best for them may be bad for others. Say --limit 24.")
     try:
-        with spoken_warnings(console), telling(console) as tell:
-            search = _search(subject, asked, tuning, checked, out, tell)
+        with print_warnings(console), progress_bar(console) as on_progress:
+            search = _search(subject, asked, tuning, checked, out, on_progress)
             found = search.run()
     except KeyboardInterrupt:
         _print(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
         raise
     for note in dict.fromkeys(search.notes):
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    written = write(found, out, _about(search, prompts, check))
+    written = write_report(found, out, _about(search, prompts, check))
     _show(found, out, written, bool(check))
 
 
@@ -100,41 +100,48 @@ ENOUGH = 12  # prompts: on Pebble, grids of 8 calls found on 4 were worse than e
 CHECKED = 10_000  # added to the seeds of the check, so that no noise is in both
 
 
-def _shots(source: str, limit: int, seed: int) -> list[Shot]:
+def _shots(source: str, limit: int, seed: int) -> list[EvaluationSample]:
     from ..evaluation.prompts import load_prompts
-    from ..evaluation.references import Shot
+    from ..evaluation.references import EvaluationSample
 
     found = load_prompts(source, limit=limit or None, seed=0)
-    return [Shot(prompt, seed + k) for k, prompt in enumerate(found)]
+    return [EvaluationSample(prompt, seed + k) for k, prompt in enumerate(found)]
 
 
-def _check_prompts(shots: Sequence[Shot], subject: Subject, console: Console) -> None:
+def _check_prompts(eval_samples: Sequence[EvaluationSample], subject: Subject, console: Console) -> None:
     from .prompts import check_prompts
 
-    check_prompts([shot.prompt.text for shot in shots], subject, console)
+    check_prompts([eval_sample.prompt.text for eval_sample in eval_samples], subject, console)
 
 
 def _search(
-    subject: Subject, asked: Any, tuning: Sequence[Shot], checked: Sequence[Shot], out: Path, tell: Any
-) -> Search:
+    subject: Subject,
+    asked: Any,
+    tuning: Sequence[EvaluationSample],
+    checked: Sequence[EvaluationSample],
+    out: Path,
+    on_progress: Any,
+) -> TimeGridSearch:
     """The search, on what was drawn before in the same configuration."""
     from .. import registry
     from ..evaluation.columns import Column
     from ..evaluation.fingerprint import fingerprint
-    from ..tuning.run_cache import Kept
-    from ..tuning.search import Search
+    from ..tuning.run_cache import RunCache
+    from ..tuning.search import TimeGridSearch
 
-    tell("Loading", 0, 1)
-    own = subject.defaults
-    column = subject.admit(Column(registry.parse("policy", "path"), registry.parse("solver", "adams"), *own[1:]))
+    on_progress("Loading", 0, 1)
+    own = subject.default_sampler
+    column = subject.resolve_column(
+        Column(registry.parse("policy", "path"), registry.parse("solver", "adams"), *own[1:])
+    )
     subject.load([column])
     same = {k: v for k, v in fingerprint(subject, tuning, checked).items() if "prompts" not in k}
     same |= {"model": subject.name, "guidance": subject.guidance, "settings": subject.settings}
     same |= {"sampler": column.way, "fine": asked.fine, "seed": asked.seed}
-    return Search(subject, asked, tuning, checked, Kept.open(out, same), tell)
+    return TimeGridSearch(subject, asked, tuning, checked, RunCache.open(out, same), on_progress)
 
 
-def _about(search: Search, prompts: str, check: str) -> dict[str, Any]:
+def _about(search: TimeGridSearch, prompts: str, check: str) -> dict[str, Any]:
     """What the results say of themselves."""
     from ..evaluation.fingerprint import fingerprint, machine
 
@@ -145,9 +152,9 @@ def _about(search: Search, prompts: str, check: str) -> dict[str, Any]:
         "settings": subject.settings,
         "prompts": prompts,
         "check": check or prompts,
-        "samples": len(search.shots),
-        "checked": len(search.check or search.shots),
-        "fingerprint": fingerprint(subject, search.check or search.shots, search.shots),
+        "samples": len(search.eval_samples),
+        "checked": len(search.check or search.eval_samples),
+        "fingerprint": fingerprint(subject, search.check or search.eval_samples, search.eval_samples),
         "machine": machine(subject),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["skipstone", *sys.argv[1:]]),
@@ -158,12 +165,12 @@ def _print(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(found: Found, out: Path, written: Sequence[Path], held_out: bool) -> None:
+def _show(found: TuningResult, out: Path, written: Sequence[Path], held_out: bool) -> None:
     """The table, and where everything is."""
     from rich.console import Console
     from rich.table import Table
 
-    from ..tuning.report import folder_of, table
+    from ..tuning.report import policy_folder, table
 
     head, *body = table(found.rows)
     shown = Table(box=None, pad_edge=False)
@@ -178,5 +185,5 @@ def _show(found: Found, out: Path, written: Sequence[Path], held_out: bool) -> N
     _print(console, f"Runs of half as many steps are {found.agreement:.1f} dB from these: more cannot be told apart.")
     for path in written:
         _print(console, str(path))
-    first = folder_of(out, next(iter(found.grids)))
+    first = policy_folder(out, next(iter(found.grids)))
     _print(console, f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(first)])}")

@@ -1,7 +1,7 @@
 """What policies see and say: read this file and one policy to write the next.
 
-A policy sees a `Run` and says a `Plan`. The other half of the library's types, what solvers ask and backbones
-answer, is in `requests.py`.
+A policy sees a `TrainingArguments` and says a `JudgingPlan`. The other half of the library's types, what solvers ask
+and backbones answer, is in `requests.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 Clock: TypeAlias = Literal["t", "logsnr", "angle"]
-Against: TypeAlias = Clock | Literal["calls", "sada"]  # what a forecast knows besides, for rules of others
-View: TypeAlias = Literal["eps", "x0", "v", "flow"]
+ForecastClock: TypeAlias = Clock | Literal["calls", "sada"]  # what a forecast knows besides, for rules of others
+PredictionType: TypeAlias = Literal["eps", "x0", "v", "flow"]
 INFINITY = float("inf")
 
 
@@ -51,8 +51,8 @@ class Forecast:
     """
 
     order: int = 0
-    of: View = "eps"
-    clock: Against = "logsnr"
+    of: PredictionType = "eps"
+    clock: ForecastClock = "logsnr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Plan:
     memo: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def plain(self) -> bool:
+    def is_unamended(self) -> bool:
         """Whether nobody objected yet: the attempt is accepted and the next prediction is a full call.
 
         What policies that save calls amend. The retry of a rejected step they leave alone: its first call
@@ -123,12 +123,12 @@ class Attempt:
     accepted: bool | None = None  # None while pending
 
     @property
-    def called(self) -> bool:
+    def is_full_call(self) -> bool:
         """Whether the whole network was run."""
         return isinstance(self.plan.evaluate, Full | Finish | Refine)
 
     @property
-    def skipped(self) -> bool:
+    def is_forecast(self) -> bool:
         """Whether the network was not run at all."""
         return isinstance(self.plan.evaluate, Forecast)
 
@@ -153,24 +153,27 @@ class Run:
         return self.past if self.pending is None else (*self.past, self.pending)
 
     @property
-    def told(self) -> tuple[Attempt, ...]:
+    def display_attempts(self) -> tuple[Attempt, ...]:
         """Attempts as people should see them: one that was taken again at no cost is one with that which followed."""
         found: list[Attempt] = []
         for a in self.attempts:
-            if found and found[-1].accepted is False and found[-1].t == a.t and a.cost == 0.0 and not a.skipped:
+            if found and found[-1].accepted is False and found[-1].t == a.t and a.cost == 0.0 and not a.is_forecast:
                 a = replace(a, cost=found.pop().cost)
             found.append(a)
         return tuple(found)
 
     @property
-    def kept(self) -> tuple[Attempt, ...]:
+    def accepted_attempts(self) -> tuple[Attempt, ...]:
         """The attempts that count: all but the rejected ones."""
         return tuple(a for a in self.attempts if a.accepted is not False)
 
     @property
-    def streak(self) -> int:
+    def num_consecutive_forecasts(self) -> int:
         """Forecasts in a row up to here."""
-        return next((i for i, a in enumerate(reversed(self.kept)) if not a.skipped), len(self.kept))
+        return next(
+            (i for i, a in enumerate(reversed(self.accepted_attempts)) if not a.is_forecast),
+            len(self.accepted_attempts),
+        )
 
     @property
     def cost(self) -> float:
@@ -178,19 +181,19 @@ class Run:
         return sum(a.cost for a in self.attempts)
 
     @property
-    def here(self) -> float:
+    def next_start(self) -> float:
         """Where the next step starts if the pending attempt is accepted."""
         return self.t if self.pending is None else self.pending.t_next
 
     @property
-    def left(self) -> tuple[float, ...]:
+    def remaining_times(self) -> tuple[float, ...]:
         """Times of the grid that still lie ahead of `here`, nearest first."""
-        here = self.here
+        here = self.next_start
         return tuple(g for g in self.grid if g < here)
 
-    def ending(self, proposal: Plan, tail: int) -> bool:
+    def is_in_tail(self, proposal: Plan, tail: int) -> bool:
         """Whether the next step is among the last `tail`: of the grid, or because it lands on the end."""
-        return tail > 0 and (len(self.left) <= tail or proposal.t_next <= self.t_end)
+        return tail > 0 and (len(self.remaining_times) <= tail or proposal.t_next <= self.t_end)
 
     def clock(self, t: float) -> float:
         """Half log-SNR at t, linear between the times of the grid."""
@@ -224,7 +227,7 @@ class Run:
 
     def proposal(self) -> Plan:
         """What to do when nobody objects: accept, full evaluation, next time of the grid."""
-        here = self.here
+        here = self.next_start
         return Plan(Full(), next((g for g in self.grid if g < here), self.t_end))
 
 
@@ -233,7 +236,9 @@ class Policy:
 
     name: ClassVar[str]
     neutral: ClassVar[Mapping[str, Any]] = {}  # arguments at which this policy changes nothing
-    ladder: ClassVar[Sequence[Mapping[str, Any]]] = ()  # settings from careful to bold, for calibration to choose from
+    calibration_settings: ClassVar[
+        Sequence[Mapping[str, Any]]
+    ] = ()  # settings from careful to bold, for calibration to choose from
 
     @property
     def needs(self) -> frozenset[str]:

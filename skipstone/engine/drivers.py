@@ -10,15 +10,17 @@ from typing import Any, ClassVar
 from .. import registry
 from ..errors import BackboneError, SpecError, TraceError
 from ..numerics.array import rms, to_floats
-from ..numerics.noise import normal
+from ..numerics.noise import standard_normal
 from .contracts import ATTENTION, Attempt, Cached, Plan, Policy, Run
-from .flow import KEPT, flow
-from .requests import Backbone, Measure, Noise, Problem, Query, Result, Solver, Status
+from .flow import MAP_REUSED, flow
+from .requests import Backbone, Noise, Problem, Query, Result, ScalarsRequest, Solver, Status
 
-Watch = Callable[[int, Run], None]
+RunCallback = Callable[[int, Run], None]
 
 
-def denoise(backbone: Backbone, problem: Problem, solver: Solver, policy: Policy, watch: Watch | None = None) -> Result:
+def denoise(
+    backbone: Backbone, problem: Problem, solver: Solver, policy: Policy, watch: RunCallback | None = None
+) -> Result:
     """Denoise one sample under a policy."""
     return denoise_many(backbone, [problem], solver, policy, watch)[0]
 
@@ -28,7 +30,7 @@ def denoise_many(
     problems: Sequence[Problem],
     solver: Solver,
     policy: Policy | Sequence[Policy],
-    watch: Watch | None = None,
+    watch: RunCallback | None = None,
 ) -> list[Result]:
     """Denoise several samples together, each by its own plans.
 
@@ -49,16 +51,20 @@ def denoise_many(
     """
     _validate(problems, backbone)
     if isinstance(policy, Policy):
-        policies: list[Policy] = [controlled(solver, policy)] * len(problems)
+        policies: list[Policy] = [add_controller(solver, policy)] * len(problems)
     elif len(policy) == len(problems):
-        policies = [controlled(solver, p) for p in policy]
+        policies = [add_controller(solver, p) for p in policy]
     else:
         raise SpecError(f"Expected one policy, or one for each of {len(problems)} problems, got {len(policy)}.")
     return _drive(backbone, problems, solver, policies, watch)
 
 
 def _drive(
-    backbone: Backbone, problems: Sequence[Problem], solver: Solver, policies: Sequence[Policy], watch: Watch | None
+    backbone: Backbone,
+    problems: Sequence[Problem],
+    solver: Solver,
+    policies: Sequence[Policy],
+    watch: RunCallback | None,
 ) -> list[Result]:
     flows = [flow(p, solver, own.needs, own.sites) for p, own in zip(problems, policies, strict=True)]
     drawn = [0] * len(flows)
@@ -75,11 +81,11 @@ def _drive(
         if runs := {i: r for i, r in waiting.items() if isinstance(r, Run)}:
             inbox = _consult(runs, policies, watch)
         else:
-            inbox = answer(waiting, backbone, problems, drawn)
-    return _finite([results[i] for i in range(len(flows))])
+            inbox = answer_requests(waiting, backbone, problems, drawn)
+    return _mark_nonfinite([results[i] for i in range(len(flows))])
 
 
-def answer(
+def answer_requests(
     waiting: Mapping[int, Any],
     backbone: Backbone,
     problems: Sequence[Problem] | Mapping[int, Problem],
@@ -98,10 +104,10 @@ def answer(
     if noises := {i: r for i, r in waiting.items() if isinstance(r, Noise)}:
         answers = {}
         for i, request in noises.items():
-            answers[i] = normal(problems[i].seed, drawn[i] + 1, request.like)  # 0 is the initial noise
+            answers[i] = standard_normal(problems[i].seed, drawn[i] + 1, request.like)  # 0 is the initial noise
             drawn[i] += 1
         return answers
-    if measures := {i: r for i, r in waiting.items() if isinstance(r, Measure)}:
+    if measures := {i: r for i, r in waiting.items() if isinstance(r, ScalarsRequest)}:
         floats = iter(to_floats([v for m in measures.values() for v in m.values]))
         return {i: [next(floats) for _ in m.values] for i, m in measures.items()}
     queries = {i: r for i, r in waiting.items() if isinstance(r, Query)}
@@ -115,7 +121,7 @@ def answer(
     return dict(zip(queries, estimates, strict=True))
 
 
-def _consult(runs: dict[int, Run], policies: Sequence[Policy], watch: Watch | None) -> dict[int, Any]:
+def _consult(runs: dict[int, Run], policies: Sequence[Policy], watch: RunCallback | None) -> dict[int, Any]:
     """Plans of all these runs; those that share a policy are consulted together."""
     for i, run in runs.items() if watch else ():
         assert watch is not None
@@ -130,7 +136,7 @@ def _consult(runs: dict[int, Run], policies: Sequence[Policy], watch: Watch | No
     return answers
 
 
-def controlled(solver: Solver, policy: Policy) -> Policy:
+def add_controller(solver: Solver, policy: Policy) -> Policy:
     """The policy, behind the controller that the solver cannot do without."""
     if not solver.controller:
         return policy
@@ -146,7 +152,7 @@ def _validate(problems: Sequence[Problem], backbone: Backbone) -> None:
             raise SpecError(f"Problem {i} counts {p.branches} branches a call, the backbone {backbone.branches}.")
 
 
-def _finite(results: list[Result]) -> list[Result]:
+def _mark_nonfinite(results: list[Result]) -> list[Result]:
     sizes = to_floats([rms(r.x) for r in results])
     return [
         r if math.isfinite(size) else replace(r, status=Status.nonfinite)
@@ -161,18 +167,18 @@ def replay(backbone: Backbone, problem: Problem, solver: Solver, run: Run) -> Re
     """
     if run.grid != problem.grid:
         raise TraceError(
-            f"The trace was recorded on {_spoken(run.grid)}; this problem has {_spoken(problem.grid)}. "
+            f"The trace was recorded on {_describe_grid(run.grid)}; this problem has {_describe_grid(problem.grid)}. "
             f"Replay it on the grid it was made with."
         )
-    return _drive(backbone, [replace(problem, budget=math.inf)], solver, [Recorded(run.past)], None)[0]
+    return _drive(backbone, [replace(problem, budget=math.inf)], solver, [ReplayPolicy(run.past)], None)[0]
 
 
-def _spoken(grid: Sequence[float]) -> str:
+def _describe_grid(grid: Sequence[float]) -> str:
     return f"a grid of {len(grid) - 1} steps from {grid[0]:g} to {grid[-1]:g}"
 
 
 @dataclass(frozen=True)
-class Recorded(Policy):
+class ReplayPolicy(Policy):
     """The plans of a finished run, one after another."""
 
     past: tuple[Attempt, ...]
@@ -181,7 +187,7 @@ class Recorded(Policy):
     @property
     def sites(self) -> frozenset[str]:
         cached = (a.plan.evaluate.sites for a in self.past if isinstance(a.plan.evaluate, Cached))
-        return frozenset({ATTENTION} if any(KEPT in a.plan.memo for a in self.past) else ()).union(*cached)
+        return frozenset({ATTENTION} if any(MAP_REUSED in a.plan.memo for a in self.past) else ()).union(*cached)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         k = len(run.attempts)

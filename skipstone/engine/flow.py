@@ -1,8 +1,9 @@
 """The denoising loop, written once, as a coroutine.
 
-It yields a `Run` and is sent a `Plan`; it yields a `Query` and is sent an `Estimate`; a `Noise`, an array;
-a `Measure`, floats. It calls neither policies nor networks, so everything that denoises is a driver of it. Where
-somebody else owns the loop, it also asks for the `Latent` and for its `Advance`.
+It yields a `TrainingArguments` and is sent a `JudgingPlan`; it yields a `Query` and is sent an `RiskEstimate`; a
+`Noise`, an array;
+a `ScalarsRequest`, floats. It calls neither policies nor networks, so everything that denoises is a driver of it. Where
+somebody else owns the loop, it also asks for the `LatentRequest` and for its `StepRequest`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,28 @@ from .. import registry
 from ..errors import PlanError
 from ..numerics.finishing import finishing_step
 from .contracts import ATTENTION, Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Refine, Run
-from .refine import Line, mask_of, rebuilt, refinement
-from .requests import Asked, Estimate, Flow, Latent, Measure, Node, Problem, Query, Result, Solver, Status, Step
-from .signals import Moment, extrapolate, forecast, on_clock, place
+from .refine import NoisePath, compute_mask, make_node_rewriter, refine_region
+from .requests import (
+    Estimate,
+    Flow,
+    LatentRequest,
+    Node,
+    Problem,
+    Query,
+    Result,
+    ScalarsRequest,
+    Solver,
+    SolverRequest,
+    Status,
+    Step,
+)
+from .signals import StepContext, extrapolate, forecast, signal_key, usable_indices
 
 FREEZE = Forecast(0, "x0")
-PATIENCE = 64  # attempts per step of the grid after which a run counts as stuck
-REGION = "region"  # memo of a refined step: share of the picture in its mask
-KEPT = "map_kept"  # memo of a refined step whose first call, map and all, the attempt before had paid for
-KEEP = 6  # estimates that the timeline remembers; no solver or forecast looks further back
+MAX_ATTEMPTS_PER_STEP = 64  # attempts per step of the grid after which a run counts as stuck
+REGION_SHARE = "region"  # memo of a refined step: share of the picture in its mask
+MAP_REUSED = "map_kept"  # memo of a refined step whose first call, map and all, the attempt before had paid for
+HISTORY_LENGTH = 6  # estimates that the timeline remembers; no solver or forecast looks further back
 
 
 @dataclass
@@ -33,32 +47,32 @@ class _Timeline:
     nodes: list[Node] = field(default_factory=list)  # all estimates, oldest first
     real: list[Node] = field(default_factory=list)  # those that were calls
     features: dict[str, list[tuple[float, Any]]] = field(default_factory=dict)
-    known: Node | None = None  # a call already paid for, at the place of a rejected attempt
-    paid: Evaluate = field(default_factory=Full)  # how it was made
+    paid_call: Node | None = None  # a call already paid for, at the place of a rejected attempt
+    paid_evaluation: Evaluate = field(default_factory=Full)  # how it was made
 
     def add(self, fresh: Sequence[Node]) -> None:
-        self.nodes = [*self.nodes, *fresh][-KEEP:]
+        self.nodes = [*self.nodes, *fresh][-HISTORY_LENGTH:]
         for node in fresh:
             if node.real:
-                self.real = [*self.real, node][-KEEP:]
+                self.real = [*self.real, node][-HISTORY_LENGTH:]
                 for site, value in node.estimate.features.items():
                     if site != ATTENTION:
-                        self.features[site] = [*self.features.get(site, []), (node.t, value)][-KEEP:]
+                        self.features[site] = [*self.features.get(site, []), (node.t, value)][-HISTORY_LENGTH:]
 
-    def refined(self, rewritten: Callable[[Node], Node], again: Sequence[Node]) -> None:
+    def apply_refinement(self, rewrite_node: Callable[[Node], Node], again: Sequence[Node]) -> None:
         """Rewrite the past after a refinement, whose own calls say what the sites put out last."""
-        self.nodes, self.real = ([rewritten(n) for n in nodes] for nodes in (self.nodes, self.real))
+        self.nodes, self.real = ([rewrite_node(n) for n in nodes] for nodes in (self.nodes, self.real))
         past, self.features = (self.nodes, self.real), {}
         self.add(again)
         self.nodes, self.real = past
 
 
 @dataclass(frozen=True, slots=True)
-class _Redone:
+class _RefineResult:
     """What a refinement asked of the network, what it makes of the past, and its region's share of the picture."""
 
     nodes: list[Node]
-    rewritten: Callable[[Node], Node]
+    rewrite_node: Callable[[Node], Node]
     share: float
 
 
@@ -71,8 +85,8 @@ def flow(
     """One run, from noise to data. `needs` are the signals to compute, `sites` the outputs to keep."""
     schedule, x, candidate = problem.schedule, problem.x, problem.x
     signals = {spec: registry.parse("signal", spec) for spec in sorted(needs)}
-    line, fresh = _Timeline(), list[Node]()
-    redone: _Redone | None = None
+    timeline, fresh = _Timeline(), list[Node]()
+    refine_result: _RefineResult | None = None
     clocks = tuple(schedule.clock(t) for t in problem.grid)
     run = Run(
         problem.grid[0], problem.grid[-1], problem.grid, clocks, solver.stages, problem.branches, prompt=problem.prompt
@@ -88,44 +102,48 @@ def flow(
         if run.pending is not None:  # settle the pending attempt
             if plan.accept:
                 x = candidate
-                line.add(fresh)
-                line.known = None
-                if redone is not None and run.pending.t_next > run.t_end:
-                    line.refined(redone.rewritten, redone.nodes)
+                timeline.add(fresh)
+                timeline.paid_call = None
+                if refine_result is not None and run.pending.t_next > run.t_end:
+                    timeline.apply_refinement(refine_result.rewrite_node, refine_result.nodes)
             else:
-                line.known = next((n for n in fresh if n.real), line.known)
+                timeline.paid_call = next((n for n in fresh if n.real), timeline.paid_call)
                 how = run.pending.plan.evaluate
-                line.paid = Full() if isinstance(how, Refine) else how
-            run = _settled(run, run.pending, plan.accept)
+                timeline.paid_evaluation = Full() if isinstance(how, Refine) else how
+            run = _settle(run, run.pending, plan.accept)
         if run.t <= run.t_end:
             return Result(x, run, status)
         _check(plan, run, solver)
 
-        evaluate = _possible(plan.evaluate, line)
+        evaluate = _feasible_evaluation(plan.evaluate, timeline)
         if isinstance(evaluate, Finish):
-            advance = _finishing_step(x, run.t, plan.t_next, evaluate, problem, line.nodes, solver.hosted)
+            advance = _run_finishing_step(x, run.t, plan.t_next, evaluate, problem, timeline.nodes, solver.hosted)
         else:
             frozen = evaluate == FREEZE and plan.t_next <= run.t_end
-            history = () if frozen else line.nodes
+            history = () if frozen else timeline.nodes
             advance = solver.step(x, run.t, plan.t_next, schedule, history)
         if isinstance(evaluate, Refine):
-            step, fresh, redone = yield from _refined(advance, evaluate, plan.t_next, problem, solver, line, sites)
-            plan = replace(plan, memo=_noted(plan, fresh, redone))
+            step, fresh, refine_result = yield from _run_refined_step(
+                advance, evaluate, plan.t_next, problem, solver, timeline, sites
+            )
+            plan = replace(plan, memo=_refine_memo(plan, fresh, refine_result))
         else:
-            step, fresh = yield from _attempt(advance, evaluate, problem, line, sites)
-            redone = None
+            step, fresh = yield from _run_step(advance, evaluate, problem, timeline, sites)
+            refine_result = None
 
         candidate = step.x
         start = fresh[0].x if fresh else x  # a host may have moved the sample since the last step
-        moment = Moment(schedule, start, run.t, plan.t_next, step, line.real, line.nodes, fresh, problem.look)
+        moment = StepContext(
+            schedule, start, run.t, plan.t_next, step, timeline.real, timeline.nodes, fresh, problem.feature_extractors
+        )
         measured = yield from _measure(signals, moment)
-        cost = sum(n.estimate.cost for n in (*fresh, *(redone.nodes if redone else ())) if n.real)
+        cost = sum(n.estimate.cost for n in (*fresh, *(refine_result.nodes if refine_result else ())) if n.real)
         plan = plan if evaluate is plan.evaluate else replace(plan, evaluate=evaluate)
         pending = Attempt(run.t, plan.t_next, plan, cost, measured)
         run = replace(run, pending=pending)
 
 
-def _settled(run: Run, pending: Attempt, accept: bool) -> Run:
+def _settle(run: Run, pending: Attempt, accept: bool) -> Run:
     """The run once its pending attempt has been accepted or rejected."""
     t = pending.t_next if accept else run.t
     settled = Attempt(pending.t, pending.t_next, pending.plan, pending.cost, pending.signals, accept)
@@ -134,7 +152,7 @@ def _settled(run: Run, pending: Attempt, accept: bool) -> Run:
 
 def _check(plan: Plan, run: Run, solver: Solver) -> None:
     by = ", ".join(plan.why) or "nobody"
-    if len(run.past) > PATIENCE * len(run.grid):
+    if len(run.past) > MAX_ATTEMPTS_PER_STEP * len(run.grid):
         raise PlanError(
             f"{len(run.past)} attempts on a grid of {len(run.grid) - 1} steps and still at t={run.t:g}: "
             f"the policy rejects for ever. The last plan was amended by: {by}."
@@ -148,24 +166,24 @@ def _check(plan: Plan, run: Run, solver: Solver) -> None:
         raise PlanError(f"Refining makes calls that a pipeline's own loop does not know of. It was planned by: {by}.")
 
 
-def _possible(evaluate: Evaluate, line: _Timeline) -> Evaluate:
+def _feasible_evaluation(evaluate: Evaluate, timeline: _Timeline) -> Evaluate:
     """What was planned, or a full call where there is nothing yet to forecast from."""
     if isinstance(evaluate, Forecast):
-        return evaluate if line.real else Full()
+        return evaluate if timeline.real else Full()
     if isinstance(evaluate, Cached):
-        return evaluate if evaluate.sites & line.features.keys() else Full()
+        return evaluate if evaluate.sites & timeline.features.keys() else Full()
     if isinstance(evaluate, Refine):
         return evaluate if evaluate.steps > 0 else Full()
     return evaluate
 
 
-def _attempt(
-    advance: Generator[Asked, Any, Step],
+def _run_step(
+    advance: Generator[SolverRequest, Any, Step],
     evaluate: Evaluate,
     problem: Problem,
-    line: _Timeline,
+    timeline: _Timeline,
     sites: frozenset[str],
-) -> Generator[Asked, Any, tuple[Step, list[Node]]]:
+) -> Generator[SolverRequest, Any, tuple[Step, list[Node]]]:
     """Run one step of a solver, answering its queries as the plan says."""
     fresh: list[Node] = []
     answer: Any = None
@@ -174,95 +192,104 @@ def _attempt(
             request = advance.send(answer)
         except StopIteration as end:
             return end.value, fresh
-        if isinstance(request, Latent):
-            request = Latent(request.x, request.t, evaluate, _given(evaluate, line, problem, request.t))
+        if isinstance(request, LatentRequest):
+            request = LatentRequest(
+                request.x, request.t, evaluate, _forecast_sites(evaluate, timeline, problem, request.t)
+            )
         if not isinstance(request, Query):
             answer = yield request
             continue
         free = isinstance(evaluate, Forecast)
-        known = _known(line, sites)
+        known = _find_paid_call(timeline, sites)
         if isinstance(evaluate, Forecast):
-            answer = forecast(line.real, evaluate, problem.schedule, request.x, request.t, line.nodes)
-        elif known is not None and known.x is request.x and known.t == request.t and evaluate in (Full(), line.paid):
+            answer = forecast(timeline.real, evaluate, problem.schedule, request.x, request.t, timeline.nodes)
+        elif (
+            known is not None
+            and known.x is request.x
+            and known.t == request.t
+            and evaluate in (Full(), timeline.paid_evaluation)
+        ):
             answer = replace(known.estimate, cost=0.0)  # paid for by the rejected attempt
         else:
-            given = _given(evaluate, line, problem, request.t)
+            given = _forecast_sites(evaluate, timeline, problem, request.t)
             answer = yield Query(request.x, request.t, problem.cond, given, sites)
         if problem.x0_filter is not None:
             answer = Estimate(problem.x0_filter(answer.x0), answer.cost, features=answer.features)
         fresh.append(Node(request.t, request.x, answer, not free))
 
 
-def _known(line: _Timeline, sites: frozenset[str]) -> Node | None:
+def _find_paid_call(timeline: _Timeline, sites: frozenset[str]) -> Node | None:
     """A call already paid for, unless it lacks the map of attention that is wanted now."""
-    lacks = line.known is not None and ATTENTION in sites and ATTENTION not in line.known.estimate.features
-    return None if lacks else line.known
+    lacks = (
+        timeline.paid_call is not None and ATTENTION in sites and ATTENTION not in timeline.paid_call.estimate.features
+    )
+    return None if lacks else timeline.paid_call
 
 
-def _refined(
-    advance: Generator[Asked, Any, Step],
+def _run_refined_step(
+    advance: Generator[SolverRequest, Any, Step],
     how: Refine,
     t_next: float,
     problem: Problem,
     solver: Solver,
-    line: _Timeline,
+    timeline: _Timeline,
     sites: frozenset[str],
-) -> Generator[Asked | Measure, Any, tuple[Step, list[Node], _Redone | None]]:
+) -> Generator[SolverRequest | ScalarsRequest, Any, tuple[Step, list[Node], _RefineResult | None]]:
     """An ordinary step, and the region of where it led made anew; None where there is no region."""
-    step, fresh = yield from _attempt(advance, Full(), problem, line, sites | {ATTENTION})
+    step, fresh = yield from _run_step(advance, Full(), problem, timeline, sites | {ATTENTION})
     first, schedule = fresh[0], problem.schedule
-    mask = mask_of(first, how)
-    [share] = yield Measure((mask.mean(),))
+    mask = compute_mask(first, how)
+    [share] = yield ScalarsRequest((mask.mean(),))
     if share == 0.0:
         return step, fresh, None
-    pinned = Line.through(step.x, t_next, first, schedule, solver.stochastic)
-    going = refinement(step.x, t_next, pinned, mask, how, schedule)
-    made, nodes = yield from _attempt(going, Full(), problem, line, sites)
-    inside = Line.through(made.x, t_next, nodes[-1], schedule)
-    return Step(made.x, step.error), fresh, _Redone(nodes, rebuilt(mask, inside, schedule), share)
+    outside_path = NoisePath.through(step.x, t_next, first, schedule, solver.stochastic)
+    going = refine_region(step.x, t_next, outside_path, mask, how, schedule)
+    made, nodes = yield from _run_step(going, Full(), problem, timeline, sites)
+    inside = NoisePath.through(made.x, t_next, nodes[-1], schedule)
+    return Step(made.x, step.error), fresh, _RefineResult(nodes, make_node_rewriter(mask, inside, schedule), share)
 
 
-def _noted(plan: Plan, fresh: Sequence[Node], redone: _Redone | None) -> dict[str, float]:
+def _refine_memo(plan: Plan, fresh: Sequence[Node], refine_result: _RefineResult | None) -> dict[str, float]:
     """The memo of a refined step, from which a replay knows whether calls had to bring their maps."""
-    free = {KEPT: 1.0} if fresh[0].estimate.cost == 0.0 else {}
-    return {**plan.memo, REGION: redone.share if redone else 0.0, **free}
+    free = {MAP_REUSED: 1.0} if fresh[0].estimate.cost == 0.0 else {}
+    return {**plan.memo, REGION_SHARE: refine_result.share if refine_result else 0.0, **free}
 
 
-def _given(evaluate: Evaluate, line: _Timeline, problem: Problem, t: float) -> dict[str, Any]:
+def _forecast_sites(evaluate: Evaluate, timeline: _Timeline, problem: Problem, t: float) -> dict[str, Any]:
     """Forecasts of the sites that a `Cached` plan does not want computed."""
     if not isinstance(evaluate, Cached):
         return {}
     return {
-        site: extrapolate(line.features[site], evaluate.order, evaluate.clock, problem.schedule, t)
-        for site in sorted(evaluate.sites & line.features.keys())
+        site: extrapolate(timeline.features[site], evaluate.order, evaluate.clock, problem.schedule, t)
+        for site in sorted(evaluate.sites & timeline.features.keys())
     }
 
 
-def _finishing_step(
+def _run_finishing_step(
     x: Any, t: float, t_next: float, how: Finish, problem: Problem, past: Sequence[Node], hosted: bool
-) -> Generator[Asked, Any, Step]:
+) -> Generator[SolverRequest, Any, Step]:
     """One long step on the run's own clean estimates."""
     schedule = problem.schedule
     if hosted:
-        x = yield Latent(x, t)
+        x = yield LatentRequest(x, t)
     estimate: Estimate = yield Query(x, t)
     starts = problem.grid if hosted else None  # a host's second calls lie off the solution, by an order or two
     kept = [(n.t, n.estimate.x0) for n in past if n.t > t and (starts is None or n.t in starts)]
     nodes = [*kept, (t, estimate.x0)]
-    usable = [nodes[i] for i in on_clock([s for s, _ in nodes], "logsnr", schedule)][-how.order :]
+    usable = [nodes[i] for i in usable_indices([s for s, _ in nodes], "logsnr", schedule)][-how.order :]
     return Step(finishing_step(x, t, t_next, schedule, usable))
 
 
-def _measure(signals: dict[str, Any], moment: Moment) -> Generator[Measure, Any, dict[str, float]]:
+def _measure(signals: dict[str, Any], moment: StepContext) -> Generator[ScalarsRequest, Any, dict[str, float]]:
     """The declared signals of a step, by one request; one of several values is spread into `spec[0]`, `spec[1]` ..."""
     known: dict[str, Any] = {}
     for spec, signal in signals.items():
         value = signal.measure(moment)
         if value is not None and len(getattr(value, "shape", ())) == 1:
-            known |= {place(spec, k): number for k, number in enumerate(value)}
+            known |= {signal_key(spec, k): number for k, number in enumerate(value)}
         elif value is not None:
             known[spec] = value
     if not known:
         return {}
-    floats = yield Measure(tuple(known.values()))
+    floats = yield ScalarsRequest(tuple(known.values()))
     return dict(zip(known, floats, strict=True))

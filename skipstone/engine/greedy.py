@@ -18,7 +18,7 @@ from .requests import Backbone, Problem, Solver
 
 
 @dataclass(frozen=True)
-class Masked(Policy):
+class StepMask(Policy):
     """Forecast exactly the steps of these numbers, the first being 0."""
 
     skips: frozenset[int]
@@ -26,7 +26,7 @@ class Masked(Policy):
     name: ClassVar[str] = "masked"
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        skips = len(run.kept) in self.skips and proposal.plain
+        skips = len(run.accepted_attempts) in self.skips and proposal.is_unamended
         return replace(proposal, evaluate=self.how) if skips else proposal
 
 
@@ -80,7 +80,7 @@ def greedy_path(
         SpecError: more skips than the steps, the warm-up and the cap leave room for.
     """
     steps = len(problem.grid) - 1
-    full = denoise(backbone, problem, solver, Masked(frozenset())).x
+    full = denoise(backbone, problem, solver, StepMask(frozenset())).x
     skips: list[int] = []
     costs: list[float] = []
     while len(skips) < target:
@@ -88,7 +88,7 @@ def greedy_path(
         candidates = [s for s in sets if max_skip is None or _longest(s) <= max_skip]
         if not candidates:
             raise SpecError(f"Expected a target of at most {len(skips)} skips on {steps} steps here, got {target}.")
-        results = denoise_many(backbone, [problem] * len(candidates), solver, [Masked(s, how) for s in candidates])
+        results = denoise_many(backbone, [problem] * len(candidates), solver, [StepMask(s, how) for s in candidates])
         errors = to_floats([mean_abs(r.x - full) for r in results])
         best = errors.index(min(errors))
         [chosen] = candidates[best] - set(skips)
@@ -108,16 +108,16 @@ def _longest(skips: frozenset[int]) -> int:
     return longest
 
 
-def called_steps(run: Run) -> tuple[bool, ...]:
+def get_called_steps(run: Run) -> tuple[bool, ...]:
     """Whether each kept step of a run called the network."""
 
     def called(a: Attempt) -> bool:
-        return not a.skipped
+        return not a.is_forecast
 
-    return tuple(map(called, run.kept))
+    return tuple(map(called, run.accepted_attempts))
 
 
-def agreement(mine: Sequence[bool], other: Sequence[bool], warmup: int = 4) -> Agreement | None:
+def compare_paths(mine: Sequence[bool], other: Sequence[bool], warmup: int = 4) -> Agreement | None:
     """Whether two paths call and skip the same steps more often than chance.
 
     Args:

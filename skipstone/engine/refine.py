@@ -16,41 +16,41 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BackboneError
-from ..numerics.array import combine, narrow
+from ..numerics.array import cast_like, weighted_sum
 from ..numerics.finishing import finishing_step
 from ..numerics.parametrize import from_x0
-from ..numerics.region import region
+from ..numerics.region import soft_mask
 from ..numerics.schedule import Schedule
 from .contracts import ATTENTION, Refine
-from .requests import Asked, Estimate, Node, Noise, Query, Step
-from .signals import on_clock
+from .requests import Estimate, Node, Noise, Query, SolverRequest, Step
+from .signals import usable_indices
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class NoisePath:
     """A clean estimate and a noise: the samples alpha(s) x0 + sigma(s) eps at all levels."""
 
     x0: Any
     eps: Any
 
     @classmethod
-    def through(cls, x: Any, t: float, node: Node, schedule: Schedule, stochastic: bool = False) -> Line:
+    def through(cls, x: Any, t: float, node: Node, schedule: Schedule, stochastic: bool = False) -> NoisePath:
         """The line through x at t that is nearest to the one through a node; its x0 alone where noise was added."""
         a, s = schedule.alpha(t), schedule.sigma(t)
         x0 = node.estimate.x0
         if stochastic and s > 0.0:
-            return cls(x0, combine([1.0 / s, -a / s], [x, x0]))
+            return cls(x0, weighted_sum([1.0 / s, -a / s], [x, x0]))
         eps = from_x0("eps", x0, node.x, schedule.alpha(node.t), schedule.sigma(node.t))
         size = a * a + s * s
-        missed = combine([1.0 / size, -a / size, -s / size], [x, x0, eps])
-        return cls(combine([1.0, a], [x0, missed]), combine([1.0, s], [eps, missed]))
+        missed = weighted_sum([1.0 / size, -a / size, -s / size], [x, x0, eps])
+        return cls(weighted_sum([1.0, a], [x0, missed]), weighted_sum([1.0, s], [eps, missed]))
 
     def at(self, t: float, schedule: Schedule) -> Any:
         """The sample at t."""
-        return combine([schedule.alpha(t), schedule.sigma(t)], [self.x0, self.eps])
+        return weighted_sum([schedule.alpha(t), schedule.sigma(t)], [self.x0, self.eps])
 
 
-def mask_of(node: Node, how: Refine) -> Any:
+def compute_mask(node: Node, how: Refine) -> Any:
     """The mask that a call's attention gives, for samples (..., height, width)."""
     evidence = node.estimate.features.get(ATTENTION)
     if evidence is None:
@@ -63,10 +63,10 @@ def mask_of(node: Node, how: Refine) -> Any:
             f"Expected a map of attention of {tuple(node.x.shape[-2:])} cells, like the sample, "
             f"got {tuple(evidence.shape)}."
         )
-    return narrow(region(evidence, how.threshold, how.edge, how.below), node.x)
+    return cast_like(soft_mask(evidence, how.threshold, how.edge, how.below), node.x)
 
 
-def levels(how: Refine, t: float, schedule: Schedule) -> list[float]:
+def refinement_times(how: Refine, t: float, schedule: Schedule) -> list[float]:
     """Times of the calls, highest first, evenly spaced on the angle down to t, where none is made."""
     low, top = schedule.angle(t), schedule.angle(1.0)
     high = min(top, low + how.back * (0.5 * math.pi - low))
@@ -74,28 +74,28 @@ def levels(how: Refine, t: float, schedule: Schedule) -> list[float]:
     return [1.0 if u >= top else schedule.time(-math.log(math.tan(u))) for u in angles]
 
 
-def refinement(
-    x: Any, t: float, pinned: Line, mask: Any, how: Refine, schedule: Schedule
-) -> Generator[Asked, Any, Step]:
+def refine_region(
+    x: Any, t: float, outside_path: NoisePath, mask: Any, how: Refine, schedule: Schedule
+) -> Generator[SolverRequest, Any, Step]:
     """The sample at t with the region made anew, in `how.steps` calls."""
-    times = levels(how, t, schedule)
+    times = refinement_times(how, t, schedule)
     noise = yield Noise(x)
     kept = schedule.alpha(times[0]) / schedule.alpha(t)
     fresh = math.sqrt(max(0.0, schedule.sigma(times[0]) ** 2 - (kept * schedule.sigma(t)) ** 2))
-    made, nodes = combine([kept, fresh], [x, noise]), list[tuple[float, Any]]()
+    made, nodes = weighted_sum([kept, fresh], [x, noise]), list[tuple[float, Any]]()
     for s, s_next in zip(times, [*times[1:], t], strict=True):
-        rest = pinned.at(s, schedule)
+        rest = outside_path.at(s, schedule)
         made = rest + mask * (made - rest)
         nodes.append((s, (yield Query(made, s)).x0))
-        usable = [nodes[i] for i in on_clock([time for time, _ in nodes], "logsnr", schedule)][-2:]
+        usable = [nodes[i] for i in usable_indices([time for time, _ in nodes], "logsnr", schedule)][-2:]
         made = finishing_step(made, s, s_next, schedule, usable)
     return Step(x + mask * (made - x))
 
 
-def rebuilt(mask: Any, line: Line, schedule: Schedule) -> Callable[[Node], Node]:
+def make_node_rewriter(mask: Any, line: NoisePath, schedule: Schedule) -> Callable[[Node], Node]:
     """What the past is to solvers and forecasts afterwards: as it was outside, and on the refined line inside."""
 
-    def rewritten(node: Node) -> Node:
+    def rewrite_node(node: Node) -> Node:
         x, e = line.at(node.t, schedule), node.estimate
         output = e.output
         if output is not None:
@@ -104,4 +104,4 @@ def rebuilt(mask: Any, line: Line, schedule: Schedule) -> Callable[[Node], Node]
         clean = Estimate(e.x0 + mask * (line.x0 - e.x0), e.cost, output, e.prediction)
         return node._replace(x=node.x + mask * (x - node.x), estimate=clean)
 
-    return rewritten
+    return rewrite_node

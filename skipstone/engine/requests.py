@@ -1,7 +1,7 @@
 """What solvers ask and backbones answer, what the engine is given and what it gives back.
 
-A solver asks `Query` (and `Noise`), a backbone answers with an `Estimate`; a `Problem` becomes a `Result`. The
-flow ties them to the `Run` and the `Plan` of `contracts.py` and calls none of them.
+A solver asks `Query` (and `Noise`), a backbone answers with an `RiskEstimate`; a `Problem` becomes a `Result`. The
+flow ties them to the `TrainingArguments` and the `JudgingPlan` of `contracts.py` and calls none of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from ..numerics.parametrize import from_x0
 from ..numerics.schedule import Schedule
-from .contracts import INFINITY, Evaluate, Full, Run, View
+from .contracts import INFINITY, Evaluate, Full, PredictionType, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Query:
     x: Any
     t: float
     cond: Any = None
-    given: Mapping[str, Any] = field(default_factory=dict)  # outputs to use for these sites
-    want: frozenset[str] = frozenset()  # sites whose outputs to return, and ATTENTION for the map of it
+    known_outputs: Mapping[str, Any] = field(default_factory=dict)  # outputs to use for these sites
+    wanted_sites: frozenset[str] = frozenset()  # sites whose outputs to return, and ATTENTION for the map of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class ScalarsRequest:
     """A request for 0-d arrays as floats, so that a driver can fetch a whole batch's at once."""
 
     values: tuple[Any, ...]
@@ -52,26 +52,26 @@ class Estimate:
     x0: Any
     cost: float = 1.0  # rows that entered the network, over the branches of a full call
     output: Any = None
-    prediction: View = "x0"
+    prediction: PredictionType = "x0"
     features: Mapping[str, Any] = field(default_factory=dict)  # outputs of the wanted sites it computed
 
 
 @dataclass(frozen=True, slots=True)
-class Latent:
+class LatentRequest:
     """A request for the sample at t, asked where somebody else owns the loop and may have touched it.
 
     The flow writes in what has been planned there, so that the owner knows what to compute before it arrives:
-    `evaluate`, and the outputs `given` for the sites that are not to be computed.
+    `evaluate`, and the outputs `known_outputs` for the sites that are not to be computed.
     """
 
     x: Any  # where the flow believes the sample to be
     t: float
     evaluate: Evaluate = field(default_factory=Full)
-    given: Mapping[str, Any] = field(default_factory=dict)
+    known_outputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Advance:
+class StepRequest:
     """A request for the sample at t_next, the estimate being the one at (x, t): a step done by somebody else."""
 
     x: Any
@@ -89,7 +89,7 @@ class Node(NamedTuple):
     real: bool = True  # False where it was forecast
 
 
-def view(node: Node, of: View, schedule: Schedule) -> Any:
+def get_prediction(node: Node, of: PredictionType, schedule: Schedule) -> Any:
     """What the network said at a node, as `of`."""
     e = node.estimate
     if e.output is not None and e.prediction == of:
@@ -97,7 +97,7 @@ def view(node: Node, of: View, schedule: Schedule) -> Any:
     return from_x0(of, e.x0, node.x, schedule.alpha(node.t), schedule.sigma(node.t))
 
 
-Asked: TypeAlias = Query | Noise | Latent | Advance  # what a step may ask for
+SolverRequest: TypeAlias = Query | Noise | LatentRequest | StepRequest  # what a step may ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,11 @@ class Solver:
     """
 
     name: ClassVar[str]
-    counterpart: ClassVar[str] = ""  # the diffusers class that the tests compare it with
+    diffusers_class: ClassVar[str] = ""  # the diffusers class that the tests compare it with
     variants: ClassVar[tuple[str, ...]] = ()  # specs beside the default that the tests check too
-    hosted: ClassVar[bool] = False  # whether somebody else owns the loop, who is asked `Latent` and `Advance`
+    hosted: ClassVar[bool] = (
+        False  # whether somebody else owns the loop, who is asked `LatentRequest` and `StepRequest`
+    )
 
     @property
     def order(self) -> int:
@@ -126,7 +128,7 @@ class Solver:
         return 1
 
     @property
-    def convergence(self) -> int:
+    def convergence_order(self) -> int:
         """Order of convergence; the tests measure it (for stochastic solvers, of their deterministic part)."""
         return self.order
 
@@ -147,7 +149,7 @@ class Solver:
 
     def step(
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
-    ) -> Generator[Asked, Any, Step]:
+    ) -> Generator[SolverRequest, Any, Step]:
         """One step, as a generator."""
         raise NotImplementedError
 
@@ -165,13 +167,13 @@ class Backbone(Protocol):
     def predict(self, queries: Sequence[Query]) -> Sequence[Estimate]: ...
 
 
-class Eyes(Protocol):
+class FeatureExtractor(Protocol):
     """What looks at one sample: features of its picture and of its prompt, each an array of one axis."""
 
-    def picture(self, x0: Any) -> Any:
+    def image_features(self, x0: Any) -> Any:
         """Of the picture that a clean estimate decodes to."""
 
-    def words(self) -> Any:
+    def prompt_features(self) -> Any:
         """Of the prompt."""
 
 
@@ -202,7 +204,7 @@ class Problem:
     budget: float = INFINITY
     x0_filter: Callable[[Any], Any] | None = None
     prompt: tuple[float, ...] = ()
-    look: Callable[[str], Eyes] | None = None
+    feature_extractors: Callable[[str], FeatureExtractor] | None = None
 
 
 class Status(Enum):
@@ -223,4 +225,4 @@ class Result:
 
 
 # A Run is answered by a Plan, a Query by an Estimate, a Noise, a Latent or an Advance by an array, a Measure by floats.
-Flow: TypeAlias = Generator[Run | Asked | Measure, Any, Result]
+Flow: TypeAlias = Generator[Run | SolverRequest | ScalarsRequest, Any, Result]

@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..numerics.array import combine, mean_abs, rms, wide
+from ..numerics.array import mean_abs, rms, upcast, weighted_sum
 from ..numerics.extrapolate import lagrange_weights
 from ..numerics.parametrize import to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
-from .contracts import Against, Clock, Forecast, View
-from .requests import Estimate, Eyes, Node, Step, view
-from .sada import look_ahead, repeated, slopes
+from .contracts import Clock, Forecast, ForecastClock, PredictionType
+from .requests import Estimate, FeatureExtractor, Node, Step, get_prediction
+from .sada import extrapolate_latent, repeated_calls, slopes
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class StepContext:
     """What a signal may look at: one step that has just been computed."""
 
     schedule: Schedule
@@ -33,10 +33,10 @@ class Moment:
     nodes: Sequence[Node]  # real estimates before this step, oldest first
     timeline: Sequence[Node]  # the same with forecasts between them
     fresh: Sequence[Node]  # estimates of this step, real or forecast
-    look: Callable[[str], Eyes] | None = None  # see `Problem`
+    feature_extractors: Callable[[str], FeatureExtractor] | None = None  # see `Problem`
 
     @property
-    def seen(self) -> Node | None:
+    def first_new_call(self) -> Node | None:
         """The first call that was made for this step, and not already for one that was rejected."""
         return next((n for n in self.fresh if n.real and n.estimate.cost > 0.0), None)
 
@@ -46,46 +46,48 @@ class Signal:
 
     name: ClassVar[str]
 
-    def measure(self, moment: Moment) -> Any | None:
+    def measure(self, moment: StepContext) -> Any | None:
         """The value as a 0-d array, or several as a 1-d array; None where it cannot be known."""
         raise NotImplementedError
 
 
-def place(spec: str, k: int) -> str:
+def signal_key(spec: str, k: int) -> str:
     """Where the k-th value of a signal of several is found in `attempt.signals`."""
     return f"{spec}[{k}]"
 
 
-def clock_of(schedule: Schedule, clock: Clock, t: float) -> float:
+def clock_value(schedule: Schedule, clock: Clock, t: float) -> float:
     """The time t on the chosen clock."""
     if clock == "angle":
         return schedule.angle(t)
     return t if clock == "t" else schedule.clock(t)
 
 
-def on_clock(times: Sequence[float], clock: Clock, schedule: Schedule) -> list[int]:
+def usable_indices(times: Sequence[float], clock: Clock, schedule: Schedule) -> list[int]:
     """Indices of times that can carry a polynomial: the newest of those alike, infinite log-SNR dropped."""
     keep: list[int] = []
     for i, t in enumerate(times):
-        c = clock_of(schedule, clock, t)
+        c = clock_value(schedule, clock, t)
         if clock == "logsnr" and abs(c) >= CLOCK_LIMIT:
             continue
-        if keep and abs(c - clock_of(schedule, clock, times[keep[-1]])) <= 1e-9:
+        if keep and abs(c - clock_value(schedule, clock, times[keep[-1]])) <= 1e-9:
             keep.pop()  # the corrector of a two-stage solver and the step after it meet at one time
         keep.append(i)
     return keep or [len(times) - 1]
 
 
-def extrapolate(points: Sequence[tuple[float, Any]], order: int, clock: Against, schedule: Schedule, t: float) -> Any:
+def extrapolate(
+    points: Sequence[tuple[float, Any]], order: int, clock: ForecastClock, schedule: Schedule, t: float
+) -> Any:
     """Value at t of the polynomial through the last `order + 1` usable (time, value) points."""
     if clock == "calls" or clock == "sada":
         numbered = points[-(order + 1) :]
-        return combine(lagrange_weights(range(len(numbered)), len(numbered)), [v for _, v in numbered])
-    usable = [points[i] for i in on_clock([p[0] for p in points], clock, schedule)][-(order + 1) :]
+        return weighted_sum(lagrange_weights(range(len(numbered)), len(numbered)), [v for _, v in numbered])
+    usable = [points[i] for i in usable_indices([p[0] for p in points], clock, schedule)][-(order + 1) :]
     if len(usable) == 1:
         return usable[0][1]
-    places = [clock_of(schedule, clock, s) for s, _ in usable]
-    return combine(lagrange_weights(places, clock_of(schedule, clock, t)), [v for _, v in usable])
+    places = [clock_value(schedule, clock, s) for s, _ in usable]
+    return weighted_sum(lagrange_weights(places, clock_value(schedule, clock, t)), [v for _, v in usable])
 
 
 def forecast(
@@ -93,10 +95,10 @@ def forecast(
 ) -> Estimate:
     """The estimate at (x, t) that `how` makes of the real nodes, without a call; `timeline` has forecasts between."""
     recent = nodes[-(how.order + 2) :]  # one to spare, should one lie at infinite log-SNR
-    points = [(n.t, view(n, how.of, schedule)) for n in recent]
+    points = [(n.t, get_prediction(n, how.of, schedule)) for n in recent]
     output = extrapolate(points, how.order, how.clock, schedule, t)
     if how.clock == "sada" and len(timeline) >= 3:
-        ahead = look_ahead(timeline, nodes, how.of, schedule)
+        ahead = extrapolate_latent(timeline, nodes, how.of, schedule)
         return Estimate(to_x0(how.of, output, ahead, schedule.alpha(t), schedule.sigma(t)), 0.0)
     x0 = to_x0(how.of, output, x, schedule.alpha(t), schedule.sigma(t))
     return Estimate(x0, 0.0, output, how.of)
@@ -109,7 +111,7 @@ class LatentChange(Signal):
 
     name: ClassVar[str] = "latent_change"
 
-    def measure(self, moment: Moment) -> Any:
+    def measure(self, moment: StepContext) -> Any:
         return mean_abs(moment.step.x - moment.x)
 
 
@@ -120,7 +122,7 @@ class PredictionChange(Signal):
 
     name: ClassVar[str] = "prediction_change"
 
-    def measure(self, moment: Moment) -> Any | None:
+    def measure(self, moment: StepContext) -> Any | None:
         real = [n for n in moment.fresh if n.real]
         earlier = [n for n in moment.nodes if n.t > moment.t]
         if not real or not earlier:
@@ -136,7 +138,7 @@ class LocalError(Signal):
 
     name: ClassVar[str] = "error"
 
-    def measure(self, moment: Moment) -> Any | None:
+    def measure(self, moment: StepContext) -> Any | None:
         if moment.step.error is None:
             return None
         return rms(moment.step.error) / (rms(moment.step.x) + 1e-12)
@@ -152,18 +154,18 @@ class Disagreement(Signal):
     """
 
     order: int = 1
-    of: View = "eps"
+    of: PredictionType = "eps"
     clock: Clock = "logsnr"
     name: ClassVar[str] = "disagreement"
 
-    def measure(self, moment: Moment) -> Any | None:
+    def measure(self, moment: StepContext) -> Any | None:
         real = [n for n in moment.fresh if n.real]
         if not real or len(moment.nodes) <= self.order:
             return None
         node, how = real[0], Forecast(self.order, self.of, self.clock)
         guess = forecast(moment.nodes, how, moment.schedule, node.x, node.t)
         guessed = Node(node.t, node.x, guess)
-        return rms(view(guessed, self.of, moment.schedule) - view(node, self.of, moment.schedule))
+        return rms(get_prediction(guessed, self.of, moment.schedule) - get_prediction(node, self.of, moment.schedule))
 
 
 @register("signal")
@@ -179,10 +181,10 @@ class Stability(Signal):
         of: What the network predicts: eps, v or x0 (a diffusion), or flow.
     """
 
-    of: View = "eps"
+    of: PredictionType = "eps"
     name: ClassVar[str] = "stability"
 
-    def measure(self, moment: Moment) -> Any | None:
+    def measure(self, moment: StepContext) -> Any | None:
         nodes = [*moment.timeline, *moment.fresh[:1]][-3:]
         if len(nodes) < 3 or not moment.fresh:
             return None
@@ -190,19 +192,19 @@ class Stability(Signal):
         if self.of == "flow":
             if not nodes[-1].real:
                 return 0.0 * mean_abs(nodes[-1].x)
-            y2, y1, y0 = (wide(view(n, "flow", moment.schedule)) for n in repeated(nodes, real))
+            y2, y1, y0 = (upcast(get_prediction(n, "flow", moment.schedule)) for n in repeated_calls(nodes, real))
             return (2.0 * y1 - y0 - y2).mean()
         y2, y1, y0 = slopes(nodes, real, self.of, moment.schedule)
-        ahead = look_ahead(nodes, real, self.of, moment.schedule)
-        return ((wide(moment.step.x) - wide(ahead)) * (y0 - 2.0 * y1 + y2)).mean()
+        ahead = extrapolate_latent(nodes, real, self.of, moment.schedule)
+        return ((upcast(moment.step.x) - upcast(ahead)) * (y0 - 2.0 * y1 + y2)).mean()
 
 
 @register("signal")
 @dataclass(frozen=True)
-class Look(Signal):
+class ImageFeatures(Signal):
     """Features of the picture that the clean estimate of a call decodes to, one value after another.
 
-    Each costs a decoding and a pass through what looks, which is far from free: see `Published.fee`. Known once for
+    Each costs a decoding and a pass through what looks, which is far from free: see `PublishedPeer.fee`. Known once for
     each call: a step that is taken again has been looked at. Unknown where no call was made, and where nobody can
     decode the sample.
 
@@ -213,24 +215,28 @@ class Look(Signal):
     by: str = ""
     name: ClassVar[str] = "look"
 
-    def measure(self, moment: Moment) -> Any | None:
-        node = moment.seen
-        return None if node is None or moment.look is None else moment.look(self.by).picture(node.estimate.x0)
+    def measure(self, moment: StepContext) -> Any | None:
+        node = moment.first_new_call
+        return (
+            None
+            if node is None or moment.feature_extractors is None
+            else moment.feature_extractors(self.by).image_features(node.estimate.x0)
+        )
 
 
 @register("signal")
 @dataclass(frozen=True)
-class Words(Signal):
+class PromptFeatures(Signal):
     """Features of the prompt, one value after another; known once, at the first call.
 
     Args:
-        by: What reads, as of `look`.
+        by: What reads, as of `feature_extractors`.
     """
 
     by: str = ""
     name: ClassVar[str] = "words"
 
-    def measure(self, moment: Moment) -> Any | None:
-        if moment.nodes or moment.seen is None or moment.look is None:
+    def measure(self, moment: StepContext) -> Any | None:
+        if moment.nodes or moment.first_new_call is None or moment.feature_extractors is None:
             return None
-        return moment.look(self.by).words()
+        return moment.feature_extractors(self.by).prompt_features()

@@ -30,7 +30,7 @@ class Panel:
     runs: Sequence[tuple[str, Run]]
 
 
-def kind(attempt: Attempt, run: Run) -> str:
+def attempt_kind(attempt: Attempt, run: Run) -> str:
     """Which of `COLOURS` an attempt is drawn in."""
     if attempt.accepted is False:
         return "rejected"
@@ -47,7 +47,7 @@ def kind(attempt: Attempt, run: Run) -> str:
     return "full call"
 
 
-def place(run: Run, t: float) -> float:
+def grid_position(run: Run, t: float) -> float:
     """Where a time lies on its run's grid, in steps from the noisy end."""
     for i, (a, b) in enumerate(zip(run.grid, run.grid[1:], strict=False)):
         if t >= b:
@@ -73,13 +73,13 @@ def _draw(axis: Any, panel: Panel) -> None:
     axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold")
     steps = max(len(run.grid) - 1 for _, run in panel.runs)
     for row, (_, run) in enumerate(panel.runs):
-        for a in run.told:
-            left, what = place(run, a.t), kind(a, run)
-            width = place(run, a.t_next) - left
+        for a in run.display_attempts:
+            left, what = grid_position(run, a.t), attempt_kind(a, run)
+            width = grid_position(run, a.t_next) - left
             low, high = (row - 0.4, 0.8) if a.accepted is not False else (row + 0.28, 0.12)
             axis.broken_barh([(left, width)], (low, high), facecolor=COLOURS[what], edgecolor="#fcfcfa", linewidth=0.7)
         axis.text(1.01 * steps + 0.1, row, f"{run.cost:g}", va="center", fontsize=8, color="#333")
-    axis.set_yticks(range(len(panel.runs)), [_short(label) for label, _ in panel.runs], fontsize=8)
+    axis.set_yticks(range(len(panel.runs)), [_shorten(label) for label, _ in panel.runs], fontsize=8)
     axis.set_ylim(len(panel.runs) - 0.4, -0.6)
     axis.set_xlim(0, 1.04 * steps + 0.8)
     axis.set_xticks(range(0, steps + 1, -(-steps // 12)))
@@ -88,7 +88,7 @@ def _draw(axis: Any, panel: Panel) -> None:
     axis.set_facecolor("none")
 
 
-def _short(label: str, limit: int = 46) -> str:
+def _shorten(label: str, limit: int = 46) -> str:
     return label if len(label) <= limit else label[: limit - 1].rstrip() + "…"
 
 
@@ -96,6 +96,6 @@ def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
     """A key to the kinds that occur, and no others."""
     from matplotlib.patches import Patch
 
-    met = {kind(a, run) for p in panels for _, run in p.runs for a in run.told}
+    met = {attempt_kind(a, run) for p in panels for _, run in p.runs for a in run.display_attempts}
     keys = [Patch(facecolor=colour, label=name) for name, colour in COLOURS.items() if name in met]
     figure.legend(handles=keys, loc="outside upper right", ncols=len(keys), frameon=False, fontsize=9)

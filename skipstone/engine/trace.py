@@ -18,8 +18,14 @@ from ..errors import TraceError
 from .contracts import Attempt, Cached, Chain, Evaluate, Finish, Forecast, Full, Plan, Policy, Refine, Run
 
 FORMAT = 1
-KINDS: dict[str, type] = {"full": Full, "cached": Cached, "forecast": Forecast, "finish": Finish, "refine": Refine}
-WORDS = {kind: word for word, kind in KINDS.items()}
+EVALUATION_CLASSES: dict[str, type] = {
+    "full": Full,
+    "cached": Cached,
+    "forecast": Forecast,
+    "finish": Finish,
+    "refine": Refine,
+}
+EVALUATION_NAMES = {kind: word for word, kind in EVALUATION_CLASSES.items()}
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Trace:
 
 def to_json(run: Run, **meta: Any) -> str:
     """The trace as JSON text; `from_json` inverts it exactly. `meta` is anything that JSON can hold."""
-    document = {"format": FORMAT, "skipstone": __version__, "meta": meta, "run": _plain(run)}
+    document = {"format": FORMAT, "skipstone": __version__, "meta": meta, "run": _to_jsonable(run)}
     try:
         return json.dumps(document, allow_nan=False, indent=1)
     except (TypeError, ValueError) as e:
@@ -58,18 +64,21 @@ def save(path: str | os.PathLike[str], run: Run, **meta: Any) -> None:
         raise TraceError(f"Cannot write the trace {target}: {e.strerror}.") from None
 
 
-def _plain(value: Any) -> Any:
+def _to_jsonable(value: Any) -> Any:
     """Dataclasses as objects, evaluations tagged by kind, sets sorted, non-finite numbers spelt out."""
-    if type(value) in WORDS:
-        return {"kind": WORDS[type(value)], **{f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
+    if type(value) in EVALUATION_NAMES:
+        return {
+            "kind": EVALUATION_NAMES[type(value)],
+            **{f.name: _to_jsonable(getattr(value, f.name)) for f in fields(value)},
+        }
     if isinstance(value, Run | Attempt | Plan):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: _to_jsonable(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # "inf", "-inf" or "nan": JSON has no such numbers
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _to_jsonable(v) for k, v in value.items()}
     if isinstance(value, tuple):
-        return [_plain(v) for v in value]
+        return [_to_jsonable(v) for v in value]
     return sorted(value) if isinstance(value, frozenset) else value
 
 
@@ -130,7 +139,7 @@ def _number(value: Any, where: str) -> float:
     return value
 
 
-def _whole(value: Any, where: str) -> int:
+def _integer(value: Any, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TraceError(f"Expected `{where}` to be a whole number, got {value!r}.")
     return value
@@ -157,7 +166,7 @@ def _run(d: dict[str, Any]) -> Run:
         raise TraceError(f"Expected a grid and as many clocks, at least two, got {len(grid)} and {len(clocks)}.")
     past = tuple(_attempt(a, f"run.past[{i}]") for i, a in enumerate(_list(d["past"], "run.past")))
     pending = None if d["pending"] is None else _attempt(d["pending"], "run.pending")
-    stages, branches = (_whole(d[key], f"run.{key}") for key in ("stages", "branches"))
+    stages, branches = (_integer(d[key], f"run.{key}") for key in ("stages", "branches"))
     t, t_end = (_number(d[key], f"run.{key}") for key in ("t", "t_end"))
     prompt = tuple(_number(v, f"run.prompt[{i}]") for i, v in enumerate(_list(d["prompt"], "run.prompt")))
     return Run(t, t_end, grid, clocks, stages, branches, past, pending, prompt)
@@ -182,13 +191,13 @@ def _plan(value: Any, where: str) -> Plan:
 
 
 def _evaluate(value: Any, where: str) -> Evaluate:
-    kind = KINDS.get(str(value.get("kind"))) if isinstance(value, dict) else None
+    kind = EVALUATION_CLASSES.get(str(value.get("kind"))) if isinstance(value, dict) else None
     if kind is None:
-        raise TraceError(f"Expected `{where}` to be of a kind among {', '.join(KINDS)}, got {value!r}.")
+        raise TraceError(f"Expected `{where}` to be of a kind among {', '.join(EVALUATION_CLASSES)}, got {value!r}.")
     d = {k: v for k, v in _object(value, kind, where).items() if k != "kind"}
     for key in ("order", "steps", "edge"):
         if key in d:
-            _whole(d[key], f"{where}.{key}")
+            _integer(d[key], f"{where}.{key}")
     for key in ("back", "threshold"):
         if key in d:
             d[key] = _number(d[key], f"{where}.{key}")
@@ -211,7 +220,7 @@ def letters(run: Run) -> str:
         kinds = {Cached: "c", Forecast: ".", Finish: "F", Refine: "R"}
         return kinds.get(type(a.plan.evaluate), "C") + ("x" if a.accepted is False else "")
 
-    return "".join(map(letter, run.told))
+    return "".join(map(letter, run.display_attempts))
 
 
 def explain(run: Run, full: float | None = None) -> str:
@@ -221,7 +230,7 @@ def explain(run: Run, full: float | None = None) -> str:
         run: The run.
         full: Calls of the bare run, where steps differ in theirs; as many as the grid has steps and stages by default.
     """
-    return "\n".join([*_summary(run, full), "", *(_line(i, a) for i, a in enumerate(run.told))])
+    return "\n".join([*_summary(run, full), "", *(_format_attempt(i, a) for i, a in enumerate(run.display_attempts))])
 
 
 def _summary(run: Run, full: float | None) -> list[str]:
@@ -229,24 +238,24 @@ def _summary(run: Run, full: float | None) -> list[str]:
     saved = f"{1 - run.cost / bare:.0%} saved" if run.cost <= bare else f"{run.cost / bare - 1:.0%} more"
     lines = [f"{run.cost:g} calls, where the bare run makes {bare:g}: {saved}."]
     steps: dict[str, int] = {}
-    for a in run.told:
+    for a in run.display_attempts:
         for name in a.plan.why:
             steps[name] = steps.get(name, 0) + 1
-    lines += [f"{name} amended {count} of {len(run.told)} steps." for name, count in steps.items()]
-    rejected = sum(a.accepted is False for a in run.told)
+    lines += [f"{name} amended {count} of {len(run.display_attempts)} steps." for name, count in steps.items()]
+    rejected = sum(a.accepted is False for a in run.display_attempts)
     return lines + ([f"{rejected} steps were rejected and done again."] if rejected else [])
 
 
-def _line(index: int, a: Attempt) -> str:
+def _format_attempt(index: int, a: Attempt) -> str:
     numbers = {**a.signals, **a.plan.memo}
-    parts = [f"{index:3d}  t {a.t:.3f} -> {a.t_next:.3f}  {_spoken(a.plan.evaluate):28s} {a.cost:4.2g}"]
+    parts = [f"{index:3d}  t {a.t:.3f} -> {a.t_next:.3f}  {_describe_evaluation(a.plan.evaluate):28s} {a.cost:4.2g}"]
     parts += ["rejected"] if a.accepted is False else []
     parts += [f"by {', '.join(a.plan.why)}"] if a.plan.why else []
     parts += [", ".join(f"{name} {value:.3g}" for name, value in numbers.items())] if numbers else []
     return "  ".join(parts)
 
 
-def _spoken(evaluate: Evaluate) -> str:
+def _describe_evaluation(evaluate: Evaluate) -> str:
     match evaluate:
         case Cached(sites, order):
             return f"call, {'+'.join(sorted(sites))} forecast ({order})"

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GuestError, ModelError, SpecError
-from ..integrations.diffusers.pipeline_specs import refused, spec_of
-from ..testing.backbones.loading import quiet
+from ..integrations.diffusers.pipeline_specs import find_pipeline_spec, unsupported_pipelines
+from ..testing.backbones.loading import quiet_libraries
 
-INDEX = "model_index.json"
+INDEX_FILE = "model_index.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-MOVING = {"num_frames", "video_length", "video"}  # arguments of calls that make videos
+VIDEO_ARGUMENTS = {"num_frames", "video_length", "video"}  # arguments of calls that make videos
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -47,10 +47,10 @@ class Checkpoint:
             ModelError: not there, no pipeline, or of a class that this diffusers does not have.
             GuestError: it cannot be adapted.
         """
-        path = Path(model) / INDEX if Path(model).exists() else _from_hub(model)
+        path = Path(model) / INDEX_FILE if Path(model).exists() else _from_hub(model)
         if not path.is_file():
             raise ModelError(
-                f"{model} holds no {INDEX}: expected what a diffusers pipeline's save_pretrained writes. From "
+                f"{model} holds no {INDEX_FILE}: expected what a diffusers pipeline's save_pretrained writes. From "
                 f"a single file: StableDiffusionPipeline.from_single_file(...).save_pretrained(folder)."
             )
         try:
@@ -58,11 +58,13 @@ class Checkpoint:
             name = str(index["_class_name"])
         except (ValueError, KeyError, TypeError):
             raise ModelError(f"{path} is damaged: it names no pipeline. Fetch the model again.") from None
-        with quiet():
+        with quiet_libraries():
             kind = _kind(model, name)
             if from_image and "image" not in inspect.signature(kind.__call__).parameters:
                 kind = _from_image(kind)
-        why = next((refused()[c.__name__] for c in kind.__mro__ if c.__name__ in refused()), None)
+        why = next(
+            (unsupported_pipelines()[c.__name__] for c in kind.__mro__ if c.__name__ in unsupported_pipelines()), None
+        )
         if why:
             raise GuestError(f"{name} cannot be adapted: {why}")
         found = Checkpoint(model, index, kind)
@@ -88,9 +90,9 @@ class Checkpoint:
         return None if p is None or p.default is p.empty else p.default
 
     @property
-    def moving(self) -> bool:
+    def is_video(self) -> bool:
         """Whether it makes videos."""
-        return bool(MOVING & self.arguments.keys())
+        return bool(VIDEO_ARGUMENTS & self.arguments.keys())
 
     @cached_property
     def scheduler(self) -> Any:
@@ -101,7 +103,7 @@ class Checkpoint:
         kind = getattr(diffusers, str(name), None)
         if kind is None:
             raise GuestError(f"{self.kind.__name__} has no scheduler of diffusers, so there is no loop to adapt.")
-        with quiet():
+        with quiet_libraries():
             try:
                 return kind.from_pretrained(self.model, subfolder="scheduler")
             except Exception as e:  # OSError, JSON errors, and whatever a hub's client raises
@@ -124,7 +126,7 @@ class Checkpoint:
             raise SpecError(f"Expected a dtype among {', '.join(DTYPES)}, got {dtype!r}.")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            with quiet():
+            with quiet_libraries():
                 pipe = self.kind.from_pretrained(self.model, torch_dtype=self._dtype(device, dtype))
                 pipe = pipe.to(device)
         except Exception as e:  # torch, safetensors, tokenizers, importers ... have errors of their own
@@ -156,7 +158,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Live(Checkpoint):
+class LoadedPipeline(Checkpoint):
     """A pipeline that somebody has loaded already, with whatever was done to it since.
 
     Args:
@@ -166,10 +168,12 @@ class Live(Checkpoint):
     pipe: Any = None
 
     @staticmethod
-    def of(pipe: Any) -> Live:
+    def from_loaded(pipe: Any) -> LoadedPipeline:
         """Raises GuestError where it cannot be adapted."""
-        spec_of(pipe)
-        return Live(str(pipe.config.get("_name_or_path") or type(pipe).__name__), dict(pipe.config), type(pipe), pipe)
+        find_pipeline_spec(pipe)
+        return LoadedPipeline(
+            str(pipe.config.get("_name_or_path") or type(pipe).__name__), dict(pipe.config), type(pipe), pipe
+        )
 
     @property
     def scheduler(self) -> Any:
@@ -199,12 +203,12 @@ def _from_hub(model: str) -> Path:
         RepositoryNotFoundError,
     )
 
-    if isinstance(cached := try_to_load_from_cache(model, INDEX), str):
+    if isinstance(cached := try_to_load_from_cache(model, INDEX_FILE), str):
         return Path(cached)
     unreachable = "is no folder here and is not in the cache, and the Hugging Face hub cannot be reached"
     try:
-        with quiet():
-            return Path(hf_hub_download(model, INDEX))
+        with quiet_libraries():
+            return Path(hf_hub_download(model, INDEX_FILE))
     except GatedRepoError:
         why = f"is gated: accept its terms at https://huggingface.co/{model}, then log in with `hf auth login`"
     except RepositoryNotFoundError:
@@ -212,7 +216,7 @@ def _from_hub(model: str) -> Path:
     except LocalEntryNotFoundError:
         why = unreachable
     except EntryNotFoundError:
-        why = f"has no {INDEX}: it is no diffusers pipeline"
+        why = f"has no {INDEX_FILE}: it is no diffusers pipeline"
     except OSError:  # of the client, when the hub answers with trouble
         why = unreachable
     raise ModelError(f"{model} {why}.")

@@ -24,17 +24,17 @@ from typing import Any, NamedTuple
 from .. import registry
 from ..engine.contracts import Policy
 from ..engine.requests import Solver
-from ..errors import SpecError, UnknownName
+from ..errors import SpecError, UnknownNameError
 from ..numerics.grid import Grid
 from ..policies.certified import Certified
 from ..policies.saved import FILE, load_policy
 from .peers import Peer
 
 FEWER, OWN = "fewer", "own"
-OWN_WAY = f"{OWN} / {OWN}"
-FIXED: Policy = registry.parse("policy", "fixed")
+OWN_SAMPLER_SPEC = f"{OWN} / {OWN}"
+FIXED_POLICY: Policy = registry.parse("policy", "fixed")
 # Rows that go by one name: (what they are, their specs).
-SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+SPEC_SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "addiffusion": (
         "The fixed samplers and rivals that AdDiffusion names, on the pipeline's own grid, with the calls they make.",
         (
@@ -52,7 +52,7 @@ SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
-GRAMMAR = "Expected 'policy @ solver / grid / steps', e.g. 'fixed @ dpmpp(order=2) / karras / 20'"
+GRAMMAR_HINT = "Expected 'policy @ solver / grid / steps', e.g. 'fixed @ dpmpp(order=2) / karras / 20'"
 
 
 class Sampler(NamedTuple):
@@ -63,12 +63,12 @@ class Sampler(NamedTuple):
     steps: int = 50
 
     @staticmethod
-    def part(kind: str, spec: str) -> Any:
+    def parse_component(kind: str, spec: str) -> Any:
         """The solver or grid of a spec, None of `own`. Raises SpecError."""
         return None if spec.strip() == OWN else registry.parse(kind, spec)
 
 
-def spelt(part: Solver | Grid | None) -> str:
+def format_component(part: Solver | Grid | None) -> str:
     """The spec of a solver or grid."""
     return OWN if part is None else registry.spell(part)
 
@@ -91,10 +91,10 @@ class Column:
     solver: Solver | None
     grid: Grid | None
     steps: int
-    said: tuple[str, ...] = field(default=(), compare=False)
+    explicit_parts: tuple[str, ...] = field(default=(), compare=False)
 
     @property
-    def adaptive(self) -> bool:
+    def is_adaptive(self) -> bool:
         """Whether a policy decides anything."""
         return isinstance(self.policy, Policy) and registry.spell(self.policy) != "fixed"
 
@@ -104,11 +104,11 @@ class Column:
         return self.policy if isinstance(self.policy, Peer) else None
 
     @property
-    def decides(self) -> Policy:
+    def effective_policy(self) -> Policy:
         """The policy; `fixed` of a `fewer`. Raises SpecError of a peer, which only runs in a pipeline."""
         if isinstance(self.policy, Peer):
             raise SpecError(f"{self.policy.name} is no policy: it runs in diffusers pipelines. Add --as-guest.")
-        return self.policy or FIXED
+        return self.policy or FIXED_POLICY
 
     @property
     def spec(self) -> str:
@@ -119,19 +119,19 @@ class Column:
     @property
     def way(self) -> str:
         """Solver, grid and steps, spelt."""
-        way = f"{spelt(self.solver)} / {spelt(self.grid)}"
-        return f"{OWN if way == OWN_WAY else way} / {self.steps}"
+        way = f"{format_component(self.solver)} / {format_component(self.grid)}"
+        return f"{OWN if way == OWN_SAMPLER_SPEC else way} / {self.steps}"
 
     @property
     def label(self) -> str:
         """The column as it was asked for: what it left to the command stays unsaid."""
-        return f"{self._head} @ {' / '.join(self.said)}" if self.said else self._head
+        return f"{self._head} @ {' / '.join(self.explicit_parts)}" if self.explicit_parts else self._head
 
     @property
     def _head(self) -> str:
         return FEWER if self.policy is None else registry.spell(self.policy)
 
-    def resolved(self, calls: float) -> Column:
+    def with_calls(self, calls: float) -> Column:
         """A `fewer` column once its partner's mean calls are known."""
         return replace(self, steps=max(1, math.ceil(calls - 1e-9)))
 
@@ -145,7 +145,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     head, at, tail = spec.partition("@")
     parts = [part.strip() for part in tail.split("/")] if at else []
     if not head.strip() or "" in parts or len(parts) > 3:
-        raise SpecError(f"{GRAMMAR}, got {spec!r}.")
+        raise SpecError(f"{GRAMMAR_HINT}, got {spec!r}.")
     policy = None if head.strip() == FEWER else _head(head.strip())
     said = tuple(parts)
     if isinstance(policy, Certified) and policy.point.fixed and not parts:
@@ -159,19 +159,19 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     if policy is not None and steps < 1:
         raise SpecError(f"Expected at least 1 step, got {steps}.")
     if len(parts) > 2:
-        raise SpecError(f"{GRAMMAR}, got {spec!r}.")
+        raise SpecError(f"{GRAMMAR_HINT}, got {spec!r}.")
     if parts == [OWN]:
         parts = [OWN, OWN]
-    if isinstance(policy, Peer) and policy.brings:
+    if isinstance(policy, Peer) and policy.brings_scheduler:
         if parts and parts != [OWN, OWN]:
             raise SpecError(f"{policy.name} brings its own scheduler: write '{policy.name} @ {steps}', got {spec!r}.")
         return Column(policy, None, None, steps, said)
-    if len(parts) == 2 or (parts and _kind(parts[0]) == "solver"):
-        solver = Sampler.part("solver", parts.pop(0))
+    if len(parts) == 2 or (parts and _component_kind(parts[0]) == "solver"):
+        solver = Sampler.parse_component("solver", parts.pop(0))
     elif isinstance(policy, Policy) and policy.solver:
         solver = registry.parse("solver", policy.solver)
     if parts:
-        grid = Sampler.part("grid", parts[0])
+        grid = Sampler.parse_component("grid", parts[0])
     return Column(policy, solver, grid, 0 if policy is None else steps, said)
 
 
@@ -184,26 +184,28 @@ def _head(spec: str) -> Policy | Peer:
         return peer
     try:
         policy: Policy = registry.parse("policy", spec)
-    except UnknownName as e:
+    except UnknownNameError as e:
         peers = registry.names("peer")
-        guess = registry.suggest(spec.partition("(")[0].strip(), (*peers, *SETS))
-        raise UnknownName(f"{e} Peers: {', '.join(peers)}. Sets of rows: {', '.join(SETS)}.{guess}") from None
+        guess = registry.suggest_spelling(spec.partition("(")[0].strip(), (*peers, *SPEC_SETS))
+        raise UnknownNameError(f"{e} Peers: {', '.join(peers)}. Sets of rows: {', '.join(SPEC_SETS)}.{guess}") from None
     return policy
 
 
-def _kind(spec: str) -> str:
+def _component_kind(spec: str) -> str:
     """Whether the only part of a spec names a solver or a grid."""
     name, kinds = spec.partition("(")[0].strip(), ("solver", "grid")
     for kind in kinds:
         if name in registry.names(kind):
             return kind
     known = (*registry.names("solver"), *registry.names("grid"), OWN)
-    raise SpecError(f"No solver or grid is called {name!r}.{registry.suggest(name, known)} Known: {', '.join(known)}.")
+    raise SpecError(
+        f"No solver or grid is called {name!r}.{registry.suggest_spelling(name, known)} Known: {', '.join(known)}."
+    )
 
 
-def specs_of(said: Sequence[str]) -> list[str]:
+def expand_specs(said: Sequence[str]) -> list[str]:
     """Specs, the names of sets replaced by what is in them."""
-    return [spec for one in said for spec in (SETS[one.strip()][1] if one.strip() in SETS else (one,))]
+    return [spec for one in said for spec in (SPEC_SETS[one.strip()][1] if one.strip() in SPEC_SETS else (one,))]
 
 
 def parse_columns(specs: Sequence[str], solver: Solver | None, grid: Grid | None, steps: int) -> list[Column]:
@@ -212,13 +214,13 @@ def parse_columns(specs: Sequence[str], solver: Solver | None, grid: Grid | None
     Raises:
         SpecError: as `parse_column`; a `fewer` with no other column to its left.
     """
-    columns = [parse_column(spec, solver, grid, steps) for spec in specs_of(specs)]
+    columns = [parse_column(spec, solver, grid, steps) for spec in expand_specs(specs)]
     for i, column in enumerate(columns):
-        if column.policy is None and partner(columns, i) < 0:
+        if column.policy is None and find_partner(columns, i) < 0:
             raise SpecError(f"{FEWER!r} takes as many steps as the column to its left makes calls; put one there.")
     return columns
 
 
-def partner(columns: Sequence[Column], i: int) -> int:
+def find_partner(columns: Sequence[Column], i: int) -> int:
     """Index of the column whose calls a `fewer` column at i is given, or -1."""
     return max((k for k in range(i) if columns[k].policy is not None), default=-1)

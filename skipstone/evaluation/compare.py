@@ -12,21 +12,23 @@ from .. import registry
 from ..errors import MetricError, PromptError, SpecError
 from ..metrics import PSNR, SSIM, Cost, JudgeScore, Metric, Sample
 from ..metrics.base import worst
-from .columns import Column, partner
-from .pixels import flat
-from .subject import Item, Made, Subject
+from .columns import Column, find_partner
+from .pixels import flatten_frames
+from .subject import GeneratedSample, SampleRequest, Subject
 
-Watch: TypeAlias = Callable[[int, int, int, float], None]  # column, repeat, sample, share of its way
+ComparisonProgressCallback: TypeAlias = Callable[
+    [int, int, int, float], None
+]  # column, repeat, sample, share of its way
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class ComparisonCell:
     """One prompt under one column."""
 
     prompt: str
     seed: int
     pixels: Any
-    result: Made
+    result: GeneratedSample
     values: dict[str, float]  # metric name -> value
 
     @property
@@ -44,7 +46,7 @@ class Comparison:
     """
 
     columns: tuple[Column, ...]
-    cells: tuple[tuple[Cell, ...], ...]
+    cells: tuple[tuple[ComparisonCell, ...], ...]
     seconds: tuple[float, ...]
     model: str
     guidance: float | None
@@ -56,7 +58,7 @@ class Comparison:
         """Of the samples, each once."""
         return tuple(dict.fromkeys(cell.seed for cell in self.cells[0]))
 
-    def title(self, cell: Cell) -> str:
+    def title(self, cell: ComparisonCell) -> str:
         """A sample's prompt, with its seed where there are several or no prompt."""
         seed = f"seed {cell.seed}" if len(self.seeds) > 1 or not cell.prompt else ""
         return ", ".join(filter(None, (cell.prompt, seed)))
@@ -89,11 +91,11 @@ class Comparison:
 
 def compare(
     subject: Subject,
-    items: Sequence[Item],
+    items: Sequence[SampleRequest],
     columns: Sequence[Column],
     reference: Column,
     repeats: int = 3,
-    watch: Watch | None = None,
+    watch: ComparisonProgressCallback | None = None,
 ) -> Comparison:
     """Denoise every sample under every column.
 
@@ -114,54 +116,64 @@ def compare(
     """
     if not items or repeats < 1:
         raise SpecError(f"Expected at least one sample and one repeat, got {len(items)} and {repeats}.")
-    reference, *columns = (subject.admit(c) for c in (reference, *columns))
+    reference, *columns = (subject.resolve_column(c) for c in (reference, *columns))
     lineup = [reference, *(c for c in columns if c != reference)]
     subject.load(lineup)
     subject.warm_up(items, reference)
     seconds: list[list[float]] = [[] for _ in lineup]
-    made: list[list[Made]] = [[] for _ in lineup]
+    generated: list[list[GeneratedSample]] = [[] for _ in lineup]
     for repeat in range(repeats):
         for c in range(len(lineup)):
             if lineup[c].policy is None and repeat == 0:
-                like = partner(lineup, c)
-                lineup[c] = lineup[c].resolved(_equal_steps(made[like], lineup[like]))
-            drawn, took = subject.draw(items, lineup[c], _bound(watch, c, repeat))
-            made[c] = made[c] or drawn
+                like = find_partner(lineup, c)
+                lineup[c] = lineup[c].with_calls(_equal_steps(generated[like], lineup[like]))
+            drawn, took = subject.draw(items, lineup[c], _bind_callback(watch, c, repeat))
+            generated[c] = generated[c] or drawn
             seconds[c].append(took / len(items))
-    pictures = [subject.pictures(row) for row in made]
+    pictures = [subject.pictures(row) for row in generated]
     judge = subject.judge
     measured: list[Metric] = [PSNR(), SSIM(), Cost(), *([JudgeScore()] if judge else [])]
     cells = tuple(
         tuple(
-            _cell(item, measured, Sample(flat(pixels), item.prompt, one.calls, flat(full), judge), one, pixels)
+            _cell(
+                item,
+                measured,
+                Sample(flatten_frames(pixels), item.prompt, one.calls, flatten_frames(full), judge),
+                one,
+                pixels,
+            )
             for item, pixels, full, one in zip(items, row, pictures[0], drawn, strict=True)
         )
-        for row, drawn in zip(pictures, made, strict=True)
+        for row, drawn in zip(pictures, generated, strict=True)
     )
     medians = tuple(statistics.median(s) for s in seconds)
     return Comparison(tuple(lineup), cells, medians, subject.name, subject.guidance, repeats, subject.settings)
 
 
-def _equal_steps(made: Sequence[Made], column: Column) -> float:
+def _equal_steps(generated: Sequence[GeneratedSample], column: Column) -> float:
     """Steps to ask for so that as many calls are made in the mean as here.
 
     A pipeline may make fewer steps than it is asked for (image to image); then the fixed sampler asks for more.
     """
-    grids = [len(m.run.grid) - 1 for m in made if m.run is not None] or [column.steps]
+    grids = [len(m.run.grid) - 1 for m in generated if m.run is not None] or [column.steps]
     kept = statistics.fmean(grids) / column.steps
-    return statistics.fmean(m.calls for m in made) / min(1.0, kept)
+    return statistics.fmean(m.calls for m in generated) / min(1.0, kept)
 
 
-def _cell(item: Item, measured: Sequence[Metric], sample: Sample, made: Made, pixels: Any) -> Cell:
+def _cell(
+    item: SampleRequest, measured: Sequence[Metric], sample: Sample, generated: GeneratedSample, pixels: Any
+) -> ComparisonCell:
     values = {}
     for metric in measured:
         # The judge reads sentences of Pebble's grammar only, and SSIM wants 11 pixels: left out where they cannot be.
         with suppress(PromptError, MetricError):
             values[metric.name] = metric.measure(sample)
-    return Cell(item.prompt, item.seed, pixels, made, values)
+    return ComparisonCell(item.prompt, item.seed, pixels, generated, values)
 
 
-def _bound(watch: Watch | None, column: int, repeat: int) -> Callable[[int, float], None] | None:
+def _bind_callback(
+    watch: ComparisonProgressCallback | None, column: int, repeat: int
+) -> Callable[[int, float], None] | None:
     if watch is None:
         return None
     return lambda sample, share: watch(column, repeat, sample, share)

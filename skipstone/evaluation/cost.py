@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..engine.contracts import Cached
-from ..integrations.diffusers.batch_router import batch_of
+from ..integrations.diffusers.batch_router import find_batch
 from ..integrations.torch import CallCounter
 from .columns import Column
-from .subject import Item, Made, Subject
+from .subject import GeneratedSample, SampleRequest, Subject
 
 UNCOND = "uncond"
-BACKWARD = 2.0  # forwards that a backward pass is charged as: the convention for gradients of activations and weights
+BACKWARD_COST = (
+    2.0  # forwards that a backward pass is charged as: the convention for gradients of activations and weights
+)
 
 
-class Charged(CallCounter):
+class BackwardCallCounter(CallCounter):
     """Rows that enter a network, each row of a backward pass through it charged as BACKWARD of them.
 
     A backward pass is one that comes back to the sample that the network was given.
@@ -25,27 +27,27 @@ class Charged(CallCounter):
 
     backward = 0  # rows of backward passes
 
-    def __enter__(self) -> Charged:
+    def __enter__(self) -> BackwardCallCounter:
         super().__enter__()
         return self
 
     def _count(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super()._count(module, args, kwargs)
-        sample = batch_of(module, args, kwargs)
+        sample = find_batch(module, args, kwargs)
         if sample.requires_grad:
-            _on_return(sample, lambda: self._back(len(sample)))
+            _on_gradient(sample, lambda: self._back(len(sample)))
 
     def _back(self, rows: int) -> None:
         self.backward += rows
 
     @property
-    def charged(self) -> float:
+    def charged_rows(self) -> float:
         """Rows of forwards, and those of backward passes charged as forwards."""
-        return self.rows + BACKWARD * self.backward
+        return self.rows + BACKWARD_COST * self.backward
 
 
 @dataclass
-class Meter:
+class MacsMeter:
     """Multiply-accumulates of the denoisers' forwards so far; rows that entered them."""
 
     macs: float = 0.0
@@ -53,7 +55,7 @@ class Meter:
 
 
 @contextmanager
-def metered(denoisers: Sequence[Any]) -> Iterator[Meter]:
+def count_macs(denoisers: Sequence[Any]) -> Iterator[MacsMeter]:
     """Count the multiply-accumulates of networks within the block, whoever calls them.
 
     By torch's own counter of floating-point operations, two of which are one multiply-accumulate: matrix products,
@@ -64,11 +66,11 @@ def metered(denoisers: Sequence[Any]) -> Iterator[Meter]:
     from torch.utils.flop_counter import FlopCounterMode
 
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    meter, modes = Meter(), list[Any]()
+    meter, modes = MacsMeter(), list[Any]()
 
     def begin(*_: Any) -> None:
         mode = FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})
-        mode.mod_tracker = _Whole()  # type: ignore[assignment]  # see there
+        mode.mod_tracker = _NoModuleTracker()  # type: ignore[assignment]  # see there
         modes.append(mode)
         mode.__enter__()  # type: ignore[no-untyped-call]
 
@@ -80,9 +82,9 @@ def metered(denoisers: Sequence[Any]) -> Iterator[Meter]:
         mode.__exit__(None, None, None)
         macs = mode.get_total_flops() / 2
         charge(macs)
-        sample = batch_of(module, args, kwargs)
+        sample = find_batch(module, args, kwargs)
         if sample.requires_grad:
-            _on_return(sample, lambda: charge(BACKWARD * macs))
+            _on_gradient(sample, lambda: charge(BACKWARD_COST * macs))
 
     with ExitStack() as stack:
         counters = [stack.enter_context(CallCounter(network)) for network in denoisers]
@@ -93,12 +95,12 @@ def metered(denoisers: Sequence[Any]) -> Iterator[Meter]:
     meter.rows = sum(counter.rows for counter in counters)
 
 
-def _on_return(sample: Any, told: Callable[[], None]) -> None:
+def _on_gradient(sample: Any, told: Callable[[], None]) -> None:
     """Tell when a gradient comes back to a sample."""
     sample.register_hook(lambda gradient: told())
 
 
-class _Whole:
+class _NoModuleTracker:
     """In place of torch's tracker of modules, which never ends where a peer has put blocks into themselves."""
 
     parents = frozenset({"Global"})
@@ -115,29 +117,29 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
-def macs_of_row(subject: Subject, item: Item, full: Column, steps: int) -> float:
+def measure_row_macs(subject: Subject, item: SampleRequest, full: Column, steps: int) -> float:
     """Multiply-accumulates of one row: each row of a full run costs the same."""
-    with metered(subject.denoisers) as meter:
+    with count_macs(subject.denoisers) as meter:
         subject.draw([item], replace(full, steps=min(steps, full.steps)))
     return meter.macs / meter.rows
 
 
-def branch_rows(made: Made) -> tuple[float, float]:
+def split_branch_rows(generated: GeneratedSample) -> tuple[float, float]:
     """Rows of the conditional and of the unconditional branch; a peer's, and rows of other guidance, in equal parts."""
-    rows = made.calls * made.branches
-    if made.branches == 1:
+    rows = generated.calls * generated.branches
+    if generated.branches == 1:
         return rows, 0.0
-    if made.run is None:
-        return rows / made.branches, rows - rows / made.branches
-    whole = rows / made.branches
-    for attempt in made.run.attempts:
+    if generated.run is None:
+        return rows / generated.branches, rows - rows / generated.branches
+    whole = rows / generated.branches
+    for attempt in generated.run.attempts:
         how = attempt.plan.evaluate
         if isinstance(how, Cached) and UNCOND in how.sites:  # these rows were all of the conditional branch
-            whole += attempt.cost * (made.branches - 1)
+            whole += attempt.cost * (generated.branches - 1)
     return whole, rows - whole
 
 
-class Peak:
+class PeakMemory:
     """Largest memory allocated on a GPU since `begin`; None on a CPU, where no allocator tells."""
 
     def __init__(self, denoisers: Sequence[Any]) -> None:

@@ -19,14 +19,14 @@ from ..integrations.torch import CallCounter
 from ..policies.certified import Certified
 from .columns import Column, Sampler
 from .models import EmbeddedModel, ModelPackage, load_embedded, package_of
-from .subject import Item, Made, Watch
+from .subject import GeneratedSample, SampleProgressCallback, SampleRequest
 
 # The best fixed sampler on Pebble among those tried.
-DEFAULTS = Sampler(registry.parse("solver", "unipc"), registry.parse("grid", "trailing"), 50)
+DEFAULT_SAMPLER = Sampler(registry.parse("solver", "unipc"), registry.parse("grid", "trailing"), 50)
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineSubject:
     """A model of a package, such as Pebble, denoised by the engine.
 
     Args:
@@ -37,13 +37,13 @@ class Engine:
 
     model: str
     name: str
-    said_guidance: float | None = None
-    defaults: Sampler = DEFAULTS
+    guidance_override: float | None = None
+    default_sampler: Sampler = DEFAULT_SAMPLER
     policy: str = "balanced"
-    moving: bool = False
+    is_video: bool = False
 
     @classmethod
-    def of(cls, model: EmbeddedModel) -> Engine:
+    def from_loaded(cls, model: EmbeddedModel) -> EngineSubject:
         """A model that is loaded already."""
         engine = cls(model.name, model.name, model.guidance)
         vars(engine)["embedded"] = model  # where `cached_property` looks
@@ -63,7 +63,7 @@ class Engine:
     @property
     def guidance(self) -> float:
         """Weight of guidance."""
-        return self._package.guidance if self.said_guidance is None else self.said_guidance
+        return self._package.guidance if self.guidance_override is None else self.guidance_override
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -90,10 +90,10 @@ class Engine:
         if not prompts or not all(prompt.strip() for prompt in prompts):
             raise PromptError('The prompt is empty. Say what to draw: "a red apple on a blue background".')
 
-    def admit(self, column: Column) -> Column:
+    def resolve_column(self, column: Column) -> Column:
         """The column with `own` spelt out. Raises SpecError of a peer."""
-        _ = column.decides
-        return replace(column, solver=column.solver or DEFAULTS.solver, grid=column.grid or DEFAULTS.grid)
+        _ = column.effective_policy
+        return replace(column, solver=column.solver or DEFAULT_SAMPLER.solver, grid=column.grid or DEFAULT_SAMPLER.grid)
 
     def load(self, columns: Sequence[Column]) -> None:
         """Load the model; it runs every column but those that were calibrated on something else: CertificateError."""
@@ -101,44 +101,50 @@ class Engine:
         for column in columns:
             if isinstance(column.policy, Certified):
                 column.policy.check(identity(self.embedded), self.name)
-                column.policy.check_way(self.admit(column).way, self.name)
+                column.policy.check_sampler(self.resolve_column(column).way, self.name)
 
-    def warm_up(self, items: Sequence[Item], column: Column) -> None:
+    def warm_up(self, items: Sequence[SampleRequest], column: Column) -> None:
         """One full batch, so that the first column does not pay for what a first call allocates."""
         self.draw(items, replace(column, policy=None, solver=registry.parse("solver", "ddim"), steps=1))
 
-    def prepare(self, items: Sequence[Item], column: Column) -> None:
+    def prepare(self, items: Sequence[SampleRequest], column: Column) -> None:
         """Nothing: peers do not run here."""
 
-    def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
+    def draw(
+        self, items: Sequence[SampleRequest], column: Column, watch: SampleProgressCallback | None = None
+    ) -> tuple[list[GeneratedSample], float]:
         """The samples in one batch, and its seconds."""
-        column = self.admit(column)
+        column = self.resolve_column(column)
         assert column.solver is not None
         problems = [self.embedded.problem(item.prompt, item.seed, column.steps, column.grid) for item in items]
-        results, seconds = counted(self.embedded, problems, column, watch and _shares(watch))
+        results, seconds = counted(self.embedded, problems, column, watch and _share_callback(watch))
         full = float(column.steps * column.solver.stages)
         branches = self.embedded.backbone.branches
-        return [Made(r.x, r.run, r.run.cost, full, r.status, r.x.numpy(), branches) for r in results], seconds
+        return [
+            GeneratedSample(r.x, r.run, r.run.cost, full, r.status, r.x.numpy(), branches) for r in results
+        ], seconds
 
-    def draw_each(self, items: Sequence[Item], columns: Sequence[Column]) -> list[Made]:
+    def draw_each(self, items: Sequence[SampleRequest], columns: Sequence[Column]) -> list[GeneratedSample]:
         """A sample under each of these columns, of one solver and different policies, in one batch."""
-        columns = [self.admit(column) for column in columns]
+        columns = [self.resolve_column(column) for column in columns]
         problems = [
             self.embedded.problem(i.prompt, i.seed, c.steps, c.grid) for i, c in zip(items, columns, strict=True)
         ]
-        results, _ = counted(self.embedded, problems, columns[0], policies=[column.decides for column in columns])
+        results, _ = counted(
+            self.embedded, problems, columns[0], policies=[column.effective_policy for column in columns]
+        )
         branches = self.embedded.backbone.branches
         full = [float(c.steps * (c.solver.stages if c.solver else 1)) for c in columns]
-        return [Made(r.x, r.run, r.run.cost, calls, r.status, r.x.numpy(), branches)
+        return [GeneratedSample(r.x, r.run, r.run.cost, calls, r.status, r.x.numpy(), branches)
                 for r, calls in zip(results, full, strict=True)]  # fmt: skip
 
-    def pictures(self, made: Sequence[Made]) -> list[Any]:
+    def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
         """The decoded latents."""
-        return list(self.embedded.decode([m.x for m in made]))
+        return list(self.embedded.decode([m.x for m in generated]))
 
 
-def _shares(watch: Watch) -> Callable[[int, Run], None]:
-    return lambda sample, run: watch(sample, (run.grid[0] - run.here) / (run.grid[0] - run.t_end))
+def _share_callback(watch: SampleProgressCallback) -> Callable[[int, Run], None]:
+    return lambda sample, run: watch(sample, (run.grid[0] - run.next_start) / (run.grid[0] - run.t_end))
 
 
 def counted(
@@ -155,13 +161,13 @@ def counted(
     solver = column.solver or registry.parse("solver", "unipc")
     with CallCounter(model.unet) as counter:
         began = time.perf_counter()
-        results = denoise_many(model.backbone, problems, solver, policies or column.decides, watch)
+        results = denoise_many(model.backbone, problems, solver, policies or column.effective_policy, watch)
         took = time.perf_counter() - began
-    claim(column, sum(r.run.cost for r in results), counter.rows / model.backbone.branches)
+    verify_calls(column, sum(r.run.cost for r in results), counter.rows / model.backbone.branches)
     return results, took
 
 
-def claim(column: Column, said: float, counted: float) -> None:
+def verify_calls(column: Column, said: float, counted: float) -> None:
     """Raise BackboneError where the calls that runs claim are not those that a hook has counted."""
     if abs(said - counted) > 1e-6:
         raise BackboneError(

@@ -28,7 +28,7 @@ def put(path: Path, content: bytes) -> Path:
     return path
 
 
-def named(text: str, limit: int = 48) -> str:
+def safe_file_name(text: str, limit: int = 48) -> str:
     """A file name that tells texts apart: what can be read of it, and a hash."""
     words = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")[:limit].rstrip("-.")
     return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

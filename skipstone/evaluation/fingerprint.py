@@ -12,40 +12,42 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .references import Shot
+from .references import EvaluationSample
 from .subject import Subject
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")
 
 
-def fingerprint(subject: Subject, shots: Sequence[Shot], tuning: Sequence[Shot]) -> dict[str, Any]:
+def fingerprint(
+    subject: Subject, eval_samples: Sequence[EvaluationSample], tuning: Sequence[EvaluationSample]
+) -> dict[str, Any]:
     """Name -> what must be the same: weights, versions, numbers, prompts and seeds."""
     parameters = [next(iter(network.parameters())) for network in subject.denoisers]
     return {
-        "weights": weights(subject.folder),
+        "weights": hash_weights(subject.folder),
         "skipstone": __version__,
         "torch": version("torch"),
         "diffusers": version("diffusers"),
         "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})),
         "device": ", ".join(sorted({p.device.type for p in parameters})),
-        "prompts": listed(shots),
-        "tuning prompts": listed(tuning),
+        "prompts": hash_samples(eval_samples),
+        "tuning prompts": hash_samples(tuning),
     }
 
 
-def weights(folder: Path) -> str:
+def hash_weights(folder: Path) -> str:
     """One SHA-256 over those of all files of weights; a hub's cache names its files by them."""
     found = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in WEIGHTS):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in WEIGHT_SUFFIXES):
         blob = path.resolve().name
         known = path.is_symlink() and len(blob) == 64
         found.append([path.relative_to(folder).as_posix(), blob if known else _digest(path)])
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
-def listed(shots: Sequence[Shot]) -> str:
+def hash_samples(eval_samples: Sequence[EvaluationSample]) -> str:
     """SHA-256 of prompts and seeds."""
-    return hashlib.sha256(json.dumps([[s.id, s.prompt.text] for s in shots]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([[s.id, s.prompt.text] for s in eval_samples]).encode()).hexdigest()
 
 
 def machine(subject: Subject) -> str:

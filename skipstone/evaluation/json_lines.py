@@ -11,18 +11,18 @@ from typing import Any
 from ..errors import BenchError
 
 
-def plain(value: Any) -> Any:
+def json_roundtrip(value: Any) -> Any:
     """As JSON gives it back, so that what was read can be compared with what is to be written."""
-    plain: Any = json.loads(json.dumps(value, default=str))
-    return plain
+    json_roundtrip: Any = json.loads(json.dumps(value, default=str))
+    return json_roundtrip
 
 
-def spelt_line(found: Mapping[str, Any]) -> str:
+def format_line(found: Mapping[str, Any]) -> str:
     """A record as its line; numbers that JSON cannot hold are an error, not a surprise for a reader."""
-    return json.dumps(plain(found), allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(json_roundtrip(found), allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def lines_of(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a file; a torn last line is passed over.
 
     Raises:
@@ -30,14 +30,14 @@ def lines_of(path: Path) -> Iterator[dict[str, Any]]:
     """
     raw = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     for number, line in enumerate(raw, 1):
-        found = _read(line)
+        found = _parse_line(line)
         if found is not None:
             yield found
         elif number < len(raw):
             raise BenchError(f"Line {number} of {path} is damaged: skipstone bench --resume makes its record again.")
 
 
-def _read(line: bytes) -> dict[str, Any] | None:
+def _parse_line(line: bytes) -> dict[str, Any] | None:
     """What a line holds, None where it is torn."""
     try:
         found = json.loads(line) if line.endswith(b"\n") else None
@@ -46,12 +46,12 @@ def _read(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def repair(path: Path) -> None:
+def repair_lines(path: Path) -> None:
     """Drop torn and damaged lines, so that their records are made again."""
     if not path.is_file():
         return
     raw = path.read_bytes().splitlines(keepends=True)
-    whole = [line for line in raw if _read(line) is not None]
+    whole = [line for line in raw if _parse_line(line) is not None]
     if len(whole) < len(raw):
         part = path.with_name(f".{path.name}.part")
         part.write_bytes(b"".join(whole))

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-PLACES = ("vae", "vqvae", "movq")  # what pipelines call their autoencoder
+AUTOENCODER_NAMES = ("vae", "vqvae", "movq")  # what pipelines call their autoencoder
 
 
 @dataclass
-class Decoded:
+class LatentRecorder:
     """Latents in the order in which they were decoded, batch by batch."""
 
     batches: list[Any] = field(default_factory=list)
@@ -23,10 +23,10 @@ class Decoded:
 
 
 @contextmanager
-def decoded(pipe: Any) -> Iterator[Decoded]:
+def record_latents(pipe: Any) -> Iterator[LatentRecorder]:
     """Listen to the autoencoder within the block; a pipeline without one decodes nothing."""
-    seen = Decoded()
-    parts = [getattr(pipe, name, None) for name in PLACES]
+    seen = LatentRecorder()
+    parts = [getattr(pipe, name, None) for name in AUTOENCODER_NAMES]
     coder = next((part for part in parts if hasattr(part, "decode")), None)
     if coder is None or "decode" in vars(coder):  # somebody else has put a function there
         yield seen

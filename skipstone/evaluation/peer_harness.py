@@ -13,7 +13,7 @@ FULL, SAVED = "C", "c"
 
 
 @dataclass(eq=False)
-class Engagement:
+class SavingsCounter:
     """Which calls of the denoiser a peer saved something in.
 
     Args:
@@ -52,7 +52,7 @@ class Engagement:
 
 
 @contextmanager
-def restored(pipe: Any) -> Iterator[None]:
+def restore_modules(pipe: Any) -> Iterator[None]:
     """Whatever is set on the denoisers' modules inside the block is gone after it, also where a peer forgets some.
 
     Modules keep their hooks, parameters and children in dictionaries of their own, which stay what they are.
@@ -68,7 +68,7 @@ def restored(pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def each_run(
+def around_each_run(
     pipe: Any, instead: Callable[[Any, Callable[..., Any], Mapping[str, Any]], Any] | None = None
 ) -> Iterator[list[Callable[[Mapping[str, Any]], AbstractContextManager[Any]]]]:
     """A list of what to open around each call of the pipeline inside the block, given its arguments.
@@ -84,11 +84,13 @@ def each_run(
 
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        told = arguments(signature, self, *args, **kwargs)
+        call_arguments = bind_arguments(signature, self, *args, **kwargs)
         with ExitStack() as stack:
             for opened in around:
-                stack.enter_context(opened(told))
-            return cls.__call__(self, *args, **kwargs) if instead is None else instead(self, cls.__call__, told)
+                stack.enter_context(opened(call_arguments))
+            return (
+                cls.__call__(self, *args, **kwargs) if instead is None else instead(self, cls.__call__, call_arguments)
+            )
 
     pipe.__class__ = type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "bare": cls})
     try:
@@ -97,30 +99,30 @@ def each_run(
         pipe.__class__ = cls
 
 
-def arguments(signature: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def bind_arguments(signature: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """The arguments of a call by name, with its defaults, as another call would take them."""
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
-    told = dict(bound.arguments)
-    told.pop("self", None)
+    call_arguments = dict(bound.arguments)
+    call_arguments.pop("self", None)
     for name, parameter in signature.parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            told |= told.pop(name, {})
-    return told
+            call_arguments |= call_arguments.pop(name, {})
+    return call_arguments
 
 
 @contextmanager
-def watched(denoiser: Any, probes: list[Any]) -> Iterator[Engagement]:
+def watch_savings(denoiser: Any, probes: list[Any]) -> Iterator[SavingsCounter]:
     """Counts the denoiser's calls, and those in which a probe did not run or was given fewer rows than another time.
 
     A hook on the denoiser and one on each probe: two or three small Python calls for each call of the network.
     """
-    seen = Engagement()
+    seen = SavingsCounter()
     rows: dict[int, int] = {}  # of each probe, in this call of the denoiser
     most: dict[int, int] = {}  # of each probe, in a full call of this run
 
     def ran(index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        rows[index] = rows.get(index, 0) + int(rows_of(args, kwargs))
+        rows[index] = rows.get(index, 0) + int(batch_rows(args, kwargs))
 
     def started(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         rows.clear()
@@ -144,12 +146,12 @@ def watched(denoiser: Any, probes: list[Any]) -> Iterator[Engagement]:
             hook.remove()
 
 
-def rows_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+def batch_rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     """Length of the first tensor with an axis among the arguments of a module."""
     return next((len(v) for v in (*args, *kwargs.values()) if getattr(v, "ndim", 0)), 0)
 
 
-def leaf(module: Any) -> Any:
+def first_leaf(module: Any) -> Any:
     """The first module inside that has parameters and no children."""
     return next(
         m for m in module.modules() if not any(True for _ in m.children()) and any(True for _ in m.parameters())

@@ -11,21 +11,21 @@ from typing import Any, ClassVar, TypeAlias
 
 from ..errors import GuestError, GuestWarning
 from ..registry import spell
-from .peer_harness import Engagement, each_run, restored, watched
+from .peer_harness import SavingsCounter, around_each_run, restore_modules, watch_savings
 
-Running: TypeAlias = Callable[[Mapping[str, Any]], AbstractContextManager[Any]]
+CallContextFactory: TypeAlias = Callable[[Mapping[str, Any]], AbstractContextManager[Any]]
 
 
 class Peer:
     """Base of peers: frozen settings, and a way to accelerate a pipeline that leaves nothing behind.
 
-    A subclass says where it cannot run (`cannot`), what a run looks like that it saved something in (`probes`),
-    and how it is put on and taken off (`installed`); everything else is here.
+    A subclass says where it cannot run (`unsupported_reason`), what a run looks like that it saved something in
+    (`probe_modules`), and how it is put on and taken off (`install`); everything else is here.
     """
 
     name: ClassVar[str]
-    spares: ClassVar[bool] = True  # whether it leaves out parts of calls; others are other samplers or guidance
-    brings: ClassVar[bool] = False  # whether it brings its own scheduler
+    skips_work: ClassVar[bool] = True  # whether it leaves out parts of calls; others are other samplers or guidance
+    brings_scheduler: ClassVar[bool] = False  # whether it brings its own scheduler
     steps: ClassVar[int] = 0  # of its runs where none are said; 0 takes the command's
     package: ClassVar[str] = ""  # what pip calls it, where it is not part of diffusers
     module: ClassVar[str] = ""  # what Python calls it
@@ -35,18 +35,18 @@ class Peer:
         """Specs that the bench runs by default, from mild to strong."""
         return [cls.name]
 
-    def refusal(self, pipe: Any) -> str | None:
+    def refusal_reason(self, pipe: Any) -> str | None:
         """Why this pipeline cannot run it ("not applicable: ..."), or None where it can."""
         if self.module and importlib.util.find_spec(self.module) is None:
             return f"not applicable: {self.package} is not installed; pip install {self.package}"
-        why = self.cannot(pipe)
+        why = self.unsupported_reason(pipe)
         return f"not applicable: {why}" if why else None
 
     def prepare(self, pipe: Any, **call: Any) -> None:
         """Measure what it has to know beforehand of runs with these arguments; most have nothing to know."""
 
     @contextmanager
-    def applied(self, pipe: Any) -> Iterator[Engagement]:
+    def apply(self, pipe: Any) -> Iterator[SavingsCounter]:
         """The pipeline accelerated inside the block, and exactly as before after it.
 
         What comes out of the block tells which calls of the network were saved in part. A block in which none
@@ -55,46 +55,50 @@ class Peer:
         Raises:
             GuestError: the pipeline cannot run it; the message says why.
         """
-        if why := self.refusal(pipe):
+        if why := self.refusal_reason(pipe):
             raise GuestError(f"{spell(self)} on {type(pipe).__name__}: {why}.")
-        with restored(pipe), each_run(pipe, None if self.spares else self.run) as runs, self._put_on(pipe) as running:
-            with watched(denoiser_of(pipe), self.probes(pipe)) as seen:
+        with (
+            restore_modules(pipe),
+            around_each_run(pipe, None if self.skips_work else self.run) as runs,
+            self._put_on(pipe) as running,
+        ):
+            with watch_savings(denoiser_of(pipe), self.probe_modules(pipe)) as seen:
                 runs.append(lambda call: seen.run())
                 runs.append(running)
                 yield seen
             runs.clear()
-        if self.spares and seen.calls and not seen.saved:
+        if self.skips_work and seen.calls and not seen.saved:
             said = f"{spell(self)} saved nothing in {seen.calls} calls of {type(denoiser_of(pipe)).__name__}"
             warnings.warn(f"{said}: these are runs of the bare pipeline.", GuestWarning, stacklevel=3)
 
     # -- what a subclass says ---------------------------------------------------------------------
 
-    def cannot(self, pipe: Any) -> str | None:
+    def unsupported_reason(self, pipe: Any) -> str | None:
         """Why it cannot run in this pipeline, in a few words, or None."""
         raise NotImplementedError
 
-    def probes(self, pipe: Any) -> list[Any]:
+    def probe_modules(self, pipe: Any) -> list[Any]:
         """Modules of the denoiser that it spares, or gives fewer rows, whenever it saves something."""
         raise NotImplementedError
 
-    def installed(self, pipe: Any) -> AbstractContextManager[Running]:
+    def install(self, pipe: Any) -> AbstractContextManager[CallContextFactory]:
         """The peer put on the pipeline; yields what to open around each of its calls, given their arguments."""
         raise NotImplementedError
 
-    def run(self, pipe: Any, bare: Callable[..., Any], told: Mapping[str, Any]) -> Any:
+    def run(self, pipe: Any, bare: Callable[..., Any], call_arguments: Mapping[str, Any]) -> Any:
         """A call of the pipeline with these arguments, of those that spare nothing; `bare` is its own."""
-        return bare(pipe, **told)
+        return bare(pipe, **call_arguments)
 
     @contextmanager
-    def _put_on(self, pipe: Any) -> Iterator[Running]:
-        """`installed`, without what peers log when they are put on and taken off."""
-        block = self.installed(pipe)
-        with quiet():
+    def _put_on(self, pipe: Any) -> Iterator[CallContextFactory]:
+        """`install`, without what peers log when they are put on and taken off."""
+        block = self.install(pipe)
+        with quiet_logging():
             running = block.__enter__()
         try:
             yield running
         finally:
-            with quiet():
+            with quiet_logging():
                 block.__exit__(None, None, None)
 
 
@@ -104,13 +108,13 @@ def denoiser_of(pipe: Any) -> Any:
     return getattr(pipe, "unet", None) if found is None else found
 
 
-def plainly(call: Mapping[str, Any]) -> AbstractContextManager[None]:
+def no_context(call: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Nothing around a call."""
     return nullcontext()
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_logging() -> Iterator[None]:
     """No log lines below errors: peers announce themselves."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))

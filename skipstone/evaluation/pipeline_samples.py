@@ -8,21 +8,21 @@ from typing import Any
 
 from ..engine.requests import Status
 from ..errors import GuestError, SkipstoneError
-from ..integrations.diffusers.run_stats import Account, SampleAccount
+from ..integrations.diffusers.run_stats import RunStats, SampleStats
 from .checkpoints import first_line
 from .peers import Peer
-from .pixels import pixels
-from .subject import Made
+from .pixels import to_pixels
+from .subject import GeneratedSample
 
 
 @contextmanager
-def accelerated(pipe: Any, peer: Peer) -> Iterator[None]:
+def apply_peer(pipe: Any, peer: Peer) -> Iterator[None]:
     """The pipeline under a peer. Raises GuestError where it cannot run it."""
-    if why := peer.refusal(pipe):
+    if why := peer.refusal_reason(pipe):
         raise GuestError(why)
     with ExitStack() as stack:
         try:
-            stack.enter_context(peer.applied(pipe))
+            stack.enter_context(peer.apply(pipe))
         except SkipstoneError:
             raise
         except Exception as e:  # whatever other people's code raises
@@ -36,23 +36,23 @@ def _status(x: Any) -> Status:
     return Status.done if np.isfinite(x).all() else Status.nonfinite
 
 
-def of_account(output: Any, account: Account, latents: Sequence[Any]) -> list[Made]:
+def samples_from_account(output: Any, account: RunStats, latents: Sequence[Any]) -> list[GeneratedSample]:
     """The samples of one adapted call."""
     count = len(latents)
     if not len(account) or len(account) % count:
         raise GuestError(f"{count} samples were asked for and {len(account)} denoised; draw them one by one.")
-    made = []
-    for s, x in enumerate(pixels(output)):
-        parts: list[SampleAccount] = list(account)[s::count]  # of one trajectory after another
+    generated = []
+    for s, x in enumerate(to_pixels(output)):
+        parts: list[SampleStats] = list(account)[s::count]  # of one trajectory after another
         calls, full = sum(p.calls for p in parts), sum(p.full_calls for p in parts)
         run = parts[0].run
-        made.append(Made(x, run, calls, full, _status(x), latents[s], run.branches))
-    return made
+        generated.append(GeneratedSample(x, run, calls, full, _status(x), latents[s], run.branches))
+    return generated
 
 
-def of_peer(
+def samples_from_peer(
     output: Any, latents: Sequence[Any], calls: float, full: float, branches: int, backward: float = 0.0
-) -> list[Made]:
+) -> list[GeneratedSample]:
     """The samples of one call under a peer, which decides for all alike."""
-    found = zip(pixels(output), latents, strict=True)
-    return [Made(x, None, calls, float(full), _status(x), latent, branches, backward) for x, latent in found]
+    found = zip(to_pixels(output), latents, strict=True)
+    return [GeneratedSample(x, None, calls, float(full), _status(x), latent, branches, backward) for x, latent in found]

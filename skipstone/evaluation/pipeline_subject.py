@@ -13,19 +13,19 @@ from typing import Any
 from .. import registry
 from ..errors import GuestError, ModelError, PromptError, SkipstoneError, SpecError
 from ..integrations.diffusers.guest import adapt
-from ..integrations.diffusers.pipeline_specs import spec_of
+from ..integrations.diffusers.pipeline_specs import find_pipeline_spec
 from . import samplers
 from .checkpoints import Checkpoint, first_line
-from .columns import FIXED, Column, Sampler
-from .cost import Charged
-from .engine_subject import claim
-from .latents import decoded
-from .pipeline_samples import accelerated, of_account, of_peer
-from .step_timer import told_steps
-from .subject import Item, Made, Watch
+from .columns import FIXED_POLICY, Column, Sampler
+from .cost import BackwardCallCounter
+from .engine_subject import verify_calls
+from .latents import record_latents
+from .pipeline_samples import apply_peer, samples_from_account, samples_from_peer
+from .step_timer import track_steps
+from .subject import GeneratedSample, SampleProgressCallback, SampleRequest
 
 # Arguments that options and columns say, or that would change what a sample is.
-OURS = {
+RESERVED_ARGUMENTS = {
     "prompt": "the prompt",
     "class_labels": "the prompt",
     "num_inference_steps": "--steps",
@@ -44,11 +44,11 @@ OURS = {
     "callback_on_step_end": "",
     "callback_on_step_end_tensor_inputs": "",
 }
-REHEARSAL = 4  # steps of the run that warms up
+WARMUP_STEPS = 4  # steps of the run that warms up
 
 
 @dataclass(frozen=True)
-class Guest:
+class PipelineSubject:
     """A pipeline that diffusers loads, denoised in its own loop.
 
     Args:
@@ -64,28 +64,32 @@ class Guest:
     """
 
     checkpoint: Checkpoint
-    said_guidance: float | None = None
+    guidance_override: float | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     image: Any = None
     device: str | None = None
     dtype: str = "auto"
     noise: Callable[[int], Any] | None = None
-    own: Sampler | None = None
-    called: str = ""
+    sampler_override: Sampler | None = None
+    display_name: str = ""
     policy: str = "error_control"  # runs in every pipeline; what takes the loop over does not
-    scored: Callable[[], Callable[[Any, str], float] | None] = lambda: None
+    judge_factory: Callable[[], Callable[[Any, str], float] | None] = lambda: None
     _known: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raise SpecError for what the pipeline's call does not take."""
-        name, takes = self.checkpoint.kind.__name__, self._takes
-        free = [known for known in takes if known not in OURS]
+        name, takes = self.checkpoint.kind.__name__, self._accepted_arguments
+        free = [known for known in takes if known not in RESERVED_ARGUMENTS]
         for key in self.arguments:
-            if key in takes and key in OURS:
-                raise SpecError(f"{key} is not set by --set{OURS[key] and ', but by ' + OURS[key]}.")
+            if key in takes and key in RESERVED_ARGUMENTS:
+                raise SpecError(
+                    f"{key} is not set by --set{RESERVED_ARGUMENTS[key] and ', but by ' + RESERVED_ARGUMENTS[key]}."
+                )
             if key not in takes:
-                raise SpecError(f"{name} takes no {key!r}.{registry.suggest(key, free)} It takes: {', '.join(free)}.")
-        if self.said_guidance is not None and "guidance_scale" not in takes:
+                raise SpecError(
+                    f"{name} takes no {key!r}.{registry.suggest_spelling(key, free)} It takes: {', '.join(free)}."
+                )
+        if self.guidance_override is not None and "guidance_scale" not in takes:
             raise SpecError(f"{name} has no guidance_scale: leave --guidance out.")
         if self.image is not None and "image" not in takes:
             raise SpecError(f"{name} takes no image: leave --image out.")
@@ -93,12 +97,12 @@ class Guest:
     @property
     def name(self) -> str:
         """What tables call it."""
-        return self.called or self.checkpoint.name
+        return self.display_name or self.checkpoint.name
 
     @property
     def judge(self) -> Callable[[Any, str], float] | None:
         """Of Pebble alone."""
-        return self.scored()
+        return self.judge_factory()
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -110,25 +114,25 @@ class Guest:
     def guidance(self) -> float | None:
         """Weight of guidance, None where the pipeline has none."""
         default = self.checkpoint.default("guidance_scale")
-        said = default if self.said_guidance is None else self.said_guidance
+        said = default if self.guidance_override is None else self.guidance_override
         return None if said is None else float(said)
 
     @property
-    def moving(self) -> bool:
+    def is_video(self) -> bool:
         """Whether it makes videos."""
-        return self.checkpoint.moving
+        return self.checkpoint.is_video
 
     @property
-    def defaults(self) -> Sampler:
+    def default_sampler(self) -> Sampler:
         """The pipeline's own scheduler, and the steps that its call takes by default."""
         steps = self.checkpoint.default("num_inference_steps")
-        return self.own or Sampler(None, None, steps if isinstance(steps, int) else 50)
+        return self.sampler_override or Sampler(None, None, steps if isinstance(steps, int) else 50)
 
     # -- before anything is loaded ----------------------------------------------------------------
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raise PromptError: an empty prompt, a label that the model does not know, or one that it has no use for."""
-        takes, name = self._takes, self.checkpoint.kind.__name__
+        takes, name = self._accepted_arguments, self.checkpoint.kind.__name__
         if "class_labels" in takes:
             self._labels(prompts)
         elif "prompt" not in takes:
@@ -148,21 +152,21 @@ class Guest:
         for prompt in prompts:
             label = known.get(prompt.strip().lower(), int(prompt) if prompt.strip().isdigit() else None)
             if label is None or (known and label not in known.values()):
-                guess = registry.suggest(prompt.strip().lower(), list(known))
+                guess = registry.suggest_spelling(prompt.strip().lower(), list(known))
                 raise PromptError(
                     f"{self.name} draws classes: expected the name of one, or its number, got {prompt!r}.{guess}"
                 )
             found.append(label)
         return found
 
-    def admit(self, column: Column) -> Column:
+    def resolve_column(self, column: Column) -> Column:
         """The column itself. Raises SpecError where diffusers has no such scheduler for this model."""
-        takes = self._takes
-        solver = None if samplers.taken_over(column) else column.solver
-        samplers.scheduler_of(self.checkpoint.scheduler, solver, column.grid, column.steps or samplers.PROBE)
-        if samplers.noise_share(column.solver) is not None and "eta" not in takes:
+        takes = self._accepted_arguments
+        solver = None if samplers.takeover_solver(column) else column.solver
+        samplers.build_scheduler(self.checkpoint.scheduler, solver, column.grid, column.steps or samplers.PROBE_STEPS)
+        if samplers.ddim_eta(column.solver) is not None and "eta" not in takes:
             raise SpecError(f"{self.checkpoint.kind.__name__} takes no eta: only ddim(eta=0) runs in it.")
-        if "num_inference_steps" not in takes and column.steps != self.defaults.steps:
+        if "num_inference_steps" not in takes and column.steps != self.default_sampler.steps:
             raise SpecError(f"{self.checkpoint.kind.__name__} does not let its steps be chosen: leave --steps out.")
         return column
 
@@ -179,10 +183,10 @@ class Guest:
             with self.adapted(column):
                 pass
 
-    def warm_up(self, items: Sequence[Item], column: Column) -> None:
+    def warm_up(self, items: Sequence[SampleRequest], column: Column) -> None:
         """A few steps, so that the first column does not pay for what a first call allocates."""
         with suppress(SkipstoneError), warnings.catch_warnings(action="ignore"):
-            self.draw(items, Column(None, column.solver, column.grid, REHEARSAL))
+            self.draw(items, Column(None, column.solver, column.grid, WARMUP_STEPS))
 
     @cached_property
     def folder(self) -> Path:
@@ -193,20 +197,22 @@ class Guest:
     @property
     def denoisers(self) -> Sequence[Any]:
         """The networks that its loop calls."""
-        spec = spec_of(self.pipe)
+        spec = find_pipeline_spec(self.pipe)
         return tuple(spec.models(self.pipe, spec.denoisers))
 
-    def prepare(self, items: Sequence[Item], column: Column) -> None:
+    def prepare(self, items: Sequence[SampleRequest], column: Column) -> None:
         """What a peer has to know of such runs, measured by runs of the bare pipeline."""
         if column.peer is None:
             return
-        if why := column.peer.refusal(self.pipe):
+        if why := column.peer.refusal_reason(self.pipe):
             raise GuestError(why)
         self._branches(items[0], column)
         own = self.pipe.scheduler
-        self.pipe.scheduler = samplers.scheduler_of(own, column.solver, column.grid, column.steps)
+        self.pipe.scheduler = samplers.build_scheduler(own, column.solver, column.grid, column.steps)
         try:
-            column.peer.prepare(self.pipe, **self.told(items if self._batches else items[:1], column))
+            column.peer.prepare(
+                self.pipe, **self.call_arguments(items if self._supports_batching else items[:1], column)
+            )
         finally:
             self.pipe.scheduler = own
 
@@ -214,77 +220,86 @@ class Guest:
     def adapted(self, column: Column) -> Iterator[Any]:
         """The pipeline under a column's scheduler and policy, or accelerated by a peer, which gives no account."""
         own = self.pipe.scheduler
-        taken = samplers.taken_over(column)
-        self.pipe.scheduler = samplers.scheduler_of(own, None if taken else column.solver, column.grid, column.steps)
+        taken = samplers.takeover_solver(column)
+        self.pipe.scheduler = samplers.build_scheduler(own, None if taken else column.solver, column.grid, column.steps)
         try:
             if column.peer is not None:
-                with accelerated(self.pipe, column.peer):
+                with apply_peer(self.pipe, column.peer):
                     yield None
             else:
-                with adapt(self.pipe, column.decides, solver=taken) as adapted:
+                with adapt(self.pipe, column.effective_policy, solver=taken) as adapted:
                     yield adapted
         finally:
             self.pipe.scheduler = own
 
-    def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
+    def draw(
+        self, items: Sequence[SampleRequest], column: Column, watch: SampleProgressCallback | None = None
+    ) -> tuple[list[GeneratedSample], float]:
         """The samples, in one call of the pipeline where it takes a batch, and the seconds of their loops."""
-        size = len(items) if self._batches else 1
-        made: list[Made] = []
+        size = len(items) if self._supports_batching else 1
+        generated: list[GeneratedSample] = []
         seconds = 0.0
         branches = self._branches(items[0], column) if column.peer is not None else 0
         with ExitStack() as stack, self.adapted(column) as adapted:
-            counters = [stack.enter_context(Charged(model)) for model in self.denoisers]
+            counters = [stack.enter_context(BackwardCallCounter(model)) for model in self.denoisers]
             for first in range(0, len(items), size):
                 some = items[first : first + size]
-                before = [(counter.charged, counter.backward) for counter in counters]
-                with told_steps(self.pipe, range(first, first + len(some)), watch) as clock, decoded(self.pipe) as seen:
+                before = [(counter.charged_rows, counter.backward) for counter in counters]
+                with (
+                    track_steps(self.pipe, range(first, first + len(some)), watch) as clock,
+                    record_latents(self.pipe) as seen,
+                ):
                     output = self._call(some, column)
                 latents = seen.latents(len(some))
                 if adapted is None:
-                    spent = [(c.charged - a, c.backward - b) for c, (a, b) in zip(counters, before, strict=True)]
+                    spent = [(c.charged_rows - a, c.backward - b) for c, (a, b) in zip(counters, before, strict=True)]
                     calls, back = (sum(rows) / branches / len(some) for rows in zip(*spent, strict=True))
-                    made += of_peer(output, latents, calls, column.steps, branches, back)
+                    generated += samples_from_peer(output, latents, calls, column.steps, branches, back)
                     seconds += clock.seconds
                 else:
-                    made += of_account(output, adapted.last, latents)
+                    generated += samples_from_account(output, adapted.last, latents)
                     seconds += clock.seconds if clock.loops else sum(sample.seconds for sample in adapted.last)
-            entered = sum(counter.charged for counter in counters)
-        claim(column, sum(m.calls for m in made), entered / made[0].branches)
-        return made, seconds
+            entered = sum(counter.charged_rows for counter in counters)
+        verify_calls(column, sum(m.calls for m in generated), entered / generated[0].branches)
+        return generated, seconds
 
-    def _branches(self, item: Item, column: Column) -> int:
+    def _branches(self, item: SampleRequest, column: Column) -> int:
         """Rows of a full call of one sample, which a peer does not tell: those of the bare pipeline, looked at once."""
         if "rows" not in self._known:
-            with self.adapted(replace(column, policy=FIXED)) as adapted:
-                self._call([item], replace(column, policy=FIXED, steps=min(column.steps, REHEARSAL)))
+            with self.adapted(replace(column, policy=FIXED_POLICY)) as adapted:
+                self._call([item], replace(column, policy=FIXED_POLICY, steps=min(column.steps, WARMUP_STEPS)))
                 self._known["rows"] = adapted.last[0].run.branches
         return self._known["rows"]
 
     @property
-    def _takes(self) -> Mapping[str, Any]:
+    def _accepted_arguments(self) -> Mapping[str, Any]:
         return self.checkpoint.arguments
 
     @property
-    def _batches(self) -> bool:
+    def _supports_batching(self) -> bool:
         """Whether one call may draw several samples: videos are large, and images are not batched by every pipeline."""
-        takes = self._takes.keys()
-        return self.image is None and not self.moving and bool({"prompt", "class_labels", "batch_size"} & takes)
+        takes = self._accepted_arguments.keys()
+        return self.image is None and not self.is_video and bool({"prompt", "class_labels", "batch_size"} & takes)
 
-    def _call(self, items: Sequence[Item], column: Column) -> Any:
+    def _call(self, items: Sequence[SampleRequest], column: Column) -> Any:
         try:
-            return self.pipe(**self.told(items, column))
+            return self.pipe(**self.call_arguments(items, column))
         except SkipstoneError:
             raise
         except Exception as e:  # a wrong --set, no memory left, a package that is missing: diffusers raises anything
             said = first_line(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {first_line(e)}"
-            hint = " It takes a picture: --image FILE." if "image" in self._takes and self.image is None else ""
+            hint = (
+                " It takes a picture: --image FILE."
+                if "image" in self._accepted_arguments and self.image is None
+                else ""
+            )
             raise ModelError(f"{self.checkpoint.kind.__name__} stopped under {column.spec}. {said}{hint}") from e
 
-    def told(self, items: Sequence[Item], column: Column) -> dict[str, Any]:
+    def call_arguments(self, items: Sequence[SampleRequest], column: Column) -> dict[str, Any]:
         """The arguments of a call that draws these samples."""
         import torch
 
-        takes = self._takes
+        takes = self._accepted_arguments
         seeds = [item.seed for item in items]
         prompts = [item.prompt for item in items]
         said: dict[str, Any] = dict(self.arguments)
@@ -297,23 +312,23 @@ class Guest:
             said["batch_size"] = len(items)
         if self.noise is not None:
             said["latents"] = torch.stack([self.noise(seed) for seed in seeds])
-        if self._batches:  # diffusers wants a negative prompt of the type of the prompt
+        if self._supports_batching:  # diffusers wants a negative prompt of the type of the prompt
             texts = {name: v for name, v in self.arguments.items() if "prompt" in name and isinstance(v, str)}
             said |= {name: [text] * len(items) for name, text in texts.items()}
         else:
             said |= {name: said[name][0] for name in ("prompt", "generator") if name in said}
-        if (eta := samplers.noise_share(column.solver)) is not None:
+        if (eta := samplers.ddim_eta(column.solver)) is not None:
             said["eta"] = eta
         offered = {
             "num_inference_steps": column.steps,
-            "guidance_scale": self.said_guidance,
+            "guidance_scale": self.guidance_override,
             "image": self.image,
             "output_type": "np",
         }
         return said | {name: value for name, value in offered.items() if name in takes and value is not None}
 
-    def pictures(self, made: Sequence[Made]) -> list[Any]:
+    def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
         """What the pipeline has decoded, NaN in black."""
         import numpy as np
 
-        return [np.nan_to_num(m.x) for m in made]
+        return [np.nan_to_num(m.x) for m in generated]

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ..errors import ModelError
 
-KINDS = ("images", "frames")  # what the outputs of diffusers call them
+OUTPUT_FIELDS = ("images", "frames")  # what the outputs of diffusers call them
 
 
-def pixels(output: Any) -> list[Any]:
+def to_pixels(output: Any) -> list[Any]:
     """Pictures (height, width, 3) or videos (frames, height, width, 3) in [0, 1] out of what a pipeline returned.
 
     Raises:
@@ -45,16 +45,16 @@ def _array(one: Any) -> Any:
     return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array[..., :3] if array.shape[-1] == 4 else array
 
 
-def flat(picture: Any) -> Any:
+def flatten_frames(picture: Any) -> Any:
     """A video as one tall picture of its frames, which metrics can read."""
     return picture.reshape(-1, *picture.shape[-2:])
 
 
-def still(picture: Any) -> Any:
+def first_frame(picture: Any) -> Any:
     """The picture itself, or the first frame of a video."""
     return picture[0] if picture.ndim == 4 else picture
 
 
-def quantise(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+def quantise(to_pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Pixels in [0, 1] as 8-bit values, rounded to the nearest."""
-    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(to_pixels, 0, 1) * 255).astype(np.uint8)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Tell(Protocol):
+class ProgressCallback(Protocol):
     """Is told what is being done, and how much is done of how much."""
 
     def __call__(self, what: str, done: float, total: float) -> None: ...
 
 
-def silent(what: str, done: float, total: float) -> None:
+def no_progress(what: str, done: float, total: float) -> None:
     """Tell nobody."""

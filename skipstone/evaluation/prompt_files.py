@@ -24,18 +24,18 @@ from ..errors import PromptError
 from .prompt import Prompt
 
 # Names of fields, the best first; compared in lower case.
-TEXT = ("prompt", "caption", "prompt_en", "text")
-CATEGORY = ("category", "tag", "dimension")
-ID = ("id",)
-DATA = (".txt", ".csv", ".tsv", ".json", ".jsonl")
-PAPERS = ("license", "licence", "readme", "copyright", "notice", "manifest")  # that lie beside prompts
-FORMS = (
+TEXT_FIELDS = ("prompt", "caption", "prompt_en", "text")
+CATEGORY_FIELDS = ("category", "tag", "dimension")
+ID_FIELDS = ("id",)
+PROMPT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl")
+LICENSE_NAMES = ("license", "licence", "readme", "copyright", "notice", "manifest")  # that lie beside prompts
+FORMATS_HINT = (
     "a table with a column Prompt, JSON Lines with a field prompt, a JSON list of such objects, COCO's annotations, or "
     "text with one prompt a line"
 )
 
 
-class Entry(NamedTuple):
+class PromptEntry(NamedTuple):
     """One prompt as a file tells it."""
 
     text: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     id: str = ""  # empty where the file has none
 
 
-def read(path: Path) -> list[Prompt]:
+def read_prompts(path: Path) -> list[Prompt]:
     """The prompts of a file or folder, in the order of the file.
 
     Raises:
@@ -62,7 +62,7 @@ def read(path: Path) -> list[Prompt]:
     return prompts
 
 
-def _numbered(entries: Sequence[Entry], prefix: str = "") -> list[Prompt]:
+def _numbered(entries: Sequence[PromptEntry], prefix: str = "") -> list[Prompt]:
     """Entries with ids: their own, or their place and a hash of what they say."""
     return [
         Prompt(e.id or f"{prefix}{place:04d}-{hashlib.sha256(e.text.encode()).hexdigest()[:6]}", e.text, e.category)
@@ -74,9 +74,11 @@ def _numbered(entries: Sequence[Entry], prefix: str = "") -> list[Prompt]:
 
 
 def _folder(path: Path) -> list[Prompt]:
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in DATA and f.is_file() and not _paper(f))
+    files = sorted(
+        f for f in path.iterdir() if f.suffix.lower() in PROMPT_SUFFIXES and f.is_file() and not _is_license(f)
+    )
     if not files:
-        raise PromptError(f"{path} holds no file of prompts ({', '.join(DATA)}).")
+        raise PromptError(f"{path} holds no file of prompts ({', '.join(PROMPT_SUFFIXES)}).")
     if len(files) == 1:
         return _numbered(_file(files[0]))
     if any(f.suffix.lower() != ".txt" for f in files):
@@ -87,18 +89,20 @@ def _folder(path: Path) -> list[Prompt]:
     if all(len(lines) == 1 for lines in texts.values()):
         return [Prompt(stem, lines[0]) for stem, lines in texts.items()]
     return [
-        prompt for stem, lines in texts.items() for prompt in _numbered([Entry(t, stem) for t in lines], f"{stem}-")
+        prompt
+        for stem, lines in texts.items()
+        for prompt in _numbered([PromptEntry(t, stem) for t in lines], f"{stem}-")
     ]
 
 
-def _paper(path: Path) -> bool:
-    return path.name.lower().startswith(PAPERS)
+def _is_license(path: Path) -> bool:
+    return path.name.lower().startswith(LICENSE_NAMES)
 
 
 # -- files ---------------------------------------------------------------------------------------
 
 
-def _file(path: Path) -> list[Entry]:
+def _file(path: Path) -> list[PromptEntry]:
     text = _text(path)
     whole, first = _json(text), _json(text.lstrip().split("\n", 1)[0])
     if isinstance(whole, dict | list):
@@ -106,7 +110,7 @@ def _file(path: Path) -> list[Entry]:
     if path.suffix.lower() in (".json", ".jsonl") or isinstance(first, dict):
         return _json_lines(text, path)
     table = _table(text, path)
-    return [Entry(line) for line in _lines(text)] if table is None else table
+    return [PromptEntry(line) for line in _lines(text)] if table is None else table
 
 
 def _text(path: Path) -> str:
@@ -128,10 +132,10 @@ def _text(path: Path) -> str:
 
 def _lines(text: str) -> list[str]:
     """Lines that say something; `str.splitlines` would also break at characters that prompts may have in them."""
-    return [_unwrapped(line) for line in text.split("\n") if line.strip()]
+    return [_unquote(line) for line in text.split("\n") if line.strip()]
 
 
-def _unwrapped(cell: str) -> str:
+def _unquote(cell: str) -> str:
     """The text without the quotes that CSV puts around a comma or a quote; other quotes are part of the prompt."""
     cell = cell.strip()
     if re.fullmatch(r'"(?:[^"]|"")+"', cell) and re.search(r',|""', cell[1:-1]):
@@ -139,7 +143,7 @@ def _unwrapped(cell: str) -> str:
     return cell
 
 
-def _table(text: str, path: Path) -> list[Entry] | None:
+def _table(text: str, path: Path) -> list[PromptEntry] | None:
     """The rows of a table whose header names a column of prompts; None where the file is text.
 
     In PartiPrompts a quote is a quote, in MLPerf's file it wraps a cell: of tables with tabs, only cells that are
@@ -148,7 +152,7 @@ def _table(text: str, path: Path) -> list[Entry] | None:
     tabbed = "\t" in text.split("\n", 1)[0]
     try:
         rows = (
-            [[_unwrapped(cell) for cell in line.split("\t")] for line in text.split("\n")]
+            [[_unquote(cell) for cell in line.split("\t")] for line in text.split("\n")]
             if tabbed
             else list(csv.reader(io.StringIO(text, newline="")))
         )
@@ -156,9 +160,11 @@ def _table(text: str, path: Path) -> list[Entry] | None:
         rows = [[]]
     names = [name.strip().lower() for name in rows[0]]
     named = path.suffix.lower() in (".csv", ".tsv")
-    if not set(names) & set(TEXT):
+    if not set(names) & set(TEXT_FIELDS):
         if named:
-            raise PromptError(f"{path}: expected a column {' or '.join(TEXT)}, got {', '.join(names)[:200] or 'none'}.")
+            raise PromptError(
+                f"{path}: expected a column {' or '.join(TEXT_FIELDS)}, got {', '.join(names)[:200] or 'none'}."
+            )
         return None
     if len(names) < 2 and not named:
         return None  # a prompt of one word
@@ -182,7 +188,7 @@ def _json(text: str) -> Any:
         return None
 
 
-def _json_lines(text: str, path: Path) -> list[Entry]:
+def _json_lines(text: str, path: Path) -> list[PromptEntry]:
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -192,20 +198,20 @@ def _json_lines(text: str, path: Path) -> list[Entry]:
         except ValueError as e:
             if isinstance(e, PromptError):
                 raise
-            raise PromptError(f"{path}, line {number} is not JSON: {e}. Expected {FORMS}.") from None
+            raise PromptError(f"{path}, line {number} is not JSON: {e}. Expected {FORMATS_HINT}.") from None
     return found
 
 
-def _objects(found: Any, path: Path) -> list[Entry]:
+def _objects(found: Any, path: Path) -> list[PromptEntry]:
     """The prompts of one JSON document."""
     if isinstance(found, dict) and isinstance(found.get("annotations"), list):
         return _annotations(found["annotations"], path)
     if isinstance(found, dict):
         found = [found]  # JSON Lines of a single line
     if not isinstance(found, list):
-        raise PromptError(f"{path}: expected {FORMS}, got a JSON {type(found).__name__}.")
+        raise PromptError(f"{path}: expected {FORMATS_HINT}, got a JSON {type(found).__name__}.")
     entries = [
-        Entry(one.strip()) if isinstance(one, str) else _entry(one, f"{path}, item {number}")
+        PromptEntry(one.strip()) if isinstance(one, str) else _entry(one, f"{path}, item {number}")
         for number, one in enumerate(found, 1)
     ]
     sources = {e.id.rpartition("_")[0] for e in entries}
@@ -214,7 +220,7 @@ def _objects(found: Any, path: Path) -> list[Entry]:
     return entries
 
 
-def _annotations(annotations: Sequence[Mapping[str, Any]], path: Path) -> list[Entry]:
+def _annotations(annotations: Sequence[Mapping[str, Any]], path: Path) -> list[PromptEntry]:
     """COCO's captions: the first of each image, as five prompts for one picture would weigh it five times."""
     first: dict[Any, tuple[Any, str]] = {}
     for number, one in enumerate(annotations, 1):
@@ -223,17 +229,17 @@ def _annotations(annotations: Sequence[Mapping[str, Any]], path: Path) -> list[E
         except (KeyError, TypeError):
             raise PromptError(f"{path}, annotation {number}: expected image_id, id and caption, got {one!r}.") from None
         first[image] = min(first.get(image, this), this)
-    return [Entry(caption, "", str(image)) for image, (_, caption) in sorted(first.items())]
+    return [PromptEntry(caption, "", str(image)) for image, (_, caption) in sorted(first.items())]
 
 
-def _entry(one: Any, where: str) -> Entry:
+def _entry(one: Any, where: str) -> PromptEntry:
     """What an object or a row says. Raises PromptError."""
     fields = {str(name).lower(): value for name, value in one.items()} if isinstance(one, Mapping) else {}
-    text = _first(fields, TEXT)
+    text = _first(fields, TEXT_FIELDS)
     if not text:
         got = f"the fields {', '.join(fields)}" if fields else repr(one)
-        raise PromptError(f"{where}: expected a text under {' or '.join(TEXT)}, got {got[:200]}.")
-    return Entry(text, _first(fields, CATEGORY), _first(fields, ID))
+        raise PromptError(f"{where}: expected a text under {' or '.join(TEXT_FIELDS)}, got {got[:200]}.")
+    return PromptEntry(text, _first(fields, CATEGORY_FIELDS), _first(fields, ID_FIELDS))
 
 
 def _first(fields: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from ..errors import PromptError
 from ..satellites import install_hint
 from .models import ModelPackage, packages
 from .prompt import Prompt as Prompt
-from .prompt_files import read
+from .prompt_files import read_prompts
 
 # Published sets are not ours to ship: where their files are.
 PUBLISHED = {
@@ -48,17 +48,17 @@ def load_prompts(
     Raises:
         PromptError: no such set or file, a file that is not prompts, no prompts, an unknown category.
     """
-    prompts = _all(name_or_path)
+    prompts = _load_all(name_or_path)
     if categories is not None:
-        prompts = _kept(prompts, categories, name_or_path)
+        prompts = _filter_categories(prompts, categories, name_or_path)
     if limit is None:
         return prompts
     if limit < 1:
         raise PromptError(f"Expected at least 1 prompt, got a limit of {limit}.")
-    return sampled(prompts, limit, seed)
+    return sample_prompts(prompts, limit, seed)
 
 
-def describe(source: str | Path, prompts: Sequence[Prompt]) -> dict[str, Any]:
+def describe_prompts(source: str | Path, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What the header of a benchmark says of its prompts: `sha256` tells two lists apart, whatever their names."""
     text = "\n".join(f"{p.id}\t{p.category}\t{p.text}" for p in prompts)
     return {
@@ -69,7 +69,7 @@ def describe(source: str | Path, prompts: Sequence[Prompt]) -> dict[str, Any]:
     }
 
 
-def sampled(prompts: Sequence[Prompt], limit: int, seed: int) -> list[Prompt]:
+def sample_prompts(prompts: Sequence[Prompt], limit: int, seed: int) -> list[Prompt]:
     """The first `limit` of a seeded order in which categories take turns.
 
     The order depends on texts alone, so that neither the order of a file nor the other prompts change it.
@@ -92,13 +92,13 @@ def seeded_key(seed: int, *words: str) -> bytes:
     return hashlib.sha256("\n".join((str(seed), *words)).encode()).digest()
 
 
-def _kept(prompts: Sequence[Prompt], categories: Sequence[str], source: object) -> list[Prompt]:
+def _filter_categories(prompts: Sequence[Prompt], categories: Sequence[str], source: object) -> list[Prompt]:
     known = sorted({p.category for p in prompts})
     for category in categories:
         if category not in known:
             listed = ", ".join(filter(None, known)) or "none"
             raise PromptError(
-                f"{source} has no category {category!r}.{registry.suggest(category, known)} It has: {listed}."
+                f"{source} has no category {category!r}.{registry.suggest_spelling(category, known)} It has: {listed}."
             )
     kept = [p for p in prompts if p.category in categories]
     if not kept:
@@ -106,14 +106,14 @@ def _kept(prompts: Sequence[Prompt], categories: Sequence[str], source: object) 
     return kept
 
 
-def _all(name_or_path: str | Path) -> list[Prompt]:
+def _load_all(name_or_path: str | Path) -> list[Prompt]:
     name = str(name_or_path)
     sets = prompt_sets()
     if name in sets:
         return sets[name][1].prompts(name)
     path = Path(name_or_path).expanduser()
     if name.strip() and path.exists():
-        return read(path)
+        return read_prompts(path)
     if hint := install_hint("prompt set", name):
         raise PromptError(f"The prompt set {name} {hint}.")
     known = "; ".join(f"{each!r} ({about})" for each, (about, _) in sets.items()) or "none, as no package brings one"
@@ -122,6 +122,7 @@ def _all(name_or_path: str | Path) -> list[Prompt]:
     if where is not None:
         raise PromptError(f"{name} is not shipped with Skipstone. Get {where} and give its path.")
     raise PromptError(
-        f"No prompt set or file is called {name!r}.{registry.suggest(name, list(sets))} Give the path of a file, or a "
+        f"No prompt set or file is called {name!r}.{registry.suggest_spelling(name, list(sets))} Give the path of a "
+        f"file, or a "
         f"set out of {known}."
     )

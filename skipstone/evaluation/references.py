@@ -13,25 +13,25 @@ from zipfile import BadZipFile
 from ..errors import SkipstoneError, SpecError
 from ..metrics import PSNR, Sample
 from .columns import Column, parse_column
-from .files import IDENTICAL, REFERENCES, named, put
-from .pixels import flat
+from .files import IDENTICAL, REFERENCES, put, safe_file_name
+from .pixels import flatten_frames
 from .prompts import Prompt
-from .subject import Item, Subject
+from .subject import SampleRequest, Subject
 
 # Pairs of different solvers, the first being the reference. A flow's grid is the pipeline's own. The second takes
 # half the steps: on one grid two solvers agree much better than either has converged (on Pebble 97 dB with 500 steps
 # each, of which 84 are left against 1000).
-PAIRS = (
+CONVERGED_PAIRS = (
     ("dpmpp / trailing", "unipc / trailing"),
     ("dpmpp / own", "unipc / own"),
     ("own / own", "euler / own"),
 )
-STEPS = 500
-CONFIRMED = 32  # samples of which the second is drawn
+CONVERGED_STEPS = 500
+MAX_AGREEMENT_SAMPLES = 32  # samples of which the second is drawn
 
 
 @dataclass(frozen=True)
-class Shot:
+class EvaluationSample:
     """One sample of a benchmark: a prompt under a seed."""
 
     prompt: Prompt
@@ -43,13 +43,13 @@ class Shot:
         return f"{self.prompt.id}:{self.seed}"
 
     @property
-    def item(self) -> Item:
+    def request(self) -> SampleRequest:
         """What a subject draws."""
-        return Item(self.prompt.text, self.seed)
+        return SampleRequest(self.prompt.text, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class RunOutput:
     """What a run has ended with.
 
     Args:
@@ -61,21 +61,21 @@ class Picture:
     latent: Any = None
 
 
-def converged_columns(subject: Subject, steps: int = STEPS, said: Sequence[str] = ()) -> tuple[Column, ...]:
+def converged_columns(subject: Subject, steps: int = CONVERGED_STEPS, said: Sequence[str] = ()) -> tuple[Column, ...]:
     """Two solvers with many steps that this model runs, or those that were said.
 
     Raises:
         SpecError: what was said cannot be run.
     """
-    own = subject.defaults
+    own = subject.default_sampler
     if said:
         if len(said) != 2:
             raise SpecError(f"Expected two --converged, the second to confirm the first, got {len(said)}.")
-        return tuple(subject.admit(parse_column(spec, own.solver, own.grid, steps)) for spec in said)
-    for pair in PAIRS:
+        return tuple(subject.resolve_column(parse_column(spec, own.solver, own.grid, steps)) for spec in said)
+    for pair in CONVERGED_PAIRS:
         try:
             told = [f"fixed @ {way} / {n}" for way, n in zip(pair, (steps, max(1, steps // 2)), strict=True)]
-            columns = [subject.admit(parse_column(spec, None, None, steps)) for spec in told]
+            columns = [subject.resolve_column(parse_column(spec, None, None, steps)) for spec in told]
             subject.load(columns)
         except SkipstoneError:
             continue
@@ -100,35 +100,37 @@ class References:
     full: Column
     converged: tuple[Column, ...]
 
-    def ready(self, subject: Subject, shots: Sequence[Shot], column: Column) -> list[Picture]:
+    def load_or_draw(
+        self, subject: Subject, eval_samples: Sequence[EvaluationSample], column: Column
+    ) -> list[RunOutput]:
         """The pictures of one of its columns, made where they are not there."""
-        found = {shot: self._read(self._path(column, shot)) for shot in shots}
-        missing = [shot for shot, picture in found.items() if picture is None]
+        found = {eval_sample: self._read(self._path(column, eval_sample)) for eval_sample in eval_samples}
+        missing = [eval_sample for eval_sample, picture in found.items() if picture is None]
         if missing:
-            made, _ = subject.draw([shot.item for shot in missing], column)
-            for shot, one, pixels in zip(missing, made, subject.pictures(made), strict=True):
-                found[shot] = self._save(self._path(column, shot), Picture(pixels, one.latent))
-        return [picture for shot in shots if (picture := found[shot]) is not None]
+            generated, _ = subject.draw([eval_sample.request for eval_sample in missing], column)
+            for eval_sample, one, pixels in zip(missing, generated, subject.pictures(generated), strict=True):
+                found[eval_sample] = self._save(self._path(column, eval_sample), RunOutput(pixels, one.latent))
+        return [picture for eval_sample in eval_samples if (picture := found[eval_sample]) is not None]
 
-    def missing(self, shots: Sequence[Shot], column: Column) -> list[Shot]:
+    def missing(self, eval_samples: Sequence[EvaluationSample], column: Column) -> list[EvaluationSample]:
         """Those of which no file is there."""
-        return [shot for shot in shots if not self._path(column, shot).is_file()]
+        return [eval_sample for eval_sample in eval_samples if not self._path(column, eval_sample).is_file()]
 
-    def agreement(self, subject: Subject, shots: Sequence[Shot]) -> dict[str, float]:
+    def agreement(self, subject: Subject, eval_samples: Sequence[EvaluationSample]) -> dict[str, float]:
         """PSNR between the two converged runs, at the median and at the worst sample; empty where there is but one."""
-        if len(self.converged) < 2 or not shots:
+        if len(self.converged) < 2 or not eval_samples:
             return {}
-        first, second = (self.ready(subject, shots, column) for column in self.converged[:2])
+        first, second = (self.load_or_draw(subject, eval_samples, column) for column in self.converged[:2])
         found = [
-            min(IDENTICAL, PSNR().measure(Sample(flat(b.pixels), reference=flat(a.pixels))))
+            min(IDENTICAL, PSNR().measure(Sample(flatten_frames(b.pixels), reference=flatten_frames(a.pixels))))
             for a, b in zip(first, second, strict=True)
         ]
         return {"median": statistics.median(found), "worst": min(found), "samples": len(found)}
 
-    def _path(self, column: Column, shot: Shot) -> Path:
-        return self.folder / REFERENCES / named(column.spec) / f"{named(shot.id)}.npz"
+    def _path(self, column: Column, eval_sample: EvaluationSample) -> Path:
+        return self.folder / REFERENCES / safe_file_name(column.spec) / f"{safe_file_name(eval_sample.id)}.npz"
 
-    def _save(self, path: Path, picture: Picture) -> Picture | None:
+    def _save(self, path: Path, picture: RunOutput) -> RunOutput | None:
         import numpy as np
 
         buffer = BytesIO()
@@ -139,12 +141,12 @@ class References:
         put(path, buffer.getvalue())
         return self._read(path)
 
-    def _read(self, path: Path) -> Picture | None:
+    def _read(self, path: Path) -> RunOutput | None:
         """The picture of a file; None where there is none, or a damaged one, which is made again."""
         import numpy as np
 
         try:
             with np.load(path) as found:
-                return Picture(found["pixels"], found.get("latent"))
+                return RunOutput(found["pixels"], found.get("latent"))
         except (OSError, EOFError, ValueError, KeyError, AttributeError, BadZipFile):
             return None

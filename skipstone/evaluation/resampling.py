@@ -13,16 +13,16 @@ from typing import Any, Literal, TypeAlias
 
 from ..errors import SpecError
 
-Values: TypeAlias = Mapping[str, float]  # sample id -> number
+SampleValues: TypeAlias = Mapping[str, float]  # sample id -> number
 Statistic: TypeAlias = Callable[[Any], Any]  # of the last axis of an array; NaN is a gap
-Better: TypeAlias = Literal["higher", "lower"]
+Direction: TypeAlias = Literal["higher", "lower"]
 
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
 TAIL = 0.1  # the unlucky tenth
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ConfidenceInterval:
     """A figure and the interval that it may as well have been."""
 
     value: float
@@ -57,7 +57,7 @@ def quantile(q: float) -> Statistic:
     return lambda a: np.nanquantile(a, q, axis=-1) if np.isnan(a).any() else np.quantile(a, q, axis=-1)
 
 
-def tail(better: Better) -> Statistic:
+def tail(better: Direction) -> Statistic:
     """The value that the unlucky tenth does not reach: the 10 % quantile, or the 90 % one where lower is better."""
     return quantile(TAIL if better == "higher" else 1 - TAIL)
 
@@ -65,12 +65,12 @@ def tail(better: Better) -> Statistic:
 # -- Samples ----------------------------------------------------------------------------------------
 
 
-def prompt_of(sample: str) -> str:
+def prompt_id_of(sample: str) -> str:
     """The prompt of a sample: its id without the seed."""
     return sample.rpartition(":")[0] or sample
 
 
-def common(*rows: Values) -> tuple[str, ...]:
+def shared_samples(*rows: SampleValues) -> tuple[str, ...]:
     """Ids that all rows have, sorted. Raises SpecError where there is none."""
     shared = sorted(set(rows[0]).intersection(*rows[1:]))
     if not shared:
@@ -78,26 +78,26 @@ def common(*rows: Values) -> tuple[str, ...]:
     return tuple(shared)
 
 
-def by_prompt(values: Values) -> dict[str, float]:
+def mean_by_prompt(values: SampleValues) -> dict[str, float]:
     """The mean over the seeds of each prompt, prompts sorted."""
     seeds: dict[str, list[float]] = {}
     for sample in sorted(values):
-        seeds.setdefault(prompt_of(sample), []).append(values[sample])
+        seeds.setdefault(prompt_id_of(sample), []).append(values[sample])
     return {prompt: sum(v) / len(v) for prompt, v in seeds.items()}
 
 
-def differences(a: Values, b: Values) -> list[float]:
+def paired_differences(a: SampleValues, b: SampleValues) -> list[float]:
     """First minus second for each prompt that both have, averaged over its seeds."""
-    return list(by_prompt({sample: a[sample] - b[sample] for sample in common(a, b)}).values())
+    return list(mean_by_prompt({sample: a[sample] - b[sample] for sample in shared_samples(a, b)}).values())
 
 
-def _table(values: Values) -> Any:
+def _table(values: SampleValues) -> Any:
     """Prompts x seeds; NaN where a prompt has fewer seeds than another."""
     import numpy as np
 
     seeds: dict[str, list[float]] = {}
     for sample in sorted(values):
-        seeds.setdefault(prompt_of(sample), []).append(values[sample])
+        seeds.setdefault(prompt_id_of(sample), []).append(values[sample])
     table = np.full((len(seeds), max(map(len, seeds.values()), default=0)), np.nan)
     for row, found in zip(table, seeds.values(), strict=True):
         row[: len(found)] = found
@@ -107,7 +107,9 @@ def _table(values: Values) -> Any:
 # -- Intervals --------------------------------------------------------------------------------------
 
 
-def bootstrap(values: Values, statistic: Statistic, *, level: float = LEVEL, seed: int = SEED) -> Span:
+def bootstrap(
+    values: SampleValues, statistic: Statistic, *, level: float = LEVEL, seed: int = SEED
+) -> ConfidenceInterval:
     """A statistic over all samples, with its percentile bootstrap interval over prompts.
 
     Prompts are drawn with replacement, each with all of its seeds. One prompt alone has no interval: its ends are NaN.
@@ -127,26 +129,28 @@ def bootstrap(values: Values, statistic: Statistic, *, level: float = LEVEL, see
     return bootstraps(values, [statistic], level=level, seed=seed)[0]
 
 
-def bootstraps(values: Values, how: Sequence[Statistic], *, level: float = LEVEL, seed: int = SEED) -> list[Span]:
+def bootstraps(
+    values: SampleValues, how: Sequence[Statistic], *, level: float = LEVEL, seed: int = SEED
+) -> list[ConfidenceInterval]:
     """Several statistics of the same resamples; otherwise as `bootstrap`."""
     return _resampled([_table(values)], how, lambda found: found[0], level, seed)
 
 
 def paired_bootstraps(
-    a: Values, b: Values, how: Sequence[Statistic], *, level: float = LEVEL, seed: int = SEED
-) -> list[Span]:
+    a: SampleValues, b: SampleValues, how: Sequence[Statistic], *, level: float = LEVEL, seed: int = SEED
+) -> list[ConfidenceInterval]:
     """The differences of statistics between two rows, with intervals that draw the same prompts of both.
 
     Args and Raises: as `bootstrap`, and SpecError where the rows share no sample.
     """
-    ids = common(a, b)
+    ids = shared_samples(a, b)
     tables = [_table({i: row[i] for i in ids}) for row in (a, b)]
     return _resampled(tables, how, lambda found: found[0] - found[1], level, seed)
 
 
 def _resampled(
     tables: Sequence[Any], how: Sequence[Statistic], join: Callable[[Sequence[Any]], Any], level: float, seed: int
-) -> list[Span]:
+) -> list[ConfidenceInterval]:
     """Spans of `join` of each statistic of all tables, whose prompts are drawn alike."""
     import numpy as np
     from scipy.stats import bootstrap as scipy_bootstrap
@@ -162,7 +166,7 @@ def _resampled(
     count = len(tables[0])
     values = [float(v) for v in drawn(np.arange(count))]
     if count == 1:
-        return [Span(v, float("nan"), float("nan"), 1) for v in values]
+        return [ConfidenceInterval(v, float("nan"), float("nan"), 1) for v in values]
     found = scipy_bootstrap(
         (np.arange(count),),
         drawn,
@@ -172,4 +176,6 @@ def _resampled(
         method="percentile",
         random_state=np.random.default_rng(seed),
     ).confidence_interval
-    return [Span(v, float(a), float(b), count) for v, a, b in zip(values, found.low, found.high, strict=True)]
+    return [
+        ConfidenceInterval(v, float(a), float(b), count) for v, a, b in zip(values, found.low, found.high, strict=True)
+    ]

@@ -19,10 +19,10 @@ from ..solvers.unipc import UniPC
 from .columns import OWN, Column
 
 LEVELS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-PROBE = 10  # steps of a grid that is only looked at
+PROBE_STEPS = 10  # steps of a grid that is only looked at
 
 
-def scheduler_of(own: Any, solver: Solver | None, grid: Grid | None, steps: int = PROBE) -> Any:
+def build_scheduler(own: Any, solver: Solver | None, grid: Grid | None, steps: int = PROBE_STEPS) -> Any:
     """The scheduler that steps like `solver` where `grid` says; a None of these is the pipeline's own.
 
     Raises:
@@ -30,10 +30,10 @@ def scheduler_of(own: Any, solver: Solver | None, grid: Grid | None, steps: int 
     """
     if solver is None and grid is None:
         return own
-    kind = type(own) if solver is None else _counterpart(own, solver)
+    kind = type(own) if solver is None else _scheduler_class(own, solver)
     takes = inspect.signature(kind.__init__).parameters
-    settings = {**_of_solver(solver), **_of_model(own, kind, takes)}
-    settings |= _kept(own, kind, takes) if grid is None else _of_grid(own, kind, takes, grid)
+    settings = {**_solver_options(solver), **_model_options(own, kind, takes)}
+    settings |= _own_grid_options(own, kind, takes) if grid is None else _grid_options(own, kind, takes, grid)
     made = kind.from_config(own.config, **settings)
     if grid is not None:
         _check_open(made, grid)
@@ -41,20 +41,20 @@ def scheduler_of(own: Any, solver: Solver | None, grid: Grid | None, steps: int 
     return made
 
 
-def taken_over(column: Column) -> Solver | None:
+def takeover_solver(column: Column) -> Solver | None:
     """The solver of a column that runs in place of the pipeline's loop: one that diffusers lacks, or a policy's own."""
-    own = column.policy is not None and column.peer is None and column.decides.solver
-    return column.solver if column.solver is not None and (own or not column.solver.counterpart) else None
+    own = column.policy is not None and column.peer is None and column.effective_policy.solver
+    return column.solver if column.solver is not None and (own or not column.solver.diffusers_class) else None
 
 
-def flows(scheduler: Any) -> bool:
+def is_flow_matching(scheduler: Any) -> bool:
     """Whether the model under this scheduler was trained by flow matching."""
     config = scheduler.config
     flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     return type(scheduler).__name__.startswith("FlowMatch") or bool(flow)
 
 
-def noise_share(solver: Solver | None) -> float | None:
+def ddim_eta(solver: Solver | None) -> float | None:
     """DDIM's eta, which in diffusers is an argument of the pipeline's call; None where there is none to say."""
     return solver.eta if isinstance(solver, DDIM) and solver.eta else None
 
@@ -62,17 +62,17 @@ def noise_share(solver: Solver | None) -> float | None:
 # -- solvers --------------------------------------------------------------------------------------
 
 
-def _counterpart(own: Any, solver: Solver) -> Any:
+def _scheduler_class(own: Any, solver: Solver) -> Any:
     """The class that steps like a solver on this model."""
     if isinstance(solver, DPMpp) and solver.order == 3 and not solver.released:
         raise SpecError(
             "diffusers has the third order of DPM-Solver++ as released: write dpmpp(order=3, released=True)."
         )
-    known = {name: _classes(own, registry.lookup("solver", name)) for name in registry.names("solver")}
+    known = {name: _classes(own, registry.find_class("solver", name)) for name in registry.names("solver")}
     if found := _classes(own, type(solver)):
         return found[0]
     has = ", ".join(name for name, classes in known.items() if classes) or "none"
-    what = "a flow-matching model" if flows(own) else f"a model under {type(own).__name__}"
+    what = "a flow-matching model" if is_flow_matching(own) else f"a model under {type(own).__name__}"
     raise SpecError(
         f"{solver.name} has no counterpart in diffusers on {what}. Those that have one: {has}; and {OWN}, the "
         f"pipeline's own scheduler."
@@ -82,22 +82,24 @@ def _counterpart(own: Any, solver: Solver) -> Any:
 def _classes(own: Any, solver: type) -> list[Any]:
     import diffusers
 
-    if not flows(own) and "beta_schedule" not in own.config:  # neither a flow nor a table that others could read
+    if (
+        not is_flow_matching(own) and "beta_schedule" not in own.config
+    ):  # neither a flow nor a table that others could read
         return []
-    names = [name for name in solver.counterpart.split(", ") if name]  # type: ignore[attr-defined]  # a Solver
+    names = [name for name in solver.diffusers_class.split(", ") if name]  # type: ignore[attr-defined]  # a Solver
     found = [getattr(diffusers, name) for name in names]
-    if not flows(own):
+    if not is_flow_matching(own):
         return [c for c in found if not c.__name__.startswith("FlowMatch")]
     shifts = bool(own.config.get("use_dynamic_shifting"))
-    fitting = [c for c in found if c.__name__.startswith("FlowMatch") or _takes(c, "use_flow_sigmas")]
-    return [c for c in fitting if not shifts or _takes(c, "use_dynamic_shifting")]
+    fitting = [c for c in found if c.__name__.startswith("FlowMatch") or _accepts(c, "use_flow_sigmas")]
+    return [c for c in fitting if not shifts or _accepts(c, "use_dynamic_shifting")]
 
 
-def _takes(kind: Any, name: str) -> bool:
+def _accepts(kind: Any, name: str) -> bool:
     return name in inspect.signature(kind.__init__).parameters
 
 
-def _of_solver(solver: Solver | None) -> dict[str, Any]:
+def _solver_options(solver: Solver | None) -> dict[str, Any]:
     match solver:
         case DPMpp(order=order):
             return {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": order}
@@ -110,12 +112,12 @@ def _of_solver(solver: Solver | None) -> dict[str, Any]:
     return {}
 
 
-def _of_model(own: Any, kind: Any, takes: Mapping[str, Any]) -> dict[str, Any]:
+def _model_options(own: Any, kind: Any, takes: Mapping[str, Any]) -> dict[str, Any]:
     """What belongs to the model, under the names that this class has for it."""
     settings: dict[str, Any] = {}
     if "clip_sample" in takes and "clip_sample" not in own.config:
         settings["clip_sample"] = False  # latents have no bounds; the default of diffusers is for pixels
-    if flows(own):
+    if is_flow_matching(own):
         shift = own.config.get("shift", own.config.get("flow_shift", 1.0))
         if "use_flow_sigmas" in takes:
             settings |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
@@ -127,7 +129,7 @@ def _of_model(own: Any, kind: Any, takes: Mapping[str, Any]) -> dict[str, Any]:
 # -- grids ----------------------------------------------------------------------------------------
 
 
-def _kept(own: Any, kind: Any, takes: Mapping[str, Any]) -> dict[str, Any]:
+def _own_grid_options(own: Any, kind: Any, takes: Mapping[str, Any]) -> dict[str, Any]:
     """The pipeline's own grid, which another class must be able to walk."""
     lost = [name for name in LEVELS if own.config.get(name) and name not in takes]
     if lost:
@@ -135,8 +137,8 @@ def _kept(own: Any, kind: Any, takes: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _of_grid(own: Any, kind: Any, takes: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
-    if flows(own):
+def _grid_options(own: Any, kind: Any, takes: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+    if is_flow_matching(own):
         raise SpecError(f"On a flow-matching model the grid is the pipeline's: write {OWN} in place of {grid.name}.")
     settings: dict[str, Any] = {name: False for name in LEVELS if name in takes}
     match grid:
@@ -168,7 +170,7 @@ def _check_open(scheduler: Any, grid: Grid) -> None:
     if not isinstance(grid, Uniform | Leading):
         return
     looked_at = type(scheduler).from_config(scheduler.config)
-    looked_at.set_timesteps(PROBE)
+    looked_at.set_timesteps(PROBE_STEPS)
     first = grid.offset if isinstance(grid, Leading) else 0
     is_open = float(min(looked_at.timesteps)) > first
     if is_open != grid.open:

@@ -13,23 +13,23 @@ from ..errors import SpecError
 from .resampling import LEVEL as LEVEL
 from .resampling import RESAMPLES as RESAMPLES
 from .resampling import SEED as SEED
-from .resampling import Better as Better
-from .resampling import Span as Span
-from .resampling import Values as Values
+from .resampling import ConfidenceInterval as ConfidenceInterval
+from .resampling import Direction as Direction
+from .resampling import SampleValues as SampleValues
 from .resampling import bootstrap as bootstrap
 from .resampling import bootstraps as bootstraps
-from .resampling import by_prompt as by_prompt
-from .resampling import differences as differences
 from .resampling import mean as mean
+from .resampling import mean_by_prompt as mean_by_prompt
 from .resampling import median as median
 from .resampling import paired_bootstraps as paired_bootstraps
-from .resampling import prompt_of as prompt_of
+from .resampling import paired_differences as paired_differences
+from .resampling import prompt_id_of as prompt_id_of
 from .resampling import quantile as quantile
 from .resampling import tail as tail
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
+class PairedComparison:
     """How one row does against another on the samples that both have.
 
     `median`, `mean` and `tail` are differences of the two rows' own medians, means and unlucky tenths, the first row's
@@ -39,16 +39,16 @@ class Paired:
     """
 
     n: int  # prompts
-    median: Span
-    mean: Span
-    tail: Span
+    median: ConfidenceInterval
+    mean: ConfidenceInterval
+    tail: ConfidenceInterval
     p: float
     effect: float
     wins: float
 
 
 @dataclass(frozen=True, slots=True)
-class Equivalence:
+class EquivalenceTest:
     """Two one-sided t-tests: p is that of the worse one, the interval is the one that they decide by (1 - 2 alpha)."""
 
     mean: float
@@ -61,13 +61,13 @@ class Equivalence:
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class GroupComparison:
     """Two independent groups: difference of the means (second minus first), Mann-Whitney's p.
 
     `above` is the chance that one of the second group lies above one of the first, ties counted half.
     """
 
-    difference: Span
+    difference: ConfidenceInterval
     p: float
     above: float
     sizes: tuple[int, int]
@@ -76,14 +76,14 @@ class Groups:
 # -- Tests ------------------------------------------------------------------------------------------
 
 
-def paired(a: Values, b: Values, better: Better = "higher") -> Paired:
-    """Compare two rows on the samples that both have; see `Paired`. Raises SpecError where they share none."""
-    found = differences(a, b)
+def compare_paired(a: SampleValues, b: SampleValues, better: Direction = "higher") -> PairedComparison:
+    """Compare two rows on the samples that both have. Raises SpecError where they share none."""
+    found = paired_differences(a, b)
     sign = 1 if better == "higher" else -1
     wins = sum(1.0 if sign * d > 0 else 0.5 if d == 0 else 0.0 for d in found) / len(found)
     p, effect = signed_rank(found)
     middle, centre, unlucky = paired_bootstraps(a, b, [median, mean, tail(better)])
-    return Paired(len(found), middle, centre, unlucky, p, effect, wins)
+    return PairedComparison(len(found), middle, centre, unlucky, p, effect, wins)
 
 
 def signed_rank(found: Sequence[float]) -> tuple[float, float]:
@@ -115,7 +115,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def tost(found: Sequence[float], margin: float, alpha: float = 0.05) -> Equivalence:
+def tost(found: Sequence[float], margin: float, alpha: float = 0.05) -> EquivalenceTest:
     """Whether paired differences are, in the mean, within `margin` of zero: equivalence is tested, not assumed.
 
     Args:
@@ -136,17 +136,19 @@ def tost(found: Sequence[float], margin: float, alpha: float = 0.05) -> Equivale
     d = np.asarray(found, float)
     n, centre = len(d), float(d.mean())
     if n == 1:
-        return Equivalence(centre, -np.inf, np.inf, margin, 1.0, 1, False)
+        return EquivalenceTest(centre, -np.inf, np.inf, margin, 1.0, 1, False)
     error = float(d.std(ddof=1)) / n**0.5
     if error == 0.0:  # all alike: the mean is known, as far as these samples can tell
         p, half = float(abs(centre) >= margin), 0.0
     else:
         p = float(student.sf((margin - abs(centre)) / error, n - 1))
         half = float(student.ppf(1 - alpha, n - 1)) * error
-    return Equivalence(centre, centre - half, centre + half, margin, p, n, p < alpha)
+    return EquivalenceTest(centre, centre - half, centre + half, margin, p, n, p < alpha)
 
 
-def two_groups(a: Sequence[float], b: Sequence[float], *, level: float = LEVEL, seed: int = SEED) -> Groups:
+def compare_groups(
+    a: Sequence[float], b: Sequence[float], *, level: float = LEVEL, seed: int = SEED
+) -> GroupComparison:
     """Whether a second group lies above a first one: simple against crowded prompts, one number for each prompt.
 
     The interval of the difference of means resamples each group by itself.
@@ -164,7 +166,7 @@ def two_groups(a: Sequence[float], b: Sequence[float], *, level: float = LEVEL, 
     value = float(second.mean() - first.mean())
     sizes = len(a), len(b)
     if np.ptp(np.concatenate([first, second])) == 0.0:
-        return Groups(Span(0.0, 0.0, 0.0, sum(sizes)), 1.0, 0.5, sizes)
+        return GroupComparison(ConfidenceInterval(0.0, 0.0, 0.0, sum(sizes)), 1.0, 0.5, sizes)
     test = mannwhitneyu(second, first)
     interval = scipy_bootstrap(
         (first, second),
@@ -176,8 +178,8 @@ def two_groups(a: Sequence[float], b: Sequence[float], *, level: float = LEVEL, 
         random_state=np.random.default_rng(seed),
     ).confidence_interval
     above = float(test.statistic) / (len(a) * len(b))
-    span = Span(value, float(interval.low), float(interval.high), sum(sizes))
-    return Groups(span, float(test.pvalue), above, sizes)
+    span = ConfidenceInterval(value, float(interval.low), float(interval.high), sum(sizes))
+    return GroupComparison(span, float(test.pvalue), above, sizes)
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:

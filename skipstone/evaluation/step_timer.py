@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]  # comes with diffusers
 
-from .subject import Watch
+from .subject import SampleProgressCallback
 
 
 class Stopwatch:
@@ -38,30 +38,32 @@ class Stopwatch:
 
 
 @contextmanager
-def told_steps(pipe: Any, samples: Sequence[int], watch: Watch | None) -> Iterator[Stopwatch]:
+def track_steps(pipe: Any, samples: Sequence[int], watch: SampleProgressCallback | None) -> Iterator[Stopwatch]:
     """The pipeline's own bar tells the watch how far its samples are, and shows nothing itself."""
     clock = Stopwatch(getattr(pipe, "device", None))
 
-    def tell(share: float) -> None:
+    def on_progress(share: float) -> None:
         for sample in samples if watch is not None else ():
             watch(sample, share)  # type: ignore[misc]  # not None here
 
-    pipe.progress_bar = lambda iterable=None, total=None: _Steps(tell, clock, iterable, total)
+    pipe.progress_bar = lambda iterable=None, total=None: _SilentProgressBar(on_progress, clock, iterable, total)
     try:
         yield clock
-        tell(1.0)
+        on_progress(1.0)
     finally:
         del pipe.progress_bar
 
 
-class _Steps(tqdm):  # type: ignore[misc]  # has no types
+class _SilentProgressBar(tqdm):  # type: ignore[misc]  # has no types
     """A bar of tqdm's that draws nothing and tells how far it is."""
 
-    def __init__(self, tell: Callable[[float], None], clock: Stopwatch, iterable: Any, total: int | None) -> None:
+    def __init__(
+        self, on_progress: Callable[[float], None], clock: Stopwatch, iterable: Any, total: int | None
+    ) -> None:
         super().__init__(iterable, total=total, disable=True)
-        self.tell, self.clock, self.steps = tell, clock, 0.0
+        self.on_progress, self.clock, self.steps = on_progress, clock, 0.0
 
-    def __enter__(self) -> _Steps:
+    def __enter__(self) -> _SilentProgressBar:
         self.clock.start()
         return self
 
@@ -70,7 +72,7 @@ class _Steps(tqdm):  # type: ignore[misc]  # has no types
 
     def update(self, n: float | None = 1) -> None:
         self.steps += n or 0
-        self.tell(min(1.0, self.steps / (self.total or 1)))
+        self.on_progress(min(1.0, self.steps / (self.total or 1)))
 
     def __iter__(self) -> Iterator[Any]:
         self.clock.start()

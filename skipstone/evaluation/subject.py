@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..engine.contracts import Run
 from ..engine.requests import Status
-from .columns import FIXED as FIXED
+from .columns import FIXED_POLICY as FIXED_POLICY
 from .columns import Column, Sampler
 
-Watch: TypeAlias = Callable[[int, float], None]  # sample, share of its way
+SampleProgressCallback: TypeAlias = Callable[[int, float], None]  # sample, share of its way
 
 
-class Item(NamedTuple):
+class SampleRequest(NamedTuple):
     """One sample to draw."""
 
     prompt: str  # empty where the model takes none
@@ -23,7 +23,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class GeneratedSample:
     """One sample that was drawn.
 
     Args:
@@ -55,11 +55,11 @@ class Subject(Protocol):
     @property
     def guidance(self) -> float | None: ...  # None where the model has none
     @property
-    def defaults(self) -> Sampler: ...  # of what neither column nor command says
+    def default_sampler(self) -> Sampler: ...  # of what neither column nor command says
     @property
     def policy(self) -> str: ...  # spec of what is used where no policy is said
     @property
-    def moving(self) -> bool: ...  # whether it makes videos
+    def is_video(self) -> bool: ...  # whether it makes videos
     @property
     def settings(self) -> Mapping[str, Any]: ...  # what else it is told
     @property
@@ -73,30 +73,32 @@ class Subject(Protocol):
     def check(self, prompts: Sequence[str]) -> None:
         """Raise PromptError for prompts that it cannot draw."""
 
-    def admit(self, column: Column) -> Column:
+    def resolve_column(self, column: Column) -> Column:
         """The column as this model runs it, before anything is loaded. Raises SpecError where it cannot."""
 
     def load(self, columns: Sequence[Column]) -> None:
         """Load the weights, and raise for columns that they cannot run: ModelError, GuestError."""
 
-    def warm_up(self, items: Sequence[Item], column: Column) -> None:
+    def warm_up(self, items: Sequence[SampleRequest], column: Column) -> None:
         """Make the first calls, whose seconds would tell nothing."""
 
-    def prepare(self, items: Sequence[Item], column: Column) -> None:
+    def prepare(self, items: Sequence[SampleRequest], column: Column) -> None:
         """Let a peer measure what it has to know of such runs."""
 
-    def draw(self, items: Sequence[Item], column: Column, watch: Watch | None = None) -> tuple[list[Made], float]:
+    def draw(
+        self, items: Sequence[SampleRequest], column: Column, watch: SampleProgressCallback | None = None
+    ) -> tuple[list[GeneratedSample], float]:
         """The samples, and the seconds of denoising them."""
 
-    def pictures(self, made: Sequence[Made]) -> list[Any]:
+    def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
         """(height, width, 3) in [0, 1] for each, or (frames, height, width, 3) of a video; not rounded."""
 
 
-def common(subject: Subject, solver: str | None, grid: str | None, steps: int | None) -> Sampler:
+def resolve_sampler(subject: Subject, solver: str | None, grid: str | None, steps: int | None) -> Sampler:
     """The sampler of a command: what it says, and the subject's own for the rest."""
-    own = subject.defaults
+    own = subject.default_sampler
     return Sampler(
-        own.solver if solver is None else Sampler.part("solver", solver),
-        own.grid if grid is None else Sampler.part("grid", grid),
+        own.solver if solver is None else Sampler.parse_component("solver", solver),
+        own.grid if grid is None else Sampler.parse_component("grid", grid),
         own.steps if steps is None else steps,
     )

@@ -8,23 +8,27 @@ import statistics
 from typing import Any
 
 from .. import __version__
-from .columns import FEWER, Column, partner, spelt
+from .columns import FEWER, Column, find_partner, format_component
 from .compare import Comparison
 
 
-def decibels(value: float) -> str:
+def format_decibels(value: float) -> str:
     """A PSNR for people: identical pictures are called so."""
     return "identical" if math.isinf(value) else f"{value:.1f}"
 
 
-def rows(result: Comparison) -> list[list[str]]:
+def format_rows(result: Comparison) -> list[list[str]]:
     """A head and one row for each column: closeness at the median and worst sample, calls, saving, seconds."""
     judged = "judge" in result.metrics
     head = ["column", "PSNR", "worst", "SSIM", "worst", "calls", "saved", "seconds"]
     found = [[*head, "judge"] if judged else head]
     for c in range(len(result.columns)):
-        row = [_named(result, c)]
-        row += [decibels(result.median(c, "psnr")), decibels(result.worst(c, "psnr"))] if c else ["full run", ""]
+        row = [_format_label(result, c)]
+        row += (
+            [format_decibels(result.median(c, "psnr")), format_decibels(result.worst(c, "psnr"))]
+            if c
+            else ["full run", ""]
+        )
         row += [f"{result.median(c, 'ssim'):.3f}", f"{result.worst(c, 'ssim'):.3f}"] if c else ["", ""]
         row += [f"{result.mean_calls(c):.1f}", f"{result.saving(c):.0%}" if c else "", f"{result.seconds[c]:.2f}"]
         row += [f"{statistics.fmean(result.values(c, 'judge')):.2f}"] if judged else []
@@ -32,16 +36,16 @@ def rows(result: Comparison) -> list[list[str]]:
     return found
 
 
-def markdown(result: Comparison) -> str:
-    """The table of `rows`, with what one must know to read it."""
-    head, *body = rows(result)
+def format_markdown(result: Comparison) -> str:
+    """The table of `format_rows`, with what one must know to read it."""
+    head, *body = format_rows(result)
     rule = [":--", *["--:"] * (len(head) - 1)]
     named = [[f"`{name}`", *rest] for name, *rest in body]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, rule, *named)]
     return "\n".join([*_preamble(result), "", *lines, "", *_notes(result), ""])
 
 
-def _named(result: Comparison, c: int) -> str:
+def _format_label(result: Comparison, c: int) -> str:
     column = result.columns[c]
     return f"{column.label} ({column.steps} steps)" if column.policy is None else column.label
 
@@ -69,7 +73,7 @@ def _notes(result: Comparison) -> list[str]:
     notes = []
     for c, column in enumerate(result.columns):
         if column.policy is None:
-            like = partner(result.columns, c)
+            like = find_partner(result.columns, c)
             made = "" if result.mean_calls(c) == column.steps else f", which makes {result.mean_calls(c):g} calls"
             notes.append(
                 f"`{FEWER}` is a fixed sampler with as many steps as `{result.columns[like].label}` makes calls "
@@ -90,8 +94,8 @@ def records(result: Comparison, pictures: dict[tuple[int, int], str]) -> list[di
                     "seed": cell.seed,
                     "column": column.label,
                     "spec": column.spec,
-                    "solver": spelt(column.solver),
-                    "grid": spelt(column.grid),
+                    "solver": format_component(column.solver),
+                    "grid": format_component(column.grid),
                     "steps": column.steps,
                     "calls": cell.calls,
                     "saving": 1 - cell.calls / result.cells[0][p].calls,
@@ -111,6 +115,6 @@ def records(result: Comparison, pictures: dict[tuple[int, int], str]) -> list[di
     return found
 
 
-def json_lines(records: list[dict[str, Any]]) -> str:
+def format_json_lines(records: list[dict[str, Any]]) -> str:
     """Records as JSON Lines; numbers that JSON cannot hold are an error, not a surprise for a reader."""
     return "".join(json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in records)

@@ -11,7 +11,7 @@ from .compare import Comparison
 
 def timeline(result: Comparison) -> bytes:
     """The decision timeline as a PNG file's bytes: the full run and every column that adapts."""
-    shown = [c for c, column in enumerate(result.columns) if column.adaptive or (c == 0 and not column.peer)]
+    shown = [c for c, column in enumerate(result.columns) if column.is_adaptive or (c == 0 and not column.peer)]
     buffer = BytesIO()
     drawn([_panel(result, c) for c in shown]).savefig(buffer, format="png")
     return buffer.getvalue()

@@ -22,7 +22,7 @@ def content_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[int, ...]:
     return tuple(k for k, token in enumerate(ids) if int(token) not in special)
 
 
-class Attended:
+class AttentionRecorder:
     """Attention of latent cells to text tokens, mean over heads and layers, while a denoiser is called.
 
         with Attended(unet, rows=[0], size=(64, 48)) as seen:
@@ -48,11 +48,11 @@ class Attended:
         self._layers = 0
         self._hooks: list[Any] = []
 
-    def __enter__(self) -> Attended:
+    def __enter__(self) -> AttentionRecorder:
         from diffusers.models.attention_processor import Attention
 
         layers = [layer for layer in self.module.modules() if isinstance(layer, Attention)]
-        self._hooks = [layer.register_forward_pre_hook(self._look, with_kwargs=True) for layer in layers]
+        self._hooks = [layer.register_forward_pre_hook(self._record, with_kwargs=True) for layer in layers]
         return self
 
     def __exit__(
@@ -71,12 +71,14 @@ class Attended:
         found: torch.Tensor = self._sum / self._layers
         return found
 
-    def _look(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _record(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = dict(zip(("hidden_states", "encoder_hidden_states", "attention_mask"), args, strict=False)) | kwargs
         cells, text = named["hidden_states"], named.get("encoder_hidden_states")
         if text is None or cells.ndim != 3 or (grid := self._grid(cells.shape[1])) is None:
             return
-        shares = _shares(layer, cells[self.rows], text[self.rows], _bias(named.get("attention_mask"), self.rows))
+        shares = _attention_shares(
+            layer, cells[self.rows], text[self.rows], _mask_bias(named.get("attention_mask"), self.rows)
+        )
         made = shares.transpose(1, 2).reshape(len(self.rows), -1, *grid)
         if grid != self.size:
             made = nn.functional.interpolate(made, self.size, mode="bilinear", align_corners=False)
@@ -95,14 +97,14 @@ class Attended:
         return None
 
 
-def _bias(mask: torch.Tensor | None, rows: list[int]) -> torch.Tensor | None:
+def _mask_bias(mask: torch.Tensor | None, rows: list[int]) -> torch.Tensor | None:
     """An additive mask of the rows, if there is one."""
     if mask is None or mask.dtype == torch.bool:
         return mask
     return mask[rows] if len(mask) > 1 else mask
 
 
-def _shares(layer: Any, cells: torch.Tensor, text: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _attention_shares(layer: Any, cells: torch.Tensor, text: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Attention (rows, cells, tokens) of cells to the text's tokens, mean over heads, summing to 1 over tokens."""
 
     def heads(x: torch.Tensor, norm: Any) -> torch.Tensor:

@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from ..metrics.networks import Clip
+from ..metrics.networks import ClipFeatures
 
-WIDTH = 768  # of the features that AdDiffusion looked at: CLIP ViT-L/14's
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was taught with, by channel
-SPREAD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_WIDTH = 768  # of the features that AdDiffusion looked at: CLIP ViT-L/14's
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was taught with, by channel
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Look(nn.Module):
+class LatentImageEncoder(nn.Module):
     """A latent (channels, height, width) in, the features (width,) of its picture out, as one network.
 
     One module, so that what a look costs can be counted as of any other.
@@ -43,7 +43,7 @@ class Look(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Eyes:
+class SampleFeatureExtractor:
     """What looks at one sample, see `engine.requests.Eyes`.
 
     Args:
@@ -53,33 +53,33 @@ class Eyes:
         aligned: Whether both live in one space, so that their cosine says how well the picture fits the prompt.
     """
 
-    look: Look
+    image_encoder: LatentImageEncoder
     read: Callable[[], torch.Tensor]
     widths: tuple[int, int]
     aligned: bool = False
 
     @torch.inference_mode()
-    def picture(self, x0: torch.Tensor) -> torch.Tensor:
+    def image_features(self, x0: torch.Tensor) -> torch.Tensor:
         """Features of the picture of a clean estimate, float32."""
-        made: torch.Tensor = self.look(x0).float()
+        made: torch.Tensor = self.image_encoder(x0).float()
         return made
 
     @torch.inference_mode()
-    def words(self) -> torch.Tensor:
+    def prompt_features(self) -> torch.Tensor:
         """Features of the prompt, float32."""
         return self.read().float()
 
 
 @dataclass(frozen=True, eq=False)
-class ClipEyes:
-    """A CLIP's two encoders; made by `clip`.
+class ClipEncoder:
+    """A CLIP's two encoders; made by `load_clip`.
 
     Args:
         net: Of transformers.
         tokenizer: Its own.
     """
 
-    net: Clip
+    net: ClipFeatures
     tokenizer: Any
 
     @property
@@ -87,12 +87,12 @@ class ClipEyes:
         """Of the features of pictures and of prompts, which live in one space."""
         return int(self.net.config.projection_dim)
 
-    def see(self, picture: torch.Tensor) -> torch.Tensor:
+    def encode_image(self, picture: torch.Tensor) -> torch.Tensor:
         """Features of a picture (3, height, width) in [0, 1], which is squeezed to the square that CLIP reads."""
         side = self.net.config.vision_config.image_size
         here = picture[None].float().to(self._device)
         square = nn.functional.interpolate(here, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        mean, spread = (torch.tensor(v, device=here.device)[:, None, None] for v in (MEAN, SPREAD))
+        mean, spread = (torch.tensor(v, device=here.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
         return self.net.get_image_features((square - mean) / spread)[0]
 
     def read(self, prompt: str) -> torch.Tensor:
@@ -103,9 +103,11 @@ class ClipEyes:
         ).to(self._device)
         return self.net.get_text_features(made.input_ids, made.attention_mask)[0]
 
-    def at(self, decode: Callable[[torch.Tensor], torch.Tensor], prompt: str) -> Eyes:
+    def for_sample(self, decode: Callable[[torch.Tensor], torch.Tensor], prompt: str) -> SampleFeatureExtractor:
         """These eyes on one sample: how its latent is decoded, and its prompt."""
-        return Eyes(Look(decode, self.see), lambda: self.read(prompt), (self.width, self.width), True)
+        return SampleFeatureExtractor(
+            LatentImageEncoder(decode, self.encode_image), lambda: self.read(prompt), (self.width, self.width), True
+        )
 
     @property
     def _device(self) -> torch.device:
@@ -113,7 +115,7 @@ class ClipEyes:
 
 
 @lru_cache(maxsize=2)
-def clip(weights: str) -> ClipEyes:
+def load_clip(weights: str) -> ClipEncoder:
     """A CLIP of transformers, loaded once.
 
     Args:
@@ -130,7 +132,7 @@ def clip(weights: str) -> ClipEyes:
     logging.set_verbosity_error()
     try:
         net = CLIPModel.from_pretrained(weights, local_files_only=True).float().eval().requires_grad_(False)
-        return ClipEyes(Clip(net), AutoTokenizer.from_pretrained(weights, local_files_only=True))
+        return ClipEncoder(ClipFeatures(net), AutoTokenizer.from_pretrained(weights, local_files_only=True))
     except Exception as e:  # transformers, safetensors and tokenizers each have errors of their own
         first = (str(e) or type(e).__name__).strip().split("\n", 1)[0][:200]
         raise ModelError(

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..engine.contracts import Policy
-from ..policies.certified import Certified, flat
+from ..policies.certified import Certified, prefix_keys
 from ..policies.saved import load_policy as _load
 
-INFINITE = ("inf", "-inf")
-SAMPLED = 1024  # values of each tensor that its digest looks at
+INFINITY_STRINGS = ("inf", "-inf")
+DIGEST_VALUES = 1024  # values of each tensor that its digest looks at
 
 
 def load_policy(
@@ -33,13 +33,13 @@ def load_policy(
     """
     policy = _load(folder, force=force, allow_sampler=allow_sampler)
     if pipe is not None and isinstance(policy, Certified):
-        check(policy, pipe)
+        check_identity(policy, pipe)
     return policy
 
 
-def check(policy: Certified, pipe: Any) -> None:
+def check_identity(policy: Certified, pipe: Any) -> None:
     """Raise CertificateError where a pipeline, or a `Pebble`, is not what the certificate was made for."""
-    found = {**identity(pipe), **flat("scheduler", scheduler_facts(getattr(pipe, "scheduler", None)))}
+    found = {**identity(pipe), **prefix_keys("scheduler", scheduler_facts(getattr(pipe, "scheduler", None)))}
     policy.check(found, f"this {type(pipe).__name__}")
 
 
@@ -75,7 +75,7 @@ def digest(parts: Mapping[str, Any]) -> str:
             found.update(json.dumps([name, key, str(tensor.dtype), list(tensor.shape)]).encode())
             if tensor.device.type != "meta":  # weights that are off-loaded cannot be looked at
                 row = tensor.detach().flatten()
-                some = row[:: max(1, len(row) // SAMPLED)][:SAMPLED].contiguous()
+                some = row[:: max(1, len(row) // DIGEST_VALUES)][:DIGEST_VALUES].contiguous()
                 found.update(some.view(torch.uint8).cpu().numpy().tobytes())
     return found.hexdigest()
 
@@ -84,20 +84,20 @@ def scheduler_facts(scheduler: Any) -> dict[str, Any]:
     """Class and configuration of a scheduler, as JSON gives them back; empty where there is none."""
     if scheduler is None:
         return {}
-    config = {k: _finite(v) for k, v in dict(scheduler.config).items() if not k.startswith("_")}
+    config = {k: _spell_infinity(v) for k, v in dict(scheduler.config).items() if not k.startswith("_")}
     facts: dict[str, Any] = json.loads(json.dumps({"class": type(scheduler).__name__, **config}, default=str))
     return facts
 
 
-def scheduler_from(facts: Mapping[str, Any]) -> Any:
+def build_scheduler(facts: Mapping[str, Any]) -> Any:
     """The scheduler that `scheduler_facts` tells of."""
     import diffusers
 
     kind = getattr(diffusers, facts["class"])
-    config = {k: float(v) if v in INFINITE else v for k, v in facts.items() if k != "class"}
+    config = {k: float(v) if v in INFINITY_STRINGS else v for k, v in facts.items() if k != "class"}
     return kind.from_config(config)
 
 
-def _finite(value: Any) -> Any:
+def _spell_infinity(value: Any) -> Any:
     """JSON has no infinity: it is spelt, as some schedulers clip at -inf."""
-    return str(value) if str(value) in INFINITE else value
+    return str(value) if str(value) in INFINITY_STRINGS else value

@@ -10,26 +10,26 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from ..engine.contracts import ATTENTION, View
+from ..engine.contracts import ATTENTION, PredictionType
 from ..engine.requests import Estimate, Query
 from ..errors import BackboneError
 from ..numerics.parametrize import to_x0
 from ..numerics.schedule import Schedule
-from .cross_attention import Attended
-from .diffusers.batch_router import batch_of
+from .cross_attention import AttentionRecorder
+from .diffusers.batch_router import find_batch
 
-Forward: TypeAlias = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+ForwardFunction: TypeAlias = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 COND, UNCOND = "cond", "uncond"
 CONTENT = "content"  # in a sample's condition: places of its prompt's own tokens, for the map of attention
 
 
-def plain(module: nn.Module, x: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+def call_module(module: nn.Module, x: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
     """`module(x, timesteps)`, or `module(x, timesteps, cond)` where there is a condition."""
     output: torch.Tensor = module(x, timesteps) if cond is None else module(x, timesteps, cond)
     return output
 
 
-def diffusers_unet(
+def call_diffusers_unet(
     module: nn.Module, x: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor | None
 ) -> torch.Tensor:
     """How a diffusers UNet with cross-attention is called."""
@@ -60,7 +60,7 @@ class CallCounter:
         self._hook.remove()
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.rows += batch_of(module, args, kwargs).shape[0]
+        self.rows += find_batch(module, args, kwargs).shape[0]
         self.forwards += 1
 
 
@@ -87,9 +87,9 @@ class ModuleBackbone:
 
     module: nn.Module
     schedule: Schedule
-    prediction: View = "eps"
+    prediction: PredictionType = "eps"
     guidance: float = 1.0
-    forward: Forward = plain
+    forward: ForwardFunction = call_module
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -110,19 +110,24 @@ class ModuleBackbone:
         """The guided estimate of each query; branches that are not given are computed together."""
         rows: list[tuple[int, str]] = []
         for i, query in enumerate(queries):
-            if strange := query.given.keys() - set(self.sites):
+            if strange := query.known_outputs.keys() - set(self.sites):
                 raise BackboneError(
                     f"Sites of this model: {', '.join(self.sites) or 'none'}; given: {sorted(strange)}."
                 )
-            rows += [(i, branch) for branch in self._branches if branch not in query.given]
-        told = [k for k, (i, branch) in enumerate(rows) if branch == COND and ATTENTION in queries[i].want]
-        if not told:
+            rows += [(i, branch) for branch in self._branches if branch not in query.known_outputs]
+        attention_rows = [
+            k for k, (i, branch) in enumerate(rows) if branch == COND and ATTENTION in queries[i].wanted_sites
+        ]
+        if not attention_rows:
             computed = dict(zip(rows, self._outputs(queries, rows), strict=True))
             return [self._estimate(i, query, computed) for i, query in enumerate(queries)]
-        height, width = queries[rows[told[0]][0]].x.shape[-2:]
-        with Attended(self.module, told, (height, width)) as seen:
+        height, width = queries[rows[attention_rows[0]][0]].x.shape[-2:]
+        with AttentionRecorder(self.module, attention_rows, (height, width)) as seen:
             computed = dict(zip(rows, self._outputs(queries, rows), strict=True))
-        maps = {rows[k][0]: _share(queries[rows[k][0]], own) for k, own in zip(told, seen.maps(), strict=True)}
+        maps = {
+            rows[k][0]: _prompt_share(queries[rows[k][0]], own)
+            for k, own in zip(attention_rows, seen.maps(), strict=True)
+        }
         return [self._estimate(i, query, computed, maps.get(i)) for i, query in enumerate(queries)]
 
     def _outputs(self, queries: Sequence[Query], rows: Sequence[tuple[int, str]]) -> Sequence[torch.Tensor]:
@@ -146,12 +151,12 @@ class ModuleBackbone:
         self, i: int, query: Query, computed: Mapping[tuple[int, str], torch.Tensor], seen: torch.Tensor | None = None
     ) -> Estimate:
         fresh = {branch: computed[i, branch] for branch in self._branches if (i, branch) in computed}
-        said = {**query.given, **fresh}
-        output = said[COND]
+        branch_outputs = {**query.known_outputs, **fresh}
+        output = branch_outputs[COND]
         if self.sites:
-            output = said[UNCOND] + self.guidance * (said[COND] - said[UNCOND])
+            output = branch_outputs[UNCOND] + self.guidance * (branch_outputs[COND] - branch_outputs[UNCOND])
         x0 = to_x0(self.prediction, output, query.x, self.schedule.alpha(query.t), self.schedule.sigma(query.t))
-        wanted = {branch: value for branch, value in fresh.items() if branch in query.want}
+        wanted = {branch: value for branch, value in fresh.items() if branch in query.wanted_sites}
         wanted |= {} if seen is None else {ATTENTION: seen}
         return Estimate(x0, len(fresh) / self.branches, output, self.prediction, wanted)
 
@@ -167,7 +172,7 @@ def _condition(cond: Any, branch: str) -> torch.Tensor | None:
     return value
 
 
-def _share(query: Query, maps: torch.Tensor) -> torch.Tensor:
+def _prompt_share(query: Query, maps: torch.Tensor) -> torch.Tensor:
     """Share (height, width) of attention that goes to the prompt's own words."""
     if not isinstance(query.cond, Mapping) or CONTENT not in query.cond:
         raise BackboneError(

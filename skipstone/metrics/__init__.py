@@ -1,6 +1,6 @@
 """What a finished sample, or a row of them, is worth and what it cost, as numbers."""
 
-from .available import Available as Available
+from .available import AvailableMetrics as AvailableMetrics
 from .available import metrics_available as metrics_available
 from .base import Metric as Metric
 from .base import Sample as Sample

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .. import registry
-from .base import Measure, Metric, SetMetric
+from .base import BaseMetric, Metric, SetMetric
 
-LACKS = {"judge": "this model has no judge of its own", "latent": "this model's latents cannot be seen"}
+MISSING_REASONS = {"judge": "this model has no judge of its own", "latent": "this model's latents cannot be seen"}
 
 
-class Available(NamedTuple):
+class AvailableMetrics(NamedTuple):
     """What to measure, and what not.
 
     Args:
@@ -25,7 +25,7 @@ class Available(NamedTuple):
     absent: tuple[tuple[str, str], ...]
 
 
-def metrics_available(*, judge: bool = False, latents: bool = True, moving: bool = False) -> Available:
+def metrics_available(*, judge: bool = False, latents: bool = True, is_video: bool = False) -> AvailableMetrics:
     """The registered metrics, divided.
 
     Args:
@@ -33,20 +33,20 @@ def metrics_available(*, judge: bool = False, latents: bool = True, moving: bool
         latents: Whether samples come with what the decoder was given.
         moving: Whether it makes videos.
     """
-    has, kind = {"judge": judge, "latent": latents}, "video" if moving else "picture"
-    found: list[Measure] = []
+    has, kind = {"judge": judge, "latent": latents}, "video" if is_video else "picture"
+    found: list[BaseMetric] = []
     absent: list[tuple[str, str]] = []
     for name in registry.names("metric"):
-        variants: tuple[Measure, ...] = registry.lookup("metric", name).variants()  # type: ignore[attr-defined]
+        variants: tuple[BaseMetric, ...] = registry.find_class("metric", name).variants()  # type: ignore[attr-defined]
         if variants[0].of not in ("any", kind):
             continue
-        lacking = next((LACKS[want] for want in variants[0].wants if not has[want]), "")
+        lacking = next((MISSING_REASONS[want] for want in variants[0].requires if not has[want]), "")
         usable = None if lacking else next((one for one in variants if not one.missing()), None)
         if usable is None:
             absent.append((name, lacking or variants[0].missing()))
         else:
             found.append(usable)
-    return Available(
+    return AvailableMetrics(
         tuple(m for m in found if isinstance(m, Metric)),
         tuple(m for m in found if isinstance(m, SetMetric)),
         tuple(absent),

@@ -36,7 +36,7 @@ class Sample:
     reference_latent: Any = None
 
 
-class Measure:
+class BaseMetric:
     """What metrics of one sample and of many have in common: frozen settings, all with defaults, and these facts."""
 
     name: ClassVar[str]
@@ -44,7 +44,7 @@ class Measure:
     unit: ClassVar[str] = ""
     span: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # what promises count at least and at most
     of: ClassVar[Literal["any", "picture", "video"]] = "any"  # what it can be taken of
-    wants: ClassVar[tuple[Literal["judge", "latent"], ...]] = ()  # what not every model has
+    requires: ClassVar[tuple[Literal["judge", "latent"], ...]] = ()  # what not every model has
 
     def missing(self) -> str:
         """The file or package that this machine lacks, and where to get it; empty where the metric can be taken."""
@@ -56,7 +56,7 @@ class Measure:
         return (cls(),)
 
 
-class Metric(Measure):
+class Metric(BaseMetric):
     """Base of metrics: frozen settings and one function from a sample to a number."""
 
     def measure(self, sample: Sample) -> float:
@@ -64,7 +64,7 @@ class Metric(Measure):
         raise NotImplementedError
 
 
-class SetMetric(Measure):
+class SetMetric(BaseMetric):
     """Base of metrics that say one number of many samples.
 
     Few samples bias such numbers: compare only those of equally many.
@@ -74,7 +74,7 @@ class SetMetric(Measure):
         """The number.
 
         Args:
-            pictures: Pictures or videos as in `Sample.pixels`.
+            pictures: Pictures or videos as in `JudgedSample.pixels`.
             prompts: Of each.
             references: What they are compared with: the full run's, or real ones; as many or another number.
 
@@ -84,7 +84,7 @@ class SetMetric(Measure):
         raise NotImplementedError
 
 
-def pair(metric: Metric, sample: Sample) -> tuple[Any, Any]:
+def get_image_pair(metric: Metric, sample: Sample) -> tuple[Any, Any]:
     """The picture and its reference as float64. Raises SpecError where there is none or it is of another shape."""
     import numpy as np
 
@@ -96,6 +96,6 @@ def pair(metric: Metric, sample: Sample) -> tuple[Any, Any]:
     return ours, theirs
 
 
-def worst(metric: Measure, values: list[float]) -> float:
+def worst(metric: BaseMetric, values: list[float]) -> float:
     """The worst of several values in this metric's own direction."""
     return min(values) if metric.better == "higher" else max(values)

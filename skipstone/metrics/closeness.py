@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from ..errors import MetricError
 from ..registry import register
-from .base import Metric, Sample, pair
+from .base import Metric, Sample, get_image_pair
 
 
 @register("metric")
@@ -26,7 +26,7 @@ class PSNR(Metric):
     span: ClassVar[tuple[float, float]] = (0.0, 99.0)  # identical pictures count as 99 dB in a mean
 
     def measure(self, sample: Sample) -> float:
-        ours, theirs = pair(self, sample)
+        ours, theirs = get_image_pair(self, sample)
         error = float(((ours - theirs) ** 2).mean())
         return math.inf if error == 0.0 else -10.0 * math.log10(error)
 
@@ -55,7 +55,7 @@ class SSIM(Metric):
     def measure(self, sample: Sample) -> float:
         from skimage.metrics import structural_similarity
 
-        ours, theirs = pair(self, sample)
+        ours, theirs = get_image_pair(self, sample)
         if min(ours.shape[:2]) < WINDOW:
             raise MetricError(f"ssim: expected pictures of at least {WINDOW} x {WINDOW}, got {ours.shape[:2]}.")
         return float(

@@ -9,15 +9,15 @@ from typing import ClassVar, Literal
 
 from ..errors import MetricError
 from ..registry import register
-from .base import Metric, Sample, pair
+from .base import Metric, Sample, get_image_pair
 from .closeness import PSNR, SSIM
 
-CEILING = 99.0  # dB that one frame counts at most, so that an identical one does not make a mean infinite
+MAX_PSNR = 99.0  # dB that one frame counts at most, so that an identical one does not make a mean infinite
 
 
-def each(metric: Metric, of_one: Metric, sample: Sample) -> list[float]:
+def measure_frames(metric: Metric, of_one: Metric, sample: Sample) -> list[float]:
     """`of_one` for each frame. Raises MetricError where the sample is a picture."""
-    ours, theirs = pair(metric, sample)
+    ours, theirs = get_image_pair(metric, sample)
     if ours.ndim != 4:
         raise MetricError(f"{metric.name}: expected a video (frames, height, width, 3), got {ours.shape}.")
     return [
@@ -40,12 +40,12 @@ class FramePSNR(Metric):
     name: ClassVar[str] = "frame_psnr"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     unit: ClassVar[str] = "dB"
-    span: ClassVar[tuple[float, float]] = (0.0, CEILING)
+    span: ClassVar[tuple[float, float]] = (0.0, MAX_PSNR)
     of: ClassVar[Literal["any", "picture", "video"]] = "video"
 
     def measure(self, sample: Sample) -> float:
-        frames = each(self, PSNR(), sample)
-        return math.inf if min(frames) == math.inf else statistics.fmean(min(f, CEILING) for f in frames)
+        frames = measure_frames(self, PSNR(), sample)
+        return math.inf if min(frames) == math.inf else statistics.fmean(min(f, MAX_PSNR) for f in frames)
 
 
 @register("metric")
@@ -60,7 +60,7 @@ class WorstFramePSNR(FramePSNR):
     name: ClassVar[str] = "frame_psnr_worst"
 
     def measure(self, sample: Sample) -> float:
-        return min(each(self, PSNR(), sample))
+        return min(measure_frames(self, PSNR(), sample))
 
 
 @register("metric")
@@ -78,7 +78,7 @@ class FrameSSIM(Metric):
     of: ClassVar[Literal["any", "picture", "video"]] = "video"
 
     def measure(self, sample: Sample) -> float:
-        return statistics.fmean(each(self, SSIM(), sample))
+        return statistics.fmean(measure_frames(self, SSIM(), sample))
 
 
 @register("metric")
@@ -93,4 +93,4 @@ class WorstFrameSSIM(FrameSSIM):
     name: ClassVar[str] = "frame_ssim_worst"
 
     def measure(self, sample: Sample) -> float:
-        return min(each(self, SSIM(), sample))
+        return min(measure_frames(self, SSIM(), sample))

@@ -21,7 +21,7 @@ class JudgeScore(Metric):
     name: ClassVar[str] = "judge"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     span: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    wants: ClassVar[tuple[Literal["judge", "latent"], ...]] = ("judge",)
+    requires: ClassVar[tuple[Literal["judge", "latent"], ...]] = ("judge",)
 
     def measure(self, sample: Sample) -> float:
         if sample.judge is None:

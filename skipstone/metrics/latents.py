@@ -25,7 +25,7 @@ class LatentError(Metric):
     name: ClassVar[str] = "latent_error"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     span: ClassVar[tuple[float, float]] = (0.0, math.inf)
-    wants: ClassVar[tuple[Literal["judge", "latent"], ...]] = ("latent",)
+    requires: ClassVar[tuple[Literal["judge", "latent"], ...]] = ("latent",)
 
     def measure(self, sample: Sample) -> float:
         import numpy as np

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import MetricError, SpecError
 from ..registry import register
-from .base import Metric, Sample, pair
+from .base import Metric, Sample, get_image_pair
 from .weights import Weights, missing
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ BACKBONES = {
     "vgg": Weights(("vgg16-397923af.pth",), f"{_URL}vgg16-397923af.pth"),
 }
 # Layers of each network after which its features are compared.
-TAPS = {"alex": (1, 4, 7, 9, 11), "squeeze": (1, 4, 7, 9, 10, 11, 12), "vgg": (3, 8, 15, 22, 29)}
+LAYER_INDICES = {"alex": (1, 4, 7, 9, 11), "squeeze": (1, 4, 7, 9, 10, 11, 12), "vgg": (3, 8, 15, 22, 29)}
 # Pictures in [-1, 1] to what the networks were trained on: rounded so by the authors, and so we keep them.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-SMALLEST = 32  # pixels: below, the last features of some networks have no pixel left
+MIN_SIZE = 32  # pixels: below, the last features of some networks have no pixel left
 
 
 @register("metric")
@@ -74,16 +74,16 @@ class LPIPS(Metric):
     def measure(self, sample: Sample) -> float:
         import torch
 
-        ours, theirs = (torch.from_numpy(a).float() for a in pair(self, sample))
-        if min(ours.shape[-3:-1]) < SMALLEST:
+        ours, theirs = (torch.from_numpy(a).float() for a in get_image_pair(self, sample))
+        if min(ours.shape[-3:-1]) < MIN_SIZE:
             size = tuple(ours.shape[-3:-1])
-            raise MetricError(f"lpips: expected pictures of at least {SMALLEST} x {SMALLEST}, got {size}.")
+            raise MetricError(f"lpips: expected pictures of at least {MIN_SIZE} x {MIN_SIZE}, got {size}.")
         if why := self.missing():
             raise MetricError(why)
-        network, heads = load(self.net, BACKBONES[self.net].find(self.name, self.weights))
+        network, heads = load_network(self.net, BACKBONES[self.net].find(self.name, self.weights))
         both = torch.stack([ours, theirs]).reshape(-1, *ours.shape[-3:]).movedim(-1, 1) * 2 - 1
         with torch.no_grad():
-            return float(distance(network, heads, TAPS[self.net], both))
+            return float(distance(network, heads, LAYER_INDICES[self.net], both))
 
 
 def distance(network: Any, heads: list[Any], taps: tuple[int, ...], both: Any) -> Any:
@@ -103,11 +103,11 @@ def distance(network: Any, heads: list[Any], taps: tuple[int, ...], both: Any) -
 
 
 @lru_cache(maxsize=3)
-def load(net: str, path: Path) -> tuple[Any, list[Any]]:
+def load_network(net: str, path: Path) -> tuple[Any, list[Any]]:
     """A network with the weights of a file, and the linear heads of version 0.1. Raises MetricError."""
     import torch
 
-    network = features(net)
+    network = build_backbone(net)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
         own = {key.removeprefix("features."): v for key, v in found.items() if key.startswith("features.")}
@@ -115,11 +115,11 @@ def load(net: str, path: Path) -> tuple[Any, list[Any]]:
     except Exception as e:  # whatever pickle, zip and torch raise of files that are something else
         first = str(e).split("\n", 1)[0][:200]
         raise MetricError(f"lpips: {path} is not torchvision's weights of the net {net!r}: {first}") from None
-    read = torch.load(heads_of(net), map_location="cpu", weights_only=True)
+    read = torch.load(find_heads(net), map_location="cpu", weights_only=True)
     return network.eval().requires_grad_(False), [read[key] for key in sorted(read)]
 
 
-def heads_of(net: str) -> Path:
+def find_heads(net: str) -> Path:
     """The linear heads that come with torchmetrics: byte for byte those of the authors' version 0.1."""
     spec = find_spec("torchmetrics")
     if spec is None or spec.origin is None:
@@ -132,7 +132,7 @@ def heads_of(net: str) -> Path:
     return path
 
 
-def features(net: str) -> Any:
+def build_backbone(net: str) -> Any:
     """The convolutions of a network, numbered as torchvision numbers them, with random weights."""
     from torch.nn import Conv2d, MaxPool2d, ReLU, Sequential
 

@@ -18,7 +18,7 @@ from ..errors import MetricError
 T = TypeVar("T")
 
 
-class Inception(nn.Module):
+class InceptionFeatures(nn.Module):
     """Inception v3 as FID was published with it, from 8-bit pictures to 2,048 features; torch-fidelity's port.
 
     It is not left to torchmetrics to build: that resizes pictures in a way of its own.
@@ -35,7 +35,7 @@ class Inception(nn.Module):
         return found
 
 
-class Video(nn.Module):
+class VideoFeatures(nn.Module):
     """I3D as TorchScript, from 8-bit videos (n, 3, frames, height, width) to features."""
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +47,7 @@ class Video(nn.Module):
         return found
 
 
-class Clip(nn.Module):
+class ClipFeatures(nn.Module):
     """A CLIP whose features are tensors, as they were before transformers 5."""
 
     def __init__(self, net: Any) -> None:
@@ -61,7 +61,7 @@ class Clip(nn.Module):
         return _features(self.net.get_text_features(ids, mask))
 
 
-class Reader:
+class ClipProcessor:
     """CLIP's processor, which cuts long prompts itself and keeps the end token that their features are read at.
 
     torchmetrics would cut it off with the rest.
@@ -81,22 +81,22 @@ def _features(found: Any) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def inception(path: Path) -> Inception:
+def load_inception(path: Path) -> InceptionFeatures:
     """Raises MetricError for a file that is something else."""
-    return _loaded("fid", path, lambda: Inception(path))
+    return _load_or_raise("fid", path, lambda: InceptionFeatures(path))
 
 
 @lru_cache(maxsize=1)
-def i3d(path: Path) -> Video:
+def load_i3d(path: Path) -> VideoFeatures:
     """Raises MetricError for a file that is something else."""
-    return _loaded("fvd", path, lambda: Video(path))
+    return _load_or_raise("fvd", path, lambda: VideoFeatures(path))
 
 
-def clip(folder: Path, batches: Iterator[Tensor], prompts: Sequence[str]) -> float:
+def compute_clip_score(folder: Path, batches: Iterator[Tensor], prompts: Sequence[str]) -> float:
     """CLIP score of 8-bit pictures and their prompts. Raises MetricError for a folder that is something else."""
     from torchmetrics.multimodal.clip_score import CLIPScore
 
-    net, processor = _clip(folder)
+    net, processor = _load_clip(folder)
     measured, left = CLIPScore(lambda: (net, processor)), list(prompts)
     with torch.no_grad():
         for images in batches:
@@ -106,18 +106,18 @@ def clip(folder: Path, batches: Iterator[Tensor], prompts: Sequence[str]) -> flo
 
 
 @lru_cache(maxsize=1)
-def _clip(folder: Path) -> tuple[Clip, Reader]:
+def _load_clip(folder: Path) -> tuple[ClipFeatures, ClipProcessor]:
     from transformers import CLIPModel, CLIPProcessor
 
-    def load() -> tuple[Clip, Reader]:
+    def load() -> tuple[ClipFeatures, ClipProcessor]:
         net = CLIPModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
         processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
-        return Clip(net), Reader(processor, net.config.text_config.max_position_embeddings)
+        return ClipFeatures(net), ClipProcessor(processor, net.config.text_config.max_position_embeddings)
 
-    return _loaded("clip_score", folder, load)
+    return _load_or_raise("clip_score", folder, load)
 
 
-def _loaded(metric: str, path: Path, load: Callable[[], T]) -> T:
+def _load_or_raise(metric: str, path: Path, load: Callable[[], T]) -> T:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return load()

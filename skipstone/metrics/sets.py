@@ -60,8 +60,8 @@ class FID(SetMetric):
         return missing(self.name, INCEPTION, self.weights, "torchmetrics", "torch-fidelity")
 
     def measure(self, pictures: Sequence[Any], prompts: Sequence[str], references: Sequence[Any]) -> float:
-        two(self, pictures, references)
-        return frechet(_inception(self, self.weights), pictures, references)
+        check_sets(self, pictures, references)
+        return frechet_distance(_load_inception(self, self.weights), pictures, references)
 
 
 @register("metric")
@@ -90,8 +90,8 @@ class KID(SetMetric):
         return missing(self.name, INCEPTION, self.weights, "torchmetrics", "torch-fidelity")
 
     def measure(self, pictures: Sequence[Any], prompts: Sequence[str], references: Sequence[Any]) -> float:
-        two(self, pictures, references)
-        return kernel(_inception(self, self.weights), pictures, references)
+        check_sets(self, pictures, references)
+        return kernel_distance(_load_inception(self, self.weights), pictures, references)
 
 
 @register("metric")
@@ -124,9 +124,9 @@ class ClipScore(SetMetric):
             raise MetricError(f"clip_score: expected one prompt a picture, got {len(prompts)} for {len(pictures)}.")
         if why := self.missing():
             raise MetricError(why)
-        from .networks import clip
+        from .networks import compute_clip_score
 
-        return clip(CLIP.find(self.name, self.weights), bytes_of(pictures, BATCH), prompts)
+        return compute_clip_score(CLIP.find(self.name, self.weights), uint8_batches(pictures, BATCH), prompts)
 
 
 @register("metric")
@@ -156,16 +156,16 @@ class FVD(SetMetric):
         return missing(self.name, I3D, self.weights, "torchmetrics")
 
     def measure(self, pictures: Sequence[Any], prompts: Sequence[str], references: Sequence[Any]) -> float:
-        two(self, pictures, references, dimensions=4)
+        check_sets(self, pictures, references, dimensions=4)
         if why := self.missing():
             raise MetricError(why)
         import torch
 
-        from .networks import i3d
+        from .networks import load_i3d
 
-        network = i3d(I3D.find(self.name, self.weights))
+        network = load_i3d(I3D.find(self.name, self.weights))
         try:
-            return frechet(network, pictures, references, batch=1)
+            return frechet_distance(network, pictures, references, batch=1)
         except (RuntimeError, torch.jit.Error) as e:  # the second is not of the first
             raise MetricError(
                 f"fvd: the network cannot read videos of {pictures[0].shape} (it was made for 16 frames): "
@@ -173,7 +173,7 @@ class FVD(SetMetric):
             ) from None
 
 
-def two(metric: SetMetric, pictures: Sequence[Any], references: Sequence[Any], dimensions: int = 3) -> None:
+def check_sets(metric: SetMetric, pictures: Sequence[Any], references: Sequence[Any], dimensions: int = 3) -> None:
     """Raise MetricError unless there are at least two on both sides, of the right dimensions."""
     if min(len(pictures), len(references)) < 2:
         raise MetricError(f"{metric.name}: expected two or more on both sides, got {len(pictures)}, {len(references)}.")
@@ -183,7 +183,7 @@ def two(metric: SetMetric, pictures: Sequence[Any], references: Sequence[Any], d
         raise MetricError(f"{metric.name}: expected {kind}, got {wrong}.")
 
 
-def bytes_of(pictures: Sequence[Any], batch: int) -> Iterator[Tensor]:
+def uint8_batches(pictures: Sequence[Any], batch: int) -> Iterator[Tensor]:
     """Batches of 8 bits, channels first: (n, 3, height, width), or (n, 3, frames, height, width) of videos."""
     import numpy as np
     import torch
@@ -191,17 +191,17 @@ def bytes_of(pictures: Sequence[Any], batch: int) -> Iterator[Tensor]:
     for start in range(0, len(pictures), batch):
         group = pictures[start : start + batch]
         if len({p.shape for p in group}) > 1:
-            yield from (one for each in group for one in bytes_of([each], 1))
+            yield from (one for each in group for one in uint8_batches([each], 1))
             continue
         floats = np.stack([np.asarray(p, np.float64) for p in group])
         yield torch.from_numpy(np.rint(floats.clip(0, 1) * 255).astype(np.uint8)).movedim(-1, 1).contiguous()
 
 
-def frechet(network: Any, pictures: Sequence[Any], references: Sequence[Any], batch: int = BATCH) -> float:
+def frechet_distance(network: Any, pictures: Sequence[Any], references: Sequence[Any], batch: int = BATCH) -> float:
     """Fréchet distance between Gaussians fitted to the features of two sets.
 
     Args:
-        network: A torch module from batches of `bytes_of` to features (n, d).
+        network: A torch module from batches of `uint8_batches` to features (n, d).
         pictures, references: The two sets.
         batch: At once.
     """
@@ -209,16 +209,18 @@ def frechet(network: Any, pictures: Sequence[Any], references: Sequence[Any], ba
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     with torch.no_grad():
-        network.num_features = network(next(bytes_of(pictures, 1))).shape[-1]  # it would guess the shape of an input
+        network.num_features = network(next(uint8_batches(pictures, 1))).shape[
+            -1
+        ]  # it would guess the shape of an input
         measured = FrechetInceptionDistance(feature=network)
         for group, real in ((pictures, False), (references, True)):
-            for images in bytes_of(group, batch):
+            for images in uint8_batches(group, batch):
                 measured.update(images, real=real)
         return max(0.0, float(measured.compute()))
 
 
-def kernel(network: Any, pictures: Sequence[Any], references: Sequence[Any]) -> float:
-    """Squared maximum mean discrepancy of the features of two sets; arguments as of `frechet`."""
+def kernel_distance(network: Any, pictures: Sequence[Any], references: Sequence[Any]) -> float:
+    """Squared maximum mean discrepancy of the features of two sets; arguments as of `frechet_distance`."""
     import torch
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -231,15 +233,15 @@ def kernel(network: Any, pictures: Sequence[Any], references: Sequence[Any]) -> 
             feature=network, subsets=1 if whole else 100, subset_size=fewest if whole else SUBSET
         )
         for group, real in ((pictures, False), (references, True)):
-            for images in bytes_of(group, BATCH):
+            for images in uint8_batches(group, BATCH):
                 measured.update(images, real=real)
         return float(measured.compute()[0])
 
 
-def _inception(metric: SetMetric, said: str) -> Any:
+def _load_inception(metric: SetMetric, said: str) -> Any:
     if why := metric.missing():
         raise MetricError(why)
-    from .networks import inception
+    from .networks import load_inception
 
     path: Path = INCEPTION.find(metric.name, said)
-    return inception(path)
+    return load_inception(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import MetricError
 
-FOLDER = "SKIPSTONE_WEIGHTS"
+WEIGHTS_VARIABLE = "SKIPSTONE_WEIGHTS"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Weights:
     source: str
     marker: str = ""
 
-    def find(self, metric: str, said: str = "") -> Path:
+    def find(self, metric: str, user_path: str = "") -> Path:
         """The file or folder.
 
         Args:
@@ -42,10 +42,10 @@ class Weights:
         Raises:
             MetricError: it is not there, or is not what its name says.
         """
-        path = next((p for p in self._places(said) if self._fits(p)), None)
+        path = next((p for p in self._places(user_path) if self._fits(p)), None)
         if path is None:
             kind = "folder" if self.marker else "file"
-            where = said or f"${FOLDER} ({os.environ.get(FOLDER) or 'not set'})"
+            where = user_path or f"${WEIGHTS_VARIABLE} ({os.environ.get(WEIGHTS_VARIABLE) or 'not set'})"
             raise MetricError(
                 f"{metric}: expected the {kind} {self.names[0]} in {where}, found none. Get it from {self.source} and "
                 f"put it there, or name it: {metric}(weights='path/to/{self.names[0]}')."
@@ -56,27 +56,31 @@ class Weights:
     def _fits(self, path: Path) -> bool:
         return (path / self.marker).is_file() if self.marker else path.is_file()
 
-    def _places(self, said: str) -> Iterator[Path]:
-        if said:
-            yield Path(said).expanduser()
-        roots = [said] if said else [os.environ.get(FOLDER, ""), "" if self.marker else _downloads()]
+    def _places(self, user_path: str) -> Iterator[Path]:
+        if user_path:
+            yield Path(user_path).expanduser()
+        roots = (
+            [user_path]
+            if user_path
+            else [os.environ.get(WEIGHTS_VARIABLE, ""), "" if self.marker else _download_folder()]
+        )
         yield from (Path(root).expanduser() / name for root in roots if root for name in self.names)
 
 
-def missing(metric: str, weights: Weights, said: str, *needed: str) -> str:
+def missing(metric: str, weights: Weights, user_path: str, *needed: str) -> str:
     """The packages and weights that are missing, or nothing; a module is called as its package is."""
     lacking = [name for name in needed if find_spec(name.replace("-", "_")) is None]
     found = (
         [f"{metric}: not installed: {', '.join(lacking)}. Type: pip install {' '.join(lacking)}."] if lacking else []
     )
     try:
-        weights.find(metric, said)
+        weights.find(metric, user_path)
     except MetricError as e:
         found.append(str(e))
     return " ".join(found)
 
 
-def _downloads() -> str:
+def _download_folder() -> str:
     """Where torch.hub, and with it torchvision and lpips, keep files; without importing torch, which takes a second."""
     home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
     return os.path.join(home, "hub", "checkpoints")

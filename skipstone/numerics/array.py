@@ -28,34 +28,34 @@ class Array(Protocol):
 A = TypeVar("A", bound=Array)
 
 
-def namespace(array: Any) -> Any:
+def array_namespace(array: Any) -> Any:
     """The module that an array comes from: torch, mlx.core or numpy (already imported by its owner)."""
     root = type(array).__module__.partition(".")[0]
     return sys.modules["mlx.core" if root == "mlx" else root]
 
 
-def wide(array: Any) -> Any:
+def upcast(array: Any) -> Any:
     """The array in at least float32, so that sums of half-precision values do not drown."""
-    if not _half(array.dtype):
+    if not _is_half_precision(array.dtype):
         return array
-    float32 = namespace(array).float32
+    float32 = array_namespace(array).float32
     return array.to(float32) if hasattr(array, "to") else array.astype(float32)
 
 
 @lru_cache(maxsize=64)
-def _half(dtype: Any) -> bool:
+def _is_half_precision(dtype: Any) -> bool:
     """Whether a dtype has 16 bits; asked at every step, and numpy takes long to say a dtype's name."""
     return "16" in str(dtype)
 
 
-def narrow(array: Any, like: Any) -> Any:
+def cast_like(array: Any, like: Any) -> Any:
     """The array in the dtype of `like`."""
     if array.dtype == like.dtype:
         return array
     return array.to(like.dtype) if hasattr(array, "to") else array.astype(like.dtype)
 
 
-def combine(weights: Sequence[float], arrays: Sequence[A]) -> A:
+def weighted_sum(weights: Sequence[float], arrays: Sequence[A]) -> A:
     """sum_j weights[j] * arrays[j]: the one tensor operation that solvers and forecasts are made of.
 
     Zero weights are left out, so that a weight of 0 hides an infinity instead of making a NaN.
@@ -71,12 +71,12 @@ def combine(weights: Sequence[float], arrays: Sequence[A]) -> A:
 
 def mean_abs(array: Array) -> Any:
     """mean(|a|) over all elements, float32 inside; a 0-d array that has not been waited for."""
-    return abs(wide(array)).mean()
+    return abs(upcast(array)).mean()
 
 
 def rms(array: Array) -> Any:
     """sqrt(mean(a^2)) over all elements, float32 inside; a 0-d array that has not been waited for."""
-    a = wide(array)
+    a = upcast(array)
     return (a * a).mean() ** 0.5
 
 
@@ -84,7 +84,7 @@ def to_floats(values: Sequence[Any]) -> list[float]:
     """Many 0-d arrays as Python floats, in one transfer from the device."""
     if not values:
         return []
-    xp = namespace(values[0])
+    xp = array_namespace(values[0])
     if xp.__name__ == "numpy":
         return [float(v) for v in values]
     return [float(v) for v in xp.stack(list(values)).tolist()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def relative_bend(d: Sequence[float]) -> float:
+def relative_curvature(d: Sequence[float]) -> float:
     """|(d[-1] + d[-3]) / 2 - d[-2]| / d[-2]: half the second difference of the last three, relative.
 
     With d the sizes of the latent's changes this is the released third-order criterion of

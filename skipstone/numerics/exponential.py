@@ -12,11 +12,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .array import combine
+from .array import weighted_sum
 from .schedule import Schedule
 
 
-def moments(h: float, count: int) -> list[float]:
+def exponential_moments(h: float, count: int) -> list[float]:
     """int_0^h exp(u - h) u^k du for k < count; a series for small h, where the recursion cancels."""
     if h > 1.0:
         values = [-math.expm1(-h)]
@@ -31,7 +31,7 @@ def moments(h: float, count: int) -> list[float]:
 
 def lagrange_integrals(offsets: Sequence[float], h: float) -> list[float]:
     """int_0^h exp(u - h) L_j(u) du for the Lagrange polynomials L_j of the nodes at `offsets`."""
-    m = moments(h, len(offsets))
+    m = exponential_moments(h, len(offsets))
     integrals = []
     for j, node in enumerate(offsets):
         coefficients = [1.0]  # of L_j, lowest power first
@@ -55,9 +55,9 @@ def exponential_step(x: Any, t: float, t_next: float, schedule: Schedule, nodes:
     """
     ratio = schedule.sigma(t_next) / schedule.sigma(t)
     if len(nodes) == 1 or schedule.sigma(t_next) == 0.0:
-        return combine([ratio, schedule.alpha(t_next) - ratio * schedule.alpha(t)], [x, nodes[-1][1]])
+        return weighted_sum([ratio, schedule.alpha(t_next) - ratio * schedule.alpha(t)], [x, nodes[-1][1]])
     weights = exponential_weights([s for s, _ in nodes], t, t_next, schedule)
-    return combine([ratio, *weights], [x, *(value for _, value in nodes)])
+    return weighted_sum([ratio, *weights], [x, *(value for _, value in nodes)])
 
 
 def exponential_weights(times: Sequence[float], t: float, t_next: float, schedule: Schedule) -> list[float]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .array import combine
+from .array import weighted_sum
 from .schedule import Schedule
 
 
@@ -26,13 +26,13 @@ def finishing_step(x: Any, t: float, t_next: float, schedule: Schedule, nodes: S
     sigma, sigma_next, alpha_next = schedule.sigma(t), schedule.sigma(t_next), schedule.alpha(t_next)
     gains = [alpha_next - sigma_next / sigma * schedule.alpha(t)]
     if len(nodes) == 1:
-        return combine([sigma_next / sigma, *gains], [x, nodes[0][1]])
+        return weighted_sum([sigma_next / sigma, *gains], [x, nodes[0][1]])
     s, s_next = sigma / schedule.alpha(t), sigma_next / alpha_next
     gains.append(sigma_next * math.log(s / s_next) if s_next > 0.0 else 0.0)  # sigma_next int r^-k dr, k = 1, 2 ...
     gains += [sigma_next * (s ** (k - 1) - s_next ** (k - 1)) / (k - 1) for k in range(2, len(nodes))]
     places = [schedule.sigma(time) / schedule.alpha(time) for time, _ in nodes]
     weights = [sum(c * g for c, g in zip(_basis(places, j), gains, strict=True)) for j in range(len(nodes))]
-    return combine([sigma_next / sigma, *weights], [x, *(value for _, value in nodes)])
+    return weighted_sum([sigma_next / sigma, *weights], [x, *(value for _, value in nodes)])
 
 
 def _basis(places: Sequence[float], j: int) -> list[float]:

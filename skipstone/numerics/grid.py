@@ -15,10 +15,10 @@ from typing import ClassVar
 from ..errors import SpecError
 from ..registry import register
 from .schedule import CLOCK_LIMIT, Schedule
-from .tables import Tabular
+from .tables import TableSchedule
 
-ENTRIES = 1000  # timesteps that a schedule without a table counts as having
-LOUDEST = math.log(80.0)  # log of the noise level that stands for an infinite one, as in Karras et al.
+NUM_TRAIN_TIMESTEPS = 1000  # timesteps that a schedule without a table counts as having
+LOG_SIGMA_MAX = math.log(80.0)  # log of the noise level that stands for an infinite one, as in Karras et al.
 
 
 class Grid:
@@ -34,7 +34,8 @@ class Grid:
         falls = all(a > b for a, b in itertools.pairwise(times))
         if len(times) != steps + 1 or times[0] > 1.0 + 1e-9 or not falls:
             raise SpecError(
-                f"{self.name}: cannot place {steps} distinct steps on a schedule of {entries(schedule)} timesteps; "
+                f"{self.name}: cannot place {steps} distinct steps on a schedule of {num_train_timesteps(schedule)} "
+                f"timesteps; "
                 f"ask for fewer steps."
             )
         return times
@@ -43,12 +44,12 @@ class Grid:
         raise NotImplementedError
 
 
-def entries(schedule: Schedule) -> int:
+def num_train_timesteps(schedule: Schedule) -> int:
     """Timesteps of the schedule: those of its table, or 1000."""
-    return len(schedule.alpha_bars) if isinstance(schedule, Tabular) else ENTRIES
+    return len(schedule.alpha_bars) if isinstance(schedule, TableSchedule) else NUM_TRAIN_TIMESTEPS
 
 
-def _of_timesteps(timesteps: Sequence[float], count: int) -> list[float]:
+def _times_from_timesteps(timesteps: Sequence[float], count: int) -> list[float]:
     """Times of whole training timesteps, rounded half to even as NumPy does."""
     return [(round(k) + 1) / count for k in timesteps]
 
@@ -72,11 +73,11 @@ class Uniform(Grid):
     name: ClassVar[str] = "uniform"
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
-        if not isinstance(schedule, Tabular):
+        if not isinstance(schedule, TableSchedule):
             return [1 - i / steps for i in range(steps)]
-        n = entries(schedule)
+        n = num_train_timesteps(schedule)
         gaps = steps if self.open else max(1, steps - 1)  # one step starts at the noisy end, not at timestep 0
-        return _of_timesteps([(n - 1) * (1 - i / gaps) for i in range(steps)], n)
+        return _times_from_timesteps([(n - 1) * (1 - i / gaps) for i in range(steps)], n)
 
 
 @register("grid")
@@ -95,10 +96,10 @@ class Trailing(Grid):
     name: ClassVar[str] = "trailing"
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
-        if not isinstance(schedule, Tabular):
+        if not isinstance(schedule, TableSchedule):
             return [1 - i / steps for i in range(steps)]
-        n = entries(schedule)
-        return _of_timesteps([round(n - i * (n / steps)) - 1 for i in range(steps)], n)
+        n = num_train_timesteps(schedule)
+        return _times_from_timesteps([round(n - i * (n / steps)) - 1 for i in range(steps)], n)
 
 
 @register("grid")
@@ -127,18 +128,20 @@ class Leading(Grid):
             raise SpecError(f"leading: expected offset >= 0, got {self.offset}.")
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
-        n = entries(schedule)
+        n = num_train_timesteps(schedule)
         stride = n // (steps + self.open)
-        return _of_timesteps([k * stride + self.offset for k in range(steps - (not self.open), self.open - 1, -1)], n)
+        return _times_from_timesteps(
+            [k * stride + self.offset for k in range(steps - (not self.open), self.open - 1, -1)], n
+        )
 
 
 @dataclass(frozen=True)
-class _NoiseLevels(Grid):
+class _SigmaGrid(Grid):
     """What grids of noise levels share: from the loudest to the quietest timestep, then to the data."""
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
-        top, bottom = schedule.clock(1.0), schedule.clock(1.0 / entries(schedule))
-        loud = -top if top > -CLOCK_LIMIT else LOUDEST
+        top, bottom = schedule.clock(1.0), schedule.clock(1.0 / num_train_timesteps(schedule))
+        loud = -top if top > -CLOCK_LIMIT else LOG_SIGMA_MAX
         if loud <= -bottom:
             raise SpecError(f"{self.name}: the schedule's noise does not fall from t=1 to its first timestep.")
         levels = [self._level(loud, -bottom, i / max(1, steps - 1)) for i in range(steps)]
@@ -151,7 +154,7 @@ class _NoiseLevels(Grid):
 
 @register("grid")
 @dataclass(frozen=True)
-class Karras(_NoiseLevels):
+class Karras(_SigmaGrid):
     """Equal steps of (sigma / alpha)^(1 / rho): more of them where there is little noise.
 
     On a table `use_karras_sigmas=True` of DPMSolverMultistepScheduler, and of EulerDiscreteScheduler and
@@ -182,7 +185,7 @@ class Karras(_NoiseLevels):
 
 @register("grid")
 @dataclass(frozen=True)
-class LogSNR(_NoiseLevels):
+class LogSNR(_SigmaGrid):
     """Equal steps of the half log-SNR, then one to the data.
 
     On a table `use_exponential_sigmas=True` (also `use_lu_lambdas`) of DPMSolverMultistepScheduler. A schedule

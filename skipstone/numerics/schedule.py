@@ -28,7 +28,7 @@ class Schedule:
         """What the network is told at t: 1000 t, unless the schedule is a table."""
         return 1000.0 * t
 
-    def stretch(self, t: float) -> float:
+    def sample_scale(self, t: float) -> float:
         """Scale of x in which samplers of the sigma kind (Heun) integrate: x / alpha, whose noise is sigma / alpha."""
         return self.alpha(t)
 
@@ -124,5 +124,5 @@ class FlowMatching(Schedule):
     def timestep(self, t: float) -> float:
         return 1000.0 * self.sigma(t)
 
-    def stretch(self, t: float) -> float:
+    def sample_scale(self, t: float) -> float:
         return 1.0  # a flow is integrated as it is

@@ -16,7 +16,7 @@ from ..registry import register
 from .schedule import CLOCK_LIMIT, FlowMatching, Schedule
 
 
-class Tabular(Schedule):
+class TableSchedule(Schedule):
     """A schedule kept as cumulative alpha-bars, one per training timestep, as diffusers schedulers keep it.
 
     Training timestep k (0-based, of N) lies at t = (k + 1) / N; t = 0 is `end`. Between entries the
@@ -67,8 +67,8 @@ class Tabular(Schedule):
 
 @register("schedule")
 @dataclass(frozen=True)
-class Table(Tabular):
-    """A table given in full: that of any diffusers scheduler, by `Table.of(scheduler)`.
+class Table(TableSchedule):
+    """A table given in full: that of any diffusers scheduler, by `PopulationScores.of(scheduler)`.
 
     Args:
         alpha_bars: N values in [0, 1), falling; a last value of 0 is zero terminal SNR.
@@ -117,7 +117,7 @@ class Table(Tabular):
         return FlowMatching(mu if linear else math.exp(mu))
 
 
-def alpha_bars_of(betas: Sequence[float], zero_terminal_snr: bool = False) -> tuple[float, ...]:
+def alphas_cumprod_from_betas(betas: Sequence[float], zero_terminal_snr: bool = False) -> tuple[float, ...]:
     """Cumulative products of 1 - beta; `zero_terminal_snr` rescales them to end in pure noise."""
     bars = list(itertools.accumulate((1.0 - beta for beta in betas), operator.mul))
     if zero_terminal_snr:
@@ -127,7 +127,7 @@ def alpha_bars_of(betas: Sequence[float], zero_terminal_snr: bool = False) -> tu
 
 
 @dataclass(frozen=True)
-class _Betas(Tabular):
+class _BetaTable(TableSchedule):
     """What the tables of linear betas share: their settings and the checks of them."""
 
     steps: int = 1000
@@ -144,12 +144,14 @@ class _Betas(Tabular):
     @cached_property
     def alpha_bars(self) -> tuple[float, ...]:  # type: ignore[override]  # computed once
         a, b, n = self.first ** (1 / self.power), self.last ** (1 / self.power), self.steps - 1
-        return alpha_bars_of([(a + (b - a) * k / n) ** self.power for k in range(self.steps)], self.rescaled)
+        return alphas_cumprod_from_betas(
+            [(a + (b - a) * k / n) ** self.power for k in range(self.steps)], self.rescaled
+        )
 
 
 @register("schedule")
 @dataclass(frozen=True)
-class LinearTable(_Betas):
+class LinearTable(_BetaTable):
     """DDPM's table: beta linear from `first` to `last` over `steps` timesteps.
 
     References: Ho et al. 2020, arXiv 2006.11239.
@@ -163,7 +165,7 @@ class LinearTable(_Betas):
 
 @register("schedule")
 @dataclass(frozen=True)
-class ScaledLinear(_Betas):
+class ScaledLinear(_BetaTable):
     """Stable Diffusion's table: sqrt(beta) linear from sqrt(first) to sqrt(last).
 
     References: Rombach et al. 2022, arXiv 2112.10752.
@@ -174,7 +176,7 @@ class ScaledLinear(_Betas):
 
 @register("schedule")
 @dataclass(frozen=True)
-class ZeroTerminalSNR(_Betas):
+class ZeroTerminalSNR(_BetaTable):
     """Stable Diffusion's table rescaled to end in pure noise: alpha(1) = 0. Wants a v or x0 prediction.
 
     References: Lin et al. 2023, arXiv 2305.08891.
@@ -186,7 +188,7 @@ class ZeroTerminalSNR(_Betas):
 
 @register("schedule")
 @dataclass(frozen=True)
-class CosineTable(Tabular):
+class CosineTable(TableSchedule):
     """The cosine table with its offset and its cap on beta (`squaredcos_cap_v2` in diffusers).
 
     References: Nichol & Dhariwal 2021, arXiv 2102.09672.
@@ -203,4 +205,4 @@ class CosineTable(Tabular):
         def bar(k: int) -> float:
             return math.cos((k / self.steps + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
 
-        return alpha_bars_of([min(self.cap, 1 - bar(k + 1) / bar(k)) for k in range(self.steps)])
+        return alphas_cumprod_from_betas([min(self.cap, 1 - bar(k + 1) / bar(k)) for k in range(self.steps)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SpecError
-from .array import namespace, narrow, wide
+from .array import array_namespace, cast_like, upcast
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class DynamicThreshold:
 
     def __call__(self, x0: Any) -> Any:
         """The thresholded estimate."""
-        xp, values = namespace(x0), wide(x0)
+        xp, values = array_namespace(x0), upcast(x0)
         size = xp.clip(self._quantile(abs(values).reshape(-1)), 1.0, self.limit)
-        return narrow(xp.clip(values / size, -1.0, 1.0), x0)
+        return cast_like(xp.clip(values / size, -1.0, 1.0), x0)
 
     def _quantile(self, flat: Any) -> Any:
         """Linear interpolation between order statistics, as torch.quantile and numpy.quantile have it."""
-        xp = namespace(flat)
+        xp = array_namespace(flat)
         ordered = flat.sort().values if xp.__name__ == "torch" else xp.sort(flat)
         place = self.quantile * (int(flat.shape[0]) - 1)
         low = math.floor(place)

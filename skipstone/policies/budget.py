@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Finish, Forecast, Full, Plan, Policy, Refine, Run, View
+from ..engine.contracts import Clock, Finish, Forecast, Full, Plan, Policy, PredictionType, Refine, Run
 from ..engine.requests import Backbone, Query
 from ..errors import SpecError
 from ..numerics.array import rms, to_floats
 from ..registry import register
-from .ranges import forecast_of, number
+from .ranges import build_forecast, check_number
 
 
 @register("policy")
@@ -44,18 +44,18 @@ class Budget(Policy):
     calls: float = 25
     ahead: float = 0.25
     order: int = 1
-    of: View = "eps"
+    of: PredictionType = "eps"
     clock: Clock = "logsnr"
     name: ClassVar[str] = "budget"
     neutral: ClassVar[Mapping[str, Any]] = {"calls": 10**9}
 
     def __post_init__(self) -> None:
-        number(self, "calls", 1)
-        number(self, "ahead", 0, 1)
-        forecast_of(self)
+        check_number(self, "calls", 1)
+        check_number(self, "ahead", 0, 1)
+        build_forecast(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        if isinstance(proposal.evaluate, Forecast) and proposal.accept and any(not a.skipped for a in run.attempts):
+        if isinstance(proposal.evaluate, Forecast) and proposal.accept and any(not a.is_forecast for a in run.attempts):
             return proposal
         left = self.calls - run.cost
         if isinstance(proposal.evaluate, Refine) and left < run.stages + proposal.evaluate.steps:
@@ -72,14 +72,18 @@ class Budget(Policy):
 
     def _due(self, run: Run, left: float) -> bool:
         """Whether calls spread evenly over what is left would have one here."""
-        steps, affordable = len(run.left), max(left // run.stages, min(left, 1.0) // 1.0)
+        steps, affordable = len(run.remaining_times), max(left // run.stages, min(left, 1.0) // 1.0)
         total = len(run.grid) - 1
         done = (total - steps + 1) / total
         early = run.cost + run.stages <= self.calls * (done + self.ahead * (1 - done))
-        return early or not run.attempts or (run.streak + 1) * affordable >= steps + run.streak
+        return (
+            early
+            or not run.attempts
+            or (run.num_consecutive_forecasts + 1) * affordable >= steps + run.num_consecutive_forecasts
+        )
 
     def _forecast(self, run: Run, proposal: Plan) -> Plan:
-        return replace(proposal, evaluate=forecast_of(self))
+        return replace(proposal, evaluate=build_forecast(self))
 
 
 def calls_within(seconds: float, backbone: Backbone, query: Query, batch: int = 1, repeats: int = 3) -> int:

@@ -14,11 +14,11 @@ from ..engine.contracts import Chain, Policy
 from ..errors import CertificateError, OutputError
 
 FILE = "policy.json"
-NOTHING = "fixed"  # the policy that changes nothing
+FIXED_POLICY = "fixed"  # the policy that changes nothing
 
 
 @dataclass(frozen=True)
-class Point:
+class CalibrationPoint:
     """One setting as calibration has measured it.
 
     Args:
@@ -89,7 +89,7 @@ class Certificate:
     method: str
     reference: str
     full: str
-    points: tuple[Point, ...]
+    points: tuple[CalibrationPoint, ...]
     full_calls: float
     model: str
     identity: Mapping[str, Any]
@@ -102,17 +102,17 @@ class Certificate:
     source: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Certificate:
+    def from_dict(cls, document: Mapping[str, Any]) -> Certificate:
         """Out of what `asdict` made of it. Raises TypeError, KeyError for anything else."""
         known = {f.name: document[f.name] for f in fields(cls)}
-        return cls(**{**known, "points": tuple(Point(**point) for point in document["points"])})
+        return cls(**{**known, "points": tuple(CalibrationPoint(**point) for point in document["points"])})
 
     @property
-    def best(self) -> Point:
+    def best(self) -> CalibrationPoint:
         """The fastest setting that may be promised."""
-        return self.pick(allow_sampler=True)[0]
+        return self.choose_point(allow_sampler=True)[0]
 
-    def pick(self, allow_sampler: bool) -> tuple[Point, str]:
+    def choose_point(self, allow_sampler: bool) -> tuple[CalibrationPoint, str]:
         """The fastest accepted point that may be used, and what is to be said of one that may not."""
         accepted = sorted((p for p in self.points if p.accepted), key=lambda p: (p.calls, p.fixed))
         best = accepted[0]
@@ -125,9 +125,9 @@ class Certificate:
             f"is used now). Say allow_sampler=True to let it replace the pipeline's scheduler and steps."
         )
 
-    def _nothing(self) -> Point:
+    def _nothing(self) -> CalibrationPoint:
         steps = round(self.full_calls)
-        return Point(NOTHING, self.full.partition(" @ ")[2], steps, self.full_calls, 1.0, 1.0, 1.0, 0)
+        return CalibrationPoint(FIXED_POLICY, self.full.partition(" @ ")[2], steps, self.full_calls, 1.0, 1.0, 1.0, 0)
 
 
 @dataclass(frozen=True)
@@ -145,27 +145,29 @@ class Certified(Chain):
     """
 
     certificate: Certificate = field(compare=False)
-    point: Point = field(compare=False)
+    point: CalibrationPoint = field(compare=False)
     forced: bool = False
     files: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
     name: ClassVar[str] = "certified"
 
     @classmethod
-    def using(cls, certificate: Certificate, allow_sampler: bool = True, **more: Any) -> tuple[Certified, str]:
+    def from_certificate(
+        cls, certificate: Certificate, allow_sampler: bool = True, **more: Any
+    ) -> tuple[Certified, str]:
         """The policy of a certificate, and advice where a sampler that is not allowed would be faster."""
-        point, advice = certificate.pick(allow_sampler)
+        point, advice = certificate.choose_point(allow_sampler)
         policy: Policy = registry.parse("policy", point.setting)
         return cls((policy,), certificate, point, **more), advice
 
     @property
-    def replaces(self) -> Mapping[str, Any]:
+    def replacement_scheduler(self) -> Mapping[str, Any]:
         """The scheduler to use in place of the pipeline's; empty where that is kept."""
         return self.point.scheduler if self.point.fixed else {}
 
     @property
-    def free(self) -> bool:
+    def is_unrestricted(self) -> bool:
         """Whether it may run on anything: because somebody said so, or because it changes nothing."""
-        return self.forced or (self.point.setting == NOTHING and not self.point.fixed)
+        return self.forced or (self.point.setting == FIXED_POLICY and not self.point.fixed)
 
     def check(self, identity: Mapping[str, Any], what: str) -> None:
         """Raise CertificateError where this is another model or configuration than the certificate's.
@@ -174,13 +176,13 @@ class Certified(Chain):
             identity: Of what it is to run on: names of `Certificate.identity`, and "scheduler..." of its scheduler.
             what: To call it in the message.
         """
-        if self.free:
+        if self.is_unrestricted:
             return
-        mine = {**self.certificate.identity, **flat("scheduler", self.point.scheduler)}
+        mine = {**self.certificate.identity, **prefix_keys("scheduler", self.point.scheduler)}
         theirs = dict(identity)
-        if self.replaces:  # the scheduler there is of no account: it brings its own
+        if self.replacement_scheduler:  # the scheduler there is of no account: it brings its own
             mine, theirs = ({k: v for k, v in one.items() if "scheduler." not in k} for one in (mine, theirs))
-        found = differences(mine, theirs)
+        found = describe_differences(mine, theirs)
         if found:
             raise CertificateError(
                 f"The certificate was made for {self.certificate.model}, and {what} is something else: "
@@ -188,21 +190,23 @@ class Certified(Chain):
                 f"bare setting {self.point.setting!r}, or skipstone.load_policy(folder, force=True), without a promise."
             )
 
-    def check_way(self, way: str, what: str) -> None:
-        """Raise CertificateError for other solver, grid or steps; `way` is spelt as that of a `Point`."""
-        if not self.free and way != self.point.way:
+    def check_sampler(self, way: str, what: str) -> None:
+        """Raise CertificateError for other solver, grid or steps; `way` is spelt as that of a `CalibrationPoint`."""
+        if not self.is_unrestricted and way != self.point.way:
             raise CertificateError(
                 f"The certificate was made for {self.point.way} (solver / grid / steps), and {what} would run "
                 f"{way}: nothing is promised of it. Say the former, or use the bare setting {self.point.setting!r}."
             )
 
-    def doubts(self, call: Mapping[str, Any]) -> list[str]:
+    def call_warnings(self, call: Mapping[str, Any]) -> list[str]:
         """What is to be said of a call with other arguments than the certificate's."""
         mine = dict(self.certificate.call)
         if "num_inference_steps" in mine:
             mine["num_inference_steps"] = self.point.steps
         there = {name: call[name] for name in mine if name in call}
-        found = [] if self.free else differences({k: v for k, v in mine.items() if k in there}, there)
+        found = (
+            [] if self.is_unrestricted else describe_differences({k: v for k, v in mine.items() if k in there}, there)
+        )
         return (
             [f"The certificate does not cover this call: {'; '.join(found)}. Nothing is promised of it."]
             if found
@@ -222,11 +226,11 @@ class Certified(Chain):
             "certificate": asdict(self.certificate),
         }
         content = {**self.files, FILE: (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()}
-        put(Path(folder), content)
+        write_files(Path(folder), content)
         return Path(folder)
 
 
-def put(folder: Path, content: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
     """Write files, each there whole or not at all. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -238,21 +242,24 @@ def put(folder: Path, content: Mapping[str, bytes]) -> None:
         raise OutputError(f"Cannot save the policy in {folder}: {e.strerror}. Choose another folder.") from None
 
 
-def flat(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def prefix_keys(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """{"scheduler.beta_start": ...} of a scheduler's configuration, which may be empty."""
     return {f"{name}.{key}": value for key, value in found.items()}
 
 
-def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], most: int = 3) -> list[str]:
+def describe_differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], most: int = 3) -> list[str]:
     """'guidance is 3.0 in the certificate and 5.0 here', the first few."""
     plain = [json.loads(json.dumps(dict(one), default=str)) for one in (mine, theirs)]
     names = [n for n in dict.fromkeys((*plain[0], *plain[1])) if plain[0].get(n) != plain[1].get(n)]
     if "pipeline" in names:
         names = ["pipeline"]  # of another kind of model all else is another, too
-    found = [f"{n} is {_said(plain[0].get(n))} in the certificate and {_said(plain[1].get(n))} here" for n in names]
+    found = [
+        f"{n} is {_format_value(plain[0].get(n))} in the certificate and {_format_value(plain[1].get(n))} here"
+        for n in names
+    ]
     return found[:most] + ([f"and {len(found) - most} more"] if len(found) > most else [])
 
 
-def _said(value: Any) -> str:
+def _format_value(value: Any) -> str:
     text = "not there" if value is None else json.dumps(value) if not isinstance(value, str) else value
     return text if len(text) <= 40 else f"{text[:12]}..."

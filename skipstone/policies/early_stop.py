@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from ..engine.contracts import Finish, Plan, Policy, Run
 from ..registry import register
-from .ranges import number, whole
+from .ranges import check_integer, check_number
 
 CHANGE = "prediction_change"
-MARK = "early_stop"
+FINISH_MEMO = "early_stop"
 
 
 @register("policy")
@@ -49,28 +49,31 @@ class EarlyStop(Policy):
     neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
 
     def __post_init__(self) -> None:
-        number(self, "tol", 0)
-        whole(self, "patience", 1)
-        number(self, "above", -float("inf"))
-        whole(self, "steps", 1, 4)
-        whole(self, "order", 1, 4)
+        check_number(self, "tol", 0)
+        check_integer(self, "patience", 1)
+        check_number(self, "above", -float("inf"))
+        check_integer(self, "steps", 1, 4)
+        check_integer(self, "order", 1, 4)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         if not proposal.accept:
             return proposal
-        taken = sum(MARK in a.plan.memo for a in run.kept)
-        if taken == 0 and not self._settled(run):
+        taken = sum(FINISH_MEMO in a.plan.memo for a in run.accepted_attempts)
+        if taken == 0 and not self._is_settled(run):
             return proposal
-        left = run.left
+        left = run.remaining_times
         rest = max(1, self.steps - taken)
         t_next = left[-(-len(left) // rest) - 1] if left else run.t_end
-        first = next((a.plan.memo[MARK] for a in run.kept if MARK in a.plan.memo), float(len(run.kept)))
-        return replace(proposal, evaluate=Finish(self.order), t_next=t_next, memo={**proposal.memo, MARK: first})
+        first = next(
+            (a.plan.memo[FINISH_MEMO] for a in run.accepted_attempts if FINISH_MEMO in a.plan.memo),
+            float(len(run.accepted_attempts)),
+        )
+        return replace(proposal, evaluate=Finish(self.order), t_next=t_next, memo={**proposal.memo, FINISH_MEMO: first})
 
-    def _settled(self, run: Run) -> bool:
-        if run.clock(run.here) < self.above or len(run.left) <= self.steps:
+    def _is_settled(self, run: Run) -> bool:
+        if run.clock(run.next_start) < self.above or len(run.remaining_times) <= self.steps:
             return False
-        calls = [a for a in run.kept if not a.skipped]
+        calls = [a for a in run.accepted_attempts if not a.is_forecast]
         rates = [
             now.signals[CHANGE] / max(1e-9, run.clock(now.t) - run.clock(before.t))
             for before, now in itertools.pairwise(calls)

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Plan, Policy, Run, View
+from ..engine.contracts import Clock, Plan, Policy, PredictionType, Run
 from ..engine.signals import Disagreement
 from ..registry import register, spell
-from .ranges import forecast_of, number, whole
+from .ranges import build_forecast, check_integer, check_number
 
 
-def progress(clock: float) -> float:
+def eps_weight_clock(clock: float) -> float:
     """asinh(sigma / alpha): what an error of eps weighs in the sample is how far this moves."""
     return math.asinh(math.exp(-clock))
 
 
-def in_eps(of: View, clock: float) -> float:
+def eps_per_unit(of: PredictionType, clock: float) -> float:
     """How far eps moves per unit of `of`, at this half log-SNR."""
     if of == "eps":
         return 1.0
@@ -58,11 +58,11 @@ class ErrorControl(Policy):
     warmup: int = 3
     tail: int = 1
     order: int = 1
-    of: View = "v"
+    of: PredictionType = "v"
     clock: Clock = "t"
     name: ClassVar[str] = "error_control"
     neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
-    ladder: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
+    calibration_settings: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
         {"tol": tol, "max_skip": skips}
         for tol, skips in (
             (0.0002, 1), (0.0005, 1), (0.001, 2), (0.0015, 2), (0.002, 3), (0.003, 3), (0.0045, 4), (0.006, 4),
@@ -71,10 +71,10 @@ class ErrorControl(Policy):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        number(self, "tol", 0)
+        check_number(self, "tol", 0)
         for field in ("max_skip", "warmup", "tail"):
-            whole(self, field, 0)
-        forecast_of(self)
+            check_integer(self, field, 0)
+        build_forecast(self)
 
     @cached_property
     def signal(self) -> str:
@@ -86,18 +86,22 @@ class ErrorControl(Policy):
         return frozenset({self.signal})
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        bound = len(run.kept) < self.warmup or run.ending(proposal, self.tail) or run.streak >= self.max_skip
-        if bound or not proposal.plain:
+        bound = (
+            len(run.accepted_attempts) < self.warmup
+            or run.is_in_tail(proposal, self.tail)
+            or run.num_consecutive_forecasts >= self.max_skip
+        )
+        if bound or not proposal.is_unamended:
             return proposal
         expected = self._expected(run, proposal.t_next)
         if not expected < self.tol:
             return proposal
-        return replace(proposal, evaluate=forecast_of(self), memo={**proposal.memo, "expected_error": expected})
+        return replace(proposal, evaluate=build_forecast(self), memo={**proposal.memo, "expected_error": expected})
 
     def _expected(self, run: Run, t_next: float) -> float:
         """Error of all forecasts since the last call, were the next step one of them."""
-        kept = run.kept
-        last = len(kept) - 1 - run.streak
+        kept = run.accepted_attempts
+        last = len(kept) - 1 - run.num_consecutive_forecasts
         if last < 0 or self.signal not in kept[last].signals:
             return math.inf
         nodes = self._nodes(run)
@@ -106,12 +110,12 @@ class ErrorControl(Policy):
         if spread == 0.0:
             return math.inf
         c = kept[last].signals[self.signal] / spread
-        steps = [(a.t, a.t_next) for a in kept[last + 1 :]] + [(run.here, t_next)]
+        steps = [(a.t, a.t_next) for a in kept[last + 1 :]] + [(run.next_start, t_next)]
         return sum(c * self._spread(run, nodes, t) * self._weight(run, t, t_end) for t, t_end in steps)
 
     def _nodes(self, run: Run) -> list[float]:
         """Times at which the network has been called, oldest first."""
-        ends = ((a.t, a.t_next) if run.stages > 1 else (a.t,) for a in run.kept if not a.skipped)
+        ends = ((a.t, a.t_next) if run.stages > 1 else (a.t,) for a in run.accepted_attempts if not a.is_forecast)
         return sorted({t for times in ends for t in times}, reverse=True)
 
     def _spread(self, run: Run, nodes: list[float], t: float) -> float:
@@ -129,4 +133,4 @@ class ErrorControl(Policy):
     def _weight(self, run: Run, t: float, t_end: float) -> float:
         """By how much an error of 1 in `of`, made over a step, moves the sample."""
         here = run.clock(t)
-        return in_eps(self.of, here) * abs(progress(here) - progress(run.clock(t_end)))
+        return eps_per_unit(self.of, here) * abs(eps_weight_clock(here) - eps_weight_clock(run.clock(t_end)))

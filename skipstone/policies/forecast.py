@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Forecast, Plan, Policy, Run, View
+from ..engine.contracts import Clock, Forecast, Plan, Policy, PredictionType, Run
 from ..engine.flow import FREEZE
 from ..registry import register
-from .ranges import forecast_of, whole
+from .ranges import build_forecast, check_integer
 
 
 @register("policy")
@@ -33,19 +33,19 @@ class ForecastKind(Policy):
     """
 
     order: int = 1
-    of: View = "eps"
+    of: PredictionType = "eps"
     clock: Clock = "logsnr"
     hold: int = 1000
     name: ClassVar[str] = "forecast"
     neutral: ClassVar[Mapping[str, Any]] = {"order": 1}
 
     def __post_init__(self) -> None:
-        forecast_of(self)
-        whole(self, "hold", 0)
+        build_forecast(self)
+        check_integer(self, "hold", 0)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         skips = isinstance(proposal.evaluate, Forecast)
         if not skips or (proposal.evaluate == FREEZE and proposal.t_next <= run.t_end):
             return proposal
-        how = forecast_of(self)
-        return replace(proposal, evaluate=how if run.streak < self.hold else replace(how, order=0))
+        how = build_forecast(self)
+        return replace(proposal, evaluate=how if run.num_consecutive_forecasts < self.hold else replace(how, order=0))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 from ..engine.contracts import Cached, Clock, Plan, Policy, Run
 from ..errors import SpecError
 from ..registry import register
-from .ranges import number, one_of, whole
+from .ranges import check_choice, check_integer, check_number
 
 UNCOND = frozenset({"uncond"})
 
@@ -43,19 +43,21 @@ class GuidanceGate(Policy):
     neutral: ClassVar[Mapping[str, Any]] = {"below": 0.0}
 
     def __post_init__(self) -> None:
-        number(self, "below", 0, 1)
-        whole(self, "every", 0)
-        whole(self, "order", 0, 3)
-        one_of(self, "clock", get_args(Clock))
+        check_number(self, "below", 0, 1)
+        check_integer(self, "every", 0)
+        check_integer(self, "order", 0, 3)
+        check_choice(self, "clock", get_args(Clock))
         if self.order > 0 and self.every == 0:
             raise SpecError(
                 f"guidance_gate: expected every >= 2 with order={self.order}, got every=0; try every=4 or order=0."
             )
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        if run.branches < 2 or run.here >= self.below or not proposal.plain:
+        if run.branches < 2 or run.next_start >= self.below or not proposal.is_unamended:
             return proposal
-        since = next((i for i, a in enumerate(reversed(run.kept), 1) if a.called), 1)  # steps since a full call
+        since = next(
+            (i for i, a in enumerate(reversed(run.accepted_attempts), 1) if a.is_full_call), 1
+        )  # steps since a full call
         if self.every and since >= self.every:
             return proposal
         return replace(proposal, evaluate=Cached(UNCOND, self.order, self.clock))

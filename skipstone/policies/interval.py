@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Plan, Policy, Run, View
+from ..engine.contracts import Clock, Plan, Policy, PredictionType, Run
 from ..registry import register
-from .ranges import forecast_of, whole
+from .ranges import build_forecast, check_integer
 
 
 @register("policy")
@@ -36,17 +36,21 @@ class Interval(Policy):
     warmup: int = 3
     tail: int = 1
     order: int = 1
-    of: View = "eps"
+    of: PredictionType = "eps"
     clock: Clock = "logsnr"
     name: ClassVar[str] = "interval"
     neutral: ClassVar[Mapping[str, Any]] = {"every": 1}
 
     def __post_init__(self) -> None:
-        whole(self, "every", 1)
-        whole(self, "warmup", 1)
-        whole(self, "tail", 0)
-        forecast_of(self)
+        check_integer(self, "every", 1)
+        check_integer(self, "warmup", 1)
+        check_integer(self, "tail", 0)
+        build_forecast(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        bound = len(run.kept) < self.warmup or run.ending(proposal, self.tail) or run.streak >= self.every - 1
-        return proposal if bound or not proposal.plain else replace(proposal, evaluate=forecast_of(self))
+        bound = (
+            len(run.accepted_attempts) < self.warmup
+            or run.is_in_tail(proposal, self.tail)
+            or run.num_consecutive_forecasts >= self.every - 1
+        )
+        return proposal if bound or not proposal.is_unamended else replace(proposal, evaluate=build_forecast(self))

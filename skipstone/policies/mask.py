@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Plan, Policy, Run, View
-from ..engine.greedy import Masked
+from ..engine.contracts import Clock, Plan, Policy, PredictionType, Run
+from ..engine.greedy import StepMask
 from ..errors import SpecError
 from ..registry import register
-from .ranges import forecast_of
+from .ranges import build_forecast
 
-PART = re.compile(r"(\d+)(?:-(\d+))?")
+RANGE_PATTERN = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 @register("policy")
@@ -37,34 +37,34 @@ class Mask(Policy):
 
     skips: str = ""
     order: int = 1
-    of: View = "v"
+    of: PredictionType = "v"
     clock: Clock = "t"
     name: ClassVar[str] = "mask"
     neutral: ClassVar[Mapping[str, Any]] = {"skips": ""}
 
     def __post_init__(self) -> None:
         _ = self.steps
-        forecast_of(self)
+        build_forecast(self)
 
     @cached_property
     def steps(self) -> frozenset[int]:
         """The numbers."""
-        return numbers(self.skips)
+        return parse_steps(self.skips)
 
     @cached_property
-    def masked(self) -> Masked:
+    def step_mask(self) -> StepMask:
         """The mask and its forecast."""
-        return Masked(self.steps, forecast_of(self))
+        return StepMask(self.steps, build_forecast(self))
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        return self.masked.plan(run, proposal)
+        return self.step_mask.plan(run, proposal)
 
 
-def numbers(spelt: str) -> frozenset[int]:
-    """The numbers of "3,4,6-8"; `spelling` inverts it. Raises SpecError."""
+def parse_steps(spelt: str) -> frozenset[int]:
+    """The numbers of "3,4,6-8"; `format_steps` inverts it. Raises SpecError."""
     found: set[int] = set()
     for part in filter(None, (part.strip() for part in str(spelt).split(","))):
-        match = PART.fullmatch(part)
+        match = RANGE_PATTERN.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
             raise SpecError(
@@ -74,7 +74,7 @@ def numbers(spelt: str) -> frozenset[int]:
     return frozenset(found)
 
 
-def spelling(steps: frozenset[int]) -> str:
+def format_steps(steps: frozenset[int]) -> str:
     """The shortest text that says these numbers: runs of three or more as ranges."""
     parts: list[list[int]] = []
     for step in sorted(steps):

@@ -57,6 +57,6 @@ class Path(Policy):
         return tuple(map(float, self.times.split()))
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        if not self.places or not proposal.plain or run.here <= run.t_end:
+        if not self.places or not proposal.is_unamended or run.next_start <= run.t_end:
             return proposal
-        return replace(proposal, t_next=max(run.t_end, next((t for t in self.places if t < run.here), run.t_end)))
+        return replace(proposal, t_next=max(run.t_end, next((t for t in self.places if t < run.next_start), run.t_end)))

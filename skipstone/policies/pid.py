@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..engine.contracts import Attempt, Plan, Policy, Run
 from ..registry import register
-from .ranges import number, whole
+from .ranges import check_integer, check_number
 
 SHORTEST = 1e-3  # step of the half log-SNR that is kept whatever its error
 SLACK = 0.25  # share of a step by which the end may be farther off and still be landed on; none after a rejection
@@ -54,16 +54,16 @@ class PID(Policy):
 
     def __post_init__(self) -> None:
         for field, low, high in (("rtol", 1e-12, 1e3), ("i", 1e-6, 10), ("safety", 1e-3, 1), ("first", SHORTEST, 24)):
-            number(self, field, low, high)
-        number(self, "p", 0, 10)
-        number(self, "d", 0, 10)
-        whole(self, "order", 1, 4)
+            check_number(self, field, low, high)
+        check_number(self, "p", 0, 10)
+        check_number(self, "d", 0, 10)
+        check_integer(self, "order", 1, 4)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         last = run.pending
         if last is None:
-            return replace(proposal, t_next=max(proposal.t_next, self._landing(run, run.here, self.first)))
-        if "error" not in last.signals or not last.called or not proposal.accept:
+            return replace(proposal, t_next=max(proposal.t_next, self._landing(run, run.next_start, self.first)))
+        if "error" not in last.signals or not last.is_full_call or not proposal.accept:
             return proposal
         length = run.clock(last.t_next) - run.clock(last.t)
         accept = last.signals["error"] <= self.rtol or length <= SHORTEST

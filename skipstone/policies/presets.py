@@ -3,9 +3,9 @@
 Calls of 50 and PSNR to the converged solution, median / worst tenth: on Pebble, `research/pebble_results`.
 """
 
-from ..registry import preset
+from ..registry import register_preset
 
-preset("policy", "safe", "stride(tol=0.0018)", "25 calls of 50 on Pebble.")
-preset("policy", "balanced", "stride", "20 calls of 50 on Pebble.")
-preset("policy", "fast", "stride(tol=0.0115)", "15 calls of 50 on Pebble.")
-preset("policy", "adaptive_diffusion", "third_order_released", "AdaptiveDiffusion as its authors released it.")
+register_preset("policy", "safe", "stride(tol=0.0018)", "25 calls of 50 on Pebble.")
+register_preset("policy", "balanced", "stride", "20 calls of 50 on Pebble.")
+register_preset("policy", "fast", "stride(tol=0.0115)", "15 calls of 50 on Pebble.")
+register_preset("policy", "adaptive_diffusion", "third_order_released", "AdaptiveDiffusion as its authors released it.")

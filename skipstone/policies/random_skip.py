@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Plan, Policy, Run, View
-from ..engine.greedy import Masked
+from ..engine.contracts import Clock, Plan, Policy, PredictionType, Run
+from ..engine.greedy import StepMask
 from ..registry import register
-from .ranges import forecast_of, whole
+from .ranges import build_forecast, check_integer
 
 
 @register("policy")
@@ -40,25 +40,25 @@ class RandomSkip(Policy):
     warmup: int = 3
     tail: int = 1
     order: int = 1
-    of: View = "v"
+    of: PredictionType = "v"
     clock: Clock = "t"
     name: ClassVar[str] = "random_skip"
     neutral: ClassVar[Mapping[str, Any]] = {"calls": 10**6}
 
     def __post_init__(self) -> None:
-        whole(self, "calls", 1)
-        whole(self, "seed", 0)
-        whole(self, "warmup", 1)
-        whole(self, "tail", 0)
-        forecast_of(self)
+        check_integer(self, "calls", 1)
+        check_integer(self, "seed", 0)
+        check_integer(self, "warmup", 1)
+        check_integer(self, "tail", 0)
+        build_forecast(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        skips = drawn(len(run.grid) - 1, self.calls, self.seed, self.warmup, self.tail)
-        return Masked(skips, forecast_of(self)).plan(run, proposal)
+        skips = draw_skips(len(run.grid) - 1, self.calls, self.seed, self.warmup, self.tail)
+        return StepMask(skips, build_forecast(self)).plan(run, proposal)
 
 
 @lru_cache(maxsize=256)
-def drawn(steps: int, calls: int, seed: int, warmup: int, tail: int) -> frozenset[int]:
+def draw_skips(steps: int, calls: int, seed: int, warmup: int, tail: int) -> frozenset[int]:
     """The numbers of the steps that are skipped."""
     free = range(warmup, max(warmup, steps - tail))
     count = min(len(free), max(0, steps - calls))

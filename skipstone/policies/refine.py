@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..engine.contracts import Plan, Policy, Refine, Run
 from ..errors import SpecError
 from ..registry import register
-from .ranges import number, whole
+from .ranges import check_integer, check_number
 
 
 @register("policy")
@@ -49,11 +49,11 @@ class RefineOnce(Policy):
     neutral: ClassVar[Mapping[str, Any]] = {"steps": 0}
 
     def __post_init__(self) -> None:
-        number(self, "at", -float("inf"))
-        whole(self, "steps", 0)
-        number(self, "back", 1e-3, 1)
-        number(self, "threshold", 0, 1)
-        whole(self, "edge", 0)
+        check_number(self, "at", -float("inf"))
+        check_integer(self, "steps", 0)
+        check_number(self, "back", 1e-3, 1)
+        check_number(self, "threshold", 0, 1)
+        check_integer(self, "edge", 0)
         if not isinstance(self.below, bool):
             raise SpecError(f"refine: expected below to be True or False, got {self.below!r}.")
 
@@ -62,9 +62,14 @@ class RefineOnce(Policy):
         return self.steps > 0
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        if self.steps == 0 or not proposal.plain or run.here <= run.t_end or run.clock(run.here) < self.at:
+        if (
+            self.steps == 0
+            or not proposal.is_unamended
+            or run.next_start <= run.t_end
+            or run.clock(run.next_start) < self.at
+        ):
             return proposal
-        if any(isinstance(a.plan.evaluate, Refine) for a in run.kept):
+        if any(isinstance(a.plan.evaluate, Refine) for a in run.accepted_attempts):
             return proposal
         how = Refine(self.steps, self.back, self.threshold, self.edge, self.below)
         return replace(proposal, evaluate=how)

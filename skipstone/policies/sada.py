@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from ..engine.contracts import Forecast, Plan, Policy, Run, View
+from ..engine.contracts import Forecast, Plan, Policy, PredictionType, Run
 from ..engine.signals import Stability
 from ..registry import register, spell
-from .ranges import one_of, whole
+from .ranges import check_choice, check_integer
 
 
 @register("policy")
@@ -54,18 +54,18 @@ class Sada(Policy):
     lagrange: int = 0
     lagrange_step: int = 24
     lagrange_every: int = 4
-    of: View = "eps"
+    of: PredictionType = "eps"
     scope: Literal["sample", "batch"] = "batch"
     name: ClassVar[str] = "sada"
     neutral: ClassVar[Mapping[str, Any]] = {"max_skip": 0}
 
     def __post_init__(self) -> None:
         for field in ("first", "last", "max_skip", "lagrange_step"):
-            whole(self, field, 0)
-        whole(self, "lagrange", 0, 4)
-        whole(self, "lagrange_every", 1)
-        one_of(self, "of", ("eps", "v", "x0", "flow"))
-        one_of(self, "scope", ("sample", "batch"))
+            check_integer(self, field, 0)
+        check_integer(self, "lagrange", 0, 4)
+        check_integer(self, "lagrange_every", 1)
+        check_choice(self, "of", ("eps", "v", "x0", "flow"))
+        check_choice(self, "scope", ("sample", "batch"))
 
     @cached_property
     def signal(self) -> str:
@@ -86,12 +86,16 @@ class Sada(Policy):
 
     def _plans(self, runs: Sequence[Run], proposals: Sequence[Plan]) -> list[Plan]:
         """One decision for these runs."""
-        last = [run.kept[-1].signals for run in runs if run.kept]
+        last = [run.accepted_attempts[-1].signals for run in runs if run.accepted_attempts]
         values = [signals[self.signal] for signals in last if self.signal in signals]
         stable = len(values) == len(runs) and sum(values) / len(values) <= 0.0
         plans = []
         for run, proposal in zip(runs, proposals, strict=True):
-            how = self._how(len(run.kept) - 1, run.streak, stable) if proposal.plain else None
+            how = (
+                self._how(len(run.accepted_attempts) - 1, run.num_consecutive_forecasts, stable)
+                if proposal.is_unamended
+                else None
+            )
             plans.append(proposal if how is None else replace(proposal, evaluate=how))
         return plans
 

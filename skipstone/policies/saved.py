@@ -14,7 +14,7 @@ from ..errors import GuestWarning, OutputError, SpecError
 from .certified import FILE as FILE
 from .certified import Certificate, Certified
 
-BESIDE = ("README.md", "front.png", "prompts.jsonl")  # what belongs to a certificate
+CERTIFICATE_FILES = ("README.md", "front.png", "prompts.jsonl")  # what belongs to a certificate
 
 
 def save_policy(policy: Policy | str, folder: str | os.PathLike[str], **notes: Any) -> Path:
@@ -55,9 +55,9 @@ def load_policy(folder: str | os.PathLike[str], force: bool = False, allow_sampl
         policy: Policy = registry.parse("policy", document["policy"])
         if "certificate" not in document:
             return policy
-        certificate = Certificate.of(document["certificate"])
-        files = {p.name: p.read_bytes() for p in path.parent.iterdir() if p.name in BESIDE and p.is_file()}
-        certified, advice = Certified.using(certificate, allow_sampler, forced=force, files=files)
+        certificate = Certificate.from_dict(document["certificate"])
+        files = {p.name: p.read_bytes() for p in path.parent.iterdir() if p.name in CERTIFICATE_FILES and p.is_file()}
+        certified, advice = Certified.from_certificate(certificate, allow_sampler, forced=force, files=files)
     except OSError:
         raise SpecError(f"Expected a folder with a {FILE}, as save_policy writes it, got {folder}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:

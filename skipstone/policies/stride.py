@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 from ..engine.contracts import Attempt, Cached, Full, Plan, Policy, Run
 from ..engine.signals import Disagreement
 from ..registry import register, spell
-from .ranges import number, whole
+from .ranges import check_integer, check_number
 
 LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
-LONGEST = 0.4  # step, in radians of the pi / 2 from noise to data
-GROWTH = 2.0  # of a step over the one before
-SHARE = 0.6  # of the angle that is left, which a step that does not end the run may take
-ENDING = 5.0  # the last step is not corrected: its error weighs so many times more
+MAX_STEP = 0.4  # step, in radians of the pi / 2 from noise to data
+MAX_GROWTH = 2.0  # of a step over the one before
+MAX_REMAINING_SHARE = 0.6  # of the angle that is left, which a step that does not end the run may take
+LAST_STEP_WEIGHT = 5.0  # the last step is not corrected: its error weighs so many times more
 
 
 @register("policy")
@@ -52,31 +52,33 @@ class Stride(Policy):
     neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
     solver: ClassVar[str] = "adams"
     # Each makes about 9 % fewer calls than the one before: from 30 of 50 to 8 on Pebble.
-    ladder: ClassVar[Sequence[Mapping[str, Any]]] = tuple({"tol": float(f"{0.001 * 1.42**k:.2g}")} for k in range(14))
+    calibration_settings: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
+        {"tol": float(f"{0.001 * 1.42**k:.2g}")} for k in range(14)
+    )
 
     def __post_init__(self) -> None:
-        number(self, "tol", 0)
-        number(self, "fade", 0)
-        number(self, "bend", 1e-9)
-        whole(self, "places", 1)
+        check_number(self, "tol", 0)
+        check_number(self, "fade", 0)
+        check_number(self, "bend", 1e-9)
+        check_integer(self, "places", 1)
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({LINE, LAST})
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        if self.tol == 0.0 or not proposal.plain:
+        if self.tol == 0.0 or not proposal.is_unamended:
             return proposal
         last = run.pending
-        if last is not None and isinstance(last.plan.evaluate, Full | Cached) and not _aimed(run, last):
+        if last is not None and isinstance(last.plan.evaluate, Full | Cached) and not _is_retry(run, last):
             wanted = self._landing(run, last)
             if wanted != last.t_next:
                 return replace(proposal, evaluate=last.plan.evaluate, accept=False, t_next=wanted)
-        if run.here <= run.t_end:
+        if run.next_start <= run.t_end:
             return proposal
-        here = run.angle(run.here)
-        first = min(LONGEST, (self._allowed(here) / self.bend) ** (1 / 3))
-        return replace(proposal, t_next=self._place(run, run.here, here - first))
+        here = run.angle(run.next_start)
+        first = min(MAX_STEP, (self._allowed(here) / self.bend) ** (1 / 3))
+        return replace(proposal, t_next=self._place(run, run.next_start, here - first))
 
     def _allowed(self, angle: float) -> float:
         return self.tol * math.exp(self.fade * angle)
@@ -90,20 +92,20 @@ class Stride(Policy):
         if bend is None:
             return last.t_next
         allowed = self._allowed(here) / bend
-        if here <= (allowed / ENDING) ** (1 / 3):
+        if here <= (allowed / LAST_STEP_WEIGHT) ** (1 / 3):
             return run.t_end
-        step = min(LONGEST, GROWTH * before, SHARE * here, allowed ** (1 / 3))
+        step = min(MAX_STEP, MAX_GROWTH * before, MAX_REMAINING_SHARE * here, allowed ** (1 / 3))
         # The fewer of the grid's calls are left, the less a step may fall short of an even share of the way.
         share = (1 - left / (len(run.grid) - 1)) * here / (left + 1)
         return self._place(run, last.t, here - max(step, share))
 
     def _left(self, run: Run) -> int:
         """Calls that the grid would still make after the pending one, had it made as many as this run."""
-        return max(0, len(run.grid) - 1 - sum(not a.skipped for a in run.kept))
+        return max(0, len(run.grid) - 1 - sum(not a.is_forecast for a in run.accepted_attempts))
 
     def _bend(self, run: Run, last: Attempt, here: float) -> tuple[float | None, float]:
         """b at the pending call, and the step that led there."""
-        angles = [run.angle(a.t) for a in run.past if a.accepted and not a.skipped]
+        angles = [run.angle(a.t) for a in run.past if a.accepted and not a.is_forecast]
         if not angles or LAST not in last.signals:
             return None, 0.0
         k = angles[-1] - here
@@ -124,6 +126,6 @@ class Stride(Policy):
         return min(places, key=lambda t: abs(run.angle(t) - angle))
 
 
-def _aimed(run: Run, last: Attempt) -> bool:
+def _is_retry(run: Run, last: Attempt) -> bool:
     """Whether the pending step was taken again already: by this policy, or by one that must not be overruled."""
     return bool(run.past) and run.past[-1].accepted is False and run.past[-1].t == last.t

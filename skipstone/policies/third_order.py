@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from ..engine.contracts import Clock, Forecast, Plan, Policy, Run, View
-from ..numerics.differences import relative_bend
+from ..engine.contracts import Clock, Forecast, Plan, Policy, PredictionType, Run
+from ..numerics.differences import relative_curvature
 from ..registry import register
-from .ranges import forecast_of, number, whole
+from .ranges import build_forecast, check_integer, check_number
 
 CHANGE = "latent_change"
 
@@ -42,25 +42,29 @@ class ThirdOrder(Policy):
     warmup: int = 4
     tail: int = 1
     order: int = 0
-    of: View = "eps"
+    of: PredictionType = "eps"
     clock: Clock = "logsnr"
     name: ClassVar[str] = "third_order"
     needs: ClassVar[frozenset[str]] = frozenset({CHANGE})
     neutral: ClassVar[Mapping[str, Any]] = {"max_skip": 0}
 
     def __post_init__(self) -> None:
-        number(self, "tol", 0)
-        whole(self, "max_skip", 0)
-        whole(self, "warmup", 4)
-        whole(self, "tail", 0)
-        forecast_of(self)
+        check_number(self, "tol", 0)
+        check_integer(self, "max_skip", 0)
+        check_integer(self, "warmup", 4)
+        check_integer(self, "tail", 0)
+        build_forecast(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        kept = run.kept
-        bound = len(kept) < self.warmup or run.ending(proposal, self.tail) or run.streak >= self.max_skip
-        if bound or not proposal.plain or relative_bend([a.signals[CHANGE] for a in kept[-3:]]) > self.tol:
+        kept = run.accepted_attempts
+        bound = (
+            len(kept) < self.warmup
+            or run.is_in_tail(proposal, self.tail)
+            or run.num_consecutive_forecasts >= self.max_skip
+        )
+        if bound or not proposal.is_unamended or relative_curvature([a.signals[CHANGE] for a in kept[-3:]]) > self.tol:
             return proposal
-        return replace(proposal, evaluate=forecast_of(self))
+        return replace(proposal, evaluate=build_forecast(self))
 
 
 @register("policy")
@@ -98,9 +102,9 @@ class ThirdOrderReleased(Policy):
     neutral: ClassVar[Mapping[str, Any]] = {"warmup": 10**6}
 
     def __post_init__(self) -> None:
-        number(self, "tol", 0)
-        whole(self, "max_skip", 0)
-        whole(self, "warmup", 4)
+        check_number(self, "tol", 0)
+        check_integer(self, "max_skip", 0)
+        check_integer(self, "warmup", 4)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         return self.plan_batch([run], [proposal])[0]
@@ -108,15 +112,15 @@ class ThirdOrderReleased(Policy):
     def plan_batch(self, runs: Sequence[Run], proposals: Sequence[Plan]) -> list[Plan]:
         if self._calls(runs):
             return list(proposals)
-        return [replace(p, evaluate=Forecast()) if p.plain else p for p in proposals]
+        return [replace(p, evaluate=Forecast()) if p.is_unamended else p for p in proposals]
 
     def _calls(self, runs: Sequence[Run]) -> bool:
         """The decision for the next step of all these runs."""
-        columns = list(zip(*(r.kept for r in runs), strict=False))  # the batch, step by step
-        mask = [not all(a.skipped for a in column) for column in columns[self.warmup :]]
+        columns = list(zip(*(r.accepted_attempts for r in runs), strict=False))  # the batch, step by step
+        mask = [not all(a.is_forecast for a in column) for column in columns[self.warmup :]]
         if len(columns) < self.warmup:
             return True
         if len(mask) > 4 and not any(mask[-self.max_skip :]):  # at max_skip 0 this is the whole mask, as released
             return True
         d = [sum(a.signals[CHANGE] for a in column) / len(column) for column in columns[-3:]]
-        return relative_bend(d) > self.tol
+        return relative_curvature(d) > self.tol

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..engine.contracts import Forecast, Plan, Policy, Run, View
+from ..engine.contracts import Forecast, Plan, Policy, PredictionType, Run
 from ..errors import SpecError
 from ..registry import register
-from .ranges import one_of, whole
+from .ranges import check_choice, check_integer
 
 
 @register("policy")
@@ -51,17 +51,17 @@ class Zeus(Policy):
     lagrange: int = 0
     lagrange_step: int = 24
     lagrange_every: int = 6
-    of: View = "eps"
+    of: PredictionType = "eps"
     name: ClassVar[str] = "zeus"
     neutral: ClassVar[Mapping[str, Any]] = {"max_skip": 0}
 
     def __post_init__(self) -> None:
-        whole(self, "denominator", 1)
+        check_integer(self, "denominator", 1)
         for field in ("first", "last", "max_skip", "lagrange_step"):
-            whole(self, field, 0)
-        whole(self, "lagrange", 0, 4)
-        whole(self, "lagrange_every", 1)
-        one_of(self, "of", ("eps", "v", "x0", "flow"))
+            check_integer(self, field, 0)
+        check_integer(self, "lagrange", 0, 4)
+        check_integer(self, "lagrange_every", 1)
+        check_choice(self, "of", ("eps", "v", "x0", "flow"))
         places = self.modular if isinstance(self.modular, tuple) else (-1,)
         if not all(type(m) is int and 0 <= m < self.denominator for m in places):
             raise SpecError(
@@ -70,7 +70,9 @@ class Zeus(Policy):
             )
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        how = self._how(len(run.kept) - 1, run.streak) if proposal.plain else None
+        how = (
+            self._how(len(run.accepted_attempts) - 1, run.num_consecutive_forecasts) if proposal.is_unamended else None
+        )
         return proposal if how is None else replace(proposal, evaluate=how)
 
     def _how(self, step: int, streak: int) -> Forecast | None:

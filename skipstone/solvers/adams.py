@@ -10,18 +10,20 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..engine.requests import Node, Noise, Query, Solver, Step, view
+from ..engine.requests import Node, Noise, Query, Solver, Step, get_prediction
 from ..errors import SpecError
-from ..numerics.array import combine, narrow, rms
+from ..numerics.array import cast_like, rms, weighted_sum
 from ..numerics.extrapolate import lagrange_weights
 from ..numerics.schedule import Schedule
 from ..registry import register
 
-LASTING = 0.03  # angle at which half of the last correction is kept
-PLACES, SHARES = np.polynomial.legendre.leggauss(8)  # quadrature: exact to rounding for steps of a quarter turn
+CORRECTION_HALF_ANGLE = 0.03  # angle at which half of the last correction is kept
+QUADRATURE_NODES, QUADRATURE_WEIGHTS = np.polynomial.legendre.leggauss(
+    8
+)  # quadrature: exact to rounding for steps of a quarter turn
 
 
-class Pair(NamedTuple):
+class PairNode(NamedTuple):
     """What an estimate says the sample is made of: z = cos(u) clean + sin(u) noise at the angle u."""
 
     angle: float
@@ -30,10 +32,10 @@ class Pair(NamedTuple):
 
     def slope(self, angle: float) -> Any:
         """dz / du at another angle, were the pair constant."""
-        return combine([math.cos(angle), -math.sin(angle)], [self.noise, self.clean])
+        return weighted_sum([math.cos(angle), -math.sin(angle)], [self.noise, self.clean])
 
 
-class Clean(NamedTuple):
+class CleanNode(NamedTuple):
     """The clean estimate alone: z keeps its share of noise, which shrinks as sin(u)."""
 
     angle: float
@@ -44,39 +46,41 @@ class Clean(NamedTuple):
         return self.clean
 
 
-Said: TypeAlias = Pair | Clean
+AdamsNode: TypeAlias = PairNode | CleanNode
 
 
-def pair(node: Node, schedule: Schedule) -> Pair:
+def make_pair_node(node: Node, schedule: Schedule) -> PairNode:
     """The pair of a node, by way of v = dz / du: nothing is divided by sigma or alpha."""
-    angle, scale = schedule.angle(node.t), 1.0 / size(schedule, node.t)
-    cos, sin, both = math.cos(angle), math.sin(angle), [node.x, view(node, "v", schedule)]
-    return Pair(angle, combine([cos * scale, -sin * scale], both), combine([sin * scale, cos * scale], both))
+    angle, scale = schedule.angle(node.t), 1.0 / sample_norm(schedule, node.t)
+    cos, sin, both = math.cos(angle), math.sin(angle), [node.x, get_prediction(node, "v", schedule)]
+    return PairNode(
+        angle, weighted_sum([cos * scale, -sin * scale], both), weighted_sum([sin * scale, cos * scale], both)
+    )
 
 
-def clean(node: Node, schedule: Schedule) -> Clean:
+def clean(node: Node, schedule: Schedule) -> CleanNode:
     """The clean estimate of a node."""
-    return Clean(schedule.angle(node.t), node.estimate.x0)
+    return CleanNode(schedule.angle(node.t), node.estimate.x0)
 
 
-def size(schedule: Schedule, t: float) -> float:
+def sample_norm(schedule: Schedule, t: float) -> float:
     """hypot(alpha, sigma): 1 where variance is preserved."""
     return math.hypot(schedule.alpha(t), schedule.sigma(t))
 
 
-def kept(here: Said, end: float) -> float:
+def decay_factor(here: AdamsNode, end: float) -> float:
     """What a step to the angle `end` leaves of z itself."""
-    return math.sin(end) / math.sin(here.angle) if isinstance(here, Clean) else 1.0
+    return math.sin(end) / math.sin(here.angle) if isinstance(here, CleanNode) else 1.0
 
 
-def integral(nodes: Sequence[Said], start: float, end: float) -> Any:
-    """What the way from angle to angle adds to `kept` of z, the estimate being the polynomial through all nodes."""
+def integrate_nodes(nodes: Sequence[AdamsNode], start: float, end: float) -> Any:
+    """What a step adds to `decay_factor` of z, the estimate being the polynomial through all nodes."""
     angles = tuple(n.angle for n in nodes)
     cleans = [n.clean for n in nodes]
-    noises = [n.noise for n in nodes if isinstance(n, Pair)]
+    noises = [n.noise for n in nodes if isinstance(n, PairNode)]
     if not noises:
-        return combine(clean_weights(angles, start, end), cleans)
-    return combine(pair_weights(angles, start, end), [*cleans, *noises])
+        return weighted_sum(clean_weights(angles, start, end), cleans)
+    return weighted_sum(pair_weights(angles, start, end), [*cleans, *noises])
 
 
 # Weights depend on angles alone, which samples on one grid share.
@@ -100,7 +104,10 @@ def clean_weights(angles: tuple[float, ...], start: float, end: float) -> tuple[
 def quadrature(start: float, end: float) -> list[tuple[float, float]]:
     """(angle, weight) from angle to angle."""
     half = 0.5 * (end - start)
-    return [(start + half * (p + 1.0), w * half) for p, w in zip(PLACES.tolist(), SHARES.tolist(), strict=True)]
+    return [
+        (start + half * (p + 1.0), w * half)
+        for p, w in zip(QUADRATURE_NODES.tolist(), QUADRATURE_WEIGHTS.tolist(), strict=True)
+    ]
 
 
 def clean_weight(angles: Sequence[float], j: int, start: float, end: float) -> float:
@@ -117,7 +124,7 @@ def clean_weight(angles: Sequence[float], j: int, start: float, end: float) -> f
     return math.cos(end) * at[end] - sin / math.tan(start) * at[start] - tilt * log - bend * sin * smooth
 
 
-def trust(nodes: Sequence[Said], end: float) -> Any:
+def linear_share(nodes: Sequence[AdamsNode], end: float) -> Any:
     """Share of the linear forecast in the next step, a 0-d array in [0, 1]: A / (A + r^2 B).
 
     At the last call the constant forecast was wrong by A (mean square; of a pair, as a slope) and the linear one by
@@ -132,23 +139,23 @@ def trust(nodes: Sequence[Said], end: float) -> Any:
     return constant * constant / (constant * constant + linear * linear * (r * r) + 1e-20)
 
 
-def predictor(nodes: Sequence[Said], end: float) -> Any:
+def predictor(nodes: Sequence[AdamsNode], end: float) -> Any:
     """What the step from the last node to the angle `end` adds to z."""
     here = nodes[-1].angle
-    constant = integral(nodes[-1:], here, end)
+    constant = integrate_nodes(nodes[-1:], here, end)
     if len(nodes) < 3:
         return constant
-    linear = integral(nodes[-2:], here, end)
-    return constant + (linear - constant) * trust(nodes, end)
+    linear = integrate_nodes(nodes[-2:], here, end)
+    return constant + (linear - constant) * linear_share(nodes, end)
 
 
-def lasting(angle: float) -> float:
+def correction_share(angle: float) -> float:
     """Share of the last correction that belongs into the result when the run ends from this angle.
 
     What a step got wrong has mostly left the pictures that the network knows, and its clean estimate is free of it
     already, the more so the noisier the sample still is. The network was not asked again, so a guess has to do.
     """
-    return 1.0 / (1.0 + (angle / LASTING) ** 2)
+    return 1.0 / (1.0 + (angle / CORRECTION_HALF_ANGLE) ** 2)
 
 
 @register("solver")
@@ -158,7 +165,7 @@ class Adams(Solver):
 
     With u = atan(sigma / alpha), z = x / hypot(alpha, sigma) is cos(u) x0 + sin(u) eps and obeys dz / du = v, whatever
     the schedule. Every call tells the pair (x0, eps). The predictor blends its constant forecast, which is `ddim`,
-    and its linear one by how wrong each was at the last call (`trust`); once the network has been asked where a
+    and its linear one by how wrong each was at the last call (`linear_share`); once the network has been asked where a
     step led, the step is taken again by the parabola through its pairs. Both ends are steps like any
     other. Made for long and uneven steps, as `stride` takes them.
 
@@ -182,29 +189,33 @@ class Adams(Solver):
             raise SpecError(f"adams: expected of='pair' or of='x0', got {self.of!r}.")
 
     @property
-    def convergence(self) -> int:
+    def convergence_order(self) -> int:
         return 3
 
     def step(
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
     ) -> Generator[Query | Noise, Any, Step]:
-        said = pair if self.of == "pair" else clean
+        said = make_pair_node if self.of == "pair" else clean
         here = said(Node(t, x, (yield Query(x, t))), schedule)
-        nodes = [said(node, schedule) for node in _before(past, t)[-3:]]
+        nodes = [said(node, schedule) for node in _earlier_nodes(past, t)[-3:]]
         end = schedule.angle(t_next)
-        z = x * (1.0 / size(schedule, t))
+        z = x * (1.0 / sample_norm(schedule, t))
         correction = self._correction(nodes, here) if nodes else 0.0
-        z = (z + correction) * kept(here, end) if end > 0.0 else z * kept(here, end) + correction * lasting(here.angle)
+        z = (
+            (z + correction) * decay_factor(here, end)
+            if end > 0.0
+            else z * decay_factor(here, end) + correction * correction_share(here.angle)
+        )
         z = z + predictor([*nodes, here], end)
-        return Step(narrow(z * size(schedule, t_next), x))
+        return Step(cast_like(z * sample_norm(schedule, t_next), x))
 
-    def _correction(self, nodes: list[Said], here: Said) -> Any:
+    def _correction(self, nodes: list[AdamsNode], here: AdamsNode) -> Any:
         """What the step that led here would have added, had it known this estimate, less what it did add."""
-        corrected = integral([*nodes, here][-3:], nodes[-1].angle, here.angle)
+        corrected = integrate_nodes([*nodes, here][-3:], nodes[-1].angle, here.angle)
         return corrected - predictor(nodes, here.angle)
 
 
-def _before(past: Sequence[Node], t: float) -> list[Node]:
+def _earlier_nodes(past: Sequence[Node], t: float) -> list[Node]:
     """The last estimate at each time before this one, oldest first."""
     last = {n.t: n for n in past if n.t > t}
     return [last[time] for time in sorted(last, reverse=True)]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
 from ..errors import SpecError
-from ..numerics.array import combine
+from ..numerics.array import weighted_sum
 from ..numerics.schedule import Schedule
 from ..registry import register
 from .ddpm import forward_variance
@@ -22,7 +22,7 @@ def gain(t: float, t_next: float, schedule: Schedule) -> float:
 
 def ddim_update(x: Any, x0: Any, t: float, t_next: float, schedule: Schedule) -> Any:
     """x moved from t to t_next along a constant clean estimate."""
-    return combine([schedule.sigma(t_next) / schedule.sigma(t), gain(t, t_next, schedule)], [x, x0])
+    return weighted_sum([schedule.sigma(t_next) / schedule.sigma(t), gain(t, t_next, schedule)], [x, x0])
 
 
 @register("solver")
@@ -44,7 +44,7 @@ class DDIM(Solver):
 
     eta: float = 0.0
     name: ClassVar[str] = "ddim"
-    counterpart: ClassVar[str] = "DDIMScheduler"
+    diffusers_class: ClassVar[str] = "DDIMScheduler"
     variants: ClassVar[tuple[str, ...]] = ("ddim(eta=0.7)",)
 
     def __post_init__(self) -> None:
@@ -65,4 +65,4 @@ class DDIM(Solver):
         fresh = self.eta * s_next / s * math.sqrt(forward_variance(t_next, t, schedule))
         kept = math.sqrt(max(0.0, s_next * s_next - fresh * fresh)) / s
         noise = yield Noise(x)
-        return Step(combine([kept, schedule.alpha(t_next) - kept * schedule.alpha(t), fresh], [x, x0, noise]))
+        return Step(weighted_sum([kept, schedule.alpha(t_next) - kept * schedule.alpha(t), fresh], [x, x0, noise]))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
 from ..errors import SpecError
-from ..numerics.array import combine
+from ..numerics.array import weighted_sum
 from ..numerics.schedule import Schedule
 from ..registry import register
 
@@ -41,7 +41,7 @@ class DDPM(Solver):
 
     variance: Literal["small", "large"] = "small"
     name: ClassVar[str] = "ddpm"
-    counterpart: ClassVar[str] = "DDPMScheduler"
+    diffusers_class: ClassVar[str] = "DDPMScheduler"
     variants: ClassVar[tuple[str, ...]] = ("ddpm(variance='large')",)
 
     def __post_init__(self) -> None:
@@ -58,8 +58,10 @@ class DDPM(Solver):
         x0 = (yield Query(x, t)).x0
         beta, now, after = forward_variance(t_next, t, schedule), schedule.sigma(t) ** 2, schedule.sigma(t_next) ** 2
         scale = schedule.alpha(t) / schedule.alpha(t_next)
-        mean = combine([scale * after / now, schedule.alpha(t_next) * beta / now], [x, x0])
+        mean = weighted_sum([scale * after / now, schedule.alpha(t_next) * beta / now], [x, x0])
         if after == 0.0:
             return Step(mean)
         noise = yield Noise(x)
-        return Step(combine([1.0, math.sqrt(beta if self.variance == "large" else beta * after / now)], [mean, noise]))
+        return Step(
+            weighted_sum([1.0, math.sqrt(beta if self.variance == "large" else beta * after / now)], [mean, noise])
+        )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
 from ..errors import SpecError
-from ..numerics.array import combine
+from ..numerics.array import weighted_sum
 from ..numerics.exponential import exponential_step
 from ..numerics.schedule import Schedule
 from ..registry import register
@@ -78,12 +78,12 @@ class DPMAdaptive(Solver):
         middle = schedule.time(schedule.clock(t) + math.log(2.0))
         second = (yield Query(ddim_update(x, first, t, middle, schedule), middle)).x0
         a = schedule.alpha(t_next)
-        return Step(combine([2.0 * a, -a], [second, first]), combine([2.0 * a, -2.0 * a], [second, first]))
+        return Step(weighted_sum([2.0 * a, -a], [second, first]), weighted_sum([2.0 * a, -2.0 * a], [second, first]))
 
     def _second_order(
         self, x: Any, estimates: Sequence[Any], t: float, t1: float, t_next: float, schedule: Schedule
     ) -> Any:
         """DPM-Solver++(2S): the estimates extrapolated to the middle of the step."""
         r = (schedule.clock(t1) - schedule.clock(t)) / (schedule.clock(t_next) - schedule.clock(t))
-        middle = combine([1.0 - 0.5 / r, 0.5 / r], list(estimates))
+        middle = weighted_sum([1.0 - 0.5 / r, 0.5 / r], list(estimates))
         return ddim_update(x, middle, t, t_next, schedule)

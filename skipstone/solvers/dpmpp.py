@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
 from ..errors import SpecError
-from ..numerics.array import combine
+from ..numerics.array import weighted_sum
 from ..numerics.exponential import exponential_weights
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
 from .ddim import ddim_update, gain
 
 
-def before(past: Sequence[Node], t: float, schedule: Schedule) -> list[tuple[float, Any]]:
+def earlier_estimates(past: Sequence[Node], t: float, schedule: Schedule) -> list[tuple[float, Any]]:
     """(time, clean estimate) of what came before t at finite, distinct clocks, oldest first."""
     nodes: list[tuple[float, Any]] = []
     later = schedule.clock(t)
@@ -29,13 +29,13 @@ def before(past: Sequence[Node], t: float, schedule: Schedule) -> list[tuple[flo
 
 
 def history(past: Sequence[Node], t: float, t_next: float, schedule: Schedule, count: int) -> list[tuple[float, Any]]:
-    """The last `count` of `before`, or none where a polynomial would be wanted at an infinite clock."""
+    """The last `count` of `earlier_estimates`, or none where a polynomial would be wanted at an infinite clock."""
     if count < 1 or schedule.sigma(t_next) == 0.0 or abs(schedule.clock(t)) >= CLOCK_LIMIT:
         return []
-    return before(past, t, schedule)[-count:]
+    return earlier_estimates(past, t, schedule)[-count:]
 
 
-def slope(times: Sequence[float], t_next: float, schedule: Schedule) -> float:
+def step_ratio(times: Sequence[float], t_next: float, schedule: Schedule) -> float:
     """h / h0: how much longer this step is on the clock than the one before; `times` end before and here."""
     earlier, now, later = (schedule.clock(s) for s in (*times[-2:], t_next))
     return (later - now) / (now - earlier)
@@ -48,7 +48,7 @@ def multistep_weights(times: Sequence[float], t_next: float, schedule: Schedule)
     if len(times) == 1:
         return [w]
     if len(times) == 2:  # the published midpoint form; exact integration differs by a third-order term
-        r = 0.5 * slope(times, t_next, schedule)
+        r = 0.5 * step_ratio(times, t_next, schedule)
         return [-w * r, w * (1.0 + r)]
     return exponential_weights(times, t, t_next, schedule)
 
@@ -90,7 +90,7 @@ class DPMpp(Solver):
     order: int = 2
     released: bool = False
     name: ClassVar[str] = "dpmpp"
-    counterpart: ClassVar[str] = "DPMSolverMultistepScheduler"
+    diffusers_class: ClassVar[str] = "DPMSolverMultistepScheduler"
     variants: ClassVar[tuple[str, ...]] = ("dpmpp(order=1)", "dpmpp(order=3)", "dpmpp(order=3, released=True)")
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class DPMpp(Solver):
             raise SpecError(f"dpmpp: expected order 1, 2 or 3, got {self.order!r}.")
 
     @property
-    def convergence(self) -> int:
+    def convergence_order(self) -> int:
         return 2 if self.released and self.order == 3 else self.order
 
     def step(
@@ -112,5 +112,5 @@ class DPMpp(Solver):
         rule = released_weights if self.released and len(nodes) == 3 else multistep_weights
         weights = rule(times, t_next, schedule)
         lower = [0.0, *multistep_weights(times[1:], t_next, schedule)]
-        high = combine([schedule.sigma(t_next) / schedule.sigma(t), *weights], [x, *values])
-        return Step(high, combine([w - v for w, v in zip(weights, lower, strict=True)], values))
+        high = weighted_sum([schedule.sigma(t_next) / schedule.sigma(t), *weights], [x, *values])
+        return Step(high, weighted_sum([w - v for w, v in zip(weights, lower, strict=True)], values))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
-from ..numerics.array import combine
+from ..numerics.array import weighted_sum
 from ..numerics.schedule import Schedule
 from ..registry import register
-from .dpmpp import history, slope
+from .dpmpp import history, step_ratio
 
 
 @register("solver")
@@ -27,7 +27,7 @@ class DPMppSDE(Solver):
     """
 
     name: ClassVar[str] = "dpmpp_sde"
-    counterpart: ClassVar[str] = "DPMSolverMultistepScheduler"
+    diffusers_class: ClassVar[str] = "DPMSolverMultistepScheduler"
     order: ClassVar[int] = 2
 
     @property
@@ -42,11 +42,11 @@ class DPMppSDE(Solver):
         a_next, s_next, s = schedule.alpha(t_next), schedule.sigma(t_next), schedule.sigma(t)
         shrink = s_next / s * schedule.alpha(t) / a_next  # exp(-h), also where the clock is infinite
         fresh = 1.0 - shrink * shrink
-        r = 0.5 * slope([u for u, _ in nodes], t_next, schedule) if len(nodes) == 2 else 0.0
+        r = 0.5 * step_ratio([u for u, _ in nodes], t_next, schedule) if len(nodes) == 2 else 0.0
         estimates = [-r, 1.0 + r][-len(nodes) :]
         weights = [s_next / s * shrink, *(a_next * fresh * w for w in estimates)]
-        mean = combine(weights, [x, *(v for _, v in nodes)])
+        mean = weighted_sum(weights, [x, *(v for _, v in nodes)])
         if s_next == 0.0:
             return Step(mean)
         noise = yield Noise(x)
-        return Step(combine([1.0, s_next * math.sqrt(fresh)], [mean, noise]))
+        return Step(weighted_sum([1.0, s_next * math.sqrt(fresh)], [mean, noise]))

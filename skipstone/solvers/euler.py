@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
-from ..numerics.array import combine
+from ..numerics.array import weighted_sum
 from ..numerics.schedule import Schedule
 from ..registry import register
 
@@ -25,11 +25,11 @@ class Euler(Solver):
     """
 
     name: ClassVar[str] = "euler"
-    counterpart: ClassVar[str] = "EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler"
+    diffusers_class: ClassVar[str] = "EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler"
 
     def step(
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
     ) -> Generator[Query | Noise, Any, Step]:
         x0 = (yield Query(x, t)).x0
         shrink = schedule.sigma(t_next) / schedule.sigma(t)
-        return Step(combine([shrink, schedule.alpha(t_next) - shrink * schedule.alpha(t)], [x, x0]))
+        return Step(weighted_sum([shrink, schedule.alpha(t_next) - shrink * schedule.alpha(t)], [x, x0]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
-from ..numerics.array import combine
+from ..numerics.array import weighted_sum
 from ..numerics.parametrize import FLOOR
 from ..numerics.schedule import Schedule
 from ..registry import register
@@ -27,7 +27,7 @@ class Heun(Solver):
     """
 
     name: ClassVar[str] = "heun"
-    counterpart: ClassVar[str] = "HeunDiscreteScheduler, FlowMatchHeunDiscreteScheduler"
+    diffusers_class: ClassVar[str] = "HeunDiscreteScheduler, FlowMatchHeunDiscreteScheduler"
     order: ClassVar[int] = 2
     stages: ClassVar[int] = 2
 
@@ -36,11 +36,11 @@ class Heun(Solver):
     ) -> Generator[Query | Noise, Any, Step]:
         x0 = (yield Query(x, t)).x0
         low = ddim_update(x, x0, t, t_next, schedule)
-        if schedule.sigma(t_next) < FLOOR or schedule.stretch(t) < FLOOR:
+        if schedule.sigma(t_next) < FLOOR or schedule.sample_scale(t) < FLOOR:
             return Step(low)
         ahead = (yield Query(low, t_next)).x0
-        level = schedule.sigma(t) / schedule.stretch(t)
-        level_next = schedule.sigma(t_next) / schedule.stretch(t_next)
-        weight = 0.5 * schedule.stretch(t_next) * (level / level_next - 1.0)
-        error = combine([weight, -weight], [ahead, x0])
+        level = schedule.sigma(t) / schedule.sample_scale(t)
+        level_next = schedule.sigma(t_next) / schedule.sample_scale(t_next)
+        weight = 0.5 * schedule.sample_scale(t_next) * (level / level_next - 1.0)
+        error = weighted_sum([weight, -weight], [ahead, x0])
         return Step(low + error, error)

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
 from ..errors import SpecError
-from ..numerics.array import combine
+from ..numerics.array import weighted_sum
 from ..numerics.exponential import exponential_weights
 from ..numerics.schedule import Schedule
 from ..registry import register
 from .ddim import gain
-from .dpmpp import before, history, multistep_weights
+from .dpmpp import earlier_estimates, history, multistep_weights
 
 
 def corrector_weights(times: Sequence[float], t_next: float, schedule: Schedule) -> list[float]:
@@ -47,7 +47,7 @@ class UniPC(Solver):
 
     order: int = 2
     name: ClassVar[str] = "unipc"
-    counterpart: ClassVar[str] = "UniPCMultistepScheduler"
+    diffusers_class: ClassVar[str] = "UniPCMultistepScheduler"
     variants: ClassVar[tuple[str, ...]] = ("unipc(order=3)",)
 
     def __post_init__(self) -> None:
@@ -55,17 +55,17 @@ class UniPC(Solver):
             raise SpecError(f"unipc: expected order 2 or 3, got {self.order!r}.")
 
     @property
-    def convergence(self) -> int:
+    def convergence_order(self) -> int:
         return self.order + 1
 
     def step(
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
     ) -> Generator[Query | Noise, Any, Step]:
         x0 = (yield Query(x, t)).x0
-        x = self._corrected(x, x0, t, schedule, before(past, t, schedule)[-self.order :])
+        x = self._corrected(x, x0, t, schedule, earlier_estimates(past, t, schedule)[-self.order :])
         nodes = [*history(past, t, t_next, schedule, self.order - 1), (t, x0)]
         weights = multistep_weights([s for s, _ in nodes], t_next, schedule)
-        return Step(combine([schedule.sigma(t_next) / schedule.sigma(t), *weights], [x, *(v for _, v in nodes)]))
+        return Step(weighted_sum([schedule.sigma(t_next) / schedule.sigma(t), *weights], [x, *(v for _, v in nodes)]))
 
     def _corrected(self, x: Any, x0: Any, t: float, schedule: Schedule, nodes: list[tuple[float, Any]]) -> Any:
         """x as the step that led here would have made it, had it known x0."""
@@ -75,4 +75,4 @@ class UniPC(Solver):
         predicted = [*multistep_weights(times, t, schedule), 0.0]
         corrected = corrector_weights(times, t, schedule)
         change = [c - p for c, p in zip(corrected, predicted, strict=True)]
-        return combine([1.0, *change], [x, *(v for _, v in nodes), x0])
+        return weighted_sum([1.0, *change], [x, *(v for _, v in nodes), x0])

@@ -19,7 +19,7 @@ def states(run: Run) -> Iterator[Run]:
         here = a.t_next if a.accepted else here
 
 
-def decision(plan: Plan | Attempt) -> tuple[Evaluate, float]:
+def get_decision(plan: Plan | Attempt) -> tuple[Evaluate, float]:
     """What two runs must agree on: how the prediction is obtained, and where its step lands."""
     return (plan.evaluate if isinstance(plan, Plan) else plan.plan.evaluate), plan.t_next
 
@@ -27,7 +27,7 @@ def decision(plan: Plan | Attempt) -> tuple[Evaluate, float]:
 Decision = tuple[Evaluate, float]
 
 
-def alike(mine: Decision, other: Decision, slack: float) -> bool:
+def decisions_match(mine: Decision, other: Decision, slack: float) -> bool:
     """Whether two decisions are one, up to `slack` in where they land."""
     return mine[0] == other[0] and abs(mine[1] - other[1]) <= slack
 
@@ -61,7 +61,7 @@ def compare_decisions(
             continuous function of its signals, which rounding moves; others land on the grid and need 0.
     """
     paths = [
-        ([decision(a) for a in r.run.past], [decision(a) for a in o.run.past])
+        ([get_decision(a) for a in r.run.past], [get_decision(a) for a in o.run.past])
         for r, o in zip(mine, others, strict=True)
     ]
     starts = [_first_difference(a, b, slack) for a, b in paths]
@@ -74,21 +74,21 @@ def compare_decisions(
     wanted = [paths[k][1][at] for k in rows]
     patterns = [[1.0] * 64, [-1.0] * 64, *(random.Random(i).choices((-1.0, 1.0), k=64) for i in range(62))]
     for signs in patterns if rows else ():
-        moved = [_moved(run, signs, rel) for run in seen]
+        moved = [_perturb(run, signs, rel) for run in seen]
         plans = policy.consult(moved, [r.proposal() for r in moved])
-        if all(alike(decision(p), w, slack) for p, w in zip(plans, wanted, strict=True)):
+        if all(decisions_match(get_decision(p), w, slack) for p, w in zip(plans, wanted, strict=True)):
             return Comparison(at, True)
     return Comparison(at)
 
 
 def _first_difference(a: Sequence[Decision], b: Sequence[Decision], slack: float) -> int | None:
     for i, (p, q) in enumerate(zip(a, b, strict=False)):
-        if not alike(p, q, slack):
+        if not decisions_match(p, q, slack):
             return i
     return None if len(a) == len(b) else min(len(a), len(b))
 
 
-def _moved(run: Run, signs: Sequence[float], rel: float) -> Run:
+def _perturb(run: Run, signs: Sequence[float], rel: float) -> Run:
     """The run with every signal moved by a relative `rel`, up or down by the signs in turn."""
 
     def move(i: int, a: Attempt) -> Attempt:

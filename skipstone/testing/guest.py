@@ -18,15 +18,15 @@ import torch
 
 from ..engine.contracts import Plan, Policy, Run
 from ..engine.flow import FREEZE
-from ..integrations.diffusers.batch_router import batch_of
+from ..integrations.diffusers.batch_router import find_batch
 from ..integrations.diffusers.guest import Adapted, adapt
-from ..integrations.diffusers.pipeline_specs import spec_of
-from ..integrations.diffusers.rows import Layout
+from ..integrations.diffusers.pipeline_specs import find_pipeline_spec
+from ..integrations.diffusers.rows import BatchLayout
 from ..integrations.diffusers.scheduler_specs import Trajectory, trajectory
 from .policies import Check
 
-ENOUGH = 6  # steps: `third_order` calls the first four and the last
-CLOSE = 1e-4  # relative: what a smaller batch may change by rounding
+MIN_STEPS = 6  # steps: `third_order` calls the first four and the last
+BATCH_TOLERANCE = 1e-4  # relative: what a smaller batch may change by rounding
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FreezeAt(Policy):
 
     def plan_batch(self, runs: Sequence[Run], proposals: Sequence[Plan]) -> list[Plan]:
         def planned(i: int, run: Run, proposal: Plan) -> Plan:
-            due = len(run.kept) == self.steps and self.only in (None, i)
+            due = len(run.accepted_attempts) == self.steps and self.only in (None, i)
             return replace(proposal, evaluate=FREEZE, t_next=run.t_end) if due else proposal
 
         return [planned(i, r, p) for i, (r, p) in enumerate(zip(runs, proposals, strict=True))]
@@ -80,11 +80,11 @@ class GuestSetup:
         pipe = self.make()
         bare = self.bare(pipe)
         assert bare.trajectory is not None
-        if len(bare.trajectory.stages) >= ENOUGH or self.steps > 64:
+        if len(bare.trajectory.stages) >= MIN_STEPS or self.steps > 64:
             return self, pipe, bare
         return replace(self, steps=2 * self.steps).ready()
 
-    def called(self, pipe: Any, samples: int | None = None) -> torch.Tensor:
+    def call(self, pipe: Any, samples: int | None = None) -> torch.Tensor:
         """What the pipeline makes, with torch's own generator seeded too: some schedulers draw from it."""
         torch.manual_seed(0)
         return self.after(pipe(**self.inputs(pipe, samples or self.samples, self.steps)))
@@ -103,34 +103,34 @@ class GuestSetup:
             seen.calls.append((asked["model_output"].clone(), asked["sample"].clone()))
             made = inner(*args, **kwargs)
             ends = len(seen.calls) == len(seen.trajectory.calls)
-            return _overwritten(made, last) if ends and last else made
+            return _overwrite_rows(made, last) if ends and last else made
 
         pipe.__dict__.pop("_num_timesteps", None)
         pipe.scheduler.step = step
-        with Counter(pipe) as counter:
+        with RowCounter(pipe) as counter:
             try:
-                seen.output = self.called(pipe)
+                seen.output = self.call(pipe)
             finally:
                 del pipe.scheduler.step
         seen.rows, seen.forwards = counter.rows, counter.forwards
         return seen
 
-    def adapted(self, pipe: Any, policy: Policy | str, samples: int | None = None) -> tuple[Any, Adapted, Counter]:
+    def adapted(self, pipe: Any, policy: Policy | str, samples: int | None = None) -> tuple[Any, Adapted, RowCounter]:
         """One run under a policy."""
-        with adapt(pipe, policy) as guest, Counter(pipe) as counter:
-            output = self.called(pipe, samples)
+        with adapt(pipe, policy) as guest, RowCounter(pipe) as counter:
+            output = self.call(pipe, samples)
         return output, guest, counter
 
 
-class Counter:
+class RowCounter:
     """Counts the rows that enter the denoisers of a pipeline, by hooks that know nothing of the guest."""
 
     def __init__(self, pipe: Any) -> None:
-        spec = spec_of(pipe)
+        spec = find_pipeline_spec(pipe)
         self.models = spec.models(pipe, spec.denoisers)
         self.rows, self.forwards = 0, 0
 
-    def __enter__(self) -> Counter:
+    def __enter__(self) -> RowCounter:
         self._hooks = [m.register_forward_pre_hook(self._count, with_kwargs=True) for m in self.models]
         return self
 
@@ -139,17 +139,25 @@ class Counter:
             hook.remove()
 
     def _count(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.rows += batch_of(module, args, kwargs).shape[0]
+        self.rows += find_batch(module, args, kwargs).shape[0]
         self.forwards += 1
 
 
 def fixed_changes_nothing(setup: GuestSetup) -> None:
     """`fixed` is bit-identical to the bare pipeline, makes its calls, and leaves its classes as they were."""
     setup, pipe, bare = setup.ready()
-    before = [type(c) for c in (pipe, pipe.scheduler, *spec_of(pipe).models(pipe, spec_of(pipe).denoisers))]
+    before = [
+        type(c)
+        for c in (pipe, pipe.scheduler, *find_pipeline_spec(pipe).models(pipe, find_pipeline_spec(pipe).denoisers))
+    ]
     output, guest, counter = setup.adapted(pipe, "fixed")
-    after = [type(c) for c in (pipe, pipe.scheduler, *spec_of(pipe).models(pipe, spec_of(pipe).denoisers))]
-    assert torch.equal(output, bare.output), f"fixed changed the result by {_gap(output, bare.output):.3g}"
+    after = [
+        type(c)
+        for c in (pipe, pipe.scheduler, *find_pipeline_spec(pipe).models(pipe, find_pipeline_spec(pipe).denoisers))
+    ]
+    assert torch.equal(output, bare.output), (
+        f"fixed changed the result by {_relative_difference(output, bare.output):.3g}"
+    )
     entered = counter.rows - guest.last.verified
     assert entered == bare.rows, f"fixed entered {entered} rows, the bare run {bare.rows}"
     assert guest.last.saved == 0.0 or guest.last.verified
@@ -179,10 +187,10 @@ def frozen_row_lands(setup: GuestSetup) -> None:
     expected = setup.bare(pipe, {r: v if layout.width > 1 else v[None] for r, v in rows.items()}).output
     output, guest, _ = setup.adapted(pipe, FreezeAt(half, 0))
     assert guest.last[0].calls < guest.last[1].calls
-    gap = _gap(output[:1], expected[:1])
+    gap = _relative_difference(output[:1], expected[:1])
     assert gap <= 1e-6, f"the frozen sample is {gap:.2g} (relative) from its clean estimate"
-    gap = _gap(output[1:], bare.output[1:])
-    assert gap <= CLOSE, f"the other samples differ by {gap:.2g} (relative) from the bare run"
+    gap = _relative_difference(output[1:], bare.output[1:])
+    assert gap <= BATCH_TOLERANCE, f"the other samples differ by {gap:.2g} (relative) from the bare run"
 
 
 def gate_halves_calls(setup: GuestSetup) -> None:
@@ -193,7 +201,7 @@ def gate_halves_calls(setup: GuestSetup) -> None:
     planned = sum(s.run.cost * s.run.branches for s in guest.last)
     assert abs(counter.rows - guest.last.verified - planned) < 1e-6
     gated = all(set(s.decisions) == {"C", "c"} for s in guest.last)
-    can = guest.last[0].run.branches == len(spec_of(pipe).branches) == 2
+    can = guest.last[0].run.branches == len(find_pipeline_spec(pipe).branches) == 2
     assert gated == can, f"{guest.last[0].run.branches} branches: {guest.last.summary()}"
     assert (planned < bare.rows) == gated
 
@@ -202,13 +210,13 @@ def samples_stand_alone(setup: GuestSetup) -> None:
     """The first sample's decisions and result do not depend on the others in its batch."""
     pipe = setup.make()
     spec = "third_order(tol=0.2, max_skip=1)"
-    if _gap(setup.called(pipe)[:1], setup.called(pipe, 1)) > CLOSE:
+    if _relative_difference(setup.call(pipe)[:1], setup.call(pipe, 1)) > BATCH_TOLERANCE:
         return  # the bare pipeline draws noise for the batch as a whole: no sample of it stands alone
     together, guest, _ = setup.adapted(pipe, spec)
     decisions = guest.last[0].decisions
     alone, guest, _ = setup.adapted(pipe, spec, samples=1)
     assert guest.last[0].decisions == decisions
-    assert _gap(together[:1], alone[:1]) <= CLOSE
+    assert _relative_difference(together[:1], alone[:1]) <= BATCH_TOLERANCE
 
 
 CHECKS = (fixed_changes_nothing, skips_as_planned, frozen_row_lands, gate_halves_calls, samples_stand_alone)
@@ -220,14 +228,14 @@ def guest_checks(setup: GuestSetup) -> Iterator[Check]:
         yield partial(check, setup)
 
 
-def layout_of(pipe: Any, bare: Recording, samples: int) -> Layout:
+def layout_of(pipe: Any, bare: Recording, samples: int) -> BatchLayout:
     """Which rows of the scheduler's batch are whose, known from the number of samples."""
-    rows, spec = bare.calls[0][1].shape[0], spec_of(pipe)
+    rows, spec = bare.calls[0][1].shape[0], find_pipeline_spec(pipe)
     copies = 2 if spec.doubled and rows == 2 * samples else 1
-    return Layout(samples, rows // samples // copies, copies)
+    return BatchLayout(samples, rows // samples // copies, copies)
 
 
-def _overwritten(made: Any, rows: dict[int, Any] | None) -> Any:
+def _overwrite_rows(made: Any, rows: dict[int, Any] | None) -> Any:
     """What `step` returned with these rows in place of its own, in the sample and in the clean estimate."""
     values = list(made) if isinstance(made, tuple) else [made.prev_sample, getattr(made, "pred_original_sample", None)]
     for i, value in enumerate(values[:2]):
@@ -241,6 +249,6 @@ def _overwritten(made: Any, rows: dict[int, Any] | None) -> Any:
     return type(made)(**{**made, **fields})
 
 
-def _gap(a: torch.Tensor, b: torch.Tensor) -> float:
+def _relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
     """Relative distance of two results."""
     return float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-12))

@@ -13,16 +13,19 @@ from typing import Any
 from .. import registry
 from ..engine.contracts import Run
 from ..engine.flow import flow
-from ..engine.requests import Backbone, Measure, Noise, Problem, Query, Solver
-from ..numerics.array import combine, rms
+from ..engine.requests import Backbone, Noise, Problem, Query, ScalarsRequest, Solver
+from ..numerics.array import rms, weighted_sum
 from .backbones.gaussian import Gaussian
 from .backbones.mixture import Mixture
 
-LOUD, QUIET = -5.0, 1.5  # half log-SNR: so loud that the low-order start of a multistep solver costs nothing
+FIRST_CLOCK, LAST_CLOCK = (
+    -5.0,
+    1.5,
+)  # half log-SNR: so loud that the low-order start of a multistep solver costs nothing
 COARSE, FINE = 96, 192  # steps between which the order is read off
 
 
-def undisturbed(backbone: Backbone, problem: Problem, solver: Solver) -> Any:
+def run_without_noise(backbone: Backbone, problem: Problem, solver: Solver) -> Any:
     """Where every step of the grid taken in full leads, noise being zero: a solver's deterministic part."""
     loop = flow(problem, solver)
     answer: Any = None
@@ -38,16 +41,16 @@ def undisturbed(backbone: Backbone, problem: Problem, solver: Solver) -> Any:
         elif isinstance(request, Query):
             [answer] = backbone.predict([request])
         else:
-            assert isinstance(request, Measure)
+            assert isinstance(request, ScalarsRequest)
             answer = [float(v) for v in request.values]
 
 
 def clock_grid(backbone: Backbone, steps: int) -> tuple[float, ...]:
     """Equal steps of the half log-SNR, from noise to short of the data."""
-    return tuple(backbone.schedule.time(LOUD + (QUIET - LOUD) * i / steps) for i in range(steps + 1))
+    return tuple(backbone.schedule.time(FIRST_CLOCK + (LAST_CLOCK - FIRST_CLOCK) * i / steps) for i in range(steps + 1))
 
 
-def start() -> Any:
+def initial_latent() -> Any:
     """What every measurement starts from: 33 values of noise, in float64."""
     import numpy as np
 
@@ -56,31 +59,33 @@ def start() -> Any:
 
 def reference(backbone: Backbone, steps: int = 800) -> Any:
     """The end of the probability-flow ODE, d(x / sigma) / dl = exp(l) x0, by classical Runge-Kutta."""
-    schedule, h = backbone.schedule, (QUIET - LOUD) / steps
+    schedule, h = backbone.schedule, (LAST_CLOCK - FIRST_CLOCK) / steps
 
     def velocity(clock: float, y: Any) -> Any:
         t = schedule.time(clock)
         [estimate] = backbone.predict([Query(y * schedule.sigma(t), t)])
         return estimate.x0 * math.exp(clock)
 
-    first = schedule.time(LOUD)
-    y = start() / schedule.sigma(first)
+    first = schedule.time(FIRST_CLOCK)
+    y = initial_latent() / schedule.sigma(first)
     for i in range(steps):
-        clock = LOUD + i * h
+        clock = FIRST_CLOCK + i * h
         k1 = velocity(clock, y)
         k2 = velocity(clock + h / 2, y + k1 * (h / 2))
         k3 = velocity(clock + h / 2, y + k2 * (h / 2))
         k4 = velocity(clock + h, y + k3 * h)
-        y = combine([1.0, h / 6, h / 3, h / 3, h / 6], [y, k1, k2, k3, k4])
-    return y * schedule.sigma(schedule.time(QUIET))
+        y = weighted_sum([1.0, h / 6, h / 3, h / 3, h / 6], [y, k1, k2, k3, k4])
+    return y * schedule.sigma(schedule.time(LAST_CLOCK))
 
 
-def errors(solver: Solver, backbone: Backbone, counts: Sequence[int], truth: Any | None) -> list[float]:
+def step_errors(solver: Solver, backbone: Backbone, counts: Sequence[int], truth: Any | None) -> list[float]:
     """rms distance to `truth` with that many steps; without a truth, to the result with twice as many."""
 
     def end(steps: int) -> Any:
         grid = clock_grid(backbone, steps)
-        return undisturbed(backbone, Problem(backbone.schedule, start(), grid, branches=backbone.branches), solver)
+        return run_without_noise(
+            backbone, Problem(backbone.schedule, initial_latent(), grid, branches=backbone.branches), solver
+        )
 
     ends = [end(n) for n in counts]
     goals = [truth] * len(ends) if truth is not None else [end(2 * n) for n in counts]
@@ -89,17 +94,17 @@ def errors(solver: Solver, backbone: Backbone, counts: Sequence[int], truth: Any
 
 def measured_order(solver: Solver, backbone: Backbone, truth: Any | None = None) -> float:
     """log2 of how much halving the step shrinks the error."""
-    coarse, fine = errors(solver, backbone, (COARSE, FINE), None if solver.stochastic else truth)
+    coarse, fine = step_errors(solver, backbone, (COARSE, FINE), None if solver.stochastic else truth)
     return math.log2(coarse / fine)
 
 
 def gaussian_truth(backbone: Gaussian) -> Any:
     """The closed-form end of the measurement on Gaussian data."""
-    return backbone.exact(start(), backbone.schedule.time(LOUD), backbone.schedule.time(QUIET))
+    return backbone.exact(initial_latent(), backbone.schedule.time(FIRST_CLOCK), backbone.schedule.time(LAST_CLOCK))
 
 
 @dataclass(frozen=True)
-class Row:
+class OrderRow:
     """One line of the table."""
 
     spec: str
@@ -109,28 +114,28 @@ class Row:
     error: float  # rms on the mixture with FINE steps; to twice as many steps for stochastic solvers
 
 
-def specs() -> list[str]:
+def list_solver_specs() -> list[str]:
     """Every registered solver with its variants."""
     listed = []
     for name in registry.names("solver"):
-        listed += [name, *registry.lookup("solver", name).variants]  # type: ignore[attr-defined]
+        listed += [name, *registry.find_class("solver", name).variants]  # type: ignore[attr-defined]
     return listed
 
 
-def table() -> list[Row]:
+def measure_orders() -> list[OrderRow]:
     """The measured order of every registered solver."""
     gaussian, mixture = Gaussian(), Mixture()
     exact, fine = gaussian_truth(gaussian), reference(mixture)
     rows = []
-    for spec in specs():
+    for spec in list_solver_specs():
         solver: Solver = registry.parse("solver", spec)
-        [error] = errors(solver, mixture, (FINE,), None if solver.stochastic else fine)
+        [error] = step_errors(solver, mixture, (FINE,), None if solver.stochastic else fine)
         smooth = math.nan if solver.stochastic else measured_order(solver, gaussian, exact)
-        rows.append(Row(spec, solver.convergence, smooth, measured_order(solver, mixture, fine), error))
+        rows.append(OrderRow(spec, solver.convergence_order, smooth, measured_order(solver, mixture, fine), error))
     return rows
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def format_markdown(rows: Sequence[OrderRow]) -> str:
     """The table as text."""
     lines = [f"| solver | declared | Gaussian | mixture | error, {FINE} steps |", "|---|---|---|---|---|"]
     for r in rows:
@@ -140,4 +145,4 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(table()))
+    print(format_markdown(measure_orders()))

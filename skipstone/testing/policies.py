@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import registry
 from ..engine.contracts import Attempt, Plan, Policy, Run
-from ..engine.drivers import controlled, denoise, denoise_many, replay
+from ..engine.drivers import add_controller, denoise, denoise_many, replay
 from ..engine.requests import Backbone, Estimate, Problem, Query, Result, Solver
 from ..engine.trace import from_json, to_json
 from ..errors import SkipstoneError
@@ -23,14 +23,14 @@ from ..policies.budget import Budget
 from ..policies.fixed import Fixed
 from ..solvers.ddim import DDIM
 from .backbones.mixture import Mixture
-from .decisions import decision, states
+from .decisions import get_decision, states
 
 Check = Callable[[], None]
 DEFAULT_SOLVER, MIXTURE = DDIM(), Mixture()
 
 
 @dataclass(frozen=True)
-class Setup:
+class PolicySetup:
     """What a policy is tried on: any exact backbone and solver, a grid from noise to data."""
 
     solver: Solver = DEFAULT_SOLVER
@@ -49,7 +49,7 @@ class Setup:
         return denoise(self.backbone, problem or self.problem(), self.solver, policy)
 
 
-class Counted:
+class CountingBackbone:
     """A backbone that counts what enters it, so that no run needs to be believed."""
 
     def __init__(self, inner: Backbone) -> None:
@@ -69,11 +69,11 @@ class Counted:
         return self.inner.branches
 
     def predict(self, queries: Sequence[Query]) -> Sequence[Estimate]:
-        self.calls += sum(1 - len(q.given) / self.branches for q in queries)
+        self.calls += sum(1 - len(q.known_outputs) / self.branches for q in queries)
         return self.inner.predict(queries)
 
 
-def policy_checks(policy: Policy, setup: Setup | None = None) -> Iterator[Check]:
+def policy_checks(policy: Policy, setup: PolicySetup | None = None) -> Iterator[Check]:
     """Every check that applies to a policy, as functions without arguments that raise AssertionError.
 
     Args:
@@ -96,7 +96,7 @@ def policy_checks(policy: Policy, setup: Setup | None = None) -> Iterator[Check]
     behaviour += [check_ignores_company] if policy.scope == "sample" else []
     behaviour += [check_neutral_changes_nothing] if policy.neutral else []
     for check in behaviour:
-        yield partial(check, policy, setup or Setup())
+        yield partial(check, policy, setup or PolicySetup())
 
 
 def check_id(check: Any) -> str:
@@ -117,7 +117,7 @@ def check_is_frozen_dataclass(policy: Policy) -> None:
 def check_has_summary_and_reference(policy: Policy) -> None:
     """The first line becomes CLI help, the reference what a paper has to cite."""
     doc = type(policy).__doc__ or ""
-    if doc.startswith(f"{type(policy).__name__}(") or not registry.summary(type(policy)).endswith((".", ":")):
+    if doc.startswith(f"{type(policy).__name__}(") or not registry.first_doc_line(type(policy)).endswith((".", ":")):
         _fail(policy, "has no summary: the first line of its docstring, a sentence, becomes the CLI help.")
     if "References:" not in doc:
         _fail(policy, "says under no `References:` where it comes from; write 'References: ours.' if it is yours.")
@@ -130,7 +130,7 @@ def check_spelling_round_trips(policy: Policy) -> None:
         _fail(policy, f"is spelt {spec!r}, which parses to something else.")
 
 
-def check_reaches_the_end(policy: Policy, setup: Setup) -> None:
+def check_reaches_the_end(policy: Policy, setup: PolicySetup) -> None:
     """Every run ends at the data with finite numbers."""
     try:
         result = setup.run(policy)
@@ -140,12 +140,12 @@ def check_reaches_the_end(policy: Policy, setup: Setup) -> None:
         _fail(policy, f"stopped at t={result.run.t} instead of {result.run.t_end}, or not at finite numbers.")
 
 
-def _states(policy: Policy, setup: Setup) -> list[Run]:
-    return list(states(setup.run(_Measured(policy)).run))
+def _states(policy: Policy, setup: PolicySetup) -> list[Run]:
+    return list(states(setup.run(_WithSignals(policy)).run))
 
 
 @dataclass(frozen=True)
-class _Measured(Policy):
+class _WithSignals(Policy):
     """A policy in whose runs every registered signal is measured."""
 
     inner: Policy
@@ -163,7 +163,7 @@ class _Measured(Policy):
         return self.inner.consult(runs, proposals)
 
 
-def check_is_pure(policy: Policy, setup: Setup) -> None:
+def check_is_pure(policy: Policy, setup: PolicySetup) -> None:
     """The same run gets the same plan, whatever was asked before."""
     runs = _states(policy, setup)
     forward = [policy.plan(r, r.proposal()) for r in runs]
@@ -172,7 +172,7 @@ def check_is_pure(policy: Policy, setup: Setup) -> None:
         _fail(policy, "plans differently when asked about the same runs in another order.")
 
 
-class _Guarded(dict[str, float]):
+class _DeclaredSignals(dict[str, float]):
     """Signals that complain about reads that were not declared."""
 
     def __init__(self, signals: Mapping[str, float], needs: frozenset[str]) -> None:
@@ -196,11 +196,11 @@ class _Guarded(dict[str, float]):
         return super().__contains__(key)
 
 
-def check_declares_its_signals(policy: Policy, setup: Setup) -> None:
+def check_declares_its_signals(policy: Policy, setup: PolicySetup) -> None:
     """Only what is declared is computed, so a policy must not read anything else."""
 
     def guard(a: Attempt) -> Attempt:
-        return replace(a, signals=_Guarded(a.signals, policy.needs))
+        return replace(a, signals=_DeclaredSignals(a.signals, policy.needs))
 
     for run in _states(policy, setup):
         guarded = replace(run, past=tuple(map(guard, run.past)), pending=run.pending and guard(run.pending))
@@ -210,7 +210,7 @@ def check_declares_its_signals(policy: Policy, setup: Setup) -> None:
             _fail(policy, str(e))
 
 
-def check_declares_its_sites(policy: Policy, setup: Setup) -> None:
+def check_declares_its_sites(policy: Policy, setup: PolicySetup) -> None:
     """A site that is not declared is not kept, so it could not be forecast."""
     for a in setup.run(policy).run.past:
         asked: frozenset[str] = getattr(a.plan.evaluate, "sites", frozenset())
@@ -218,51 +218,51 @@ def check_declares_its_sites(policy: Policy, setup: Setup) -> None:
             _fail(policy, f"forecasts the sites {sorted(asked - policy.sites)} but does not list them in `sites`.")
 
 
-def check_spends_no_more(policy: Policy, setup: Setup) -> None:
+def check_spends_no_more(policy: Policy, setup: PolicySetup) -> None:
     """Adapting must not cost more than not adapting, unless the policy says that it may."""
-    bare, counted = Counted(setup.backbone), Counted(setup.backbone)
+    bare, counted = CountingBackbone(setup.backbone), CountingBackbone(setup.backbone)
     denoise(bare, setup.problem(), setup.solver, Fixed())
     denoise(counted, setup.problem(), setup.solver, policy)
-    if counted.calls > bare.calls and not controlled(setup.solver, policy).may_spend_more:
+    if counted.calls > bare.calls and not add_controller(setup.solver, policy).may_spend_more:
         _fail(policy, f"costs {counted.calls:g} calls where the bare run costs {bare.calls:g}.")
 
 
-def check_counts_every_call_and_no_forecast(policy: Policy, setup: Setup) -> None:
+def check_counts_every_call_and_no_forecast(policy: Policy, setup: PolicySetup) -> None:
     """A run's cost is what entered the network; a forecast costs nothing."""
-    counted = Counted(setup.backbone)
+    counted = CountingBackbone(setup.backbone)
     run = denoise(counted, setup.problem(), setup.solver, policy).run
     if not math.isclose(counted.calls, run.cost):
         _fail(policy, f"made {counted.calls:g} calls, but its run says {run.cost:g}.")
-    if any(a.cost for a in run.past if a.skipped):
+    if any(a.cost for a in run.past if a.is_forecast):
         _fail(policy, "is charged for a forecast.")
 
 
-def check_replays_exactly(policy: Policy, setup: Setup) -> None:
+def check_replays_exactly(policy: Policy, setup: PolicySetup) -> None:
     """A trace is enough to make the same sample again, bit for bit, and to make the same decisions."""
     first = setup.run(policy)
     again = replay(setup.backbone, setup.problem(), setup.solver, first.run)
-    same = [decision(a) for a in first.run.past] == [decision(a) for a in again.run.past]
+    same = [get_decision(a) for a in first.run.past] == [get_decision(a) for a in again.run.past]
     if not np.array_equal(first.x, again.x) or not same or first.run.cost != again.run.cost:
         _fail(policy, "cannot be replayed from its own trace.")
 
 
-def check_trace_round_trips(policy: Policy, setup: Setup) -> None:
+def check_trace_round_trips(policy: Policy, setup: PolicySetup) -> None:
     """Nothing of a run is lost on disk."""
     run = setup.run(policy).run
     if from_json(to_json(run, policy=registry.spell(policy))).run != run:
         _fail(policy, "makes a run that does not survive its trace.")
 
 
-def check_budget_holds_behind_it(policy: Policy, setup: Setup) -> None:
+def check_budget_holds_behind_it(policy: Policy, setup: PolicySetup) -> None:
     """`| budget(calls=n)` is never overrun, whatever stands before it."""
     for calls in (1, 2.5, 7, 15):
-        counted = Counted(setup.backbone)
+        counted = CountingBackbone(setup.backbone)
         denoise(counted, setup.problem(), setup.solver, policy | Budget(calls))
         if counted.calls > calls + 1e-9:
             _fail(policy, f"spends {counted.calls:g} calls behind a budget of {calls:g}.")
 
 
-def check_ignores_company(policy: Policy, setup: Setup) -> None:
+def check_ignores_company(policy: Policy, setup: PolicySetup) -> None:
     """A sample's result does not depend on what else is in the batch, bit for bit."""
     problems = [setup.problem(0), setup.problem(1, scale=3.0), setup.problem(2, steps=17)]
     together = denoise_many(setup.backbone, problems, setup.solver, policy)
@@ -272,7 +272,7 @@ def check_ignores_company(policy: Policy, setup: Setup) -> None:
             _fail(policy, f"gives sample {i} another result in a batch than alone.")
 
 
-def check_neutral_changes_nothing(policy: Policy, setup: Setup) -> None:
+def check_neutral_changes_nothing(policy: Policy, setup: PolicySetup) -> None:
     """At its neutral settings it is `fixed`, bit for bit."""
     off: Any = replace(policy, **policy.neutral)  # type: ignore[type-var]
     a, b = setup.run(Fixed()), setup.run(off)

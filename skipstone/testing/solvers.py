@@ -18,13 +18,13 @@ from typing import Any
 from .. import registry
 from ..engine.drivers import denoise, denoise_many, replay
 from ..engine.requests import Estimate, Problem, Query, Solver
-from ..numerics.array import namespace, rms
+from ..numerics.array import array_namespace, rms
 from ..numerics.schedule import Cosine, FlowMatching, Schedule, VPLinear
 from ..numerics.tables import ScaledLinear, ZeroTerminalSNR
 from ..policies.fixed import Fixed
 from .backbones.gaussian import Gaussian
 from .backbones.mixture import Mixture
-from .orders import gaussian_truth, measured_order, reference, undisturbed
+from .orders import gaussian_truth, measured_order, reference, run_without_noise
 
 Check = Callable[[], None]
 BELOW, ABOVE = 0.25, 0.5  # how far a measured order may lie below and above the declared one
@@ -42,7 +42,7 @@ def check_id(check: Any) -> str:
 
 
 @dataclass
-class Counted:
+class TimesRecorder:
     """A backbone that counts the queries it is asked; what a solver says of itself is not believed."""
 
     backbone: Any
@@ -99,7 +99,9 @@ def check_has_summary_and_reference(solver: Solver) -> None:
     doc = cls.__doc__ or ""
     generated = doc.startswith(f"{cls.__name__}(")  # what dataclass writes where there is none
     _require(bool(doc) and not generated, solver, "has no docstring; its first line becomes help text.")
-    _require(registry.summary(cls).endswith("."), solver, "does not end its summary in a full stop on its first line.")
+    _require(
+        registry.first_doc_line(cls).endswith("."), solver, "does not end its summary in a full stop on its first line."
+    )
     _require("References:" in doc and "arXiv" in doc, solver, "names no reference with an arXiv id.")
 
 
@@ -114,8 +116,8 @@ def check_order_is_as_declared(solver: Solver) -> None:
     if not solver.stochastic:  # without its noise a stochastic solver contracts Gaussian data to a point
         measured["Gaussian"] = measured_order(solver, gaussian, gaussian_truth(gaussian))
     for data, order in measured.items():
-        off = order - solver.convergence
-        message = f"declares order {solver.convergence}, measured {order:.2f} on the {data}."
+        off = order - solver.convergence_order
+        message = f"declares order {solver.convergence_order}, measured {order:.2f} on the {data}."
         _require(-BELOW < off < ABOVE, solver, message)
 
 
@@ -125,10 +127,10 @@ def check_constant_estimate_lands_exactly(solver: Solver) -> None:
         point = Gaussian(0.3, 1e-9, schedule)
         inside = Problem(schedule, _noise(), (0.9, 0.6, 0.5, 0.2))
         if not solver.stochastic:
-            gap = float(rms(undisturbed(point, inside, solver) - point.exact(_noise(), 0.9, 0.2)))
+            gap = float(rms(run_without_noise(point, inside, solver) - point.exact(_noise(), 0.9, 0.2)))
             _require(gap < 1e-7, solver, f"misses a straight trajectory by {gap:.1e} on {schedule}.")
         if schedule.sigma(0.0) == 0.0:
-            gap = float(rms(undisturbed(point, _problem(point), solver) - 0.3))
+            gap = float(rms(run_without_noise(point, _problem(point), solver) - 0.3))
             _require(gap < 1e-7, solver, f"misses the only point of the data by {gap:.1e} on {schedule}.")
 
 
@@ -136,8 +138,8 @@ def check_calls_per_step(solver: Solver) -> None:
     """`stages` calls on steps inside the schedule, no more anywhere, and never one where sigma vanishes."""
     inside, into_data, at_once = (0.9, 0.7, 0.5), (0.9, 0.6, 0.3, 0.0), (1.0, 0.0)
     for schedule, grid in ((Cosine(), inside), (VPLinear(), into_data), (FlowMatching(), at_once)):
-        counted = Counted(Gaussian(schedule=schedule))
-        undisturbed(counted, Problem(schedule, _noise(), grid), solver)
+        counted = TimesRecorder(Gaussian(schedule=schedule))
+        run_without_noise(counted, Problem(schedule, _noise(), grid), solver)
         ends_in_data = schedule.sigma(grid[-1]) == 0.0
         steps, calls = len(grid) - 1, len(counted.times)
         least = (steps - ends_in_data) * solver.stages + ends_in_data
@@ -155,7 +157,7 @@ def check_ends_finite(solver: Solver) -> None:
     for schedule, steps in itertools.product(schedules, (1, 2, 5)):
         grid = (*(1 - i / steps for i in range(steps)), 0.0)
         mixture = Mixture(schedule=schedule, prediction="x0")
-        end = undisturbed(mixture, Problem(schedule, _noise(dtype="float32"), grid), solver)
+        end = run_without_noise(mixture, Problem(schedule, _noise(dtype="float32"), grid), solver)
         size = float(rms(end))
         _require(math.isfinite(size), solver, f"ends at {size} after {steps} steps on {schedule}.")
 
@@ -169,7 +171,7 @@ def check_array_libraries_agree(solver: Solver) -> None:
         alike = type(result) is type(array) and result.dtype == array.dtype
         _require(alike, solver, f"turns {array.dtype} into {result.dtype}.")
         gap = max(abs(float(a) - float(b)) for a, b in zip(result.reshape(-1).tolist(), truth.reshape(-1), strict=True))
-        _require(gap < 1e-3, solver, f"differs by {gap:.1e} from float64 with {namespace(array).__name__}.")
+        _require(gap < 1e-3, solver, f"differs by {gap:.1e} from float64 with {array_namespace(array).__name__}.")
 
 
 def check_half_precision_stays_close(solver: Solver) -> None:
@@ -218,9 +220,9 @@ def check_keeps_no_state(solver: Solver) -> None:
     """A run after another run, with another grid, is the run it would have been."""
     mixture = Mixture()
     problem = _problem(mixture)
-    first = undisturbed(mixture, problem, solver)
-    undisturbed(mixture, _problem(mixture, 5, 3), solver)
-    _require(_same(first, undisturbed(mixture, problem, solver)), solver, "remembers the runs before.")
+    first = run_without_noise(mixture, problem, solver)
+    run_without_noise(mixture, _problem(mixture, 5, 3), solver)
+    _require(_same(first, run_without_noise(mixture, problem, solver)), solver, "remembers the runs before.")
 
 
 def check_declares_its_noise(solver: Solver) -> None:

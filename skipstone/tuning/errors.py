@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-INHERITED = 0.5  # of a forecast's error, for each radian of the step, that the correction inherits
-PLACES, SHARES = np.polynomial.legendre.leggauss(8)
+INHERITED_SHARE = 0.5  # of a forecast's error, for each radian of the step, that the correction inherits
+QUADRATURE_NODES, QUADRATURE_WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 @dataclass(frozen=True, eq=False)
-class Errors:
+class LocalErrors:
     """Mean square error of every step j -> k after a step i -> j, of one sample or many.
 
     `table[s, j, a, b]` is that of the step from place j to place j + b + 1 after one of a places; a is 0 at the
@@ -43,7 +43,7 @@ class Errors:
         steps = zip(path, path[1:], before, strict=False)
         return sum(self.table[:, j, a, k - j - 1].astype(np.float64) for j, k, a in steps)
 
-    def times(self, gain: Any) -> Errors:
+    def times(self, gain: Any) -> LocalErrors:
         """What is left of each error in the picture.
 
         Args:
@@ -51,10 +51,10 @@ class Errors:
         """
         n, longest = self.places, self.longest
         landing = np.minimum(np.arange(n)[:, None] + np.arange(1, longest + 1)[None], n)
-        return Errors(self.angles, self.table * gain[:, landing][:, :, None, :].astype(np.float32))
+        return LocalErrors(self.angles, self.table * gain[:, landing][:, :, None, :].astype(np.float32))
 
 
-def local_errors(angles: Any, gram: Any, longest: int) -> Errors:
+def local_errors(angles: Any, gram: Any, longest: int) -> LocalErrors:
     """What `adams` would get wrong in every step of at most `longest` places, on the samples of a fine run.
 
     A step j -> k is taken on a forecast of the pair (clean, noise) and corrected once the network was asked at k: by
@@ -64,11 +64,11 @@ def local_errors(angles: Any, gram: Any, longest: int) -> Errors:
 
     the latter because the pair at k is that of a wrong place, and the correction inherits it. The last
     step is never corrected; its error is that of the forecast. All of these are sums of pairs of the fine
-    run, so their mean squares are quadratic forms in `Line.gram`.
+    run, so their mean squares are quadratic forms in `RequestRecord.gram`.
 
     Args:
         angles: (n + 1) of the fine run, falling.
-        gram: (samples, 2 n + 2, 2 n + 2), see `Line.gram`.
+        gram: (samples, 2 n + 2, 2 n + 2), see `RequestRecord.gram`.
         longest: Places that a step may pass, at most, >= 1.
 
     References: Sabour et al. 2024, arXiv 2404.14507; Hairer, Norsett & Wanner 1993, Solving ODEs I, III.1.
@@ -80,7 +80,7 @@ def local_errors(angles: Any, gram: Any, longest: int) -> Errors:
         ahead = range(1, min(n - j, longest) + 1)
         a, b = (grid.reshape(-1) for grid in np.meshgrid(before, ahead, indexing="ij"))
         table[:, j, a, b - 1] = _errors_from(angles, gram, j, a, b)
-    return Errors(np.asarray(angles), table)
+    return LocalErrors(np.asarray(angles), table)
 
 
 def _errors_from(angles: Any, gram: Any, j: int, a: Any, b: Any) -> Any:
@@ -88,11 +88,11 @@ def _errors_from(angles: Any, gram: Any, j: int, a: Any, b: Any) -> Any:
     n = len(angles) - 1
     i, k = j - a, j + b
     nodes = np.stack([np.where(a > 0, i, k), np.full_like(k, j), k])  # without a step before, k stands in for i
-    way = _way(angles, j, k)
+    way = _step_weights(angles, j, k)
     start = a == 0
-    corrected = way - _through(angles, nodes, (~start, True, True), j, k)
-    constant = way - _through(angles, nodes, (False, True, False), j, k)
-    linear = way - _through(angles, nodes, (~start & (i > 0), True, False), j, k)
+    corrected = way - _integrate_pair(angles, nodes, (~start, True, True), j, k)
+    constant = way - _integrate_pair(angles, nodes, (False, True, False), j, k)
+    linear = way - _integrate_pair(angles, nodes, (~start & (i > 0), True, False), j, k)
     rows = np.concatenate([nodes, nodes + n + 1])  # clean pictures, then noises
     right, wrong, line, both = _forms(
         gram, rows, [(corrected, corrected), (constant, constant), (linear, linear), (constant, linear)]
@@ -100,24 +100,24 @@ def _errors_from(angles: Any, gram: Any, j: int, a: Any, b: Any) -> Any:
     wrong, line = np.maximum(wrong, 0.0), np.maximum(line, 0.0)  # rounding may have left them below
     trust = wrong / (wrong + line + 1e-30)  # the share of the line that `adams` would take, had it measured here
     forecast = (1 - trust) ** 2 * wrong + 2 * trust * (1 - trust) * both + trust**2 * line
-    inherited = INHERITED * (angles[j] - angles[k])
+    inherited = INHERITED_SHARE * (angles[j] - angles[k])
     return np.maximum(0.0, np.where(k == n, forecast, right + inherited**2 * forecast))
 
 
-def _way(angles: Any, j: int, k: Any) -> Any:
+def _step_weights(angles: Any, j: int, k: Any) -> Any:
     """z_k - z_j as weights (6, steps) of the clean pictures at i, j, k and of the noises there."""
     none = np.zeros_like(angles[k])
     cos, sin = np.cos(angles), np.sin(angles)
     return np.stack([none, none - cos[j], cos[k], none, none - sin[j], sin[k]])
 
 
-def _through(angles: Any, nodes: Any, used: Any, j: int, k: Any) -> Any:
+def _integrate_pair(angles: Any, nodes: Any, used: Any, j: int, k: Any) -> Any:
     """Integral of the pair from j to k, the pair being the polynomial through the nodes that are used."""
     used = np.stack([np.broadcast_to(u, k.shape) for u in used])
     at = angles[nodes]  # (3, steps)
     start, end = angles[j], angles[k]
     weights = np.zeros((6, len(k)))
-    for place, share in zip(PLACES, SHARES, strict=True):
+    for place, share in zip(QUADRATURE_NODES, QUADRATURE_WEIGHTS, strict=True):
         u, w = start + (end - start) * 0.5 * (place + 1.0), share * 0.5 * (end - start)
         for p in range(3):
             factor = np.where(used[p], w, 0.0)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .grids import Fine
+from .grids import FineGrid
 
-SHARES = (0.94, 0.89, 0.77, 0.57, 0.38, 0.25, 0.16, 0.08, 0.03, 0.0)  # of the whole angle, where probes land
+PROBE_SHARES = (0.94, 0.89, 0.77, 0.57, 0.38, 0.25, 0.16, 0.08, 0.03, 0.0)  # of the whole angle, where probes land
 LONG, SHORT = 0.1, 0.05  # of the whole angle that a probe's step passes: in the middle, and near both ends
 EVERY = 2  # places that the other steps of a probe pass
 FLOOR = 1e-9
@@ -22,11 +22,11 @@ class Probe(NamedTuple):
     path: tuple[int, ...]
 
 
-def probes(fine: Fine) -> list[Probe]:
+def make_probes(fine: FineGrid) -> list[Probe]:
     """One for each of SHARES, as far as they are apart on these places."""
     base, angles = fine.every(EVERY), np.array(fine.angles)
     found: dict[int, Probe] = {}
-    for share in SHARES:
+    for share in PROBE_SHARES:
         width = LONG if 0.07 < share < 0.91 else SHORT
         to = _nearest(base, angles, angles[0] * share)
         since = min(_nearest(base, angles, angles[base[to]] + angles[0] * width), to - 2)
@@ -40,7 +40,7 @@ def _nearest(base: Sequence[int], angles: Any, angle: float) -> int:
     return int(np.abs(angles[list(base)] - angle).argmin())
 
 
-def interpolated(fine: Fine, landings: Sequence[int], gains: Any) -> Any:
+def interpolate_gains(fine: FineGrid, landings: Sequence[int], gains: Any) -> Any:
     """Gain at every place, linear in its logarithm between the probes and constant beyond them.
 
     Args:

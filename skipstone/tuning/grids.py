@@ -24,7 +24,7 @@ def even_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...
     first = schedule.angle(start)
     table = len(getattr(getattr(schedule, "base", schedule), "alpha_bars", ()))  # a pipeline's schedule has a base
     angles = (first * (1 - i / steps) for i in range(1, steps))
-    inner = (_snapped(schedule.time(-math.log(math.tan(angle))), table) for angle in angles)
+    inner = (_snap_time(schedule.time(-math.log(math.tan(angle))), table) for angle in angles)
     falling = [start]
     for t in inner:
         if 0.0 < t < falling[-1]:
@@ -32,11 +32,11 @@ def even_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...
     return (*falling, 0.0)
 
 
-def _snapped(t: float, table: int) -> float:
+def _snap_time(t: float, table: int) -> float:
     return round(t * table) / table if table else float(f"{t:.{DIGITS}g}")
 
 
-def policy_of(times: Sequence[float], of: str = "pair") -> Policy:
+def path_policy(times: Sequence[float], of: str = "pair") -> Policy:
     """The policy that lands on these times; the first and the last go without saying."""
     listed = " ".join(f"{t:.{DIGITS}g}" for t in times[1:-1])
     policy: Policy = registry.parse("policy", f"path(times={listed!r}, of={of!r})")
@@ -44,7 +44,7 @@ def policy_of(times: Sequence[float], of: str = "pair") -> Policy:
 
 
 @dataclass(frozen=True)
-class Fine:
+class FineGrid:
     """The places of a fine run, which all others choose from.
 
     Args:
@@ -62,7 +62,7 @@ class Fine:
 
     def policy(self, path: Sequence[int], of: str = "pair") -> Policy:
         """The policy of a path, given by places."""
-        return policy_of([self.times[i] for i in path], of)
+        return path_policy([self.times[i] for i in path], of)
 
     def even(self, steps: int) -> tuple[int, ...]:
         """The path of so many steps that are as even on the angle as these places allow."""
@@ -76,7 +76,7 @@ class Fine:
         return (*range(0, self.steps, stride), self.steps)
 
 
-def decibels(error: Any) -> float:
+def mse_to_psnr(error: Any) -> float:
     """PSNR of a mean square error of pixels in [0, 1], at most that of identical pictures in tables."""
     from ..evaluation.files import IDENTICAL
 

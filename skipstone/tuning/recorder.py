@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..engine.requests import Asked, Node, Query, Solver, Step
-from ..numerics.array import wide
+from ..engine.requests import Node, Query, Solver, SolverRequest, Step
+from ..numerics.array import upcast
 from ..numerics.schedule import Schedule
-from ..solvers.adams import pair, size
+from ..solvers.adams import make_pair_node, sample_norm
 
-POSITIONS = 32768  # numbers of a latent that are kept: with 200 steps, 52 MB for each sample of a batch
+MAX_POSITIONS = 32768  # numbers of a latent that are kept: with 200 steps, 52 MB for each sample of a batch
 
 
 @dataclass
-class Line:
+class RecordedTrajectory:
     """One sample on its way.
 
     Args:
@@ -62,9 +62,9 @@ class Recorder(Solver):
         positions: Numbers of a latent to keep, >= 1; the same of every sample.
     """
 
-    def __init__(self, solver: Solver, seed: int = 0, positions: int = POSITIONS) -> None:
+    def __init__(self, solver: Solver, seed: int = 0, positions: int = MAX_POSITIONS) -> None:
         self.solver, self.seed, self.positions = solver, seed, positions
-        self.lines: list[Line] = []
+        self.lines: list[RecordedTrajectory] = []
         self._kept: Any = None
 
     name: ClassVar[str] = "recorder"
@@ -79,8 +79,8 @@ class Recorder(Solver):
         return self.solver.order
 
     @property
-    def convergence(self) -> int:
-        return self.solver.convergence
+    def convergence_order(self) -> int:
+        return self.solver.convergence_order
 
     @property
     def stages(self) -> int:
@@ -92,7 +92,7 @@ class Recorder(Solver):
 
     def step(
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
-    ) -> Generator[Asked, Any, Step]:
+    ) -> Generator[SolverRequest, Any, Step]:
         line = self._line(x, schedule, begins=not past)
         inner, answer = self.solver.step(x, t, t_next, schedule, past), None
         while True:
@@ -102,21 +102,21 @@ class Recorder(Solver):
                 step: Step = end.value
                 line.x = step.x
                 if t_next <= 0.0:
-                    self._note(line, t_next, *_apart(step.x, t_next, schedule))
+                    self._note(line, t_next, *_split_unqueried(step.x, t_next, schedule))
                 return step
             answer = yield asked
             if isinstance(asked, Query):
-                here = pair(Node(asked.t, wide(asked.x), answer), schedule)
+                here = make_pair_node(Node(asked.t, upcast(asked.x), answer), schedule)
                 self._note(line, asked.t, here.clean, here.noise)
 
-    def _line(self, x: Any, schedule: Schedule, begins: bool) -> Line:
+    def _line(self, x: Any, schedule: Schedule, begins: bool) -> RecordedTrajectory:
         found = next((line for line in self.lines if line.x is x), None)
         if found is None or begins:  # samples may begin with one and the same array
-            found = Line(schedule, x)
+            found = RecordedTrajectory(schedule, x)
             self.lines.append(found)
         return found
 
-    def _note(self, line: Line, t: float, clean: Any, noise: Any) -> None:
+    def _note(self, line: RecordedTrajectory, t: float, clean: Any, noise: Any) -> None:
         line.times.append(t)
         line.rows.append(np.stack([self._thinned(clean), self._thinned(noise)]))
 
@@ -131,7 +131,7 @@ class Recorder(Solver):
         return array[self._kept]
 
 
-def _apart(x: Any, t: float, schedule: Schedule) -> tuple[Any, Any]:
+def _split_unqueried(x: Any, t: float, schedule: Schedule) -> tuple[Any, Any]:
     """A place where nobody was asked, as if picture and noise both were the sample itself: their sum is."""
-    angle, z = schedule.angle(t), wide(x) * (1.0 / size(schedule, t))
+    angle, z = schedule.angle(t), upcast(x) * (1.0 / sample_norm(schedule, t))
     return z * float(np.cos(angle)), z * float(np.sin(angle))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-MOVES = (8, 4)  # fine places that a place is moved by, in one sweep after another
+MOVE_SIZES = (8, 4)  # fine places that a place is moved by, in one sweep after another
 
 
-def refined(
+def refine_path(
     score: Callable[[tuple[int, ...]], float],
     path: tuple[int, ...],
     sweeps: int,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[int, ...]:
     """A path that scores at least as well: every place in turn is moved both ways, and stays where that is better.
 
@@ -24,9 +24,9 @@ def refined(
     best = score(path) if sweeps else 0.0
     total = sweeps * (len(path) - 2)
     for sweep in range(sweeps):
-        move = MOVES[min(sweep, len(MOVES) - 1)]
+        move = MOVE_SIZES[min(sweep, len(MOVE_SIZES) - 1)]
         for k in range(1, len(path) - 1):
-            tell(sweep * (len(path) - 2) + k - 1, total)
+            on_progress(sweep * (len(path) - 2) + k - 1, total)
             for step in (-move, move):
                 moved = (*path[:k], path[k] + step, *path[k + 1 :])
                 if not moved[k - 1] < moved[k] < moved[k + 1]:

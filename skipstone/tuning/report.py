@@ -10,25 +10,25 @@ from typing import Any
 
 from .. import registry
 from ..evaluation.files import put
-from ..evaluation.json_lines import plain
+from ..evaluation.json_lines import json_roundtrip
 from ..policies.saved import FILE, save_policy
-from .search import Found, Row
+from .search import TuningResult, TuningRow
 
 RESULTS, PLOT = "paths.json", "paths.png"
 COLOURS = ("#1f4e79", "#c0392b", "#1a7f4b", "#8e5ea2", "#e0872f", "#5f6368")
 
 
-def folder_of(out: Path, calls: int) -> Path:
+def policy_folder(out: Path, calls: int) -> Path:
     """Where the policy of so many calls is saved."""
     return out / f"path-{calls}"
 
 
-def targets(out: Path, calls: Sequence[int]) -> list[Path]:
-    """All files that `write` makes."""
-    return [*(folder_of(out, n) / FILE for n in calls), out / RESULTS, out / PLOT]
+def report_files(out: Path, calls: Sequence[int]) -> list[Path]:
+    """All files that `write_report` makes."""
+    return [*(policy_folder(out, n) / FILE for n in calls), out / RESULTS, out / PLOT]
 
 
-def write(found: Found, out: Path, about: Mapping[str, Any]) -> list[Path]:
+def write_report(found: TuningResult, out: Path, about: Mapping[str, Any]) -> list[Path]:
     """Policies, figures and picture; returns their paths.
 
     Args:
@@ -40,13 +40,13 @@ def write(found: Found, out: Path, about: Mapping[str, Any]) -> list[Path]:
     for calls in found.grids:
         row = next(row for row in found.rows if row.calls == calls and row.group == "path")
         notes = {"found for": about.get("model"), "calls": calls, "psnr": row.decibels, "settings": about}
-        save_policy(found.policy(calls), folder_of(out, calls), **plain(notes))
-    put(out / RESULTS, (json.dumps(plain(document), indent=1, ensure_ascii=False) + "\n").encode())
+        save_policy(found.policy(calls), policy_folder(out, calls), **json_roundtrip(notes))
+    put(out / RESULTS, (json.dumps(json_roundtrip(document), indent=1, ensure_ascii=False) + "\n").encode())
     put(out / PLOT, plot(found, str(about.get("model", ""))))
-    return targets(out, list(found.grids))
+    return report_files(out, list(found.grids))
 
 
-def _document(found: Found) -> dict[str, Any]:
+def _document(found: TuningResult) -> dict[str, Any]:
     return {
         "fine": {"times": found.fine.times, "angles": found.fine.angles, "agreement": found.agreement},
         "grids": [
@@ -54,8 +54,8 @@ def _document(found: Found) -> dict[str, Any]:
                 "calls": calls,
                 "policy": registry.spell(found.policy(calls)),
                 "solver": found.policy(calls).solver,
-                "weighed": grid.weighed,
-                "tuned": grid.tuned,
+                "weighed": grid.weighting,
+                "tuned": grid.tuning_psnr,
                 "places": grid.path,
             }
             for calls, grid in found.grids.items()
@@ -78,7 +78,7 @@ def _document(found: Found) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Row]) -> list[list[str]]:
+def table(rows: Sequence[TuningRow]) -> list[list[str]]:
     """The head, and a line for each row: figures are PSNR to the fine run in dB."""
     lines = [["budget", "", "calls", "median", "p10", "worst", "mean"]]
     for row in sorted(rows, key=lambda row: (row.calls, -row.decibels["median"])):
@@ -90,7 +90,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 # -- the picture ----------------------------------------------------------------------------------
 
 
-def plot(found: Found, model: str) -> bytes:
+def plot(found: TuningResult, model: str) -> bytes:
     """A PNG: the places of each grid, the gain, and the local error per radian, over the angle."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ def plot(found: Found, model: str) -> bytes:
     return buffer.getvalue()
 
 
-def _ticks(axes: Any, found: Found) -> None:
+def _ticks(axes: Any, found: TuningResult) -> None:
     for row, grid in enumerate(found.grids.values()):
         colour = COLOURS[row % len(COLOURS)]
         places = [found.fine.angles[k] for k in grid.path]
@@ -128,7 +128,7 @@ def _ticks(axes: Any, found: Found) -> None:
     axes.tick_params(left=False)
 
 
-def _gains(axes: Any, found: Found) -> None:
+def _gains(axes: Any, found: TuningResult) -> None:
     """Root of the gain: median, the middle half, and all samples."""
     import numpy as np
 
@@ -143,7 +143,7 @@ def _gains(axes: Any, found: Found) -> None:
     axes.legend(fontsize=8, loc="best")
 
 
-def _errors(axes: Any, found: Found) -> None:
+def _errors(axes: Any, found: TuningResult) -> None:
     """Local error per radian of steps of one length, and of those that the grids take."""
     import numpy as np
 

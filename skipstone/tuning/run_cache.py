@@ -12,16 +12,16 @@ from typing import Any
 from zipfile import BadZipFile
 
 from ..errors import BenchError
-from ..evaluation.files import named, put
-from ..evaluation.json_lines import lines_of, plain, repair, spelt_line
-from ..evaluation.references import Shot
+from ..evaluation.files import put, safe_file_name
+from ..evaluation.json_lines import format_line, json_roundtrip, read_lines, repair_lines
+from ..evaluation.references import EvaluationSample
 
-DRAWN = "drawn"  # folder below --out
+CACHE_FOLDER = "drawn"  # folder below --out
 SCORES = "scores.jsonl"
 
 
 @dataclass(frozen=True)
-class Kept:
+class RunCache:
     """Arrays and numbers of one configuration, in a folder named by a hash of it.
 
     Args:
@@ -31,43 +31,43 @@ class Kept:
     folder: Path
 
     @classmethod
-    def open(cls, out: Path, configuration: Mapping[str, Any]) -> Kept:
+    def open(cls, out: Path, configuration: Mapping[str, Any]) -> RunCache:
         """Of a search that writes to `out`. Raises BenchError where it cannot be written."""
-        text = json.dumps(plain(dict(configuration)), sort_keys=True)
-        kept = cls(out / DRAWN / hashlib.sha256(text.encode()).hexdigest()[:16])
-        put(kept.folder / "configuration.json", json.dumps(json.loads(text), indent=1).encode())
-        repair(kept.folder / SCORES)
-        return kept
+        text = json.dumps(json_roundtrip(dict(configuration)), sort_keys=True)
+        run_cache = cls(out / CACHE_FOLDER / hashlib.sha256(text.encode()).hexdigest()[:16])
+        put(run_cache.folder / "configuration.json", json.dumps(json.loads(text), indent=1).encode())
+        repair_lines(run_cache.folder / SCORES)
+        return run_cache
 
-    def arrays(self, what: str, shot: Shot) -> dict[str, Any] | None:
+    def arrays(self, what: str, eval_sample: EvaluationSample) -> dict[str, Any] | None:
         """What was saved of a sample; None where there is nothing, or a damaged file, which is made again."""
         import numpy as np
 
         try:
-            with np.load(self._path(what, shot)) as found:
+            with np.load(self._path(what, eval_sample)) as found:
                 return {name: found[name] for name in found.files}
         except (OSError, EOFError, ValueError, KeyError, BadZipFile):
             return None
 
-    def save(self, what: str, shot: Shot, **arrays: Any) -> None:
+    def save(self, what: str, eval_sample: EvaluationSample, **arrays: Any) -> None:
         """Keep arrays of a sample."""
         import numpy as np
 
         buffer = BytesIO()
         np.savez(buffer, **arrays)
-        put(self._path(what, shot), buffer.getvalue())
+        put(self._path(what, eval_sample), buffer.getvalue())
 
     def scores(self) -> dict[tuple[str, str], dict[str, Any]]:
         """(what, sample) -> what was measured."""
-        return {(one["what"], one["sample"]): one for one in lines_of(self.folder / SCORES)}
+        return {(one["what"], one["sample"]): one for one in read_lines(self.folder / SCORES)}
 
     def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Keep what was measured."""
         try:
             with (self.folder / SCORES).open("ab") as stream:
-                stream.write("".join(map(spelt_line, lines)).encode())
+                stream.write("".join(map(format_line, lines)).encode())
         except OSError as e:
             raise BenchError(f"Cannot write {self.folder / SCORES}: {e.strerror}. Choose another --out.") from None
 
-    def _path(self, what: str, shot: Shot) -> Path:
-        return self.folder / named(what) / f"{named(shot.id)}.npz"
+    def _path(self, what: str, eval_sample: EvaluationSample) -> Path:
+        return self.folder / safe_file_name(what) / f"{safe_file_name(eval_sample.id)}.npz"

@@ -12,17 +12,17 @@ from ..engine.contracts import Policy
 from ..engine.requests import Solver, Status
 from ..errors import BenchError
 from ..evaluation.columns import Column
-from ..evaluation.progress import Tell, silent
-from ..evaluation.references import Shot
-from ..evaluation.subject import Made, Subject
-from .grids import Fine, decibels, even_times, policy_of
-from .recorder import Line, Recorder
-from .run_cache import Kept
+from ..evaluation.progress import ProgressCallback, no_progress
+from ..evaluation.references import EvaluationSample
+from ..evaluation.subject import GeneratedSample, Subject
+from .grids import FineGrid, even_times, mse_to_psnr, path_policy
+from .recorder import RecordedTrajectory, Recorder
+from .run_cache import RunCache
 
-FINE = "fine"
+FINE_RUNS = "fine"
 
 
-class Seen(NamedTuple):
+class RunScore(NamedTuple):
     """One run: its calls, and the mean square error of its pixels."""
 
     calls: float
@@ -31,11 +31,11 @@ class Seen(NamedTuple):
     @property
     def psnr(self) -> float:
         """In dB."""
-        return decibels(self.error)
+        return mse_to_psnr(self.error)
 
 
 @dataclass(frozen=True)
-class Draws:
+class CachedRuns:
     """Runs of one model, kept as they are made.
 
     Args:
@@ -48,11 +48,11 @@ class Draws:
     """
 
     subject: Subject
-    kept: Kept
+    run_cache: RunCache
     steps: int
     batch: int = 8
     seed: int = 0
-    tell: Tell = silent
+    on_progress: ProgressCallback = no_progress
 
     def column(self, policy: Policy, solver: Solver | None = None) -> Column:
         """A policy on its own solver, or another, on the grid and steps that are usual for this model.
@@ -60,76 +60,94 @@ class Draws:
         Raises:
             SpecError: the model cannot run it.
         """
-        own = self.subject.defaults
+        own = self.subject.default_sampler
         solver = solver or registry.parse("solver", policy.solver)
-        return self.subject.admit(Column(policy, solver, own.grid, own.steps))
+        return self.subject.resolve_column(Column(policy, solver, own.grid, own.steps))
 
-    def fine(self, shot: Shot) -> Fine:
+    def fine(self, eval_sample: EvaluationSample) -> FineGrid:
         """Where the places of fine runs are, for this model: two calls tell where its runs begin.
 
         Raises:
             SpecError, GuestError: it cannot be run by `adams`, or has too few places.
         """
         recorder = Recorder(registry.parse("solver", "adams"), positions=1)
-        self.subject.draw([shot.item], self.column(policy_of((1.0, 0.5, 0.0)), recorder))
+        self.subject.draw([eval_sample.request], self.column(path_policy((1.0, 0.5, 0.0)), recorder))
         line = recorder.lines[0]
         times = even_times(line.schedule, line.times[0], self.steps)
-        return Fine(times, tuple(line.schedule.angle(t) for t in times))
+        return FineGrid(times, tuple(line.schedule.angle(t) for t in times))
 
-    def pictures(self, shots: Sequence[Shot], fine: Fine, what: str, path: Sequence[int]) -> list[Any]:
+    def pictures(
+        self, eval_samples: Sequence[EvaluationSample], fine: FineGrid, what: str, path: Sequence[int]
+    ) -> list[Any]:
         """Pixels of the runs along a path, kept by the name `what`, beside what was noted of each."""
-        return [found["pixels"] for found in self._all(shots, fine, what, path)]
+        return [found["pixels"] for found in self._all(eval_samples, fine, what, path)]
 
-    def grams(self, shots: Sequence[Shot], fine: Fine) -> Any:
-        """`Line.gram` of fine runs, (samples, rows, rows)."""
+    def grams(self, eval_samples: Sequence[EvaluationSample], fine: FineGrid) -> Any:
+        """`RecordedTrajectory.gram` of fine runs, (samples, rows, rows)."""
         import numpy as np
 
-        return np.stack([found["gram"] for found in self._all(shots, fine, FINE, range(fine.steps + 1))])
+        return np.stack([found["gram"] for found in self._all(eval_samples, fine, FINE_RUNS, range(fine.steps + 1))])
 
-    def measured(self, column: Column, shots: Sequence[Shot], against: str, references: Sequence[Any]) -> list[Seen]:
+    def measured(
+        self, column: Column, eval_samples: Sequence[EvaluationSample], against: str, references: Sequence[Any]
+    ) -> list[RunScore]:
         """Calls and errors of runs under a column, against pictures that are called by a name."""
         what = f"{column.spec} against {against}"
-        known = self.kept.scores()
-        missing = [k for k, shot in enumerate(shots) if (what, shot.id) not in known]
+        known = self.run_cache.scores()
+        missing = [k for k, eval_sample in enumerate(eval_samples) if (what, eval_sample.id) not in known]
         for first in range(0, len(missing), self.batch):
             some = missing[first : first + self.batch]
-            made = self._drawn([shots[k] for k in some], column)
+            generated = self._drawn([eval_samples[k] for k in some], column)
             lines = []
-            for k, one, pixels in zip(some, made, self.subject.pictures(made), strict=True):
+            for k, one, pixels in zip(some, generated, self.subject.pictures(generated), strict=True):
                 error = float(((pixels - references[k]) ** 2).mean())
                 if not math.isfinite(error) or one.status is not Status.done:
                     error = 1.0  # a run that was lost: as far from its reference as black is from white
-                lines.append({"what": what, "sample": shots[k].id, "calls": one.calls, "error": error})
-            self.kept.add(lines)
+                lines.append({"what": what, "sample": eval_samples[k].id, "calls": one.calls, "error": error})
+            self.run_cache.add(lines)
             known |= {(what, str(line["sample"])): line for line in lines}
-        return [Seen(known[what, shot.id]["calls"], known[what, shot.id]["error"]) for shot in shots]
+        return [
+            RunScore(known[what, eval_sample.id]["calls"], known[what, eval_sample.id]["error"])
+            for eval_sample in eval_samples
+        ]
 
-    def _all(self, shots: Sequence[Shot], fine: Fine, what: str, path: Sequence[int]) -> list[dict[str, Any]]:
-        found = {shot.id: self.kept.arrays(what, shot) for shot in shots}
-        missing = [shot for shot in shots if found[shot.id] is None]
+    def _all(
+        self, eval_samples: Sequence[EvaluationSample], fine: FineGrid, what: str, path: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        found = {eval_sample.id: self.run_cache.arrays(what, eval_sample) for eval_sample in eval_samples}
+        missing = [eval_sample for eval_sample in eval_samples if found[eval_sample.id] is None]
         for first in range(0, len(missing), self.batch):
-            self.tell(f"Drawing {what} runs", len(shots) - len(missing) + first, len(shots))
+            self.on_progress(f"Drawing {what} runs", len(eval_samples) - len(missing) + first, len(eval_samples))
             some = missing[first : first + self.batch]
             recorder = Recorder(registry.parse("solver", "adams"), self.seed)
-            made = self._drawn(some, self.column(fine.policy(path), recorder if what == FINE else None))
-            lines: list[Line | None] = [*recorder.lines] or [None] * len(some)
-            for shot, one, line, pixels in zip(some, made, lines, self.subject.pictures(made), strict=True):
-                _check(what, shot, one, line, fine)
+            generated = self._drawn(some, self.column(fine.policy(path), recorder if what == FINE_RUNS else None))
+            lines: list[RecordedTrajectory | None] = [*recorder.lines] or [None] * len(some)
+            for eval_sample, one, line, pixels in zip(
+                some, generated, lines, self.subject.pictures(generated), strict=True
+            ):
+                _check_run(what, eval_sample, one, line, fine)
                 noted = {"pixels": pixels, **({} if line is None else {"gram": line.gram})}
-                self.kept.save(what, shot, **noted)
-                found[shot.id] = noted
-        return [arrays for shot in shots if (arrays := found[shot.id]) is not None]
+                self.run_cache.save(what, eval_sample, **noted)
+                found[eval_sample.id] = noted
+        return [arrays for eval_sample in eval_samples if (arrays := found[eval_sample.id]) is not None]
 
-    def _drawn(self, shots: Sequence[Shot], column: Column) -> list[Made]:
-        return self.subject.draw([shot.item for shot in shots], column)[0]
+    def _drawn(self, eval_samples: Sequence[EvaluationSample], column: Column) -> list[GeneratedSample]:
+        return self.subject.draw([eval_sample.request for eval_sample in eval_samples], column)[0]
 
 
-def _check(what: str, shot: Shot, made: Made, line: Line | None, fine: Fine) -> None:
+def _check_run(
+    what: str,
+    eval_sample: EvaluationSample,
+    generated: GeneratedSample,
+    line: RecordedTrajectory | None,
+    fine: FineGrid,
+) -> None:
     """Raise BenchError for a run that others cannot be measured against."""
-    if made.status is not Status.done:
-        raise BenchError(f"The {what} run of {shot.prompt.text!r} is lost. {made.status.value}")
+    if generated.status is not Status.done:
+        raise BenchError(f"The {what} run of {eval_sample.prompt.text!r} is lost. {generated.status.value}")
     if line is not None and tuple(line.times) != fine.times:
         raise BenchError(
-            f"The fine run of {shot.prompt.text!r} was to make {fine.steps} steps from t={fine.times[0]:g} and made "
+            f"The fine run of {eval_sample.prompt.text!r} was to make {fine.steps} steps from t={fine.times[0]:g} "
+            f"and made "
             f"{len(line.times) - 1} from t={line.times[0]:g}: its runs do not all begin at the same time."
         )

@@ -10,21 +10,21 @@ from typing import Any, NamedTuple
 from .. import registry
 from ..engine.contracts import Policy
 from ..errors import SkipstoneError, SpecError
-from ..evaluation.columns import Column, parse_column, spelt
-from ..evaluation.progress import Tell, silent
-from ..evaluation.references import Shot
+from ..evaluation.columns import Column, format_component, parse_column
+from ..evaluation.progress import ProgressCallback, no_progress
+from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
-from .errors import Errors, local_errors
-from .gains import EVERY, interpolated, probes
-from .grids import Fine
-from .refine import refined
-from .run_cache import Kept
-from .runs import FINE, Draws, Seen
+from .errors import LocalErrors, local_errors
+from .gains import EVERY, interpolate_gains, make_probes
+from .grids import FineGrid
+from .refine import refine_path
+from .run_cache import RunCache
+from .runs import FINE_RUNS, CachedRuns, RunScore
 from .shortest import best_path
 
 CALLS = (10, 15, 20, 25)
-LONGEST = 0.35  # of the fine steps that one step may pass
-FEWEST, FINEST = 4, 8  # calls, and steps of a fine run
+MAX_STEP_SHARE = 0.35  # of the fine steps that one step may pass
+MIN_CALLS, MIN_FINE_STEPS = 4, 8  # calls, and steps of a fine run
 RIVALS = ("fixed @ adams", "fixed @ dpmpp", "fixed @ dpmpp / logsnr", "fixed @ unipc")
 FORECASTS = ("pair", "x0")  # of `adams`
 QUARTILE = 0.75  # of the gains of all samples, for grids that are not to trust single ones
@@ -32,7 +32,7 @@ SLACK = 0.5  # calls by which a rival may exceed
 
 
 @dataclass(frozen=True)
-class Settings:
+class TuningSettings:
     """How grids are searched for.
 
     Args:
@@ -55,18 +55,18 @@ class Settings:
     rivals: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("fine", FINEST), ("refine", 0), ("batch", 1)):
+        for name, least in (("fine", MIN_FINE_STEPS), ("refine", 0), ("batch", 1)):
             if getattr(self, name) < least:
                 raise SpecError(f"Expected --{name} >= {least}, got {getattr(self, name)}.")
         for calls in self.calls or (0,):
-            if not FEWEST <= calls <= self.fine // 2:
+            if not MIN_CALLS <= calls <= self.fine // 2:
                 raise SpecError(
-                    f"Expected --calls between {FEWEST} and {self.fine // 2}, half the steps of the fine run, got "
+                    f"Expected --calls between {MIN_CALLS} and {self.fine // 2}, half the steps of the fine run, got "
                     f"{calls}."
                 )
 
 
-class Grid(NamedTuple):
+class TunedGrid(NamedTuple):
     """A grid that was found.
 
     Args:
@@ -78,12 +78,12 @@ class Grid(NamedTuple):
 
     path: tuple[int, ...]
     of: str
-    weighed: str
-    tuned: float = 0.0
+    weighting: str
+    tuning_psnr: float = 0.0
 
 
 @dataclass(frozen=True)
-class Row:
+class TuningRow:
     """One way to make so many calls, as it really ran.
 
     Args:
@@ -98,7 +98,7 @@ class Row:
     label: str
     spec: str
     group: str
-    seen: Sequence[Seen]
+    seen: Sequence[RunScore]
 
     @property
     def spent(self) -> float:
@@ -120,7 +120,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class TuningResult:
     """What a search has found.
 
     Args:
@@ -133,12 +133,12 @@ class Found:
         agreement: PSNR of runs at every second place to the fine runs, median: what can be told apart at best.
     """
 
-    fine: Fine
-    grids: Mapping[int, Grid]
-    errors: Errors
+    fine: FineGrid
+    grids: Mapping[int, TunedGrid]
+    errors: LocalErrors
     gain: Any
     landings: Sequence[int]
-    rows: Sequence[Row] = ()
+    rows: Sequence[TuningRow] = ()
     agreement: float = 0.0
 
     def times(self, calls: int) -> tuple[float, ...]:
@@ -152,7 +152,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Search:
+class TimeGridSearch:
     """A search for the grids of one model.
 
     Args:
@@ -165,21 +165,21 @@ class Search:
     """
 
     subject: Subject
-    settings: Settings
-    shots: Sequence[Shot]
-    check: Sequence[Shot]
-    kept: Kept
-    tell: Tell = silent
+    settings: TuningSettings
+    eval_samples: Sequence[EvaluationSample]
+    check: Sequence[EvaluationSample]
+    run_cache: RunCache
+    on_progress: ProgressCallback = no_progress
     notes: list[str] = field(default_factory=list)
 
-    def run(self) -> Found:
+    def run(self) -> TuningResult:
         """Search, and check.
 
         Raises:
             SpecError, GuestError: the model cannot be run by `adams`, or has too few places for so many calls.
             BenchError: a fine run was lost, or the folder cannot be written.
         """
-        fine = self.draws.fine(self.shots[0])
+        fine = self.draws.fine(self.eval_samples[0])
         for calls in self.settings.calls:
             if calls > fine.steps // 2:
                 raise SpecError(
@@ -188,96 +188,102 @@ class Search:
                 )
         errors = self._errors(fine)
         landings, gain, agreement = self._gains(fine, errors)
-        grids = self._grids(fine, {"own": errors.times(gain), "upper": errors.times(_upper(gain)), "alike": errors})
-        found = Found(fine, grids, errors, gain, landings, agreement=agreement)
+        grids = self._grids(
+            fine, {"own": errors.times(gain), "upper": errors.times(_upper_quartile(gain)), "alike": errors}
+        )
+        found = TuningResult(fine, grids, errors, gain, landings, agreement=agreement)
         return replace(found, rows=tuple(self._rows(found)))
 
     @property
-    def draws(self) -> Draws:
+    def draws(self) -> CachedRuns:
         """Its runs."""
         s = self.settings
-        return Draws(self.subject, self.kept, s.fine, s.batch, s.seed, self.tell)
+        return CachedRuns(self.subject, self.run_cache, s.fine, s.batch, s.seed, self.on_progress)
 
-    def _errors(self, fine: Fine) -> Errors:
+    def _errors(self, fine: FineGrid) -> LocalErrors:
         import numpy as np
 
-        grams = self.draws.grams(self.shots, fine)
-        self.tell("Errors of all steps", 0, 1)
-        return local_errors(np.array(fine.angles), grams, max(2, round(LONGEST * fine.steps)))
+        grams = self.draws.grams(self.eval_samples, fine)
+        self.on_progress("Errors of all steps", 0, 1)
+        return local_errors(np.array(fine.angles), grams, max(2, round(MAX_STEP_SHARE * fine.steps)))
 
-    def _gains(self, fine: Fine, errors: Errors) -> tuple[list[int], Any, float]:
+    def _gains(self, fine: FineGrid, errors: LocalErrors) -> tuple[list[int], Any, float]:
         """Landings, the gain at every place, and how well the probes' base agrees with the fine runs."""
         import numpy as np
 
         draws, base = self.draws, fine.every(EVERY)
-        full = draws.pictures(self.shots, fine, FINE, range(fine.steps + 1))
-        pictures = draws.pictures(self.shots, fine, "base", base)
+        full = draws.pictures(self.eval_samples, fine, FINE_RUNS, range(fine.steps + 1))
+        pictures = draws.pictures(self.eval_samples, fine, "base", base)
         apart = [float(((a - b) ** 2).mean()) for a, b in zip(pictures, full, strict=True)]
-        made, already = probes(fine), errors.of(base)
+        made, already = make_probes(fine), errors.of(base)
         measured = []
         for k, probe in enumerate(made):
-            self.tell("Measuring what is left of an error", k, len(made))
-            seen = draws.measured(draws.column(fine.policy(probe.path)), self.shots, "base", pictures)
+            self.on_progress("Measuring what is left of an error", k, len(made))
+            seen = draws.measured(draws.column(fine.policy(probe.path)), self.eval_samples, "base", pictures)
             added = np.maximum(errors.of(probe.path) - already, 1e-3 * already)
             measured.append([one.error for one in seen] / np.maximum(added, 1e-30))
         landings = [probe.landing for probe in made]
-        agreement = statistics.median(Seen(0, error).psnr for error in apart)
-        return landings, interpolated(fine, landings, np.array(measured)), agreement
+        agreement = statistics.median(RunScore(0, error).psnr for error in apart)
+        return landings, interpolate_gains(fine, landings, np.array(measured)), agreement
 
-    def _grids(self, fine: Fine, left: Mapping[str, Errors]) -> dict[int, Grid]:
+    def _grids(self, fine: FineGrid, left: Mapping[str, LocalErrors]) -> dict[int, TunedGrid]:
         """For each number of calls the grid that really runs best, out of the best paths by each weighing."""
-        found: dict[int, Grid] = {}
+        found: dict[int, TunedGrid] = {}
         tried = [(calls, name, of) for calls in self.settings.calls for name in left for of in FORECASTS]
         paths: dict[tuple[int, str], tuple[int, ...]] = {}
         for k, (calls, name, of) in enumerate(tried):
-            self.tell(f"Trying grids of {calls} calls", k, len(tried))
+            self.on_progress(f"Trying grids of {calls} calls", k, len(tried))
             if (calls, name) not in paths:
                 paths[calls, name] = best_path(left[name], calls)
-            grid = Grid(paths[calls, name], of, name)
-            grid = grid._replace(tuned=self._score(fine, grid))
-            if calls not in found or grid.tuned > found[calls].tuned:
+            grid = TunedGrid(paths[calls, name], of, name)
+            grid = grid._replace(tuning_psnr=self._score(fine, grid))
+            if calls not in found or grid.tuning_psnr > found[calls].tuning_psnr:
                 found[calls] = grid
         if self.settings.refine:
             found = {calls: self._refined(fine, grid) for calls, grid in found.items()}
         return found
 
-    def _score(self, fine: Fine, grid: Grid) -> float:
+    def _score(self, fine: FineGrid, grid: TunedGrid) -> float:
         """Mean PSNR on the tuning prompts."""
-        full = self.draws.pictures(self.shots, fine, FINE, range(fine.steps + 1))
+        full = self.draws.pictures(self.eval_samples, fine, FINE_RUNS, range(fine.steps + 1))
         column = self.draws.column(fine.policy(grid.path, grid.of))
-        return statistics.fmean(one.psnr for one in self.draws.measured(column, self.shots, FINE, full))
+        return statistics.fmean(one.psnr for one in self.draws.measured(column, self.eval_samples, FINE_RUNS, full))
 
-    def _refined(self, fine: Fine, grid: Grid) -> Grid:
+    def _refined(self, fine: FineGrid, grid: TunedGrid) -> TunedGrid:
         def score(path: tuple[int, ...]) -> float:
             return self._score(fine, grid._replace(path=path))
 
         what = f"Refining the grid of {len(grid.path) - 1} calls"
-        path = refined(score, grid.path, self.settings.refine, lambda done, total: self.tell(what, done, total))
-        return grid._replace(path=path, tuned=score(path))
+        path = refine_path(
+            score, grid.path, self.settings.refine, lambda done, total: self.on_progress(what, done, total)
+        )
+        return grid._replace(path=path, tuning_psnr=score(path))
 
     # -- the proof --------------------------------------------------------------------------------
 
-    def _rows(self, found: Found) -> Iterator[Row]:
-        shots = self.check or self.shots
-        full = self.draws.pictures(shots, found.fine, FINE, range(found.fine.steps + 1))
+    def _rows(self, found: TuningResult) -> Iterator[TuningRow]:
+        eval_samples = self.check or self.eval_samples
+        full = self.draws.pictures(eval_samples, found.fine, FINE_RUNS, range(found.fine.steps + 1))
         for k, calls in enumerate(self.settings.calls):
-            self.tell("Checking", k, len(self.settings.calls))
+            self.on_progress("Checking", k, len(self.settings.calls))
             grid = found.grids[calls]
             column = self.draws.column(found.policy(calls))
-            yield self._row(calls, f"path-{calls}", "path", column, shots, full)
+            yield self._row(calls, f"path-{calls}", "path", column, eval_samples, full)
             column = self.draws.column(found.fine.policy(found.fine.even(calls), grid.of))
-            yield self._row(calls, f"even angles @ {spelt(column.solver)}", "even", column, shots, full)
+            yield self._row(
+                calls, f"even angles @ {format_component(column.solver)}", "even", column, eval_samples, full
+            )
             for spec in RIVALS if self.settings.rivals else ():
                 rival = self._admitted(f"{spec} / {calls}")
                 if rival is not None:
-                    yield self._row(calls, spec, "rival", rival, shots, full)
+                    yield self._row(calls, spec, "rival", rival, eval_samples, full)
         if self.settings.rivals:
-            yield from self._strides(shots, full)
+            yield from self._strides(eval_samples, full)
 
     def _admitted(self, spec: str) -> Column | None:
-        own = self.subject.defaults
+        own = self.subject.default_sampler
         try:
-            column = self.subject.admit(parse_column(spec, own.solver, own.grid, own.steps))
+            column = self.subject.resolve_column(parse_column(spec, own.solver, own.grid, own.steps))
             self.subject.load([column])
         except SkipstoneError as e:
             self.notes.append(f"{spec.rpartition(' / ')[0]} is left out: {e}")
@@ -285,19 +291,25 @@ class Search:
         return column
 
     def _row(
-        self, calls: int, label: str, group: str, column: Column, shots: Sequence[Shot], full: Sequence[Any]
-    ) -> Row:
-        return Row(calls, label, column.spec, group, self.draws.measured(column, shots, FINE, full))
+        self,
+        calls: int,
+        label: str,
+        group: str,
+        column: Column,
+        eval_samples: Sequence[EvaluationSample],
+        full: Sequence[Any],
+    ) -> TuningRow:
+        return TuningRow(calls, label, column.spec, group, self.draws.measured(column, eval_samples, FINE_RUNS, full))
 
-    def _strides(self, shots: Sequence[Shot], full: Sequence[Any]) -> Iterator[Row]:
+    def _strides(self, eval_samples: Sequence[EvaluationSample], full: Sequence[Any]) -> Iterator[TuningRow]:
         """For each number of calls the rung of its ladder that makes the most calls within it."""
-        rungs: list[Row] = []
-        for settings in reversed(registry.lookup("policy", "stride").ladder):  # type: ignore[attr-defined]  # a Policy
-            column = self._admitted(f"stride(tol={settings['tol']}) @ adams / {self.subject.defaults.steps}")
+        rungs: list[TuningRow] = []
+        for settings in reversed(registry.find_class("policy", "stride").calibration_settings):  # type: ignore[attr-defined]  # a Policy
+            column = self._admitted(f"stride(tol={settings['tol']}) @ adams / {self.subject.default_sampler.steps}")
             if column is None:
                 return
-            self.tell("Checking stride", len(rungs), len(rungs) + 1)
-            rungs.append(self._row(0, f"stride(tol={settings['tol']})", "rival", column, shots, full))
+            self.on_progress("Checking stride", len(rungs), len(rungs) + 1)
+            rungs.append(self._row(0, f"stride(tol={settings['tol']})", "rival", column, eval_samples, full))
             if rungs[-1].spent > max(self.settings.calls) + SLACK:
                 break
         for calls in self.settings.calls:
@@ -306,7 +318,7 @@ class Search:
                 yield replace(max(within, key=lambda rung: rung.spent), calls=calls)
 
 
-def _upper(gain: Any) -> Any:
+def _upper_quartile(gain: Any) -> Any:
     """The upper quartile of the gains, in place of each sample's own: they are heavy-tailed."""
     import numpy as np
 

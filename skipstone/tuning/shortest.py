@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import SpecError
-from .errors import Errors
+from .errors import LocalErrors
 
 ROUNDS = 6  # after which the weights of samples have settled
 
 
-def shortest(cost: Any, steps: int) -> tuple[int, ...]:
+def shortest_path(cost: Any, steps: int) -> tuple[int, ...]:
     """The path 0 = p_0 < ... < p_steps = n of the least total cost.
 
     The cost of a step depends on the step before, so what is carried on is the best way to arrive at each place by a
     last step of each length: D_m(k, b) = min_a D_{m-1}(k - b, a) + cost(k - b, a, b).
 
     Args:
-        cost: (n, longest + 1, longest), see `Errors.table`.
+        cost: (n, longest + 1, longest), see `LocalErrors.table`.
         steps: >= 1.
 
     Raises:
@@ -28,11 +28,11 @@ def shortest(cost: Any, steps: int) -> tuple[int, ...]:
 
     References: Watson et al. 2021, arXiv 2106.03802 (dynamic programming over sampling times).
     """
-    return shortest_of(cost, [steps])[steps]
+    return shortest_paths(cost, [steps])[steps]
 
 
-def shortest_of(cost: Any, steps: Sequence[int]) -> dict[int, tuple[int, ...]]:
-    """`shortest` for several numbers of steps in one go, for what the largest takes."""
+def shortest_paths(cost: Any, steps: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """`shortest_path` for several numbers of steps in one go, for what the largest takes."""
     n, _, longest = cost.shape
     arrived = np.full((n + 1, longest + 1), np.inf)
     arrived[0, 0] = 0.0
@@ -46,11 +46,11 @@ def shortest_of(cost: Any, steps: Sequence[int]) -> dict[int, tuple[int, ...]]:
         arrived = np.full_like(arrived, np.inf)
         arrived[(place + length)[within], length[within]] = total.min(axis=1)[within]
         if count in steps:
-            found[count] = _back(came, arrived[n], longest)
+            found[count] = _trace_back(came, arrived[n], longest)
     return found
 
 
-def _back(came: Sequence[Any], arrived: Any, longest: int) -> tuple[int, ...]:
+def _trace_back(came: Sequence[Any], arrived: Any, longest: int) -> tuple[int, ...]:
     """The path that has arrived at the end, followed back."""
     n, last = len(came[0]), int(arrived.argmin())
     if not np.isfinite(arrived[last]):
@@ -66,7 +66,7 @@ def _back(came: Sequence[Any], arrived: Any, longest: int) -> tuple[int, ...]:
     return tuple(reversed(path))
 
 
-def best_path(errors: Errors, steps: int, rounds: int = ROUNDS) -> tuple[int, ...]:
+def best_path(errors: LocalErrors, steps: int, rounds: int = ROUNDS) -> tuple[int, ...]:
     """The path of so many steps with the least mean log error over the samples: the best mean in dB.
 
     Found by reweighting: a step towards a smaller sum of log E_s is one towards a smaller sum of E_s / E_s(now).
@@ -85,7 +85,7 @@ def best_path(errors: Errors, steps: int, rounds: int = ROUNDS) -> tuple[int, ..
     weights = np.full(len(table), 1.0 / len(table))
     best: tuple[float, tuple[int, ...]] | None = None
     for _ in range(rounds + 1):
-        path = shortest(np.where(open_, np.tensordot(weights, finite, 1), np.inf), steps)
+        path = shortest_path(np.where(open_, np.tensordot(weights, finite, 1), np.inf), steps)
         each = np.maximum(errors.of(path), 1e-30)
         score = float(np.log(each).mean()) if rounds else 0.0
         if best is not None and score >= best[0]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact import Exact, shots
+from exact import ExactSubject, eval_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,60 +19,62 @@ from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Problem, Query
 from skipstone.errors import MetricError, SpecError
 from skipstone.evaluation.columns import Column, parse_column
-from skipstone.evaluation.engine_subject import Engine
+from skipstone.evaluation.engine_subject import EngineSubject
 from skipstone.evaluation.prompts import Prompt
-from skipstone.evaluation.references import Shot
-from skipstone.evaluation.subject import Item, Made
+from skipstone.evaluation.references import EvaluationSample
+from skipstone.evaluation.subject import GeneratedSample, SampleRequest
 from skipstone.numerics.schedule import FlowMatching
 from skipstone.policies.path import Path as PathPolicy
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.tuning.errors import Errors
-from skipstone.tuning.run_cache import Kept
-from skipstone.tuning.shortest import shortest, shortest_of
+from skipstone.tuning.errors import LocalErrors
+from skipstone.tuning.run_cache import RunCache
+from skipstone.tuning.shortest import shortest_path, shortest_paths
 from skipstone_bench.oracle import (
-    Ladder,
-    Oracle,
-    Tried,
+    OracleSettings,
+    ScheduleOracle,
+    TrialResult,
     Utility,
     best_of,
+    make_scorer,
     oracle_ending,
     oracle_schedule,
     oracle_stop,
-    scorer,
 )
-from skipstone_bench.oracle.best_of import APART
-from skipstone_bench.oracle.schedule import RESULTS, best_guide
+from skipstone_bench.oracle.best_of import SEED_STRIDE
+from skipstone_bench.oracle.schedule import RESULTS, best_shared_schedule
 from skipstone_bench.oracle.stop import StopAt
-from skipstone_bench.oracle.utility import best
+from skipstone_bench.oracle.utility import best_choice
 
 HARD = Mixture(means=(-0.9, 0.9), stds=(0.1, 0.1), weights=(0.5, 0.5))
 GUIDES = ("fixed @ adams / 6", "fixed @ adams / 10", "fixed @ ddim / 8", "stride(tol=0.02) @ 30")
 UTILITY = Utility(price=1.0, floor=10.0, cap=50.0)
 
 
-class Counted(Exact):
+class Counted(ExactSubject):
     """Runs each sample under a column of its own where it is asked to, and remembers what it was asked for."""
 
-    def draw_each(self, items: list[Item], columns: list[Column]) -> list[Made]:
+    def draw_each(self, items: list[SampleRequest], columns: list[Column]) -> list[GeneratedSample]:
         return [self.draw([item], column)[0][0] for item, column in zip(items, columns, strict=True)]
 
 
-def oracle(folder: Path, subject: Any = None, count: int = 3, **ladder: Any) -> Oracle:
-    asked = Ladder(**{"calls": (5, 8), "guides": GUIDES, "fine": 48, **ladder})
-    return Oracle(subject or Counted(HARD), shots(count), Kept.open(folder, {"fine": asked.fine}), asked)
+def oracle(folder: Path, subject: Any = None, count: int = 3, **ladder: Any) -> ScheduleOracle:
+    asked = OracleSettings(**{"calls": (5, 8), "guides": GUIDES, "fine": 48, **ladder})
+    return ScheduleOracle(
+        subject or Counted(HARD), eval_samples(count), RunCache.open(folder, {"fine": asked.fine}), asked
+    )
 
 
 # -- utility --------------------------------------------------------------------------------------
 
 tries = st.lists(
-    st.builds(Tried, st.text("abc", min_size=1), st.just("own"), st.integers(1, 30), st.floats(0, 99)), min_size=1
+    st.builds(TrialResult, st.text("abc", min_size=1), st.just("own"), st.integers(1, 30), st.floats(0, 99)), min_size=1
 )
 
 
 @given(tries, st.floats(0, 5))
-def test_the_best_is_worth_most_and_of_equals_costs_least(tried: list[Tried], price: float) -> None:
+def test_the_best_is_worth_most_and_of_equals_costs_least(tried: list[TrialResult], price: float) -> None:
     utility = Utility(price, 20.0, 60.0)
-    choice = best("s", tried, utility)
+    choice = best_choice("s", tried, utility)
     worth = [utility.of(one.psnr, one.calls) for one in tried]
     assert choice.utility == max(worth)
     assert choice.tried.calls == min(t.calls for t, w in zip(tried, worth, strict=True) if w == max(worth))
@@ -101,14 +103,14 @@ def test_paths_of_several_lengths_are_those_of_brute_force(seed: int) -> None:
     n, longest = 7, 4
     table = np.random.default_rng(seed).random((1, n, longest + 1, longest))
     table[:, 1:, 0], table[:, 0, 1:] = np.inf, np.inf  # a step before there is, except at the start
-    errors = Errors(np.linspace(1.5, 0, n + 1), table)
-    found = shortest_of(table[0], [3, 5])
+    errors = LocalErrors(np.linspace(1.5, 0, n + 1), table)
+    found = shortest_paths(table[0], [3, 5])
     for steps in (3, 5):
         inner = itertools.combinations(range(1, n), steps - 1)
         paths = [(0, *p, n) for p in inner]
         allowed = [p for p in paths if max(b - a for a, b in itertools.pairwise(p)) <= longest]
         least = min(float(errors.of(p)[0]) for p in allowed)
-        assert found[steps] == shortest(table[0], steps)
+        assert found[steps] == shortest_path(table[0], steps)
         assert float(errors.of(found[steps])[0]) == pytest.approx(least)
 
 
@@ -119,14 +121,14 @@ def test_every_schedule_that_is_listed_was_run_and_charged(tmp_path: Path) -> No
     subject = Counted(HARD)
     made = oracle(tmp_path, subject)
     found = made.tried()
-    assert list(found) == [shot.id for shot in made.shots]
-    for shot in made.shots:
-        kinds = [one.kind for one in found[shot.id]]
+    assert list(found) == [eval_sample.id for eval_sample in made.eval_samples]
+    for eval_sample in made.eval_samples:
+        kinds = [one.kind for one in found[eval_sample.id]]
         assert kinds.count("guide") == len(GUIDES)
         assert kinds.count("own") >= 3  # two numbers of calls by two forecasts, some of which are one grid
-        reference = (made.kept.arrays("fine", shot) or {})["pixels"]
-        for one in found[shot.id]:
-            again = subject.draw([shot.item], parse_column(one.spec, None, None, 1))[0]
+        reference = (made.run_cache.arrays("fine", eval_sample) or {})["pixels"]
+        for one in found[eval_sample.id]:
+            again = subject.draw([eval_sample.request], parse_column(one.spec, None, None, 1))[0]
             error = float(((subject.pictures(again)[0] - reference) ** 2).mean())
             assert one.calls == again[0].calls
             assert one.psnr == pytest.approx(min(99.0, -10 * np.log10(error)), abs=1e-6)
@@ -138,7 +140,7 @@ def test_the_choice_is_that_of_brute_force_and_no_guide_beats_it(tmp_path: Path)
     for choice in choices:
         worth = {one.spec: UTILITY.of(one.psnr, one.calls) for one in found[choice.sample]}
         assert choice.utility == max(worth.values()) == worth[choice.tried.spec]
-    fixed = best_guide(found, UTILITY)
+    fixed = best_shared_schedule(found, UTILITY)
     means = {
         spec: np.mean([UTILITY.of(t.psnr, t.calls) for one in found.values() for t in one if t.spec == spec])
         for spec in {t.spec for one in found.values() for t in one if t.kind == "guide"}
@@ -197,9 +199,11 @@ def test_what_was_run_is_not_run_again_and_prices_share_it(tmp_path: Path, monke
 
 def test_results_can_be_read_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skipstone_bench.oracle.schedule.fingerprint", lambda *_: {"weights": "none"})
-    subject = Exact(HARD)  # gives no sample a policy of its own: they run one by one
-    ladder = Ladder((5,), GUIDES[:2], ("x0",), 32, gain=((1.5, 0.1), (0.1, 0.5)), reference="fixed @ dpmpp / 200")
-    chosen = oracle_schedule(subject, shots(2), tmp_path, UTILITY, ladder)
+    subject = ExactSubject(HARD)  # gives no sample a policy of its own: they run one by one
+    ladder = OracleSettings(
+        (5,), GUIDES[:2], ("x0",), 32, gain=((1.5, 0.1), (0.1, 0.5)), reference="fixed @ dpmpp / 200"
+    )
+    chosen = oracle_schedule(subject, eval_samples(2), tmp_path, UTILITY, ladder)
     lines = [json.loads(line) for line in (tmp_path / RESULTS).read_text().splitlines()]
     assert [line["sample"] for line in lines] == [choice.sample for choice in chosen]
     for line, choice in zip(lines, chosen, strict=True):
@@ -207,7 +211,7 @@ def test_results_can_be_read_by_others(tmp_path: Path, monkeypatch: pytest.Monke
         assert line["utility"] == UTILITY.of(line["psnr"], line["calls"])
         assert {"spec", "kind", "tried", "price", "floor", "cap", "guide", "guide_calls"} <= line.keys()
     with pytest.raises(SpecError, match="one of them twice"):
-        oracle_schedule(subject, [*shots(1), *shots(1)], tmp_path, UTILITY, ladder)
+        oracle_schedule(subject, [*eval_samples(1), *eval_samples(1)], tmp_path, UTILITY, ladder)
 
 
 @pytest.mark.parametrize(
@@ -222,15 +226,15 @@ def test_results_can_be_read_by_others(tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_ladders_out_of_range_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
-        Ladder(**wrong)
+        OracleSettings(**wrong)
 
 
 def test_samples_of_the_engine_run_together_as_they_run_alone() -> None:
-    engine = Engine("pebble", "pebble")
-    own = engine.defaults
+    engine = EngineSubject("pebble", "pebble")
+    own = engine.default_sampler
     grids = [PathPolicy(times="0.9 0.4"), PathPolicy(times="0.8 0.5 0.2")]
     columns = [Column(grid, registry.parse("solver", "adams"), own.grid, own.steps) for grid in grids]
-    items = [Shot(Prompt("p", "a red apple on a blue background"), seed).item for seed in (1, 2)]
+    items = [EvaluationSample(Prompt("p", "a red apple on a blue background"), seed).request for seed in (1, 2)]
     together = engine.draw_each(items, columns)
     for item, column, made in zip(items, columns, together, strict=True):
         alone = engine.draw([item], column)[0][0]
@@ -316,31 +320,31 @@ def test_endings_out_of_range_are_refused(stops: tuple[int, ...], finish: tuple[
 
 
 def test_the_best_of_n_is_that_of_brute_force_and_pays_for_all_of_them() -> None:
-    subject = Exact(HARD)
+    subject = ExactSubject(HARD)
     column = parse_column("fixed @ ddim / uniform / 7", None, None, 7)
 
     def score(pixels: Any, prompt: str) -> float:
         return float(pixels[0, 0, 0]) + len(prompt)
 
     for n in (1, 4):
-        found = best_of(subject, shots(3), column, score, n, batch=3)
-        for shot, kept in zip(shots(3), found, strict=True):
-            seeds = [shot.seed + k * APART for k in range(n)]
-            drawn = [subject.draw([Item(shot.prompt.text, seed)], column)[0] for seed in seeds]
-            values = [score(subject.pictures(made)[0], shot.prompt.text) for made in drawn]
+        found = best_of(subject, eval_samples(3), column, score, n, batch=3)
+        for eval_sample, kept in zip(eval_samples(3), found, strict=True):
+            seeds = [eval_sample.seed + k * SEED_STRIDE for k in range(n)]
+            drawn = [subject.draw([SampleRequest(eval_sample.prompt.text, seed)], column)[0] for seed in seeds]
+            values = [score(subject.pictures(made)[0], eval_sample.prompt.text) for made in drawn]
             assert kept.scores == pytest.approx(values)
             assert kept.seed == seeds[int(np.argmax(values))]
-            assert kept.score == score(kept.pixels, shot.prompt.text) == max(kept.scores)
+            assert kept.score == score(kept.pixels, eval_sample.prompt.text) == max(kept.scores)
             assert kept.calls == n * 7
     with pytest.raises(SpecError, match="at least 1"):
-        best_of(subject, shots(1), column, score, 0)
+        best_of(subject, eval_samples(1), column, score, 0)
 
 
 def test_scores_that_cannot_be_had_say_why() -> None:
     with pytest.raises(MetricError, match="no judge of its own"):
-        scorer(Exact(HARD))
+        make_scorer(ExactSubject(HARD))
     with pytest.raises(MetricError, match="no score of one picture"):
-        scorer(Exact(HARD), "cost")
+        make_scorer(ExactSubject(HARD), "cost")
 
 
 def fine() -> tuple[float, ...]:

@@ -12,28 +12,28 @@ import pytest
 import torch
 from torch import nn
 
-from skipstone.cli.options import Choice
+from skipstone.cli.options import ModelChoice
 from skipstone.errors import GuestError
 from skipstone.evaluation.checkpoints import Checkpoint
 from skipstone.evaluation.columns import Column, parse_column
-from skipstone.evaluation.cost import metered
-from skipstone.evaluation.files import named
+from skipstone.evaluation.cost import count_macs
+from skipstone.evaluation.files import safe_file_name
 from skipstone.evaluation.peers import Peer
-from skipstone.evaluation.pipeline_subject import Guest
+from skipstone.evaluation.pipeline_subject import PipelineSubject
 from skipstone.evaluation.prompts import Prompt
-from skipstone.evaluation.references import References, Shot
-from skipstone.evaluation.subject import Item
+from skipstone.evaluation.references import EvaluationSample, References
+from skipstone.evaluation.subject import SampleRequest
 from skipstone.integrations.torch import CallCounter
 from skipstone.metrics import PSNR, SSIM
 from skipstone.metrics.latents import LatentError
-from skipstone_bench.baselines import interval_calls, ours
-from skipstone_bench.benchmark import Benchmark, Settings
-from skipstone_bench.fixed import Tuner, greedy_masks, improved, samplers_at
-from skipstone_bench.race import Race, Row, time_rows
+from skipstone_bench.baselines import interval_calls, make_policy_row
+from skipstone_bench.benchmark import Benchmark, BenchSettings
+from skipstone_bench.fixed import Tuner, find_greedy_masks, improve_mask, samplers_for_calls
+from skipstone_bench.race import BenchRow, BenchRunner, time_rows
 from skipstone_bench.store import SAMPLES, Header, Record, Store
 
 STEPS = 6
-SHOTS = [Shot(Prompt(text, text, ""), seed) for seed, text in enumerate(("a", "b", "c"))]
+SHOTS = [EvaluationSample(Prompt(text, text, ""), seed) for seed, text in enumerate(("a", "b", "c"))]
 CLOSE = {"psnr": PSNR(), "ssim": SSIM(), "latent": LatentError()}
 
 
@@ -44,11 +44,11 @@ class EveryOther(Peer):
     refuses: bool = False
     name: ClassVar[str] = "every_other"
 
-    def refusal(self, pipe: Any) -> str | None:
+    def refusal_reason(self, pipe: Any) -> str | None:
         return "not applicable: it was told to refuse" if self.refuses else None
 
     @contextmanager
-    def applied(self, pipe: Any) -> Iterator[None]:
+    def apply(self, pipe: Any) -> Iterator[None]:
         bare, said, calls = pipe.unet.forward, [], [0]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -65,16 +65,16 @@ class EveryOther(Peer):
 
 
 @pytest.fixture(scope="module")
-def guest(tiny_model: Path) -> Guest:
-    return Guest(Checkpoint.find(str(tiny_model)), device="cpu")
+def guest(tiny_model: Path) -> PipelineSubject:
+    return PipelineSubject(Checkpoint.find(str(tiny_model)), device="cpu")
 
 
 def column(spec: str) -> Column:
     return parse_column(spec, None, None, STEPS)
 
 
-def peer(refuses: bool = False) -> Row:
-    made = ours(replace(column("fixed"), policy=EveryOther(refuses)))
+def peer(refuses: bool = False) -> BenchRow:
+    made = make_policy_row(replace(column("fixed"), policy=EveryOther(refuses)))
     assert made.info.group == "peer"
     assert made.info.family == "every_other"
     return made
@@ -87,10 +87,10 @@ def store(tmp_path: Path) -> Store:
     return Store.create(tmp_path, Header("0", "tiny", {}, 7.5, {}, full, converged, "", "", "", {}))
 
 
-def race(guest: Guest, store: Store, batch: int = 2) -> Race:
+def race(guest: PipelineSubject, store: Store, batch: int = 2) -> BenchRunner:
     header = store.header
     references = References(store.folder, column(header.reference), tuple(map(column, header.converged)))
-    return Race(guest, references, CLOSE, {}, batch)
+    return BenchRunner(guest, references, CLOSE, {}, batch)
 
 
 def by_row(store: Store) -> dict[str, list[Record]]:
@@ -100,11 +100,11 @@ def by_row(store: Store) -> dict[str, list[Record]]:
     return found
 
 
-def test_a_race_counts_what_each_row_costs_and_how_close_it_comes(guest: Guest, store: Store) -> None:
+def test_a_race_counts_what_each_row_costs_and_how_close_it_comes(guest: PipelineSubject, store: Store) -> None:
     specs = ["fixed", "interval(every=2, warmup=2)", "guidance_gate(below=0.6)", "fixed @ own / 3"]
-    rows = [*(ours(column(spec)) for spec in specs), peer()]
-    bare = guest.draw([SHOTS[0].item], column("fixed"))[0][0].x
-    store = race(guest, store).confirm(race(guest, store).run(store, SHOTS, rows), SHOTS)
+    rows = [*(make_policy_row(column(spec)) for spec in specs), peer()]
+    bare = guest.draw([SHOTS[0].request], column("fixed"))[0][0].x
+    store = race(guest, store).measure_agreement(race(guest, store).run(store, SHOTS, rows), SHOTS)
     full, mask, gate, short, other = (by_row(store)[row.info.spec] for row in rows)
     assert [r.sample for r in full] == ["a:0", "b:1", "c:2"]
     assert all(r.identical and r.values["psnr_full"] == 99.0 and r.values["latent_full"] == 0.0 for r in full)
@@ -119,19 +119,24 @@ def test_a_race_counts_what_each_row_costs_and_how_close_it_comes(guest: Guest, 
     assert all(r.values["psnr_converged"] < 99 and (store.folder / r.picture).is_file() for r in store.records)
     assert store.header.agreement["samples"] == 3
     assert store.header.agreement["worst"] > 20
-    assert (guest.draw([SHOTS[0].item], column("fixed"))[0][0].x == bare).all(), "a peer left something behind"
+    assert (guest.draw([SHOTS[0].request], column("fixed"))[0][0].x == bare).all(), "a peer left something behind"
 
 
 def test_latents_are_those_of_the_loop() -> None:
     fast = parse_column("fixed @ ddim / trailing / 2", None, None, 2)
-    item = Item("a red apple on a blue background", 3)
-    [[engine], _], [[guest], _] = (Choice(as_guest=way).subject().draw([item], fast) for way in (False, True))
+    item = SampleRequest("a red apple on a blue background", 3)
+    [[engine], _], [[guest], _] = (ModelChoice(as_guest=way).subject().draw([item], fast) for way in (False, True))
     assert engine.latent.shape == guest.latent.shape
     assert abs(engine.latent - guest.latent).max() < 1e-3
 
 
-def test_rows_that_the_model_cannot_run_are_named(guest: Guest, store: Store) -> None:
-    rows = [ours(column("fixed")), ours(column("pid")), peer(refuses=True), ours(column("fixed @ dpm_adaptive"))]
+def test_rows_that_the_model_cannot_run_are_named(guest: PipelineSubject, store: Store) -> None:
+    rows = [
+        make_policy_row(column("fixed")),
+        make_policy_row(column("pid")),
+        peer(refuses=True),
+        make_policy_row(column("fixed @ dpm_adaptive")),
+    ]
     store = race(guest, store).run(store, SHOTS[:1], rows)
     notes = {row.spec: row.note for row in store.header.rows}
     assert notes[rows[0].info.spec] == ""
@@ -141,8 +146,8 @@ def test_rows_that_the_model_cannot_run_are_named(guest: Guest, store: Store) ->
     assert rows[0].info.spec in by_row(store)
 
 
-def test_a_race_that_was_cut_off_goes_on_with_what_is_missing(guest: Guest, store: Store) -> None:
-    rows = [ours(column("fixed")), ours(column("interval(every=2, warmup=2)"))]
+def test_a_race_that_was_cut_off_goes_on_with_what_is_missing(guest: PipelineSubject, store: Store) -> None:
+    rows = [make_policy_row(column("fixed")), make_policy_row(column("interval(every=2, warmup=2)"))]
     racing = race(guest, store, batch=1)
     store = racing.run(store, SHOTS, rows)
     whole, path = store.records, store.folder / SAMPLES
@@ -154,8 +159,8 @@ def test_a_race_that_was_cut_off_goes_on_with_what_is_missing(guest: Guest, stor
     assert store.records == whole
 
 
-def test_seconds_are_taken_beside_the_full_run(guest: Guest, store: Store) -> None:
-    rows = [ours(column("fixed @ own / 3")), peer(), peer(refuses=True)]
+def test_seconds_are_taken_beside_the_full_run(guest: PipelineSubject, store: Store) -> None:
+    rows = [make_policy_row(column("fixed @ own / 3")), peer(), peer(refuses=True)]
     store = race(guest, store).run(store, SHOTS[:1], rows)
     time_rows(guest, store, SHOTS[:1], rows, column("fixed"), 2)
     time_rows(guest, store, SHOTS[:1], rows, column("fixed"), 2)  # nothing is left to do
@@ -176,7 +181,7 @@ def test_multiply_accumulates_are_those_of_the_formula() -> None:
             return nn.functional.scaled_dot_product_attention(y, y, y)
 
     net = Net()
-    with torch.inference_mode(), metered([net]) as meter:
+    with torch.inference_mode(), count_macs([net]) as meter:
         for _ in range(3):
             net(torch.randn(2, 1, 7, 8), picture=torch.randn(2, 3, 4, 4))
         net.linear(torch.randn(50, 8))  # not a call of the network
@@ -185,30 +190,30 @@ def test_multiply_accumulates_are_those_of_the_formula() -> None:
     assert meter.rows == 6
 
 
-def test_a_peer_that_breaks_is_an_error_of_its_own_name(guest: Guest) -> None:
+def test_a_peer_that_breaks_is_an_error_of_its_own_name(guest: PipelineSubject) -> None:
     class Broken(EveryOther):
         @contextmanager
-        def applied(self, pipe: Any) -> Iterator[None]:
+        def apply(self, pipe: Any) -> Iterator[None]:
             raise RuntimeError("no such block\nmore")
             yield
 
     own = guest.pipe.scheduler
     with pytest.raises(GuestError, match=r"every_other failed to accelerate .*: no such block\."):
-        guest.draw([Item("a", 0)], replace(column("fixed"), policy=Broken()))
+        guest.draw([SampleRequest("a", 0)], replace(column("fixed"), policy=Broken()))
     assert guest.pipe.scheduler is own
 
 
-def test_blind_masks_are_counted_as_they_run(guest: Guest) -> None:
+def test_blind_masks_are_counted_as_they_run(guest: PipelineSubject) -> None:
     for every, warmup in ((2, 2), (3, 2), (4, 3)):
         spec = f"interval(every={every}, warmup={warmup}) @ own / 12"
-        made, _ = guest.draw([SHOTS[0].item], column(spec))
+        made, _ = guest.draw([SHOTS[0].request], column(spec))
         assert sum(interval_calls(12, every, warmup)) == made[0].calls
 
 
-def test_candidates_are_measured_once_and_kept(guest: Guest, store: Store) -> None:
+def test_candidates_are_measured_once_and_kept(guest: PipelineSubject, store: Store) -> None:
     racing = race(guest, store)
     tuner = Tuner(guest, racing.references, store, SHOTS[:2])
-    candidates = [*samplers_at(guest, 4), column("pid @ own / 4"), column("fixed @ dpmpp / trailing / 12")]
+    candidates = [*samplers_for_calls(guest, 4), column("pid @ own / 4"), column("fixed @ dpmpp / trailing / 12")]
     assert {"ddim / trailing", "heun / leading"} <= {c.spec.split("@ ")[1].rpartition(" / ")[0] for c in candidates}
     best = tuner.best(candidates, 4, "samplers")
     assert best is not None
@@ -224,24 +229,24 @@ def test_candidates_are_measured_once_and_kept(guest: Guest, store: Store) -> No
 
 
 @pytest.mark.parametrize("left", [0, 1, 100, -1])
-def test_a_torn_reference_is_made_again(guest: Guest, store: Store, left: int) -> None:
+def test_a_torn_reference_is_made_again(guest: PipelineSubject, store: Store, left: int) -> None:
     references = race(guest, store).references
-    [whole] = references.ready(guest, SHOTS[:1], references.full)
-    [path] = store.folder.rglob(f"{named(references.full.spec)}/{named(SHOTS[0].id)}.npz")
+    [whole] = references.load_or_draw(guest, SHOTS[:1], references.full)
+    [path] = store.folder.rglob(f"{safe_file_name(references.full.spec)}/{safe_file_name(SHOTS[0].id)}.npz")
     path.write_bytes(path.read_bytes()[:left])
-    [again] = references.ready(guest, SHOTS[:1], references.full)
+    [again] = references.load_or_draw(guest, SHOTS[:1], references.full)
     assert (again.pixels == whole.pixels).all()
     with CallCounter(guest.pipe.unet) as counter:
-        references.ready(guest, SHOTS[:1], references.full)
+        references.load_or_draw(guest, SHOTS[:1], references.full)
     assert counter.rows == 0
 
 
 def test_the_greedy_search_finds_the_steps_that_cost_least() -> None:
     worth = {i: float((7 * i) % 12) for i in range(12)}  # all different: the best set is the cheapest steps
-    found = greedy_masks(lambda skips: -sum(worth[i] for i in skips), 12, [10, 6], warmup=2, tail=1, take=0.01)
+    found = find_greedy_masks(lambda skips: -sum(worth[i] for i in skips), 12, [10, 6], warmup=2, tail=1, take=0.01)
     free = sorted(range(2, 11), key=worth.__getitem__)
     assert found == {10: frozenset(free[:2]), 6: frozenset(free[:6])}
-    coarse = greedy_masks(lambda skips: -sum(worth[i] for i in skips), 12, [6], warmup=2, tail=1, take=0.5)
+    coarse = find_greedy_masks(lambda skips: -sum(worth[i] for i in skips), 12, [6], warmup=2, tail=1, take=0.5)
     assert len(coarse[6]) == 6
     assert coarse[6] <= frozenset(range(2, 11))
 
@@ -253,24 +258,24 @@ def test_a_search_is_never_worse_than_its_starts() -> None:
         return -sum(min(abs(i - t) for t in target) for i in skips)
 
     starts = [frozenset((4, 6, 8)), frozenset((7, 9, 10))]
-    assert improved(score, starts, 12) == target
-    assert improved(score, [target], 12) == target
+    assert improve_mask(score, starts, 12) == target
+    assert improve_mask(score, [target], 12) == target
 
 
-def test_prompts_of_the_tuning_are_not_in_the_test(guest: Guest, tmp_path: Path) -> None:
+def test_prompts_of_the_tuning_are_not_in_the_test(guest: PipelineSubject, tmp_path: Path) -> None:
     many, few = tmp_path / "many.txt", tmp_path / "few.txt"
     many.write_text("".join(f"{c} {d}\n" for c in "abcde" for d in "fghij"))
     few.write_text("a\n")
-    quick = Settings(str(many), limit=6, tuned=3, seeds=2, budgets=(2,), steps=STEPS, peers=("none",))
-    planned = Benchmark.of(guest, quick)
-    assert (len(planned.shots), len(planned.tuning)) == (12, 3)
-    assert not {s.prompt.text for s in planned.shots} & {s.prompt.text for s in planned.tuning}
+    quick = BenchSettings(str(many), limit=6, tuned=3, seeds=2, budgets=(2,), steps=STEPS, peers=("none",))
+    planned = Benchmark.from_settings(guest, quick)
+    assert (len(planned.eval_samples), len(planned.tuning)) == (12, 3)
+    assert not {s.prompt.text for s in planned.eval_samples} & {s.prompt.text for s in planned.tuning}
     for text, limit, kept in (("a\nb\nc\n", 32, 2), ("a\nb\nc\n", 1, 1), ("a\nb\nc\n", None, 2), ("a\na\n", 32, 1)):
         few.write_text(text)
-        some = Benchmark.of(guest, replace(quick, prompts=str(few), limit=limit, tuned=8, seeds=1))
-        assert len(some.shots) == kept, "tuning takes no more than half of few prompts"
+        some = Benchmark.from_settings(guest, replace(quick, prompts=str(few), limit=limit, tuned=8, seeds=1))
+        assert len(some.eval_samples) == kept, "tuning takes no more than half of few prompts"
         assert ("other seeds" in some.about["tuning"]) == (text == "a\na\n"), "the same words are the same prompt"
     few.write_text("a\n")
-    alone = Benchmark.of(guest, replace(quick, prompts=str(few)))
+    alone = Benchmark.from_settings(guest, replace(quick, prompts=str(few)))
     assert "other seeds" in alone.about["tuning"]
-    assert not {s.seed for s in alone.shots} & {s.seed for s in alone.tuning}
+    assert not {s.seed for s in alone.eval_samples} & {s.seed for s in alone.tuning}

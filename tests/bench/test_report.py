@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from skipstone.errors import BenchError
-from skipstone.evaluation.files import REFERENCES, named
-from skipstone_bench.answers import Ratio, _cost_at, answer, at_equal_ssim
-from skipstone_bench.report import write
+from skipstone.evaluation.files import REFERENCES, safe_file_name
+from skipstone_bench.answers import CostRatio, _cost_at, compare_at_equal_ssim, compute_answers
+from skipstone_bench.report import write_report
 from skipstone_bench.report.gallery import Album, galleries
 from skipstone_bench.report.verdicts import lead
 from skipstone_bench.store import Header, Record, RowInfo, Store, Timing
-from skipstone_bench.summary import front, summarise
+from skipstone_bench.summary import pareto_front, summarise
 
 FULL, SOLUTION = "fixed @ dpmpp / trailing / 50", "fixed @ dpmpp / trailing / 400"
 MISSING = RowInfo(
@@ -112,7 +112,7 @@ def make(folder: Path, prompts: int = 12) -> Store:
         pixels = np.asarray(Image.open(io.BytesIO(dot(i, 0.0)))) / 255.0
         buffer = io.BytesIO()
         np.savez(buffer, pixels=pixels.astype(np.float32))
-        store.write(f"{REFERENCES}/{named(SOLUTION)}/{named(f'p{i}:0')}.npz", buffer.getvalue())
+        store.write(f"{REFERENCES}/{safe_file_name(SOLUTION)}/{safe_file_name(f'p{i}:0')}.npz", buffer.getvalue())
     return store
 
 
@@ -123,7 +123,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def page(store: Store) -> str:
-    made = write(store.folder)
+    made = write_report(store.folder)
     assert [p.name for p in made] == [
         "report.html", "pareto.png", "timeline.png", "worst.png", "table.md", "summary.json",
     ]  # fmt: skip
@@ -161,12 +161,12 @@ def test_a_rival_that_tuning_has_granted_half_a_call_may_answer(tmp_path: Path) 
     better = {**mask[0].values, "psnr_converged": 60.0}
     store = store.with_rows([gate])
     store.append(*(replace(r, row=gate.spec, calls=10.5, values=better) for r in mask))
-    blind = [d for d in answer(summarise(store)).duels if "blind" in d.against and d.family == "error_control"]
+    blind = [d for d in compute_answers(summarise(store)).duels if "blind" in d.against and d.family == "error_control"]
     assert {d.budget: d.median.rival for d in blind}[10] == gate.spec
 
 
 def test_answers_find_what_was_put_in(store: Store) -> None:
-    answers = answer(summarise(store))
+    answers = compute_answers(summarise(store))
     fixed = [d for d in answers.duels if "fixed" in d.against]
     assert [d.budget for d in fixed] == [10, 15, 20, 25]
     for duel in fixed:  # 3 dB at equal calls, half a call fewer costs up to 0.7
@@ -185,8 +185,8 @@ def test_answers_find_what_was_put_in(store: Store) -> None:
 def test_costs_at_equal_ssim_are_read_off_the_curve(store: Store) -> None:
     """A peer with the closeness of one of our own rows is matched by that row's very cost."""
     summary = summarise(store)
-    equal = {e.peer: e for e in at_equal_ssim(summary) if e.peer_family == "deepcache"}
-    ours = front([r for r in summary.ran if r.info.group == "ours"], "ssim_converged")
+    equal = {e.peer: e for e in compare_at_equal_ssim(summary) if e.peer_family == "deepcache"}
+    ours = pareto_front([r for r in summary.ran if r.info.group == "ours"], "ssim_converged")
     for spec, found in equal.items():
         peer = summary.row(spec)
         cheaper = [r for r in ours if r.median("ssim_converged") <= found.ssim]
@@ -206,11 +206,11 @@ def test_what_is_only_a_bound_says_so() -> None:
     assert _cost_at(curve, 20.0) == (10.0, False)
     assert _cost_at(curve, 12.0) == (10.0, True)
     assert _cost_at(curve, 31.0) == (None, False)
-    assert [lead(Ratio(*r)) for r in ((1.2, True), (0.9, True), (0.9, False))] == ["ahead", "even", "behind"]
+    assert [lead(CostRatio(*r)) for r in ((1.2, True), (0.9, True), (0.9, False))] == ["ahead", "even", "behind"]
 
 
 def test_a_front_keeps_only_what_nothing_else_beats(store: Store) -> None:
-    rows = front(summarise(store).ran, "psnr_converged")
+    rows = pareto_front(summarise(store).ran, "psnr_converged")
     costs, values = [r.cost for r in rows], [r.median("psnr_converged") for r in rows]
     assert costs == sorted(costs)
     assert values == sorted(values)
@@ -223,9 +223,9 @@ def test_half_a_benchmark_is_reported_too(tmp_path: Path) -> None:
     header = Header("0.1", "m", {}, None, {}, FULL, (), "here", "today", "skipstone bench", {}, (row,))
     store = Store.create(tmp_path / "out", header)
     with pytest.raises(BenchError, match="no samples yet"):
-        write(store.folder)
+        write_report(store.folder)
     store.append(Record(FULL, "a:0", "a", "a", "", 0, 50, 50, 50, None, None, {"psnr_full": 99.0}))
-    assert {p.name for p in write(store.folder)} == {"report.html", "table.md", "summary.json"}
+    assert {p.name for p in write_report(store.folder)} == {"report.html", "table.md", "summary.json"}
 
 
 def test_galleries_begin_with_the_worst_and_keep_each_picture_once(store: Store) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import SpecError
-from skipstone_bench.vlm.davidson import SEPARATED, Davidson, connected, davidson, resamples
+from skipstone_bench.vlm.davidson import SEPARATED, DavidsonFit, fit_davidson, fit_resamples, is_connected
 
 PAIRS = [(0, 1), (0, 2), (1, 2)]
 counts3 = st.lists(st.tuples(*[st.integers(1, 30)] * 3), min_size=3, max_size=3)
@@ -22,15 +22,15 @@ def told(
     return [(*pair, *map(float, n)) for pair, n in zip(pairs, counts, strict=True)]
 
 
-def fit(counts: list[tuple[int, int, int]]) -> Davidson:
-    return davidson(told(counts), 3)
+def fit(counts: list[tuple[int, int, int]]) -> DavidsonFit:
+    return fit_davidson(told(counts), 3)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(0, 10**6))
 @settings(deadline=None, max_examples=30)
 def test_two_rows_have_a_closed_form(wins: int, losses: int, ties: int) -> None:
     # Three chances, two parameters, nothing left over: pi_1 / pi_2 = W / L and nu = T / sqrt(W L).
-    found = davidson([(0, 1, wins, losses, ties)], 2)
+    found = fit_davidson([(0, 1, wins, losses, ties)], 2)
     assert found.log_strengths[0] - found.log_strengths[1] == pytest.approx(math.log(wins / losses), abs=1e-6)
     assert found.nu == pytest.approx(ties / math.sqrt(wins * losses), rel=1e-6)
     total = wins + losses + ties
@@ -40,7 +40,7 @@ def test_two_rows_have_a_closed_form(wins: int, losses: int, ties: int) -> None:
 
 def test_bradley_and_terry_where_there_are_no_ties() -> None:
     # Three rows in a line, without ties: pairs are independent, each log ratio is log(wins / losses).
-    found = davidson([(0, 1, 6, 3, 0), (1, 2, 8, 2, 0)], 3)
+    found = fit_davidson([(0, 1, 6, 3, 0), (1, 2, 8, 2, 0)], 3)
     steps = np.diff(found.log_strengths)
     assert steps == pytest.approx([-math.log(2), -math.log(4)], abs=1e-9)
     assert found.nu == 0.0
@@ -70,9 +70,9 @@ def test_it_is_the_maximum(counts: list[tuple[int, int, int]]) -> None:
 @settings(deadline=None, max_examples=15)
 def test_names_orders_and_sizes_do_not_matter(counts: list[tuple[int, int, int]], order: list[int], times: int) -> None:
     found = fit(counts)
-    renamed = davidson([(order[i], order[j], *n) for i, j, *n in told(counts)], 3)
+    renamed = fit_davidson([(order[i], order[j], *n) for i, j, *n in told(counts)], 3)
     assert [renamed.log_strengths[k] for k in order] == pytest.approx(found.log_strengths, abs=1e-6)
-    turned = davidson([(j, i, b, a, t) for i, j, a, b, t in told(counts)][::-1], 3)
+    turned = fit_davidson([(j, i, b, a, t) for i, j, a, b, t in told(counts)][::-1], 3)
     assert turned.log_strengths == pytest.approx(found.log_strengths, abs=1e-6)
     larger = fit([(times * a, times * b, times * t) for a, b, t in counts])
     assert [*larger.log_strengths, larger.nu] == pytest.approx([*found.log_strengths, found.nu], abs=1e-6)
@@ -81,13 +81,13 @@ def test_names_orders_and_sizes_do_not_matter(counts: list[tuple[int, int, int]]
 
 
 def test_parameters_are_recovered() -> None:
-    truth, draw = Davidson((0.8, 0.1, -0.2, -0.7), 0.6, 0.0), np.random.default_rng(0)
+    truth, draw = DavidsonFit((0.8, 0.1, -0.2, -0.7), 0.6, 0.0), np.random.default_rng(0)
     pairs = [(i, j) for i in range(4) for j in range(i)]
     counts = [(i, j, *map(float, draw.multinomial(4000, truth.chances(i, j)))) for i, j in pairs]
-    found = davidson(counts, 4)
+    found = fit_davidson(counts, 4)
     assert found.log_strengths == pytest.approx(truth.log_strengths, abs=0.08)  # about four standard errors
     assert found.nu == pytest.approx(truth.nu, abs=0.05)
-    exact = davidson([(i, j, *(1000 * p for p in truth.chances(i, j))) for i, j in pairs], 4)
+    exact = fit_davidson([(i, j, *(1000 * p for p in truth.chances(i, j))) for i, j in pairs], 4)
     assert [*exact.log_strengths, exact.nu] == pytest.approx([*truth.log_strengths, truth.nu], abs=1e-8)
 
 
@@ -104,14 +104,14 @@ def test_a_row_that_never_loses_is_finite_and_said(counts: list[tuple[int, int, 
     assert found.note == SEPARATED
     assert all(map(math.isfinite, (*found.log_strengths, found.nu)))
     assert found.log_strengths[0] >= max(found.log_strengths[1:]) - 1e-9
-    batch, halves = resamples(PAIRS, np.array([counts], float), 3)  # without the linear programme, the same
+    batch, halves = fit_resamples(PAIRS, np.array([counts], float), 3)  # without the linear programme, the same
     assert halves.tolist() == [True]
     assert batch[0] == pytest.approx([*found.log_strengths, found.nu], abs=1e-6)
 
 
 def test_whether_there_is_a_maximum_is_decided_exactly() -> None:
     # Wins and ties of two rows: nu goes to infinity with the ratio, though there is a tie.
-    assert davidson([(0, 1, 9, 0, 3)], 2).note == SEPARATED
+    assert fit_davidson([(0, 1, 9, 0, 3)], 2).note == SEPARATED
     # The same among three rows, of which the other two fix nu: the first row never loses, and is finite all the same.
     found = fit([(9, 0, 3), (9, 0, 2), (5, 4, 1)])
     assert found.note == ""
@@ -119,7 +119,7 @@ def test_whether_there_is_a_maximum_is_decided_exactly() -> None:
 
 
 def test_a_circle_without_ties_has_a_maximum() -> None:
-    found = davidson([(0, 1, 5, 0, 0), (1, 2, 5, 0, 0), (2, 0, 5, 0, 0)], 3)
+    found = fit_davidson([(0, 1, 5, 0, 0), (1, 2, 5, 0, 0), (2, 0, 5, 0, 0)], 3)
     assert found.note == ""
     assert found.log_strengths == pytest.approx((0, 0, 0), abs=1e-9)
 
@@ -128,16 +128,16 @@ def test_a_circle_without_ties_has_a_maximum() -> None:
 @settings(deadline=None, max_examples=10)
 def test_many_fits_at_once_are_the_same_fits(tables: list[list[tuple[int, int, int]]]) -> None:
     alone = [[*f.log_strengths, f.nu] for f in map(fit, tables)]
-    batch, halves = resamples(PAIRS, np.array(tables, float), 3)
+    batch, halves = fit_resamples(PAIRS, np.array(tables, float), 3)
     assert not halves.any()
     assert batch.tolist() == [pytest.approx(a, abs=1e-6) for a in alone]
 
 
 def test_rows_that_nothing_connects_have_no_common_scale() -> None:
-    assert connected([(0, 1), (2, 1)], 3)
-    assert not connected([(0, 1)], 3)
+    assert is_connected([(0, 1), (2, 1)], 3)
+    assert not is_connected([(0, 1)], 3)
     with pytest.raises(SpecError, match="no common scale"):
-        davidson([(0, 1, 1, 1, 1), (1, 2, 0, 0, 0)], 3)
-    assert np.isnan(resamples(PAIRS, np.array([[(1, 1, 1), (0, 0, 0), (0, 0, 0)]]), 3)[0]).all()
+        fit_davidson([(0, 1, 1, 1, 1), (1, 2, 0, 0, 0)], 3)
+    assert np.isnan(fit_resamples(PAIRS, np.array([[(1, 1, 1), (0, 0, 0), (0, 0, 0)]]), 3)[0]).all()
     with pytest.raises(SpecError, match="at least 0"):
-        davidson([(0, 1, -1, 1, 1)], 2)
+        fit_davidson([(0, 1, -1, 1, 1)], 2)

@@ -12,18 +12,27 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from local_judges import LocalJudge, Mind, always_left, always_tie, brighter, coin, darker, folders
+from local_judges import (
+    JudgeBehaviour,
+    LocalJudge,
+    always_left,
+    always_tie,
+    folders,
+    hash_coin,
+    prefer_brighter,
+    prefer_darker,
+)
 
 from skipstone.errors import SpecError
-from skipstone_bench.vlm.agreement import both_namings, kappa, resampled, signs, wilson
-from skipstone_bench.vlm.budget import Caps
-from skipstone_bench.vlm.client import Judge
-from skipstone_bench.vlm.disagreements import disagreements, sheet
-from skipstone_bench.vlm.material import Sample, material
+from skipstone_bench.vlm.agreement import bootstrap_tables, kappa, sign_test, symmetrize, wilson_interval
+from skipstone_bench.vlm.budget import SpendingCaps
+from skipstone_bench.vlm.client import JudgeEndpoint
+from skipstone_bench.vlm.disagreements import find_disagreements, render_disagreements
+from skipstone_bench.vlm.material import JudgedSample, load_material
 from skipstone_bench.vlm.outcomes import Outcome
-from skipstone_bench.vlm.protocol import Answer, Protocol
-from skipstone_bench.vlm.report import JSON, PAGE, PLOT, SHEET, Report
-from skipstone_bench.vlm.round import Manners, Plan, Round, pairs_of
+from skipstone_bench.vlm.protocol import Answer, JudgingProtocol
+from skipstone_bench.vlm.report import JSON, PAGE, PLOT, SHEET, JudgingReport
+from skipstone_bench.vlm.round import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 from skipstone_bench.vlm.verdict import NONE, REFUSED, SAME, Verdicts, verdicts
 
 ANSWERS = {"l": Answer("left", ""), "r": Answer("right", ""), "t": Answer("tie", ""), "?": None}
@@ -33,7 +42,7 @@ def outcome(
     said: str, k: int = 0, *, judge: str = "j", pair: tuple[str, str] = ("a", "b"), prompt: str = ""
 ) -> Outcome:
     """`said`: the answers with the first and with the second row on the left."""
-    shown = Sample(f"{k}", prompt or f"prompt {k}", "", {})
+    shown = JudgedSample(f"{k}", prompt or f"prompt {k}", "", {})
     if said == "=":
         return Outcome(judge, pair, shown, None, None, identical=True)
     return Outcome(judge, pair, shown, ANSWERS[said[0]], ANSWERS[said[1]], open=said == "??")
@@ -80,42 +89,42 @@ def test_kappa_by_hand() -> None:
 @settings(deadline=None, max_examples=40)
 def test_kappa_does_not_depend_on_naming_and_stays_in_its_bounds(table: list[list[int]]) -> None:
     counts = np.array(table)
-    found = kappa(both_namings(counts))
-    other = kappa(both_namings(counts[[1, 0, 2]][:, [1, 0, 2]]))
+    found = kappa(symmetrize(counts))
+    other = kappa(symmetrize(counts[[1, 0, 2]][:, [1, 0, 2]]))
     assert found == pytest.approx(other, nan_ok=True)
     assert math.isnan(found) or -1 <= found <= 1 + 1e-12
-    assert kappa(both_namings(counts.T)) == pytest.approx(found, nan_ok=True)
+    assert kappa(symmetrize(counts.T)) == pytest.approx(found, nan_ok=True)
 
 
 def test_agreement_on_one_row_that_always_wins_is_agreement() -> None:
     assert math.isnan(kappa([[9, 0, 0], [0, 0, 0], [0, 0, 0]]))
-    assert kappa(both_namings([[9, 0, 0], [0, 0, 0], [0, 0, 0]])) == 1.0
+    assert kappa(symmetrize([[9, 0, 0], [0, 0, 0], [0, 0, 0]])) == 1.0
 
 
 def test_wilson_by_hand_and_signs() -> None:
     # 81 of 263, level 0.95: Newcombe 1998, table I gives 0.2553 to 0.3662.
-    found = wilson(81 / 263, 263)
+    found = wilson_interval(81 / 263, 263)
     assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(1.0, 10).high == 1.0
-    assert wilson(1.0, 10).low == pytest.approx(1 / (1 + 3.8415 / 10), abs=1e-4)
-    assert signs(6, 0) == pytest.approx(2 / 64)
-    assert signs(0, 0) == 1.0
+    assert wilson_interval(1.0, 10).high == 1.0
+    assert wilson_interval(1.0, 10).low == pytest.approx(1 / (1 + 3.8415 / 10), abs=1e-4)
+    assert sign_test(6, 0) == pytest.approx(2 / 64)
+    assert sign_test(0, 0) == 1.0
     with pytest.raises(SpecError):
-        wilson(0.5, 0)
+        wilson_interval(0.5, 0)
 
 
 def test_intervals_draw_prompts_not_answers() -> None:
     # Ten prompts of a hundred answers each, alike within a prompt: as wide as ten answers are.
     tables = [[100, 0] if k < 5 else [0, 100] for k in range(10)]
-    (many,) = resampled(tables, lambda t: t[:, 0] / t.sum(1))
-    (few,) = resampled([[a // 100, b // 100] for a, b in tables], lambda t: t[:, 0] / t.sum(1))
+    (many,) = bootstrap_tables(tables, lambda t: t[:, 0] / t.sum(1))
+    (few,) = bootstrap_tables([[a // 100, b // 100] for a, b in tables], lambda t: t[:, 0] / t.sum(1))
     assert (many.low, many.high) == (few.low, few.high)
     assert many.high - many.low > 0.5
-    (one,) = resampled([[3, 1]], lambda t: t[:, 0] / t.sum(1))
+    (one,) = bootstrap_tables([[3, 1]], lambda t: t[:, 0] / t.sum(1))
     assert one.value == 0.75
     assert math.isnan(one.low)
     with pytest.raises(SpecError, match="at least one prompt"):
-        resampled([], lambda t: t)
+        bootstrap_tables([], lambda t: t)
 
 
 # -- Verdicts ---------------------------------------------------------------------------------------
@@ -179,7 +188,7 @@ def test_a_coin_that_is_thrown_for_each_answer_rarely_prefers_anything() -> None
     for _ in range(400):
         throws = ["".join("lr"[int(x)] for x in two) for two in draw.integers(0, 2, (20, 2))]
         said.append([{"lr": 1, "rl": -1}.get(t, 0) for t in throws])
-    false = sum(signs(s.count(1), s.count(-1)) < 0.05 for s in said)
+    false = sum(sign_test(s.count(1), s.count(-1)) < 0.05 for s in said)
     assert false / 400 < 0.05
 
 
@@ -228,26 +237,37 @@ def test_strengths_follow_the_outcomes() -> None:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, JudgingReport]:
     """Five judges on two rows and ten samples."""
     root = tmp_path_factory.mktemp("told")
     both, prompts = folders(root / "in", {"dark": 40, "bright": 200}, 10)
-    found = material(both, (), prompts)
-    minds: dict[str, Mind] = {"light": brighter, "dim": darker, "left": always_left, "tie": always_tie, "coin": coin}
+    found = load_material(both, (), prompts)
+    minds: dict[str, JudgeBehaviour] = {
+        "light": prefer_brighter,
+        "dim": prefer_darker,
+        "left": always_left,
+        "tie": always_tie,
+        "coin": hash_coin,
+    }
     servers = {name: LocalJudge(mind) for name, mind in minds.items()}
     for server in servers.values():
         server.__enter__()
-    judges = tuple(Judge(name, server.url) for name, server in servers.items())
-    asked = Round(Plan(found, pairs_of(found), judges, Protocol(side=64)), root / "out", Caps(), Manners(pause=0.0))
+    judges = tuple(JudgeEndpoint(name, server.url) for name, server in servers.items())
+    asked = JudgingRun(
+        JudgingPlan(found, list_pairs(found), judges, JudgingProtocol(side=64)),
+        root / "out",
+        SpendingCaps(),
+        RequestSettings(retry_delay=0.0),
+    )
     asked.run()
     for server in servers.values():
         server.__exit__()
-    report = Report.of(asked)
+    report = JudgingReport.from_run(asked)
     report.write(root / "out", "skipstone prefer ...")
     return root / "out", report
 
 
-def test_judges_of_known_bias(told: tuple[Path, Report]) -> None:
+def test_judges_of_known_bias(told: tuple[Path, JudgingReport]) -> None:
     v = told[1].verdicts
     verdict = {p.judge.partition("@")[0]: p.verdict for p in v.pairs}
     assert verdict == {"light": "bright", "dim": "dark", "left": REFUSED, "tie": NONE, "coin": verdict["coin"]}
@@ -272,10 +292,10 @@ def test_judges_of_known_bias(told: tuple[Path, Report]) -> None:
     assert v.panel == {("dark", "bright"): "judges disagree"}
 
 
-def test_the_files_of_a_verdict(told: tuple[Path, Report]) -> None:
+def test_the_files_of_a_verdict(told: tuple[Path, JudgingReport]) -> None:
     folder, report = told
     document = json.loads((folder / JSON).read_text())
-    assert document["protocol"]["sha256"] == Protocol().sha256
+    assert document["protocol"]["sha256"] == JudgingProtocol().sha256
     assert document["protocol"]["template"].count("{prompt}") == 1
     assert document["spent"]["requests"] == 100
     assert len(document["pairs"]) == 5
@@ -287,5 +307,5 @@ def test_the_files_of_a_verdict(told: tuple[Path, Report]) -> None:
     assert "Made by `skipstone prefer ...`" in page
     for name in (PLOT, SHEET):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    assert disagreements(report.outcomes)[0][0].kind != disagreements(report.outcomes)[0][1].kind
-    assert sheet([o for o in report.outcomes if o.judge.startswith("light")], 64) is None
+    assert find_disagreements(report.outcomes)[0][0].kind != find_disagreements(report.outcomes)[0][1].kind
+    assert render_disagreements([o for o in report.outcomes if o.judge.startswith("light")], 64) is None

@@ -18,20 +18,20 @@ from skipstone import registry
 from skipstone.calibration.target import Target
 from skipstone.engine.contracts import Chain, Run
 from skipstone.errors import CertificateError, GuestWarning, OutputError, SpecError
-from skipstone.policies.certified import Certificate, Certified, Point
+from skipstone.policies.certified import CalibrationPoint, Certificate, Certified
 
 CALL = {"num_inference_steps": 6}
 
 
-def point(calls: float, accepted: bool, fixed: bool = False, steps: int = 20) -> Point:
+def point(calls: float, accepted: bool, fixed: bool = False, steps: int = 20) -> CalibrationPoint:
     setting = "fixed" if fixed else f"interval(every={round(calls)})"
     scheduler = {"class": "DDIMScheduler", "num_train_timesteps": 1000}
-    return Point(
+    return CalibrationPoint(
         setting, f"ddim / trailing / {steps}", steps, calls, 0.9, 0.8, 1.0, 50, 5, 0.01, accepted, fixed, scheduler
     )
 
 
-def certificate(*points: Point) -> Certificate:
+def certificate(*points: CalibrationPoint) -> Certificate:
     return Certificate(
         "psnr >= 30 @ 90%",
         "at least 90 % of prompts have psnr >= 30",
@@ -63,8 +63,8 @@ def certificate(*points: Point) -> Certificate:
     ).filter(lambda points: any(p.accepted for p in points)),
     st.booleans(),
 )
-def test_the_fastest_that_is_promised_and_allowed_is_used(points: list[Point], allowed: bool) -> None:
-    found, advice = certificate(*points).pick(allowed)
+def test_the_fastest_that_is_promised_and_allowed_is_used(points: list[CalibrationPoint], allowed: bool) -> None:
+    found, advice = certificate(*points).choose_point(allowed)
     promised = [p for p in points if p.accepted]
     usable = [p for p in promised if allowed or not p.fixed]
     assert found.calls == min((p.calls for p in usable), default=50.0)
@@ -74,17 +74,17 @@ def test_the_fastest_that_is_promised_and_allowed_is_used(points: list[Point], a
 
 def test_where_only_a_sampler_keeps_the_promise_nothing_is_changed_and_it_is_advised() -> None:
     made = certificate(point(12.0, True, fixed=True, steps=12), point(8.0, False))
-    policy, advice = Certified.using(made, allow_sampler=False)
+    policy, advice = Certified.from_certificate(made, allow_sampler=False)
     assert registry.spell(policy) == "fixed"
     assert "12 steps of ddim / trailing serves you better" in advice
     assert "allow_sampler=True" in advice
-    allowed, silent = Certified.using(made, allow_sampler=True)
+    allowed, silent = Certified.from_certificate(made, allow_sampler=True)
     assert (allowed.point.steps, silent) == (12, "")
-    assert allowed.replaces["class"] == "DDIMScheduler"
-    assert policy.replaces == {}
+    assert allowed.replacement_scheduler["class"] == "DDIMScheduler"
+    assert policy.replacement_scheduler == {}
     policy.check({"pipeline": "another"}, "it")  # what changes nothing may run on anything
-    policy.check_way("own / 7", "it")
-    assert policy.doubts({"num_inference_steps": 7}) == []
+    policy.check_sampler("own / 7", "it")
+    assert policy.call_warnings({"num_inference_steps": 7}) == []
     with pytest.raises(CertificateError, match="pipeline is Pebble in the certificate and another here"):
         allowed.check({"pipeline": "another"}, "it")
 
@@ -93,7 +93,7 @@ def test_where_only_a_sampler_keeps_the_promise_nothing_is_changed_and_it_is_adv
 
 
 def test_it_is_the_bare_policy_in_all_that_the_engine_asks() -> None:
-    policy, _ = Certified.using(certificate(point(20.0, True)))
+    policy, _ = Certified.from_certificate(certificate(point(20.0, True)))
     bare = registry.parse("policy", "interval(every=20)")
     assert registry.spell(policy) == registry.spell(bare)
     assert (policy.needs, policy.scope, policy.sites, policy.solver) == (
@@ -107,7 +107,7 @@ def test_it_is_the_bare_policy_in_all_that_the_engine_asks() -> None:
 
 
 def test_in_a_chain_it_promises_nothing() -> None:
-    policy, _ = Certified.using(certificate(point(20.0, True)))
+    policy, _ = Certified.from_certificate(certificate(point(20.0, True)))
     chained = policy | registry.parse("policy", "budget(calls=9)")
     assert type(chained) is Chain
     assert registry.spell(chained) == "interval(every=20) | budget(calls=9)"
@@ -122,7 +122,7 @@ def test_what_is_loaded_is_what_was_saved(policy: Certified, saved: Path, pipe: 
     assert isinstance(loaded, Certified)
     assert loaded == policy
     document = json.loads((saved / "policy.json").read_text())
-    assert loaded.certificate == Certificate.of(document["certificate"])
+    assert loaded.certificate == Certificate.from_dict(document["certificate"])
     assert loaded.certificate.points == policy.certificate.points
     assert loaded.files == policy.files
     again = loaded.save_pretrained(saved.parent / "again")
@@ -197,11 +197,11 @@ def test_another_scheduler_is_refused_and_another_call_is_warned_of(policy: Cert
 
 
 def test_the_engine_refuses_what_was_calibrated_in_a_pipeline(policy: Certified, tiny_model: Path) -> None:
-    from skipstone.calibration.subjects import subject_of
+    from skipstone.calibration.subjects import make_subject
     from skipstone.evaluation.columns import parse_column
 
-    engine = subject_of(skipstone.Pebble.load(tiny_model))
-    column = replace(parse_column("fixed", *engine.defaults), policy=policy)
+    engine = make_subject(skipstone.Pebble.load(tiny_model))
+    column = replace(parse_column("fixed", *engine.default_sampler), policy=policy)
     with pytest.raises(
         CertificateError, match="pipeline is StableDiffusionPipeline in the certificate and Pebble here"
     ):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone.calibration import Target, choose, p_value
+from skipstone.calibration import Target, choose_setting, p_value
 from skipstone.calibration.control import conformal, fixed_sequence, holm
 from skipstone.errors import SpecError
 
@@ -103,25 +103,25 @@ def test_conformal_by_hand() -> None:
 
 
 def test_the_cheapest_accepted_setting_is_chosen() -> None:
-    found = choose(SHARE, rows([0, 1, 2, 3, 15]), [50, 20, 10, 12, 5], 0.1)
+    found = choose_setting(SHARE, rows([0, 1, 2, 3, 15]), [50, 20, 10, 12, 5], 0.1)
     assert (found.index, found.nearest, found.accepted) == (2, 2, (0, 1, 2, 3))
     assert found.p_values == tuple(p_value(SHARE, row) for row in rows([0, 1, 2, 3, 15]))
     assert found.p == found.p_values[2]
-    tie = choose(SHARE, rows([0, 1, 2]), [7, 7, 7], 0.1)
+    tie = choose_setting(SHARE, rows([0, 1, 2]), [7, 7, 7], 0.1)
     assert tie.index == 0
 
 
 def test_a_setting_behind_one_that_fails_is_reached_by_holm_alone() -> None:
     table, costs = rows([0, 50, 1]), [50, 20, 10]
-    assert choose(SHARE, table, costs, 0.1).index == 0
-    assert choose(SHARE, table, costs, 0.1, method="holm").index == 2
+    assert choose_setting(SHARE, table, costs, 0.1).index == 0
+    assert choose_setting(SHARE, table, costs, 0.1, method="holm").index == 2
 
 
 def test_where_none_is_accepted_the_nearest_is_named() -> None:
-    found = choose(SHARE, rows([30, 12, 20]), [50, 20, 10], 0.1)
+    found = choose_setting(SHARE, rows([30, 12, 20]), [50, 20, 10], 0.1)
     assert (found.index, found.accepted, found.nearest) == (None, (), 1)
     assert found.p == found.p_values[1] > 0.1
-    hopeless = choose(MEAN, [[0.3] * 20, [0.6] * 20, [math.nan] * 20], [3, 2, 1], 0.1)
+    hopeless = choose_setting(MEAN, [[0.3] * 20, [0.6] * 20, [math.nan] * 20], [3, 2, 1], 0.1)
     assert (hopeless.p_values, hopeless.nearest) == ((1.0, 1.0, 1.0), 1)
 
 
@@ -132,7 +132,7 @@ def test_every_group_must_meet_the_target() -> None:
     for i in range(12):  # 12 of 60 dogs fail, and 10 % of all
         row[2 * i + 1] = None
     table = [[1.0] * len(row), row]
-    apart = choose(SHARE, table, [2, 1], 0.1, groups)
+    apart = choose_setting(SHARE, table, [2, 1], 0.1, groups)
     assert apart.index == 0
     assert apart.p_values[1] == p_value(SHARE, row[1::2]) > p_value(SHARE, row)
     assert apart.p_values[0] == p_value(SHARE, [1.0] * n)  # half of the prompts prove less
@@ -140,28 +140,28 @@ def test_every_group_must_meet_the_target() -> None:
 
 def test_conformal_choices_have_no_p() -> None:
     table = [[1.0] * 30, [0.95] * 30, [0.5] * 30]
-    found = choose(MEAN, table, [3, 2, 1], None, method="conformal")
+    found = choose_setting(MEAN, table, [3, 2, 1], None, method="conformal")
     assert (found.index, found.accepted, found.nearest) == (1, (1,), 1)
     assert math.isnan(found.p)
     assert len(found.p_values) == 3
-    none = choose(MEAN, table[1:], [2, 1], None, method="conformal")
+    none = choose_setting(MEAN, table[1:], [2, 1], None, method="conformal")
     assert none.index == 0
-    assert choose(MEAN, table[2:], [1], None, method="conformal").index is None
+    assert choose_setting(MEAN, table[2:], [1], None, method="conformal").index is None
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda: choose(SHARE, [], [], 0.1), "settings that all have a value"),
-        (lambda: choose(SHARE, [[1.0], [1.0, 1.0]], [1, 2], 0.1), "settings that all have a value"),
-        (lambda: choose(SHARE, [[1.0]], [1, 2], 0.1), "a cost each"),
-        (lambda: choose(SHARE, [[]], [1], 0.1), "at least one prompt"),
-        (lambda: choose(SHARE, [[1.0]], [1], 1.5), "delta in"),
-        (lambda: choose(SHARE, [[1.0]], [1], None), "method='conformal'"),
-        (lambda: choose(SHARE, [[1.0]], [1], 0.1, method="bonferroni"), "among fixed_sequence, holm"),  # type: ignore[arg-type]
-        (lambda: choose(MEAN, [[1.0]], [1], 0.1, method="conformal"), "no confidence and no groups"),
-        (lambda: choose(SHARE, [[1.0]], [1], None, method="conformal"), "'@ mean'"),
-        (lambda: choose(MEAN, [[1.0]], [1], None, ["a"], method="conformal"), "no groups"),
+        (lambda: choose_setting(SHARE, [], [], 0.1), "settings that all have a value"),
+        (lambda: choose_setting(SHARE, [[1.0], [1.0, 1.0]], [1, 2], 0.1), "settings that all have a value"),
+        (lambda: choose_setting(SHARE, [[1.0]], [1, 2], 0.1), "a cost each"),
+        (lambda: choose_setting(SHARE, [[]], [1], 0.1), "at least one prompt"),
+        (lambda: choose_setting(SHARE, [[1.0]], [1], 1.5), "delta in"),
+        (lambda: choose_setting(SHARE, [[1.0]], [1], None), "method='conformal'"),
+        (lambda: choose_setting(SHARE, [[1.0]], [1], 0.1, method="bonferroni"), "among fixed_sequence, holm"),  # type: ignore[arg-type]
+        (lambda: choose_setting(MEAN, [[1.0]], [1], 0.1, method="conformal"), "no confidence and no groups"),
+        (lambda: choose_setting(SHARE, [[1.0]], [1], None, method="conformal"), "'@ mean'"),
+        (lambda: choose_setting(MEAN, [[1.0]], [1], None, ["a"], method="conformal"), "no groups"),
         (lambda: fixed_sequence([0.1], 0.1, [1]), "starts among"),
         (lambda: fixed_sequence([0.1], 0.1, []), "starts among"),
         (lambda: fixed_sequence([0.1, 0.2], 0.1, [0, 0]), "different starts"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone.calibration import Target, enough, p_value, prompts_needed
+from skipstone.calibration import Target, check_enough_prompts, p_value, prompts_needed
 from skipstone.calibration.planning import fewest
 from skipstone.calibration.risk import binomial_p
 from skipstone.errors import SpecError
@@ -88,36 +88,38 @@ def test_a_slack_is_assumed_that_the_metric_can_have(text: str) -> None:
 
 
 def test_too_few_prompts_are_said_before_the_run() -> None:
-    enough(SHARE, 0.9, 22)
+    check_enough_prompts(SHARE, 0.9, 22)
     with pytest.raises(SpecError, match=r"at least 22 prompts.*got 21.*'@ 89%' or a confidence of 0\.89 at most"):
-        enough(SHARE, 0.9, 21)
+        check_enough_prompts(SHARE, 0.9, 21)
     with pytest.raises(SpecError, match="at least 299 prompts"):
-        enough(Target.parse("psnr >= 30 @ 99%"), 0.95, 200)
+        check_enough_prompts(Target.parse("psnr >= 30 @ 99%"), 0.95, 200)
     with pytest.raises(SpecError, match="got 0"):
-        enough(SHARE, 0.9, 0)
+        check_enough_prompts(SHARE, 0.9, 0)
     with pytest.raises(SpecError, match="ask for less"):
-        enough(Target.parse("ssim >= 0.95 @ mean"), 0.95, 50)
+        check_enough_prompts(Target.parse("ssim >= 0.95 @ mean"), 0.95, 50)
 
 
 @given(st.integers(2, 97), st.floats(0.51, 0.98), st.integers(1, 60))
 def test_what_is_offered_instead_would_do(percent: int, confidence: float, n: int) -> None:
     target = Target.parse(f"psnr >= 30 @ {percent}%")
     try:
-        enough(target, confidence, n)
+        check_enough_prompts(target, confidence, n)
     except SpecError as e:
         offered = str(e).split(" at most")[0]
         if "'@ " in offered:
-            enough(Target.parse(f"psnr >= 30 @ {offered.split(chr(39) + '@ ')[-1].split('%')[0]}%"), confidence, n)
+            check_enough_prompts(
+                Target.parse(f"psnr >= 30 @ {offered.split(chr(39) + '@ ')[-1].split('%')[0]}%"), confidence, n
+            )
         if "a confidence of " in offered:
-            enough(target, float(offered.rsplit("a confidence of ", 1)[1]), n)
+            check_enough_prompts(target, float(offered.rsplit("a confidence of ", 1)[1]), n)
 
 
 def test_every_group_must_have_enough() -> None:
-    enough(SHARE, 0.9, 44, ["a", "b"] * 22)
+    check_enough_prompts(SHARE, 0.9, 44, ["a", "b"] * 22)
     with pytest.raises(SpecError, match=r"at least 22 prompts in the final test in each group.*got 4 of 'b'"):
-        enough(SHARE, 0.9, 44, ["a"] * 40 + ["b"] * 4)
+        check_enough_prompts(SHARE, 0.9, 44, ["a"] * 40 + ["b"] * 4)
     with pytest.raises(SpecError, match="one group for each of 44"):
-        enough(SHARE, 0.9, 44, ["a"])
+        check_enough_prompts(SHARE, 0.9, 44, ["a"])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_every_group_must_have_enough() -> None:
         lambda: prompts_needed(SHARE, 0.9, groups=0),
         lambda: prompts_needed(MEAN, 0.9, deviation=0.0),
         lambda: prompts_needed(SHARE, 0.9, power=1.0),
-        lambda: enough(SHARE, 0.0, 100),
+        lambda: check_enough_prompts(SHARE, 0.0, 100),
     ],
 )
 def test_plans_out_of_range_are_refused(wrong: Callable[[], object]) -> None:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, norm
 
-from skipstone.calibration import Target, by_group, interval, p_value
-from skipstone.calibration.betting import least_mean, mixed, planned
-from skipstone.calibration.risk import betting_p, binomial_p, divided, hoeffding_bentkus_p
+from skipstone.calibration import Target, p_value, p_value_by_group, risk_interval
+from skipstone.calibration.betting import anytime_log_capital, fixed_size_log_capital, mean_lower_bound
+from skipstone.calibration.risk import betting_p, binomial_p, hoeffding_bentkus_p, split_by_group
 from skipstone.errors import SpecError
 
 Test = Callable[[Sequence[float], float], float]
@@ -98,9 +98,11 @@ def test_the_bets_by_hand() -> None:
     aim = 2 * math.log(1 / 0.05)
     first = min(math.sqrt(aim / (2 * 0.25)), 0.9 / 0.5)
     second = min(math.sqrt(aim / (2 * (0.25 + (1 - 0.75) ** 2) / 2)), 0.9 / 0.5)
-    assert np.exp(planned(np.ones(2), 0.5)) == pytest.approx([1 + first / 2, (1 + first / 2) * (1 + second / 2)])
+    assert np.exp(fixed_size_log_capital(np.ones(2), 0.5)) == pytest.approx(
+        [1 + first / 2, (1 + first / 2) * (1 + second / 2)]
+    )
     share = (np.arange(1, 21) / 20) ** 2
-    assert np.exp(mixed(np.array([1.0, 0.0]), 0.25)) == pytest.approx(
+    assert np.exp(anytime_log_capital(np.array([1.0, 0.0]), 0.25)) == pytest.approx(
         [(1 + 3 * share).mean(), ((1 + 3 * share) * (1 - share)).mean()]
     )
 
@@ -108,7 +110,7 @@ def test_the_bets_by_hand() -> None:
 @given(losses, risks, risks)
 def test_capital_falls_as_the_claim_gets_weaker(x: list[float], a: float, b: float) -> None:
     a, b = sorted((a, b))
-    for capital in (planned, mixed):
+    for capital in (fixed_size_log_capital, anytime_log_capital):
         low, high = capital(np.array(x), a), capital(np.array(x), b)
         assert (low >= high - 1e-9).all() or np.isneginf(high[low < high]).all()
 
@@ -116,7 +118,7 @@ def test_capital_falls_as_the_claim_gets_weaker(x: list[float], a: float, b: flo
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=40), st.floats(0.1, 0.9))
 def test_stakes_see_only_the_past(x: list[float], m: float) -> None:
     """The last draw changes the last capital only, and by one stake whether it is won or lost."""
-    for capital in (planned, mixed):
+    for capital in (fixed_size_log_capital, anytime_log_capital):
         ends = [capital(np.array([*x[:-1], last]), m) for last in (0.0, m, 1.0)]
         for end in ends[1:]:
             np.testing.assert_array_equal(end[:-1], ends[0][:-1])
@@ -128,14 +130,16 @@ def test_stakes_see_only_the_past(x: list[float], m: float) -> None:
 def test_a_sorted_list_is_shuffled_before_it_is_bet_on() -> None:
     x = np.linspace(0, 0.19, 100)
     p = betting_p(x.tolist(), 0.1)
-    assert math.exp(-planned(1 - x, 0.9).max()) < 0.2 < 0.4 < p  # in order, the first half alone would say more
+    assert (
+        math.exp(-fixed_size_log_capital(1 - x, 0.9).max()) < 0.2 < 0.4 < p
+    )  # in order, the first half alone would say more
     assert betting_p(x.tolist(), 0.1, seed=1) != p
 
 
 def test_no_luck_with_the_order_proves_what_the_mean_does_not_show() -> None:
     x = np.array([0.0] * 60 + [1.0] * 60)
     found = betting_p(x.tolist(), 0.4)
-    assert math.exp(-planned(1 - x, 0.6).max()) < 1e-6
+    assert math.exp(-fixed_size_log_capital(1 - x, 0.6).max()) < 1e-6
     assert found == 1.0
 
 
@@ -162,7 +166,7 @@ def test_what_cannot_be_measured_counts_against_the_promise(target: Target) -> N
 def test_the_worse_end_of_the_interval_agrees_with_the_test(
     x: list[float | None], confidence: float, target: Target
 ) -> None:
-    found, p = interval(target, x, confidence), p_value(target, x)
+    found, p = risk_interval(target, x, confidence), p_value(target, x)
     promised = target.fraction if target.fraction is not None else target.level
     assert 0 <= found.low <= found.value + 1e-12 <= found.high + 2e-12 <= 1 + 2e-12
     assert found.n == len(x)
@@ -171,7 +175,7 @@ def test_the_worse_end_of_the_interval_agrees_with_the_test(
 
 
 def test_intervals_of_shares_are_those_of_clopper_and_pearson() -> None:
-    found = interval(SHARE, [0.9] * 18 + [0.1] * 2, 0.95)
+    found = risk_interval(SHARE, [0.9] * 18 + [0.1] * 2, 0.95)
     assert (found.value, found.n) == (0.9, 20)
     assert (found.low, found.high) == pytest.approx((beta.ppf(0.05, 18, 3), beta.ppf(0.95, 19, 2)))
 
@@ -181,7 +185,7 @@ def test_intervals_of_means_cover() -> None:
     rng = np.random.default_rng(1)
     missed = np.zeros(2)
     for x in 1 - rng.beta(0.3, 2.7, (300, 60)):
-        found = interval(MEAN, x.tolist(), 0.9)
+        found = risk_interval(MEAN, x.tolist(), 0.9)
         missed += (found.low > 0.9, found.high < 0.9)
     assert (missed <= 300 * 0.1).all()
     assert missed.sum() > 0  # not merely endless
@@ -191,36 +195,36 @@ def test_lower_is_better_turns_the_interval() -> None:
     low = Target.parse("lpips <= 0.2 @ mean within 0..2")
     high = Target.parse("ssim >= 0.9 @ mean within 0..1")
     x = [0.05, 0.1, 0.3, 0.02] * 10
-    a, b = interval(low, x, 0.9), interval(high, [1 - v / 2 for v in x], 0.9)
+    a, b = risk_interval(low, x, 0.9), risk_interval(high, [1 - v / 2 for v in x], 0.9)
     assert (a.low, a.value, a.high) == pytest.approx((2 - 2 * b.high, 2 - 2 * b.value, 2 - 2 * b.low))
 
 
 @given(values, st.data())
 def test_groups_are_tested_one_by_one(x: list[float | None], data: st.DataObject) -> None:
     groups = data.draw(st.lists(st.sampled_from("abc"), min_size=len(x), max_size=len(x)))
-    found = by_group(MEAN, x, groups)
+    found = p_value_by_group(MEAN, x, groups)
     assert list(found) == sorted(set(groups))
     for name, p in found.items():
         assert p == p_value(MEAN, [v for v, g in zip(x, groups, strict=True) if g == name])
-    assert by_group(MEAN, x) == {"": p_value(MEAN, x)}
+    assert p_value_by_group(MEAN, x) == {"": p_value(MEAN, x)}
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 0.5))
 def test_the_bound_of_a_mean_is_the_greatest_that_is_rejected(x: list[float], delta: float) -> None:
-    bound = least_mean(np.array(x), delta, planned)
+    bound = mean_lower_bound(np.array(x), delta, fixed_size_log_capital)
     assert 0 <= bound < 1
     if 0 < bound < 1 - 1e-9:
-        assert planned(np.array(x), bound).max() >= math.log(1 / delta)
-        assert planned(np.array(x), bound + 1e-9).max() <= math.log(1 / delta) + 1e-6
+        assert fixed_size_log_capital(np.array(x), bound).max() >= math.log(1 / delta)
+        assert fixed_size_log_capital(np.array(x), bound + 1e-9).max() <= math.log(1 / delta) + 1e-6
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         lambda: p_value(SHARE, []),
-        lambda: interval(SHARE, [1.0], 0.5),
-        lambda: interval(SHARE, [1.0], 1.0),
-        lambda: divided([1.0, 2.0], ["a"]),
+        lambda: risk_interval(SHARE, [1.0], 0.5),
+        lambda: risk_interval(SHARE, [1.0], 1.0),
+        lambda: split_by_group([1.0, 2.0], ["a"]),
         lambda: binomial_p(3, 2, 0.1),
         lambda: binomial_p(0, 0, 0.1),
         lambda: binomial_p(0, 1, 1.0),

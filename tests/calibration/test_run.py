@@ -12,8 +12,8 @@ import skipstone
 from skipstone.calibration.planning import fewest
 from skipstone.calibration.risk import binomial_p
 from skipstone.calibration.target import Target
-from skipstone.errors import GuestWarning, PromptError, SpecError, TargetMissed, UnknownName
-from skipstone.evaluation.pipeline_subject import Guest
+from skipstone.errors import GuestWarning, PromptError, SpecError, TargetMissedError, UnknownNameError
+from skipstone.evaluation.pipeline_subject import PipelineSubject
 from skipstone.evaluation.prompts import Prompt
 from skipstone.policies.certified import Certified
 
@@ -56,20 +56,20 @@ def test_the_same_call_again_draws_nothing(policy: Certified, pipe: Any, cache: 
 def test_a_calibration_that_was_cut_off_goes_on(
     policy: Certified, pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw, left = Guest.draw, [4]
+    draw, left = PipelineSubject.draw, [4]
 
-    def cut(self: Guest, items: Any, column: Any, watch: Any = None) -> Any:
+    def cut(self: PipelineSubject, items: Any, column: Any, watch: Any = None) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
         return draw(self, items, column, watch)
 
-    monkeypatch.setattr(Guest, "draw", cut)
+    monkeypatch.setattr(PipelineSubject, "draw", cut)
     with pytest.raises(KeyboardInterrupt):
         again(pipe, tmp_path)
     kept = sum(len(path.read_text().splitlines()) for path in tmp_path.rglob("scores-*.jsonl"))
     assert kept > 0
-    monkeypatch.setattr(Guest, "draw", draw)
+    monkeypatch.setattr(PipelineSubject, "draw", draw)
     found = again(pipe, tmp_path)
     assert found.certificate.points == policy.certificate.points
     assert sum(found.certificate.spent.values()) > 0
@@ -77,7 +77,7 @@ def test_a_calibration_that_was_cut_off_goes_on(
 
 def test_where_nothing_keeps_the_promise_the_nearest_is_named(pipe: Any, cache: Path) -> None:
     with pytest.raises(
-        TargetMissed, match=r"None of 1 settings .* The nearest is error_control\(tol=9.0.* of \d+ prompts"
+        TargetMissedError, match=r"None of 1 settings .* The nearest is error_control\(tol=9.0.* of \d+ prompts"
     ):
         again(pipe, cache, settings=SETTINGS[2:], target="psnr >= 90 @ 60%")
 
@@ -105,7 +105,7 @@ def test_a_function_that_gives_nan_fails_every_prompt(pipe: Any, cache: Path) ->
     def nothing(picture: Any, reference: Any) -> float:
         return float("nan")
 
-    with pytest.raises(TargetMissed, match="0 of 8 prompts meet it"):
+    with pytest.raises(TargetMissedError, match="0 of 8 prompts meet it"):
         again(pipe, cache, target="nothing >= 0 @ 60%", metric=nothing, settings=SETTINGS[:1])
 
 
@@ -141,7 +141,7 @@ def test_a_reference_of_the_users_own(pipe: Any, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"target": "sharpness >= 3 @ 90%"}, UnknownName, "no metric is called 'sharpness'"),
+        ({"target": "sharpness >= 3 @ 90%"}, UnknownNameError, "no metric is called 'sharpness'"),
         ({"target": "ssim >= 1.5 @ 90%"}, SpecError, "expected a level in the range of ssim"),
         ({"target": "psnr >= 30 @ 120%"}, SpecError, "between 0 and 100 %"),
         ({"target": "psnr <= 30 @ 90%"}, SpecError, "psnr >= 30 @ 90%"),
@@ -149,9 +149,9 @@ def test_a_reference_of_the_users_own(pipe: Any, cache: Path) -> None:
         ({"confidence": 1.0}, SpecError, r"expected a number in \(0.5, 1\)"),
         ({"prompts": []}, PromptError, "got none"),
         ({"prompts": [*PROMPTS, " "]}, PromptError, "empty"),
-        ({"settings": ["strid"]}, UnknownName, "Did you mean 'stride'"),
+        ({"settings": ["strid"]}, UnknownNameError, "Did you mean 'stride'"),
         ({"settings": ["fewer"]}, SpecError, "expected policies or fixed samplers"),
-        ({"reference": "nothing"}, UnknownName, "nothing"),
+        ({"reference": "nothing"}, UnknownNameError, "nothing"),
         ({"metric": print, "target": "print >= 3 @ 60%", "better": "bigger"}, SpecError, "'higher' or 'lower'"),
         ({"groups": "colour"}, SpecError, "'category'"),
         ({"arguments": {"heigth": 64}}, SpecError, "Did you mean 'height'"),
@@ -165,7 +165,7 @@ def test_bad_input_is_refused_before_anything_is_drawn(
     error: type[Exception],
     said: str,
 ) -> None:
-    monkeypatch.setattr(Guest, "draw", lambda *args: pytest.fail("drawn"))
+    monkeypatch.setattr(PipelineSubject, "draw", lambda *args: pytest.fail("drawn"))
     with pytest.raises(error, match=said):
         again(pipe, tmp_path, **{"confidence": 0.7, **changes})
 

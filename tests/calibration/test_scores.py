@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 from skipstone.calibration import cache as caches
-from skipstone.calibration.cache import Cache, Score
-from skipstone.calibration.scores import Gauge, Scores
+from skipstone.calibration.cache import Cache, SampleScore
+from skipstone.calibration.scores import CachedScores, PictureMeasure
 from skipstone.engine.requests import Status
 from skipstone.errors import MetricError, OutputError, SpecError
 from skipstone.evaluation.columns import Column, parse_column
 from skipstone.evaluation.prompts import Prompt
-from skipstone.evaluation.references import Shot
-from skipstone.evaluation.subject import Item, Made
+from skipstone.evaluation.references import EvaluationSample
+from skipstone.evaluation.subject import GeneratedSample, SampleRequest
 from skipstone.metrics import PSNR
 
 FULL = parse_column("fixed @ ddim / trailing / 10", None, None, 10)
 HALF = parse_column("interval(every=2) @ ddim / trailing / 10", None, None, 10)
-SHOTS = [Shot(Prompt(f"p{i}", f"prompt {i}"), i) for i in range(5)]
+SHOTS = [EvaluationSample(Prompt(f"p{i}", f"prompt {i}"), i) for i in range(5)]
 CONFIGURATION = {"model": "toy", "weights": "a", "guidance": 3.0}
 
 
@@ -34,23 +34,25 @@ class Toy:
     """Draws gray pictures, brighter by a tenth where a policy skips; the third of them is spoilt."""
 
     drawn: list[tuple[str, int]] = field(default_factory=list)
-    moving: bool = False
+    is_video: bool = False
     judge: Any = None
 
-    def draw(self, items: Sequence[Item], column: Column, watch: Any = None) -> tuple[list[Made], float]:
+    def draw(
+        self, items: Sequence[SampleRequest], column: Column, watch: Any = None
+    ) -> tuple[list[GeneratedSample], float]:
         self.drawn += [(column.spec, item.seed) for item in items]
         level = 0.6 if column == HALF else 0.5
         spoilt = [Status.nonfinite if column == HALF and item.seed == 2 else Status.done for item in items]
         calls = 5.0 if column == HALF else 10.0
-        return [Made(np.full((16, 16, 3), level), None, calls, 10.0, status) for status in spoilt], 0.0
+        return [GeneratedSample(np.full((16, 16, 3), level), None, calls, 10.0, status) for status in spoilt], 0.0
 
-    def pictures(self, made: Sequence[Made]) -> list[Any]:
+    def pictures(self, made: Sequence[GeneratedSample]) -> list[Any]:
         return [m.x for m in made]
 
 
-def scores(root: Path, subject: Toy, gauge: Gauge | None = None, **changes: Any) -> tuple[Scores, str]:
+def scores(root: Path, subject: Toy, gauge: PictureMeasure | None = None, **changes: Any) -> tuple[CachedScores, str]:
     cache, said = Cache.open(root, {**CONFIGURATION, **changes})
-    return Scores(subject, FULL, gauge or Gauge("psnr", PSNR().measure), cache, 2), said  # type: ignore[arg-type]
+    return CachedScores(subject, FULL, gauge or PictureMeasure("psnr", PSNR().measure), cache, 2), said  # type: ignore[arg-type]
 
 
 def test_what_was_drawn_is_not_drawn_again(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_values_of_a_function_are_not_kept_but_its_full_runs_are(tmp_path: Path)
     def brightness(picture: Any, reference: Any) -> float:
         return float(picture.mean() - reference.mean())
 
-    gauge = Gauge.of("brightness", Toy(), brightness)  # type: ignore[arg-type]
+    gauge = PictureMeasure.of("brightness", Toy(), brightness)  # type: ignore[arg-type]
     first, _ = scores(tmp_path, Toy(), gauge)
     assert first.of(HALF, SHOTS)[0].value == pytest.approx(0.1)
     again = Toy()
@@ -121,9 +123,11 @@ def test_values_of_a_function_are_not_kept_but_its_full_runs_are(tmp_path: Path)
 
 def test_a_metric_that_looks_at_the_picture_alone_needs_no_full_run(tmp_path: Path) -> None:
     toy = Toy()
-    found, _ = scores(tmp_path, toy, Gauge("brightness", lambda s: float(s.pixels.mean()), alone=True))
+    found, _ = scores(
+        tmp_path, toy, PictureMeasure("brightness", lambda s: float(s.pixels.mean()), needs_no_reference=True)
+    )
     assert found.missing(SHOTS) == []
-    assert found.of(HALF, SHOTS)[0] == Score(pytest.approx(0.6), 5.0)
+    assert found.of(HALF, SHOTS)[0] == SampleScore(pytest.approx(0.6), 5.0)
     assert {spec for spec, _ in toy.drawn} == {HALF.spec}
 
 
@@ -133,7 +137,7 @@ def test_a_metric_that_looks_at_the_picture_alone_needs_no_full_run(tmp_path: Pa
 )
 def test_a_metric_that_cannot_be_taken_says_why(metric: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        Gauge.of(metric, Toy())  # type: ignore[arg-type]
+        PictureMeasure.of(metric, Toy())  # type: ignore[arg-type]
 
 
 def test_where_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone import registry
-from skipstone.calibration import Known, Target
-from skipstone.errors import SpecError, UnknownName
+from skipstone.calibration import MetricFacts, Target
+from skipstone.errors import SpecError, UnknownNameError
 from skipstone.metrics import Metric
 
 levels = st.floats(-1, 1).map(lambda x: round(x, 6)) | st.floats(-1, 1)
@@ -87,10 +87,10 @@ def test_mistakes_are_answered_with_what_to_type(text: str, says: str) -> None:
 
 
 def test_unknown_metrics_are_suggested() -> None:
-    with pytest.raises(UnknownName, match=r"no metric is called 'pnsr'\. Did you mean 'psnr'\?.*ssim"):
+    with pytest.raises(UnknownNameError, match=r"no metric is called 'pnsr'\. Did you mean 'psnr'\?.*ssim"):
         Target.parse("pnsr >= 30 @ 90%")
-    with pytest.raises(UnknownName, match=r"Did you mean 'likeness'"):
-        Target.parse("likenes >= 0.5 @ 90%", {"likeness": Known("higher")})
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'likeness'"):
+        Target.parse("likenes >= 0.5 @ 90%", {"likeness": MetricFacts("higher")})
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_targets_made_by_hand_are_checked_too(wrong: tuple[object, ...]) -> None
 
 
 def test_users_metrics_bring_their_direction_and_range() -> None:
-    known = {"likeness": Known("higher", (0.0, 10.0)), "blur": Known("lower")}
+    known = {"likeness": MetricFacts("higher", (0.0, 10.0)), "blur": MetricFacts("lower")}
     assert Target.parse("likeness >= 7 @ 90%", known).risk == 0.1
     mean = Target.parse("likeness >= 7 @ mean", known)
     assert mean.spell() == "likeness >= 7 @ mean within 0..10"
@@ -119,12 +119,12 @@ def test_users_metrics_bring_their_direction_and_range() -> None:
         Target.parse("blur <= 1 @ mean", known)
 
 
-OF_ONE_PICTURE = [name for name in registry.names("metric") if issubclass(registry.lookup("metric", name), Metric)]
+OF_ONE_PICTURE = [name for name in registry.names("metric") if issubclass(registry.find_class("metric", name), Metric)]
 
 
 @pytest.mark.parametrize("name", OF_ONE_PICTURE)
 def test_every_metric_of_one_picture_has_a_bad_end_or_wants_one(name: str) -> None:
-    metric = registry.lookup("metric", name)
+    metric = registry.find_class("metric", name)
     low, high = metric.span
     assert low < high
     text = f"{name} {'>=' if metric.better == 'higher' else '<='} 0.5 @ mean"

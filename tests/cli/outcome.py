@@ -19,6 +19,6 @@ class Outcome:
 Shell = Callable[..., Outcome]
 
 
-def everything(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """Every file below a folder, hidden ones too."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())

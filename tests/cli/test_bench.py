@@ -15,7 +15,7 @@ import pytest
 from outcome import Outcome, Shell
 
 from skipstone import cli
-from skipstone.evaluation.pipeline_subject import Guest
+from skipstone.evaluation.pipeline_subject import PipelineSubject
 from skipstone_bench.store import Record, Store
 
 PROMPTS = "a red cat\na blue dog\na green bus\na gray house\n"
@@ -39,21 +39,21 @@ class Story:
 def story(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("story")
     (folder / "prompts.txt").write_text(PROMPTS)
-    draw = Guest.draw
+    draw = PipelineSubject.draw
 
-    def cut(self: Guest, items: Any, column: Any, watch: Any = None) -> Any:
+    def cut(self: PipelineSubject, items: Any, column: Any, watch: Any = None) -> Any:
         if column.spec.startswith("third_order"):
             raise KeyboardInterrupt
         return draw(self, items, column, watch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(Guest, "draw", cut)
+        patch.setattr(PipelineSubject, "draw", cut)
         model = ("--model", str(tiny_model), "--prompts", "prompts.txt", "--metric", "ssim")
         stopped = command(patch, "bench", *model, *QUICK, *EXACT, *ROWS)
         kept = Store.load(folder / "bench").records
         assert not (folder / "bench" / "report.html").exists()
-        patch.setattr(Guest, "draw", draw)
+        patch.setattr(PipelineSubject, "draw", draw)
         resumed = command(patch, "bench", "--out", "bench", "--resume")
         return Story(folder / "bench", stopped, kept, resumed, command(patch, "report", "bench"))
 

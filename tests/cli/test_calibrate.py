@@ -13,7 +13,7 @@ import pytest
 from outcome import Outcome, Shell
 
 from skipstone import cli
-from skipstone.evaluation.engine_subject import Engine
+from skipstone.evaluation.engine_subject import EngineSubject
 
 PROMPTS = "\n".join(
     f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cat", "dog", "bus", "car")
@@ -49,19 +49,19 @@ def base(tiny_pebble: Path, cache: Path, tmp_path_factory: pytest.TempPathFactor
 def story(base: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, Outcome]:
     """A calibration that was stopped, and the same command again."""
     folder = tmp_path_factory.mktemp("story") / "mine"
-    draw, left = Engine.draw, [5]
+    draw, left = EngineSubject.draw, [5]
 
-    def cut(self: Engine, items: object, column: object, watch: object = None) -> object:
+    def cut(self: EngineSubject, items: object, column: object, watch: object = None) -> object:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
         return draw(self, items, column, watch)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "draw", cut)
+        patch.setattr(EngineSubject, "draw", cut)
         stopped = command(patch, *base, "--out", str(folder))
         assert not folder.exists()
-        patch.setattr(Engine, "draw", draw)
+        patch.setattr(EngineSubject, "draw", draw)
         return folder, stopped, command(patch, *base, "--out", str(folder))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outcome import Outcome, Shell, everything
+from outcome import Outcome, Shell, list_files
 from PIL import Image
 
 from skipstone import cli, registry
@@ -33,7 +33,7 @@ def test_every_artefact_is_there_and_agrees(shell: Shell, tiny_pebble: Path, tmp
     assert done.code == 0
     here = tmp_path / "here"
     records = [json.loads(line) for line in (here / "samples.jsonl").read_text().splitlines()]
-    assert sorted(everything(here)) == sorted([*FILES, *(r["picture"] for r in records)])
+    assert sorted(list_files(here)) == sorted([*FILES, *(r["picture"] for r in records)])
     assert [r["column"] for r in records[::2]] == ["fixed", SKIPS, "fewer @ ddim / trailing"]
     full, skipping, fewer = (records[k : k + 2] for k in (0, 2, 4))
     assert all(r["identical"] and r["psnr"] is None and r["calls"] == 12 for r in full)
@@ -74,7 +74,7 @@ def test_nothing_is_overwritten_and_nothing_computed_first(
 def test_ctrl_c_in_the_middle_leaves_nothing(
     shell: Shell, tiny_pebble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watching = progress.watching
+    watching = progress.sample_progress_bars
 
     class Impatient:
         def __init__(self, *arguments: Any) -> None:
@@ -91,9 +91,9 @@ def test_ctrl_c_in_the_middle_leaves_nothing(
             if column == 1 and share > 0.4:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress, "watching", Impatient)
+    monkeypatch.setattr(progress, "sample_progress_bars", Impatient)
     done = compared(shell, tiny_pebble, "--out", "here")
-    assert (done.code, everything(tmp_path)) == (130, [])
+    assert (done.code, list_files(tmp_path)) == (130, [])
 
 
 def test_ctrl_c_while_writing_leaves_no_half_file(
@@ -110,7 +110,7 @@ def test_ctrl_c_while_writing_leaves_no_half_file(
     monkeypatch.setattr(cli.files.os, "replace", replace)
     done = compared(shell, tiny_pebble, "--out", "here")
     assert done.code == 130
-    assert sorted(tmp_path / "here" / f for f in everything(tmp_path / "here")) == sorted(tmp_path / m for m in moved)
+    assert sorted(tmp_path / "here" / f for f in list_files(tmp_path / "here")) == sorted(tmp_path / m for m in moved)
     for path in moved:
         with Image.open(tmp_path / path) as picture:
             picture.load()
@@ -138,7 +138,7 @@ def test_calls_that_nobody_counted_are_refused(tiny_pebble: Path, monkeypatch: p
 )
 def test_a_column_that_cannot_be_understood(shell: Shell, tmp_path: Path, column: str, said: str) -> None:
     done = shell("compare", "a cat", "-p", "third_order", "-p", column)
-    assert (done.code, everything(tmp_path)) == (2, [])
+    assert (done.code, list_files(tmp_path)) == (2, [])
     assert said in done.err
 
 

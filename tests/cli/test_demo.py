@@ -40,4 +40,4 @@ def test_the_demo_says_where_the_sheet_is(
 
 
 def test_its_prompts_are_sentences_that_pebble_was_made_for() -> None:
-    assert all(scenes.parse(prompt) for prompt in demo.PROMPTS)
+    assert all(scenes.parse_prompt(prompt) for prompt in demo.PROMPTS)

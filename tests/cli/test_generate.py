@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outcome import Shell, everything
+from outcome import Shell, list_files
 from PIL import Image
 
 import skipstone
@@ -19,7 +19,7 @@ SKIPS = "third_order(tol=0.9)"
 
 def test_a_picture_with_its_metadata_and_one_line_of_figures(shell: Shell, tiny_pebble: Path, tmp_path: Path) -> None:
     done = shell("generate", "a red apple", "--model", str(tiny_pebble), "--steps", "12", "--policy", SKIPS)
-    assert (done.code, everything(tmp_path)) == (0, ["a-red-apple-0.png"])
+    assert (done.code, list_files(tmp_path)) == (0, ["a-red-apple-0.png"])
     with Image.open(tmp_path / "a-red-apple-0.png") as picture:
         assert picture.size == (64, 64)
         assert picture.text["prompt"] == "a red apple"
@@ -99,7 +99,7 @@ def test_bad_input_is_one_sentence_and_code_2(
     assert (done.code, done.out) == (2, "")
     assert said in done.err
     assert len(done.err.splitlines()) == 1
-    assert everything(tmp_path) == []
+    assert list_files(tmp_path) == []
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
@@ -135,4 +135,4 @@ def test_ctrl_c_leaves_nothing(
 
     monkeypatch.setattr(Pebble, "decode", interrupted)
     done = shell("generate", "a cat", "--model", str(tiny_pebble), "--steps", "2", "--out", "made", "--trace")
-    assert (done.code, everything(tmp_path)) == (130, [])
+    assert (done.code, list_files(tmp_path)) == (130, [])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outcome import Shell, everything
+from outcome import Shell, list_files
 from PIL import Image
 
 from skipstone.engine import trace as traces
@@ -46,7 +46,7 @@ def test_a_pipeline_keeps_its_scheduler_and_says_what_it_was_told(shell: Shell, 
         "4",
     ]
     done = shell("generate", "a cat", "--model", str(saved / "sd15"), "--policy", SKIPS, *told, "--json", "--trace")
-    assert (done.code, everything(tmp_path)) == (0, ["a-cat-0.png", "a-cat-0.trace.json"])
+    assert (done.code, list_files(tmp_path)) == (0, ["a-cat-0.png", "a-cat-0.trace.json"])
     line = json.loads(done.out)
     assert line["spec"] == "interval @ own / 10"
     assert 0 < line["calls"] < line["full_calls"] == 11  # PNDM makes one call more than it is asked for
@@ -99,7 +99,7 @@ def test_classes_go_by_number_or_name(shell: Shell, saved: Path, tmp_path: Path)
 def test_a_video_is_an_animated_file(shell: Shell, saved: Path, tmp_path: Path) -> None:
     told = ["--set", "num_frames=5", "--set", "height=16", "--set", "width=32", "--steps", "6"]
     done = shell("generate", "a cat", "--model", str(saved / "wan21"), "--policy", SKIPS, *told)
-    assert (done.code, everything(tmp_path)) == (0, ["a-cat-0.webp"])
+    assert (done.code, list_files(tmp_path)) == (0, ["a-cat-0.webp"])
     with Image.open(tmp_path / "a-cat-0.webp") as video:
         assert (video.n_frames, video.size) == (5, (32, 16))
         assert json.loads(video.getexif()[0x010E])["spec"] == "interval @ own / 6"
@@ -124,7 +124,7 @@ def test_a_comparison(shell: Shell, saved: Path, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     here = tmp_path / "here"
     records = [json.loads(line) for line in (here / "samples.jsonl").read_text().splitlines()]
-    assert sorted(everything(here)) == sorted(
+    assert sorted(list_files(here)) == sorted(
         ["sheet.png", "timeline.png", "table.md", "samples.jsonl", *(r["picture"] for r in records)]
     )
     specs = list(dict.fromkeys(r["spec"] for r in records))
@@ -158,7 +158,7 @@ def test_calls_that_nobody_counted_are_refused(
 ) -> None:
     monkeypatch.setattr(CallCounter, "_count", lambda *_: None)
     done = shell("generate", "a cat", "--model", str(saved / "sd15"), "--steps", "3")
-    assert (done.code, everything(tmp_path)) == (2, [])
+    assert (done.code, list_files(tmp_path)) == (2, [])
     assert "4 calls, but the hook on the denoiser counted 0" in done.err
 
 
@@ -199,7 +199,7 @@ def test_bad_input_is_one_sentence_and_code_2(
     assert said in done.err
     assert len([line for line in done.err.splitlines() if line.startswith("skipstone:")]) == 1
     assert "Traceback" not in done.err
-    assert everything(tmp_path) == []
+    assert list_files(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_help_teaches_and_loads_no_torch(command: str) -> None:
 def test_list_names_what_there_is_with_one_line_each(shell: Shell) -> None:
     done = shell("list", "policies")
     assert done.code == 0
-    listed = [*registry.names("policy"), *registry.presets("policy")]
+    listed = [*registry.names("policy"), *registry.list_presets("policy")]
     assert [line.split()[0] for line in done.out.splitlines()] == listed
     everything = shell("list").out
     for kind in ("policy", "solver", "grid", "schedule", "metric"):

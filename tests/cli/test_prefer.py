@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_judges import LocalJudge, Sent, always_left, brighter, folders
-from outcome import Shell, everything
+from local_judges import HttpReply, LocalJudge, always_left, folders, prefer_brighter
+from outcome import Shell, list_files
 
 SAMPLES = 7
 
 
 @pytest.fixture
 def light() -> Iterator[LocalJudge]:
-    with LocalJudge(brighter) as server:
+    with LocalJudge(prefer_brighter) as server:
         yield server
 
 
@@ -37,7 +37,7 @@ def test_a_verdict_from_one_command(shell: Shell, light: LocalJudge, pictures: t
         )
         assert "dark against bright: bright is preferred" in done.out
         assert "position bias" in done.out
-        assert everything(tmp_path / "preference") == [
+        assert list_files(tmp_path / "preference") == [
             "answers.jsonl", "disagreements.png", "strengths.png", "verdict.json", "verdict.md",
         ]  # fmt: skip
         again = shell("prefer", *pictures, *judges)
@@ -82,7 +82,7 @@ def test_money_is_counted(shell: Shell, light: LocalJudge, pictures: tuple[str, 
 def test_a_judge_that_is_given_up_is_an_error_with_the_others_verdict(
     shell: Shell, light: LocalJudge, pictures: tuple[str, ...]
 ) -> None:
-    with LocalJudge(lambda _: Sent(401, b'{"error": {"message": "who are you?"}}')) as closed:
+    with LocalJudge(lambda _: HttpReply(401, b'{"error": {"message": "who are you?"}}')) as closed:
         done = shell("prefer", *pictures, "-j", f"light@{light.url}", "-j", f"shut@{closed.url}")
     assert done.code == 2
     assert "dark against bright: bright is preferred" in done.out

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from outcome import Shell
 
-from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.saved import save_policy
-from skipstone_train.agents.config import load
+from skipstone_train.agents.config import load_config
 from skipstone_train.agents.learners.search import Search
 
 CONFIG = """
@@ -67,8 +67,8 @@ def test_one_command_trains_and_tells(config: str, shell: Shell, tmp_path: Path)
     assert told["best"] >= told["first"]
     assert set(told["actions"]) == {"continue", "skip 2", "stop"}
     assert sum(told["actions"].values()) == pytest.approx(1)
-    assert Brain.load(made / "agent.safetensors").about["learned"] == told["learnt"]
-    assert load(made / "config.yaml") == load(tmp_path / config)
+    assert ActionScorer.load(made / "agent.safetensors").about["learned"] == told["learnt"]
+    assert load_config(made / "config.yaml") == load_config(tmp_path / config)
     assert "beats random actions" in (made / "log.txt").read_text()
 
     again = shell("train", "agent", "--config", config)
@@ -100,7 +100,7 @@ def test_ctrl_c_keeps_the_best_and_resume_goes_on(
     made = tmp_path / "made"
     assert json.loads((made / "training.json").read_text())["interrupted"] is True
     assert len(rounds(made)) == 4  # the start and three rounds
-    assert Brain.load(made / "agent.safetensors").actions == 3
+    assert ActionScorer.load(made / "agent.safetensors").actions == 3
 
     left[0] = 2
     assert shell("train", "agent", "--out", "made", "--resume", "--minutes", "9").code == 130
@@ -120,7 +120,7 @@ def test_an_agent_that_has_learnt_nothing_says_so(config: str, shell: Shell, tmp
     assert done.code == 0, done.err
     assert "does not surely beat the best fixed schedule" in done.out
     assert "plays the best fixed schedule" in done.out
-    brain = Brain.load(tmp_path / "agent" / "agent.safetensors")
+    brain = ActionScorer.load(tmp_path / "agent" / "agent.safetensors")
     assert brain.about["learned"] is False
     assert brain.choose([0.0] * brain.inputs, [True]) == 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from outcome import Shell
 
-from skipstone.evaluation.engine_subject import Engine
+from skipstone.evaluation.engine_subject import EngineSubject
 
 SMALL = ("--limit", "2", "--fine", "16", "--calls", "4", "--calls", "6")
 
@@ -24,22 +24,22 @@ def asked(tiny_pebble: Path, tmp_path: Path) -> tuple[str, ...]:
 def test_grids_from_one_command_and_from_where_it_was_cut_off(
     asked: tuple[str, ...], shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_pebble: Path
 ) -> None:
-    draw, left = Engine.draw, [6]
+    draw, left = EngineSubject.draw, [6]
 
-    def cut(self: Engine, items: object, column: object, watch: object = None) -> object:
+    def cut(self: EngineSubject, items: object, column: object, watch: object = None) -> object:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
         return draw(self, items, column, watch)  # type: ignore[arg-type]
 
     grids = tmp_path / "grids"
-    monkeypatch.setattr(Engine, "draw", cut)
+    monkeypatch.setattr(EngineSubject, "draw", cut)
     stopped = shell(*asked, "--out", str(grids))
     assert stopped.code == 130
     assert "the same command goes on" in stopped.err
     assert [path.name for path in grids.iterdir()] == ["drawn"]
     assert not list(grids.rglob("*.part"))
-    monkeypatch.setattr(Engine, "draw", draw)
+    monkeypatch.setattr(EngineSubject, "draw", draw)
     done = shell(*asked, "--out", str(grids))
     assert done.code == 0, done.err
     for label in ("path-4", "path-6", "even angles", "fixed @ dpmpp"):
@@ -63,7 +63,9 @@ def test_grids_from_one_command_and_from_where_it_was_cut_off(
     again = shell(*asked, "--out", str(grids))
     assert again.code == 2
     assert "--force" in again.err
-    monkeypatch.setattr(Engine, "draw", lambda *a, **k: pytest.fail("drawn again") if left[0] < -9 else draw(*a, **k))
+    monkeypatch.setattr(
+        EngineSubject, "draw", lambda *a, **k: pytest.fail("drawn again") if left[0] < -9 else draw(*a, **k)
+    )
     held = shell(*asked, "--out", str(grids), "--force", "--check", asked[4], "--no-rivals")
     assert held.code == 0, held.err
     assert "prompts that were not tuned on" in held.out

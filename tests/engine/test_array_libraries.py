@@ -15,7 +15,7 @@ from skipstone.engine.requests import Backbone, Problem, Result
 from skipstone.testing import compare_decisions
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import Setup
+from skipstone.testing.policies import PolicySetup
 
 SPECS = [
     *registry.names("policy"),
@@ -40,7 +40,7 @@ def arrays(library: str, x: np.ndarray) -> Any:
 
 
 def runs(library: str, backbone: Backbone, spec: str, solver: str) -> list[Result]:
-    setup = Setup(registry.parse("solver", solver), backbone, 30)
+    setup = PolicySetup(registry.parse("solver", solver), backbone, 30)
     problems = [setup.problem(seed, scale=(1.0, 0.5, 2.0, 1.0)[seed]) for seed in range(SAMPLES)]
     inputs: list[Problem] = [replace(p, x=arrays(library, p.x.astype(np.float32))) for p in problems]
     return denoise_many(backbone, inputs, setup.solver, registry.parse("policy", spec))

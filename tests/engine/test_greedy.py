@@ -9,24 +9,24 @@ import pytest
 
 from skipstone.engine.contracts import Forecast
 from skipstone.engine.drivers import denoise
-from skipstone.engine.greedy import Masked, agreement, called_steps, greedy_path
+from skipstone.engine.greedy import StepMask, compare_paths, get_called_steps, greedy_path
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
 from skipstone.policies import ThirdOrder
 from skipstone.solvers import DDIM
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import Setup
+from skipstone.testing.policies import PolicySetup
 
 BACKBONE = Mixture()
 
 
 def problem(steps: int) -> Problem:
-    return Setup(steps=steps).problem()
+    return PolicySetup(steps=steps).problem()
 
 
 def cost(p: Problem, skips: tuple[int, ...], how: Forecast) -> float:
-    full = denoise(BACKBONE, p, DDIM(), Masked(frozenset())).x
-    return float(np.abs(denoise(BACKBONE, p, DDIM(), Masked(frozenset(skips), how)).x - full).mean())
+    full = denoise(BACKBONE, p, DDIM(), StepMask(frozenset())).x
+    return float(np.abs(denoise(BACKBONE, p, DDIM(), StepMask(frozenset(skips), how)).x - full).mean())
 
 
 @pytest.mark.parametrize("how", [Forecast(), Forecast(1)])
@@ -72,17 +72,17 @@ def test_too_many_skips_are_refused() -> None:
 def test_chi_square_worked_by_hand() -> None:
     mine = (True,) * 4 + (True,) * 10 + (False,) * 10
     other = (True,) * 4 + (True,) * 8 + (False,) * 2 + (True,) * 2 + (False,) * 8
-    found = agreement(mine, other)
+    found = compare_paths(mine, other)
     assert found is not None
     assert found.statistic == pytest.approx(20 * (8 * 8 - 2 * 2) ** 2 / 10**4)  # n (ad - bc)^2 / product of sums
     assert found.p_value == pytest.approx(0.00729, abs=1e-5)
-    assert agreement((True,) * 24, other) is None
+    assert compare_paths((True,) * 24, other) is None
 
 
 def test_a_policy_is_compared_with_the_search() -> None:
     p = problem(24)
-    mine = called_steps(denoise(BACKBONE, p, DDIM(), ThirdOrder(tol=0.02)).run)
+    mine = get_called_steps(denoise(BACKBONE, p, DDIM(), ThirdOrder(tol=0.02)).run)
     path = greedy_path(BACKBONE, p, DDIM(), sum(not c for c in mine))
-    found = agreement(mine, path.calls)
+    found = compare_paths(mine, path.calls)
     assert found is not None
     assert 0 <= found.p_value <= 1

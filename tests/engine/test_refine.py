@@ -12,15 +12,15 @@ import pytest
 from skipstone import registry
 from skipstone.engine.contracts import ATTENTION, Attempt, Finish, Forecast, Full, Plan, Policy, Refine, Run
 from skipstone.engine.drivers import denoise, denoise_many, replay
-from skipstone.engine.flow import REGION
-from skipstone.engine.refine import Line, levels, mask_of
+from skipstone.engine.flow import REGION_SHARE
+from skipstone.engine.refine import NoisePath, compute_mask, refinement_times
 from skipstone.engine.requests import Estimate, Node, Problem, Query
-from skipstone.engine.timeline import kind
+from skipstone.engine.timeline import attempt_kind
 from skipstone.engine.trace import explain, from_json, letters, to_json
 from skipstone.errors import BackboneError
 from skipstone.numerics.schedule import Cosine, FlowMatching, Schedule, VPLinear
 from skipstone.solvers import DDIM
-from skipstone.testing.policies import Counted
+from skipstone.testing.policies import CountingBackbone
 
 SIZE = 8
 SCHEDULES: list[Schedule] = [Cosine(), VPLinear(), FlowMatching(shift=3.0)]
@@ -54,7 +54,7 @@ class Field:
         a, s, c = self.schedule.alpha(q.t), self.schedule.sigma(q.t), covariance(self.length)
         gain = a * np.linalg.solve(a * a * c + s * s * np.eye(SIZE**2), c)
         x0 = (q.x.reshape(-1, SIZE**2) @ gain).reshape(q.x.shape)
-        told = {ATTENTION: self.map} if ATTENTION in q.want and self.map is not None else {}
+        told = {ATTENTION: self.map} if ATTENTION in q.wanted_sites and self.map is not None else {}
         return Estimate(x0, features=told)
 
     def problem(self, seed: int = 0, channels: int = 2, grid: Sequence[float] | None = None) -> Problem:
@@ -73,7 +73,7 @@ class At(Policy):
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         number = sum(a.accepted is True for a in run.past) + (run.pending is not None and proposal.accept)
-        due = number == self.step and (run.here > run.t_end or not proposal.accept)
+        due = number == self.step and (run.next_start > run.t_end or not proposal.accept)
         return replace(proposal, evaluate=self.how) if due else proposal
 
 
@@ -93,7 +93,7 @@ class Second(Policy):
         return frozenset({ATTENTION} if self.told else ())
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        if run.here <= run.t_end:
+        if run.next_start <= run.t_end:
             return proposal
         if len(run.attempts) == self.step:
             return replace(proposal, evaluate=self.first)
@@ -120,9 +120,9 @@ def test_nothing_changes_outside_of_the_mask(name: str, schedule: Schedule) -> N
     model, solver = Field(2.0, schedule), registry.parse("solver", name)
     grid = (1.0, 0.85, 0.7, 0.6, 0.5)
     plain = denoise(model, model.problem(grid=grid), solver, fixed())
-    refined = denoise(model, model.problem(grid=grid), solver, At(len(plain.run.kept) - 1))
-    mask = mask_of(Node(0.5, plain.x, Estimate(plain.x, features={ATTENTION: PATCH})), HOW)
-    assert refined.run.past[-1].plan.memo[REGION] == pytest.approx(mask.mean())
+    refined = denoise(model, model.problem(grid=grid), solver, At(len(plain.run.accepted_attempts) - 1))
+    mask = compute_mask(Node(0.5, plain.x, Estimate(plain.x, features={ATTENTION: PATCH})), HOW)
+    assert refined.run.past[-1].plan.memo[REGION_SHARE] == pytest.approx(mask.mean())
     np.testing.assert_array_equal(refined.x[:, mask == 0], plain.x[:, mask == 0])
     assert (abs(refined.x - plain.x)[:, mask == 1] > 1e-3).mean() > 0.9
 
@@ -146,7 +146,7 @@ def test_an_empty_region_changes_nothing_and_costs_nothing(name: str) -> None:
     plain, empty = (denoise(model, model.problem(), solver, At(k)) for k in (99, 4))
     np.testing.assert_array_equal(empty.x, plain.x)
     assert empty.run.cost == plain.run.cost
-    assert {a.plan.memo[REGION] for a in empty.run.past if isinstance(a.plan.evaluate, Refine)} == {0.0}
+    assert {a.plan.memo[REGION_SHARE] for a in empty.run.past if isinstance(a.plan.evaluate, Refine)} == {0.0}
 
 
 # -- Inside ---------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_a_map_that_shows_the_defect_marks_it() -> None:
     precision = np.linalg.inv(covariance(3.0) + 0.1 * np.eye(SIZE**2))
     surprise = abs((precision @ x.ravel()).reshape(SIZE, SIZE)) / np.sqrt(np.diag(precision).reshape(SIZE, SIZE))
     node = Node(0.5, x, Estimate(x, features={ATTENTION: surprise}))
-    marked = mask_of(node, replace(HARD, threshold=2.0)) > 0
+    marked = compute_mask(node, replace(HARD, threshold=2.0)) > 0
     union = (marked | (PATCH == 1)).sum()
     assert (marked & (PATCH == 1)).sum() / union > 0.5
     assert model.length == 3.0
@@ -216,12 +216,12 @@ def test_a_map_that_shows_the_defect_marks_it() -> None:
 @pytest.mark.parametrize("name", SOLVERS)
 def test_it_costs_its_steps_and_the_ordinary_step(name: str) -> None:
     model, solver = Field(2.0), registry.parse("solver", name)
-    counted = Counted(model)
+    counted = CountingBackbone(model)
     run = denoise(counted, model.problem(), solver, At(6, Refine(steps=3))).run
     attempt = next(a for a in run.past if isinstance(a.plan.evaluate, Refine))
     assert attempt.cost == solver.stages + 3
-    assert attempt.called
-    assert not attempt.skipped
+    assert attempt.is_full_call
+    assert not attempt.is_forecast
     assert counted.calls == run.cost
 
 
@@ -240,7 +240,7 @@ def test_the_same_seed_is_the_same_picture_alone_or_in_a_batch(name: str) -> Non
 @pytest.mark.parametrize("name", ["ddim", "heun", "unipc", "adams"])
 def test_a_step_taken_again_pays_for_its_call_only_without_its_map(name: str, told: bool) -> None:
     model, solver = Field(2.0), registry.parse("solver", name)
-    counted = Counted(model)
+    counted = CountingBackbone(model)
     first = denoise(counted, model.problem(), solver, Second(told))
     assert counted.calls == first.run.cost
     direct = denoise(model, model.problem(), solver, At(5))
@@ -256,7 +256,7 @@ def test_a_step_taken_again_pays_for_its_call_only_without_its_map(name: str, to
 def test_a_refined_step_can_be_rejected(how: Any) -> None:
     """Its first call is known; what was refined is forgotten."""
     model = Field(2.0)
-    counted = Counted(model)
+    counted = CountingBackbone(model)
     result = denoise(counted, model.problem(), DDIM(), Second(True, how=how, first=HOW))
     plain = denoise(model, model.problem(), DDIM(), fixed())
     assert counted.calls == result.run.cost
@@ -275,9 +275,9 @@ def test_forecasts_after_it_continue_the_refined_line() -> None:
         name: ClassVar[str] = "then"
 
         def plan(self, run: Run, proposal: Plan) -> Plan:
-            if run.here <= run.t_end or len(run.kept) < 8:
+            if run.next_start <= run.t_end or len(run.accepted_attempts) < 8:
                 return proposal
-            return replace(proposal, evaluate=Refine(8, 0.3, edge=0) if len(run.kept) == 8 else self.of)
+            return replace(proposal, evaluate=Refine(8, 0.3, edge=0) if len(run.accepted_attempts) == 8 else self.of)
 
     model = Field()
     for how in (Forecast(0, "eps"), Forecast(0, "v"), Forecast(0, "x0")):
@@ -292,7 +292,7 @@ def test_it_can_be_read_and_drawn() -> None:
     assert letters(run) == "CCCR" + "C" * 12
     assert "region refined in 4" in explain(run)
     assert "region" in explain(run)
-    assert kind(run.past[3], run) == "refined"
+    assert attempt_kind(run.past[3], run) == "refined"
 
 
 # -- Parts ----------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_it_can_be_read_and_drawn() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.name)
 def test_levels_fall_evenly_on_the_angle_and_end_above_where_the_step_led(schedule: Schedule) -> None:
     for back in (0.1, 0.5, 1.0):
-        times = levels(Refine(5, back), 0.4, schedule)
+        times = refinement_times(Refine(5, back), 0.4, schedule)
         angles = [schedule.angle(t) for t in (*times, 0.4)]
         gaps = -np.diff(angles)
         np.testing.assert_allclose(gaps, gaps[0], rtol=1e-6)
@@ -317,11 +317,11 @@ def test_the_line_passes_through_the_sample_and_is_the_step_of_ddim(stochastic: 
     x, x0 = rng.standard_normal((2, 3, 4, 4))
     node = Node(0.6, x, Estimate(x0))
     anywhere = rng.standard_normal(x.shape)
-    line = Line.through(anywhere, t, node, schedule, stochastic)
+    line = NoisePath.through(anywhere, t, node, schedule, stochastic)
     np.testing.assert_allclose(line.at(t, schedule), anywhere, atol=1e-9)
     eps = (x - schedule.alpha(0.6) * x0) / schedule.sigma(0.6)
     there = schedule.alpha(t) * x0 + schedule.sigma(t) * eps
-    line = Line.through(there, t, node, schedule, stochastic)
+    line = NoisePath.through(there, t, node, schedule, stochastic)
     np.testing.assert_allclose(line.x0, x0, atol=1e-9)
     np.testing.assert_allclose(line.eps, eps, atol=1e-9)
 
@@ -343,5 +343,5 @@ def test_no_steps_are_an_ordinary_call() -> None:
 def test_attempts_of_old_are_unchanged() -> None:
     """A refined attempt counts as called, never as skipped."""
     a = Attempt(1.0, 0.5, Plan(Refine(), 0.5), 4.0, {})
-    assert a.called
-    assert not a.skipped
+    assert a.is_full_call
+    assert not a.is_forecast

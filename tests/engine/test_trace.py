@@ -17,9 +17,9 @@ from skipstone.engine.drivers import replay
 from skipstone.engine.trace import cite, explain, from_json, load, save, to_json
 from skipstone.errors import TraceError
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import Setup
+from skipstone.testing.policies import PolicySetup
 
-SETUP = Setup(backbone=Mixture(guidance=3.0))
+SETUP = PolicySetup(backbone=Mixture(guidance=3.0))
 SPEC = "guidance_gate(below=0.7) | error_control(tol=0.01) | early_stop(tol=0.5)"
 RUN = SETUP.run(registry.parse("policy", SPEC)).run
 NUMBERS = st.floats(allow_nan=False)

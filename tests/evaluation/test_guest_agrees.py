@@ -6,34 +6,34 @@ from typing import Any
 
 import pytest
 
-from skipstone.cli.options import Choice
+from skipstone.cli.options import ModelChoice
 from skipstone.engine.trace import letters
 from skipstone.evaluation.columns import parse_column, parse_columns
 from skipstone.evaluation.compare import compare
-from skipstone.evaluation.subject import Item, Subject
-from skipstone.evaluation.table import rows
+from skipstone.evaluation.subject import SampleRequest, Subject
+from skipstone.evaluation.table import format_rows
 
-ITEMS = [Item("a red apple on a blue background", 0), Item("a cat left of a rocket", 3)]
+ITEMS = [SampleRequest("a red apple on a blue background", 0), SampleRequest("a cat left of a rocket", 3)]
 COLUMNS = ["third_order", "guidance_gate | early_stop @ ddim", "fewer @ dpmpp"]
 
 
 @pytest.fixture(scope="module")
 def engine() -> Subject:
-    return Choice().subject()
+    return ModelChoice().subject()
 
 
 @pytest.fixture(scope="module")
 def guest() -> Subject:
-    return Choice(as_guest=True).subject()
+    return ModelChoice(as_guest=True).subject()
 
 
 def test_the_tables_agree(engine: Subject, guest: Subject) -> None:
     tables = []
     for subject in (engine, guest):
-        columns = parse_columns(COLUMNS, *subject.defaults._replace(steps=20))
-        full = parse_column("fixed", *subject.defaults._replace(steps=20))
+        columns = parse_columns(COLUMNS, *subject.default_sampler._replace(steps=20))
+        full = parse_column("fixed", *subject.default_sampler._replace(steps=20))
         result = compare(subject, ITEMS, columns, full, repeats=1)
-        head, *body = rows(result)
+        head, *body = format_rows(result)
         seconds = head.index("seconds")
         tables.append([row[:seconds] + row[seconds + 1 :] for row in body])
         assert result.mean_calls(1) < result.mean_calls(0)
@@ -46,10 +46,10 @@ def test_the_tables_agree(engine: Subject, guest: Subject) -> None:
 
 @pytest.mark.parametrize("spec", ["fixed", "third_order", "error_control", "third_order @ ddim", "interval @ dpmpp"])
 def test_decisions_and_latents_agree(engine: Subject, guest: Any, spec: str) -> None:
-    column = parse_column(spec, *engine.defaults._replace(steps=20))
+    column = parse_column(spec, *engine.default_sampler._replace(steps=20))
     ours, _ = engine.draw(ITEMS, column)
     with guest.adapted(column) as adapted:
-        theirs = guest.pipe(**guest.told(ITEMS, column) | {"output_type": "latent"}).images
+        theirs = guest.pipe(**guest.call_arguments(ITEMS, column) | {"output_type": "latent"}).images
     for mine, latent, account in zip(ours, theirs, adapted.last, strict=True):
         assert letters(mine.run) == account.decisions
         assert mine.calls == account.calls

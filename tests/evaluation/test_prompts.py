@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from skipstone.errors import PromptError
-from skipstone.evaluation.prompts import Prompt, describe, load_prompts, prompt_sets
-from skipstone_pebble.scenes import parse, withheld
+from skipstone.evaluation.prompts import Prompt, describe_prompts, load_prompts, prompt_sets
+from skipstone_pebble.scenes import parse_prompt, withheld
 
 DATA = Path(os.environ.get("SKIPSTONE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
@@ -62,7 +62,7 @@ def test_ids_are_the_file_s_own_or_tell_an_edited_file(tmp_path: Path) -> None:
     before = load_prompts(written(tmp_path, "a.txt", "a cat\na cat\na dog\n"))
     after = load_prompts(written(tmp_path, "a.txt", "a cat\na fox\na dog\n"))
     assert [x.id == y.id for x, y in zip(before, after, strict=True)] == [True, False, True]
-    assert describe("a", before)["sha256"] != describe("a", after)["sha256"]
+    assert describe_prompts("a", before)["sha256"] != describe_prompts("a", after)["sha256"]
 
 
 def test_folders_give_a_category_or_a_prompt_for_each_file(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_pebble_s_sets_were_never_trained_on_and_share_no_combination() -> None:
     for name in prompt_sets():
         prompts = load_prompts(name)
         assert len({p.id for p in prompts}) == len(prompts) > 100
-        scenes = {p: parse(p.text) for p in prompts}
+        scenes = {p: parse_prompt(p.text) for p in prompts}
         assert all(scene is not None and withheld().holds(scene) for scene in scenes.values())
         combined[name] = {
             frozenset(s.objects if s.relation else (*s.objects, str(s.background))) for s in scenes.values() if s

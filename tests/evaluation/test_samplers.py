@@ -11,7 +11,7 @@ import pytest
 from skipstone import registry
 from skipstone.errors import SpecError
 from skipstone.evaluation.columns import Sampler, parse_column
-from skipstone.evaluation.samplers import noise_share, scheduler_of
+from skipstone.evaluation.samplers import build_scheduler, ddim_eta
 from skipstone.numerics.tables import Table
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -21,7 +21,7 @@ OPEN = ("dpmpp", "dpmpp_sde", "unipc(order=3)")
 
 def made(own: Any, way: str) -> Any:
     column = parse_column(f"fixed @ {way} / {STEPS}", *Sampler())
-    return scheduler_of(own, column.solver, column.grid, STEPS)
+    return build_scheduler(own, column.solver, column.grid, STEPS)
 
 
 def exists(solver: str, grid: str) -> bool:
@@ -42,7 +42,7 @@ def test_the_scheduler_goes_where_the_grid_says_or_is_refused(solver: str, grid:
             made(own, f"{solver} / {grid}")
         return
     scheduler = made(own, f"{solver} / {grid}")
-    assert type(scheduler).__name__ in registry.parse("solver", solver).counterpart
+    assert type(scheduler).__name__ in registry.parse("solver", solver).diffusers_class
     scheduler.set_timesteps(STEPS)
     schedule = Table.of(scheduler)
     times = registry.parse("grid", grid).times(schedule, STEPS)
@@ -69,7 +69,7 @@ def test_the_grid_of_the_pipeline_is_replaced_and_the_model_is_kept(solver: str)
 
 def test_own_is_the_pipelines_scheduler_itself() -> None:
     own = diffusers.DEISMultistepScheduler(**SD)
-    assert scheduler_of(own, None, None) is own
+    assert build_scheduler(own, None, None) is own
     assert isinstance(made(own, "own / karras"), diffusers.DEISMultistepScheduler)
     assert made(own, "own / karras").config.use_karras_sigmas
 
@@ -121,6 +121,6 @@ def test_an_own_grid_that_another_class_would_lose() -> None:
 
 
 def test_the_noise_of_ddim_is_an_argument_of_the_call() -> None:
-    assert noise_share(registry.parse("solver", "ddim(eta=0.5)")) == 0.5
-    assert noise_share(registry.parse("solver", "ddim")) is None
-    assert noise_share(None) is None
+    assert ddim_eta(registry.parse("solver", "ddim(eta=0.5)")) == 0.5
+    assert ddim_eta(registry.parse("solver", "ddim")) is None
+    assert ddim_eta(None) is None

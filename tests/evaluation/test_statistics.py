@@ -64,14 +64,14 @@ def test_tost_by_hand() -> None:
 
 def test_two_groups_by_hand() -> None:
     # All six of the second above all six of the first: exact p = 2 / C(12, 6).
-    found = S.two_groups([1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16])
+    found = S.compare_groups([1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16])
     assert found.p == pytest.approx(2 / 924)
     assert found.above == 1.0
     assert found.difference.value == pytest.approx(10.0)
     assert found.difference.low > 5
-    assert S.two_groups([3, 3], [3, 3]).p == 1.0
+    assert S.compare_groups([3, 3], [3, 3]).p == 1.0
     with pytest.raises(SpecError, match="at least two"):
-        S.two_groups([1], [2, 3])
+        S.compare_groups([1], [2, 3])
 
 
 def test_rank_correlation_by_hand() -> None:
@@ -86,10 +86,10 @@ def test_rank_correlation_by_hand() -> None:
 def test_rows_are_joined_by_id_and_seeds_averaged() -> None:
     a = {"x:0": 1.0, "x:1": 3.0, "y:0": 5.0, "only-a:0": 100.0}
     b = {"y:0": 1.0, "only-b:7": 50.0, "x:1": 1.0, "x:0": 1.0}
-    assert S.differences(a, b) == [1.0, 4.0]
-    assert S.paired(a, b).n == 2
+    assert S.paired_differences(a, b) == [1.0, 4.0]
+    assert S.compare_paired(a, b).n == 2
     with pytest.raises(SpecError, match="samples in common"):
-        S.paired({"x:0": 1.0}, {"y:0": 1.0})
+        S.compare_paired({"x:0": 1.0}, {"y:0": 1.0})
 
 
 def test_seeds_of_a_prompt_are_no_prompts_of_their_own() -> None:
@@ -128,7 +128,7 @@ def test_pairing_removes_what_prompts_have_in_common() -> None:
     rng = np.random.default_rng(2)
     prompts = rng.normal(40, 10, 64)
     a, b = samples(list(prompts + 1 + rng.normal(0, 0.3, 64))), samples(list(prompts))
-    found = S.paired(a, b)
+    found = S.compare_paired(a, b)
     assert found.mean.low > 0.5
     assert found.mean.high < 1.5
     assert found.p < 1e-6
@@ -177,7 +177,7 @@ def test_tost_is_symmetric_and_easier_with_a_wider_margin(found: list[float], ma
 @given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=12))
 def test_comparisons_turn_their_sign_with_the_order(pairs: list[tuple[float, float]]) -> None:
     a, b = (samples([p[k] for p in pairs]) for k in (0, 1))
-    one, other = S.paired(a, b), S.paired(b, a)
+    one, other = S.compare_paired(a, b), S.compare_paired(b, a)
     assert one.p == pytest.approx(other.p)
     assert one.effect == pytest.approx(-other.effect)
     assert one.wins == pytest.approx(1 - other.wins)

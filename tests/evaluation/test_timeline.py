@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skipstone.engine.contracts import Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Run
-from skipstone.engine.timeline import COLOURS, kind, place
+from skipstone.engine.timeline import COLOURS, attempt_kind, grid_position
 
 RUN = Run(1.0, 0.0, (1.0, 0.5, 0.25, 0.0), (-1.0, 0.0, 1.0, 2.0))
 
@@ -29,9 +29,9 @@ def attempt(evaluate: Evaluate, t_next: float, accepted: bool | None = True, why
     ],
 )
 def test_every_decision_has_its_colour(made: Attempt, expected: str) -> None:
-    assert kind(made, RUN) == expected
+    assert attempt_kind(made, RUN) == expected
     assert expected in COLOURS
 
 
 def test_a_time_lies_between_the_steps_of_its_grid() -> None:
-    assert [place(RUN, t) for t in (1.0, 0.75, 0.5, 0.375, 0.25, 0.0)] == [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
+    assert [grid_position(RUN, t) for t in (1.0, 0.75, 0.5, 0.375, 0.25, 0.0)] == [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]

@@ -13,17 +13,17 @@ from typing import Any
 from skipstone import registry
 from skipstone.testing import letters
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import Setup
+from skipstone.testing.policies import PolicySetup
 
 FILE = Path(__file__).with_name("decisions.json")
 
 
 def decisions() -> dict[str, Any]:
     """Of each policy: one letter an attempt, the calls, and where it landed if not on the next time of the grid."""
-    setup = Setup(registry.parse("solver", "ddim"), Mixture(guidance=3.0), 50)
+    setup = PolicySetup(registry.parse("solver", "ddim"), Mixture(guidance=3.0), 50)
     golden = {}
     for name in registry.names("policy"):
-        if registry.lookup("policy", name).__module__.startswith("skipstone."):
+        if registry.find_class("policy", name).__module__.startswith("skipstone."):
             run = setup.run(registry.parse("policy", name)).run
             jumps = {
                 str(i): round(a.t_next, 6)

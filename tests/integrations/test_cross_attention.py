@@ -13,8 +13,8 @@ from torch import nn
 from skipstone.engine.contracts import ATTENTION
 from skipstone.engine.requests import Query
 from skipstone.errors import BackboneError
-from skipstone.integrations.cross_attention import Attended, content_tokens
-from skipstone.integrations.torch import CONTENT, CallCounter, ModuleBackbone, diffusers_unet
+from skipstone.integrations.cross_attention import AttentionRecorder, content_tokens
+from skipstone.integrations.torch import CONTENT, CallCounter, ModuleBackbone, call_diffusers_unet
 from skipstone.numerics.tables import CosineTable
 from skipstone_pebble.model import Pebble
 
@@ -109,7 +109,7 @@ MODELS = ["unet", "dit"]
 def test_the_output_and_the_processors_stay_as_they_are(name: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(name)
     bare, processors = called(model), dict(model.attn_processors)
-    with Attended(model, [0, 1, 2], SIZE) as seen:
+    with AttentionRecorder(model, [0, 1, 2], SIZE) as seen:
         told = called(model)
         assert dict(model.attn_processors) == processors
     assert torch.equal(told, bare)
@@ -121,7 +121,7 @@ def test_the_output_and_the_processors_stay_as_they_are(name: str, request: pyte
 @pytest.mark.parametrize("name", MODELS)
 def test_hooks_are_removed_whatever_happens(name: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(name)
-    with pytest.raises(ZeroDivisionError), Attended(model, [0], SIZE):
+    with pytest.raises(ZeroDivisionError), AttentionRecorder(model, [0], SIZE):
         raise ZeroDivisionError
     assert not any(m._forward_pre_hooks for m in model.modules())
 
@@ -136,7 +136,7 @@ def test_maps_are_those_of_a_processor_that_stores_them(name: str, request: pyte
         torch.testing.assert_close(called(model), bare, atol=1e-5, rtol=1e-4)
     finally:
         model.set_attn_processor(before)
-    with Attended(model, [2, 0], SIZE) as seen:
+    with AttentionRecorder(model, [2, 0], SIZE) as seen:
         called(model)
     grids = {96: (8, 12), 24: (4, 6)}
     maps = [
@@ -150,7 +150,7 @@ def test_maps_are_those_of_a_processor_that_stores_them(name: str, request: pyte
 
 def test_masked_tokens_get_nothing(unet: UNet2DConditionModel) -> None:
     mask = torch.tensor([[1, 1, 1, 0, 0]] * 3)
-    with Attended(unet, [0], SIZE) as seen:
+    with AttentionRecorder(unet, [0], SIZE) as seen:
         called(unet, encoder_attention_mask=mask)
     assert float(seen.maps()[:, 3:].max()) < 1e-6
     torch.testing.assert_close(seen.maps().sum(1), torch.ones(1, *SIZE), atol=1e-5, rtol=0)
@@ -158,21 +158,21 @@ def test_masked_tokens_get_nothing(unet: UNet2DConditionModel) -> None:
 
 def test_a_network_without_text_is_refused() -> None:
     net = nn.Conv2d(4, 4, 3, padding=1)
-    with Attended(net, [0], SIZE) as seen:
+    with AttentionRecorder(net, [0], SIZE) as seen:
         net(torch.zeros(1, 4, *SIZE))
     with pytest.raises(BackboneError, match="Conv2d has no attention"):
         seen.maps()
 
 
 def backbone(unet: UNet2DConditionModel, guidance: float = 3.0) -> ModuleBackbone:
-    return ModuleBackbone(unet, CosineTable(), "v", guidance, diffusers_unet)
+    return ModuleBackbone(unet, CosineTable(), "v", guidance, call_diffusers_unet)
 
 
 def query(seed: int, want: frozenset[str] = WANTED, content: Any = (1, 2), **more: Any) -> Query:
     rng = torch.Generator().manual_seed(seed)
     x, text, empty = (torch.randn(*shape, generator=rng) for shape in ((4, *SIZE), (TOKENS, 6), (TOKENS, 6)))
     cond = {"cond": text, "uncond": empty} | ({} if content is None else {CONTENT: content})
-    return Query(x, 0.4, cond, want=want, **more)
+    return Query(x, 0.4, cond, wanted_sites=want, **more)
 
 
 def test_a_query_that_wants_it_is_given_the_share_of_its_words(unet: UNet2DConditionModel) -> None:
@@ -184,29 +184,29 @@ def test_a_query_that_wants_it_is_given_the_share_of_its_words(unet: UNet2DCondi
     for q, e in zip(asked, made, strict=True):
         alone = model.predict([q])[0]
         torch.testing.assert_close(alone.x0, e.x0, atol=1e-5, rtol=1e-4)
-        if q.want:
+        if q.wanted_sites:
             share = e.features[ATTENTION]
             assert share.shape == SIZE
             assert 0 < float(share.min()) < float(share.max()) < 1
             torch.testing.assert_close(alone.features[ATTENTION], share, atol=1e-5, rtol=1e-4)
-            with torch.inference_mode(), Attended(unet, [0], SIZE) as seen:
-                diffusers_unet(unet, q.x[None], torch.tensor([model.schedule.timestep(0.4)]), q.cond["cond"][None])
+            with torch.inference_mode(), AttentionRecorder(unet, [0], SIZE) as seen:
+                call_diffusers_unet(unet, q.x[None], torch.tensor([model.schedule.timestep(0.4)]), q.cond["cond"][None])
             torch.testing.assert_close(share, seen.maps()[0, [1, 2]].sum(0), atol=1e-5, rtol=1e-4)
 
 
 def test_the_empty_prompt_is_not_looked_at(unet: UNet2DConditionModel) -> None:
     q = query(0)
-    other = Query(q.x, q.t, {**q.cond, "uncond": -q.cond["uncond"]}, want=WANTED)
+    other = Query(q.x, q.t, {**q.cond, "uncond": -q.cond["uncond"]}, wanted_sites=WANTED)
     model = backbone(unet)
     (a,), (b,) = model.predict([q]), model.predict([other])
     torch.testing.assert_close(a.features[ATTENTION], b.features[ATTENTION], atol=1e-6, rtol=1e-5)
     assert not torch.equal(a.x0, b.x0)
-    (given,) = model.predict([query(0, given={"cond": torch.zeros(4, *SIZE)})])
+    (given,) = model.predict([query(0, known_outputs={"cond": torch.zeros(4, *SIZE)})])
     assert given.features == {}
 
 
 def test_nobody_looks_unless_asked(unet: UNet2DConditionModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Attended, "__enter__", lambda self: pytest.fail("attention was read"))
+    monkeypatch.setattr(AttentionRecorder, "__enter__", lambda self: pytest.fail("attention was read"))
     assert backbone(unet).predict([query(0, frozenset({"cond"}))])[0].features.keys() == {"cond"}
 
 
@@ -223,7 +223,8 @@ def test_pebble_looks_at_its_objects(name: str) -> None:
     ids = model.tokenizer("a red apple on a blue background", padding="max_length", max_length=24).input_ids
     assert problem.cond[CONTENT] == content_tokens(model.tokenizer, ids) == (1, 2, 3, 4, 5, 6, 7)
     bare, told = (
-        model.backbone.predict([Query(problem.x, 0.9, problem.cond, want=want)])[0] for want in (frozenset(), WANTED)
+        model.backbone.predict([Query(problem.x, 0.9, problem.cond, wanted_sites=want)])[0]
+        for want in (frozenset(), WANTED)
     )
     torch.testing.assert_close(bare.x0, told.x0, atol=1e-5, rtol=1e-5)
     share = told.features[ATTENTION]

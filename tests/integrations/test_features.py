@@ -16,21 +16,21 @@ from skipstone.engine.contracts import Plan, Policy, Run
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Query
 from skipstone.errors import ModelError, SpecError
-from skipstone.evaluation.cost import metered
-from skipstone.integrations.features import MEAN, SPREAD, Look, clip
-from skipstone.policies.agent.actions import Guide, Moves
-from skipstone.policies.agent.checkpoint import Brain
-from skipstone.policies.agent.observation import Sight
-from skipstone.policies.agent.policy import Agent, Mind
+from skipstone.evaluation.cost import count_macs
+from skipstone.integrations.features import CLIP_MEAN, CLIP_STD, LatentImageEncoder, load_clip
+from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
+from skipstone.policies.agent.checkpoint import ActionScorer
+from skipstone.policies.agent.observation import Observation
+from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone_pebble.judge import Judge
 from skipstone_pebble.model import Pebble
 from skipstone_train.agents.environment import Environment
-from skipstone_train.agents.episodes import Pool
+from skipstone_train.agents.episodes import SamplePool
 from skipstone_train.agents.feature_cost import published
 from skipstone_train.agents.rewards import Utility
 from skipstone_train.agents.settings import EnvironmentSettings
 
-GUIDE = Guide((1.0, 0.9, 0.6, 0.25, 0.0))
+GUIDE = BaseSchedule((1.0, 0.9, 0.6, 0.25, 0.0))
 SOLVER = "adams(of='x0')"
 PROMPTS = ("a cat", "a key left of a bus")
 
@@ -78,31 +78,33 @@ def test_features_are_those_of_transformers(weights: str) -> None:
     net, tokenizer = CLIPModel.from_pretrained(weights).eval(), CLIPTokenizer.from_pretrained(weights)
     image = picture(32, 32)
     pixels = CLIPImageProcessor(
-        do_resize=False, do_center_crop=False, do_rescale=False, image_mean=MEAN, image_std=SPREAD
+        do_resize=False, do_center_crop=False, do_rescale=False, image_mean=CLIP_MEAN, image_std=CLIP_STD
     )([image.permute(1, 2, 0).numpy()], return_tensors="pt", input_data_format="channels_last").pixel_values
-    eyes = clip(weights)
+    eyes = load_clip(weights)
     with torch.no_grad():
-        assert torch.allclose(eyes.see(image), tensor(net.get_image_features(pixels))[0], atol=1e-5)
+        assert torch.allclose(eyes.encode_image(image), tensor(net.get_image_features(pixels))[0], atol=1e-5)
         asked = tokenizer(["a cat"], padding="max_length", max_length=16, return_tensors="pt")
         assert torch.allclose(eyes.read("a cat"), tensor(net.get_text_features(**asked))[0], atol=1e-5)
 
 
 def test_any_picture_and_prompt_can_be_looked_at(weights: str) -> None:
-    eyes = clip(weights)
-    assert eyes.see(picture(40, 72)).shape == eyes.read("very " * 40).shape == (768,)
+    eyes = load_clip(weights)
+    assert eyes.encode_image(picture(40, 72)).shape == eyes.read("very " * 40).shape == (768,)
     grey = torch.full((3, 1, 1), 0.5)
     with torch.no_grad():
-        assert torch.allclose(eyes.see(grey.expand(3, 7, 50)), eyes.see(grey.expand(3, 32, 32)), atol=1e-5)
-        assert not torch.allclose(eyes.see(picture(32, 32)), eyes.see(picture(32, 32, 1)), atol=1e-3)
+        assert torch.allclose(
+            eyes.encode_image(grey.expand(3, 7, 50)), eyes.encode_image(grey.expand(3, 32, 32)), atol=1e-5
+        )
+        assert not torch.allclose(eyes.encode_image(picture(32, 32)), eyes.encode_image(picture(32, 32, 1)), atol=1e-3)
         assert not torch.allclose(eyes.read("a cat"), eyes.read("a dog"), atol=1e-3)
 
 
 def test_it_is_loaded_once_and_nothing_is_downloaded(weights: str, tmp_path: Path) -> None:
-    assert clip(weights) is clip(weights)
+    assert load_clip(weights) is load_clip(weights)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     for wrong in ("nobody/has-this-clip", str(tmp_path / "missing"), str(tmp_path)):
         with pytest.raises(ModelError, match="hf download openai/clip-vit-large-patch14"):
-            clip(wrong)
+            load_clip(wrong)
 
 
 # -- Pebble ---------------------------------------------------------------------------------------------------------
@@ -110,12 +112,12 @@ def test_it_is_loaded_once_and_nothing_is_downloaded(weights: str, tmp_path: Pat
 
 def test_pebbles_own_eyes_are_what_its_judge_reads_from(pebble: Pebble) -> None:
     problem = pebble.problem(PROMPTS[0], 3)
-    assert problem.look is not None
-    eyes = problem.look("")
-    found = eyes.picture(problem.x)
+    assert problem.feature_extractors is not None
+    eyes = problem.feature_extractors("")
+    found = eyes.image_features(problem.x)
     pixels = pebble.decode([problem.x])
     judge = Judge.load()
-    assert found.shape == (Judge.WIDTH,)
+    assert found.shape == (Judge.FEATURE_WIDTH,)
     heads = judge._reader.heads
     with torch.inference_mode():
         logits = {name: head(found[None]) for name, head in heads.items()}
@@ -123,22 +125,22 @@ def test_pebbles_own_eyes_are_what_its_judge_reads_from(pebble: Pebble) -> None:
     assert Judge._reading(chances, 0).objects == judge.read(pixels)[0].objects
     expected = judge._reader.features(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) * 2 - 1)
     assert torch.allclose(found, expected[0], atol=1e-5)
-    assert tuple(eyes.words().tolist()) == pytest.approx(problem.prompt)
+    assert tuple(eyes.prompt_features().tolist()) == pytest.approx(problem.prompt)
 
 
 def test_the_price_of_a_look_is_counted(pebble: Pebble, weights: str) -> None:
     problem, judge = pebble.problem(PROMPTS[0]), Judge.load()._reader
-    with metered([pebble.unet]) as called:
+    with count_macs([pebble.unet]) as called:
         pebble.backbone.predict([Query(problem.x, 1.0, problem.cond)])
-    with metered([pebble.autoencoder.decoder.layers, judge.trunk, judge.middle]) as parts:
+    with count_macs([pebble.autoencoder.decoder.layers, judge.trunk, judge.middle]) as parts:
         judge.features(torch.from_numpy(pebble.decode([problem.x])[0]).permute(2, 0, 1)[None])
     own, theirs = published(pebble), published(pebble, weights)
     assert own.fee == pytest.approx(parts.macs / called.macs, abs=1e-4)
     assert own.fee > 1.0, "looking has become cheaper than a call: say so where the observation is described"
-    with metered([judge.trunk, judge.middle]) as reading:
+    with count_macs([judge.trunk, judge.middle]) as reading:
         judge.features(torch.zeros(1, 3, 64, 64))
-    bare = Look(lambda image: image, clip(weights).see)
-    with metered([bare]) as seeing:
+    bare = LatentImageEncoder(lambda image: image, load_clip(weights).encode_image)
+    with count_macs([bare]) as seeing:
         bare(picture(64, 64))
     expected = (parts.macs - reading.macs + seeing.macs) / called.macs
     assert seeing.macs > 0
@@ -152,21 +154,21 @@ def test_the_price_of_a_look_is_counted(pebble: Pebble, weights: str) -> None:
 def test_a_model_without_a_judge_wants_a_clip(tiny_model: Path, weights: str) -> None:
     model = Pebble.load(tiny_model)
     problem = model.problem("a cat")
-    assert problem.look is not None
+    assert problem.feature_extractors is not None
     with pytest.raises(ModelError, match="CLIP"):
-        problem.look("")
-    assert problem.look(weights).picture(problem.x).shape == (768,)
+        problem.feature_extractors("")
+    assert problem.feature_extractors(weights).image_features(problem.x).shape == (768,)
 
 
 # -- End to end -----------------------------------------------------------------------------------------------------
 
 
-def mind(sight: Sight, seed: int = 0) -> Mind:
-    count, moves = len(sight.names), Moves()
+def mind(sight: Observation, seed: int = 0) -> AgentCheckpoint:
+    count, moves = len(sight.names), ActionSpace()
     weight = np.random.default_rng(seed).normal(size=(len(moves), count)).astype(np.float32)
     zeros = np.zeros(len(moves), np.float32)
-    brain = Brain(np.zeros(count, np.float32), np.ones(count, np.float32), ((weight, zeros),))
-    return Mind(brain, moves, sight, ((1.0, GUIDE),), True, SOLVER)
+    brain = ActionScorer(np.zeros(count, np.float32), np.ones(count, np.float32), ((weight, zeros),))
+    return AgentCheckpoint(brain, moves, sight, ((1.0, GUIDE),), True, SOLVER)
 
 
 @pytest.mark.parametrize("which", ["tiny", "pebble"])
@@ -174,18 +176,18 @@ def test_episodes_of_the_published_state_and_the_agent_in_use(
     which: str, tiny_model: Path, weights: str, tmp_path: Path
 ) -> None:
     model, by = (Pebble.load(tiny_model), weights) if which == "tiny" else (Pebble.load(), "")
-    sight = Sight(("published",), published=published(model, by))
+    sight = Observation(("published",), published=published(model, by))
     assert len(sight.names) == (1672 if by else 128 + 128 + 128 + 8)
     problems = [model.problem(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
-    pool = Pool(model.backbone, problems, [0 * p.x for p in problems], 4.0, PROMPTS, np.ones(2, np.float32))
+    pool = SamplePool(model.backbone, problems, [0 * p.x for p in problems], 4.0, PROMPTS, np.ones(2, np.float32))
     agent = mind(sight)
     solver = registry.parse("solver", SOLVER)
-    env = Environment(pool, solver, agent.moves, sight, agent.guides, Utility(1.0, 0.0, 40.0), 2, True)
+    env = Environment(pool, solver, agent.action_space, sight, agent.base_schedules, Utility(1.0, 0.0, 40.0), 2, True)
     seen, finals = env.reset(seed=0)[0], dict[int, dict[str, float]]()
     while len(finals) < 2:
         assert seen.shape == (2, len(sight.names))
         assert np.isfinite(seen).all()
-        actions = [agent.brain.choose(o, m) for o, m in zip(seen, env.action_masks(), strict=True)]
+        actions = [agent.action_scorer.choose(o, m) for o, m in zip(seen, env.action_masks(), strict=True)]
         seen, _, over, _, info = env.step(actions)
         for i in np.flatnonzero(over):
             finals.setdefault(int(i), {k: float(v[i]) for k, v in info["final_info"].items()})
@@ -208,18 +210,18 @@ def test_settings_say_what_looks_and_measure_its_price(tmp_path: Path) -> None:
         log=str(path), live=True, blocks=("place", "image", "quality"), actions=("continue", "skip 2", "stop 1")
     )
     env = settings.build("validation", 1)
-    assert settings.sight.published == published(Pebble.load())
+    assert settings.observation.published == published(Pebble.load())
     assert env.reset(seed=0)[0].shape == (1, 6 + 128 + 8)
     given = replace(settings, fee=0.5)
-    assert given.sight.published.fee == 0.5
+    assert given.observation.published.fee == 0.5
     made = given.agent(_blank(given), True, {})
-    assert Mind.load(made.save(tmp_path / "agent.safetensors")).sight == given.sight
+    assert AgentCheckpoint.load(made.save(tmp_path / "agent.safetensors")).observation == given.observation
 
 
-def _blank(settings: EnvironmentSettings) -> Brain:
-    count, actions = len(settings.sight.names), len(settings.actions)
+def _blank(settings: EnvironmentSettings) -> ActionScorer:
+    count, actions = len(settings.observation.names), len(settings.actions)
     zeros = np.zeros((actions, count), np.float32)
-    return Brain(zeros[0], zeros[0] + 1, ((zeros, zeros[:, 0]),))
+    return ActionScorer(zeros[0], zeros[0] + 1, ((zeros, zeros[:, 0]),))
 
 
 def test_a_guest_says_that_nobody_can_look(weights: str, tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_a_guest_says_that_nobody_can_look(weights: str, tmp_path: Path) -> None
 
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(shipped.path(), safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
-    sight = Sight(("published",), published=published(Pebble.load(), weights, 1.0))
+    sight = Observation(("published",), published=published(Pebble.load(), weights, 1.0))
     file = mind(sight).save(tmp_path / "agent.safetensors")
     with skipstone.adapt(pipe, Agent(str(file), 1.0)), pytest.raises(SpecError, match="pipeline"):
         pipe("a cat", num_inference_steps=5, output_type="latent")
@@ -240,7 +242,7 @@ def test_nothing_is_loaded_until_somebody_looks(pebble: Pebble) -> None:
     def look(by: str) -> Any:
         raise AssertionError("looked")
 
-    problem = replace(pebble.problem(PROMPTS[0]), grid=(1.0, 0.5, 0.0), look=look)
+    problem = replace(pebble.problem(PROMPTS[0]), grid=(1.0, 0.5, 0.0), feature_extractors=look)
     solver = registry.parse("solver", "ddim")
     assert denoise(pebble.backbone, problem, solver, registry.parse("policy", "fixed")).run.cost == 2
     with pytest.raises(AssertionError, match="looked"):

@@ -14,7 +14,7 @@ from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.engine.requests import Problem, Query
 from skipstone.errors import BackboneError
 from skipstone.integrations.torch import CallCounter, ModuleBackbone
-from skipstone.numerics.noise import normal
+from skipstone.numerics.noise import standard_normal
 from skipstone.numerics.parametrize import to_x0
 from skipstone.numerics.tables import CosineTable
 from skipstone.policies import Fixed, ThirdOrder
@@ -45,7 +45,7 @@ def backbone(guidance: float = 3.0) -> ModuleBackbone:
 
 def problem(seed: int, branches: int = 2) -> Problem:
     cond = {"cond": torch.full((3,), float(seed)), "uncond": torch.zeros(3)}
-    return Problem(CosineTable(), normal(seed, 0, torch.empty(4, 8, 8)), GRID, cond, seed, branches)
+    return Problem(CosineTable(), standard_normal(seed, 0, torch.empty(4, 8, 8)), GRID, cond, seed, branches)
 
 
 def query(seed: int, t: float, **more: Any) -> Query:
@@ -74,21 +74,23 @@ def test_an_estimate_is_the_guided_output_and_its_x0() -> None:
 
 def test_a_given_branch_stays_out_of_the_network_and_is_used_as_it_is() -> None:
     model = backbone(3.0)
-    (full,) = model.predict([query(1, 0.5, want=frozenset({"cond", "uncond"}))])
+    (full,) = model.predict([query(1, 0.5, wanted_sites=frozenset({"cond", "uncond"}))])
     with CallCounter(model.module) as counter:
-        (half,) = model.predict([query(1, 0.5, given={"uncond": full.features["uncond"]}, want=frozenset({"cond"}))])
+        (half,) = model.predict(
+            [query(1, 0.5, known_outputs={"uncond": full.features["uncond"]}, wanted_sites=frozenset({"cond"}))]
+        )
     assert (counter.rows, half.cost) == (1, 0.5)
     assert half.features.keys() == {"cond"}
     torch.testing.assert_close(half.output, full.output)
-    (other,) = model.predict([query(1, 0.5, given={"uncond": full.features["uncond"] + 1.0})])
+    (other,) = model.predict([query(1, 0.5, known_outputs={"uncond": full.features["uncond"] + 1.0})])
     torch.testing.assert_close(other.output, full.output - 2.0)
 
 
 def test_with_every_branch_given_nothing_enters() -> None:
     model = backbone()
-    (full,) = model.predict([query(1, 0.5, want=frozenset(model.sites))])
+    (full,) = model.predict([query(1, 0.5, wanted_sites=frozenset(model.sites))])
     with CallCounter(model.module) as counter:
-        (free,) = model.predict([query(1, 0.5, given=dict(full.features))])
+        (free,) = model.predict([query(1, 0.5, known_outputs=dict(full.features))])
     assert (counter.forwards, free.cost) == (0, 0.0)
     torch.testing.assert_close(free.output, full.output)
 
@@ -102,10 +104,10 @@ def test_guidance_one_has_one_branch_and_no_sites() -> None:
 
 def test_queries_may_leave_out_different_branches_of_one_forward() -> None:
     model = backbone()
-    alone = [model.predict([query(s, 0.5, want=frozenset(model.sites))])[0] for s in (1, 2)]
+    alone = [model.predict([query(s, 0.5, wanted_sites=frozenset(model.sites))])[0] for s in (1, 2)]
     given = [{"uncond": alone[0].features["uncond"]}, {"cond": alone[1].features["cond"]}]
     with CallCounter(model.module) as counter:
-        mixed = model.predict([query(s, 0.5, given=g) for s, g in zip((1, 2), given, strict=True)])
+        mixed = model.predict([query(s, 0.5, known_outputs=g) for s, g in zip((1, 2), given, strict=True)])
     assert (counter.rows, counter.forwards) == (2, 1)
     for estimate, full in zip(mixed, alone, strict=True):
         torch.testing.assert_close(estimate.output, full.output)
@@ -120,7 +122,7 @@ class Drops(Policy):
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         kinds = (proposal.evaluate, Forecast(1), Cached(frozenset({"uncond"}), 1))
-        return replace(proposal, evaluate=kinds[len(run.kept) % 3])
+        return replace(proposal, evaluate=kinds[len(run.accepted_attempts) % 3])
 
 
 @pytest.mark.parametrize("policy", [Fixed(), ThirdOrder(tol=0.3), Drops()], ids=lambda p: p.name)
@@ -153,7 +155,7 @@ def test_a_sample_gets_in_a_batch_what_it_gets_alone() -> None:
 def test_strange_sites_and_conditions_are_refused() -> None:
     model = backbone()
     with pytest.raises(BackboneError, match=r"given: \[.block.\]"):
-        model.predict([query(1, 0.5, given={"block": 0.0})])
+        model.predict([query(1, 0.5, known_outputs={"block": 0.0})])
     with pytest.raises(BackboneError, match="mapping with 'cond'"):
         model.predict([replace(query(1, 0.5), cond=torch.zeros(3))])
     with pytest.raises(BackboneError, match="some have none"):

@@ -11,8 +11,8 @@ import pytest
 
 from skipstone.errors import MetricError, SpecError
 from skipstone.metrics import FID, FVD, KID, LPIPS, ClipScore, Sample, metrics_available
-from skipstone.metrics.lpips import BACKBONES, features, heads_of
-from skipstone.metrics.sets import frechet, kernel
+from skipstone.metrics.lpips import BACKBONES, build_backbone, find_heads
+from skipstone.metrics.sets import frechet_distance, kernel_distance
 from skipstone.metrics.weights import Weights
 
 torch = pytest.importorskip("torch")
@@ -40,7 +40,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def random_backbone(net: str, path: Path) -> Path:
     torch.manual_seed(3)
-    torch.save({f"features.{key}": v for key, v in features(net).state_dict().items()}, path)
+    torch.save({f"features.{key}": v for key, v in build_backbone(net).state_dict().items()}, path)
     return path
 
 
@@ -58,7 +58,7 @@ def test_lpips_is_that_of_torchmetrics(net: str, tmp_path: Path, monkeypatch: py
     path = random_backbone(net, tmp_path / "backbone.pth")
 
     def backbone(*_: object, **__: object) -> object:
-        layers = features(net)
+        layers = build_backbone(net)
         layers.load_state_dict({k.removeprefix("features."): v for k, v in torch.load(path, weights_only=True).items()})
         return layers
 
@@ -77,8 +77,8 @@ def test_lpips_is_that_of_torchmetrics(net: str, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("net", HEADS)
 def test_the_networks_have_the_published_sizes_and_the_published_heads(net: str) -> None:
-    assert hashlib.sha256(heads_of(net).read_bytes()).hexdigest() == HEADS[net]
-    assert sum(p.numel() for p in features(net).parameters()) == PARAMETERS[net]
+    assert hashlib.sha256(find_heads(net).read_bytes()).hexdigest() == HEADS[net]
+    assert sum(p.numel() for p in build_backbone(net).parameters()) == PARAMETERS[net]
 
 
 def test_fire_computes_what_a_trained_squeezenet_does() -> None:
@@ -142,7 +142,7 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_a_bench_is_told_what_can_be_measured_and_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, video = metrics_available(judge=True), metrics_available(latents=False, moving=True)
+    plain, video = metrics_available(judge=True), metrics_available(latents=False, is_video=True)
     assert [m.name for m in plain.metrics] == ["cost", "judge", "latent_error", "psnr", "ssim"]
     assert not plain.sets
     assert [name for name, why in plain.absent if "expected the f" in why] == ["clip_score", "fid", "kid", "lpips"]
@@ -190,8 +190,8 @@ def seen(network: object, pictures: list[np.ndarray]) -> np.ndarray:
 def test_frechet_and_kernel_distances_are_their_formulas() -> None:
     network, (ours, theirs) = Means(), two_sets(6, 6)
     a, b = seen(network, ours), seen(network, theirs)
-    assert frechet(network, ours, theirs) == pytest.approx(closed_form(a, b), rel=1e-6)
-    assert frechet(network, ours, ours) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(network, ours, theirs) == pytest.approx(closed_form(a, b), rel=1e-6)
+    assert frechet_distance(network, ours, ours) == pytest.approx(0, abs=1e-9)
 
     def mean(x: np.ndarray, y: np.ndarray, same: bool) -> float:
         k = (x @ y.T / x.shape[1] + 1) ** 3
@@ -199,8 +199,10 @@ def test_frechet_and_kernel_distances_are_their_formulas() -> None:
 
     theirs = theirs[: len(ours)]
     b = b[: len(ours)]
-    assert kernel(network, ours, theirs) == pytest.approx(mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False))
-    assert kernel(network, ours, theirs) == kernel(network, ours[::-1], theirs)
+    assert kernel_distance(network, ours, theirs) == pytest.approx(
+        mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False)
+    )
+    assert kernel_distance(network, ours, theirs) == kernel_distance(network, ours[::-1], theirs)
 
 
 def test_sets_that_cannot_be_compared_are_refused() -> None:

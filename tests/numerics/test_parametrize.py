@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.errors import SpecError
-from skipstone.numerics.parametrize import PREDICTIONS, from_x0, to_x0
+from skipstone.numerics.parametrize import PREDICTION_TYPES, from_x0, to_x0
 
 VALUES = st.lists(st.floats(-4.0, 4.0, width=32), min_size=1, max_size=8)
 ANGLES = st.floats(0.01, math.pi / 2 - 0.01)
-every_kind = pytest.mark.parametrize("kind", PREDICTIONS)
+every_kind = pytest.mark.parametrize("kind", PREDICTION_TYPES)
 MAKERS = {
     "numpy64": (lambda v: np.asarray(v, "float64"), 1e-9),
     "numpy32": (lambda v: np.asarray(v, "float32"), 2e-3),

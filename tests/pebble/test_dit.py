@@ -25,7 +25,7 @@ from skipstone_pebble.model import Pebble
 from skipstone_pebble.recipe import autoencoder, denoiser, export, sampling
 from skipstone_pebble.recipe.autoencoder import AutoencoderSettings
 from skipstone_pebble.recipe.denoiser import DenoiserTrainer
-from skipstone_pebble.recipe.loop import Run
+from skipstone_pebble.recipe.loop import TrainingArguments
 
 SMALL = DiTSettings(blocks=2, heads=2, head_width=16, width=32, layers=2, batch=8, pairs=40, rate=3e-3)
 PROMPTS = ["a red apple on a blue background", "a cat left of a rocket"]
@@ -53,7 +53,7 @@ def network(tokenizer) -> Network:
 def folder(network: Network, tmp_path_factory) -> Path:
     torch.manual_seed(0)
     coder = autoencoder.build(AutoencoderSettings(width=8, blocks=(1, 0, 0, 0)))
-    return export.write(tmp_path_factory.mktemp("exported") / "dit", coder, DiT(), network)
+    return export.save_pipeline(tmp_path_factory.mktemp("exported") / "dit", coder, DiT(), network)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_few_steps_lower_the_loss(discs, tokenizer, tmp_path: Path) -> None:
     torch.manual_seed(0)
     coder = autoencoder.build(AutoencoderSettings(width=8, blocks=(1, 0, 0, 0)))
     cache = denoiser.build_cache(coder, discs, seed=0, pairs=SMALL.pairs)
-    run = Run(tmp_path, steps=40, decay=10, warmup=5)
+    run = TrainingArguments(tmp_path, steps=40, decay=10, warmup=5)
     trainer = DenoiserTrainer(DiT(), DiT().build(SMALL, tokenizer), cache, SMALL, run)
     losses = [trainer.advance()["loss"] for _ in range(40)]
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
@@ -81,7 +81,7 @@ def test_a_few_steps_lower_the_loss(discs, tokenizer, tmp_path: Path) -> None:
 
 def test_the_pipeline_draws_what_the_recipe_draws(folder: Path, pipeline: StableDiffusion3Pipeline) -> None:
     """One row stands for the 256 that the silent T5 puts after a prompt."""
-    noise = sampling.noise_for([0, 1])
+    noise = sampling.initial_noise([0, 1])
     ours = sampling.sample_latents(DiT(), DiT().load(folder), PROMPTS, noise, 5, 3.0)
     assert (ours - noise).abs().max() > 0.1
     torch.testing.assert_close(_drawn(pipeline, noise), ours, rtol=1e-4, atol=1e-4)
@@ -101,7 +101,7 @@ def test_the_engine_draws_what_the_pipeline_draws(folder: Path, pipeline: Stable
 
 @pytest.mark.parametrize("rows", [1, 7])
 def test_any_number_of_empty_rows_is_one_row(network: Network, pipeline, rows: int) -> None:
-    x, times = sampling.noise_for([0, 1]), torch.tensor([800.0, 300.0])
+    x, times = sampling.initial_noise([0, 1]), torch.tensor([800.0, 300.0])
     condition = network.encoder(text.tokens(network.tokenizer, PROMPTS))[0]
     pipeline.transformer.load_state_dict(network.denoiser.state_dict())
     empty = condition.new_zeros(2, rows, condition.shape[-1])
@@ -111,18 +111,18 @@ def test_any_number_of_empty_rows_is_one_row(network: Network, pipeline, rows: i
 
 
 def test_every_other_sample_is_trained_with_one_empty_row(network: Network) -> None:
-    x, times = sampling.noise_for([0, 1]), torch.tensor([800.0, 300.0])
+    x, times = sampling.initial_noise([0, 1]), torch.tensor([800.0, 300.0])
     condition = network.encoder(text.tokens(network.tokenizer, PROMPTS))[0]
     network.denoiser.train()
     mixed = dit.forward(network.denoiser, x, times, condition)
     network.denoiser.eval()
-    for row, empty in enumerate((silent.ROWS, 1)):
+    for row, empty in enumerate((silent.MAX_SEQUENCE_LENGTH, 1)):
         alone = dit.forward(network.denoiser, x, times, condition, empty)
         torch.testing.assert_close(mixed[row], alone[row], rtol=1e-4, atol=1e-5)
 
 
 def test_the_target_leads_from_noise_to_the_picture() -> None:
-    latents, noise = sampling.noise_for([0, 1, 2]), sampling.noise_for([3, 4, 5])
+    latents, noise = sampling.initial_noise([0, 1, 2]), sampling.initial_noise([3, 4, 5])
     noisy, times, flow = DiT().corrupt(latents, noise, torch.tensor([0.0, 0.5, 0.9]))
     assert 0 < times[0] < 100
     assert times[1] == pytest.approx(500)

@@ -10,26 +10,26 @@ import torch
 from safetensors.torch import save_file
 
 from skipstone.errors import ModelError, PromptError
-from skipstone_pebble.judge import Judge, Reader, Reading, answers, facts
+from skipstone_pebble.judge import Judge, JudgeNetwork, JudgeReading, check_facts, target_classes
 from skipstone_pebble.recipe import judge_train
-from skipstone_pebble.recipe.loop import Run
+from skipstone_pebble.recipe.loop import TrainingArguments
 from skipstone_pebble.scenes import Scene
 
-PAIR = Reading(("cat", "rocket"), ("left", "right"), "yellow", "normal", 0.9)
+PAIR = JudgeReading(("cat", "rocket"), ("left", "right"), "yellow", "normal", 0.9)
 
 
 def test_facts_of_two_objects() -> None:
-    assert facts(PAIR, "a cat left of a rocket on a yellow background") == {
+    assert check_facts(PAIR, "a cat left of a rocket on a yellow background") == {
         "first": True,
         "second": True,
         "relation": True,
         "background": True,
     }
-    assert all(facts(PAIR, "a rocket right of a cat on a yellow background").values())
-    swapped = facts(PAIR, "a cat right of a rocket")
+    assert all(check_facts(PAIR, "a rocket right of a cat on a yellow background").values())
+    swapped = check_facts(PAIR, "a cat right of a rocket")
     assert swapped == {"first": True, "second": True, "relation": False}
-    assert not facts(PAIR, "a cat above a rocket")["relation"]
-    assert facts(PAIR, "a dog left of a rocket on a red background") == {
+    assert not check_facts(PAIR, "a cat above a rocket")["relation"]
+    assert check_facts(PAIR, "a dog left of a rocket on a red background") == {
         "first": False,
         "second": True,
         "relation": False,
@@ -38,28 +38,30 @@ def test_facts_of_two_objects() -> None:
 
 
 def test_facts_of_one_object() -> None:
-    one = Reading(("cat",), ("centre",), "blue", "large", 0.9)
-    assert facts(one, "a large cat on a blue background") == {"object": True, "size": True, "background": True}
-    assert facts(one, "a small cat") == {"object": True, "size": False}
-    assert facts(one, "a cat") == {"object": True}, "no size word: any size will do"
-    assert facts(PAIR, "a cat") == {"object": False}, "two objects are not one"
+    one = JudgeReading(("cat",), ("centre",), "blue", "large", 0.9)
+    assert check_facts(one, "a large cat on a blue background") == {"object": True, "size": True, "background": True}
+    assert check_facts(one, "a small cat") == {"object": True, "size": False}
+    assert check_facts(one, "a cat") == {"object": True}, "no size word: any size will do"
+    assert check_facts(PAIR, "a cat") == {"object": False}, "two objects are not one"
 
 
 def test_a_prompt_outside_the_grammar_cannot_be_scored() -> None:
     with pytest.raises(PromptError, match="zebra"):
-        facts(PAIR, "a zebra")
+        check_facts(PAIR, "a zebra")
 
 
 def test_answers_do_not_depend_on_which_object_is_told_first() -> None:
     for relation in ("left of", "right of", "above", "below"):
         scene = Scene(("cat", "dog"), relation, "red")
-        assert answers(scene) == answers(scene.mirrored())
-    assert answers(Scene(("cat", "dog"), "left of", "red")) != answers(Scene(("dog", "cat"), "left of", "red"))
+        assert target_classes(scene) == target_classes(scene.mirror())
+    assert target_classes(Scene(("cat", "dog"), "left of", "red")) != target_classes(
+        Scene(("dog", "cat"), "left of", "red")
+    )
 
 
 def test_reading_takes_arrays_of_either_kind_and_refuses_other_shapes() -> None:
     torch.manual_seed(0)
-    judge = Judge(Reader())
+    judge = Judge(JudgeNetwork())
     bytes_ = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     assert judge.read(bytes_) == judge.read(bytes_.astype(np.float64) / 255)
     assert judge.read([]) == []
@@ -70,7 +72,7 @@ def test_reading_takes_arrays_of_either_kind_and_refuses_other_shapes() -> None:
 
 
 def test_score_is_the_fraction_of_facts_kept(monkeypatch) -> None:
-    judge = Judge(Reader())
+    judge = Judge(JudgeNetwork())
     monkeypatch.setattr(judge, "read", lambda images: [PAIR] * len(images))
     images = np.zeros((2, 64, 64, 3), np.uint8)
     prompts = ["a cat left of a rocket on a yellow background", "a dog left of a rocket on a red background"]
@@ -88,7 +90,7 @@ def test_damaged_weights_are_a_model_error(tmp_path: Path) -> None:
 
 def test_training_and_test_layouts_do_not_meet(discs) -> None:
     rng = np.random.default_rng(0)
-    scenes = [judge_train.draw_any(rng) for _ in range(600)]
+    scenes = [judge_train.draw_any_scene(rng) for _ in range(600)]
     train = {(scene.relation is None, judge_train.draw_layout(rng, scene, False)) for scene in scenes}
     test = {(scene.relation is None, judge_train.draw_layout(rng, scene, True)) for scene in scenes}
     assert len(test) > 50
@@ -97,11 +99,13 @@ def test_training_and_test_layouts_do_not_meet(discs) -> None:
 
 def test_a_judge_learns_backgrounds_in_a_few_steps(discs, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    reader = Reader()
+    reader = JudgeNetwork()
     settings = judge_train.JudgeSettings(batch=32, coded=0.0)
-    before = judge_train.measure(Judge(reader), discs, 0, 100)["background"]
-    trainer = judge_train.JudgeTrainer(reader, discs, settings, Run(tmp_path, steps=40, decay=10, warmup=5), None)
+    before = judge_train.evaluate_judge(Judge(reader), discs, 0, 100)["background"]
+    trainer = judge_train.JudgeTrainer(
+        reader, discs, settings, TrainingArguments(tmp_path, steps=40, decay=10, warmup=5), None
+    )
     trainer.train()
     reader.eval()
-    after = judge_train.measure(Judge(reader), discs, 0, 100)["background"]
+    after = judge_train.evaluate_judge(Judge(reader), discs, 0, 100)["background"]
     assert after > max(0.6, before + 0.3)

@@ -76,11 +76,11 @@ def test_load_reads_npz_and_pngs_alike(tmp_path: Path) -> None:
     np.savez(tmp_path / "a" / "fluent3d_64.npz", images=np.stack([picture] * count), name=list(OBJECTS.values()))
     for cldr in OBJECTS.values():
         Image.fromarray(picture).save(tmp_path / "b" / f"{cldr.lower().replace(' ', '_')}_3d.png")
-    one, other = sprites.load(tmp_path / "a"), sprites.load(tmp_path / "b")
+    one, other = sprites.load_sprites(tmp_path / "a"), sprites.load_sprites(tmp_path / "b")
     assert set(one) == set(other) == set(OBJECTS)
     np.testing.assert_array_equal(one["cat"][38], other["cat"][38])
 
 
 def test_missing_artwork_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="rocket"):
-        sprites.load(tmp_path)
+        sprites.load_sprites(tmp_path)

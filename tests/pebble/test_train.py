@@ -19,7 +19,7 @@ from skipstone_pebble.families import FAMILIES
 from skipstone_pebble.recipe import autoencoder, data, denoiser, export, train
 from skipstone_pebble.recipe.autoencoder import AutoencoderSettings, DecoderTrainer
 from skipstone_pebble.recipe.denoiser import DenoiserTrainer
-from skipstone_pebble.recipe.loop import Run, Trainer, rate_factor
+from skipstone_pebble.recipe.loop import Trainer, TrainingArguments, rate_factor
 from skipstone_pebble.scenes import withheld
 from skipstone_pebble.unet import UNetSettings
 
@@ -33,7 +33,7 @@ SMALL = {"unet": SMALL_UNET, "dit": SMALL_DIT}
 def coder(discs):
     torch.manual_seed(0)
     model = autoencoder.build(SMALL_CODER)
-    autoencoder.fit(model, data.picture_batch(1, 0, 128, discs), SMALL_CODER)
+    autoencoder.fit_encoder(model, data.picture_batch(1, 0, 128, discs), SMALL_CODER)
     return model
 
 
@@ -47,7 +47,7 @@ def cache(coder, discs):
     return denoiser.build_cache(coder, discs, seed=0, pairs=SMALL_UNET.pairs)
 
 
-def _denoiser(cache, tokenizer, run: Run, family: str = "unet") -> DenoiserTrainer:
+def _denoiser(cache, tokenizer, run: TrainingArguments, family: str = "unet") -> DenoiserTrainer:
     torch.manual_seed(1)
     network = FAMILIES[family].build(SMALL[family], tokenizer)
     return DenoiserTrainer(FAMILIES[family], network, cache, SMALL[family], run)
@@ -60,7 +60,7 @@ def _same(one: Trainer, other: Trainer) -> bool:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_resumed_denoiser_is_the_unbroken_one_bit_for_bit(cache, tokenizer, tmp_path: Path, family: str) -> None:
-    run = Run(tmp_path / "unbroken", steps=6, decay=2, warmup=2)
+    run = TrainingArguments(tmp_path / "unbroken", steps=6, decay=2, warmup=2)
     unbroken = _denoiser(cache, tokenizer, run, family)
     unbroken.train()
     broken = replace(run, folder=tmp_path / "broken")
@@ -80,7 +80,9 @@ def test_a_resumed_decoder_is_the_unbroken_one_bit_for_bit(coder, discs, tmp_pat
     def trained(folder: str, stop: int | None) -> DecoderTrainer:
         model = autoencoder.build(SMALL_CODER)
         model.load_state_dict(start)
-        trainer = DecoderTrainer(model, SMALL_CODER, discs, Run(tmp_path / folder, steps=4, decay=1, stop=stop))
+        trainer = DecoderTrainer(
+            model, SMALL_CODER, discs, TrainingArguments(tmp_path / folder, steps=4, decay=1, stop=stop)
+        )
         trainer.train()
         return trainer
 
@@ -90,13 +92,13 @@ def test_a_resumed_decoder_is_the_unbroken_one_bit_for_bit(coder, discs, tmp_pat
 
 
 def test_other_options_do_not_resume(cache, tokenizer, tmp_path: Path) -> None:
-    _denoiser(cache, tokenizer, Run(tmp_path, steps=1)).train()
+    _denoiser(cache, tokenizer, TrainingArguments(tmp_path, steps=1)).train()
     with pytest.raises(ModelError, match="seed 0"):
-        _denoiser(cache, tokenizer, Run(tmp_path, seed=1, steps=2)).train()
+        _denoiser(cache, tokenizer, TrainingArguments(tmp_path, seed=1, steps=2)).train()
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
-    run = Run(Path(), steps=100, decay=20, warmup=10)
+    run = TrainingArguments(Path(), steps=100, decay=20, warmup=10)
     factors = [rate_factor(run, step) for step in range(100)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[9:81] == [1.0] * 72
@@ -107,11 +109,11 @@ def test_the_rate_rises_stays_and_falls() -> None:
 def test_the_cache_holds_every_single_scene_and_nothing_withheld(cache) -> None:
     assert cache.singles == (42 * 8 - len(withheld().grounds)) * 3 * 9
     assert len(cache.scenes) == len(cache.latents) == cache.singles + SMALL_UNET.pairs
-    assert not any(withheld().holds(scene) for scene in cache.scenes)
+    assert not any(withheld().contains(scene) for scene in cache.scenes)
 
 
 def test_some_captions_are_empty_for_guidance(cache, tokenizer, tmp_path: Path) -> None:
-    trainer = _denoiser(cache, tokenizer, Run(tmp_path))
+    trainer = _denoiser(cache, tokenizer, TrainingArguments(tmp_path))
     captions = [caption for step in range(200) for caption in trainer.batch(step)[1]]
     assert 0.06 < np.mean([caption == "" for caption in captions]) < 0.15
     assert trainer.batch(7)[1] == trainer.batch(7)[1]
@@ -129,7 +131,7 @@ def test_the_encoder_keeps_what_linear_coding_can(coder, discs) -> None:
 def test_the_command_makes_a_folder_that_diffusers_loads(discs, tmp_path: Path, monkeypatch) -> None:
     from diffusers import StableDiffusionPipeline
 
-    monkeypatch.setattr(train.sprites, "load", lambda folder: discs)
+    monkeypatch.setattr(train.sprites, "load_sprites", lambda folder: discs)
     threads = torch.get_num_threads()
     recipe = train.Recipe(
         tmp_path,
@@ -141,7 +143,7 @@ def test_the_command_makes_a_folder_that_diffusers_loads(discs, tmp_path: Path, 
         autoencoder=SMALL_CODER,
         denoiser=SMALL_UNET,
     )
-    folder = train.make(recipe)
+    folder = train.train_pebble(recipe)
     for part in ("autoencoder", "denoiser"):
         lines = (tmp_path / "out" / part / "log.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["step"] == 2
@@ -153,7 +155,7 @@ def test_the_command_makes_a_folder_that_diffusers_loads(discs, tmp_path: Path, 
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a cat", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
-    again = export.from_run(tmp_path / "out", tmp_path / "again")
+    again = export.export_run(tmp_path / "out", tmp_path / "again")
     weights = "unet/diffusion_pytorch_model.safetensors"
     assert (again / weights).read_bytes() == (folder / weights).read_bytes()
 
@@ -161,7 +163,7 @@ def test_the_command_makes_a_folder_that_diffusers_loads(discs, tmp_path: Path, 
 def test_a_transformer_is_made_on_pebbles_autoencoder_and_words(discs, tmp_path: Path, monkeypatch) -> None:
     from diffusers import StableDiffusion3Pipeline
 
-    monkeypatch.setattr(train.sprites, "load", lambda folder: discs)
+    monkeypatch.setattr(train.sprites, "load_sprites", lambda folder: discs)
     recipe = train.Recipe(
         tmp_path,
         tmp_path / "out",
@@ -171,7 +173,7 @@ def test_a_transformer_is_made_on_pebbles_autoencoder_and_words(discs, tmp_path:
         base="pebble",
         denoiser=replace(SMALL_DIT, width=128),
     )
-    folder = train.make(recipe)
+    folder = train.train_pebble(recipe)
     assert (tmp_path / "out" / "denoiser" / "sheet_000002.png").is_file()
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -179,7 +181,7 @@ def test_a_transformer_is_made_on_pebbles_autoencoder_and_words(discs, tmp_path:
     assert image.shape == (64, 64, 3)
     for name in ("vae/diffusion_pytorch_model.safetensors", "tokenizer/merges.txt"):
         assert (folder / name).read_bytes() == (pebble.path() / name).read_bytes()
-    again = export.from_run(tmp_path / "out", tmp_path / "again")
+    again = export.export_run(tmp_path / "out", tmp_path / "again")
     weights = "transformer/diffusion_pytorch_model.safetensors"
     assert (again / weights).read_bytes() == (folder / weights).read_bytes()
 
@@ -187,7 +189,7 @@ def test_a_transformer_is_made_on_pebbles_autoencoder_and_words(discs, tmp_path:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_command_line_names_the_family_and_its_settings(family: str, monkeypatch, tmp_path: Path) -> None:
     seen: list[train.Recipe] = []
-    monkeypatch.setattr(train, "make", lambda recipe: seen.append(recipe))
+    monkeypatch.setattr(train, "train_pebble", lambda recipe: seen.append(recipe))
     train.main(["art", "--out", str(tmp_path), "--family", family, "--batch", "8", "--first", "0.7"])
     (recipe,) = seen
     assert recipe.family.name == family

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import skipstone_pebble as pebble
 from skipstone.errors import ModelError
-from skipstone_pebble.judge import Judge, facts
+from skipstone_pebble.judge import Judge, check_facts
 from skipstone_pebble.words import known_words
 
 FIGURES = Path(__file__).parents[2] / "research" / "pebble"
@@ -89,7 +89,7 @@ def test_the_pipeline_draws_what_the_judge_reads(pipeline) -> None:
     ).images
     assert images.shape == (2, 64, 64, 3)
     readings = Judge.load().read(images)
-    assert all(facts(reading, prompt)["background"] for reading, prompt in zip(readings, prompts, strict=True))
+    assert all(check_facts(reading, prompt)["background"] for reading, prompt in zip(readings, prompts, strict=True))
     assert Judge.load().score(images, prompts)[0] >= 0.5
 
 

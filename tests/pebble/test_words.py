@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import skipstone_pebble as pebble
 from skipstone_pebble import scenes, text
 from skipstone_pebble.recipe import data
-from skipstone_pebble.scenes import Scene, caption, parse
+from skipstone_pebble.scenes import Scene, caption, parse_prompt
 from skipstone_pebble.words import BACKGROUNDS, OBJECTS, RELATIONS, SIZES, known_words
 
 names, grounds = st.sampled_from(list(OBJECTS)), st.sampled_from([None, *BACKGROUNDS])
@@ -26,26 +26,26 @@ pairs = st.builds(lambda a, b, r, g: Scene((a, b), r, g), names, names, st.sampl
 
 @given(singles | pairs)
 def test_a_caption_is_parsed_back_to_its_scene(scene: Scene) -> None:
-    assert parse(caption(scene)) == scene
+    assert parse_prompt(caption(scene)) == scene
 
 
 @given(pairs)
 def test_mirroring_twice_is_the_same_scene(scene: Scene) -> None:
-    assert scene.mirrored().mirrored() == scene
-    assert scene.mirrored().objects == scene.objects[::-1]
+    assert scene.mirror().mirror() == scene
+    assert scene.mirror().objects == scene.objects[::-1]
 
 
 @given(singles | pairs, st.integers(0, 2**32 - 1))
 def test_loose_wordings_still_say_the_scene(scene: Scene, seed: int) -> None:
-    told = parse(text.vary(scene, np.random.default_rng(seed)))
+    told = parse_prompt(text.vary_caption(scene, np.random.default_rng(seed)))
     assert told is not None
-    same = {told, told.mirrored()}
+    same = {told, told.mirror()}
     assert scene in same or scene.without_background() in same
 
 
 def test_the_issues_examples() -> None:
-    assert parse("a red apple on a blue background") == Scene(("red apple",), None, "blue")
-    told = parse("A cat left of a rocket on a yellow background.")
+    assert parse_prompt("a red apple on a blue background") == Scene(("red apple",), None, "blue")
+    told = parse_prompt("A cat left of a rocket on a yellow background.")
     assert told == Scene(("cat", "rocket"), "left of", "yellow")
     assert caption(Scene(("umbrella",), None, "white", "small")) == "a small umbrella on a white background"
     assert caption(Scene(("umbrella",), None, "white")) == "an umbrella on a white background"
@@ -55,7 +55,7 @@ def test_the_issues_examples() -> None:
     "prompt", ["", "a zebra", "a cat and a dog", "a small cat left of a dog", "a cat on a blue background today"]
 )
 def test_other_sentences_are_not_parsed(prompt: str) -> None:
-    assert parse(prompt) is None
+    assert parse_prompt(prompt) is None
 
 
 def test_a_scene_outside_the_grammar_is_refused() -> None:
@@ -80,8 +80,8 @@ def test_withheld_prompts_are_enough_and_the_file_is_what_its_seed_makes() -> No
     for kind in ("single", "pair"):
         prompts = scenes.withheld_prompts(kind)
         assert len(set(prompts)) == len(prompts) >= 200
-        assert all(scenes.withheld().holds(told) for told in map(parse, prompts) if told is not None)
-        assert None not in map(parse, prompts)
+        assert all(scenes.withheld().contains(told) for told in map(parse_prompt, prompts) if told is not None)
+        assert None not in map(parse_prompt, prompts)
     made = scenes.make_withheld()
     assert made["prompts"]["pair"] == scenes.withheld_prompts("pair")
     assert {tuple(combo) for combo in made["grounds"]} == scenes.withheld().grounds
@@ -127,6 +127,6 @@ def test_importing_pebble_is_light() -> None:
 def test_as_many_captions_as_asked_begin_with_the_left_or_upper_object() -> None:
     rng = np.random.default_rng(0)
     for share in (0.5, 0.8, 1.0):
-        told = [parse(text.vary(data.draw_scene(rng, 1.0), rng, share)) for _ in range(600)]
+        told = [parse_prompt(text.vary_caption(data.draw_scene(rng, 1.0), rng, share)) for _ in range(600)]
         leading = np.mean([scene.relation in ("left of", "above") for scene in told])
         assert leading == pytest.approx(share, abs=0.06)

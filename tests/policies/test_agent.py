@@ -13,10 +13,10 @@ from skipstone.engine import trace
 from skipstone.engine.drivers import denoise, denoise_many, replay
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
-from skipstone.policies.agent.actions import ACTION, DEFAULT, Moves
-from skipstone.policies.agent.checkpoint import Brain
-from skipstone.policies.agent.observation import Sight
-from skipstone.policies.agent.policy import Agent, Mind
+from skipstone.policies.agent.actions import ACTION, DEFAULT, ActionSpace
+from skipstone.policies.agent.checkpoint import ActionScorer
+from skipstone.policies.agent.observation import Observation
+from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone.policies.saved import load_policy, save_policy
 
 LOG = log()
@@ -24,16 +24,16 @@ POOL = LOG.pool(range(len(LOG)), SCHEDULE)
 PRICES = ((2.0, GUIDES[5]), (1.0, GUIDES[8]), (0.5, GUIDES[12]))
 
 
-def mind(seed: int = 0, names: tuple[str, ...] = DEFAULT, learned: bool = True, size: float = 1.0) -> Mind:
+def mind(seed: int = 0, names: tuple[str, ...] = DEFAULT, learned: bool = True, size: float = 1.0) -> AgentCheckpoint:
     """An agent of random opinions; of size 0 it likes all actions alike but `continue` best."""
-    moves, sight = Moves(names), Sight(("place", "trace", "errors"))
+    moves, sight = ActionSpace(names), Observation(("place", "trace", "errors"))
     rng = np.random.default_rng(seed)
     weight = (size * rng.normal(size=(len(moves), len(sight.names)))).astype(np.float32)
     bias = np.zeros(len(moves), np.float32)
     bias[names.index("continue")] = 1.0
     count = len(sight.names)
-    brain = Brain(np.zeros(count, np.float32), np.ones(count, np.float32), ((weight, bias),))
-    return Mind(brain, moves, sight, PRICES, learned, "adams(of='x0')")
+    brain = ActionScorer(np.zeros(count, np.float32), np.ones(count, np.float32), ((weight, bias),))
+    return AgentCheckpoint(brain, moves, sight, PRICES, learned, "adams(of='x0')")
 
 
 def agent(tmp_path: Path, price: float, **kwargs: object) -> Agent:
@@ -61,8 +61,8 @@ def test_whatever_it_thinks_it_lands_pays_and_can_be_replayed(tmp_path: Path, se
     for sample in range(4):
         result = denoise(POOL.backbone, POOL.problems[sample], solver, policy)
         assert result.run.t == 0.0
-        assert result.run.cost == sum(not a.skipped and a.cost > 0 for a in result.run.past)
-        assert result.run.cost <= policy.mind.moves.calls * GUIDES[8].steps + 4
+        assert result.run.cost == sum(not a.is_forecast and a.cost > 0 for a in result.run.past)
+        assert result.run.cost <= policy.checkpoint.action_space.calls * GUIDES[8].steps + 4
         known = trace.from_json(trace.to_json(result.run)).run
         assert (replay(POOL.backbone, POOL.problems[sample], solver, known).x == result.x).all()
 
@@ -88,16 +88,16 @@ def test_the_trace_says_which_actions_were_taken(tmp_path: Path) -> None:
 
 def test_a_file_holds_all_of_it(tmp_path: Path) -> None:
     before = mind(2)
-    after = Mind.load(before.save(tmp_path / "a.safetensors"))
-    assert (after.moves, after.sight, after.guides, after.solver) == (
-        before.moves,
-        before.sight,
-        before.guides,
+    after = AgentCheckpoint.load(before.save(tmp_path / "a.safetensors"))
+    assert (after.action_space, after.observation, after.base_schedules, after.solver) == (
+        before.action_space,
+        before.observation,
+        before.base_schedules,
         before.solver,
     )
-    observation, mask = np.linspace(-1, 1, after.brain.inputs), np.ones(len(after.moves))
-    assert after.brain.choose(observation, mask) == before.brain.choose(observation, mask)
-    assert Agent(str(tmp_path / "a.safetensors"), 1.0).mind.prices == (0.5, 2.0)
+    observation, mask = np.linspace(-1, 1, after.action_scorer.inputs), np.ones(len(after.action_space))
+    assert after.action_scorer.choose(observation, mask) == before.action_scorer.choose(observation, mask)
+    assert Agent(str(tmp_path / "a.safetensors"), 1.0).checkpoint.prices == (0.5, 2.0)
 
 
 def test_it_is_saved_and_loaded_as_any_policy(tmp_path: Path) -> None:
@@ -116,20 +116,20 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         Agent(path, -1.0)
     (tmp_path / "b.safetensors").write_bytes(b"not one")
     with pytest.raises(SpecError, match="agent's file"):
-        Mind.load(tmp_path / "b.safetensors")
-    Brain(
+        AgentCheckpoint.load(tmp_path / "b.safetensors")
+    ActionScorer(
         np.zeros(1, np.float32), np.ones(1, np.float32), ((np.ones((2, 1), np.float32), np.zeros(2, np.float32)),)
     ).save(tmp_path / "c.safetensors")
     with pytest.raises(SpecError, match="what an agent needs beside it"):
-        Mind.load(tmp_path / "c.safetensors")
+        AgentCheckpoint.load(tmp_path / "c.safetensors")
 
 
 def test_another_model_has_another_text_state(tmp_path: Path) -> None:
-    sight = Sight(("place", "prompt"), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0),))
-    brain = Brain(
+    sight = Observation(("place", "prompt"), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0),))
+    brain = ActionScorer(
         np.zeros(7, np.float32), np.ones(7, np.float32), ((np.zeros((2, 7), np.float32), np.zeros(2, np.float32)),)
     )
-    Mind(brain, Moves(("continue", "skip 2")), sight, PRICES).save(tmp_path / "a.safetensors")
+    AgentCheckpoint(brain, ActionSpace(("continue", "skip 2")), sight, PRICES).save(tmp_path / "a.safetensors")
     policy, problem = Agent(str(tmp_path / "a.safetensors"), 1.0), POOL.problems[0]
     denoise(POOL.backbone, problem, registry.parse("solver", "adams"), policy)
     other = Problem(problem.schedule, problem.x, problem.grid, 0, prompt=(1.0, 2.0))

@@ -15,19 +15,19 @@ from skipstone.engine.requests import Problem, Query, Result
 from skipstone.errors import SpecError
 from skipstone.policies import Budget, EarlyStop, ErrorControl, Fixed, GuidanceGate, Interval, ThirdOrder
 from skipstone.policies.budget import calls_within
-from skipstone.policies.error_control import in_eps, progress
+from skipstone.policies.error_control import eps_per_unit, eps_weight_clock
 from skipstone.solvers import DDIM
 from skipstone.testing import letters
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import Setup
+from skipstone.testing.policies import PolicySetup
 
 GUIDED = Mixture(guidance=3.0)
 BACKBONE = Mixture()
 
 
 def run(spec: str, steps: int = 24, backbone: Mixture = BACKBONE, seed: int = 0, solver: str = "ddim") -> Result:
-    setup = Setup(registry.parse("solver", solver), backbone, steps)
+    setup = PolicySetup(registry.parse("solver", solver), backbone, steps)
     return setup.run(registry.parse("policy", spec), setup.problem(seed))
 
 
@@ -118,9 +118,9 @@ def test_error_control_predicts_the_disagreement_that_is_then_measured() -> None
     result = run("error_control(tol=1e-3, max_skip=4, of='eps', clock='logsnr')", 80)
     ratios = []
     for before, now in itertools.pairwise(result.run.past):
-        if before.skipped and not now.skipped:
+        if before.is_forecast and not now.is_forecast:
             expected = before.plan.memo["expected_error"]
-            weight = progress(result.run.clock(before.t)) - progress(result.run.clock(before.t_next))
+            weight = eps_weight_clock(result.run.clock(before.t)) - eps_weight_clock(result.run.clock(before.t_next))
             ratios.append(expected / (now.signals["disagreement"] * weight))
     assert len(ratios) > 5
     assert 0.2 < float(np.median(ratios)) < 5
@@ -136,7 +136,7 @@ def test_progress_is_the_integral_of_sigma_over_the_clock() -> None:
     clocks = np.linspace(-3, 2, 20001)
     sigma = 1 / np.sqrt(1 + np.exp(2 * clocks))
     integral = np.sum(0.5 * (sigma[1:] + sigma[:-1]) * np.diff(clocks))
-    assert progress(-3) - progress(2) == pytest.approx(integral, rel=1e-6)
+    assert eps_weight_clock(-3) - eps_weight_clock(2) == pytest.approx(integral, rel=1e-6)
 
 
 @pytest.mark.parametrize("of", ["eps", "x0", "v", "flow"])
@@ -148,7 +148,7 @@ def test_errors_of_every_view_are_brought_to_eps(of: str) -> None:
     a, s = backbone.schedule.alpha(t), backbone.schedule.sigma(t)
     x0 = to_x0(of, np.zeros(3), x, a, s), to_x0(of, np.full(3, 0.1), x, a, s)
     moved = abs(from_x0("eps", x0[1], x, a, s) - from_x0("eps", x0[0], x, a, s))[0]
-    assert in_eps(of, backbone.schedule.clock(t)) * 0.1 == pytest.approx(moved)  # type: ignore[arg-type]
+    assert eps_per_unit(of, backbone.schedule.clock(t)) * 0.1 == pytest.approx(moved)  # type: ignore[arg-type]
 
 
 # -- guidance_gate -------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_early_stop_finishes_in_charged_steps(steps: int) -> None:
 def test_early_stop_comes_closer_than_freezing() -> None:
     """Finishing in charged steps costs little of the picture; taking the present x0 for it costs more."""
     exact = Gaussian()
-    setup = Setup(backbone=exact, steps=40)
+    setup = PolicySetup(backbone=exact, steps=40)
     problem = setup.problem()
     result = setup.run(EarlyStop(tol=0.5, above=0.5), problem)
     stopped = result.run.past[-1].plan.memo["early_stop"]
@@ -242,7 +242,7 @@ def test_budget_charges_both_stages(calls: int, text: str) -> None:
 
 def test_budget_overrules_a_rejection_that_cannot_be_paid() -> None:
     state = replace(history([1.0] * 3), stages=2)
-    retry = Plan(Full(), 0.5 * (state.t + state.here), accept=False)
+    retry = Plan(Full(), 0.5 * (state.t + state.next_start), accept=False)
     assert Budget(calls=5).plan(state, retry) == retry
     overruled = Budget(calls=4).plan(state, retry)
     assert overruled.accept
@@ -273,19 +273,19 @@ def test_seconds_become_calls() -> None:
 
 def test_a_chain_signs_who_amended() -> None:
     result = run("interval(every=2) | forecast(order=2) | budget(calls=8)")
-    assert {a.plan.why for a in result.run.past if a.skipped} >= {("interval", "forecast"), ("budget",)}
-    assert all(a.plan.why == () for a in result.run.past if a.called)
+    assert {a.plan.why for a in result.run.past if a.is_forecast} >= {("interval", "forecast"), ("budget",)}
+    assert all(a.plan.why == () for a in result.run.past if a.is_full_call)
 
 
 def test_chains_flatten_and_fixed_is_their_identity() -> None:
     chain = (Interval() | Fixed()) | (ErrorControl() | Budget())
     assert registry.spell(chain) == "interval | fixed | error_control | budget"
-    setup = Setup()
+    setup = PolicySetup()
     assert np.array_equal(setup.run(Interval() | Fixed()).x, setup.run(Interval()).x)
 
 
 def test_samples_of_a_batch_go_their_own_ways() -> None:
-    setup = Setup(steps=50)
+    setup = PolicySetup(steps=50)
     texts = {letters(setup.run(ThirdOrder(), setup.problem(i, scale=s)).run) for i, s in enumerate((0.3, 1.0, 3.0))}
     assert len(texts) > 1
 

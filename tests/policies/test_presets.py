@@ -7,12 +7,12 @@ from typer.testing import CliRunner
 
 from skipstone import registry
 from skipstone.cli import app
-from skipstone.errors import UnknownName
+from skipstone.errors import UnknownNameError
 
 
-@pytest.mark.parametrize("name", registry.presets("policy"))
+@pytest.mark.parametrize("name", registry.list_presets("policy"))
 def test_a_preset_is_its_spec(name: str) -> None:
-    spec, about = registry.presets("policy")[name]
+    spec, about = registry.list_presets("policy")[name]
     assert registry.parse("policy", name) == registry.parse("policy", spec)
     assert registry.spell(registry.parse("policy", f"{name} | budget")) == f"{spec} | budget"
     assert about.endswith(".")
@@ -20,13 +20,13 @@ def test_a_preset_is_its_spec(name: str) -> None:
 
 
 def test_a_misspelt_preset_is_found() -> None:
-    with pytest.raises(UnknownName, match="Did you mean 'balanced'"):
+    with pytest.raises(UnknownNameError, match="Did you mean 'balanced'"):
         registry.parse("policy", "balancd")
 
 
 def test_presets_are_listed() -> None:
     shown = CliRunner().invoke(app, ["list", "policies"]).output
-    for name, (spec, about) in registry.presets("policy").items():
+    for name, (spec, about) in registry.list_presets("policy").items():
         assert f"{name} " in shown
         assert about in shown
         assert spec in shown

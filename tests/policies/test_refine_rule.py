@@ -10,7 +10,7 @@ import skipstone_pebble as pebble
 from skipstone import policy
 from skipstone.engine.contracts import Refine, Run
 from skipstone.engine.drivers import denoise, denoise_many
-from skipstone.engine.flow import REGION
+from skipstone.engine.flow import REGION_SHARE
 from skipstone.engine.trace import letters
 from skipstone.errors import GuestError, SpecError
 from skipstone.integrations.diffusers.guest import adapt
@@ -18,10 +18,10 @@ from skipstone.integrations.torch import CallCounter
 from skipstone.policies.refine import RefineOnce
 from skipstone.solvers import DDIM
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import Counted, Setup
+from skipstone.testing.policies import CountingBackbone, PolicySetup
 from skipstone_pebble.model import Pebble
 
-SETUP = Setup(DDIM(), Mixture(), 20)
+SETUP = PolicySetup(DDIM(), Mixture(), 20)
 
 
 def refined(run: Run) -> list[int]:
@@ -41,18 +41,18 @@ def test_a_region_that_is_empty_costs_nothing_and_is_not_tried_again() -> None:
     run = SETUP.run(RefineOnce(threshold=1.0)).run
     [k] = refined(run)
     assert run.cost == 20
-    assert run.past[k].plan.memo[REGION] == 0.0
+    assert run.past[k].plan.memo[REGION_SHARE] == 0.0
 
 
 def test_everything_is_refined_at_a_threshold_of_zero_and_nothing_below_it() -> None:
     everything, nothing = (SETUP.run(RefineOnce(threshold=0.0, below=below)).run for below in (False, True))
-    assert everything.past[refined(everything)[0]].plan.memo[REGION] == 1.0
+    assert everything.past[refined(everything)[0]].plan.memo[REGION_SHARE] == 1.0
     assert nothing.cost == 20
 
 
 @pytest.mark.parametrize("calls", [6, 12, 20, 22.5])
 def test_a_budget_that_cannot_pay_for_it_leaves_it_out(calls: float) -> None:
-    counted = Counted(Mixture())
+    counted = CountingBackbone(Mixture())
     run = denoise(counted, SETUP.problem(), DDIM(), policy(f"refine(at=1.0, steps=8) | budget(calls={calls})")).run
     assert counted.calls == run.cost <= calls
     paid = [a for a in run.past if isinstance(a.plan.evaluate, Refine)]
@@ -89,7 +89,7 @@ def test_on_pebble_the_hook_agrees_and_no_sample_depends_on_its_batch(name: str)
     assert all("R" in letters(r.run) for r in results)
     for problem, result in zip(problems, results, strict=True):
         [k] = refined(result.run)
-        assert 0.0 < result.run.past[k].plan.memo[REGION] < 1.0
+        assert 0.0 < result.run.past[k].plan.memo[REGION_SHARE] < 1.0
         alone = denoise(model.backbone, problem, DDIM(), rule)
         assert float(abs(alone.x - result.x).max()) < 1e-4
         bare = denoise(model.backbone, problem, DDIM(), replace(rule, steps=0))

@@ -16,11 +16,11 @@ from skipstone.engine.requests import Problem, Query
 from skipstone.engine.trace import letters
 from skipstone.errors import SpecError
 from skipstone.numerics.schedule import FlowMatching, VPLinear
-from skipstone.policies.mask import Mask, numbers, spelling
+from skipstone.policies.mask import Mask, format_steps, parse_steps
 from skipstone.solvers import DDIM, Euler
 from skipstone.testing import check_id, policy_checks
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import Setup
+from skipstone.testing.policies import PolicySetup
 
 STEPS = 50
 Array = Any
@@ -51,7 +51,7 @@ class Theirs:
     max_interval: int = 4
     denominator: int = 2
     modular: tuple[int, ...] = (1,)
-    called: list[bool] = field(default_factory=list)
+    is_full_call: list[bool] = field(default_factory=list)
 
     def sample(self, backbone: Mixture, problems: Sequence[Problem]) -> list[Array]:
         grid, schedule = problems[0].grid, backbone.schedule
@@ -65,7 +65,7 @@ class Theirs:
                 schedule.sigma(t_next),
             )
             skipped = bus.skip_this_step and bus.pred_m_m_1 is not None
-            self.called.append(not skipped)
+            self.is_full_call.append(not skipped)
             if not skipped:  # else the patched network repeats its last output
                 queries = [Query(row, t, p.cond) for row, p in zip(x, problems, strict=True)]
                 clean = np.stack([e.x0 for e in backbone.predict(queries)])
@@ -103,7 +103,7 @@ class Theirs:
 
 
 def problems(count: int = 3, steps: int = STEPS, backbone: Mixture = DIFFUSION) -> list[Problem]:
-    return [Setup(backbone=backbone, steps=steps).problem(seed, scale=1.0 + 0.3 * seed) for seed in range(count)]
+    return [PolicySetup(backbone=backbone, steps=steps).problem(seed, scale=1.0 + 0.3 * seed) for seed in range(count)]
 
 
 def called(results: Sequence[Any]) -> list[list[bool]]:
@@ -131,8 +131,8 @@ def test_decisions_and_samples_are_those_of_the_released_code(spec: str, theirs:
     own = Theirs(registry.parse("policy", spec).name, **theirs)
     expected = own.sample(DIFFUSION, problems())
     results = denoise_many(DIFFUSION, problems(), DDIM(), registry.parse("policy", spec))
-    assert called(results) == [own.called] * len(results)
-    assert 5 < sum(own.called) < STEPS - 5
+    assert called(results) == [own.is_full_call] * len(results)
+    assert 5 < sum(own.is_full_call) < STEPS - 5
     for ours, x in zip(results, expected, strict=True):
         np.testing.assert_allclose(ours.x, x, rtol=1e-6, atol=1e-8)
 
@@ -145,7 +145,7 @@ def test_sada_by_the_sample_decides_what_it_would_alone() -> None:
     for p, decisions in zip(problems(), together, strict=True):
         own = Theirs("sada")
         own.sample(DIFFUSION, [p])
-        assert own.called == decisions
+        assert own.is_full_call == decisions
 
 
 def test_sada_of_a_flow_tests_the_second_difference_alone() -> None:
@@ -175,9 +175,9 @@ def test_sada_of_a_flow_tests_the_second_difference_alone() -> None:
 def test_late_steps_are_called_every_so_often_and_interpolated_between(name: str, every: int) -> None:
     run = denoise(DIFFUSION, problems(1)[0], DDIM(), registry.parse("policy", f"{name}(lagrange=3, max_skip=9)")).run
     late = range(25, 48)
-    assert [run.past[i].called for i in late] == [(i - 1) % every == 0 for i in late]
-    assert all(run.past[i].plan.evaluate.order == 2 for i in late if run.past[i].skipped)  # type: ignore[union-attr]
-    assert all(a.called for a in run.past[48:])
+    assert [run.past[i].is_full_call for i in late] == [(i - 1) % every == 0 for i in late]
+    assert all(run.past[i].plan.evaluate.order == 2 for i in late if run.past[i].is_forecast)  # type: ignore[union-attr]
+    assert all(a.is_full_call for a in run.past[48:])
 
 
 # -- Masks ---------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_a_mask_skips_its_numbers() -> None:
 
 @pytest.mark.parametrize("skips", ["", "3", "3,4", "3-5", "1,3,4,6-9,20"])
 def test_numbers_and_their_spelling_invert_each_other(skips: str) -> None:
-    assert spelling(numbers(skips)) == skips
+    assert format_steps(parse_steps(skips)) == skips
 
 
 @pytest.mark.parametrize("skips", ["a", "3-", "-3", "5-3", "1.5", "3;4"])

@@ -15,7 +15,7 @@ from skipstone.engine.contracts import Policy
 from skipstone.errors import SpecError
 from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import (
-    Setup,
+    PolicySetup,
     check_budget_holds_behind_it,
     check_counts_every_call_and_no_forecast,
     check_is_pure,
@@ -65,7 +65,7 @@ OUT_OF_RANGE = {
     "ahead": [-0.1, 1.5],
     "calls": [0, 0.5, math.nan, "many"],
 }
-GUIDED = Setup(backbone=Mixture(guidance=2.0), steps=16)
+GUIDED = PolicySetup(backbone=Mixture(guidance=2.0), steps=16)
 TWO_STAGES = [registry.parse("solver", n) for n in ("heun",) if n in registry.names("solver")]
 
 
@@ -73,7 +73,7 @@ TWO_STAGES = [registry.parse("solver", n) for n in ("heun",) if n in registry.na
 def policies(draw: st.DrawFn) -> Policy:
     name = draw(st.sampled_from(sorted(IN_RANGE)))
     arguments = {key: draw(values) for key, values in IN_RANGE[name].items()}
-    return registry.lookup("policy", name)(**arguments)  # type: ignore[no-any-return]
+    return registry.find_class("policy", name)(**arguments)  # type: ignore[no-any-return]
 
 
 @settings(max_examples=150, deadline=None)
@@ -104,4 +104,4 @@ CASES = [
 @pytest.mark.parametrize(("name", "key", "value"), CASES)
 def test_settings_out_of_range_are_refused_with_advice(name: str, key: str, value: Any) -> None:
     with pytest.raises(SpecError, match=rf"^{name}: expected {key} to be .*got {value!r}.*; try {key}="):
-        registry.lookup("policy", name)(**{key: value})
+        registry.find_class("policy", name)(**{key: value})

@@ -25,11 +25,11 @@ from skipstone.policies.stride import Stride
 from skipstone.solvers.adams import Adams
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import Counted, Setup
+from skipstone.testing.policies import CountingBackbone, PolicySetup
 
-MIXED = Setup(Adams(), Mixture(), 24)
-SMOOTH = Setup(Adams(), Gaussian(), 24)
-GUIDED = Setup(Adams(), Mixture(guidance=2.0), 24)
+MIXED = PolicySetup(Adams(), Mixture(), 24)
+SMOOTH = PolicySetup(Adams(), Gaussian(), 24)
+GUIDED = PolicySetup(Adams(), Mixture(guidance=2.0), 24)
 
 
 def landings(run: Run) -> list[float]:
@@ -53,7 +53,7 @@ def test_a_smaller_tolerance_never_makes_fewer_calls(tol: float, less: float, se
 
 
 @pytest.mark.parametrize("setup", [SMOOTH, MIXED], ids=["gaussian", "mixture"])
-def test_the_error_falls_with_the_tolerance_and_is_of_its_size(setup: Setup) -> None:
+def test_the_error_falls_with_the_tolerance_and_is_of_its_size(setup: PolicySetup) -> None:
     problem = setup.problem(3, steps=400)  # more than any run wants
     if isinstance(setup.backbone, Gaussian):
         exact = setup.backbone.exact(problem.x, 1.0, 0.0)
@@ -78,8 +78,8 @@ def test_samples_of_a_batch_take_their_own_numbers_of_calls_and_are_those_of_a_r
 
 
 @pytest.mark.parametrize("setup", [MIXED, GUIDED], ids=["one branch", "guided"])
-def test_aiming_anew_costs_nothing_and_is_told_as_one_step(setup: Setup) -> None:
-    counted = Counted(setup.backbone)
+def test_aiming_anew_costs_nothing_and_is_told_as_one_step(setup: PolicySetup) -> None:
+    counted = CountingBackbone(setup.backbone)
     run = denoise(counted, setup.problem(), setup.solver, Stride()).run
     rejected = [a for a in run.past if not a.accepted]
     assert rejected, "nothing was aimed anew: the test says nothing"
@@ -87,10 +87,10 @@ def test_aiming_anew_costs_nothing_and_is_told_as_one_step(setup: Setup) -> None
     for first, again in itertools.pairwise(run.past):
         assert again.cost == (1.0 if first.accepted else 0.0)
         assert first.accepted or (again.accepted and again.t == first.t)
-    assert len(run.told) == counted.calls
-    assert all(a.accepted and a.cost == 1.0 for a in run.told)
-    assert [a.t_next for a in run.told] == landings(run)
-    assert letters(run) == "C" * len(run.told)
+    assert len(run.display_attempts) == counted.calls
+    assert all(a.accepted and a.cost == 1.0 for a in run.display_attempts)
+    assert [a.t_next for a in run.display_attempts] == landings(run)
+    assert letters(run) == "C" * len(run.display_attempts)
 
 
 @settings(max_examples=25, deadline=None)
@@ -115,7 +115,7 @@ def test_every_landing_is_a_place_of_the_grid(gaps: list[float], places: int, to
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=8, unique=True), st.sampled_from([1, 4, 24]))
 def test_path_lands_where_it_says(hundredths: list[int], steps: int) -> None:
     times = [h / 100 for h in sorted(hundredths, reverse=True)]
-    counted = Counted(MIXED.backbone)
+    counted = CountingBackbone(MIXED.backbone)
     policy = Path(" ".join(map(str, times)))
     run = denoise(counted, MIXED.problem(steps=steps), MIXED.solver, policy).run
     assert landings(run) == [*times, 0.0]

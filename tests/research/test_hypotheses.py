@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from skipstone.errors import BenchError, SpecError
 from skipstone_research.agents import hypotheses as H
-from skipstone_research.agents.gap import gap
-from skipstone_research.agents.gates import Learnt, Machine, g1, gates
-from skipstone_research.agents.refined import DEFECTS, refined
-from skipstone_research.agents.scores import Row, Scores, averaged, of_lines
-from skipstone_train.agents.complexity import FACTS, WORDS, complexities, content_words
+from skipstone_research.agents.gap import measure_gap_closed
+from skipstone_research.agents.gates import MemoryUsage, TrainingSummary, g1, gates
+from skipstone_research.agents.refined import DEFECT_METRIC, load_refine_scores
+from skipstone_research.agents.scores import ScoreRow, Scores, average_rows, row_from_jsonl
+from skipstone_train.agents.complexity import FACTS_UNIT, WORDS_UNIT, count_content_words, prompt_complexities
 from skipstone_train.agents.rewards import Utility
 
 TEXTS = ("a cat on a red background", "a small cat on a red background", "a cat above a bus on a red background")
@@ -27,14 +27,14 @@ LADDER = (8, 10, 12, 16, 20)
 UTILITY = Utility(0.5)
 
 
-def row(name: str, kind: Any, psnr: Any, calls: Any, judge: Any = 0.9, **more: Any) -> Row:
+def row(name: str, kind: Any, psnr: Any, calls: Any, judge: Any = 0.9, **more: Any) -> ScoreRow:
     """A row of arrays (samples,); SSIM follows PSNR."""
     n = len(np.atleast_1d(psnr))
     p, c, j = (np.broadcast_to(np.asarray(v, float), n) for v in (psnr, calls, judge))
     samples = {
         f"p{i}:0": {"calls": c[i], "psnr": p[i], "ssim": 1 - 10 ** (-p[i] / 15), "judge": j[i]} for i in range(n)
     }
-    return Row(name, kind, samples, **more)
+    return ScoreRow(name, kind, samples, **more)
 
 
 class World:
@@ -50,14 +50,14 @@ class World:
     def psnr(self, calls: Any, noise: float = 0.3) -> Any:
         return 22 + 20 * np.log10(calls) - self.hardness + self.rng.normal(0, noise, self.n)
 
-    def scores(self, *rows: Row) -> Scores:
+    def scores(self, *rows: ScoreRow) -> Scores:
         fixed = [row(f"fixed @ dpmpp / {n}", "fixed", self.psnr(n), n, self.judge) for n in LADDER]
         ddim = row("fixed @ ddim / 20", "fixed", self.psnr(20) - 6, 20, self.judge)
         full = row("fixed @ ddim / 50", "full", self.psnr(50) - 6, 50, self.judge)
         prompts = {f"p{i}:0": text for i, text in enumerate(self.texts)}
         return Scores((*fixed, ddim, full, *rows), prompts, UTILITY)
 
-    def oracle(self, kind: Any = "agent", **more: Any) -> Row:
+    def oracle(self, kind: Any = "agent", **more: Any) -> ScoreRow:
         """Knows each sample's hardness, and gains 4 dB by it, at calls that follow it."""
         calls = np.clip(np.round(11 + 0.8 * self.hardness), 8, 20)
         return row("oracle", kind, self.psnr(calls) + 4, calls, self.judge, **more)
@@ -88,7 +88,7 @@ def test_an_oracle_passes_and_a_bad_agent_fails() -> None:
 
 def test_only_a_rule_manages_it_and_the_verdict_says_so() -> None:
     world = World()
-    rule = Row("stride", "rule", world.oracle().samples)
+    rule = ScoreRow("stride", "rule", world.oracle().samples)
     agent = row("agent", "agent", world.psnr(12) - 1, 12, world.judge, price=0.5)
     found = verdict(world.scores(agent, rule), "H2")
     assert found.holds is False
@@ -115,7 +115,7 @@ def test_chance_is_corrected_over_what_is_tested_together() -> None:
         return H.Finding(H.Verdict(name, "", None), p, True)
 
     assert H.decide([finding("a", 0.03)])[0].holds
-    pair = H.decide([finding("a", 0.03), finding("b", 0.04), H.untested("c", "", "why")])
+    pair = H.decide([finding("a", 0.03), finding("b", 0.04), H.make_untested("c", "", "why")])
     assert [v.holds for v in pair] == [False, False, None]
     assert pair[0].figures["p_holm"] == pytest.approx(0.06)
     assert "p = 0.06 after Holm, below 0.05 was asked for" in pair[0].why
@@ -165,7 +165,7 @@ def test_the_rival_makes_exactly_as_many_calls(calls: float) -> None:
     values = {n: 20 + 20 * math.log10(n) for n in LADDER}
     fixed = [row(f"f{n}", "fixed", np.full(8, v), n) for n, v in values.items()]
     agent = row("agent", "agent", np.zeros(8), calls, price=0.5)
-    found = H.against_fixed(agent, Scores((*fixed, agent), {}, UTILITY))
+    found = H.compare_with_fixed(agent, Scores((*fixed, agent), {}, UTILITY))
     assert found is not None
     assert -found["mean"] == pytest.approx(np.interp(calls, LADDER, [values[n] for n in LADDER]), abs=1e-9)
 
@@ -183,8 +183,8 @@ def test_trainings_are_averaged_sample_by_sample_and_told_one_by_one() -> None:
     scores = world.scores(*runs, other)
     assert scores.agent.values("psnr")["p0:0"] == pytest.approx(sum(r.values("psnr")["p0:0"] for r in runs) / 3)
     assert verdict(scores, "H2").figures["trainings"].keys() == {"seed 0", "seed 1", "seed 2"}
-    short = Row("short", "agent", dict(list(runs[0].samples.items())[:10]), 0.5)
-    assert len(averaged([runs[1], short], "both").samples) == 10
+    short = ScoreRow("short", "agent", dict(list(runs[0].samples.items())[:10]), 0.5)
+    assert len(average_rows([runs[1], short], "both").samples) == 10
     with pytest.raises(BenchError, match=r"at price 0\.7, got 0\.5"):
         _ = Scores(tuple(runs), {}, Utility(0.7)).agent
 
@@ -200,7 +200,7 @@ def test_calls_that_follow_the_prompt_weakly_are_not_enough() -> None:
     assert 0 < found.figures["rho"] < 0.3
     assert found.holds is False
     assert found.figures["low"] < found.figures["rho"] < found.figures["high"]
-    assert found.figures["unit"] == FACTS
+    assert found.figures["unit"] == FACTS_UNIT
     assert list(found.figures["calls"]) == ["2", "3", "4"]
 
 
@@ -236,7 +236,7 @@ def refine_file(path: Path, gains: dict[str, tuple[float, float]], n: int = 24) 
 
 def test_refine_must_win_on_defects_and_by_the_judge(tmp_path: Path) -> None:
     def h4(gains: dict[str, tuple[float, float]]) -> H.Verdict:
-        return H.decide([H.h4(refined(refine_file(tmp_path / "refine.json", gains)))])[0]
+        return H.decide([H.h4(load_refine_scores(refine_file(tmp_path / "refine.json", gains)))])[0]
 
     assert h4({"objects": (2, 0.05)}).holds
     assert h4({"objects": (2, 0.05), "ground": (-2, -0.1)}).holds  # one way is enough, its p corrected
@@ -247,7 +247,7 @@ def test_refine_must_win_on_defects_and_by_the_judge(tmp_path: Path) -> None:
     assert told.holds is None
     both = h4({"refine, told where": (5, 0.1), "objects": (-1, 0)})
     assert both.holds is False
-    assert both.figures["refine, told where"][DEFECTS]["mean"] == pytest.approx(5, abs=0.2)
+    assert both.figures["refine, told where"][DEFECT_METRIC]["mean"] == pytest.approx(5, abs=0.2)
 
 
 def test_refine_on_summaries_is_refused(tmp_path: Path) -> None:
@@ -260,14 +260,14 @@ def test_refine_on_summaries_is_refused(tmp_path: Path) -> None:
     ):
         path.write_text(text.replace('"c"', '"planted"'))
         with pytest.raises(BenchError, match=said):
-            refined(path)
+            load_refine_scores(path)
 
 
 def test_complexity_of_grammar_and_of_free_text() -> None:
-    assert complexities([*TEXTS, "a cat"]).values == (2, 3, 4, 1)
-    free = complexities(["a cat", "a blue owl's house, in the style of Klimt"])
-    assert (free.unit, free.values) == (WORDS, (1, 5))
-    assert content_words("The cat and the cat") == 1
+    assert prompt_complexities([*TEXTS, "a cat"]).values == (2, 3, 4, 1)
+    free = prompt_complexities(["a cat", "a blue owl's house, in the style of Klimt"])
+    assert (free.unit, free.values) == (WORDS_UNIT, (1, 5))
+    assert count_content_words("The cat and the cat") == 1
 
 
 # -- The gap ----------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def gap_world(share: float, n: int = 40) -> Scores:
 
 @pytest.mark.parametrize(("share", "holds"), [(0.0, False), (0.55, False), (0.65, True), (1.0, True)])
 def test_the_share_of_the_gap_closed(share: float, holds: bool) -> None:
-    found = gap(gap_world(share), "oracle")
+    found = measure_gap_closed(gap_world(share), "oracle")
     assert found.figures["closed"] == pytest.approx(share, abs=1e-9)
     assert found.figures["low"] <= share <= found.figures["high"]
     assert found.figures["rival"] == "fixed"
@@ -296,14 +296,14 @@ def test_the_share_of_the_gap_closed(share: float, holds: bool) -> None:
 
 
 def test_the_gap_says_what_it_lacks() -> None:
-    assert gap(gap_world(1.0), "ceiling").holds is None
-    few = gap(gap_world(1.0, n=20), "oracle")
+    assert measure_gap_closed(gap_world(1.0), "ceiling").holds is None
+    few = measure_gap_closed(gap_world(1.0, n=20), "oracle")
     assert few.holds is None
     assert "fewer than 32" in few.why
     upside_down = gap_world(0.5)
     swapped = [replace(r, kind="fixed") if r.kind == "oracle" else r for r in upside_down.rows]
-    nothing = Scores((*swapped, Row("o", "oracle", upside_down.rows[1].samples)), {}, UTILITY)
-    assert "no better than the best fixed row" in gap(nothing, "oracle").why
+    nothing = Scores((*swapped, ScoreRow("o", "oracle", upside_down.rows[1].samples)), {}, UTILITY)
+    assert "no better than the best fixed row" in measure_gap_closed(nothing, "oracle").why
 
 
 def test_the_interval_of_the_gap_covers() -> None:
@@ -316,7 +316,7 @@ def test_the_interval_of_the_gap_covers() -> None:
             row("fixed", "fixed", base, 12), row("oracle", "oracle", base + much, 12),
             row("agent", "agent", base + 0.7 * 4 + rng.normal(0, 2, 40), 12, price=0.5),
         )  # fmt: skip
-        found = gap(Scores(rows, {}, Utility(0.5, -99, 99)), "oracle").figures
+        found = measure_gap_closed(Scores(rows, {}, Utility(0.5, -99, 99)), "oracle").figures
         inside += bool(found["low"] <= 0.7 <= found["high"])
     assert inside / 120 > 0.9
 
@@ -324,15 +324,15 @@ def test_the_interval_of_the_gap_covers() -> None:
 # -- Gates ------------------------------------------------------------------------------------------
 
 
-def learnt(**more: Any) -> Learnt:
+def learnt(**more: Any) -> TrainingSummary:
     told = {"name": "0", "first": 1.0, "best": 3.0, "random": 0.0, "fixed": 2.0}
-    return Learnt(**{**told, "actions": {"continue": 0.7, "stop": 0.3}, **more})
+    return TrainingSummary(**{**told, "actions": {"continue": 0.7, "stop": 0.3}, **more})
 
 
 def test_gates_of_an_oracle_and_of_nothing() -> None:
     world = World()
     scores = world.scores(world.oracle(price=0.5))
-    found = gates(scores, [learnt()], Machine(10**9, 16 * 10**9, 5000), scores)
+    found = gates(scores, [learnt()], MemoryUsage(10**9, 16 * 10**9, 5000), scores)
     assert {v.name: v.holds for v in found} == {"G0": True, "G1": True, "G2": True, "G3": True, "G4": True}
     bare = {v.name: v for v in gates(scores)}
     assert [name for name, v in bare.items() if v.holds is None] == ["G0", "G1", "G4"]
@@ -345,7 +345,7 @@ def test_gates_that_close() -> None:
     world = World()
     calls = np.full(world.n, 45.0)
     scores = world.scores(row("slow", "agent", world.psnr(50), calls, world.judge, price=0.5))
-    found = {v.name: v for v in gates(scores, [learnt()], Machine(1, 2, 2_000_000), scores)}
+    found = {v.name: v for v in gates(scores, [learnt()], MemoryUsage(1, 2, 2_000_000), scores)}
     assert [found[g].holds for g in ("G0", "G2", "G3")] == [False, False, False]
     assert "given up" in found["G3"].why
     worse = world.scores(row("bad", "agent", world.psnr(12), 12, world.judge * 0.9, price=0.5))
@@ -357,23 +357,23 @@ def test_gates_that_close() -> None:
 
 def test_summaries_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="not tested on summaries"):
-        Row("agent", "agent", {"mean": {"psnr": 40.0, "calls": 12.0}})
+        ScoreRow("agent", "agent", {"mean": {"psnr": 40.0, "calls": 12.0}})
     with pytest.raises(SpecError, match="got none"):
-        Row("agent", "agent", {})
+        ScoreRow("agent", "agent", {})
     path = tmp_path / "table.jsonl"
     path.write_text(json.dumps({"row": "agent", "mean": 40.0, "std": 2.0, "n": 200}) + "\n")
     with pytest.raises(BenchError, match="is a summary"):
-        of_lines(path, "agent", "agent")
+        row_from_jsonl(path, "agent", "agent")
     path.write_text(json.dumps({"sample": "p0:0", "psnr": 40.0}) + "\n")
     with pytest.raises(BenchError, match="expected the keys sample and calls"):
-        of_lines(path, "agent", "agent")
+        row_from_jsonl(path, "agent", "agent")
     path.write_text("")
     with pytest.raises(BenchError, match="no scores"):
-        of_lines(path, "agent", "agent")
+        row_from_jsonl(path, "agent", "agent")
     with pytest.raises(BenchError, match="is not there"):
-        of_lines(tmp_path / "nowhere.jsonl", "agent", "agent")
+        row_from_jsonl(tmp_path / "nowhere.jsonl", "agent", "agent")
     path.write_text(json.dumps({"sample": "p0:0", "calls": 12, "psnr": 40.0, "identical": True}) + "\n")
-    assert of_lines(path, "oracle", "oracle").samples == {"p0:0": {"calls": 12.0, "psnr": 40.0}}
+    assert row_from_jsonl(path, "oracle", "oracle").samples == {"p0:0": {"calls": 12.0, "psnr": 40.0}}
 
 
 def test_the_utility_of_trainings_is_averaged_not_that_of_their_means() -> None:

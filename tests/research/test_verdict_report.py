@@ -12,9 +12,9 @@ import pytest
 
 from skipstone.errors import BenchError
 from skipstone_bench.store import Header, Record, RowInfo, Store
-from skipstone_research.agents.evaluated import FILE, evaluated
-from skipstone_research.agents.figures import _hull, drawn
-from skipstone_research.agents.report import Report, write
+from skipstone_research.agents.evaluated import EVALUATION_FILE, load_evaluation
+from skipstone_research.agents.figures import _hull, draw_figures
+from skipstone_research.agents.report import VerdictReport, write
 
 THINGS = ("dog", "bus", "fox", "key", "crab")
 PROMPTS = [f"a {thing} on a {ground} background" for thing in THINGS for ground in ("red", "blue")]
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
                        "actions": {"continue": 0.6, "stop": 0.4}}],
         "memory": {"peak": 10**8, "total": 10**10, "largest": 9000},
     }  # fmt: skip
-    store.write(FILE, json.dumps(told).encode())
+    store.write(EVALUATION_FILE, json.dumps(told).encode())
     return store.folder
 
 
@@ -112,27 +112,27 @@ def test_the_page_and_the_table_say_the_same(folder: Path) -> None:
 
 
 def test_an_oracle_of_another_price_or_of_other_samples_is_refused(folder: Path, tmp_path: Path) -> None:
-    assert evaluated(folder, oracle=lines(tmp_path / "o.jsonl", 8, 40)).scores.only("oracle") is not None
+    assert load_evaluation(folder, oracle=lines(tmp_path / "o.jsonl", 8, 40)).scores.first_of("oracle") is not None
     with pytest.raises(BenchError, match="no scores of samples at price 1"):
-        evaluated(folder, oracle=lines(tmp_path / "o.jsonl", 8, 40, price=2.0))
+        load_evaluation(folder, oracle=lines(tmp_path / "o.jsonl", 8, 40, price=2.0))
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"sample": "q:0", "calls": 8, "psnr": 40}) + "\n")
     with pytest.raises(BenchError, match="none of its samples was evaluated here"):
-        evaluated(folder, oracle=other)
+        load_evaluation(folder, oracle=other)
 
 
 def test_a_folder_without_a_finished_evaluation(folder: Path, tmp_path: Path) -> None:
-    (folder / FILE).write_text("{}")
+    (folder / EVALUATION_FILE).write_text("{}")
     with pytest.raises(BenchError, match="no finished evaluation"):
-        evaluated(folder)
+        load_evaluation(folder)
     with pytest.raises(BenchError, match=r"no bench\.json"):
-        evaluated(tmp_path)
+        load_evaluation(tmp_path)
 
 
 def test_transfer_is_judged_on_the_other_model(folder: Path) -> None:
     report, _ = write(folder, transfer=folder)
     assert report.gates[-1].holds is True  # the judge sees no difference
-    assert Report.of(evaluated(folder)).gates[-1].holds is None
+    assert VerdictReport.of(load_evaluation(folder)).gates[-1].holds is None
 
 
 def test_the_line_of_fixed_rows_is_concave() -> None:
@@ -142,4 +142,4 @@ def test_the_line_of_fixed_rows_is_concave() -> None:
 
 
 def test_figures_need_rows(folder: Path) -> None:
-    assert len(drawn(evaluated(folder))) == 3
+    assert len(draw_figures(load_evaluation(folder))) == 3

@@ -12,7 +12,7 @@ import torch
 from skipstone import registry
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Estimate, Problem, Query
-from skipstone.numerics.noise import normal
+from skipstone.numerics.noise import standard_normal
 from skipstone.numerics.parametrize import to_x0
 from skipstone.numerics.schedule import Schedule
 from skipstone.policies.fixed import Fixed
@@ -33,7 +33,7 @@ class Model:
 
     schedule: Schedule
     kind: str
-    told: Callable[[float], float] = lambda k: k
+    network_timestep: Callable[[float], float] = lambda k: k
     sites: ClassVar[tuple[str, ...]] = ()
     branches: ClassVar[int] = 1
 
@@ -41,7 +41,7 @@ class Model:
         """What the function means for each query."""
         estimates = []
         for q in queries:
-            output = network(q.x, self.told(self.schedule.timestep(q.t)))
+            output = network(q.x, self.network_timestep(self.schedule.timestep(q.t)))
             a, s = self.schedule.alpha(q.t), self.schedule.sigma(q.t)
             estimates.append(Estimate(to_x0(self.kind, output, q.x, a, s)))
         return estimates
@@ -49,19 +49,21 @@ class Model:
 
 def start() -> torch.Tensor:
     """A sample of one picture of noise, of diffusers' shape."""
-    return normal(SEED, 0, torch.empty(1, 3, 8, 8))
+    return standard_normal(SEED, 0, torch.empty(1, 3, 8, 8))
 
 
 @contextmanager
-def noises(monkeypatch: Any, module: Any) -> Iterator[None]:
+def patch_noise(monkeypatch: Any, module: Any) -> Iterator[None]:
     """The scheduler's `randn_tensor` draws what the engine would: numbers 1, 2, ... of the run's stream."""
     drawn = iter(range(1, 10_000))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "randn_tensor", lambda shape, **_: normal(SEED, next(drawn), torch.empty(*shape)))
+        patch.setattr(
+            module, "randn_tensor", lambda shape, **_: standard_normal(SEED, next(drawn), torch.empty(*shape))
+        )
         yield
 
 
-def whole(scheduler: Any) -> Callable[[float], float]:
+def nearest_timestep(scheduler: Any) -> Callable[[float], float]:
     """What the scheduler tells the network for a timestep of ours: diffusers rounds some grids, and cuts others off."""
 
     def nearest(k: float) -> float:

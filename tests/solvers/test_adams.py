@@ -13,11 +13,19 @@ from hypothesis import strategies as st
 
 from skipstone.engine.requests import Problem
 from skipstone.evaluation.columns import Sampler, parse_column
-from skipstone.evaluation.samplers import taken_over
+from skipstone.evaluation.samplers import takeover_solver
 from skipstone.numerics.array import rms
-from skipstone.solvers.adams import Adams, Clean, Pair, integral, kept, lasting, trust
+from skipstone.solvers.adams import (
+    Adams,
+    CleanNode,
+    PairNode,
+    correction_share,
+    decay_factor,
+    integrate_nodes,
+    linear_share,
+)
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.orders import LOUD, QUIET, reference, start, undisturbed
+from skipstone.testing.orders import FIRST_CLOCK, LAST_CLOCK, initial_latent, reference, run_without_noise
 
 MIXTURE = Mixture()
 
@@ -33,7 +41,7 @@ def bisected(grid: list[float]) -> list[float]:
 
 
 def error(grid: list[float]) -> float:
-    end = undisturbed(MIXTURE, Problem(MIXTURE.schedule, start(), tuple(grid)), Adams())
+    end = run_without_noise(MIXTURE, Problem(MIXTURE.schedule, initial_latent(), tuple(grid)), Adams())
     return float(rms(end - truth()))
 
 
@@ -41,7 +49,7 @@ def error(grid: list[float]) -> float:
 @given(st.lists(st.floats(1.0, 4.0), min_size=8, max_size=10))
 def test_the_order_holds_on_uneven_steps(gaps: list[float]) -> None:
     """Order 1 would gain 4 in two bisections, order 3 gains up to 64; on fine grids, order 2 gains 4 in one."""
-    noise, data = (MIXTURE.schedule.time(clock) for clock in (LOUD, QUIET))
+    noise, data = (MIXTURE.schedule.time(clock) for clock in (FIRST_CLOCK, LAST_CLOCK))
     shares = np.concatenate([[0.0], np.cumsum(gaps) / np.sum(gaps)])
     grid = [float(noise + (data - noise) * share) for share in shares]
     coarse, fine, finest = error(grid), error(bisected(bisected(grid))), error(bisected(bisected(bisected(grid))))
@@ -49,9 +57,9 @@ def test_the_order_holds_on_uneven_steps(gaps: list[float]) -> None:
     assert fine > 4.5 * finest
 
 
-def pairs(angles: list[float], values: list[Any]) -> list[Pair]:
+def pairs(angles: list[float], values: list[Any]) -> list[PairNode]:
     """Estimates at falling angles whose clean part and noise both move by the same values."""
-    return [Pair(u, 0.3 + v, -0.2 + 0.5 * v) for u, v in zip(angles, values, strict=True)]
+    return [PairNode(u, 0.3 + v, -0.2 + 0.5 * v) for u, v in zip(angles, values, strict=True)]
 
 
 steps = st.floats(0.02, 0.4)
@@ -62,7 +70,7 @@ steps = st.floats(0.02, 0.4)
 def test_trust_is_a_share(seed: int, first: float, second: float, ahead: float, size: float) -> None:
     values = size * np.random.default_rng(seed).standard_normal((3, 16))
     angles = [1.4, 1.4 - first, 1.4 - first - second]
-    share = float(trust(pairs(angles, list(values)), angles[-1] - ahead))
+    share = float(linear_share(pairs(angles, list(values)), angles[-1] - ahead))
     assert 0.0 <= share <= 1.0
 
 
@@ -72,9 +80,9 @@ def test_trust_believes_a_line_and_not_a_jump(seed: int, first: float, second: f
     way = np.random.default_rng(seed).standard_normal(16)
     angles = [1.4, 1.4 - first, 1.4 - first - second]
     straight = pairs(angles, [way * u for u in angles])
-    assert float(trust(straight, angles[-1] - ahead)) == pytest.approx(1.0, abs=1e-6)
+    assert float(linear_share(straight, angles[-1] - ahead)) == pytest.approx(1.0, abs=1e-6)
     jumped = pairs(angles, [0.0 * way, way, way + 1e-4 * way[::-1]])  # once, and then no further
-    assert float(trust(jumped, angles[-1] - ahead)) < 1e-3
+    assert float(linear_share(jumped, angles[-1] - ahead)) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -90,7 +98,7 @@ def test_trust_believes_a_line_and_not_a_jump(seed: int, first: float, second: f
     ],
 )
 def test_a_benchmark_takes_over_what_diffusers_cannot_run(spec: str, wanted: str | None) -> None:
-    solver = taken_over(parse_column(spec, *Sampler()))
+    solver = takeover_solver(parse_column(spec, *Sampler()))
     assert (solver.name if solver else None) == wanted
 
 
@@ -107,16 +115,16 @@ def test_a_clean_estimate_that_is_a_polynomial_is_integrated_exactly(
     """d(z / sin u) = -x0 / sin(u)^2 du, integrated by brute force; at u = 0 nothing of z is left but x0 there."""
     angles = [angle + gaps[0] + gaps[1], angle + gaps[0], angle][-len(coefficients) :]
     clean = np.polynomial.Polynomial(coefficients)
-    nodes = [Clean(u, np.float64(clean(u))) for u in angles]
+    nodes = [CleanNode(u, np.float64(clean(u))) for u in angles]
     end = share * angle
     cot = np.linspace(1 / np.tan(angle), 1 / np.tan(end or 1.0), 400_001)
     expected = np.sin(end) * np.trapezoid(clean(np.arctan2(1.0, cot)), cot) if end else clean(0.0)
-    assert float(integral(nodes, angle, end)) == pytest.approx(float(expected), abs=1e-5)
-    assert kept(nodes[-1], end) == np.sin(end) / np.sin(angle)
+    assert float(integrate_nodes(nodes, angle, end)) == pytest.approx(float(expected), abs=1e-5)
+    assert decay_factor(nodes[-1], end) == np.sin(end) / np.sin(angle)
 
 
 def test_what_the_last_correction_leaves_behind() -> None:
     """All of it where the sample is clean already, none of it far from there."""
-    assert lasting(0.0) == 1.0
-    assert lasting(0.03) == pytest.approx(0.5)
-    assert lasting(1.0) < 1e-3
+    assert correction_share(0.0) == 1.0
+    assert correction_share(0.03) == pytest.approx(0.5)
+    assert correction_share(1.0) < 1e-3

@@ -54,7 +54,7 @@ def test_the_error_follows_the_tolerance(schedule: Schedule, order: int) -> None
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.name)
 def test_it_ends_on_the_end_of_any_grid(schedule: Schedule, grid: tuple[float, ...]) -> None:
     result = denoise(Mixture(schedule=schedule, prediction="x0"), problem(schedule, grid), DPMAdaptive(), Fixed())
-    times = [a.t_next for a in result.run.kept]
+    times = [a.t_next for a in result.run.accepted_attempts]
     assert result.run.t == grid[-1]
     assert times == sorted(times, reverse=True)
     assert np.isfinite(result.x).all()

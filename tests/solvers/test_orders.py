@@ -29,9 +29,9 @@ def test_runge_kutta_agrees_with_scipy() -> None:
         velocity: np.ndarray = mixture.predict([Query(y * schedule.sigma(t), t)])[0].x0 * np.exp(clock)
         return velocity
 
-    begin = orders.start() / schedule.sigma(schedule.time(orders.LOUD))
-    end = solve_ivp(velocity, (orders.LOUD, orders.QUIET), begin, rtol=1e-9, atol=1e-9).y[:, -1]
-    assert np.allclose(orders.reference(mixture), end * schedule.sigma(schedule.time(orders.QUIET)), atol=1e-6)
+    begin = orders.initial_latent() / schedule.sigma(schedule.time(orders.FIRST_CLOCK))
+    end = solve_ivp(velocity, (orders.FIRST_CLOCK, orders.LAST_CLOCK), begin, rtol=1e-9, atol=1e-9).y[:, -1]
+    assert np.allclose(orders.reference(mixture), end * schedule.sigma(schedule.time(orders.LAST_CLOCK)), atol=1e-6)
 
 
 def test_the_released_third_order_is_second() -> None:
@@ -41,11 +41,11 @@ def test_the_released_third_order_is_second() -> None:
     full, released = (registry.parse("solver", f"dpmpp(order=3, released={r})") for r in (False, True))
     assert orders.measured_order(full, mixture, truth) == pytest.approx(3.0, abs=0.25)
     assert orders.measured_order(released, mixture, truth) == pytest.approx(2.0, abs=0.25)
-    errors = [orders.errors(solver, mixture, [orders.FINE], truth)[0] for solver in (full, released)]
+    errors = [orders.step_errors(solver, mixture, [orders.FINE], truth)[0] for solver in (full, released)]
     assert errors[0] < errors[1] / 5
 
 
 def test_the_page_has_every_solver() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    for spec in orders.specs():
-        assert f"| `{spec}` | {registry.parse('solver', spec).convergence} |" in page, "run `make bench`"
+    for spec in orders.list_solver_specs():
+        assert f"| `{spec}` | {registry.parse('solver', spec).convergence_order} |" in page, "run `make bench`"

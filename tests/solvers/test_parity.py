@@ -17,7 +17,7 @@ from skipstone.numerics.schedule import FlowMatching
 from skipstone.numerics.tables import Table
 from skipstone.numerics.threshold import DynamicThreshold
 
-from .parity import KINDS, by_diffusers, by_skipstone, gap, noises, whole
+from .parity import KINDS, by_diffusers, by_skipstone, gap, nearest_timestep, patch_noise
 
 SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 STEPS = 20
@@ -66,14 +66,14 @@ CASES: list[Case] = [
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0]}-{registry.spell(c[2])}")
 def test_on_a_table(case: Case, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, name, grid, config, step = case
-    assert name in registry.parse("solver", spec).counterpart
+    assert name in registry.parse("solver", spec).diffusers_class
     scheduler = getattr(diffusers, name)(**SCALED, prediction_type=KINDS[kind], **config)
     scheduler.set_timesteps(STEPS)
     schedule = Table.of(scheduler)
     module = importlib.import_module(type(scheduler).__module__)
-    with noises(monkeypatch, module) if hasattr(module, "randn_tensor") else nullcontext():
+    with patch_noise(monkeypatch, module) if hasattr(module, "randn_tensor") else nullcontext():
         theirs = by_diffusers(scheduler, **step)
-    ours = by_skipstone(spec, schedule, grid.times(schedule, STEPS), kind, told=whole(scheduler))
+    ours = by_skipstone(spec, schedule, grid.times(schedule, STEPS), kind, network_timestep=nearest_timestep(scheduler))
     assert gap(ours, theirs) < LIMIT
 
 
@@ -94,7 +94,7 @@ def test_unipc_of_order_3_up_to_the_last_timestep_but_one(kind: str) -> None:
     ("spec", "name"), [("euler", "FlowMatchEulerDiscreteScheduler"), ("heun", "FlowMatchHeunDiscreteScheduler")]
 )
 def test_on_a_flow(spec: str, name: str, shift: float) -> None:
-    assert name in registry.parse("solver", spec).counterpart
+    assert name in registry.parse("solver", spec).diffusers_class
     scheduler = getattr(diffusers, name)(shift=shift)
     scheduler.set_timesteps(STEPS)
     schedule = Table.of(scheduler)
@@ -119,7 +119,9 @@ def test_multistep_on_a_flow(spec: str, name: str, config: dict[str, Any]) -> No
     scheduler.set_timesteps(STEPS)
     schedule = Table.of(scheduler)
     levels = np.asarray(scheduler.sigmas, dtype=float)
-    ours = by_skipstone(spec, schedule, tuple(levels / (3.0 - 2.0 * levels)), "flow", told=whole(scheduler))
+    ours = by_skipstone(
+        spec, schedule, tuple(levels / (3.0 - 2.0 * levels)), "flow", network_timestep=nearest_timestep(scheduler)
+    )
     # UniPC starts at alpha = 1e-6, which diffusers keeps in its history and we count as pure noise
     assert gap(ours, by_diffusers(scheduler)) < (LIMIT if levels[0] < 0.9999 else 5e-4)
 
@@ -148,9 +150,11 @@ def test_on_other_tables(
     scheduler.set_timesteps(STEPS)
     schedule = Table.of(scheduler)
     module = importlib.import_module(type(scheduler).__module__)
-    with noises(monkeypatch, module) if hasattr(module, "randn_tensor") else nullcontext():
+    with patch_noise(monkeypatch, module) if hasattr(module, "randn_tensor") else nullcontext():
         theirs = by_diffusers(scheduler)
-    ours = by_skipstone(spec, schedule, Trailing().times(schedule, STEPS), "v", told=whole(scheduler))
+    ours = by_skipstone(
+        spec, schedule, Trailing().times(schedule, STEPS), "v", network_timestep=nearest_timestep(scheduler)
+    )
     rounding = 6e-8 * float(scheduler.init_noise_sigma)  # of a float32 that holds x / alpha, as Euler's does
     assert gap(ours, theirs) < max(LIMIT, rounding)
 
@@ -170,8 +174,8 @@ def test_every_counterpart_is_compared() -> None:
     """No solver names a scheduler that no case above is about."""
     compared = {(spec.partition("(")[0], name) for spec, name, *_ in CASES}
     flows = {("euler", "FlowMatchEulerDiscreteScheduler"), ("heun", "FlowMatchHeunDiscreteScheduler")}
-    solvers = [registry.lookup("solver", name) for name in registry.names("solver")]
-    named = {(s.name, c) for s in solvers for c in s.counterpart.split(", ") if c}  # type: ignore[attr-defined]
+    solvers = [registry.find_class("solver", name) for name in registry.names("solver")]
+    named = {(s.name, c) for s in solvers for c in s.diffusers_class.split(", ") if c}  # type: ignore[attr-defined]
     assert named == compared | flows
 
 

@@ -51,7 +51,7 @@ def test_far_out_no_component_underflows() -> None:
 
 def test_guidance_combines_the_branches() -> None:
     t, w = 0.6, GUIDED.guidance
-    [guided] = GUIDED.predict([Query(X, t, cond=2, want=BRANCHES)])
+    [guided] = GUIDED.predict([Query(X, t, cond=2, wanted_sites=BRANCHES)])
     [cond] = Mixture().predict([Query(X, t, cond=2)])
     [uncond] = Mixture().predict([Query(X, t)])
     assert np.allclose(guided.x0, uncond.x0 + w * (cond.x0 - uncond.x0))
@@ -62,19 +62,19 @@ def test_guidance_combines_the_branches() -> None:
 
 
 def test_a_given_branch_is_used_and_not_paid_for() -> None:
-    [full] = GUIDED.predict([Query(X, 0.6, cond=0, want=BRANCHES)])
+    [full] = GUIDED.predict([Query(X, 0.6, cond=0, wanted_sites=BRANCHES)])
     stale = full.features["uncond"] + 0.5
-    [half] = GUIDED.predict([Query(X, 0.6, cond=0, given={"uncond": stale}, want=BRANCHES)])
+    [half] = GUIDED.predict([Query(X, 0.6, cond=0, known_outputs={"uncond": stale}, wanted_sites=BRANCHES)])
     assert half.cost == 0.5
     assert set(half.features) == {"cond"}
     assert np.allclose(half.output - full.output, (1 - GUIDED.guidance) * 0.5)
-    [free] = GUIDED.predict([Query(X, 0.6, cond=0, given=dict(full.features))])
+    [free] = GUIDED.predict([Query(X, 0.6, cond=0, known_outputs=dict(full.features))])
     assert free.cost == 0.0
     assert np.allclose(free.x0, full.x0)
 
 
 def test_only_wanted_outputs_are_returned() -> None:
-    [estimate] = GUIDED.predict([Query(X, 0.6, cond=1, want=frozenset({"cond"}))])
+    [estimate] = GUIDED.predict([Query(X, 0.6, cond=1, wanted_sites=frozenset({"cond"}))])
     assert set(estimate.features) == {"cond"}
     assert Mixture().sites == ()
     assert Mixture().branches == 1
@@ -109,4 +109,4 @@ def test_a_strange_condition_or_site() -> None:
     with pytest.raises(BackboneError, match=r"component 0\.\.2"):
         Mixture().predict([Query(X, 0.5, cond=3)])
     with pytest.raises(BackboneError, match="none"):
-        Mixture().predict([Query(X, 0.5, given={"cond": X})])
+        Mixture().predict([Query(X, 0.5, known_outputs={"cond": X})])

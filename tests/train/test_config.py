@@ -16,10 +16,10 @@ from logs import log
 
 from skipstone.errors import SpecError
 from skipstone_train.agents import config as C
-from skipstone_train.agents.held_out import HeldOut
+from skipstone_train.agents.held_out import HeldOutEpisodes
 from skipstone_train.agents.learners import LEARNERS
 from skipstone_train.agents.training import Training
-from skipstone_train.agents.yaml_settings import AMONG, DEFAULT, plain, read, spelt
+from skipstone_train.agents.yaml_settings import CHOICES_KEY, DEFAULT_KEY, parse_settings, to_plain, to_yaml
 
 CONFIGS = sorted((Path(__file__).parents[2] / "examples" / "configs").glob("agent_*.yaml"))
 
@@ -43,7 +43,9 @@ class Other:
 @dataclass(frozen=True)
 class Outer:
     inner: Inner = field(default_factory=Inner)
-    kind: Any = field(default_factory=Inner, metadata={AMONG: lambda: {"one": Inner, "two": Other}, DEFAULT: "one"})
+    kind: Any = field(
+        default_factory=Inner, metadata={CHOICES_KEY: lambda: {"one": Inner, "two": Other}, DEFAULT_KEY: "one"}
+    )
     maybe: Inner | None = None
     word: Literal["a", "b"] = "a"
     count: int = 3
@@ -54,8 +56,8 @@ class Outer:
 
 
 def test_nothing_said_is_all_defaults() -> None:
-    assert read(Outer, "", "f") == Outer()
-    assert read(Outer, "# a comment\n", "f") == Outer()
+    assert parse_settings(Outer, "", "f") == Outer()
+    assert parse_settings(Outer, "# a comment\n", "f") == Outer()
 
 
 outers = st.builds(
@@ -76,19 +78,21 @@ outers = st.builds(
 
 @given(outers)
 def test_what_is_written_is_read_back(settings: Outer) -> None:
-    assert read(Outer, spelt(settings), "f") == settings
+    assert parse_settings(Outer, to_yaml(settings), "f") == settings
 
 
 def test_changes_on_the_command_line() -> None:
     text = "kind: {name: one, rate: 0.5}\ninner:\n  rate: 0.2\n"
-    assert read(Outer, text, "f", ["inner.rate=3e-4", "inner.sizes=[7]", "word=b"]) == Outer(
+    assert parse_settings(Outer, text, "f", ["inner.rate=3e-4", "inner.sizes=[7]", "word=b"]) == Outer(
         Inner(3e-4, (7,)), Inner(0.5), word="b"
     )
-    assert read(Outer, text, "f", ["kind.rate=2"]).kind == Inner(2.0)
-    assert read(Outer, text, "f", ["kind.name=two"]).kind == Other()  # what was said of the other kind means nothing
-    assert read(Outer, text, "f", ["kind=two", "kind.loud=true"]).kind == Other(True)
-    assert read(Outer, text, "f", ["kind.name=one"]).kind == Inner(0.5)
-    assert read(Outer, "maybe: {rate: 2}", "f", ["maybe=null"]).maybe is None
+    assert parse_settings(Outer, text, "f", ["kind.rate=2"]).kind == Inner(2.0)
+    assert (
+        parse_settings(Outer, text, "f", ["kind.name=two"]).kind == Other()
+    )  # what was said of the other kind means nothing
+    assert parse_settings(Outer, text, "f", ["kind=two", "kind.loud=true"]).kind == Other(True)
+    assert parse_settings(Outer, text, "f", ["kind.name=one"]).kind == Inner(0.5)
+    assert parse_settings(Outer, "maybe: {rate: 2}", "f", ["maybe=null"]).maybe is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_changes_on_the_command_line() -> None:
 )
 def test_what_is_wrong_is_said_with_its_line(text: str, said: str) -> None:
     with pytest.raises(SpecError, match=said):
-        read(Outer, text, "f")
+        parse_settings(Outer, text, "f")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def test_what_is_wrong_is_said_with_its_line(text: str, said: str) -> None:
 )
 def test_a_wrong_change_is_said_as_it_was_typed(change: str, said: str) -> None:
     with pytest.raises(SpecError, match=said):
-        read(Outer, "", "f", [change])
+        parse_settings(Outer, "", "f", [change])
 
 
 # -- The configuration of agents --------------------------------------------------------------------
@@ -144,15 +148,15 @@ def test_a_wrong_change_is_said_as_it_was_typed(change: str, said: str) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_shipped_configurations_are_read(path: Path) -> None:
-    found = C.load(path)
-    assert read(C.AgentConfig, spelt(found), "again") == found
+    found = C.load_config(path)
+    assert parse_settings(C.AgentConfig, to_yaml(found), "again") == found
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read: No such file"):
-        C.load(tmp_path / "nothing.yaml")
+        C.load_config(tmp_path / "nothing.yaml")
     with pytest.raises(SpecError, match="different seeds"):
-        C.load(None, ["environment=toy", "seeds=[1, 1]"])
+        C.load_config(None, ["environment=toy", "seeds=[1, 1]"])
 
 
 IDLE = ("__post_init__", "__repr__", "__eq__", "__hash__")  # checks of ranges, and what dataclasses bring
@@ -200,8 +204,8 @@ def unread(settings: C.AgentConfig, out: Path, monkeypatch: pytest.MonkeyPatch) 
     environment, learner = type(watched.environment), type(watched.learner)
     monkeypatch.setattr("skipstone_train.agents.training.environments", lambda: {"watched": environment})
     monkeypatch.setattr("skipstone_train.agents.training.learners", lambda: {"watched": learner})
-    monkeypatch.setattr("skipstone_train.agents.training.plain", lambda config: plain(settings))
-    monkeypatch.setattr("skipstone_train.agents.training.spelt", lambda config: spelt(settings))
+    monkeypatch.setattr("skipstone_train.agents.training.to_plain", lambda config: to_plain(settings))
+    monkeypatch.setattr("skipstone_train.agents.training.to_yaml", lambda config: to_yaml(settings))
     Training(watched, out, watched.minutes, watched.seeds[0], steps=300).run()
     return keys(settings) - watch.read - {"minutes", "seeds", "out"}
 
@@ -212,7 +216,7 @@ def test_every_key_of_a_training_is_read(learner: str, tmp_path: Path, monkeypat
     actions = "['continue', 'stop']" if learner == "stopping" else "['continue', 'skip 2', 'stop']"
     changes = [f"environment={{name: toy, actions: {actions}}}", f"learner={learner}", "curriculum={first: 0.5}"]
     changes += ["slots=8", "held_out=8", "minutes=1", "tracking=tensorboard"]
-    settings = C.load(None, [*changes, *(f"learner.{one}" for one in SMALL[learner])])
+    settings = C.load_config(None, [*changes, *(f"learner.{one}" for one in SMALL[learner])])
     assert unread(settings, tmp_path, monkeypatch) == set()
 
 
@@ -221,7 +225,7 @@ def test_every_key_of_the_real_environment_is_read(tmp_path: Path, monkeypatch: 
     path = log().save(tmp_path / "log.npz")
     changes = [f"environment.log={path}", "environment.axes=2", "learner=search", "slots=8", "tracking=none"]
     changes.append("environment.judged=false")  # there is no network behind this log
-    settings = C.load(None, [*changes, *(f"learner.{one}" for one in SMALL["search"])])
+    settings = C.load_config(None, [*changes, *(f"learner.{one}" for one in SMALL["search"])])
     assert unread(settings, tmp_path, monkeypatch) == {"environment.eyes", "environment.fee"}
 
 
@@ -237,12 +241,12 @@ def test_every_field_of_all_settings_has_a_kind_that_can_be_read() -> None:
     """So that no key of any environment or learner is refused for its type alone."""
     for kind in (*C.environments().values(), *C.learners().values()):
         typing.get_type_hints(kind)
-        assert read(kind, spelt(kind()), "f") == kind()
+        assert parse_settings(kind, to_yaml(kind()), "f") == kind()
 
 
 def test_held_out_halves_do_not_overlap() -> None:
-    held = HeldOut(C.load(None, ["environment=toy"]).environment.build("validation", 32, 0))
-    assert held.choosing.sum() == 16
-    lead = held.lead(held.random.utilities + 1.0, held.random.utilities)
-    assert lead.sure
+    held = HeldOutEpisodes(C.load_config(None, ["environment=toy"]).environment.build("validation", 32, 0))
+    assert held.is_selection.sum() == 16
+    lead = held.compare(held.random.utilities + 1.0, held.random.utilities)
+    assert lead.is_significant
     assert (lead.mean, lead.error) == pytest.approx((1.0, 0.0))

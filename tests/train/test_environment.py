@@ -12,16 +12,16 @@ from logs import SCHEDULE, log
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
-from skipstone.policies.agent.actions import Moves
-from skipstone.policies.agent.checkpoint import Brain
-from skipstone.policies.agent.policy import Agent, Mind
+from skipstone.policies.agent.actions import ActionSpace
+from skipstone.policies.agent.checkpoint import ActionScorer
+from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone_train.agents.environment import Environment
-from skipstone_train.agents.episodes import Episodes, Pool
+from skipstone_train.agents.episodes import DenoisingEnv, SamplePool
 from skipstone_train.agents.rewards import Utility
-from skipstone_train.agents.settings import EnvironmentSettings, follow, live
-from skipstone_train.agents.trajectory_log import Log
-from skipstone_train.agents.vectorized_env import Twin
+from skipstone_train.agents.settings import EnvironmentSettings, live, run_base_schedules
+from skipstone_train.agents.trajectory_log import TrajectoryLog
+from skipstone_train.agents.vectorized_env import VectorizedEnv
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,17 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> EnvironmentSettings:
     )
 
 
-def both(settings: EnvironmentSettings, slots: int, every: bool = False) -> tuple[Episodes, Episodes]:
-    pool = settings.logged.pool(range(len(settings.logged)), SCHEDULE)
-    given = (pool, settings.logged.parsed(), settings.moves, settings.sight, settings.guides)
+def both(settings: EnvironmentSettings, slots: int, in_order: bool = False) -> tuple[DenoisingEnv, DenoisingEnv]:
+    pool = settings.trajectory_log.pool(range(len(settings.trajectory_log)), SCHEDULE)
+    given = (
+        pool,
+        settings.trajectory_log.build_solver(),
+        settings.action_space,
+        settings.observation,
+        settings.base_schedules,
+    )
     utility = Utility(1.0, settings.floor, settings.cap)
-    return Environment(*given, utility, slots, every), Twin(*given, utility, slots, every)
+    return Environment(*given, utility, slots, in_order), VectorizedEnv(*given, utility, slots, in_order)
 
 
 def test_the_twin_is_equal(settings: EnvironmentSettings) -> None:
@@ -60,10 +66,10 @@ def test_the_twin_is_equal(settings: EnvironmentSettings) -> None:
 
 
 def test_in_use_an_agent_does_what_it_did_in_training(settings: EnvironmentSettings, tmp_path: Path) -> None:
-    env, _ = both(settings, len(settings.logged) * 3, every=True)
+    env, _ = both(settings, len(settings.trajectory_log) * 3, in_order=True)
     rng = np.random.default_rng(0)
     width, count = len(env.names), len(env.actions)
-    brain = Brain(
+    brain = ActionScorer(
         np.zeros(width, np.float32),
         np.ones(width, np.float32),
         ((rng.normal(size=(count, width)).astype(np.float32), np.zeros(count, np.float32)),),
@@ -84,11 +90,11 @@ def test_in_use_an_agent_does_what_it_did_in_training(settings: EnvironmentSetti
 
 
 def test_every_sample_and_price_comes_once(settings: EnvironmentSettings) -> None:
-    _, twin = both(settings, 36, every=True)
-    found = follow(twin)
+    _, twin = both(settings, 36, in_order=True)
+    found = run_base_schedules(twin)
     pairs = set(zip(found["sample"].tolist(), found["price"].tolist(), strict=True))
-    assert len(pairs) == 36 == len(settings.logged) * len(settings.guides)
-    assert set(found["calls"].tolist()) == {float(guide.steps) for _, guide in settings.guides}
+    assert len(pairs) == 36 == len(settings.trajectory_log) * len(settings.base_schedules)
+    assert set(found["calls"].tolist()) == {float(guide.steps) for _, guide in settings.base_schedules}
     assert found["utility"] == pytest.approx(
         np.clip(found["quality"], settings.floor, settings.cap) - found["price"] * found["calls"]
     )
@@ -96,7 +102,7 @@ def test_every_sample_and_price_comes_once(settings: EnvironmentSettings) -> Non
 
 def test_relative_pay_of_the_guide_is_nothing(settings: EnvironmentSettings) -> None:
     env = replace(settings, relative=True).build("validation")
-    found = follow(env)
+    found = run_base_schedules(env)
     assert found["reward"] == pytest.approx(np.zeros(env.num_envs), abs=1e-4)
     assert np.ptp(found["utility"]) > 1
 
@@ -125,9 +131,9 @@ def test_draws_depend_on_seed_slot_and_number_alone(settings: EnvironmentSetting
 
 def test_weights_choose_the_samples(settings: EnvironmentSettings) -> None:
     _, env = both(settings, 8)
-    env.weigh(np.arange(len(settings.logged)) == 5)
+    env.set_sample_weights(np.arange(len(settings.trajectory_log)) == 5)
     env.reset(seed=0)
-    found = follow(env)
+    found = run_base_schedules(env)
     assert set(found["sample"].tolist()) == {5.0}
 
 
@@ -141,25 +147,25 @@ def test_actions_that_are_not_allowed_are_refused(settings: EnvironmentSettings)
 
 
 def test_blocks_that_are_left_out_are_gone(settings: EnvironmentSettings) -> None:
-    whole = settings.sight.names
-    bare = replace(settings, blocks=("place",)).sight.names
+    whole = settings.observation.names
+    bare = replace(settings, blocks=("place",)).observation.names
     assert len(bare) == 6 < len(whole)
     assert set(bare) < set(whole)
-    assert len(replace(settings, axes=0).sight.names) == len(whole) - 2
+    assert len(replace(settings, axes=0).observation.names) == len(whole) - 2
 
 
 def test_gate_and_refine_run_where_a_model_has_them_and_not_in_the_twin(settings: EnvironmentSettings) -> None:
     given = replace(settings, actions=("continue", "gate"))
     assert isinstance(given.build("train", 3), Environment)
-    assert isinstance(settings.build("train", 3), Twin)
-    pool = settings.logged.pool([0], SCHEDULE)
+    assert isinstance(settings.build("train", 3), VectorizedEnv)
+    pool = settings.trajectory_log.pool([0], SCHEDULE)
     with pytest.raises(SpecError, match="knows no gate"):
-        Twin(
+        VectorizedEnv(
             pool,
-            settings.logged.parsed(),
-            Moves(("continue", "gate")),
-            settings.sight,
-            settings.guides,
+            settings.trajectory_log.build_solver(),
+            ActionSpace(("continue", "gate")),
+            settings.observation,
+            settings.base_schedules,
             Utility(1.0),
             1,
         )
@@ -168,46 +174,53 @@ def test_gate_and_refine_run_where_a_model_has_them_and_not_in_the_twin(settings
 def test_any_backbone_will_do(settings: EnvironmentSettings) -> None:
     backbone = Gaussian()
     x = np.random.default_rng(0).normal(size=(4, 4))
-    grid = settings.logged.grid
-    problem = Problem(backbone.schedule, x, grid, prompt=tuple(settings.logged.states[0]))
+    grid = settings.trajectory_log.grid
+    problem = Problem(backbone.schedule, x, grid, prompt=tuple(settings.trajectory_log.states[0]))
     end = backbone.exact(x, grid[0], grid[-1])
-    pool = Pool(backbone, [problem], [end], 1.0, ["one"], np.ones(1, np.float32))
+    pool = SamplePool(backbone, [problem], [end], 1.0, ["one"], np.ones(1, np.float32))
     env = Environment(
-        pool, settings.logged.parsed(), settings.moves, settings.sight, settings.guides, Utility(1.0), 3, True
+        pool,
+        settings.trajectory_log.build_solver(),
+        settings.action_space,
+        settings.observation,
+        settings.base_schedules,
+        Utility(1.0),
+        3,
+        True,
     )
-    found = follow(env)
+    found = run_base_schedules(env)
     assert (np.diff(found["quality"]) > 3).all()  # 5, 8 and 12 calls
     assert found["calls"].tolist() == [5, 8, 12]
 
 
 def test_guides_are_the_best_of_the_training_samples(settings: EnvironmentSettings) -> None:
-    train, held = settings.logged.split(settings.share)
-    assert not {settings.logged.prompts[i] for i in train} & {settings.logged.prompts[i] for i in held}
-    made = settings.logged.made[train].mean(0)
-    for price, guide in settings.guides:
-        best = max(zip(made, settings.logged.guides, strict=True), key=lambda m: m[0] - price * m[1])[1]
+    train, held = settings.trajectory_log.split(settings.share)
+    assert not {settings.trajectory_log.prompts[i] for i in train} & {settings.trajectory_log.prompts[i] for i in held}
+    made = settings.trajectory_log.made[train].mean(0)
+    for price, guide in settings.base_schedules:
+        best = max(zip(made, settings.trajectory_log.base_schedules, strict=True), key=lambda m: m[0] - price * m[1])[1]
         assert guide.steps == best
 
 
 def test_a_log_comes_back_whole(tmp_path: Path) -> None:
     before = log(6)
-    after = Log.load(before.save(tmp_path / "a.npz"))
-    assert (after.prompts, after.seeds, after.grid, after.guides) == (
+    after = TrajectoryLog.load(before.save(tmp_path / "a.npz"))
+    assert (after.prompts, after.seeds, after.grid, after.base_schedules) == (
         before.prompts,
         before.seeds,
         before.grid,
-        before.guides,
+        before.base_schedules,
     )
     assert (after.runs.v == before.runs.v).all()
-    assert after.way == before.way
+    assert after.provenance == before.provenance
 
 
 def test_logs_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="Draw some: skipstone train log"):
-        Log.load(tmp_path / "nowhere.npz")
+        TrajectoryLog.load(tmp_path / "nowhere.npz")
     (tmp_path / "b.npz").write_bytes(b"nothing")
     with pytest.raises(SpecError, match="damaged"):
-        Log.load(tmp_path / "b.npz")
+        TrajectoryLog.load(tmp_path / "b.npz")
 
 
 @pytest.mark.parametrize(
@@ -219,53 +232,62 @@ def test_settings_out_of_range(wrong: dict[str, object]) -> None:
 
 
 def test_minds_hold_what_they_were_trained_on(settings: EnvironmentSettings) -> None:
-    width, count = len(settings.sight.names), len(settings.moves)
-    brain = Brain(
+    width, count = len(settings.observation.names), len(settings.action_space)
+    brain = ActionScorer(
         np.zeros(width, np.float32),
         np.ones(width, np.float32),
         ((np.zeros((count, width), np.float32), np.zeros(count, np.float32)),),
     )
     mind = settings.agent(brain, False, {"learner": "none"})
-    assert isinstance(mind, Mind)
-    assert mind.guides == settings.guides
+    assert isinstance(mind, AgentCheckpoint)
+    assert mind.base_schedules == settings.base_schedules
     assert mind.solver == "adams(of='x0')"
 
 
 def test_an_agent_may_begin_with_even_steps(settings: EnvironmentSettings) -> None:
     even = replace(settings, guides_from="even")
-    for _, guide in even.guides:
+    for _, guide in even.base_schedules:
         angles = np.array([even.model.schedule.angle(t) for t in guide.times])
         assert np.diff(angles) == pytest.approx(np.full(guide.steps, -angles[0] / guide.steps), abs=0.01)
-    assert {guide.steps for _, guide in even.guides} <= set(settings.logged.guides)
+    assert {guide.steps for _, guide in even.base_schedules} <= set(settings.trajectory_log.base_schedules)
 
 
 def test_what_is_learnt_is_judged_on_the_network_or_not_at_all(settings: EnvironmentSettings) -> None:
-    assert replace(settings, judged=False).proof() is None
-    assert replace(settings, live=True).proof() is None
+    assert replace(settings, judged=False).build_live_validation() is None
+    assert replace(settings, live=True).build_live_validation() is None
 
 
 def test_errors_may_fade_as_on_another_sample(settings: EnvironmentSettings) -> None:
     _, twin = both(settings, 64)
-    assert isinstance(twin, Twin)
+    assert isinstance(twin, VectorizedEnv)
     twin.reset(seed=1)
-    assert (twin.fading == twin.sample).all()
+    assert (twin.error_sample == twin.sample).all()
     twin.swapped = 0.5
     twin.reset(seed=1)
-    assert 0.2 < (twin.fading != twin.sample).mean() < 0.8
-    same = twin.fading.copy()
+    assert 0.2 < (twin.error_sample != twin.sample).mean() < 0.8
+    same = twin.error_sample.copy()
     twin.reset(seed=1)
-    assert (twin.fading == same).all()
+    assert (twin.error_sample == same).all()
 
 
 def test_the_shipped_log_proves_on_the_network() -> None:
     """What the training command does in the end, on two samples: the guide there is as the log says."""
     settings = EnvironmentSettings(guides_from="logged", prices=(2.0,))
-    _, held = settings.logged.split(settings.share)
-    pool = live(settings.model, settings.logged, held[1:4:2])
+    _, held = settings.trajectory_log.split(settings.share)
+    pool = live(settings.model, settings.trajectory_log, held[1:4:2])
     env = Environment(
-        pool, settings.logged.parsed(), settings.moves, settings.sight, settings.guides, Utility(1.0), 2, True
+        pool,
+        settings.trajectory_log.build_solver(),
+        settings.action_space,
+        settings.observation,
+        settings.base_schedules,
+        Utility(1.0),
+        2,
+        True,
     )
-    found = follow(env)
-    guide = list(settings.logged.guides).index(settings.guides[0][1].steps)
-    assert found["quality"] == pytest.approx(settings.logged.made[held[1:4:2], guide], abs=8)  # latents, not pixels
-    assert found["calls"].tolist() == [settings.guides[0][1].steps] * 2
+    found = run_base_schedules(env)
+    guide = list(settings.trajectory_log.base_schedules).index(settings.base_schedules[0][1].steps)
+    assert found["quality"] == pytest.approx(
+        settings.trajectory_log.made[held[1:4:2], guide], abs=8
+    )  # latents, not pixels
+    assert found["calls"].tolist() == [settings.base_schedules[0][1].steps] * 2

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from skipstone.errors import SpecError
-from skipstone_train.agents.launch import Job, Slurm, launch
-from skipstone_train.agents.tracking import TRACKERS, flat, tracker
+from skipstone_train.agents.launch import SlurmSettings, TrainingJob, submit_jobs
+from skipstone_train.agents.tracking import TRACKERS, flatten_settings, tracker
 
 SETTINGS = {"learner": {"name": "ppo", "rate": 0.1}, "slots": 4}
 
@@ -43,21 +43,21 @@ def test_trackers_by_name(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"Did you mean 'tensorboard'\? Known: none, tensorboard, mlflow, wandb"):
         tracker("tensorbord", tmp_path, "run", {})
     assert list(TRACKERS) == ["none", "tensorboard", "mlflow", "wandb"]
-    assert flat(SETTINGS) == {"learner.name": "ppo", "learner.rate": 0.1, "slots": 4}
+    assert flatten_settings(SETTINGS) == {"learner.name": "ppo", "learner.rate": 0.1, "slots": 4}
 
 
 # -- Clusters ---------------------------------------------------------------------------------------
 
 
 def test_what_a_cluster_is_asked_for() -> None:
-    found = Slurm.parse("partition=gpu, hours=0.5,cpus=8,gpus=1,memory=32,at_once=3,qos=low")
-    assert found == Slurm("gpu", "", "low", 0.5, 8, 1, 32.0, 3)
+    found = SlurmSettings.parse("partition=gpu, hours=0.5,cpus=8,gpus=1,memory=32,at_once=3,qos=low")
+    assert found == SlurmSettings("gpu", "", "low", 0.5, 8, 1, 32.0, 3)
     assert found.parameters == {
         "name": "skipstone-train", "timeout_min": 30, "cpus_per_task": 8, "mem_gb": 32.0, "gpus_per_node": 1,
         "slurm_partition": "gpu", "slurm_qos": "low", "slurm_array_parallelism": 3,
     }  # fmt: skip
-    assert Slurm.parse("") == Slurm()
-    assert "gpus_per_node" not in Slurm().parameters
+    assert SlurmSettings.parse("") == SlurmSettings()
+    assert "gpus_per_node" not in SlurmSettings().parameters
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_a_cluster_is_asked_for() -> None:
 )
 def test_a_wish_that_is_not_understood(spoken: str, said: str) -> None:
     with pytest.raises(SpecError, match=said):
-        Slurm.parse(spoken)
+        SlurmSettings.parse(spoken)
 
 
 CONFIG = """
@@ -86,8 +86,8 @@ tracking: none
 
 def test_jobs_of_an_array_train(tmp_path: Path) -> None:
     """In this very process, through the same pickles as on a cluster."""
-    jobs = [Job(CONFIG, 0.002, seed, str(tmp_path / f"seed-{seed}")) for seed in (0, 1)]
-    submitted = launch(jobs, Slurm(cluster="debug"), tmp_path)
+    jobs = [TrainingJob(CONFIG, 0.002, seed, str(tmp_path / f"seed-{seed}")) for seed in (0, 1)]
+    submitted = submit_jobs(jobs, SlurmSettings(cluster="debug"), tmp_path)
     assert [job.result() for job in submitted] == [str(tmp_path / f"seed-{s}" / "agent.safetensors") for s in (0, 1)]
     assert (tmp_path / "seed-1" / "curve.csv").is_file()
 
@@ -97,20 +97,20 @@ def test_jobs_run_in_processes_of_their_own(tmp_path: Path) -> None:
     import operator
 
     jobs = [functools.partial(operator.add, k, 1) for k in (1, 2)]
-    submitted = launch(jobs, Slurm(cluster="local", hours=0.1), tmp_path)
+    submitted = submit_jobs(jobs, SlurmSettings(cluster="local", hours=0.1), tmp_path)
     assert [job.result() for job in submitted] == [2, 3]
     assert list((tmp_path / "jobs").glob("*.out"))
 
 
 def test_a_preempted_job_goes_on_where_it_was(tmp_path: Path) -> None:
-    again = Job(CONFIG, 0.01, 0, str(tmp_path)).checkpoint()
-    assert again.function == Job(CONFIG, 0.01, 0, str(tmp_path), resume=True)
+    again = TrainingJob(CONFIG, 0.01, 0, str(tmp_path)).checkpoint()
+    assert again.function == TrainingJob(CONFIG, 0.01, 0, str(tmp_path), resume=True)
 
 
 def test_no_cluster_and_no_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no sbatch
     with pytest.raises(SpecError, match=r"--slurm: .*sbatch --version"):
-        launch([], Slurm(), tmp_path)
+        submit_jobs([], SlurmSettings(), tmp_path)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(SpecError, match=r"pip install 'skipstone\[train\]'"):
-        launch([], Slurm(), tmp_path)
+        submit_jobs([], SlurmSettings(), tmp_path)

@@ -14,29 +14,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipstone.errors import OutputError, SpecError, UnknownName
-from skipstone.policies.agent.checkpoint import Brain
+from skipstone.errors import OutputError, SpecError, UnknownNameError
+from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone_train.agents.learners import LEARNERS, PPO, Curriculum, FittedQ, Learner, Search, Stopping, learner
-from skipstone_train.agents.learners.base import Counted
-from skipstone_train.agents.learners.fitted_q import recent, targets
+from skipstone_train.agents.learners.base import CountingEnv
+from skipstone_train.agents.learners.fitted_q import compute_targets, keep_recent
 from skipstone_train.agents.learners.networks import Ensemble
-from skipstone_train.agents.learners.sb3 import Adapter, Maskable, exported
-from skipstone_train.agents.learners.standard import Standard
-from skipstone_train.agents.learners.stopping import Paths
-from skipstone_train.agents.optimum import optimum, share, value
-from skipstone_train.agents.rewards import rank
+from skipstone_train.agents.learners.sb3 import PPOSession, VecEnvAdapter, export_policy
+from skipstone_train.agents.learners.standard import StandardScaler
+from skipstone_train.agents.learners.stopping import ScheduleRuns
+from skipstone_train.agents.optimum import optimal_utility, policy_value, share
+from skipstone_train.agents.rewards import rank_constant_policies
 from skipstone_train.agents.surrogate import SurrogateSettings
-from skipstone_train.agents.toy import STOPPING, TWO_CLASSES, Toy, ToySettings
+from skipstone_train.agents.toy import STOPPING, TWO_CLASSES, ToyEnv, ToySettings
 from skipstone_train.agents.transitions import (
+    EpisodicRandomBehaviour,
     Transitions,
-    Varied,
     collect,
+    constant_behaviour,
+    epsilon_greedy,
     evaluate,
-    exploring,
-    greedy,
-    scores,
-    steady,
-    uniform,
+    greedy_behaviour,
+    random_behaviour,
+    score_actions,
 )
 
 SMALL = ToySettings(steps=5, prices=(2.0,))
@@ -49,7 +49,7 @@ SHORT: dict[str, Learner] = {
 }
 
 
-def same(a: Brain, b: Brain) -> bool:
+def same(a: ActionScorer, b: ActionScorer) -> bool:
     pairs = zip(a.layers, b.layers, strict=True)
     return all((w == v).all() and (c == d).all() for (w, c), (v, d) in pairs) and bool((a.centre == b.centre).all())
 
@@ -69,17 +69,21 @@ def same(a: Brain, b: Brain) -> bool:
     ids=["ppo", "fitted_q", "stopping", "search"],
 )
 def test_learners_reach_98_percent_of_the_optimum(own: Learner, process: ToySettings, steps: int, seed: int) -> None:
-    fitted = own.fit(process.build(n=64), lambda brain: value(process, brain), steps=steps, seed=seed)
-    assert value(process, fitted.brain) >= 0.98 * optimum(process)
-    assert share(process, fitted.brain) > 0.95  # of the way from acting at random, which no offset can flatter
-    assert fitted.score == pytest.approx(value(process, fitted.brain))
+    fitted = own.fit(process.build(n=64), lambda brain: policy_value(process, brain), steps=steps, seed=seed)
+    assert policy_value(process, fitted.action_scorer) >= 0.98 * optimal_utility(process)
+    assert share(process, fitted.action_scorer) > 0.95  # of the way from acting at random, which no offset can flatter
+    assert fitted.score == pytest.approx(policy_value(process, fitted.action_scorer))
     assert fitted.steps >= steps
 
 
 def test_fitted_q_spends_calls_where_they_are_needed() -> None:
     two = dataclasses.replace(TWO_CLASSES, steps=5)
-    brain = FittedQ(members=1, hidden=(32, 32)).fit(two.build(n=64), lambda b: value(two, b), steps=6_000).brain
-    simple, crowded = (value(two, brain, which=k, of="calls") for k in (0, 1))
+    brain = (
+        FittedQ(members=1, hidden=(32, 32))
+        .fit(two.build(n=64), lambda b: policy_value(two, b), steps=6_000)
+        .action_scorer
+    )
+    simple, crowded = (policy_value(two, brain, which=k, of="calls") for k in (0, 1))
     assert crowded > simple + 1
 
 
@@ -88,8 +92,8 @@ def test_the_multiplicative_reward_teaches_to_refine_always_and_ours_does_not(ki
     own = SurrogateSettings(kind)
     env = own.build(n=16)
     quick = PPO(rollout=64, rollouts=4, warm=32, start=0.0, rate=3e-3, kl=0.1, entropy=0.0, hidden=(16,), batch=256)
-    fitted = quick.fit(env, lambda brain: float(evaluate(env, brain, 16).pays.mean()), steps=16_000)
-    played = collect(env, fitted.brain, 16, np.random.default_rng(0))
+    fitted = quick.fit(env, lambda brain: float(evaluate(env, brain, 16).episode_returns.mean()), steps=16_000)
+    played = collect(env, fitted.action_scorer, 16, np.random.default_rng(0))
     free = played.actions[played.masks.all(1)]
     if kind == "utility":
         assert env.actions.index("refine") not in free
@@ -97,7 +101,7 @@ def test_the_multiplicative_reward_teaches_to_refine_always_and_ours_does_not(ki
     else:
         assert env.actions.index("continue") not in free  # it refines until it stops
         assert played.calls.mean() > 50  # more than the full run costs
-        assert fitted.score > rank(env, 16).rows[0].pay
+        assert fitted.score > rank_constant_policies(env, 16).rows[0].episode_returns
 
 
 # -- What all have in common -------------------------------------------------------------------------------------------
@@ -107,7 +111,7 @@ def test_the_multiplicative_reward_teaches_to_refine_always_and_ours_does_not(ki
 def test_broken_off_and_gone_on_with_is_the_same(name: str, tmp_path: Path) -> None:
     env, own, steps = STOP.build(n=8), SHORT[name], {"ppo": 800, "fitted_q": 1_000}.get(name, 1_500)
     told: list[float] = []
-    whole = own.fit(env, steps=steps, seed=4, watch=lambda done, figures: told.append(done))
+    whole = own.fit(env, steps=steps, seed=4, callback=lambda done, figures: told.append(done))
     assert told == sorted(told)
     assert told[-1] == 1.0
     assert len(told) >= 3
@@ -117,14 +121,14 @@ def test_broken_off_and_gone_on_with_is_the_same(name: str, tmp_path: Path) -> N
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        own.fit(env, steps=steps, seed=4, folder=tmp_path, watch=interrupt)
-    Brain.load(tmp_path / "brain.safetensors")  # usable as it is
+        own.fit(env, steps=steps, seed=4, folder=tmp_path, callback=interrupt)
+    ActionScorer.load(tmp_path / "brain.safetensors")  # usable as it is
     rest = own.fit(env, steps=steps, seed=4, folder=tmp_path)
-    assert same(rest.brain, whole.brain)
+    assert same(rest.action_scorer, whole.action_scorer)
     assert [r["score"] for r in rest.curve] == [r["score"] for r in whole.curve]
     assert (rest.steps, rest.score) == (whole.steps, whole.score)
-    assert same(Brain.load(tmp_path / "brain.safetensors"), whole.brain)
-    assert rest.brain.about["learner"] == name
+    assert same(ActionScorer.load(tmp_path / "brain.safetensors"), whole.action_scorer)
+    assert rest.action_scorer.about["learner"] == name
     again = own.fit(env, steps=steps, seed=4, folder=tmp_path)  # finished: nothing is played
     assert (again.steps, len(again.curve)) == (rest.steps, len(rest.curve))
 
@@ -138,14 +142,14 @@ def test_another_seed_is_another_training(name: str) -> None:
 
 def test_the_best_round_is_kept() -> None:
     worth = iter([1.0, 5.0, 2.0, *[0.0] * 100])
-    seen: list[Brain] = []
+    seen: list[ActionScorer] = []
 
-    def score(brain: Brain) -> float:
+    def score(brain: ActionScorer) -> float:
         seen.append(brain)
         return next(worth)
 
     fitted = SHORT["ppo"].fit(STOP.build(n=8), score, steps=1_000)
-    assert same(fitted.brain, seen[1])
+    assert same(fitted.action_scorer, seen[1])
     assert fitted.score == 5.0
     assert not same(seen[1], seen[2])
 
@@ -173,7 +177,7 @@ def test_validation_may_be_an_environment_and_figures_are_tracked() -> None:
     fitted = SHORT["search"].fit(STOP.build(n=8), STOP.build("validation", 32), steps=2_000, tracker=Tracker())
     assert {"score", "error", "calls", "quality", "search/best"} <= set(fitted.curve[-1])
     assert [step for step, _ in Tracker.rows] == [int(r["steps"]) for r in fitted.curve[1:]]
-    best = evaluate(STOP.build("validation", 32), fitted.brain, 32, 7_919)
+    best = evaluate(STOP.build("validation", 32), fitted.action_scorer, 32, 7_919)
     assert fitted.score == pytest.approx(best.utility)
 
 
@@ -195,7 +199,7 @@ def test_global_generators_are_left_alone() -> None:
 def test_learners_have_names() -> None:
     assert set(LEARNERS) == {"ppo", "fitted_q", "stopping", "search"}
     assert learner("ppo", rate=0.1) == PPO(rate=0.1)
-    with pytest.raises(UnknownName, match="Did you mean 'ppo'"):
+    with pytest.raises(UnknownNameError, match="Did you mean 'ppo'"):
         learner("pp0")
     with pytest.raises(SpecError, match="rat"):
         learner("ppo", rat=0.1)
@@ -214,8 +218,8 @@ def test_importing_learners_loads_no_torch() -> None:
 
 
 @pytest.fixture(scope="module")
-def ppo() -> Maskable:
-    session = Maskable(PPO(warm=64), Counted(ToySettings().build(n=8)), 0)
+def ppo() -> PPOSession:
+    session = PPOSession(PPO(warm=64), CountingEnv(ToySettings().build(n=8)), 0)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
         for p in session.model.policy.parameters():
@@ -225,20 +229,20 @@ def ppo() -> Maskable:
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
-def test_the_exported_brain_chooses_as_the_policy_does(ppo: Maskable, seed: int) -> None:
+def test_the_exported_brain_chooses_as_the_policy_does(ppo: PPOSession, seed: int) -> None:
     rng = np.random.default_rng(seed)
     observations = rng.normal(size=(20, 6)).astype(np.float32)
     masks = rng.random((20, 5)) < 0.5
     masks[np.arange(20), rng.integers(0, 5, 20)] = True
     wanted, _ = ppo.model.predict(ppo.standard(observations), deterministic=True, action_masks=masks)
-    brain = exported(ppo.model.policy, ppo.standard)
+    brain = export_policy(ppo.model.policy, ppo.standard)
     assert [brain.choose(o, m) for o, m in zip(observations, masks, strict=True)] == wanted.tolist()
-    assert greedy(brain)(observations, masks, None, None).tolist() == wanted.tolist()
+    assert greedy_behaviour(brain)(observations, masks, None, None).tolist() == wanted.tolist()
 
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
-def test_masked_actions_have_no_chance_and_no_gradient(ppo: Maskable, seed: int) -> None:
+def test_masked_actions_have_no_chance_and_no_gradient(ppo: PPOSession, seed: int) -> None:
     rng = np.random.default_rng(seed)
     masks = rng.random((16, 5)) < 0.5
     legal = rng.integers(0, 5, 16)
@@ -256,16 +260,16 @@ def test_masked_actions_have_no_chance_and_no_gradient(ppo: Maskable, seed: int)
 
 def test_the_adapter_pays_what_the_environment_pays() -> None:
     env, plain = ToySettings().build(n=4), ToySettings().build(n=4)
-    standard = Standard(np.full(6, 0.5, np.float32), np.full(6, 2.0, np.float32), 10.0, 4.0)
-    adapter = Adapter(env, standard)
-    adapter.seed_next = 9
+    standard = StandardScaler(np.full(6, 0.5, np.float32), np.full(6, 2.0, np.float32), 10.0, 4.0)
+    adapter = VecEnvAdapter(env, standard)
+    adapter.next_seed = 9
     seen, wanted = adapter.reset(), plain.reset(seed=9)[0]
     rng = np.random.default_rng(0)
     for _ in range(20):
         assert seen == pytest.approx((wanted - 0.5) / 2)
         masks = np.stack(adapter.env_method("action_masks"))
         assert (masks == plain.action_masks()).all()
-        actions = uniform(seen, masks, None, rng)
+        actions = random_behaviour(seen, masks, None, rng)
         seen, paid, done, _ = adapter.step(actions)
         wanted, rewards, ended, _, _ = plain.step(actions)
         assert paid == pytest.approx((rewards - 10 * ended) / 4)
@@ -275,7 +279,7 @@ def test_the_adapter_pays_what_the_environment_pays() -> None:
 def test_ppo_begins_at_the_fixed_schedule() -> None:
     env = ToySettings().build(n=8)
     fitted = PPO(start=5.0, warm=32).fit(env, lambda b: 0.0, seconds=1e-9)
-    assert value(ToySettings(), fitted.brain) == pytest.approx(value(ToySettings(), "continue"))
+    assert policy_value(ToySettings(), fitted.action_scorer) == pytest.approx(policy_value(ToySettings(), "continue"))
 
 
 # -- Fitted Q ----------------------------------------------------------------------------------------------------------
@@ -290,17 +294,17 @@ def episodes(rewards: list[float], ends: list[bool], actions: list[int], observa
 
 def test_targets_by_hand() -> None:
     t = episodes([0, 0, 5, 1, 2], [False, False, True, False, True], [0, 0, 0, 0, 1])
-    assert targets(None, t).tolist() == [5, 5, 5, 3, 2]
-    rule = Brain(np.zeros(1), np.ones(1), ((np.zeros((2, 1), np.float32), np.array([3.0, 1.0], np.float32)),))
+    assert compute_targets(None, t).tolist() == [5, 5, 5, 3, 2]
+    rule = ActionScorer(np.zeros(1), np.ones(1), ((np.zeros((2, 1), np.float32), np.array([3.0, 1.0], np.float32)),))
     # Q says 3 for action 0 and 1 for action 1, everywhere: the last decision of the second episode was not its own.
-    assert targets(rule, t).tolist() == [5, 5, 5, 1 + 3, 2]
-    assert targets(rule, t, (10.0, 2.0)).tolist() == [5, 5, 5, 1 + 16, 2]
+    assert compute_targets(rule, t).tolist() == [5, 5, 5, 1 + 3, 2]
+    assert compute_targets(rule, t, (10.0, 2.0)).tolist() == [5, 5, 5, 1 + 16, 2]
 
 
 def test_memory_keeps_whole_episodes_the_newest() -> None:
     t = episodes([0, 0, 5, 1, 2], [False, False, True, False, True], [0, 0, 0, 0, 1])
     for most, kept in [(5, 5), (4, 2), (2, 2), (1, 2)]:
-        newest = recent(t, most)
+        newest = keep_recent(t, most)
         assert newest.rewards.tolist() == [0, 0, 5, 1, 2][-kept:]
         assert len(newest.utility) == newest.ends.sum()
 
@@ -314,9 +318,9 @@ def test_networks_side_by_side_are_one_brain(members: int, depth: int, seed: int
         for p in network.parameters():
             p += torch.randn(p.shape)
     x = np.random.default_rng(seed).normal(size=(7, 4)).astype(np.float32)
-    standard = Standard(np.full(4, 0.3, np.float32), np.full(4, 1.7, np.float32), 0.0, 1.0)
+    standard = StandardScaler(np.full(4, 0.3, np.float32), np.full(4, 1.7, np.float32), 0.0, 1.0)
     wanted = network(torch.from_numpy(standard(x))).mean(0).detach().numpy()
-    assert scores(network.brain(standard), x) == pytest.approx(wanted, abs=2e-5)
+    assert score_actions(network.action_scorer(standard), x) == pytest.approx(wanted, abs=2e-5)
 
 
 def test_caution_lowers_what_was_never_tried() -> None:
@@ -325,10 +329,10 @@ def test_caution_lowers_what_was_never_tried() -> None:
     gaps = []
     for caution in (0.0, 1.0):
         own = FittedQ(caution=caution, hidden=(16,), warm=32)
-        session: Any = own.begin(Counted(env), 0)
+        session: Any = own.begin(CountingEnv(env), 0)
         session.memory = t
         session._sweep(first=True)
-        q = scores(session.brain(), t.observations)
+        q = score_actions(session.action_scorer(), t.observations)
         gaps.append(float((q[:, 0] - q[:, 1]).mean()))
     assert gaps[1] > gaps[0] + 0.5
 
@@ -339,28 +343,28 @@ def test_caution_lowers_what_was_never_tried() -> None:
 def test_worth_of_going_on_by_hand() -> None:
     nan = np.nan
     stopped = np.array([[[nan, nan], [4.0, 9.0], [2.0, 1.0]], [[nan, nan], [1.0, 0.0], [nan, nan]]])
-    paths = Paths(np.zeros((2, 3, 1)), stopped, np.array([3.0, 7.0]))
+    paths = ScheduleRuns(np.zeros((2, 3, 1)), stopped, np.array([3.0, 7.0]))
     gains = np.zeros((2, 3, 2))
-    assert paths.going_on(gains - 1).tolist() == [[3, 3, 3], [7, 7, 7]]
-    assert paths.going_on(gains + np.array([2.0, 1.0])).tolist() == [[4, 2, 3], [1, 7, 7]]
-    assert paths.going_on(gains + np.array([1.0, 2.0])).tolist() == [[9, 1, 3], [0, 7, 7]]
+    assert paths.continuation_values(gains - 1).tolist() == [[3, 3, 3], [7, 7, 7]]
+    assert paths.continuation_values(gains + np.array([2.0, 1.0])).tolist() == [[4, 2, 3], [1, 7, 7]]
+    assert paths.continuation_values(gains + np.array([1.0, 2.0])).tolist() == [[9, 1, 3], [0, 7, 7]]
 
 
 def test_paths_are_what_stopping_earns() -> None:
     env = STOP.build(n=8)
-    paths = Paths.of(env, 8, np.random.default_rng(0))
+    paths = ScheduleRuns.of(env, 8, np.random.default_rng(0))
     seed = int(np.random.default_rng(0).integers(2**31))
-    assert paths.ended == pytest.approx(evaluate(env, "continue", 8, seed).pays)
+    assert paths.ended == pytest.approx(evaluate(env, "continue", 8, seed).episode_returns)
     assert np.isnan(paths.stopped[:, [0, STOP.steps - 1]]).all()  # masked at the start and in the last step
     for k in range(1, STOP.steps - 1):
-        assert paths.stopped[:, k, 0] == pytest.approx(evaluate(env, f"stop at {k}", 8, seed).pays)
-    both = paths.joined([Paths(paths.seen[:, :3], paths.stopped[:, :3], paths.ended)])
+        assert paths.stopped[:, k, 0] == pytest.approx(evaluate(env, f"stop at {k}", 8, seed).episode_returns)
+    both = paths.concatenate([ScheduleRuns(paths.seen[:, :3], paths.stopped[:, :3], paths.ended)])
     assert np.isnan(both.stopped[8:, 3:]).all()
     assert both.last(8).ended == pytest.approx(paths.ended)
 
 
 def test_of_several_ways_to_stop_the_better_one_is_learnt() -> None:
-    class TwoStops(Toy):
+    class TwoStops(ToyEnv):
         """A second way to stop, which costs 3 dB more."""
 
         def __init__(self) -> None:
@@ -376,7 +380,7 @@ def test_of_several_ways_to_stop_the_better_one_is_learnt() -> None:
             return observations, paid - 3.0 * (actions == 0), ended, cut, infos
 
     fitted = Stopping(samples=64, updates=60, hidden=(16,)).fit(TwoStops(), steps=4_000)
-    taken = collect(TwoStops(), fitted.brain, 64, np.random.default_rng(0)).actions
+    taken = collect(TwoStops(), fitted.action_scorer, 64, np.random.default_rng(0)).actions
     assert 0 not in taken
     assert (taken == 2).sum() > 16
 
@@ -384,7 +388,7 @@ def test_of_several_ways_to_stop_the_better_one_is_learnt() -> None:
 def test_stopping_leaves_other_actions_alone() -> None:
     with_more = dataclasses.replace(STOP, actions=("continue", "refine", "stop"))
     fitted = SHORT["stopping"].fit(with_more.build(n=8), steps=2_000)
-    played = collect(with_more.build(n=8), fitted.brain, 64, np.random.default_rng(0))
+    played = collect(with_more.build(n=8), fitted.action_scorer, 64, np.random.default_rng(0))
     assert 1 not in played.actions
     with pytest.raises(SpecError, match="no decision of any run could be a stop"):
         Stopping().fit(dataclasses.replace(STOP, steps=2).build(n=2))
@@ -397,17 +401,17 @@ def test_stopping_leaves_other_actions_alone() -> None:
 
 def test_collected_episodes_are_whole(tmp_path: Path) -> None:
     env = ToySettings().build(n=8)
-    t = collect(env, Varied(), 30, np.random.default_rng(0))
+    t = collect(env, EpisodicRandomBehaviour(), 30, np.random.default_rng(0))
     assert len(t.utility) == 32  # as many in each slot
     assert t.ends.sum() == 32
-    assert t.pay == pytest.approx(t.utility)
+    assert t.episode_returns == pytest.approx(t.utility)
     assert (t.observations[t.starts, 0] == 0).all()
     assert t.masks[np.arange(len(t)), t.actions].all()
     back = Transitions.load(t.save(tmp_path / "t.npz"))
     for f in dataclasses.fields(t):
         assert (getattr(back, f.name) == getattr(t, f.name)).all()
     assert len(t + back) == 2 * len(t)
-    assert (t + back).pay == pytest.approx(np.tile(t.pay, 2))
+    assert (t + back).episode_returns == pytest.approx(np.tile(t.episode_returns, 2))
     (tmp_path / "bad.npz").write_bytes(b"no")
     with pytest.raises(SpecError, match="file of transitions"):
         Transitions.load(tmp_path / "bad.npz")
@@ -415,7 +419,9 @@ def test_collected_episodes_are_whole(tmp_path: Path) -> None:
 
 def test_varied_behaviour_sees_long_runs_and_short_ones() -> None:
     env = ToySettings().build(n=64)
-    even, varied = (collect(env, b, 512, np.random.default_rng(0)).calls for b in (uniform, Varied()))
+    even, varied = (
+        collect(env, b, 512, np.random.default_rng(0)).calls for b in (random_behaviour, EpisodicRandomBehaviour())
+    )
     assert (varied >= 8).mean() > 1.5 * (even >= 8).mean()
     assert (varied <= 3).mean() > 0.1
 
@@ -424,7 +430,7 @@ def test_varied_behaviour_sees_long_runs_and_short_ones() -> None:
 @settings(max_examples=3, deadline=None)
 def test_exploring(chance: float) -> None:
     rng, masks = np.random.default_rng(0), np.ones((4000, 4), bool)
-    acts = exploring(steady(("continue", "skip 2", "skip 3", "stop"), "skip 3"), chance)
+    acts = epsilon_greedy(constant_behaviour(("continue", "skip 2", "skip 3", "stop"), "skip 3"), chance)
     taken = acts(None, masks, np.zeros(4000, int), rng)
     assert (taken != 2).mean() == pytest.approx(0.75 * chance, abs=0.04)
 
@@ -456,17 +462,17 @@ def test_simple_samples_come_first_and_all_in_the_end(
 def test_curriculum_on_two_classes() -> None:
     met: list[tuple[float, float]] = []
 
-    class Watched(Toy):
-        def weigh(self, weights: Any) -> None:
+    class Watched(ToyEnv):
+        def set_sample_weights(self, weights: Any) -> None:
             met.append(tuple(weights))
-            super().weigh(weights)
+            super().set_sample_weights(weights)
 
     two = dataclasses.replace(TWO_CLASSES, steps=5)
     own = FittedQ(members=1, hidden=(32, 32), episodes=256, warm=64)
-    fitted = own.fit(Watched(two, 64), lambda b: value(two, b), steps=10_000, curriculum=Curriculum(0.4, 0.5))
+    fitted = own.fit(Watched(two, 64), lambda b: policy_value(two, b), steps=10_000, curriculum=Curriculum(0.4, 0.5))
     assert met[0][0] > 0.95  # simple ones first
     assert met[-1] == pytest.approx((0.5, 0.5))
-    assert value(two, fitted.brain) >= 0.98 * optimum(two)
+    assert policy_value(two, fitted.action_scorer) >= 0.98 * optimal_utility(two)
 
 
 def test_curriculum_that_cannot_be_followed() -> None:

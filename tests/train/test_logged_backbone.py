@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from logs import GRID, SCHEDULE, runs
+from logs import GRID, SCHEDULE, make_trajectories
 
 from skipstone import registry
 from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.engine.requests import Problem, Query
 from skipstone.errors import BackboneError
-from skipstone_train.agents.logged_backbone import Logged, Remembered, Trajectories
+from skipstone_train.agents.logged_backbone import CachedSchedule, RecordedBackbone, RecordedTrajectories
 
 FIXED = registry.parse("policy", "fixed")
 ADAMS = registry.parse("solver", "adams")
@@ -23,8 +23,8 @@ def problem(sample: int, steps: int) -> Problem:
     return Problem(SCHEDULE, RUNS.z[sample], grid, sample)
 
 
-RUNS = runs(6)
-LOGGED = Logged(SCHEDULE, RUNS)
+RUNS = make_trajectories(6)
+LOGGED = RecordedBackbone(SCHEDULE, RUNS)
 
 
 def test_the_answer_on_the_run_is_what_was_recorded() -> None:
@@ -63,7 +63,9 @@ def test_coordinates_keep_root_mean_squares() -> None:
     angles = np.linspace(1.5, 0.0, 30)
     v = np.einsum("spk,skn->spn", rng.normal(size=(2, 30, 3)), rng.normal(size=(2, 3, 500)))
     z = rng.normal(size=(2, 500))
-    kept = Trajectories.of(angles, z, v, np.ones((2, 1)), angles[[5]], 4)  # three of v, one of what z has beside
+    kept = RecordedTrajectories.from_latents(
+        angles, z, v, np.ones((2, 1)), angles[[5]], 4
+    )  # three of v, one of what z has beside
     assert kept.v.shape == (2, 30, 4)
     for i, j in ((0, 7), (3, 20)):
         before, after = v[0, i] - v[0, j], kept.v[0, i] - kept.v[0, j]
@@ -77,7 +79,7 @@ def test_a_sample_that_is_not_there() -> None:
 
 
 def test_a_remembered_schedule_says_the_same() -> None:
-    kept = Remembered(SCHEDULE)
+    kept = CachedSchedule(SCHEDULE)
     for t in (1.0, 0.37, 0.37, 0.0):
         assert (kept.alpha(t), kept.sigma(t), kept.clock(t), kept.angle(t)) == (
             SCHEDULE.alpha(t),

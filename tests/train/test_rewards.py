@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import SpecError
-from skipstone.policies.agent.checkpoint import Brain
-from skipstone_train.agents.optimum import value
+from skipstone.policies.agent.checkpoint import ActionScorer
+from skipstone_train.agents.optimum import policy_value
 from skipstone_train.agents.published_rewards import (
     ADDITIVE,
     FALLBACK,
@@ -17,28 +17,28 @@ from skipstone_train.agents.published_rewards import (
     OPTUNA,
     RESEARCH,
     Baseline,
-    Record,
-    at_end,
-    during,
+    StepScores,
     entropy,
-    rewards,
+    episode_rewards,
+    final_reward,
+    step_reward,
 )
-from skipstone_train.agents.rewards import Shaping, Utility, constants, rank, spent
-from skipstone_train.agents.surrogate import Surrogate, SurrogateSettings
-from skipstone_train.agents.toy import NAMES, Toy, ToySettings
-from skipstone_train.agents.transitions import evaluate, steady
+from skipstone_train.agents.rewards import Shaping, Utility, constant_policies, cost_potential, rank_constant_policies
+from skipstone_train.agents.surrogate import SurrogateEnv, SurrogateSettings
+from skipstone_train.agents.toy import OBSERVATION_NAMES, ToyEnv, ToySettings
+from skipstone_train.agents.transitions import constant_behaviour, evaluate
 
 SMALL = ToySettings(steps=4)
 UNIT = Baseline((0.2, 5.0, -1.0), (0.3, 6.0, 1.0))  # 0 is a run of 20 steps, 1 one of 50
-HALF = Record("stop", 1, 0.25, 5.5, 0.0)
-PICTURE = Record("continue", 1, 0.3, 6.0, 1.0)
+HALF = StepScores("stop", 1, 0.25, 5.5, 0.0)
+PICTURE = StepScores("continue", 1, 0.3, 6.0, 1.0)
 
 
-def random_brain(seed: int, actions: int) -> Brain:
+def random_brain(seed: int, actions: int) -> ActionScorer:
     rng = np.random.default_rng(seed)
-    d = len(NAMES)
+    d = len(OBSERVATION_NAMES)
     layers = ((rng.normal(size=(actions, d)).astype(np.float32), rng.normal(size=actions).astype(np.float32)),)
-    return Brain(np.zeros(d, np.float32), np.ones(d, np.float32), layers)
+    return ActionScorer(np.zeros(d, np.float32), np.ones(d, np.float32), layers)
 
 
 # -- Ours ----------------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_utility_refuses_what_makes_no_sense(wrong: dict[str, float]) -> None:
 @settings(max_examples=25, deadline=None)
 def test_shaping_adds_the_same_to_every_policy(seed: int, gamma: float) -> None:
     brain = random_brain(seed, len(SMALL.actions))
-    plain, shaped = (value(SMALL, brain, shaping, gamma) for shaping in (None, Shaping(gamma)))
+    plain, shaped = (policy_value(SMALL, brain, shaping, gamma) for shaping in (None, Shaping(gamma)))
     start = -SMALL.prices[0] * 1  # potential of the first state: one call has been made
     assert shaped - plain == pytest.approx(-start, abs=1e-9)
 
@@ -71,29 +71,29 @@ def test_pay_for_staying_alive_does_change_rankings() -> None:
             return 3.0
 
     dear = ToySettings(steps=4, prices=(3.0,))
-    plain, paid = ([value(dear, a, s) for a in ("continue", "skip 2")] for s in (None, Survival()))
+    plain, paid = ([policy_value(dear, a, s) for a in ("continue", "skip 2")] for s in (None, Survival()))
     assert plain[0] < plain[1]
     assert paid[0] > paid[1]
 
 
 def test_shaping_is_what_the_environment_pays() -> None:
-    plain, shaped = (evaluate(Toy(SMALL, 32, 0, s), "random", 128, seed=5) for s in (None, Shaping()))
-    assert shaped.pays == pytest.approx(plain.pays + SMALL.prices[0])
+    plain, shaped = (evaluate(ToyEnv(SMALL, 32, 0, s), "random", 128, seed=5) for s in (None, Shaping()))
+    assert shaped.episode_returns == pytest.approx(plain.episode_returns + SMALL.prices[0])
     assert shaped.utilities == pytest.approx(plain.utilities)
-    assert spent(2.0, 3) == -6.0
+    assert cost_potential(2.0, 3) == -6.0
 
 
 # -- Ranking before training -----------------------------------------------------------------------------------------
 
 
 def test_ranking_of_constants_is_by_utility_and_agrees_with_our_reward() -> None:
-    ranking = rank(ToySettings().build(n=32), episodes=128)
+    ranking = rank_constant_policies(ToySettings().build(n=32), episodes=128)
     utilities = [row.utility for row in ranking.rows]
     assert utilities == sorted(utilities, reverse=True)
     assert {"always continue", "always skip 2", "always refine", "stop at 1"} <= {row.name for row in ranking.rows}
     ranking.check()
-    assert "always refine" in ranking.words
-    exact = {a: value(ToySettings(), a) for a in ("continue", "skip 2", "refine")}
+    assert "always refine" in ranking.summary
+    exact = {a: policy_value(ToySettings(), a) for a in ("continue", "skip 2", "refine")}
     for row in ranking.rows:
         if (name := row.name.removeprefix("always ")) in exact:
             assert row.utility == pytest.approx(exact[name], abs=4 * row.error + 1e-9)
@@ -101,7 +101,7 @@ def test_ranking_of_constants_is_by_utility_and_agrees_with_our_reward() -> None
 
 @pytest.mark.parametrize("kind", ["absolute", "additive", "multiplicative"])
 def test_published_rewards_fail_the_ranking(kind: str) -> None:
-    ranking = rank(SurrogateSettings(kind).build(n=2), episodes=2)
+    ranking = rank_constant_policies(SurrogateSettings(kind).build(n=2), episodes=2)
     assert ranking.rows[-1].name == "always refine"
     with pytest.raises(SpecError, match=r"'always refine'.*would learn the wrong one"):
         ranking.check()
@@ -109,15 +109,15 @@ def test_published_rewards_fail_the_ranking(kind: str) -> None:
 
 def test_our_reward_passes_the_ranking() -> None:
     env = SurrogateSettings().build(n=2)
-    ranking = rank(env, episodes=2)
+    ranking = rank_constant_policies(env, episodes=2)
     ranking.check()
     assert ranking.rows[0].name.startswith("stop at")
-    assert set(constants(env, 2)) == {r.name for r in ranking.rows}
-    assert set(constants(env, 2)) >= {"always continue", "always refine", "stop at 8", "stop at 42"}
+    assert set(constant_policies(env, 2)) == {r.name for r in ranking.rows}
+    assert set(constant_policies(env, 2)) >= {"always continue", "always refine", "stop at 8", "stop at 42"}
 
 
 def test_ranking_takes_noise_for_noise() -> None:
-    class Noisy(Toy):
+    class Noisy(ToyEnv):
         """Pays the utility and luck, which must not be called an error of the reward."""
 
         def step(self, actions: object) -> tuple[object, ...]:
@@ -126,7 +126,9 @@ def test_ranking_takes_noise_for_noise() -> None:
 
     env = Noisy(SMALL, 16)
     env.luck = np.random.default_rng(3)
-    ranking = rank(env, 64, policies={f"stop at {k}": steady(env.actions, f"stop at {k}") for k in (2, 3)})
+    ranking = rank_constant_policies(
+        env, 64, policies={f"stop at {k}": constant_behaviour(env.actions, f"stop at {k}") for k in (2, 3)}
+    )
     assert ranking.inversions == ()
 
 
@@ -147,63 +149,67 @@ def test_published_weights() -> None:
 
 
 def test_pay_of_a_step() -> None:
-    before, now = Record("continue", 1, 0.20, 5.0, 0.0), Record("continue", 1, 0.25, 5.3, 0.2, likeness=0.95)
-    assert during(before, now, OPTUNA) == pytest.approx(2.977 + 1.430 + 0.870 + 0.791 * 0.95 - 0.01355)
-    assert during(None, now, OPTUNA) == pytest.approx(-0.01355)  # nothing to compare with
+    before, now = StepScores("continue", 1, 0.20, 5.0, 0.0), StepScores("continue", 1, 0.25, 5.3, 0.2, likeness=0.95)
+    assert step_reward(before, now, OPTUNA) == pytest.approx(2.977 + 1.430 + 0.870 + 0.791 * 0.95 - 0.01355)
+    assert step_reward(None, now, OPTUNA) == pytest.approx(-0.01355)  # nothing to compare with
 
 
 def test_staying_alive_is_paid() -> None:
-    still = Record("continue", 1, 0.3, 5.5, 0.5, likeness=0.95)
-    assert during(still, still, OPTUNA) == pytest.approx(0.7379, abs=1e-4)
+    still = StepScores("continue", 1, 0.3, 5.5, 0.5, likeness=0.95)
+    assert step_reward(still, still, OPTUNA) == pytest.approx(0.7379, abs=1e-4)
     assert 49 * OPTUNA.likeness * 0.95 == pytest.approx(36.8, abs=0.05)  # of the 55.5 that the tuner found
 
 
 def test_refining_is_paid() -> None:
-    still = Record("refine", 3, 0.3, 5.5, 0.5, entropy=0.97)
-    assert during(still, still, MULTIPLICATIVE) == pytest.approx(0.134)
-    assert 47 * during(still, still, MULTIPLICATIVE) > 3 * at_end(PICTURE, 50, MULTIPLICATIVE, "multiplicative", UNIT)
+    still = StepScores("refine", 3, 0.3, 5.5, 0.5, entropy=0.97)
+    assert step_reward(still, still, MULTIPLICATIVE) == pytest.approx(0.134)
+    assert 47 * step_reward(still, still, MULTIPLICATIVE) > 3 * final_reward(
+        PICTURE, 50, MULTIPLICATIVE, "multiplicative", UNIT
+    )
 
 
 @pytest.mark.parametrize(("calls", "enough"), [(18, 0.510), (25, 0.571), (30, 0.625), (40, 0.769)])
 def test_multiplicative_end(calls: int, enough: float) -> None:
-    assert at_end(PICTURE, 50, MULTIPLICATIVE, "multiplicative", UNIT) == pytest.approx(2.0)
-    assert at_end(PICTURE, 144, MULTIPLICATIVE, "multiplicative", UNIT) == pytest.approx(2.0)  # no fine beyond 50
-    part = Record("stop", 1, *(a + enough * (b - a) for a, b in zip(UNIT.low, UNIT.high, strict=True)))
-    assert at_end(part, calls, MULTIPLICATIVE, "multiplicative", UNIT) == pytest.approx(2.0, abs=0.005)
-    floor = Record("stop", 1, *UNIT.low)
-    assert at_end(floor, calls, MULTIPLICATIVE, "multiplicative", UNIT) == 0.0  # savings alone are worth nothing
+    assert final_reward(PICTURE, 50, MULTIPLICATIVE, "multiplicative", UNIT) == pytest.approx(2.0)
+    assert final_reward(PICTURE, 144, MULTIPLICATIVE, "multiplicative", UNIT) == pytest.approx(2.0)  # no fine beyond 50
+    part = StepScores("stop", 1, *(a + enough * (b - a) for a, b in zip(UNIT.low, UNIT.high, strict=True)))
+    assert final_reward(part, calls, MULTIPLICATIVE, "multiplicative", UNIT) == pytest.approx(2.0, abs=0.005)
+    floor = StepScores("stop", 1, *UNIT.low)
+    assert final_reward(floor, calls, MULTIPLICATIVE, "multiplicative", UNIT) == 0.0  # savings alone are worth nothing
 
 
 def test_half_the_gap_at_18_steps_earns_less_than_the_full_run() -> None:
-    assert at_end(HALF, 18, MULTIPLICATIVE, "multiplicative", UNIT) == pytest.approx(1.96)
+    assert final_reward(HALF, 18, MULTIPLICATIVE, "multiplicative", UNIT) == pytest.approx(1.96)
 
 
 def test_additive_and_absolute_ends() -> None:
     betas = 3.105 + 1.349 + 0.643
-    assert at_end(HALF, 20, ADDITIVE, "additive", UNIT) == pytest.approx(betas / 2 + 0.6)
-    assert at_end(HALF, 144, ADDITIVE, "additive", UNIT) == pytest.approx(betas / 2 - 94 / 50)
+    assert final_reward(HALF, 20, ADDITIVE, "additive", UNIT) == pytest.approx(betas / 2 + 0.6)
+    assert final_reward(HALF, 144, ADDITIVE, "additive", UNIT) == pytest.approx(betas / 2 - 94 / 50)
     absolute = 3.105 * 0.25 + 1.349 * 5.5
-    assert at_end(HALF, 20, OPTUNA, "absolute", UNIT) == pytest.approx(absolute)
-    assert at_end(HALF, 20, ADDITIVE, "additive", None) == pytest.approx(absolute + 0.6)  # raw scores, before May
+    assert final_reward(HALF, 20, OPTUNA, "absolute", UNIT) == pytest.approx(absolute)
+    assert final_reward(HALF, 20, ADDITIVE, "additive", None) == pytest.approx(absolute + 0.6)  # raw scores, before May
 
 
 def test_baselines_that_do_not_fall_apart() -> None:
     flat = Baseline((0.25, 5.0, -1.0), (0.25, 6.0, 1.0))
-    good = Record("stop", 1, 0.26, 5.5, 0.0)
-    assert at_end(good, 50, ADDITIVE, "additive", flat) > 3.105 * 0.01 / 1e-6 * 0.99  # the guard alone explodes
-    assert at_end(good, 50, MULTIPLICATIVE, "multiplicative", flat) == pytest.approx(0.4 * 0.5 + 0.6 * 0.5)  # left out
+    good = StepScores("stop", 1, 0.26, 5.5, 0.0)
+    assert final_reward(good, 50, ADDITIVE, "additive", flat) > 3.105 * 0.01 / 1e-6 * 0.99  # the guard alone explodes
+    assert final_reward(good, 50, MULTIPLICATIVE, "multiplicative", flat) == pytest.approx(
+        0.4 * 0.5 + 0.6 * 0.5
+    )  # left out
     fallback = 0.25 + 0.4 * 0.55 + 0.6 * 0.5
-    assert at_end(HALF, 50, MULTIPLICATIVE, "multiplicative", None) == pytest.approx(fallback)
+    assert final_reward(HALF, 50, MULTIPLICATIVE, "multiplicative", None) == pytest.approx(fallback)
     assert (FALLBACK.low, FALLBACK.high) == ((0.0, 0.0, -2.0), (1.0, 10.0, 2.0))
 
 
 def test_pay_of_an_episode_is_the_sum_of_its_parts() -> None:
-    records = [Record("continue", 1, 0.1 * k, 5.0, 0.0, 0.5) for k in range(3)] + [HALF]
+    records = [StepScores("continue", 1, 0.1 * k, 5.0, 0.0, 0.5) for k in range(3)] + [HALF]
     for kind, weights in (("absolute", OPTUNA), ("additive", ADDITIVE), ("multiplicative", MULTIPLICATIVE)):
-        paid = rewards(records, kind, UNIT)
-        steps = [during(a, b, weights) for a, b in zip([None, *records[:-1]], records, strict=True)]
+        paid = episode_rewards(records, kind, UNIT)
+        steps = [step_reward(a, b, weights) for a, b in zip([None, *records[:-1]], records, strict=True)]
         assert paid[:-1] == pytest.approx(steps[:-1])
-        assert paid[-1] == pytest.approx(steps[-1] + at_end(HALF, 4, weights, kind, UNIT))
+        assert paid[-1] == pytest.approx(steps[-1] + final_reward(HALF, 4, weights, kind, UNIT))
 
 
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([0.1, 1.0, 20.0]))
@@ -224,7 +230,7 @@ def test_entropy_tells_a_point_from_a_plain() -> None:
 
 
 def test_best_policies_of_the_published_rewards() -> None:
-    best = {kind: SurrogateSettings(kind).best() for kind in ("absolute", "multiplicative", "utility")}
+    best = {kind: SurrogateSettings(kind).optimum() for kind in ("absolute", "multiplicative", "utility")}
     assert best["absolute"][1] == ("continue",) * 50  # as its trained agent did, 200 prompts of 200
     assert best["multiplicative"][1] == ("continue",) * 3 + ("refine",) * 47
     ours = best["utility"][1]
@@ -236,10 +242,10 @@ def test_best_policies_of_the_published_rewards() -> None:
 @pytest.mark.parametrize("kind", ["multiplicative", "utility"])
 def test_best_policy_is_what_no_constant_beats(kind: str) -> None:
     own = SurrogateSettings(kind)
-    best, actions = own.best()
-    ranking = rank(own.build(n=1), episodes=1)
-    assert best >= max(row.pay for row in ranking.rows) - 1e-9
-    env = Surrogate(own, 1)
+    best, actions = own.optimum()
+    ranking = rank_constant_policies(own.build(n=1), episodes=1)
+    assert best >= max(row.reward_for for row in ranking.rows) - 1e-9
+    env = SurrogateEnv(own, 1)
     env.reset()
     paid = sum(float(env.step([env.actions.index(a)])[1][0]) for a in actions)
     assert paid == pytest.approx(best)

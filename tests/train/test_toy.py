@@ -12,19 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import SpecError
-from skipstone.policies.agent.checkpoint import Brain
-from skipstone_train.agents.optimum import optimum, share, value
-from skipstone_train.agents.toy import NAMES, STOPPING, TWO_CLASSES, State, ToySettings, allowed, moved, observe
-from skipstone_train.agents.transitions import collect, evaluate, steady, uniform
+from skipstone.policies.agent.checkpoint import ActionScorer
+from skipstone_train.agents.optimum import optimal_utility, policy_value, share
+from skipstone_train.agents.toy import (
+    OBSERVATION_NAMES,
+    STOPPING,
+    TWO_CLASSES,
+    ToySettings,
+    ToyState,
+    action_mask,
+    apply_action,
+    observe,
+)
+from skipstone_train.agents.transitions import collect, constant_behaviour, evaluate, random_behaviour
 
 SMALL = ToySettings(steps=4)
 
 
-def brain_of(seed: int, actions: int, scale: float = 1.0) -> Brain:
+def brain_of(seed: int, actions: int, scale: float = 1.0) -> ActionScorer:
     rng = np.random.default_rng(seed)
-    d = len(NAMES)
+    d = len(OBSERVATION_NAMES)
     arrays = (scale * rng.normal(size=(actions, d))).astype(np.float32), rng.normal(size=actions).astype(np.float32)
-    return Brain(np.zeros(d, np.float32), np.ones(d, np.float32), (arrays,))
+    return ActionScorer(np.zeros(d, np.float32), np.ones(d, np.float32), (arrays,))
 
 
 # -- As an environment -------------------------------------------------------------------------------------------------
@@ -90,11 +99,11 @@ def test_settings_out_of_range(wrong: dict[str, object]) -> None:
 
 def test_rules() -> None:
     s = ToySettings(steps=8)
-    assert moved(s, State(), "skip 3") == State(position=3, damage=6)
-    assert moved(s, State(damage=5), "refine") == State(position=1, damage=2, refined=1)
-    assert moved(s, State(position=2), "stop") == State(position=8, seen=2, damage=12)
-    assert State(seen=4, refined=1).calls == 6
-    assert dict(zip(s.actions, allowed(s, State(position=6, refined=1)), strict=True)) == {
+    assert apply_action(s, ToyState(), "skip 3") == ToyState(position=3, damage=6)
+    assert apply_action(s, ToyState(damage=5), "refine") == ToyState(position=1, damage=2, refined=1)
+    assert apply_action(s, ToyState(position=2), "stop") == ToyState(position=8, num_throws=2, damage=12)
+    assert ToyState(num_throws=4, refined=1).calls == 6
+    assert dict(zip(s.actions, action_mask(s, ToyState(position=6, refined=1)), strict=True)) == {
         "continue": True,
         "skip 2": True,
         "skip 3": False,
@@ -102,15 +111,15 @@ def test_rules() -> None:
         "refine": False,
     }
     # A stop over two steps of the grid is those two steps.
-    both = moved(s, moved(s, State(position=6), "continue")._replace(seen=2), "continue")
-    assert moved(s, State(position=6), "stop") == both
+    both = apply_action(s, apply_action(s, ToyState(position=6), "continue")._replace(num_throws=2), "continue")
+    assert apply_action(s, ToyState(position=6), "stop") == both
 
 
 @given(seed=st.integers(0, 100))
 @settings(max_examples=15, deadline=None)
 def test_observation_is_the_whole_state(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    states = [State(*rng.integers(0, 5, 5).tolist()) for _ in range(30)]
+    states = [ToyState(*rng.integers(0, 5, 5).tolist()) for _ in range(30)]
     seen = {observe(SMALL, s, 1.0) for s in states}
     assert len(seen) == len(set(states))
 
@@ -123,7 +132,7 @@ def test_same_seed_same_episodes_whatever_the_others_do() -> None:
     short = evaluate(env, "stop at 1", 24, seed=3)  # shorter episodes: the same samples nevertheless
     assert (short.sample == first.sample).all()
     rng = np.random.default_rng(0)
-    a, b = (collect(env, uniform, 24, rng, seed=3) for _ in range(2))
+    a, b = (collect(env, random_behaviour, 24, rng, seed=3) for _ in range(2))
     assert (a.sample == b.sample).all()
     assert len(a) != len(b)
 
@@ -135,9 +144,9 @@ def test_validation_has_other_episodes() -> None:
 
 def test_weights_choose_the_classes() -> None:
     env = TWO_CLASSES.build(n=64)
-    env.weigh([1.0, 0.0])
+    env.set_sample_weights([1.0, 0.0])
     assert set(evaluate(env, "continue", 128).sample) == {0}
-    env.weigh([1.0, 3.0])
+    env.set_sample_weights([1.0, 3.0])
     assert evaluate(env, "continue", 1024).sample.mean() == pytest.approx(0.75, abs=0.06)
 
 
@@ -146,23 +155,23 @@ def test_weights_choose_the_classes() -> None:
 
 def test_values_by_hand() -> None:
     s = ToySettings(steps=6, prices=(2.0,), hardness=(0.1, 0.9))
-    assert value(s, "continue") == pytest.approx(20 - 6 * 2)
-    assert value(s, "refine") == pytest.approx(20 - 8 * 2)
+    assert policy_value(s, "continue") == pytest.approx(20 - 6 * 2)
+    assert policy_value(s, "refine") == pytest.approx(20 - 8 * 2)
     quality = 20 - 5 * np.log10(1 + 0.1 * 6) - 5 * np.log10(1 + 0.9 * 6)  # three steps of two
-    assert value(s, "skip 2") == pytest.approx(quality - 3 * 2)
-    assert value(s, "skip 2", of="calls") == pytest.approx(3)
-    assert value(s, "skip 2", which=1, of="quality") == pytest.approx(20 - 10 * np.log10(1 + 0.9 * 6))
+    assert policy_value(s, "skip 2") == pytest.approx(quality - 3 * 2)
+    assert policy_value(s, "skip 2", of="calls") == pytest.approx(3)
+    assert policy_value(s, "skip 2", which=1, of="quality") == pytest.approx(20 - 10 * np.log10(1 + 0.9 * 6))
 
 
 @pytest.mark.parametrize("chooser", ["random", "stop at 2", brain_of(1, 5), brain_of(2, 5, 3.0)])
-def test_values_are_those_of_episodes(chooser: Brain | str) -> None:
+def test_values_are_those_of_episodes(chooser: ActionScorer | str) -> None:
     found = evaluate(SMALL.build(n=64), chooser, 1024, seed=7)
-    assert found.utility == pytest.approx(value(SMALL, chooser), abs=4 * found.error)
+    assert found.utility == pytest.approx(policy_value(SMALL, chooser), abs=4 * found.error)
 
 
 def test_prices_are_mixed() -> None:
-    each = [optimum(ToySettings(steps=4, prices=(p,))) for p in (0.5, 3.0)]
-    assert optimum(ToySettings(steps=4, prices=(0.5, 3.0))) == pytest.approx(np.mean(each))
+    each = [optimal_utility(ToySettings(steps=4, prices=(p,))) for p in (0.5, 3.0)]
+    assert optimal_utility(ToySettings(steps=4, prices=(0.5, 3.0))) == pytest.approx(np.mean(each))
 
 
 def test_optimum_by_brute_force() -> None:
@@ -176,10 +185,10 @@ def test_optimum_by_brute_force() -> None:
             position, seen = round(float(o[0, 0]) * 3), int(steps[0]) + 1
             return np.array([table.get((position, round((float(o[0, 2]) * 3 + seen) / 2)), 0)])
 
-        found[choice] = value(s, act)
-    assert optimum(s) == pytest.approx(max(found.values()))
+        found[choice] = policy_value(s, act)
+    assert optimal_utility(s) == pytest.approx(max(found.values()))
     blind = max(v for (a, b, *rest), v in found.items() if a == b and len(set(rest)) == 1)
-    assert optimum(s) > blind + 0.5  # looking is worth something
+    assert optimal_utility(s) > blind + 0.5  # looking is worth something
 
 
 @given(seed=st.integers(0, 10_000))
@@ -196,4 +205,4 @@ def test_constants_leave_something_to_learn(s: ToySettings) -> None:
 
 def test_constant_policies_are_named() -> None:
     with pytest.raises(SpecError, match="Did you mean 'refine'"):
-        steady(SMALL.actions, "refin")
+        constant_behaviour(SMALL.actions, "refin")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact import SHAPE, Exact, shots
+from exact import SHAPE, ExactSubject, eval_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,15 +26,15 @@ from skipstone.numerics.tables import ScaledLinear
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.backbones.mixture import Mixture
 from skipstone.tuning import report
-from skipstone.tuning.errors import Errors, local_errors
-from skipstone.tuning.gains import interpolated, probes
-from skipstone.tuning.grids import Fine, even_times, policy_of
+from skipstone.tuning.errors import LocalErrors, local_errors
+from skipstone.tuning.gains import interpolate_gains, make_probes
+from skipstone.tuning.grids import FineGrid, even_times, path_policy
 from skipstone.tuning.recorder import Recorder
-from skipstone.tuning.refine import refined
-from skipstone.tuning.run_cache import Kept
-from skipstone.tuning.runs import FINE, Draws
-from skipstone.tuning.search import Found, Search, Settings
-from skipstone.tuning.shortest import best_path, shortest
+from skipstone.tuning.refine import refine_path
+from skipstone.tuning.run_cache import RunCache
+from skipstone.tuning.runs import FINE_RUNS, CachedRuns
+from skipstone.tuning.search import TimeGridSearch, TuningResult, TuningSettings
+from skipstone.tuning.shortest import best_path, shortest_path
 
 ADAMS = registry.parse("solver", "adams")
 HARD = Mixture(means=(-0.9, 0.9), stds=(0.1, 0.1), weights=(0.5, 0.5))
@@ -111,26 +111,27 @@ def noted(backbone: Any, count: int = 2, steps: int = 40) -> tuple[Any, Any, lis
 
 def test_errors_are_those_of_the_arrays_themselves() -> None:
     """The quadratic forms against adams' own quadrature on the arrays, for a step after another and for the first."""
-    from skipstone.solvers.adams import Pair, integral
+    from skipstone.solvers.adams import PairNode, integrate_nodes
 
     angles, gram, lines = noted(Mixture(), steps=24)
     table = local_errors(angles, gram, 8).table
     for s, line in enumerate(lines):
         said = [
-            Pair(float(u), row[0].astype(float), row[1].astype(float)) for u, row in zip(angles, line.rows, strict=True)
+            PairNode(float(u), row[0].astype(float), row[1].astype(float))
+            for u, row in zip(angles, line.rows, strict=True)
         ]
         z = [math.cos(p.angle) * p.clean + math.sin(p.angle) * p.noise for p in said]
         for i, j, k in ((3, 7, 11), (10, 11, 19), (0, 0, 5), (20, 21, 24)):
             way = z[k] - z[j]
-            wrong = way - integral([said[j]], angles[j], angles[k])
+            wrong = way - integrate_nodes([said[j]], angles[j], angles[k])
             if i in (0, j):
                 forecast = (wrong**2).mean()
             else:
-                line_ = way - integral([said[i], said[j]], angles[j], angles[k])
+                line_ = way - integrate_nodes([said[i], said[j]], angles[j], angles[k])
                 a, b = (wrong**2).mean(), (line_**2).mean()
                 forecast = ((wrong + (line_ - wrong) * a / (a + b)) ** 2).mean()
             used = [said[j], said[k]] if i == j else [said[i], said[j], said[k]]
-            right = ((way - integral(used, angles[j], angles[k])) ** 2).mean()
+            right = ((way - integrate_nodes(used, angles[j], angles[k])) ** 2).mean()
             h = angles[j] - angles[k]
             expected = forecast if k == 24 else right + (h / 2) ** 2 * forecast
             assert table[s, j, j - i, k - j - 1] == pytest.approx(expected, rel=1e-3, abs=1e-12)
@@ -157,12 +158,12 @@ def test_only_possible_steps_are_finite() -> None:
 # -- the shortest path ----------------------------------------------------------------------------
 
 
-def possible(n: int, longest: int, rng: np.random.Generator, samples: int = 1) -> Errors:
+def possible(n: int, longest: int, rng: np.random.Generator, samples: int = 1) -> LocalErrors:
     table = rng.exponential(size=(samples, n, longest + 1, longest)) ** 3
     for j, a, b in itertools.product(range(n), range(longest + 1), range(longest)):
         if j + b + 1 > n or (a != 0 if j == 0 else not 1 <= a <= j):
             table[:, j, a, b] = np.inf
-    return Errors(np.linspace(1.5, 0, n + 1), table.astype(np.float32))
+    return LocalErrors(np.linspace(1.5, 0, n + 1), table.astype(np.float32))
 
 
 def every_path(n: int, longest: int, steps: int) -> list[tuple[int, ...]]:
@@ -178,10 +179,10 @@ def test_the_best_path_is_that_of_brute_force(n: int, longest: int, steps: int, 
     paths = every_path(n, longest, steps)
     if not paths:
         with pytest.raises(SpecError, match="calls on a fine run"):
-            shortest(errors.table[0], steps)
+            shortest_path(errors.table[0], steps)
         return
     best = min(float(errors.of(p)[0]) for p in paths)
-    assert float(errors.of(shortest(errors.table[0], steps))[0]) == pytest.approx(best, rel=1e-5)
+    assert float(errors.of(shortest_path(errors.table[0], steps))[0]) == pytest.approx(best, rel=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -197,16 +198,16 @@ def test_reweighting_never_ends_worse_than_it_began_and_knows_its_optimum(seed: 
 
 
 def test_gains_are_interpolated_in_the_logarithm() -> None:
-    fine = Fine((1.0, 0.75, 0.5, 0.25, 0.0), (1.2, 0.9, 0.6, 0.3, 0.0))
-    found = interpolated(fine, [1, 3], np.array([[1.0, 4.0], [100.0, 4.0]]))
+    fine = FineGrid((1.0, 0.75, 0.5, 0.25, 0.0), (1.2, 0.9, 0.6, 0.3, 0.0))
+    found = interpolate_gains(fine, [1, 3], np.array([[1.0, 4.0], [100.0, 4.0]]))
     assert found[0] == pytest.approx([1, 1, 10, 100, 100])
     assert found[1] == pytest.approx([4] * 5)
 
 
 def test_probes_have_one_coarse_step_each() -> None:
     times = even_times(Cosine(), 1.0, 100)
-    fine = Fine(times, tuple(Cosine().angle(t) for t in times))
-    made = probes(fine)
+    fine = FineGrid(times, tuple(Cosine().angle(t) for t in times))
+    made = make_probes(fine)
     assert len(made) == 10
     for probe in made:
         steps = [b - a for a, b in itertools.pairwise(probe.path)]
@@ -218,9 +219,9 @@ def test_refining_climbs_to_what_it_is_scored_by() -> None:
     def score(path: tuple[int, ...]) -> float:
         return -abs(path[1] - 20) - abs(path[2] - 60)
 
-    assert refined(score, (0, 12, 52, 100), 1) == (0, 20, 60, 100)
-    assert refined(score, (0, 12, 52, 100), 0) == (0, 12, 52, 100)
-    assert refined(score, (0, 4, 8, 9), 3)[1:3] == (4, 8)  # no room to move
+    assert refine_path(score, (0, 12, 52, 100), 1) == (0, 20, 60, 100)
+    assert refine_path(score, (0, 12, 52, 100), 0) == (0, 12, 52, 100)
+    assert refine_path(score, (0, 4, 8, 9), 3)[1:3] == (4, 8)  # no room to move
 
 
 # -- times ----------------------------------------------------------------------------------------
@@ -237,32 +238,36 @@ def test_fine_places_are_even_on_the_angle_and_whole_where_the_schedule_is_a_tab
     else:
         steps = -np.diff([schedule.angle(t) for t in times])
         assert steps.max() < 1.06 * steps.min() + schedule.angle(0.0)
-    assert policy_of(times).places == pytest.approx(times[1:-1])  # type: ignore[attr-defined]
+    assert path_policy(times).places == pytest.approx(times[1:-1])  # type: ignore[attr-defined]
 
 
 # -- the search -----------------------------------------------------------------------------------
 
 
-def search(folder: Path, subject: Exact, **more: Any) -> Search:
-    asked = Settings(**{"calls": (6, 10), "fine": 64, "rivals": False, **more})
-    return Search(subject, asked, shots(5), shots(5, 100), Kept.open(folder, {"fine": asked.fine}))
+def search(folder: Path, subject: ExactSubject, **more: Any) -> TimeGridSearch:
+    asked = TuningSettings(**{"calls": (6, 10), "fine": 64, "rivals": False, **more})
+    return TimeGridSearch(
+        subject, asked, eval_samples(5), eval_samples(5, 100), RunCache.open(folder, {"fine": asked.fine})
+    )
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, Found]:
-    made = search(tmp_path_factory.mktemp("search"), Exact(HARD))
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[TimeGridSearch, TuningResult]:
+    made = search(tmp_path_factory.mktemp("search"), ExactSubject(HARD))
     return made, made.run()
 
 
-def decibels(made: Search, found: Found, path: tuple[int, ...], of: str) -> float:
+def decibels(made: TimeGridSearch, found: TuningResult, path: tuple[int, ...], of: str) -> float:
     """In truth: mean PSNR on prompts that were not tuned on."""
-    full = made.draws.pictures(made.check, found.fine, FINE, range(found.fine.steps + 1))
+    full = made.draws.pictures(made.check, found.fine, FINE_RUNS, range(found.fine.steps + 1))
     column = made.draws.column(found.fine.policy(path, of))
-    return statistics.fmean(one.psnr for one in made.draws.measured(column, made.check, FINE, full))
+    return statistics.fmean(one.psnr for one in made.draws.measured(column, made.check, FINE_RUNS, full))
 
 
 @pytest.mark.parametrize("calls", [6, 10])
-def test_what_is_found_beats_even_angles_and_the_grid_of_local_errors(found: tuple[Search, Found], calls: int) -> None:
+def test_what_is_found_beats_even_angles_and_the_grid_of_local_errors(
+    found: tuple[TimeGridSearch, TuningResult], calls: int
+) -> None:
     made, result = found
     grid = result.grids[calls]
     assert len(grid.path) == calls + 1
@@ -274,28 +279,28 @@ def test_what_is_found_beats_even_angles_and_the_grid_of_local_errors(found: tup
     assert row.decibels["mean"] == pytest.approx(mine)
 
 
-def test_the_fine_runs_are_exact_to_more_than_what_is_told_apart(found: tuple[Search, Found]) -> None:
+def test_the_fine_runs_are_exact_to_more_than_what_is_told_apart(found: tuple[TimeGridSearch, TuningResult]) -> None:
     made, result = found
     best = max(row.decibels["worst"] for row in result.rows)
     subject = made.subject
-    assert isinstance(subject, Exact)
+    assert isinstance(subject, ExactSubject)
     times = even_times(HARD.schedule, 1.0, 1000)
-    problems = [Problem(HARD.schedule, subject.start(shot.item), times) for shot in made.check]
+    problems = [Problem(HARD.schedule, subject.start(eval_sample.request), times) for eval_sample in made.check]
     exact = denoise_many(HARD, problems, registry.parse("solver", "dpmpp"), registry.parse("policy", "fixed"))
-    full = made.draws.pictures(made.check, result.fine, FINE, range(result.fine.steps + 1))
+    full = made.draws.pictures(made.check, result.fine, FINE_RUNS, range(result.fine.steps + 1))
     for one, picture in zip(exact, full, strict=True):
         assert -10 * math.log10(((0.5 + 0.2 * one.x - picture) ** 2).mean()) > best + 3
 
 
 def test_the_same_seed_is_the_same_grid_and_what_was_drawn_is_not_drawn_again(
-    found: tuple[Search, Found], tmp_path: Path
+    found: tuple[TimeGridSearch, TuningResult], tmp_path: Path
 ) -> None:
     made, result = found
-    again = search(tmp_path, Exact(HARD), batch=2).run()
+    again = search(tmp_path, ExactSubject(HARD), batch=2).run()
     assert again.grids == result.grids
     assert [row.decibels for row in again.rows] == [row.decibels for row in result.rows]
     subject = made.subject
-    assert isinstance(subject, Exact)
+    assert isinstance(subject, ExactSubject)
     drawn = subject.drawn
     resumed = made.run()
     assert subject.drawn == drawn + 1  # where its runs begin
@@ -303,37 +308,37 @@ def test_the_same_seed_is_the_same_grid_and_what_was_drawn_is_not_drawn_again(
 
 
 def test_a_search_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject, draw, left = Exact(HARD), Exact.draw, [4]
+    subject, draw, left = ExactSubject(HARD), ExactSubject.draw, [4]
 
-    def cut(self: Exact, *arguments: Any) -> Any:
+    def cut(self: ExactSubject, *arguments: Any) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
         return draw(self, *arguments)
 
-    monkeypatch.setattr(Exact, "draw", cut)
+    monkeypatch.setattr(ExactSubject, "draw", cut)
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path, subject, calls=(6,), fine=32).run()
-    monkeypatch.setattr(Exact, "draw", draw)
+    monkeypatch.setattr(ExactSubject, "draw", draw)
     early = subject.drawn
     after = search(tmp_path, subject, calls=(6,), fine=32).run()
-    whole = Exact(HARD)
+    whole = ExactSubject(HARD)
     assert search(tmp_path / "other", whole, calls=(6,), fine=32).run().grids == after.grids
     assert subject.drawn == whole.drawn + 1
     assert early > 1
 
 
 def test_results_are_policies_that_run_and_figures_that_can_be_read(
-    found: tuple[Search, Found], tmp_path: Path
+    found: tuple[TimeGridSearch, TuningResult], tmp_path: Path
 ) -> None:
     made, result = found
-    written = report.write(result, tmp_path, {"model": "exact"})
-    assert written == report.targets(tmp_path, (6, 10))
+    written = report.write_report(result, tmp_path, {"model": "exact"})
+    assert written == report.report_files(tmp_path, (6, 10))
     assert all(path.is_file() for path in written)
     assert skipstone.load_policy(tmp_path / "path-6") == result.policy(6)
     column = parse_column(str(tmp_path / "path-6"), None, None, 12)
     assert column.solver == made.draws.column(result.policy(6)).solver
-    assert made.subject.draw([made.check[0].item], column)[0][0].calls == 6
+    assert made.subject.draw([made.check[0].request], column)[0][0].calls == 6
     document = json.loads((tmp_path / report.RESULTS).read_text())
     assert [grid["calls"] for grid in document["grids"]] == [6, 10]
     assert {row["group"] for row in document["rows"]} == {"path", "even"}
@@ -341,7 +346,7 @@ def test_results_are_policies_that_run_and_figures_that_can_be_read(
 
 
 def test_rivals_run_beside(tmp_path: Path) -> None:
-    rows = search(tmp_path, Exact(HARD, steps=30), calls=(8,), fine=24, rivals=True).run().rows
+    rows = search(tmp_path, ExactSubject(HARD, steps=30), calls=(8,), fine=24, rivals=True).run().rows
     by_label = {row.label.partition("(")[0]: row for row in rows}
     assert {"path-8", "fixed @ adams", "fixed @ dpmpp", "stride"} <= by_label.keys()
     assert by_label["stride"].spent <= 8.5
@@ -361,11 +366,11 @@ def test_rivals_run_beside(tmp_path: Path) -> None:
 )
 def test_settings_out_of_range_are_refused(more: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=said):
-        search(tmp_path, Exact(HARD), **more)
+        search(tmp_path, ExactSubject(HARD), **more)
 
 
 def test_a_table_with_too_few_timesteps_is_told(tmp_path: Path) -> None:
-    subject = Exact(Gaussian(schedule=ScaledLinear(steps=20)))
+    subject = ExactSubject(Gaussian(schedule=ScaledLinear(steps=20)))
     with pytest.raises(SpecError, match="its timesteps are whole"):
         search(tmp_path, subject, calls=(12,)).run()
 
@@ -373,17 +378,17 @@ def test_a_table_with_too_few_timesteps_is_told(tmp_path: Path) -> None:
 def test_a_recorded_pipeline_is_the_bare_one(tiny_model: Path, tmp_path: Path) -> None:
     """By takeover: the notes are of the run that the pipeline makes, and change nothing of it."""
     from skipstone.evaluation.checkpoints import Checkpoint
-    from skipstone.evaluation.pipeline_subject import Guest
-    from skipstone.evaluation.subject import Item
+    from skipstone.evaluation.pipeline_subject import PipelineSubject
+    from skipstone.evaluation.subject import SampleRequest
 
-    guest = Guest(Checkpoint.find(str(tiny_model)), device="cpu")
-    draws = Draws(guest, Kept.open(tmp_path, {}), 12)
-    shot = shots(1)[0]
-    fine = draws.fine(shot)
+    guest = PipelineSubject(Checkpoint.find(str(tiny_model)), device="cpu")
+    draws = CachedRuns(guest, RunCache.open(tmp_path, {}), 12)
+    eval_sample = eval_samples(1)[0]
+    fine = draws.fine(eval_sample)
     assert fine.times[0] == 1.0
     recorder = Recorder(ADAMS)
     policy = fine.policy(range(fine.steps + 1))
-    items = [Item("a cat", 3), Item("a dog", 4)]
+    items = [SampleRequest("a cat", 3), SampleRequest("a dog", 4)]
     bare, _ = guest.draw(items, draws.column(policy))
     heard, _ = guest.draw(items, draws.column(policy, recorder))
     for one, other in zip(bare, heard, strict=True):

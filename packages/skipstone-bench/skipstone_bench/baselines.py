@@ -10,10 +10,10 @@ from skipstone import registry
 from skipstone.errors import SpecError
 from skipstone.evaluation.columns import FEWER, Column, Sampler, parse_column
 from skipstone.policies.error_control import ErrorControl
-from skipstone.policies.mask import spelling
+from skipstone.policies.mask import format_steps
 
-from .fixed import Tuner, greedy_masks, improved, sampler_at, samplers_at, way_of
-from .race import Row
+from .fixed import Tuner, find_greedy_masks, improve_mask, sampler_for_calls, sampler_spec_of, samplers_for_calls
+from .race import BenchRow
 from .store import RowInfo
 
 GATES = ("guidance_gate(below=0.75)", "guidance_gate", "guidance_gate(below=0.25)", "guidance_gate(every=4)")
@@ -21,18 +21,18 @@ BELOW = (0.3, 0.5, 0.7)  # gates that masks are joined with
 EVERY = range(2, 11)
 WARMUP = (2, 3, 4, 5, 6, 8, 10, 12, 15, 18)
 JOINED = (2, 4, 8, 12, 18)  # warm-ups of masks that are joined with gates
-SHOWN = ("safe", "balanced", "fast", "adaptive_diffusion")  # policies where none are said
+DEFAULT_POLICIES = ("safe", "balanced", "fast", "adaptive_diffusion")  # policies where none are said
 
 
-def row(column: Column, group: str, family: str, knob: str = "", label: str = "") -> Row:
+def make_row(column: Column, group: str, family: str, knob: str = "", label: str = "") -> BenchRow:
     """A column, filed."""
-    return Row(column, RowInfo(column.spec, label or column.label, group, family, knob, column.steps))
+    return BenchRow(column, RowInfo(column.spec, label or column.label, group, family, knob, column.steps))
 
 
-def forecast() -> str:
+def default_forecast() -> str:
     """How masks forecast: as `error_control` does by default, so that only the choice of steps differs."""
-    ours = ErrorControl()
-    return f"order={ours.order}, of={ours.of!r}, clock={ours.clock!r}"
+    make_policy_row = ErrorControl()
+    return f"order={make_policy_row.order}, of={make_policy_row.of!r}, clock={make_policy_row.clock!r}"
 
 
 def interval_calls(steps: int, every: int, warmup: int, tail: int = 1) -> list[bool]:
@@ -62,15 +62,17 @@ class Baselines:
     tuner: Tuner
     searcher: Tuner
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[BenchRow]:
         """All of them, those that need tuning last."""
-        yield row(self.full, "full", "full run", label="full run")
+        yield make_row(self.full, "full", "full run", label="full run")
         for gate in GATES:
-            yield row(self.column(gate), "gate", "blind gate", _knob(gate))
+            yield make_row(self.column(gate), "gate", "blind gate", _spec_arguments(gate))
         for calls in self.budgets:
-            yield row(self.column(f"random_skip(calls={calls}, {forecast()})"), "random", "random", f"calls={calls}")
+            yield make_row(
+                self.column(f"random_skip(calls={calls}, {default_forecast()})"), "random", "random", f"calls={calls}"
+            )
             short = replace(self.column("fixed"), steps=calls)
-            yield row(short, "fixed", "fewer steps", f"steps={calls}", f"fixed / {calls}")
+            yield make_row(short, "fixed", "fewer steps", f"steps={calls}", f"fixed / {calls}")
         yield from self._fixed()
         for calls in self.budgets:
             for what, group, candidates in (
@@ -79,53 +81,53 @@ class Baselines:
             ):
                 best = self.tuner.best(candidates, calls, f"{what}, {calls} calls")
                 if best is not None:
-                    yield row(best, group, what, f"calls={calls}")
-        if self.searcher.shots:
+                    yield make_row(best, group, what, f"calls={calls}")
+        if self.searcher.eval_samples:
             yield from self.greedy(self.searcher, "best common mask", "mask")
 
     def column(self, spec: str) -> Column:
         """A policy on the full run's sampler, as the model runs it."""
         return parse_column(spec, *self.sampler)
 
-    def greedy(self, searcher: Tuner, family: str, group: str) -> Iterator[Row]:
+    def greedy(self, searcher: Tuner, family: str, group: str) -> Iterator[BenchRow]:
         """Masks found by greedy search, one for each budget."""
 
         def masked(skips: frozenset[int]) -> Column:
-            return self.column(f"mask(skips={spelling(skips)!r}, {forecast()})")
+            return self.column(f"mask(skips={format_steps(skips)!r}, {default_forecast()})")
 
         def score(skips: frozenset[int]) -> float | None:
             found = searcher.score(masked(skips))
             return None if found is None else found.mean
 
-        def tell(done: int, total: int) -> None:
-            searcher.tell(f"Searching the {family}", done, total)
+        def on_progress(done: int, total: int) -> None:
+            searcher.on_progress(f"Searching the {family}", done, total)
 
         steps = self.sampler.steps
-        for calls, skips in greedy_masks(score, steps, self.budgets, tell=tell).items():
+        for calls, skips in find_greedy_masks(score, steps, self.budgets, on_progress=on_progress).items():
             blind = [_skipped(called) for called in _intervals(steps).values() if sum(called) == calls]
-            best = improved(score, [skips, *blind], steps)
-            yield row(masked(best), group, family, f"calls={calls}", f"{family}, {calls} calls")
+            best = improve_mask(score, [skips, *blind], steps)
+            yield make_row(masked(best), group, family, f"calls={calls}", f"{family}, {calls} calls")
 
-    def _fixed(self) -> Iterator[Row]:
+    def _fixed(self) -> Iterator[BenchRow]:
         """The best solver and grid at each budget, and the curve of the one that wins most often."""
         won: Counter[str] = Counter()
         taken = {replace(self.column("fixed"), steps=calls).spec for calls in self.budgets}
         for calls in self.budgets:
-            best = self.tuner.best(samplers_at(self.tuner.subject, calls), calls, f"samplers, {calls} calls")
+            best = self.tuner.best(samplers_for_calls(self.tuner.subject, calls), calls, f"samplers, {calls} calls")
             if best is not None:
-                won[way_of(best)] += 1
+                won[sampler_spec_of(best)] += 1
                 taken.add(best.spec)
-                yield row(best, "fixed", "best fixed sampler", f"calls={calls}")
+                yield make_row(best, "fixed", "best fixed sampler", f"calls={calls}")
         for way, _ in won.most_common(1):
             for calls in sorted({*self.budgets, self.sampler.steps}):
-                column = sampler_at(way, calls)
+                column = sampler_for_calls(way, calls)
                 if column.spec not in taken:
-                    yield row(column, "fixed", f"fixed @ {way}", f"steps={calls}")
+                    yield make_row(column, "fixed", f"fixed @ {way}", f"steps={calls}")
 
     def _masks(self, calls: int) -> list[Column]:
         found = _intervals(self.sampler.steps)
         near = [way for way, called in found.items() if abs(sum(called) - calls) <= 1]
-        return [self.column(f"interval(every={k}, warmup={w}, {forecast()})") for k, w in near]
+        return [self.column(f"interval(every={k}, warmup={w}, {default_forecast()})") for k, w in near]
 
     def _masks_and_gates(self, calls: int) -> list[Column]:
         """Masks whose calls, those below the gate counted half, are near the budget on a uniform grid."""
@@ -135,7 +137,7 @@ class Baselines:
             for (every, warmup), called in _intervals(steps).items():
                 spent = sum(1.0 if 1 - i / steps >= below else 0.5 for i, c in enumerate(called) if c)
                 if warmup in JOINED and abs(spent - calls) <= 1:
-                    mask = f"interval(every={every}, warmup={warmup}, {forecast()})"
+                    mask = f"interval(every={every}, warmup={warmup}, {default_forecast()})"
                     found.append(self.column(f"{mask} | guidance_gate(below={below})"))
         return found
 
@@ -151,24 +153,24 @@ def _skipped(called: Sequence[bool]) -> frozenset[int]:
     return frozenset(i for i, c in enumerate(called) if not c)
 
 
-def ours(column: Column) -> Row:
+def make_policy_row(column: Column) -> BenchRow:
     """A row that was asked for: policies of one kind are points of one curve."""
     if column.policy is None:
         raise SpecError(f"The table always has the best fixed sampler of each budget: leave {FEWER!r} out.")
     parts = getattr(column.policy, "parts", (column.policy,))
-    way = " / ".join(part for part in column.said if not part.isdigit())
+    way = " / ".join(part for part in column.explicit_parts if not part.isdigit())
     family = " | ".join(part.name for part in parts) + (f" @ {way}" if way else "")
-    group = "peer" if column.peer else "ours" if column.adaptive else "fixed"
-    return row(column, group, family, _knob(registry.spell(column.policy)) or f"steps={column.steps}")
+    group = "peer" if column.peer else "ours" if column.is_adaptive else "fixed"
+    return make_row(column, group, family, _spec_arguments(registry.spell(column.policy)) or f"steps={column.steps}")
 
 
-def peers(sampler: Sampler, said: Sequence[str] = ()) -> list[Row]:
+def peers(sampler: Sampler, said: Sequence[str] = ()) -> list[BenchRow]:
     """Peers at the settings that they bring, or those that were said."""
-    kinds = [registry.lookup("peer", name) for name in registry.names("peer")]
+    kinds = [registry.find_class("peer", name) for name in registry.names("peer")]
     specs = said or [spec for kind in kinds for spec in kind.settings()]  # type: ignore[attr-defined]  # a Peer
-    return [ours(parse_column(spec, *sampler)) for spec in specs]
+    return [make_policy_row(parse_column(spec, *sampler)) for spec in specs]
 
 
-def _knob(spec: str) -> str:
+def _spec_arguments(spec: str) -> str:
     """What is between the brackets."""
     return spec.partition("(")[2].rstrip(")") if spec.count("(") < 2 else spec

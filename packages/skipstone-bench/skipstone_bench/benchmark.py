@@ -10,29 +10,29 @@ from typing import Any
 
 from skipstone import __version__
 from skipstone.errors import MetricError, SpecError
-from skipstone.evaluation.columns import Column, Sampler, parse_column, specs_of
+from skipstone.evaluation.columns import Column, Sampler, expand_specs, parse_column
 from skipstone.evaluation.fingerprint import fingerprint, machine
-from skipstone.evaluation.progress import Tell, silent
-from skipstone.evaluation.prompts import Prompt, describe, load_prompts
-from skipstone.evaluation.references import References, Shot, converged_columns
-from skipstone.evaluation.subject import Subject, common
+from skipstone.evaluation.progress import ProgressCallback, no_progress
+from skipstone.evaluation.prompts import Prompt, describe_prompts, load_prompts
+from skipstone.evaluation.references import EvaluationSample, References, converged_columns
+from skipstone.evaluation.subject import Subject, resolve_sampler
 from skipstone.metrics import Metric, SetMetric, metrics_available
-from skipstone.registry import lookup
+from skipstone.registry import find_class
 
-from .baselines import SHOWN, Baselines, ours, peers
+from .baselines import DEFAULT_POLICIES, Baselines, make_policy_row, peers
 from .fixed import Tuner
-from .race import Race, Row, time_rows
-from .sets import measure_sets
+from .race import BenchRow, BenchRunner, time_rows
+from .sets import measure_set_metrics
 from .store import Header, Store
 
 NONE = "none"
 SHORT = {"latent_error": "latent"}  # names of metrics in records
-ELSEWHERE = ("cost",)  # metrics that records have under another name
+EXCLUDED_METRICS = ("cost",)  # metrics that records have under another name
 TUNING_SEED = 10_000  # first seed of tuning prompts, far from those of the test
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """What a benchmark is asked for.
 
     Args:
@@ -91,34 +91,34 @@ class Benchmark:
         full: The full run.
         shots, tuning: Samples of the test, and those that baselines are tuned on.
         rows: Policies and peers.
-        close, alone: Metrics, as `Race` has them.
+        close, alone: Metrics, as `BenchRunner` has them.
         sets: Metrics of all pictures of a row.
         absent: (metric, why it cannot be taken).
         about: The prompts, for the header.
     """
 
     subject: Subject
-    settings: Settings
+    settings: BenchSettings
     sampler: Sampler
     full: Column
-    shots: Sequence[Shot]
-    tuning: Sequence[Shot]
-    rows: Sequence[Row]
-    close: Mapping[str, Metric]
-    alone: Mapping[str, Metric]
+    eval_samples: Sequence[EvaluationSample]
+    tuning: Sequence[EvaluationSample]
+    rows: Sequence[BenchRow]
+    reference_metrics: Mapping[str, Metric]
+    picture_metrics: Mapping[str, Metric]
     sets: Sequence[SetMetric]
     absent: Sequence[tuple[str, str]]
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, subject: Subject, settings: Settings) -> Benchmark:
+    def from_settings(cls, subject: Subject, settings: BenchSettings) -> Benchmark:
         """Understand all that is asked for, before anything is loaded.
 
         Raises:
             SpecError, PromptError, MetricError: what cannot be understood, or made no sense.
         """
-        sampler = common(subject, settings.solver, settings.grid, settings.steps)
-        full = subject.admit(parse_column(settings.reference, *sampler))
+        sampler = resolve_sampler(subject, settings.solver, settings.grid, settings.steps)
+        full = subject.resolve_column(parse_column(settings.reference, *sampler))
         if full.policy is None or full.peer is not None:
             raise SpecError(f"Expected a --reference that is a policy, e.g. fixed, got {settings.reference!r}.")
         for calls in settings.budgets:
@@ -126,64 +126,73 @@ class Benchmark:
                 raise SpecError(f"Expected a --budget between 1 and {sampler.steps - 1} calls, got {calls}.")
         if settings.converged:
             converged_columns(subject, said=settings.converged)
-        test, tuning, about = _prompts(settings)
+        test, tuning, about = _load_prompts(settings)
         subject.check([prompt.text for prompt in (*test, *tuning)])
         seeds = range(settings.seed, settings.seed + settings.seeds)
-        shots = [Shot(prompt, seed) for prompt in test for seed in seeds]
-        tuned = [Shot(prompt, TUNING_SEED + k) for k, prompt in enumerate(tuning)]
-        policies = [] if list(settings.policies) == [NONE] else settings.policies or SHOWN
-        rows = [ours(parse_column(spec, *sampler)) for spec in specs_of(policies)]
+        eval_samples = [EvaluationSample(prompt, seed) for prompt in test for seed in seeds]
+        tuned = [EvaluationSample(prompt, TUNING_SEED + k) for k, prompt in enumerate(tuning)]
+        policies = [] if list(settings.policies) == [NONE] else settings.policies or DEFAULT_POLICIES
+        rows = [make_policy_row(parse_column(spec, *sampler)) for spec in expand_specs(policies)]
         rows += [] if list(settings.peers) == [NONE] else peers(sampler, settings.peers)
-        close, alone, sets, absent = _metrics(subject, settings.metrics)
-        return cls(subject, settings, sampler, full, shots, tuned, rows, close, alone, sets, absent, about)
+        close, alone, sets, absent = _make_metrics(subject, settings.metrics)
+        return cls(subject, settings, sampler, full, eval_samples, tuned, rows, close, alone, sets, absent, about)
 
-    def run(self, out: Path, resume: bool, command: str, options: Mapping[str, Any], tell: Tell = silent) -> Store:
+    def run(
+        self,
+        out: Path,
+        resume: bool,
+        command: str,
+        options: Mapping[str, Any],
+        on_progress: ProgressCallback = no_progress,
+    ) -> Store:
         """Make what is not there yet. Raises BenchError where the folder cannot be gone on with."""
         Store.check(out, resume)
-        _exactly()
+        _disable_tf32()
         self.subject.load([self.full])
         converged = converged_columns(self.subject, said=self.settings.converged)
         header = self._header(converged, command, options)
         store = Store.open(out, header) if resume else Store.create(out, header)
         references = References(out, self.full, converged)
-        tuner = Tuner(self.subject, references, store, self.tuning, tell)
+        tuner = Tuner(self.subject, references, store, self.tuning, on_progress)
         searcher = self._fewer(tuner, self.tuning[: self.settings.searched])
         baselines = Baselines(self.full, self.sampler, self.settings.budgets, tuner, searcher)
-        race = Race(self.subject, references, self.close, self.alone, self.settings.batch, tell)
-        tell("Loading", 0, 1)
+        race = BenchRunner(
+            self.subject, references, self.reference_metrics, self.picture_metrics, self.settings.batch, on_progress
+        )
+        on_progress("Loading", 0, 1)
         first = {row.info.spec: row for row in self.rows}
         rows = list({**first, **{row.info.spec: row for row in baselines.rows()}}.values())
         rows.sort(key=lambda row: row.info.group != "full")
-        store = race.run(store, self.shots, rows)
-        store = race.confirm(store, self.shots)
+        store = race.run(store, self.eval_samples, rows)
+        store = race.measure_agreement(store, self.eval_samples)
         store = self._oracle(store, baselines, race)
-        store = measure_sets(store, self.sets, tell)
+        store = measure_set_metrics(store, self.sets, on_progress)
         if self.settings.timed:
-            timed = self.shots[: self.settings.timed]
-            time_rows(self.subject, store, timed, rows, self.full, self.settings.repeats, tell)
+            timed = self.eval_samples[: self.settings.timed]
+            time_rows(self.subject, store, timed, rows, self.full, self.settings.repeats, on_progress)
         return store
 
-    def _oracle(self, store: Store, baselines: Baselines, race: Race) -> Store:
+    def _oracle(self, store: Store, baselines: Baselines, race: BenchRunner) -> Store:
         """The best mask of each of the first samples, found by looking at its own converged solution."""
         way = baselines.column("fixed").spec.partition(" @ ")[2]
-        for shot in self.shots[: self.settings.oracle]:
-            own = self._fewer(baselines.tuner, [shot])
+        for eval_sample in self.eval_samples[: self.settings.oracle]:
+            own = self._fewer(baselines.tuner, [eval_sample])
             for found in baselines.greedy(own, "greedy oracle", "oracle"):
                 spec = f"oracle({found.info.knob}) @ {way}"
                 info = replace(found.info, spec=spec, label=spec.partition(" @ ")[0])
-                store = race.run(store, [shot], [Row(found.column, info)])
+                store = race.run(store, [eval_sample], [BenchRow(found.column, info)])
         return store
 
     @staticmethod
-    def _fewer(tuner: Tuner, shots: Sequence[Shot]) -> Tuner:
-        return Tuner(tuner.subject, tuner.references, tuner.store, shots, tuner.tell)
+    def _fewer(tuner: Tuner, eval_samples: Sequence[EvaluationSample]) -> Tuner:
+        return Tuner(tuner.subject, tuner.references, tuner.store, eval_samples, tuner.on_progress)
 
     def _header(self, converged: Sequence[Column], command: str, options: Mapping[str, Any]) -> Header:
         subject = self.subject
         return Header(
             version=__version__,
             model=subject.name,
-            fingerprint=fingerprint(subject, self.shots, self.tuning),
+            fingerprint=fingerprint(subject, self.eval_samples, self.tuning),
             guidance=subject.guidance,
             settings=subject.settings,
             reference=self.full.spec,
@@ -196,7 +205,7 @@ class Benchmark:
         )
 
 
-def _prompts(settings: Settings) -> tuple[list[Prompt], list[Prompt], dict[str, Any]]:
+def _load_prompts(settings: BenchSettings) -> tuple[list[Prompt], list[Prompt], dict[str, Any]]:
     """Prompts of the test and of the tuning, no prompt in both, and what the header says of them."""
     tuned = settings.tuned
     more = None if settings.limit is None or settings.tuning else settings.limit + tuned
@@ -216,28 +225,30 @@ def _prompts(settings: Settings) -> tuple[list[Prompt], list[Prompt], dict[str, 
     if not tuning:
         tuning, told = test[:tuned], "the prompts of the test under other seeds: there are no others"
     seeds = list(range(settings.seed, settings.seed + settings.seeds))
-    about = {"set": Path(settings.prompts).name, **describe(settings.prompts, test)}
+    about = {"set": Path(settings.prompts).name, **describe_prompts(settings.prompts, test)}
     return test, tuning, {**about, "seeds": seeds, "tuning": told, "tuned": len(tuning)}
 
 
-def _metrics(
+def _make_metrics(
     subject: Subject, said: Sequence[str]
 ) -> tuple[dict[str, Metric], dict[str, Metric], list[SetMetric], Sequence[tuple[str, str]]]:
     """Those that compare, those that do not, those of all pictures at once, and those that cannot be taken."""
     for name in said:
-        lookup("metric", name)
-    found = metrics_available(judge=subject.judge is not None, moving=subject.moving)
+        find_class("metric", name)
+    found = metrics_available(judge=subject.judge is not None, is_video=subject.is_video)
     for name, why in found.absent:
         if name in said:
             raise MetricError(f"{name} cannot be taken here: {why}")
-    wanted = [m for m in found.metrics if (not said or m.name in said or m.name == "psnr") and m.name not in ELSEWHERE]
-    close = {SHORT.get(m.name, m.name): m for m in wanted if "judge" not in m.wants}
-    alone = {m.name: m for m in wanted if "judge" in m.wants}
+    wanted = [
+        m for m in found.metrics if (not said or m.name in said or m.name == "psnr") and m.name not in EXCLUDED_METRICS
+    ]
+    close = {SHORT.get(m.name, m.name): m for m in wanted if "judge" not in m.requires}
+    alone = {m.name: m for m in wanted if "judge" in m.requires}
     sets = [m for m in found.sets if not said or m.name in said]
     return close, alone, sets, [] if said else found.absent
 
 
-def _exactly() -> None:
+def _disable_tf32() -> None:
     """Keep a GPU from rounding float32 to 19 bits: references must be what they say they are."""
     import torch
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from skipstone.errors import SkipstoneError
-from skipstone.evaluation.columns import OWN, OWN_WAY, Column, parse_column
+from skipstone.evaluation.columns import OWN, OWN_SAMPLER_SPEC, Column, parse_column
 from skipstone.evaluation.files import IDENTICAL
-from skipstone.evaluation.pixels import flat
-from skipstone.evaluation.progress import Tell, silent
-from skipstone.evaluation.references import References, Shot
+from skipstone.evaluation.pixels import flatten_frames
+from skipstone.evaluation.progress import ProgressCallback, no_progress
+from skipstone.evaluation.references import EvaluationSample, References
 from skipstone.evaluation.subject import Subject
 from skipstone.metrics import PSNR, Sample
 
@@ -34,7 +34,7 @@ SLACK = 0.5  # calls by which a candidate may exceed a budget
 
 
 @dataclass(frozen=True)
-class Score:
+class TuningScore:
     """A candidate on the tuning prompts: mean calls, and PSNR to the converged solution in dB."""
 
     calls: float
@@ -57,82 +57,86 @@ class Tuner:
     subject: Subject
     references: References
     store: Store
-    shots: Sequence[Shot]
-    tell: Tell = silent
+    eval_samples: Sequence[EvaluationSample]
+    on_progress: ProgressCallback = no_progress
     _known: dict[tuple[str, str], tuple[float, float]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._known = {(m["spec"], m["sample"]): (m["calls"], m["psnr_converged"]) for m in self.store.tuning}
 
-    def score(self, column: Column) -> Score | None:
+    def score(self, column: Column) -> TuningScore | None:
         """How a candidate does, None where the model cannot run it."""
-        missing = [shot for shot in self.shots if (column.spec, shot.id) not in self._known]
+        missing = [eval_sample for eval_sample in self.eval_samples if (column.spec, eval_sample.id) not in self._known]
         try:
             if missing:
                 self._measure(column, missing)
         except SkipstoneError:
             return None
-        found = [self._known[column.spec, shot.id] for shot in self.shots]
+        found = [self._known[column.spec, eval_sample.id] for eval_sample in self.eval_samples]
         values = [value for _, value in found]
-        return Score(statistics.fmean(calls for calls, _ in found), statistics.median(values), statistics.fmean(values))
+        return TuningScore(
+            statistics.fmean(calls for calls, _ in found), statistics.median(values), statistics.fmean(values)
+        )
 
     def best(self, candidates: Iterable[Column], calls: float, what: str) -> Column | None:
         """The candidate of the best median within a budget of calls (and half a call), None where there is none."""
         listed = list(dict.fromkeys(candidates))
         scores: dict[Column, float] = {}
         for k, column in enumerate(listed):
-            self.tell(f"Tuning {what}: {column.label}", k, len(listed))
+            self.on_progress(f"Tuning {what}: {column.label}", k, len(listed))
             score = self.score(column)
             if score is not None and score.calls <= calls + SLACK:
                 scores[column] = score.median
         return max(scores, key=scores.__getitem__) if scores else None
 
-    def _measure(self, column: Column, shots: Sequence[Shot]) -> None:
-        column = self.subject.admit(column)
-        made, _ = self.subject.draw([shot.item for shot in shots], column)
-        exact = self.references.ready(self.subject, shots, self.references.converged[0])
+    def _measure(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> None:
+        column = self.subject.resolve_column(column)
+        generated, _ = self.subject.draw([eval_sample.request for eval_sample in eval_samples], column)
+        exact = self.references.load_or_draw(self.subject, eval_samples, self.references.converged[0])
         lines = []
-        for shot, one, pixels, reference in zip(shots, made, self.subject.pictures(made), exact, strict=True):
-            value = PSNR().measure(Sample(flat(pixels), reference=flat(reference.pixels)))
+        for eval_sample, one, pixels, reference in zip(
+            eval_samples, generated, self.subject.pictures(generated), exact, strict=True
+        ):
+            value = PSNR().measure(Sample(flatten_frames(pixels), reference=flatten_frames(reference.pixels)))
             value = min(IDENTICAL, value)
-            self._known[column.spec, shot.id] = one.calls, value
-            lines.append({"spec": column.spec, "sample": shot.id, "calls": one.calls, "psnr_converged": value})
+            self._known[column.spec, eval_sample.id] = one.calls, value
+            lines.append({"spec": column.spec, "sample": eval_sample.id, "calls": one.calls, "psnr_converged": value})
         self.store.append_tuning(lines)
 
 
-def sampler_at(way: str, calls: int) -> Column:
+def sampler_for_calls(way: str, calls: int) -> Column:
     """A fixed sampler with as many steps as make so many calls; those of two stages save one at the end."""
     column = parse_column(f"fixed @ {way} / {calls}", None, None, calls)
     stages = 1 if column.solver is None else column.solver.stages
     return parse_column(f"fixed @ {way} / {max(1, (calls + stages - 1) // stages)}", None, None, calls)
 
 
-def samplers_at(subject: Subject, calls: int) -> list[Column]:
+def samplers_for_calls(subject: Subject, calls: int) -> list[Column]:
     """Every solver on every grid that the model has, making so many calls."""
     found = []
     for solver in SOLVERS:
         for grid in GRIDS:
             try:
-                found.append(subject.admit(sampler_at(f"{solver} / {grid}", calls)))
+                found.append(subject.resolve_column(sampler_for_calls(f"{solver} / {grid}", calls)))
             except SkipstoneError:
                 continue
     return found
 
 
-def way_of(column: Column) -> str:
+def sampler_spec_of(column: Column) -> str:
     """Solver and grid of a column."""
     way = column.spec.partition(" @ ")[2].rpartition(" / ")[0]
-    return OWN if way == OWN_WAY else way
+    return OWN if way == OWN_SAMPLER_SPEC else way
 
 
-def greedy_masks(
+def find_greedy_masks(
     score: Callable[[frozenset[int]], float | None],
     steps: int,
     targets: Sequence[int],
     warmup: int = 2,
     tail: int = 1,
     take: float = 0.1,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, frozenset[int]]:
     """The steps to skip for each number of calls, found by skipping more and more of them.
 
@@ -152,18 +156,18 @@ def greedy_masks(
     skips: frozenset[int] = frozenset()
     for goal in goals:
         while len(skips) < goal:
-            tell(len(skips), goals[-1])
+            on_progress(len(skips), goals[-1])
             free = [i for i in range(warmup, steps - tail) if i not in skips]
             ranked = {i: value for i in free if (value := score(skips | {i})) is not None}
             if not ranked:
                 return found
             count = min(goal - len(skips), max(1, round(take * len(ranked))))
-            skips |= _apart(sorted(ranked, key=ranked.__getitem__, reverse=True), count)
+            skips |= _pick_non_adjacent(sorted(ranked, key=ranked.__getitem__, reverse=True), count)
         found[steps - goal] = skips
     return found
 
 
-def improved(
+def improve_mask(
     score: Callable[[frozenset[int]], float | None],
     starts: Iterable[frozenset[int]],
     steps: int,
@@ -188,7 +192,7 @@ def improved(
     return best
 
 
-def _apart(ranked: Sequence[int], count: int) -> frozenset[int]:
+def _pick_non_adjacent(ranked: Sequence[int], count: int) -> frozenset[int]:
     """The first of these steps that are not next to each other, at most so many."""
     chosen: set[int] = set()
     for step in ranked:

@@ -12,22 +12,22 @@ from typing import Any
 from skipstone.engine.trace import letters
 from skipstone.errors import SkipstoneError
 from skipstone.evaluation.columns import Column
-from skipstone.evaluation.cost import Peak, branch_rows, macs_of_row, metered
-from skipstone.evaluation.files import IDENTICAL, named
-from skipstone.evaluation.pixels import flat
-from skipstone.evaluation.progress import Tell, silent
-from skipstone.evaluation.references import CONFIRMED, Picture, References, Shot
-from skipstone.evaluation.subject import Made, Subject
+from skipstone.evaluation.cost import PeakMemory, count_macs, measure_row_macs, split_branch_rows
+from skipstone.evaluation.files import IDENTICAL, safe_file_name
+from skipstone.evaluation.pixels import flatten_frames
+from skipstone.evaluation.progress import ProgressCallback, no_progress
+from skipstone.evaluation.references import MAX_AGREEMENT_SAMPLES, EvaluationSample, References, RunOutput
+from skipstone.evaluation.subject import GeneratedSample, Subject
 from skipstone.metrics import Metric, Sample
 
 from .store import PICTURES, Record, RowInfo, Store, Timing
 
-PROBE = 4  # steps of the run that tells what a row of the network costs
-ABSENT = "not applicable: "
+PROBE_STEPS = 4  # steps of the run that tells what a row of the network costs
+NOT_APPLICABLE = "not applicable: "
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """A column, and how it is filed."""
 
     column: Column
@@ -35,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Race:
+class BenchRunner:
     """How rows are raced.
 
     Args:
@@ -50,95 +50,105 @@ class Race:
 
     subject: Subject
     references: References
-    close: Mapping[str, Metric]
-    alone: Mapping[str, Metric]
+    reference_metrics: Mapping[str, Metric]
+    picture_metrics: Mapping[str, Metric]
     batch: int = 8
-    tell: Tell = silent
+    on_progress: ProgressCallback = no_progress
 
-    def run(self, store: Store, shots: Sequence[Shot], rows: Sequence[Row]) -> Store:
+    def run(self, store: Store, eval_samples: Sequence[EvaluationSample], rows: Sequence[BenchRow]) -> Store:
         """Draw and measure every row; the store with a note at every row that could not run."""
         ready, store = self._admitted(store, rows)
         done = {(r.row, r.sample) for r in store.records}
-        chunks = [shots[i : i + self.batch] for i in range(0, len(shots), self.batch)]
-        open_ = [(chunk, row) for chunk in chunks for row in ready if _missing(done, row, chunk)]
-        total = sum(_weight(row) * len(chunk) for chunk, row in open_)
+        chunks = [eval_samples[i : i + self.batch] for i in range(0, len(eval_samples), self.batch)]
+        open_ = [(chunk, row) for chunk in chunks for row in ready if _is_missing(done, row, chunk)]
+        total = sum(_expected_calls(row) * len(chunk) for chunk, row in open_)
         weight, failed, spent = 0.0, set[str](), 0.0
         for chunk, row in open_:
-            self.tell(row.info.label, spent, total)
-            weight = weight or self._row_macs(shots[0])
+            self.on_progress(row.info.label, spent, total)
+            weight = weight or self._row_macs(eval_samples[0])
             if row.column.spec not in failed:
                 try:
                     self._chunk(store, chunk, row, weight)
                 except SkipstoneError as e:
                     failed.add(row.column.spec)
-                    store = store.with_rows([_absent(row, e)])
-            spent += _weight(row) * len(chunk)
-        self.tell("", total, total)
+                    store = store.with_rows([_not_applicable(row, e)])
+            spent += _expected_calls(row) * len(chunk)
+        self.on_progress("", total, total)
         return store
 
-    def _admitted(self, store: Store, rows: Sequence[Row]) -> tuple[list[Row], Store]:
+    def _admitted(self, store: Store, rows: Sequence[BenchRow]) -> tuple[list[BenchRow], Store]:
         """The rows that the model can run; the others get their note."""
         ready, infos = [], []
         for row in rows:
             try:
-                self.subject.load([self.subject.admit(row.column)])
+                self.subject.load([self.subject.resolve_column(row.column)])
                 ready.append(row)
                 infos.append(row.info)
             except SkipstoneError as e:
-                infos.append(_absent(row, e))
+                infos.append(_not_applicable(row, e))
         return ready, store.with_rows(infos)
 
-    def confirm(self, store: Store, shots: Sequence[Shot]) -> Store:
+    def measure_agreement(self, store: Store, eval_samples: Sequence[EvaluationSample]) -> Store:
         """How well the two converged runs agree, told in the header."""
-        few = shots[:CONFIRMED]
+        few = eval_samples[:MAX_AGREEMENT_SAMPLES]
         for i in range(0, len(few), self.batch):
-            self.tell("Confirming the converged solution", i, len(few))
+            self.on_progress("Confirming the converged solution", i, len(few))
             for column in self.references.converged[:2]:
-                self.references.ready(self.subject, few[i : i + self.batch], column)
-        self.tell("", len(few), len(few))
+                self.references.load_or_draw(self.subject, few[i : i + self.batch], column)
+        self.on_progress("", len(few), len(few))
         return store.with_header(agreement=self.references.agreement(self.subject, few))
 
-    def _row_macs(self, shot: Shot) -> float:
-        return macs_of_row(self.subject, shot.item, self.references.full, PROBE)
+    def _row_macs(self, eval_sample: EvaluationSample) -> float:
+        return measure_row_macs(self.subject, eval_sample.request, self.references.full, PROBE_STEPS)
 
-    def _chunk(self, store: Store, chunk: Sequence[Shot], row: Row, weight: float) -> None:
+    def _chunk(self, store: Store, chunk: Sequence[EvaluationSample], row: BenchRow, weight: float) -> None:
         """One row of a chunk: its records appear together, when all is done."""
-        items = [shot.item for shot in chunk]
+        items = [eval_sample.request for eval_sample in chunk]
         self.subject.prepare(items, row.column)
-        counting = metered(self.subject.denoisers) if row.column.peer is not None else nullcontext()
+        counting = count_macs(self.subject.denoisers) if row.column.peer is not None else nullcontext()
         with counting as meter:
-            made, _ = self.subject.draw(items, row.column)
-        pictures = self.subject.pictures(made)
-        full = self.references.ready(self.subject, chunk, self.references.full)
-        exact = self.references.ready(self.subject, chunk, self.references.converged[0])
+            generated, _ = self.subject.draw(items, row.column)
+        pictures = self.subject.pictures(generated)
+        full = self.references.load_or_draw(self.subject, chunk, self.references.full)
+        exact = self.references.load_or_draw(self.subject, chunk, self.references.converged[0])
         records = []
-        for k, shot in enumerate(chunk):
-            mine = Picture(pictures[k], made[k].latent)
-            values = self.values(mine, shot, made[k], {"full": full[k], "converged": exact[k]})
-            rows = made[k].calls * made[k].branches
+        for k, eval_sample in enumerate(chunk):
+            mine = RunOutput(pictures[k], generated[k].latent)
+            values = self.values(mine, eval_sample, generated[k], {"full": full[k], "converged": exact[k]})
+            rows = generated[k].calls * generated[k].branches
             macs = rows * weight if meter is None else meter.macs / len(chunk)
-            calls = macs / (weight * made[k].branches)
-            name = f"{PICTURES}/{named(row.info.spec)}/{named(shot.id)}.png"
-            store.write(name, png(mine.pixels))
+            calls = macs / (weight * generated[k].branches)
+            name = f"{PICTURES}/{safe_file_name(row.info.spec)}/{safe_file_name(eval_sample.id)}.png"
+            store.write(name, encode_png(mine.pixels))
             identical = bool((mine.pixels == full[k].pixels).all())
-            records.append(record(row.info.spec, shot, made[k], macs, calls, values, name, identical))
+            records.append(make_record(row.info.spec, eval_sample, generated[k], macs, calls, values, name, identical))
         store.append(*records)
 
-    def values(self, mine: Picture, shot: Shot, made: Made, theirs: Mapping[str, Picture]) -> dict[str, float]:
+    def values(
+        self,
+        mine: RunOutput,
+        eval_sample: EvaluationSample,
+        generated: GeneratedSample,
+        theirs: Mapping[str, RunOutput],
+    ) -> dict[str, float]:
         """Every metric that can be taken of a picture."""
         judge = self.subject.judge
-        sample = Sample(flat(mine.pixels), shot.prompt.text, made.calls, judge=judge, latent=mine.latent)
-        found = {name: _taken(metric, sample) for name, metric in self.alone.items()}
+        sample = Sample(
+            flatten_frames(mine.pixels), eval_sample.prompt.text, generated.calls, judge=judge, latent=mine.latent
+        )
+        found = {name: _measure_metric(metric, sample) for name, metric in self.picture_metrics.items()}
         for whose, reference in theirs.items():
-            pair = replace(sample, reference=flat(reference.pixels), reference_latent=reference.latent)
-            found |= {f"{name}_{whose}": _taken(metric, pair) for name, metric in self.close.items()}
+            pair = replace(sample, reference=flatten_frames(reference.pixels), reference_latent=reference.latent)
+            found |= {
+                f"{name}_{whose}": _measure_metric(metric, pair) for name, metric in self.reference_metrics.items()
+            }
         return {name: value for name, value in found.items() if value is not None}
 
 
-def record(
+def make_record(
     spec: str,
-    shot: Shot,
-    made: Made,
+    eval_sample: EvaluationSample,
+    generated: GeneratedSample,
     macs: float,
     macs_calls: float,
     values: Mapping[str, float],
@@ -146,34 +156,34 @@ def record(
     identical: bool,
 ) -> Record:
     """What is kept of a sample."""
-    cond, uncond = branch_rows(made)
+    cond, uncond = split_branch_rows(generated)
     return Record(
         row=spec,
-        sample=shot.id,
-        prompt=shot.prompt.text,
-        prompt_id=shot.prompt.id,
-        category=shot.prompt.category,
-        seed=shot.seed,
-        calls=made.calls,
+        sample=eval_sample.id,
+        prompt=eval_sample.prompt.text,
+        prompt_id=eval_sample.prompt.id,
+        category=eval_sample.prompt.category,
+        seed=eval_sample.seed,
+        calls=generated.calls,
         cond=cond,
         uncond=uncond,
         macs=macs,
         macs_calls=macs_calls,
         values=values,
-        decisions="" if made.run is None else letters(made.run),
-        status=made.status.name,
+        decisions="" if generated.run is None else letters(generated.run),
+        status=generated.status.name,
         picture=picture,
         identical=identical,
-        backward=made.backward,
+        backward=generated.backward,
     )
 
 
-def _absent(row: Row, why: SkipstoneError) -> RowInfo:
+def _not_applicable(row: BenchRow, why: SkipstoneError) -> RowInfo:
     said = str(why)
-    return replace(row.info, note=said if ABSENT in said else f"{ABSENT}{said}")
+    return replace(row.info, note=said if NOT_APPLICABLE in said else f"{NOT_APPLICABLE}{said}")
 
 
-def _taken(metric: Metric, sample: Sample) -> float | None:
+def _measure_metric(metric: Metric, sample: Sample) -> float | None:
     """A metric's value, at most IDENTICAL; None where it cannot be taken of this sample."""
     try:
         value = metric.measure(sample)
@@ -182,16 +192,16 @@ def _taken(metric: Metric, sample: Sample) -> float | None:
     return None if math.isnan(value) else max(-IDENTICAL, value) if math.isfinite(value) else IDENTICAL
 
 
-def _missing(done: set[tuple[str, str]], row: Row, chunk: Sequence[Shot]) -> bool:
-    return any((row.info.spec, shot.id) not in done for shot in chunk)
+def _is_missing(done: set[tuple[str, str]], row: BenchRow, chunk: Sequence[EvaluationSample]) -> bool:
+    return any((row.info.spec, eval_sample.id) not in done for eval_sample in chunk)
 
 
-def _weight(row: Row) -> float:
+def _expected_calls(row: BenchRow) -> float:
     """Calls that a row is guessed to make, for the time that is left."""
-    return row.column.steps * (0.5 if row.column.adaptive else 1.0)
+    return row.column.steps * (0.5 if row.column.is_adaptive else 1.0)
 
 
-def png(pixels: Any) -> bytes:
+def encode_png(pixels: Any) -> bytes:
     """A picture as an 8-bit PNG file; a video as an animated one."""
     from PIL import Image
 
@@ -207,11 +217,11 @@ def png(pixels: Any) -> bytes:
 def time_rows(
     subject: Subject,
     store: Store,
-    shots: Sequence[Shot],
-    rows: Sequence[Row],
+    eval_samples: Sequence[EvaluationSample],
+    rows: Sequence[BenchRow],
     full: Column,
     repeats: int,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> None:
     """Seconds of each row at batch 1, right after those of the full run, in every repeat.
 
@@ -222,17 +232,19 @@ def time_rows(
     done = {(t.row, t.repeat) for t in store.timings}
     ready = [row for row in rows if row.info.spec not in noted]
     turns = [(k, row) for k in range(repeats) for row in ready if (row.info.spec, k) not in done]
-    peak, warm = Peak(subject.denoisers), set[str]()
+    peak, warm = PeakMemory(subject.denoisers), set[str]()
     for turn, (repeat, row) in enumerate(turns):
-        tell(f"Seconds of {row.info.label}", turn, len(turns))
+        on_progress(f"Seconds of {row.info.label}", turn, len(turns))
         if row.info.spec not in warm:  # what a first call allocates and compiles is nobody's speed
-            subject.warm_up([shots[0].item], full)
-            subject.prepare([shots[0].item], row.column)
-            subject.draw([shots[0].item], row.column)
+            subject.warm_up([eval_samples[0].request], full)
+            subject.prepare([eval_samples[0].request], row.column)
+            subject.draw([eval_samples[0].request], row.column)
             warm.add(row.info.spec)
         took: list[float] = []
         for column in (full, row.column):
             peak.begin()
-            took.append(sum(subject.draw([shot.item], column)[1] for shot in shots) / len(shots))
+            took.append(
+                sum(subject.draw([eval_sample.request], column)[1] for eval_sample in eval_samples) / len(eval_samples)
+            )
         store.append(Timing(row.info.spec, repeat, 1, took[1], took[0], peak.bytes()))
-    tell("", len(turns), len(turns))
+    on_progress("", len(turns), len(turns))

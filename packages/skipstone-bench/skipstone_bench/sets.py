@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from skipstone.errors import SkipstoneError
-from skipstone.evaluation.progress import Tell, silent
+from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.metrics import SetMetric
 
 from .store import Store
 
 
-def measure_sets(store: Store, metrics: Sequence[SetMetric], tell: Tell = silent) -> Store:
+def measure_set_metrics(
+    store: Store, metrics: Sequence[SetMetric], on_progress: ProgressCallback = no_progress
+) -> Store:
     """The store with the values of its rows, compared with the full run's pictures of the same samples.
 
     Pictures have 8 bits here, which is what networks such as Inception were trained on.
@@ -25,16 +27,18 @@ def measure_sets(store: Store, metrics: Sequence[SetMetric], tell: Tell = silent
     found = {(r.row, r.sample): r for r in store.records}
     rows = []
     for k, row in enumerate(store.header.rows):
-        tell(f"Pictures of {row.label}", k, len(store.header.rows))
+        on_progress(f"Pictures of {row.label}", k, len(store.header.rows))
         mine = [r for r in found.values() if r.row == row.spec and (store.header.reference, r.sample) in found]
         pictures = [_pixels(store.folder / r.picture) for r in mine]
         theirs = [_pixels(store.folder / found[store.header.reference, r.sample].picture) for r in mine]
-        values = {m.name: _taken(m, pictures, [r.prompt for r in mine], theirs) for m in metrics if mine}
+        values = {m.name: _measure_metric(m, pictures, [r.prompt for r in mine], theirs) for m in metrics if mine}
         rows.append(replace(row, values={name: value for name, value in values.items() if value is not None}))
     return store.with_rows(rows)
 
 
-def _taken(metric: SetMetric, pictures: Sequence[Any], prompts: Sequence[str], theirs: Sequence[Any]) -> float | None:
+def _measure_metric(
+    metric: SetMetric, pictures: Sequence[Any], prompts: Sequence[str], theirs: Sequence[Any]
+) -> float | None:
     """Its value, None where it cannot be taken of these: too few of them, mostly."""
     try:
         value = metric.measure(pictures, prompts, theirs)

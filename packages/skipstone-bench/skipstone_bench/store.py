@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from skipstone.errors import BenchError
 from skipstone.evaluation.files import put
-from skipstone.evaluation.json_lines import lines_of, plain, repair, spelt_line
+from skipstone.evaluation.json_lines import format_line, json_roundtrip, read_lines, repair_lines
 
 HEADER, SAMPLES, TIMINGS, TUNING = "bench.json", "samples.jsonl", "timings.jsonl", "tuning.jsonl"
 PICTURES = "pictures"
@@ -141,7 +141,7 @@ class Header:
     def identity(self) -> dict[str, Any]:
         """What another run must share for its records to be added."""
         own = {name: getattr(self, name) for name in ("model", "guidance", "settings", "reference", "converged")}
-        identity: dict[str, Any] = plain({**own, **self.fingerprint})
+        identity: dict[str, Any] = json_roundtrip({**own, **self.fingerprint})
         return identity
 
 
@@ -185,11 +185,12 @@ class Store:
         for name in {**theirs, **mine}:
             if theirs.get(name) != mine.get(name):
                 raise BenchError(
-                    f"The results in {folder} were made with {name} {_said(theirs, name)}, this run has "
-                    f"{_said(mine, name)}: they cannot be merged. Choose another --out, or ask for {name} as before."
+                    f"The results in {folder} were made with {name} {_format_identity(theirs, name)}, this run has "
+                    f"{_format_identity(mine, name)}: they cannot be merged. Choose another --out, or ask for {name} "
+                    f"as before."
                 )
         for name in (SAMPLES, TIMINGS, TUNING):
-            repair(folder / name)
+            repair_lines(folder / name)
         return found.with_header(options=header.options).with_rows(header.rows)
 
     @classmethod
@@ -200,8 +201,8 @@ class Store:
             raise BenchError(f"{folder} holds no {HEADER}: expected the --out of skipstone bench.")
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            rows = tuple(_of(RowInfo, row) for row in found.pop("rows"))
-            header = _of(Header, {**found, "rows": rows, "converged": tuple(found["converged"])})
+            rows = tuple(_from_json(RowInfo, row) for row in found.pop("rows"))
+            header = _from_json(Header, {**found, "rows": rows, "converged": tuple(found["converged"])})
         except (ValueError, KeyError, TypeError, AttributeError):
             raise BenchError(f"{path} is damaged or of another version: choose another --out.") from None
         return cls(folder, header)
@@ -220,19 +221,19 @@ class Store:
     @property
     def records(self) -> list[Record]:
         """Of all samples, in the order of their making; of a sample that was made twice, the last."""
-        found = [_of(Record, line) for line in lines_of(self.folder / SAMPLES)]
+        found = [_from_json(Record, line) for line in read_lines(self.folder / SAMPLES)]
         return list({(r.row, r.sample): r for r in found}.values())
 
     @property
     def timings(self) -> list[Timing]:
         """Of all rows and repeats."""
-        found = [_of(Timing, line) for line in lines_of(self.folder / TIMINGS)]
+        found = [_from_json(Timing, line) for line in read_lines(self.folder / TIMINGS)]
         return list({(t.row, t.repeat): t for t in found}.values())
 
     @property
     def tuning(self) -> list[dict[str, Any]]:
         """What was measured on the tuning prompts: {"spec", "budget", "sample", "calls", "psnr_converged"}."""
-        return list(lines_of(self.folder / TUNING))
+        return list(read_lines(self.folder / TUNING))
 
     def append(self, *lines: Record | Timing) -> None:
         """Write records or timings, and see them to the disk."""
@@ -248,7 +249,7 @@ class Store:
         return put(self.folder / name, content)
 
     def _append(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
-        text = "".join(map(spelt_line, lines))
+        text = "".join(map(format_line, lines))
         if not text:
             return
         try:
@@ -260,16 +261,16 @@ class Store:
             raise BenchError(f"Cannot write {self.folder / name}: {e.strerror}. --resume goes on from here.") from None
 
     def _save(self) -> None:
-        self.write(HEADER, json.dumps(plain(asdict(self.header)), indent=1, ensure_ascii=False).encode())
+        self.write(HEADER, json.dumps(json_roundtrip(asdict(self.header)), indent=1, ensure_ascii=False).encode())
 
 
-def _said(identity: Mapping[str, Any], name: str) -> str:
+def _format_identity(identity: Mapping[str, Any], name: str) -> str:
     value = identity.get(name, "none")
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) < 200 else f"{text[:200]}..."
 
 
-def _of(kind: type[L], found: Mapping[str, Any]) -> L:
+def _from_json(kind: type[L], found: Mapping[str, Any]) -> L:
     """A dataclass out of a line; fields that a later version added are left out."""
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # all are dataclasses
     try:

@@ -12,7 +12,16 @@ from typing import Any
 from skipstone import registry
 from skipstone.errors import BenchError, SpecError
 from skipstone.evaluation.files import IDENTICAL
-from skipstone.evaluation.statistics import Better, Span, bootstrap, bootstraps, mean, median, prompt_of, tail
+from skipstone.evaluation.statistics import (
+    ConfidenceInterval,
+    Direction,
+    bootstrap,
+    bootstraps,
+    mean,
+    median,
+    prompt_id_of,
+    tail,
+)
 
 from .store import Header, Record, RowInfo, Store, Timing
 
@@ -24,19 +33,19 @@ HEADROOM = 10.0  # dB that the two converged solutions must agree beyond any rep
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricSummary:
     """A metric over the samples of a row. The worst sample has no interval: no bootstrap gives one."""
 
-    better: Better
-    median: Span
-    mean: Span
-    tail: Span  # the unlucky tenth: 10 % quantile, 90 % where lower is better
+    better: Direction
+    median: ConfidenceInterval
+    mean: ConfidenceInterval
+    tail: ConfidenceInterval  # the unlucky tenth: 10 % quantile, 90 % where lower is better
     worst: float
     worst_sample: str
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row of the table; figures are absent of a row that did not run.
 
     `seconds` and `speed` (full run's seconds of the same repeat over these) are medians over the repeats of the
@@ -47,17 +56,17 @@ class Row:
     n: int  # samples
     failed: int  # of them, runs that did not end as they should
     identical: int  # pictures that are the full run's to the last bit
-    calls: Span | None
+    calls: ConfidenceInterval | None
     least: float
     most: float
     cond: float
     uncond: float
     macs: float | None
     macs_calls: float | None
-    seconds: Span | None
-    speed: Span | None
+    seconds: ConfidenceInterval | None
+    speed: ConfidenceInterval | None
     peak_bytes: int | None
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, MetricSummary]
 
     @property
     def ran(self) -> bool:
@@ -89,12 +98,12 @@ class Summary:
     """All rows of a benchmark with the records that they were made from."""
 
     header: Header
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     records: Mapping[str, Mapping[str, Record]]  # row -> sample -> record
     timings: tuple[Timing, ...]
 
     @property
-    def ran(self) -> tuple[Row, ...]:
+    def ran(self) -> tuple[TableRow, ...]:
         """The rows with samples."""
         return tuple(row for row in self.rows if row.ran)
 
@@ -104,14 +113,14 @@ class Summary:
         return tuple(dict.fromkeys(name for row in self.ran for name in row.figures))
 
     @cached_property
-    def families(self) -> dict[str, tuple[Row, ...]]:
+    def families(self) -> dict[str, tuple[TableRow, ...]]:
         """Family -> its rows that ran, by cost."""
-        found: dict[str, list[Row]] = {}
+        found: dict[str, list[TableRow]] = {}
         for row in self.ran:
             found.setdefault(row.info.family or row.info.label, []).append(row)
         return {name: tuple(sorted(rows, key=lambda r: r.cost)) for name, rows in found.items()}
 
-    def row(self, spec: str) -> Row:
+    def row(self, spec: str) -> TableRow:
         """The row of a spec."""
         return next(row for row in self.rows if row.info.spec == spec)
 
@@ -152,32 +161,32 @@ def summarise(store: Store) -> Summary:
     return Summary(store.header, rows, records, timings)
 
 
-def better(metric: str) -> Better:
+def better(metric: str) -> Direction:
     """Which way a metric is good: what its class says, of `psnr_full` the class of `psnr`."""
     base = next((metric.removesuffix(side) for side in SIDES if metric.endswith(side)), metric)
     try:
-        direction: Better = registry.parse("metric", base).better
+        direction: Direction = registry.parse("metric", base).better
         return direction
     except SpecError:
         return "lower" if base in LOWER else "higher"
 
 
-def front(rows: Sequence[Row], metric: str) -> tuple[Row, ...]:
+def pareto_front(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
     """The rows that no other of these beats at equal or less cost, by cost: what a curve is drawn through."""
     sign = 1 if better(metric) == "higher" else -1
-    kept: list[Row] = []
+    kept: list[TableRow] = []
     for row in sorted((r for r in rows if metric in r.figures), key=lambda r: (r.cost, -sign * r.median(metric))):
         if not kept or sign * row.median(metric) > sign * kept[-1].median(metric):
             kept.append(row)
     return tuple(kept)
 
 
-def _row(info: RowInfo, records: Mapping[str, Record], timings: Sequence[Timing]) -> Row:
+def _row(info: RowInfo, records: Mapping[str, Record], timings: Sequence[Timing]) -> TableRow:
     found = list(records.values())
     calls = {r.sample: r.calls for r in found}
     names = dict.fromkeys(name for r in found for name in r.values)
     own = [t for t in timings if t.row == info.spec]
-    return Row(
+    return TableRow(
         info=info,
         n=len(found),
         failed=sum(r.status != "done" for r in found),
@@ -196,11 +205,11 @@ def _row(info: RowInfo, records: Mapping[str, Record], timings: Sequence[Timing]
     )
 
 
-def _figure(metric: str, values: Mapping[str, float]) -> Figure:
+def _figure(metric: str, values: Mapping[str, float]) -> MetricSummary:
     way = better(metric)
     worst = (min if way == "higher" else max)(sorted(values), key=lambda sample: values[sample])
     spans = bootstraps(values, [median, mean, tail(way)])
-    return Figure(way, spans[0], spans[1], spans[2], values[worst], worst)
+    return MetricSummary(way, spans[0], spans[1], spans[2], values[worst], worst)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -212,9 +221,9 @@ def _mean_or_none(values: Sequence[float | None]) -> float | None:
     return plain.fmean(known) if known and len(known) == len(values) else None
 
 
-def _range(values: Sequence[float]) -> Span | None:
+def _range(values: Sequence[float]) -> ConfidenceInterval | None:
     """Median of a few repeats with the smallest and the largest, which hold it with chance 1 - 2^(1 - n)."""
-    return Span(plain.median(values), min(values), max(values), len(values)) if values else None
+    return ConfidenceInterval(plain.median(values), min(values), max(values), len(values)) if values else None
 
 
 def categories(summary: Summary, spec: str, metric: str = "calls") -> dict[str, dict[str, float]]:
@@ -223,16 +232,16 @@ def categories(summary: Summary, spec: str, metric: str = "calls") -> dict[str, 
     values = summary.values(spec, metric)
     for sample in sorted(values):
         category = summary.records[spec][sample].category
-        found.setdefault(category, {}).setdefault(prompt_of(sample), []).append(values[sample])
+        found.setdefault(category, {}).setdefault(prompt_id_of(sample), []).append(values[sample])
     return {name: {p: plain.fmean(v) for p, v in prompts.items()} for name, prompts in sorted(found.items())}
 
 
-def jsonable(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """Dataclasses as objects, tuples as lists, numbers that JSON does not have as null."""
     if is_dataclass(value) and not isinstance(value, type):
-        return jsonable(asdict(value))
+        return to_jsonable(asdict(value))
     if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
+        return {str(k): to_jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [jsonable(v) for v in value]
+        return [to_jsonable(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

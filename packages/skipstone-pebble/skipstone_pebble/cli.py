@@ -23,19 +23,19 @@ POLICIES = ("third_order", "error_control", "balanced", "fewer")  # the last wit
 
 def demo(
     out: Annotated[Path, typer.Option(help="A folder.")] = Path("demo"),
-    force: options.Force = False,
+    force: options.ForceOption = False,
 ) -> None:
     """Compare adaptive policies with the full run and fewer steps on Pebble.
 
     The same as skipstone compare with six prompts from simple to crowded; it
     takes a minute or two and says where the contact sheet is.
     """
-    from skipstone.cli.compare import run
+    from skipstone.cli.compare import run_comparison
 
-    run(
+    run_comparison(
         PROMPTS,
         POLICIES,
-        options.Choice(),
+        options.ModelChoice(),
         sampler=(None, None, STEPS),
         seeds=(0, 1),
         reference="fixed",

@@ -15,7 +15,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from . import null_text_encoder as silent
 from . import text
-from .family import DenoiserSettings, Family, Network
+from .family import DenoiserFamily, DenoiserSettings, Network
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DiTSettings(DenoiserSettings):
     muon: bool = True
 
 
-class Prompts(nn.Module):
+class JointTextEncoder(nn.Module):
     """The two CLIP encoders as the pipeline reads them, packed into one condition (N, rows + 1, 2 width).
 
     The rows are the last hidden layer but one of both, side by side; the last row is their pooled output.
@@ -56,7 +56,7 @@ class Prompts(nn.Module):
         return (torch.cat([rows, pooled[:, None]], 1),)
 
 
-class WeighedAttention:
+class MaskedJointAttnProcessor:
     """Joint attention of SD3 with a mask, which diffusers' own processor leaves out.
 
     Empty rows of a prompt have no place, so that all of them are the same in every block. One row whose
@@ -93,7 +93,11 @@ class WeighedAttention:
 
 
 def forward(
-    denoiser: Any, x: torch.Tensor, times: torch.Tensor, condition: torch.Tensor | None, empty: int = silent.ROWS
+    denoiser: Any,
+    x: torch.Tensor,
+    times: torch.Tensor,
+    condition: torch.Tensor | None,
+    empty: int = silent.MAX_SEQUENCE_LENGTH,
 ) -> torch.Tensor:
     """The transformer's output for a packed condition and as many empty rows as the pipeline adds, at least 1.
 
@@ -101,8 +105,8 @@ def forward(
     given to the pipeline.
     """
     assert condition is not None
-    if not isinstance(denoiser.transformer_blocks[0].attn.processor, WeighedAttention):
-        denoiser.set_attn_processor(WeighedAttention())
+    if not isinstance(denoiser.transformer_blocks[0].attn.processor, MaskedJointAttnProcessor):
+        denoiser.set_attn_processor(MaskedJointAttnProcessor())
     rows, pooled = condition[:, :-1], condition[:, -1]
     tokens = (x.shape[-1] // denoiser.config.patch_size) ** 2 + rows.shape[1] + 1
     mask = x.new_zeros(len(x), 1, 1, tokens)
@@ -118,7 +122,7 @@ def forward(
     return output
 
 
-class DiT(Family):
+class DiT(DenoiserFamily):
     """`SD3Transformer2DModel` in a `StableDiffusion3Pipeline` whose T5 is silent."""
 
     name = "dit"
@@ -150,14 +154,14 @@ class DiT(Family):
             text.build_encoder(CLIPTextModelWithProjection, tokenizer, settings.width, settings.layers, base)
             for _ in range(2)
         )
-        return Network(net, Prompts(first, second), tokenizer)
+        return Network(net, JointTextEncoder(first, second), tokenizer)
 
-    def matrices(self, network: Network) -> list[nn.Parameter]:
+    def muon_parameters(self, network: Network) -> list[nn.Parameter]:
         """Those within the blocks of the transformer."""
         blocks = network.denoiser.transformer_blocks
         return [weight for weight in blocks.parameters() if weight.ndim == 2]
 
-    def words(self, condition: torch.Tensor) -> torch.Tensor:
+    def text_states(self, condition: torch.Tensor) -> torch.Tensor:
         """All rows but the last, which is the pooled state."""
         return condition[:-1]
 
@@ -179,24 +183,24 @@ class DiT(Family):
         share = sigmas[:, None, None, None]
         return latents.lerp(noise, share), sigmas * 1000, noise - latents
 
-    def parts(self, network: Network) -> Mapping[str, Any]:
+    def components(self, network: Network) -> Mapping[str, Any]:
         """Transformer, two text encoders with the one tokenizer for both, and the silent T5."""
         return {
             "transformer": network.denoiser,
             "text_encoder": network.encoder.first,
             "text_encoder_2": network.encoder.second,
-            "text_encoder_3": silent.encoder(network.denoiser.config.joint_attention_dim),
+            "text_encoder_3": silent.build_null_text_encoder(network.denoiser.config.joint_attention_dim),
             "tokenizer": network.tokenizer,
             "tokenizer_2": network.tokenizer,
-            "tokenizer_3": silent.tokenizer(),
+            "tokenizer_3": silent.build_null_tokenizer(),
         }
 
     def load(self, folder: Path) -> Network:
         """Transformer, text encoders and tokenizer of a folder."""
-        silent.check(folder / "text_encoder_3")
+        silent.check_null_text_encoder(folder / "text_encoder_3")
         net = SD3Transformer2DModel.from_pretrained(folder / "transformer").float().eval()
         first, second = (
             CLIPTextModelWithProjection.from_pretrained(folder / name).float().eval()
             for name in ("text_encoder", "text_encoder_2")
         )
-        return Network(net, Prompts(first, second), CLIPTokenizer.from_pretrained(folder / "tokenizer"))
+        return Network(net, JointTextEncoder(first, second), CLIPTokenizer.from_pretrained(folder / "tokenizer"))

@@ -64,7 +64,7 @@ class Network:
         return [weight for module in self.modules.values() for weight in module.parameters()]
 
 
-class Family(ABC):
+class DenoiserFamily(ABC):
     """A class of denoisers: how one is built, called, taught and put into a diffusers pipeline."""
 
     name: ClassVar[str]
@@ -85,7 +85,7 @@ class Family(ABC):
     ) -> torch.Tensor:
         """The denoiser's output for latents, the scheduler's times (N,) and conditions of the encoder."""
 
-    def words(self, condition: torch.Tensor) -> torch.Tensor:
+    def text_states(self, condition: torch.Tensor) -> torch.Tensor:
         """The text states (tokens, width) in a condition (rows, width)."""
         return condition
 
@@ -95,18 +95,18 @@ class Family(ABC):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Noisy latents, their times, and what the denoiser should put out; `spread` (N,) in [0, 1) picks the times."""
 
-    def matrices(self, network: Network) -> list[nn.Parameter]:
+    def muon_parameters(self, network: Network) -> list[nn.Parameter]:
         """The weights that Muon trains, where it is asked for."""
         return []
 
     @abstractmethod
-    def parts(self, network: Network) -> Mapping[str, Any]:
+    def components(self, network: Network) -> Mapping[str, Any]:
         """The pipeline's parts besides autoencoder and scheduler; their weights may be changed."""
 
     @abstractmethod
     def load(self, folder: Path) -> Network:
-        """The network of a folder that `parts` were saved in."""
+        """The network of a folder that `components` were saved in."""
 
-    def assemble(self, autoencoder: AutoencoderTiny, network: Network) -> DiffusionPipeline:
+    def build_pipeline(self, autoencoder: AutoencoderTiny, network: Network) -> DiffusionPipeline:
         """The diffusers pipeline."""
-        return self.pipeline(vae=autoencoder, scheduler=self.scheduler(), **self.parts(network))
+        return self.pipeline(vae=autoencoder, scheduler=self.scheduler(), **self.components(network))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from skipstone.errors import ModelError
-from skipstone.integrations.features import Eyes, Look, clip
+from skipstone.integrations.features import LatentImageEncoder, SampleFeatureExtractor, load_clip
 
 
 class Model(Protocol):
@@ -17,13 +17,13 @@ class Model(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def judged(self) -> bool: ...
+    def has_judge(self) -> bool: ...
     @property
     def autoencoder(self) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
-class Looking:
+class FeatureExtractorLoader:
     """`Problem.look` of a sample: what is to look is loaded when somebody looks.
 
     Args:
@@ -34,9 +34,9 @@ class Looking:
 
     model: Model
     prompt: str
-    state: torch.Tensor
+    text_states: torch.Tensor
 
-    def __call__(self, by: str = "") -> Eyes:
+    def __call__(self, by: str = "") -> SampleFeatureExtractor:
         """The eyes of a name.
 
         Args:
@@ -47,16 +47,18 @@ class Looking:
             ModelError: no such CLIP, or a model whose pictures the judge cannot read.
         """
         if by:
-            return clip(by).at(self._decode, self.prompt)
-        if not self.model.judged:
+            return load_clip(by).for_sample(self._decode, self.prompt)
+        if not self.model.has_judge:
             raise ModelError(
                 f"{self.model.name} has no judge that could look at its pictures. Name a CLIP: eyes: FOLDER in the "
                 f"configuration, or leave image, text and quality out of what is seen."
             )
         from .judge import Judge
 
-        mean = self.state.float().mean(0)
-        return Eyes(Look(self._decode, Judge.load().see), lambda: mean, (Judge.WIDTH, len(mean)))
+        mean = self.text_states.float().mean(0)
+        return SampleFeatureExtractor(
+            LatentImageEncoder(self._decode, Judge.load().encode_image), lambda: mean, (Judge.FEATURE_WIDTH, len(mean))
+        )
 
     def _decode(self, x0: Any) -> torch.Tensor:
         """The picture (3, height, width) in [0, 1], as `Pebble.decode` makes it."""

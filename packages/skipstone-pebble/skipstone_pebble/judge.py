@@ -15,7 +15,7 @@ from torch import nn
 
 from skipstone.errors import ModelError, PromptError
 
-from .scenes import Scene, parse
+from .scenes import Scene, parse_prompt
 from .words import BACKGROUNDS, OBJECTS, SIZES
 
 #: Ways two objects can stand, or one alone; with the names of the places, first to second.
@@ -31,7 +31,7 @@ _FILE = Path(__file__).with_name("weights") / "judge.safetensors"
 
 
 @dataclass(frozen=True)
-class Reading:
+class JudgeReading:
     """What the judge sees in one picture.
 
     Args:
@@ -49,7 +49,7 @@ class Reading:
     confidence: float
 
 
-class Reader(nn.Module):
+class JudgeNetwork(nn.Module):
     """Four strided convolutions, a 4 x 4 grid of features, and a linear head for each question."""
 
     def __init__(self, width: int = 32) -> None:
@@ -74,10 +74,10 @@ class Reader(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
 
-def answers(scene: Scene) -> dict[str, int]:
+def target_classes(scene: Scene) -> dict[str, int]:
     """The right class of every head for a scene whose background is known."""
     if scene.relation in ("right of", "below"):
-        scene = scene.mirrored()
+        scene = scene.mirror()
     layout = {None: 0, "left of": 1, "above": 2}[scene.relation]
     second = _NAMES.index(scene.objects[1]) if len(scene.objects) == 2 else len(_NAMES)
     return {
@@ -99,11 +99,11 @@ def _pixels(images: Sequence[Any] | NDArray[Any]) -> torch.Tensor:
 
 
 class Judge:
-    """Reads pictures; made by `Judge.load()`."""
+    """Reads pictures; made by `ScoreFunction.load()`."""
 
-    WIDTH = 128  # of the features that it reads facts from
+    FEATURE_WIDTH = 128  # of the features that it reads facts from
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: JudgeNetwork) -> None:
         self._reader = reader.float().eval()
 
     @classmethod
@@ -121,12 +121,12 @@ class Judge:
         return cls(_read(file))
 
     @torch.inference_mode()
-    def see(self, picture: torch.Tensor) -> torch.Tensor:
+    def encode_image(self, picture: torch.Tensor) -> torch.Tensor:
         """The features (WIDTH,) that the heads read, of one picture (3, 64, 64) in [0, 1]."""
         return self._reader.features(picture[None] * 2 - 1)[0]
 
     @torch.inference_mode()
-    def read(self, images: Sequence[Any] | NDArray[Any]) -> list[Reading]:
+    def read(self, images: Sequence[Any] | NDArray[Any]) -> list[JudgeReading]:
         """What each picture shows.
 
         Args:
@@ -142,14 +142,14 @@ class Judge:
         return [self._reading(chances, index) for index in range(len(images))]
 
     @staticmethod
-    def _reading(chances: dict[str, Any], index: int) -> Reading:
+    def _reading(chances: dict[str, Any], index: int) -> JudgeReading:
         best = {name: int(chance.indices[index]) for name, chance in chances.items()}
         surety = {name: float(chance.values[index]) for name, chance in chances.items()}
         layout = list(LAYOUTS)[best["layout"]]
         pair = layout != "alone" and best["second"] < len(_NAMES)
         names = (_NAMES[best["first"]], *((_NAMES[best["second"]],) if pair else ()))
         asked = ("layout", "first", "ground", *(("second",) if pair else ("size",)))
-        return Reading(
+        return JudgeReading(
             objects=names,
             positions=LAYOUTS[layout if pair else "alone"],
             background=_GROUNDS[best["ground"]],
@@ -169,42 +169,44 @@ class Judge:
         if len(images) != len(prompts):
             raise ValueError(f"expected one prompt for each picture, got {len(images)} and {len(prompts)}")
         return [
-            sum(kept.values()) / len(kept)
-            for kept in (facts(reading, prompt) for reading, prompt in zip(self.read(images), prompts, strict=True))
+            sum(confirmed.values()) / len(confirmed)
+            for confirmed in (
+                check_facts(reading, prompt) for reading, prompt in zip(self.read(images), prompts, strict=True)
+            )
         ]
 
 
-def facts(reading: Reading, prompt: str) -> dict[str, bool]:
+def check_facts(reading: JudgeReading, prompt: str) -> dict[str, bool]:
     """Which facts of a prompt a reading confirms, by name: "object", "first", "second", "relation", ...
 
     Raises:
         PromptError: the prompt is not a sentence of the grammar.
     """
-    scene = parse(prompt)
+    scene = parse_prompt(prompt)
     if scene is None:
         raise PromptError(f'expected a sentence like "a cat left of a rocket on a yellow background", got {prompt!r}')
-    kept: dict[str, bool] = {}
+    confirmed: dict[str, bool] = {}
     if scene.relation is None:
-        kept["object"] = reading.objects == scene.objects
+        confirmed["object"] = reading.objects == scene.objects
         if scene.size != "normal":
-            kept["size"] = reading.size == scene.size
+            confirmed["size"] = reading.size == scene.size
     else:
-        told = scene if scene.relation in ("left of", "above") else scene.mirrored()
-        places = LAYOUTS["beside" if told.relation == "left of" else "stacked"]
-        kept["first"] = scene.objects[0] in reading.objects
-        kept["second"] = scene.objects[1] in reading.objects
-        kept["relation"] = reading.objects == told.objects and reading.positions == places
+        ordered_scene = scene if scene.relation in ("left of", "above") else scene.mirror()
+        places = LAYOUTS["beside" if ordered_scene.relation == "left of" else "stacked"]
+        confirmed["first"] = scene.objects[0] in reading.objects
+        confirmed["second"] = scene.objects[1] in reading.objects
+        confirmed["relation"] = reading.objects == ordered_scene.objects and reading.positions == places
     if scene.background is not None:
-        kept["background"] = reading.background == scene.background
-    return kept
+        confirmed["background"] = reading.background == scene.background
+    return confirmed
 
 
-def _read(file: Path) -> Reader:
+def _read(file: Path) -> JudgeNetwork:
     from safetensors.torch import load_file
 
     try:
         state = {name: value.float() for name, value in load_file(file).items()}
-        reader = Reader()
+        reader = JudgeNetwork()
         reader.load_state_dict(state)
     except Exception as error:  # safetensors raises its own type, torch RuntimeError
         raise ModelError(f"cannot read the judge's weights from {file}: {error}; reinstall skipstone") from error

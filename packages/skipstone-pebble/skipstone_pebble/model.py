@@ -15,24 +15,29 @@ from numpy.typing import NDArray
 
 import skipstone_pebble as pebble
 from skipstone import registry
-from skipstone.engine.contracts import INFINITY, View
+from skipstone.engine.contracts import INFINITY, PredictionType
 from skipstone.engine.requests import Problem
 from skipstone.errors import ModelError, PromptError
 from skipstone.evaluation.pixels import quantise
 from skipstone.integrations.cross_attention import content_tokens
 from skipstone.integrations.torch import COND, CONTENT, UNCOND, ModuleBackbone
-from skipstone.numerics.noise import normal
+from skipstone.numerics.noise import standard_normal
 from skipstone.numerics.schedule import Schedule
 from skipstone.numerics.tables import Table
-from skipstone.testing.backbones.loading import quiet
+from skipstone.testing.backbones.loading import quiet_libraries
 
-from .features import Looking
+from .features import FeatureExtractorLoader
 
 GUIDANCE = 3.0
 STEPS = 50
 GRID = "trailing"  # what the pipeline's own scheduler uses; starts at pure noise
-PREDICTIONS: Mapping[str, View] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
-FORMATS = ("StableDiffusionPipeline", "StableDiffusion3Pipeline")  # of the families that the recipe trains
+PREDICTIONS: Mapping[str, PredictionType] = {
+    "epsilon": "eps",
+    "v_prediction": "v",
+    "sample": "x0",
+    "flow_prediction": "flow",
+}
+PIPELINE_CLASSES = ("StableDiffusionPipeline", "StableDiffusion3Pipeline")  # of the families that the recipe trains
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +68,9 @@ class Pebble:
     family: Any = field(repr=False)
     autoencoder: Any = field(repr=False)
     schedule: Schedule = field(repr=False)
-    prediction: View = "v"
+    prediction: PredictionType = "v"
     guidance: float = GUIDANCE
-    judged: bool = False
+    has_judge: bool = False
 
     @classmethod
     def load(cls, model: str | Path = "pebble", guidance: float = GUIDANCE) -> Pebble:
@@ -74,11 +79,11 @@ class Pebble:
         Raises:
             ModelError: a model that is missing, damaged (its checksums do not fit) or of another kind.
         """
-        folder = find(model)
+        folder = find_model(model)
         try:
-            with quiet():
+            with quiet_libraries():
                 judged = (folder / "judge.safetensors").is_file()
-                return cls(Path(model).name, guidance=guidance, judged=judged, **_components(folder))
+                return cls(Path(model).name, guidance=guidance, has_judge=judged, **_components(folder))
         except Exception as e:  # torch, safetensors, tokenizers ... each have errors of their own for a damaged file
             raise ModelError(
                 f"{folder} cannot be loaded: {(str(e) or type(e).__name__).splitlines()[0]}. Fetch or train it again."
@@ -95,7 +100,7 @@ class Pebble:
 
         The function raises PromptError for a prompt that is no sentence of Pebble's grammar.
         """
-        if not self.judged:
+        if not self.has_judge:
             return None
         from .judge import Judge
 
@@ -147,12 +152,22 @@ class Pebble:
             grid = registry.parse("grid", grid)
         times = grid.times(self.schedule, steps) if hasattr(grid, "times") else tuple(grid)
         config = self.unet.config
-        noise = normal(seed, 0, torch.empty(config.in_channels, config.sample_size, config.sample_size))
+        noise = standard_normal(seed, 0, torch.empty(config.in_channels, config.sample_size, config.sample_size))
         content = content_tokens(self.tokenizer, self._tokens(prompt))
         cond: dict[str, Any] = {COND: self.encode(prompt), UNCOND: self.encode(""), CONTENT: content}
-        words = self.family.words(cond[COND])
-        known, look = tuple(words.mean(0).tolist()), Looking(self, prompt, words)
-        return Problem(self.schedule, noise, times, cond, seed, self.backbone.branches, budget, prompt=known, look=look)
+        words = self.family.text_states(cond[COND])
+        known, feature_extractors = tuple(words.mean(0).tolist()), FeatureExtractorLoader(self, prompt, words)
+        return Problem(
+            self.schedule,
+            noise,
+            times,
+            cond,
+            seed,
+            self.backbone.branches,
+            budget,
+            prompt=known,
+            feature_extractors=feature_extractors,
+        )
 
     @torch.inference_mode()
     def decode(self, latents: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
@@ -171,7 +186,7 @@ class Pebble:
         return Image.fromarray(quantise(self.decode([latent])[0]))
 
 
-def find(model: str | Path) -> Path:
+def find_model(model: str | Path) -> Path:
     """The folder of a model, without loading it, its files checked where it has a manifest.
 
     Raises:
@@ -190,9 +205,10 @@ def find(model: str | Path) -> Path:
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except ValueError:
         raise ModelError(f"{index} is damaged: it is not JSON. Fetch or train the model again.") from None
-    if kind not in FORMATS:
+    if kind not in PIPELINE_CLASSES:
         raise ModelError(
-            f"{model!s} is a {kind}; expected Pebble's format, a {' or '.join(FORMATS)}. Other models run in a "
+            f"{model!s} is a {kind}; expected Pebble's format, a {' or '.join(PIPELINE_CLASSES)}. Other models run "
+            f"in a "
             f"pipeline of their own: skipstone.adapt({kind}.from_pretrained(...), policy)."
         )
     if (folder / pebble.MANIFEST).is_file():

@@ -39,9 +39,9 @@ class Package:
 
     def find(self, model: str) -> Path:
         """The folder of a model. Raises ModelError."""
-        from .model import find
+        from .model import find_model
 
-        return find(model)
+        return find_model(model)
 
     def load(self, model: str, guidance: float | None = None) -> Pebble:
         """A model by its name or folder. Raises ModelError."""
@@ -55,7 +55,7 @@ class Package:
 
         tuning = name == "pebble-tuning"
         kinds = [
-            [Prompt(t.replace(" ", "-"), t, kind) for t in withheld_prompts(kind) if _for_tuning(t) is tuning]
+            [Prompt(t.replace(" ", "-"), t, kind) for t in withheld_prompts(kind) if _is_for_tuning(t) is tuning]
             for kind in ("single", "pair")
         ]
         return [prompt for turn in zip_longest(*kinds) for prompt in turn if prompt is not None]
@@ -71,19 +71,19 @@ class Package:
 
     def facts(self, prompt: str) -> int | None:
         """Facts that a sentence of Pebble's grammar states; None of any other text."""
-        from .scenes import parse
+        from .scenes import parse_prompt
 
-        scene = parse(prompt)
+        scene = parse_prompt(prompt)
         if scene is None:
             return None
         said = (scene.relation is not None, scene.background is not None, scene.size != "normal")
         return len(scene.objects) + sum(said)
 
 
-def _for_tuning(text: str) -> bool:
-    from .scenes import parse
+def _is_for_tuning(text: str) -> bool:
+    from .scenes import parse_prompt
 
-    scene = parse(text)
+    scene = parse_prompt(text)
     if scene is None:
         raise PromptError(f"{text!r} is not a sentence of Pebble's grammar.")
     combined = scene.objects if scene.relation else (*scene.objects, str(scene.background))

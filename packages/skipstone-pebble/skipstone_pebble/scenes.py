@@ -53,7 +53,7 @@ class Scene:
         if not (known and ground and shape):
             raise ValueError(f"not a scene of Pebble's grammar: {self!r}")
 
-    def mirrored(self) -> Scene:
+    def mirror(self) -> Scene:
         """The same picture of two objects, told from the other object."""
         if self.relation is None:
             return self
@@ -79,22 +79,22 @@ def caption(scene: Scene) -> str:
     return text
 
 
-def _one_of(names: Iterable[str]) -> str:
+def _alternatives(names: Iterable[str]) -> str:
     """A pattern for any of the names or of their synonyms, longest first."""
     phrases = {*names, *(other for other, name in SYNONYMS.items() if name in set(names))}
     return "|".join(sorted(phrases, key=lambda phrase: (-len(phrase), phrase)))
 
 
-_THE = r"(?:(?:an?|the) )?"
+_ARTICLE = r"(?:(?:an?|the) )?"
 _SENTENCE = re.compile(
     rf"(?:(?:{'|'.join(OPENINGS)}) )?"
-    rf"{_THE}(?:(?P<size>{_one_of(['small', 'large'])}) )?(?P<first>{_one_of(list(OBJECTS))})"
-    rf"(?: (?P<relation>{_one_of(list(RELATIONS))}) {_THE}(?P<second>{_one_of(list(OBJECTS))}))?"
-    rf"(?: on {_THE}(?P<background>{_one_of(list(BACKGROUNDS))})(?: (?:background|backdrop|ground))?)?"
+    rf"{_ARTICLE}(?:(?P<size>{_alternatives(['small', 'large'])}) )?(?P<first>{_alternatives(list(OBJECTS))})"
+    rf"(?: (?P<relation>{_alternatives(list(RELATIONS))}) {_ARTICLE}(?P<second>{_alternatives(list(OBJECTS))}))?"
+    rf"(?: on {_ARTICLE}(?P<background>{_alternatives(list(BACKGROUNDS))})(?: (?:background|backdrop|ground))?)?"
 )
 
 
-def parse(prompt: str) -> Scene | None:
+def parse_prompt(prompt: str) -> Scene | None:
     """The scene a prompt describes, or None where it is not a sentence of the grammar.
 
     Case, surplus blanks, a full stop at the end, the choice of article, an opening ("a photo of"),
@@ -113,7 +113,7 @@ def parse(prompt: str) -> Scene | None:
     return Scene((named["first"], named["second"]), relation, ground)
 
 
-def places(scene: Scene) -> list[tuple[int, int, int]]:
+def object_places(scene: Scene) -> list[tuple[int, int, int]]:
     """Centre (x, y) and width of each object, in pixels, before any offset."""
     if scene.relation is None:
         return [(SIDE // 2, SIDE // 2, SIZES[scene.size])]
@@ -149,7 +149,7 @@ def render(scene: Scene, sprites: Sprites, offsets: Offsets | None = None) -> ND
         raise ValueError("a scene needs a background to be drawn")
     picture = np.empty((SIDE, SIDE, 3), np.float32)
     picture[:] = np.asarray(BACKGROUNDS[scene.background], np.float32) / 255
-    for index, (name, (x, y, width)) in enumerate(zip(scene.objects, places(scene), strict=True)):
+    for index, (name, (x, y, width)) in enumerate(zip(scene.objects, object_places(scene), strict=True)):
         dx, dy = offsets[index] if offsets is not None else (0, 0)
         sprite = sprites[name][width]
         top, left = y + dy - width // 2, x + dx - width // 2
@@ -169,7 +169,7 @@ class Withheld:
     grounds: frozenset[tuple[str, str]]
     pairs: frozenset[frozenset[str]]
 
-    def holds(self, scene: Scene) -> bool:
+    def contains(self, scene: Scene) -> bool:
         """Whether training must not draw this scene (two objects also respect the grounds)."""
         if any((name, scene.background) in self.grounds for name in scene.objects):
             return True

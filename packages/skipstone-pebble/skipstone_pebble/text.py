@@ -20,7 +20,7 @@ from .scenes import Scene, caption
 from .words import BACKGROUNDS, FILLERS, OBJECTS, OPENINGS, RELATIONS, SIZES, SYNONYMS, known_words
 
 #: Tokens of a prompt, start and end included; the longest caption needs 20.
-LENGTH = 24
+MAX_LENGTH = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
 Encoder = TypeVar("Encoder", CLIPTextModel, CLIPTextModelWithProjection)
 
@@ -63,14 +63,16 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH, bos_token=START, eos_token=END)
+    tokenizer = CLIPTokenizer(
+        vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH, bos_token=START, eos_token=END
+    )
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
 def tokens(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> torch.Tensor:
     """Token ids (N, 24) of the prompts."""
-    padded = tokenizer(list(prompts), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+    padded = tokenizer(list(prompts), padding="max_length", max_length=MAX_LENGTH, truncation=True, return_tensors="pt")
     ids: torch.Tensor = padded.input_ids
     return ids
 
@@ -86,23 +88,23 @@ def build_encoder(
         projection_dim=width,
         num_hidden_layers=layers,
         num_attention_heads=max(1, width // 32),
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=MAX_LENGTH,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    made = kind(config)
+    encoder = kind(config)
     if base is None:
-        return made
+        return encoder
     weights = CLIPTextModel.from_pretrained(base / "text_encoder").state_dict()
-    known = made.state_dict()
+    known = encoder.state_dict()
     # Releases of transformers differ in whether the names begin with "text_model.".
     by_end = {name.removeprefix("text_model."): name for name in known}
     renamed = {by_end[name.removeprefix("text_model.")]: value for name, value in weights.items()}
     if strange := [name for name, value in renamed.items() if value.shape != known[name].shape]:
         raise ModelError(f"{base} has a text encoder of another shape ({strange[0]}); train without --base")
-    made.load_state_dict(renamed, strict=False)  # a projection, if there is one, stays new
-    return made
+    encoder.load_state_dict(renamed, strict=False)  # a projection, if there is one, stays new
+    return encoder
 
 
 _OTHER_WORDS = {
@@ -111,14 +113,14 @@ _OTHER_WORDS = {
 }
 
 
-def vary(scene: Scene, rng: np.random.Generator, first: float = 0.5) -> str:
+def vary_caption(scene: Scene, rng: np.random.Generator, first: float = 0.5) -> str:
     """A caption as training words it: mostly the plain sentence, now and then something looser.
 
     Of two objects the left or upper one comes first with probability `first`; 5 % leave the background
     out; 20 % use synonyms, fillers or an opening.
     """
     if scene.relation is not None and (rng.random() < first) != (scene.relation in ("left of", "above")):
-        scene = scene.mirrored()
+        scene = scene.mirror()
     if rng.random() < 0.05:
         scene = scene.without_background()
     if rng.random() >= 0.2:

@@ -12,10 +12,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from skipstone.integrations.torch import diffusers_unet
+from skipstone.integrations.torch import call_diffusers_unet
 
 from . import text
-from .family import DenoiserSettings, Family, Network
+from .family import DenoiserFamily, DenoiserSettings, Network
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class UNetSettings(DenoiserSettings):
     layers: int = 2
 
 
-class UNet(Family):
+class UNet(DenoiserFamily):
     """`UNet2DConditionModel` in a `StableDiffusionPipeline`."""
 
     name = "unet"
@@ -80,7 +80,7 @@ class UNet(Family):
         self, denoiser: nn.Module, x: torch.Tensor, times: torch.Tensor, condition: torch.Tensor | None
     ) -> torch.Tensor:
         """The U-Net's v."""
-        return diffusers_unet(denoiser, x, times, condition)
+        return call_diffusers_unet(denoiser, x, times, condition)
 
     def corrupt(
         self, latents: torch.Tensor, noise: torch.Tensor, spread: torch.Tensor
@@ -89,7 +89,7 @@ class UNet(Family):
         scheduler, times = self.scheduler(), (spread * 1000).long().clamp_max(999)
         return scheduler.add_noise(latents, noise, times), times, scheduler.get_velocity(latents, noise, times)
 
-    def parts(self, network: Network) -> Mapping[str, Any]:
+    def components(self, network: Network) -> Mapping[str, Any]:
         """U-Net, text encoder and tokenizer."""
         return {
             "unet": network.denoiser,

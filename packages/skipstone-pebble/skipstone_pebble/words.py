@@ -147,10 +147,10 @@ OPENINGS: tuple[str, ...] = tuple(
 )
 
 #: The small words of the grammar.
-GLUE: tuple[str, ...] = ("a", "an", "the", "on", "of", "to", "background", "backdrop", "ground")
+FUNCTION_WORDS: tuple[str, ...] = ("a", "an", "the", "on", "of", "to", "background", "backdrop", "ground")
 
 
 def known_words() -> list[str]:
     """Every word Pebble was trained on, sorted; each is one token of its tokenizer."""
-    phrases = [*OBJECTS, *BACKGROUNDS, *SIZES, *RELATIONS, *SYNONYMS, *FILLERS, *OPENINGS, *GLUE]
+    phrases = [*OBJECTS, *BACKGROUNDS, *SIZES, *RELATIONS, *SYNONYMS, *FILLERS, *OPENINGS, *FUNCTION_WORDS]
     return sorted({word for phrase in phrases for word in phrase.split()} - {"normal"})

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipstone.cli import options
-from skipstone.cli.progress import spoken_warnings, telling
+from skipstone.cli.progress import print_warnings, progress_bar
 
 if TYPE_CHECKING:
     from skipstone_bench.store import Store
 
-    from .report import Report
+    from .report import VerdictReport
 
 app = typer.Typer(
     name="evaluate",
@@ -40,7 +40,7 @@ def agent(
     ] = "pebble",
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 48,
     seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1,
-    seed: options.Seed = 0,
+    seed: options.SeedOption = 0,
     price: Annotated[
         list[float] | None,
         typer.Option(help="dB a call; the first is judged. The first agent's middle one by default. Repeat it."),
@@ -75,14 +75,14 @@ def agent(
     transfer: Annotated[
         Path | None, typer.Option(help="The --out of an evaluation on another model.", metavar="DIR")
     ] = None,
-    model: options.Model = "pebble",
-    guidance: options.Guidance = None,
+    model: options.ModelOption = "pebble",
+    guidance: options.GuidanceOption = None,
     batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left; say nothing else.")] = False,
-    settings: options.Settings = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    as_guest: options.AsGuest = False,
+    settings: options.SettingsOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "auto",
+    as_guest: options.AsGuestOption = False,
 ) -> None:
     """Race agents against what they have to beat, and decide H1 to H4.
 
@@ -111,26 +111,26 @@ def agent(
     from . import report
 
     console = Console(stderr=True)
-    said = _said(context, out, resume)
+    said = _resolve_options(context, out, resume)
     files = {n: None if said[n] is None else Path(said[n]) for n in ("oracle", "ceiling", "refine", "transfer")}
     _refuse_missing(files.values())
     command = shlex.join(["skipstone", *sys.argv[1:]])
     try:
-        with spoken_warnings(console), telling(console) as tell:
-            store = _raced(said, out, resume, command, tell)
+        with print_warnings(console), progress_bar(console) as on_progress:
+            store = _run_evaluation(said, out, resume, command, on_progress)
     except KeyboardInterrupt:
         again = shlex.join(["skipstone", "evaluate", "agent", "--out", str(out), "--resume"])
         console.print(f"Stopped. What is done is kept; {again} goes on.", markup=False, highlight=False, soft_wrap=True)
         raise
     with console.status("Writing the reports ..."):
         found, written = report.write(out, **files, command=command)
-        written += bench.write(out)
+        written += bench.write_report(out)
     _show(found, written, store)
 
 
-def _said(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
+def _resolve_options(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
     """The options; of a resumed run those of its first start, unless they are said again."""
-    said = {name: _plain(value) for name, value in context.params.items() if name != "context"}
+    said = {name: _to_plain(value) for name, value in context.params.items() if name != "context"}
     if not resume:
         return said
     from skipstone_bench.store import Store
@@ -141,7 +141,7 @@ def _said(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
     return {name: said[name] if name in given or name not in stored else stored[name] for name in said}
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else list(value) if isinstance(value, list | tuple) else value
 
 
@@ -154,34 +154,36 @@ def _refuse_missing(files: Iterable[Path | None]) -> None:
             raise BenchError(f"{path} is not there.")
 
 
-def _raced(said: Mapping[str, Any], out: Path, resume: bool, command: str, tell: Any) -> Store:
-    from skipstone.evaluation.prompts import describe, load_prompts
-    from skipstone.evaluation.references import Shot
+def _run_evaluation(said: Mapping[str, Any], out: Path, resume: bool, command: str, on_progress: Any) -> Store:
+    from skipstone.evaluation.prompts import describe_prompts, load_prompts
+    from skipstone.evaluation.references import EvaluationSample
 
-    from .evaluation import Evaluation, Settings
+    from .evaluation import Evaluation, EvaluationSettings
 
-    choice = options.Choice(
+    choice = options.ModelChoice(
         said["model"], said["guidance"], said["settings"] or (), None, said["device"], said["dtype"], said["as_guest"]
     )
     subject = choice.subject()
     found = load_prompts(said["prompts"], limit=said["limit"] or None)
     subject.check([prompt.text for prompt in found])
     numbers = list(range(said["seed"], said["seed"] + said["seeds"]))
-    shots = [Shot(prompt, number) for prompt in found for number in numbers]
+    eval_samples = [EvaluationSample(prompt, number) for prompt in found for number in numbers]
     names = {"price": "prices", "rule": "rules"}
-    known = {field.name for field in dataclasses.fields(Settings)}
+    known = {field.name for field in dataclasses.fields(EvaluationSettings)}
     told = {"agents": [], **{names.get(name, name): value for name, value in said.items() if value is not None}}
     asked: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in told.items() if n in known}
-    about = {**describe(said["prompts"], found), "seeds": numbers}
-    return Evaluation(subject, Settings(**asked), shots, about).run(out, resume, command, said, tell)
+    about = {**describe_prompts(said["prompts"], found), "seeds": numbers}
+    return Evaluation(subject, EvaluationSettings(**asked), eval_samples, about).run(
+        out, resume, command, said, on_progress
+    )
 
 
-def _show(found: Report, written: list[Path], store: Store) -> None:
+def _show(found: VerdictReport, written: list[Path], store: Store) -> None:
     """The verdicts, and where everything is."""
-    from .report import WORDS
+    from .report import VERDICT_WORDS
 
     for verdict in (*found.hypotheses, *found.gates):
-        typer.echo(f"{verdict.name:18} {WORDS[verdict.holds]:14} {verdict.why}")
+        typer.echo(f"{verdict.name:18} {VERDICT_WORDS[verdict.holds]:14} {verdict.why}")
     for info in store.header.rows:
         if info.note:
             typer.echo(f"{info.label}: {info.note}")

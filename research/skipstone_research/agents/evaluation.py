@@ -11,29 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from skipstone import __version__, registry
-from skipstone.engine.signals import Look
+from skipstone.engine.signals import ImageFeatures
 from skipstone.errors import BenchError, SpecError
 from skipstone.evaluation.columns import Column, parse_column
 from skipstone.evaluation.fingerprint import fingerprint, machine
-from skipstone.evaluation.json_lines import plain
-from skipstone.evaluation.progress import Tell, silent
-from skipstone.evaluation.references import References, Shot, converged_columns
+from skipstone.evaluation.json_lines import json_roundtrip
+from skipstone.evaluation.progress import ProgressCallback, no_progress
+from skipstone.evaluation.references import EvaluationSample, References, converged_columns
 from skipstone.evaluation.subject import Subject
 from skipstone.metrics import Metric
 from skipstone.policies.agent.policy import Agent
-from skipstone.tuning.grids import policy_of
-from skipstone_bench.race import Race, Row
+from skipstone.tuning.grids import path_policy
+from skipstone_bench.race import BenchRow, BenchRunner
 from skipstone_bench.store import Header, RowInfo, Store
 
-from .evaluated import FILE, Part, logged_guides, told_of, trainings_named
+from .evaluated import EVALUATION_FILE, EvaluationRow, evaluation_metadata, logged_base_schedules, name_trainings
 
 SAMPLERS = ("dpmpp / trailing", "unipc / trailing", "adams / trailing")
-WEAK = "fixed @ ddim / trailing / 20"  # gate G2
+WEAK_BASELINE = "fixed @ ddim / trailing / 20"  # gate G2
 GROUPS = {"agent": "ours", "rule": "ours", "fixed": "fixed", "full": "full"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """What an evaluation is asked for.
 
     Args:
@@ -71,58 +71,69 @@ class Evaluation:
     """
 
     subject: Subject
-    settings: Settings
-    shots: Sequence[Shot]
+    settings: EvaluationSettings
+    eval_samples: Sequence[EvaluationSample]
     about: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if not self.settings.agents or not self.shots:
+        if not self.settings.agents or not self.eval_samples:
             raise SpecError("Expected at least one agent and one prompt: skipstone evaluate agent PATH --prompts SET.")
         if len(set(self.settings.agents)) < len(self.settings.agents):
             raise SpecError(f"Expected different agents, got {', '.join(self.settings.agents)}.")
         if not all(0 < price < math.inf for price in self.settings.prices):
             raise SpecError(f"--price: expected numbers > 0, in dB a call, got {list(self.settings.prices)}; try 1.")
 
-    def run(self, out: Path, resume: bool, command: str, options: Mapping[str, Any], tell: Tell = silent) -> Store:
+    def run(
+        self,
+        out: Path,
+        resume: bool,
+        command: str,
+        options: Mapping[str, Any],
+        on_progress: ProgressCallback = no_progress,
+    ) -> Store:
         """Draw and score what is not there yet. Raises BenchError, SpecError; what the model cannot run is noted."""
         Store.check(out, resume)
-        agents = self._agents()  # a name misspelt leaves no folder behind
-        full = self.subject.admit(self._column(self.settings.full))
-        tell("Loading", 0, 1)
+        agents = self._agent_rows()  # a name misspelt leaves no folder behind
+        full = self.subject.resolve_column(self._column(self.settings.full))
+        on_progress("Loading", 0, 1)
         self.subject.load([full])
         converged = converged_columns(self.subject, said=self.settings.converged)
         header = self._header(full, converged, command, options)
         store = Store.open(out, header) if resume else Store.create(out, header)
         close: dict[str, Metric] = {name: registry.parse("metric", name) for name in ("psnr", "ssim")}
         alone = {"judge": registry.parse("metric", "judge")} if self.subject.judge is not None else {}
-        race = Race(self.subject, References(out, full, converged), close, alone, self.settings.batch, tell)
+        race = BenchRunner(
+            self.subject, References(out, full, converged), close, alone, self.settings.batch, on_progress
+        )
 
-        parts = [*agents, *self._first(full)]
-        store = race.run(store, self.shots, [row for row, _ in parts])
-        self._refuse_absent(store, parts)
-        rest = self._fixed(store, parts)
-        store = race.run(store, self.shots, [row for row, _ in rest])
-        store = race.confirm(store, self.shots)
-        told = told_of([part for _, part in (*parts, *rest)], self.settings.agents, self._price)
-        store.write(FILE, json.dumps(plain(told), indent=1).encode())
+        parts = [*agents, *self._reference_rows(full)]
+        store = race.run(store, self.eval_samples, [row for row, _ in parts])
+        self._check_required_rows(store, parts)
+        rest = self._fixed_rows(store, parts)
+        store = race.run(store, self.eval_samples, [row for row, _ in rest])
+        store = race.measure_agreement(store, self.eval_samples)
+        metadata = evaluation_metadata([part for _, part in (*parts, *rest)], self.settings.agents, self._price)
+        store.write(EVALUATION_FILE, json.dumps(json_roundtrip(metadata), indent=1).encode())
         return store
 
     # -- Rows ---------------------------------------------------------------------------------------
 
     def _column(self, spec: str) -> Column:
-        return parse_column(spec, *self.subject.defaults)
+        return parse_column(spec, *self.subject.default_sampler)
 
-    def _agents(self) -> list[tuple[Row, Part]]:
+    def _agent_rows(self) -> list[tuple[BenchRow, EvaluationRow]]:
         """Every agent at every price, told apart by what its file holds."""
         found = []
-        for path, run in trainings_named(self.settings.agents).items():
-            digest = _digest(path)
+        for path, run in name_trainings(self.settings.agents).items():
+            digest = _short_digest(path)
             for price in self.settings.prices or (self._price,):
                 column = self._column(f"agent(path={path!r}, price={price!r})")
                 name = f"agent, {run}, {price:g} dB"
                 spec = f"{column.spec} [{digest}]"
                 info = RowInfo(spec, name, "ours", f"agent, {price:g} dB", run, column.steps)
-                found.append((Row(column, info), Part(spec, name, "agent", price, run, _fee(path))))
+                found.append(
+                    (BenchRow(column, info), EvaluationRow(spec, name, "agent", price, run, _feature_cost(path)))
+                )
         return found
 
     @property
@@ -130,15 +141,17 @@ class Evaluation:
         """The price that is judged."""
         if self.settings.prices:
             return self.settings.prices[0]
-        prices = sorted(price for price, _ in Agent(self.settings.agents[0]).mind.guides)
+        prices = sorted(price for price, _ in Agent(self.settings.agents[0]).checkpoint.base_schedules)
         return prices[len(prices) // 2]
 
-    def _first(self, full: Column) -> list[tuple[Row, Part]]:
+    def _reference_rows(self, full: Column) -> list[tuple[BenchRow, EvaluationRow]]:
         """The full run, the weak sampler and the rules."""
-        found = [_part(full, "full", "full run"), _part(self._column(WEAK), "fixed")]
-        return [*found, *(_part(self._column(spec), "rule") for spec in self.settings.rules)]
+        found = [_make_row(full, "full", "full run"), _make_row(self._column(WEAK_BASELINE), "fixed")]
+        return [*found, *(_make_row(self._column(spec), "rule") for spec in self.settings.rules)]
 
-    def _fixed(self, store: Store, parts: Sequence[tuple[Row, Part]]) -> list[tuple[Row, Part]]:
+    def _fixed_rows(
+        self, store: Store, parts: Sequence[tuple[BenchRow, EvaluationRow]]
+    ) -> list[tuple[BenchRow, EvaluationRow]]:
         """Fixed samplers of as many calls as agents and rules make, and all fixed schedules that are known."""
         wanted = set(self.settings.calls)
         made: dict[str, list[float]] = {}
@@ -151,22 +164,22 @@ class Evaluation:
         columns = [self._column(f"fixed @ {way} / {n}") for n in sorted(wanted) for way in SAMPLERS]
         columns += [self._column(spec) for spec in self._schedules()]
         unique = {column.spec: column for column in columns}
-        return [_part(column, "fixed") for column in unique.values()]
+        return [_make_row(column, "fixed") for column in unique.values()]
 
     def _schedules(self) -> list[str]:
         """Specs of the fixed schedules of the agents' files, of what they were trained on, and of `skipstone tune`."""
         found = []
         for path in self.settings.agents:
-            mind = Agent(path).mind
+            mind = Agent(path).checkpoint
             of = "x0" if "x0" in mind.solver else "pair"
-            guides = [guide for _, guide in mind.guides] + logged_guides(path)
-            found += [registry.spell(policy_of(guide.times, of)) for guide in guides]
+            guides = [guide for _, guide in mind.base_schedules] + logged_base_schedules(path)
+            found += [registry.spell(path_policy(guide.times, of)) for guide in guides]
         for folder in map(Path, self.settings.grids):
             inside = sorted(path.parent for path in folder.glob("path-*/policy.json"))
             found += [str(path) for path in inside or [folder]]
         return found
 
-    def _refuse_absent(self, store: Store, parts: Sequence[tuple[Row, Part]]) -> None:
+    def _check_required_rows(self, store: Store, parts: Sequence[tuple[BenchRow, EvaluationRow]]) -> None:
         notes = {info.spec: info.note for info in store.header.rows if info.note}
         for _, part in parts:
             if part.kind in ("agent", "full") and part.spec in notes:
@@ -177,7 +190,7 @@ class Evaluation:
         return Header(
             version=__version__,
             model=subject.name,
-            fingerprint=fingerprint(subject, self.shots, []),
+            fingerprint=fingerprint(subject, self.eval_samples, []),
             guidance=subject.guidance,
             settings=subject.settings,
             reference=full.spec,
@@ -190,34 +203,34 @@ class Evaluation:
         )
 
 
-def _part(column: Column, kind: Any, label: str = "") -> tuple[Row, Part]:
+def _make_row(column: Column, kind: Any, label: str = "") -> tuple[BenchRow, EvaluationRow]:
     """A column as a row of the bench, and what it is to the hypotheses."""
     name = label or column.spec
     family = {"full": "full run", "rule": column.label.partition("(")[0]}.get(kind, "fixed")
     info = RowInfo(column.spec, label or column.label, GROUPS[kind], family, column.way, column.steps)
-    return Row(column, replace(info, family=_family(column) if kind == "fixed" else family)), Part(
+    return BenchRow(column, replace(info, family=_family(column) if kind == "fixed" else family)), EvaluationRow(
         column.spec, name, kind
     )
 
 
 def _family(column: Column) -> str:
     """Fixed samplers of one kind, and searched schedules, are points of one curve each."""
-    if column.adaptive:
+    if column.is_adaptive:
         return "fixed schedules"
     return f"fixed @ {column.way.rpartition(' / ')[0]}"
 
 
-def _fee(path: str) -> float:
+def _feature_cost(path: str) -> float:
     """What an agent pays for looking at each call, in calls; one that plays its schedule looks at nothing."""
-    mind = Agent(path).mind
-    seen = mind.sight.published
-    return seen.fee if mind.learned and registry.spell(Look(seen.by)) in mind.sight.needs else 0.0
+    mind = Agent(path).checkpoint
+    seen = mind.observation.published
+    return seen.fee if mind.learned and registry.spell(ImageFeatures(seen.by)) in mind.observation.needs else 0.0
 
 
-def _digest(path: str) -> str:
+def _short_digest(path: str) -> str:
     """What tells one agent's file from another, in eight letters."""
     import hashlib
 
-    from skipstone.policies.agent.policy import find
+    from skipstone.policies.agent.policy import find_agent
 
-    return hashlib.sha256(find(path).read_bytes()).hexdigest()[:8]
+    return hashlib.sha256(find_agent(path).read_bytes()).hexdigest()[:8]

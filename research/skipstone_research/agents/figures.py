@@ -6,41 +6,41 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE
-from skipstone.evaluation.resampling import by_prompt
-from skipstone_train.agents.complexity import complexities
+from skipstone.evaluation.resampling import mean_by_prompt
+from skipstone_train.agents.complexity import prompt_complexities
 
-from .evaluated import Evaluated
-from .scores import Row, Scores, mean_of
+from .evaluated import LoadedEvaluation
+from .scores import ScoreRow, Scores, mean_over_prompts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOOK = {
+KIND_STYLES = {
     "fixed": (INK, "o", "fixed"), "full": (INK, "D", "full run"), "rule": (PEERS[0], "s", "rules"),
     "agent": (OURS[0], "^", "agents"), "ceiling": (OURS[2], "P", "ceiling"), "oracle": (OURS[1], "*", "oracle"),
 }  # fmt: skip
 
 
-def drawn(found: Evaluated) -> dict[str, Figure]:
+def draw_figures(found: LoadedEvaluation) -> dict[str, Figure]:
     """Title -> figure, of all that these scores can show."""
     every: dict[str, Callable[[Scores], Figure | None]] = {
-        "Closeness to the converged picture against calls": front,
-        "Calls by what a prompt asks for": spread,
-        "Utility: best fixed schedule, agent, and those that know more": utilities,
+        "Closeness to the converged picture against calls": plot_closeness,
+        "Calls by what a prompt asks for": plot_calls_by_complexity,
+        "Utility: best fixed schedule, agent, and those that know more": plot_utilities,
     }
     return {title: figure for title, draw in every.items() if (figure := draw(found.scores)) is not None}
 
 
-def front(scores: Scores) -> Figure | None:
+def plot_closeness(scores: Scores) -> Figure | None:
     """Mean PSNR of every row at its mean calls; the line is the best that fixed rows and mixtures of two reach."""
-    points = [(row, row.calls, mean_of(row.values("psnr"))) for row in scores.rows if row.values("psnr")]
+    points = [(row, row.calls, mean_over_prompts(row.values("psnr"))) for row in scores.rows if row.values("psnr")]
     if len(points) < 2:
         return None
-    figure, axis = _axis()
+    figure, axis = _make_axes()
     hull = _hull([(c, q) for row, c, q in points if row.kind in ("fixed", "full")])
     if hull:
         axis.plot(*zip(*hull, strict=True), "-", color=INK, lw=1.4, zorder=2)
-    for kind, (colour, marker, label) in LOOK.items():
+    for kind, (colour, marker, label) in KIND_STYLES.items():
         own = [(c, q) for row, c, q in points if row.kind == kind]
         if own:
             axis.plot(*zip(*own, strict=True), marker, color=colour, mec=PAPER, mew=0.6, ms=7, label=label, zorder=3)
@@ -66,18 +66,18 @@ def _hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept[: top + 1]
 
 
-def spread(scores: Scores) -> Figure | None:
+def plot_calls_by_complexity(scores: Scores) -> Figure | None:
     """Calls of every prompt over its complexity, with the mean of each level."""
     import numpy as np
 
-    calls = by_prompt(scores.agent.values("calls"))
+    calls = mean_by_prompt(scores.agent.values("calls"))
     texts = {sample.rpartition(":")[0]: text for sample, text in scores.prompts.items()}
     known = [prompt for prompt in calls if prompt in texts]
     if len(known) < 2:
         return None
-    levels = complexities([texts[prompt] for prompt in known])
+    levels = prompt_complexities([texts[prompt] for prompt in known])
     x, y = np.array(levels.values), np.array([calls[prompt] for prompt in known])
-    figure, axis = _axis()
+    figure, axis = _make_axes()
     jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(x))
     axis.plot(x + jitter, y, "o", color=OURS[0], alpha=0.35, ms=5, mec="none")
     for level in sorted(set(levels.values)):
@@ -87,7 +87,7 @@ def spread(scores: Scores) -> Figure | None:
     return figure
 
 
-def utilities(scores: Scores) -> Figure | None:
+def plot_utilities(scores: Scores) -> Figure | None:
     """Mean utilities on the samples that all rows have; the dots of the agent are its trainings."""
     beyond = [*scores.of("ceiling"), *scores.of("oracle")]
     fixed = scores.of("fixed")
@@ -95,14 +95,14 @@ def utilities(scores: Scores) -> Figure | None:
         return None
     shared = set(scores.agent.samples).intersection(*(row.samples for row in (*fixed, *beyond)))
 
-    def mean(row: Row) -> float:
+    def mean(row: ScoreRow) -> float:
         own = row.utilities(scores.utility)
-        return mean_of({s: own[s] for s in shared if s in own})
+        return mean_over_prompts({s: own[s] for s in shared if s in own})
 
     best = max(fixed, key=mean)
     bars = [("best fixed schedule", best, INK), ("agent", scores.agent, OURS[0])]
-    bars += [(row.kind, row, LOOK[row.kind][0]) for row in beyond]
-    figure, axis = _axis(height=0.7 + 0.55 * len(bars))
+    bars += [(row.kind, row, KIND_STYLES[row.kind][0]) for row in beyond]
+    figure, axis = _make_axes(height=0.7 + 0.55 * len(bars))
     for k, (label, row, colour) in enumerate(reversed(bars)):
         axis.plot([mean(row)], [k], "D", color=colour, ms=8)
         axis.annotate(f"{mean(row):.2f}", (mean(row), k), (0, 9), textcoords="offset points", ha="center", fontsize=9)
@@ -114,7 +114,7 @@ def utilities(scores: Scores) -> Figure | None:
     return figure
 
 
-def _axis(height: float = 4.4) -> tuple[Figure, Any]:
+def _make_axes(height: float = 4.4) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, height), dpi=150, facecolor=PAPER, layout="constrained")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from skipstone.evaluation.resampling import LEVEL, RESAMPLES, SEED, Values, by_prompt
+from skipstone.evaluation.resampling import LEVEL, RESAMPLES, SEED, SampleValues, mean_by_prompt
 
-from .hypotheses import CLOSED, ORACLES, REACHED, Verdict
-from .scores import FEWEST, Row, Scores
+from .hypotheses import MIN_CEILING_SHARE, MIN_ORACLE_SAMPLES, MIN_ORACLE_SHARE, Verdict
+from .scores import MIN_PROMPTS, ScoreRow, Scores
 
 
-def gap(scores: Scores, to: Literal["oracle", "ceiling"]) -> Verdict:
+def measure_gap_closed(scores: Scores, to: Literal["oracle", "ceiling"]) -> Verdict:
     """The share of the way from the best fixed schedule to a row that knows more, in mean utility.
 
     closed = (U_agent - U_fixed) / (U_to - U_fixed), each the mean over the prompts that all rows have; U_fixed is the
@@ -21,19 +21,19 @@ def gap(scores: Scores, to: Literal["oracle", "ceiling"]) -> Verdict:
 
     References: Efron, Tibshirani 1993, An Introduction to the Bootstrap, 13.3.
     """
-    wanted = CLOSED if to == "oracle" else REACHED
-    name, beyond = f"gap to the {to}", scores.only(to)
+    wanted = MIN_ORACLE_SHARE if to == "oracle" else MIN_CEILING_SHARE
+    name, beyond = f"gap to the {to}", scores.first_of(to)
     claim = f"At least {wanted:.0%} of the gap between the best fixed schedule and the {to} is closed."
     fixed = scores.of("fixed")
     if beyond is None or not fixed:
         missing = f"no row of the {to}" if beyond is None else "no fixed rows"
         return Verdict(name, claim, None, {}, f"Not tested: {missing}.")
-    tables = _tables(scores, beyond)
+    tables = _utility_tables(scores, beyond)
     if tables is None:
-        return Verdict(name, claim, None, {}, f"Not tested: fewer than {FEWEST} prompts in common.")
-    figures = {**_closed(*tables, [row.name for row in fixed]), "price": scores.utility.price}
-    alone = {row.run or row.name: _tables(scores, beyond, row) for row in scores.trainings}
-    figures |= {"wanted": wanted, "trainings": {name: _closed(*t)["closed"] for name, t in alone.items() if t}}
+        return Verdict(name, claim, None, {}, f"Not tested: fewer than {MIN_PROMPTS} prompts in common.")
+    figures = {**_closed_share(*tables, [row.name for row in fixed]), "price": scores.utility.price}
+    alone = {row.run or row.name: _utility_tables(scores, beyond, row) for row in scores.trainings}
+    figures |= {"wanted": wanted, "trainings": {name: _closed_share(*t)["closed"] for name, t in alone.items() if t}}
     share = figures["closed"]
     why = (
         f"{share:.0%} closed ({LEVEL:.0%} interval {figures['low']:.0%} to {figures['high']:.0%}), "
@@ -42,26 +42,26 @@ def gap(scores: Scores, to: Literal["oracle", "ceiling"]) -> Verdict:
     )
     if figures["beyond"] <= figures["fixed"]:
         return Verdict(name, claim, None, figures, f"Not tested: the {to} is no better than the best fixed row. {why}")
-    if to == "oracle" and figures["prompts"] < ORACLES:
-        return Verdict(name, claim, None, figures, f"Not tested: fewer than {ORACLES} prompts. {why}")
+    if to == "oracle" and figures["prompts"] < MIN_ORACLE_SAMPLES:
+        return Verdict(name, claim, None, figures, f"Not tested: fewer than {MIN_ORACLE_SAMPLES} prompts. {why}")
     return Verdict(name, claim, bool(share >= wanted), figures, why)
 
 
-def _tables(scores: Scores, beyond: Row, agent: Row | None = None) -> tuple[Any, Any, Any] | None:
+def _utility_tables(scores: Scores, beyond: ScoreRow, agent: ScoreRow | None = None) -> tuple[Any, Any, Any] | None:
     """Mean utilities by prompt: (prompts,) of the agent, (fixed rows, prompts), (prompts,) of what is beyond it."""
     import numpy as np
 
     rows = [agent or scores.agent, beyond, *scores.of("fixed")]
-    utilities: list[Values] = [row.utilities(scores.utility) for row in rows]
+    utilities: list[SampleValues] = [row.utilities(scores.utility) for row in rows]
     shared = sorted(set(utilities[0]).intersection(*utilities[1:]))
-    means: list[Mapping[str, float]] = [by_prompt({s: u[s] for s in shared}) for u in utilities]
-    if len(means[0]) < FEWEST:
+    means: list[Mapping[str, float]] = [mean_by_prompt({s: u[s] for s in shared}) for u in utilities]
+    if len(means[0]) < MIN_PROMPTS:
         return None
     table = np.array([list(m.values()) for m in means])
     return table[0], table[2:], table[1]
 
 
-def _closed(agent: Any, fixed: Any, beyond: Any, names: list[str] | None = None) -> dict[str, Any]:
+def _closed_share(agent: Any, fixed: Any, beyond: Any, names: list[str] | None = None) -> dict[str, Any]:
     """The share with its interval; resamples in which there is no gap are left out and counted."""
     import numpy as np
 

@@ -17,20 +17,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skipstone.evaluation.statistics import holm, paired
+from skipstone.evaluation.statistics import compare_paired, holm
 
 from .hypotheses import ALPHA, Verdict, h1
-from .scores import FEWEST, Row, Scores
+from .scores import MIN_PROMPTS, ScoreRow, Scores
 
-LARGEST = 1_000_000  # bytes of an agent's file
-ALWAYS = 0.95  # share of one action
-FEWER, ADJUST, PIVOT = 30.0, 35.0, 40.0  # mean calls of G2 and G3
-DROP = 0.05  # of the judge's score, on another model
-WEAK = "ddim", 20.0  # the row of G2: solver and calls
+MAX_AGENT_BYTES = 1_000_000  # bytes of an agent's file
+MAX_ACTION_SHARE = 0.95  # share of one action
+MAX_CALLS, ADJUST_CALLS, GIVE_UP_CALLS = 30.0, 35.0, 40.0  # mean calls of G2 and G3
+MAX_SCORE_DROP = 0.05  # of the judge's score, on another model
+WEAK_BASELINE = "ddim", 20.0  # the row of G2: solver and calls
 
 
 @dataclass(frozen=True)
-class Learnt:
+class TrainingSummary:
     """What is known of one training.
 
     Args:
@@ -51,7 +51,7 @@ class Learnt:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MemoryUsage:
     """Bytes: the most that the evaluation's process held, what the machine has, and the largest agent's file."""
 
     peak: int
@@ -60,64 +60,71 @@ class Machine:
 
 
 def gates(
-    scores: Scores, learnt: Sequence[Learnt] = (), machine: Machine | None = None, elsewhere: Scores | None = None
+    scores: Scores,
+    learnt: Sequence[TrainingSummary] = (),
+    machine: MemoryUsage | None = None,
+    transfer_scores: Scores | None = None,
 ) -> list[Verdict]:
-    """All five, in order; `elsewhere` are the scores on another model."""
-    return [g0(machine), g1(learnt), g2(scores), g3(scores), g4(elsewhere)]
+    """All five, in order; `transfer_scores` are the scores on another model."""
+    return [g0(machine), g1(learnt), g2(scores), g3(scores), g4(transfer_scores)]
 
 
-def _absent(name: str, claim: str, why: str) -> Verdict:
+def _not_applicable(name: str, claim: str, why: str) -> Verdict:
     return Verdict(name, claim, None, {}, f"Not applicable, because {why}.")
 
 
-def g0(machine: Machine | None) -> Verdict:
+def g0(machine: MemoryUsage | None) -> Verdict:
     """It fits."""
-    claim = f"The agent's file is below {LARGEST // 1_000_000} MB, and its evaluation fits the machine's memory."
+    claim = (
+        f"The agent's file is below {MAX_AGENT_BYTES // 1_000_000} MB, and its evaluation fits the machine's memory."
+    )
     if machine is None:
-        return _absent("G0", claim, "the memory of the evaluation was not noted")
+        return _not_applicable("G0", claim, "the memory of the evaluation was not noted")
     why = f"{machine.largest / 1000:.0f} kB; {machine.peak / 1e9:.2f} of {machine.total / 1e9:.1f} GB."
-    return Verdict("G0", claim, machine.largest < LARGEST and machine.peak < machine.total, vars(machine), why)
+    return Verdict("G0", claim, machine.largest < MAX_AGENT_BYTES and machine.peak < machine.total, vars(machine), why)
 
 
-def g1(learnt: Sequence[Learnt]) -> Verdict:
+def g1(learnt: Sequence[TrainingSummary]) -> Verdict:
     """It learns, and is no constant."""
-    claim = f"Each training ends better than it began and than random; no action makes up over {ALWAYS:.0%}."
+    claim = f"Each training ends better than it began and than random; no action makes up over {MAX_ACTION_SHARE:.0%}."
     if not learnt:
-        return _absent("G1", claim, "no training's records are beside the agents")
-    told = {one.name: {**vars(one), "most": _most(one), "passes": _passes(one)} for one in learnt}
-    passed = sum(bool(t["passes"]) for t in told.values())
+        return _not_applicable("G1", claim, "no training's records are beside the agents")
+    summaries = {one.name: {**vars(one), "most": _largest_action_share(one), "passes": _passes(one)} for one in learnt}
+    passed = sum(bool(t["passes"]) for t in summaries.values())
     ahead = sum(one.best > one.fixed for one in learnt)
     why = (
         f"{passed} of {len(learnt)} trainings; {ahead} ended above the best fixed schedule of the validation prompts. "
-        f"The commonest action's share is {max(_most(one) for one in learnt):.0%} at most."
+        f"The commonest action's share is {max(_largest_action_share(one) for one in learnt):.0%} at most."
     )
     if idle := sum(not one.learnt for one in learnt):
         why += f" The files of {idle} play the fixed schedule all the same, for their lead was not proven."
-    return Verdict("G1", claim, passed == len(learnt), {"trainings": told}, why)
+    return Verdict("G1", claim, passed == len(learnt), {"trainings": summaries}, why)
 
 
-def _most(one: Learnt) -> float:
+def _largest_action_share(one: TrainingSummary) -> float:
     return max(one.actions.values(), default=1.0)
 
 
-def _passes(one: Learnt) -> bool:
-    return one.best > one.first and one.best > one.random and _most(one) <= ALWAYS
+def _passes(one: TrainingSummary) -> bool:
+    return one.best > one.first and one.best > one.random and _largest_action_share(one) <= MAX_ACTION_SHARE
 
 
 def g2(scores: Scores) -> Verdict:
     """It beats a weak fixed sampler."""
-    solver, steps = WEAK
-    claim = f"Better than {solver.upper()} with {steps:g} steps in at least one metric, at {FEWER:g} calls or fewer."
-    agent, weak = scores.agent, _weak(scores)
+    solver, steps = WEAK_BASELINE
+    claim = (
+        f"Better than {solver.upper()} with {steps:g} steps in at least one metric, at {MAX_CALLS:g} calls or fewer."
+    )
+    agent, weak = scores.agent, _find_weak_baseline(scores)
     if weak is None:
-        return _absent("G2", claim, f"no fixed row of {solver} makes {steps:g} calls")
+        return _not_applicable("G2", claim, f"no fixed row of {solver} makes {steps:g} calls")
     tests = {}
     for metric in ("psnr", "ssim", "judge"):
         mine, theirs = agent.values(metric), weak.values(metric)
-        if len({s.rpartition(":")[0] for s in mine.keys() & theirs.keys()}) >= FEWEST:
-            tests[metric] = paired(mine, theirs)
+        if len({s.rpartition(":")[0] for s in mine.keys() & theirs.keys()}) >= MIN_PROMPTS:
+            tests[metric] = compare_paired(mine, theirs)
     if not tests:
-        return _absent("G2", claim, f"fewer than {FEWEST} prompts are scored in common")
+        return _not_applicable("G2", claim, f"fewer than {MIN_PROMPTS} prompts are scored in common")
     corrected = dict(zip(tests, holm([t.p for t in tests.values()]), strict=True))
     figures: dict[str, Any] = {
         m: {"mean": t.mean.value, "low": t.mean.low, "high": t.mean.high, "effect": t.effect, "p_holm": corrected[m]}
@@ -125,46 +132,55 @@ def g2(scores: Scores) -> Verdict:
     }
     won = [m for m, t in tests.items() if t.effect > 0 and t.mean.low > 0 and corrected[m] < ALPHA]
     why = f"Better in {', '.join(won) or 'nothing'} (Holm over {len(tests)} metrics) at {agent.calls:.1f} calls."
-    return Verdict("G2", claim, bool(won) and agent.calls <= FEWER, {"calls": agent.calls, **figures}, why)
+    return Verdict("G2", claim, bool(won) and agent.calls <= MAX_CALLS, {"calls": agent.calls, **figures}, why)
 
 
-def _weak(scores: Scores) -> Row | None:
-    solver, steps = WEAK
+def _find_weak_baseline(scores: Scores) -> ScoreRow | None:
+    solver, steps = WEAK_BASELINE
     rows = [row for row in scores.of("fixed") if solver in row.name.lower() and abs(row.calls - steps) < 0.5]
     return next(iter(rows), None)
 
 
 def g3(scores: Scores) -> Verdict:
     """Its main claim holds, and how many calls that takes."""
-    claim = f"The full run's quality (as in H1) at {FEWER:g} calls or fewer."
-    found = h1(scores, FEWER)
+    claim = f"The full run's quality (as in H1) at {MAX_CALLS:g} calls or fewer."
+    found = h1(scores, MAX_CALLS)
     calls = scores.agent.calls
     if found.p is None:
-        return _absent("G3", claim, found.verdict.why.removeprefix("Not tested: ").rstrip("."))
+        return _not_applicable("G3", claim, found.verdict.why.removeprefix("Not tested: ").rstrip("."))
     good = found.p < ALPHA
     said = (
-        "the claim stands" if calls <= FEWER else "the claim is to be adjusted" if calls <= ADJUST
-        else "too many for the claim" if calls <= PIVOT else "the claim is given up for quality at equal calls (H2)"
-    )  # fmt: skip
+        "the claim stands"
+        if calls <= MAX_CALLS
+        else "the claim is to be adjusted"
+        if calls <= ADJUST_CALLS
+        else "too many for the claim"
+        if calls <= GIVE_UP_CALLS
+        else "the claim is given up for quality at equal calls (H2)"
+    )
     why = f"{calls:.1f} calls: {said}." if good else f"Quality is not shown to hold. {found.verdict.why}"
-    return Verdict("G3", claim, good and calls <= FEWER, {"p": found.p, **found.verdict.figures}, why)
+    return Verdict("G3", claim, good and calls <= MAX_CALLS, {"p": found.p, **found.verdict.figures}, why)
 
 
-def g4(elsewhere: Scores | None) -> Verdict:
+def g4(transfer_scores: Scores | None) -> Verdict:
     """It is of use on a model that it was not trained on."""
-    claim = f"On another model, untrained there, the judge's mean score is at most {DROP:.0%} below the full run's."
-    if elsewhere is None:
-        return _absent("G4", claim, "no scores on another model were given (--transfer)")
-    agent, full = elsewhere.agent, elsewhere.only("full")
+    claim = (
+        f"On another model, untrained there, the judge's mean score is at most {MAX_SCORE_DROP:.0%} below the full run."
+    )
+    if transfer_scores is None:
+        return _not_applicable("G4", claim, "no scores on another model were given (--transfer)")
+    agent, full = transfer_scores.agent, transfer_scores.first_of("full")
     mine, theirs = agent.values("judge"), full.values("judge") if full else {}
-    if len({s.rpartition(":")[0] for s in mine.keys() & theirs.keys()}) < FEWEST:
-        return _absent("G4", claim, f"fewer than {FEWEST} prompts are judged under the agent and in full there")
-    test = paired(mine, theirs)
+    if len({s.rpartition(":")[0] for s in mine.keys() & theirs.keys()}) < MIN_PROMPTS:
+        return _not_applicable(
+            "G4", claim, f"fewer than {MIN_PROMPTS} prompts are judged under the agent and in full there"
+        )
+    test = compare_paired(mine, theirs)
     base = sum(theirs.values()) / len(theirs)
     figures = {
         "calls": agent.calls, "judge": base, "mean": test.mean.value, "low": test.mean.low, "high": test.mean.high,
     }  # fmt: skip
-    holds = bool(math.isfinite(test.mean.low) and test.mean.low >= -DROP * base)
+    holds = bool(math.isfinite(test.mean.low) and test.mean.low >= -MAX_SCORE_DROP * base)
     change = test.mean
     why = f"{change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f}) from {base:.3f}, {agent.calls:.1f} calls."
     return Verdict("G4", claim, holds, figures, why)

@@ -11,18 +11,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from skipstone.evaluation.resampling import RESAMPLES, SEED, Values, by_prompt
-from skipstone.evaluation.statistics import differences, holm, paired, paired_bootstraps, rank_correlation, tost
+from skipstone.evaluation.resampling import RESAMPLES, SEED, SampleValues, mean_by_prompt
+from skipstone.evaluation.statistics import (
+    compare_paired,
+    holm,
+    paired_bootstraps,
+    paired_differences,
+    rank_correlation,
+    tost,
+)
 from skipstone.evaluation.statistics import mean as mean_statistic
-from skipstone_train.agents.complexity import complexities
+from skipstone_train.agents.complexity import prompt_complexities
 
-from .refined import DEFECTS, JUDGE, TOLD, Arms
-from .scores import FEWEST, Row, Scores, mean_of
+from .refined import DEFECT_METRIC, JUDGE_METRIC, KNOWN_DEFECT_MARK, ArmScores
+from .scores import MIN_PROMPTS, ScoreRow, Scores, mean_over_prompts
 
 MARGINS, FEW_CALLS = {"judge": 0.02, "ssim": 0.01}, 20.0  # of H1
-ALPHA, STRICT = 0.05, 0.01  # STRICT of H2
-RHO = 0.3  # of H3
-CLOSED, REACHED, ORACLES = 0.6, 0.8, 32  # shares of the gaps to the oracle and to the ceiling; samples of the oracle
+ALPHA, STRICT_ALPHA = 0.05, 0.01  # STRICT of H2
+MIN_RHO = 0.3  # of H3
+MIN_ORACLE_SHARE, MIN_CEILING_SHARE, MIN_ORACLE_SAMPLES = (
+    0.6,
+    0.8,
+    32,
+)  # shares of the gaps to the oracle and to the ceiling; samples of the oracle
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class Finding:
     alpha: float = ALPHA
 
 
-def untested(name: str, claim: str, why: str) -> Finding:
+def make_untested(name: str, claim: str, why: str) -> Finding:
     """A claim that these scores say nothing about."""
     return Finding(Verdict(name, claim, None, {}, f"Not tested: {why}"), None, False)
 
@@ -75,7 +86,7 @@ def decide(findings: Sequence[Finding]) -> list[Verdict]:
     return found
 
 
-def hypotheses(scores: Scores, refine: Arms | None = None) -> list[Verdict]:
+def hypotheses(scores: Scores, refine: ArmScores | None = None) -> list[Verdict]:
     """H1 to H4, tested together.
 
     Args:
@@ -100,14 +111,14 @@ def h1(scores: Scores, most: float = FEW_CALLS) -> Finding:
         f"As good as the full run at {most:g} calls or fewer in the mean: the judge's mean score and SSIM to the "
         f"converged picture equivalent within {MARGINS['judge']:g} and {MARGINS['ssim']:g}, or better."
     )
-    agent, full = scores.agent, scores.only("full")
+    agent, full = scores.agent, scores.first_of("full")
     if full is None:
-        return untested("H1", claim, "there is no full run among the rows.")
+        return make_untested("H1", claim, "there is no full run among the rows.")
     for metric in MARGINS:
-        if few := _few(agent.values(metric), full.values(metric)):
-            return untested("H1", claim, f"{metric}: {few}")
-    found = _quality(agent, full)
-    alone = {row.run or row.name: _quality(row, full) for row in scores.trainings}
+        if few := _why_too_few(agent.values(metric), full.values(metric)):
+            return make_untested("H1", claim, f"{metric}: {few}")
+    found = _compare_quality(agent, full)
+    alone = {row.run or row.name: _compare_quality(row, full) for row in scores.trainings}
     words = [
         f"{m} {found[m]['difference']:+.4f} (90 % {found[m]['low']:+.4f} to {found[m]['high']:+.4f})" for m in MARGINS
     ]
@@ -120,12 +131,12 @@ def h1(scores: Scores, most: float = FEW_CALLS) -> Finding:
     return Finding(Verdict("H1", claim, None, figures, why), found["p"], agent.calls <= most)
 
 
-def _quality(row: Row, full: Row) -> dict[str, Any]:
+def _compare_quality(row: ScoreRow, full: ScoreRow) -> dict[str, Any]:
     """Both metrics of a row against the full run; p is the larger of those that rule out being worse."""
     figures: dict[str, Any] = {"calls": row.calls, "p": 0.0, "equivalent": True}
     for metric, margin in MARGINS.items():
-        found = differences(row.values(metric), full.values(metric))
-        test, lower = tost(found, margin), _not_below(found, margin)
+        found = paired_differences(row.values(metric), full.values(metric))
+        test, lower = tost(found, margin), _p_not_below(found, margin)
         figures["p"] = max(figures["p"], lower)
         figures["equivalent"] &= test.equivalent
         figures[metric] = {
@@ -135,7 +146,7 @@ def _quality(row: Row, full: Row) -> dict[str, Any]:
     return figures
 
 
-def _not_below(found: Sequence[float], margin: float) -> float:
+def _p_not_below(found: Sequence[float], margin: float) -> float:
     """p of the one-sided t-test that the mean difference is at or below -margin."""
     import numpy as np
     from scipy.stats import t as student
@@ -160,23 +171,25 @@ def h2(scores: Scores) -> Finding:
     """
     claim = "Higher PSNR to the converged picture than the best fixed sampler at equal mean calls, p < 0.01."
     agent = scores.agent
-    found = against_fixed(agent, scores)
+    found = compare_with_fixed(agent, scores)
     if found is None:
-        return untested("H2", claim, "no fixed rows make as few and as many calls, or fewer than 8 prompts are shared.")
-    rules = {r.name: f for r in scores.of("rule") if (f := against_fixed(r, scores)) is not None}
-    alone = {row.run or row.name: f for row in scores.trainings if (f := against_fixed(row, scores)) is not None}
+        return make_untested(
+            "H2", claim, "no fixed rows make as few and as many calls, or fewer than 8 prompts are shared."
+        )
+    rules = {r.name: f for r in scores.of("rule") if (f := compare_with_fixed(r, scores)) is not None}
+    alone = {row.run or row.name: f for row in scores.trainings if (f := compare_with_fixed(row, scores)) is not None}
     figures: dict[str, Any] = {**found, "rules": rules, "trainings": alone}
-    why = f"{_told(found)}; {sum(map(_sure, alone.values()))} of {len(alone)} trainings alone."
-    if not _sure(found) and (sure := [name for name, f in rules.items() if _sure(f)]):
+    why = f"{_describe_comparison(found)}; {sum(map(_is_significant, alone.values()))} of {len(alone)} trainings alone."
+    if not _is_significant(found) and (sure := [name for name, f in rules.items() if _is_significant(f)]):
         why += f" Rules that manage it: {', '.join(sure)}."
-    searched = against_fixed(agent, scores, searched=True)
+    searched = compare_with_fixed(agent, scores, searched=True)
     if searched is not None and searched["rival"] != found["rival"]:
         figures["searched"] = searched
-        why += f" Searched schedules included, {_told(searched)}, p = {searched['p']:.2g}."
-    return Finding(Verdict("H2", claim, None, figures, why), found["p"], _ahead(found), STRICT)
+        why += f" Searched schedules included, {_describe_comparison(searched)}, p = {searched['p']:.2g}."
+    return Finding(Verdict("H2", claim, None, figures, why), found["p"], _is_ahead(found), STRICT_ALPHA)
 
 
-def _told(found: Mapping[str, Any]) -> str:
+def _describe_comparison(found: Mapping[str, Any]) -> str:
     return (
         f"{found['mean']:+.2f} dB in the mean (99 % interval {found['low']:+.2f} to {found['high']:+.2f}) against "
         f"{found['rival']} at {found['calls']:.1f} calls; effect {found['effect']:+.2f}, better on "
@@ -184,15 +197,17 @@ def _told(found: Mapping[str, Any]) -> str:
     )
 
 
-def _ahead(found: Mapping[str, Any]) -> bool:
+def _is_ahead(found: Mapping[str, Any]) -> bool:
     return bool(found["low"] > 0 and found["effect"] > 0)
 
 
-def _sure(found: Mapping[str, Any]) -> bool:
-    return _ahead(found) and found["p"] < STRICT
+def _is_significant(found: Mapping[str, Any]) -> bool:
+    return _is_ahead(found) and found["p"] < STRICT_ALPHA
 
 
-def against_fixed(row: Row, scores: Scores, metric: str = "psnr", searched: bool = False) -> dict[str, Any] | None:
+def compare_with_fixed(
+    row: ScoreRow, scores: Scores, metric: str = "psnr", searched: bool = False
+) -> dict[str, Any] | None:
     """A row against the best fixed sampler, or mixture of two, at its mean calls; None where there is none.
 
     `searched`: schedules that were searched for the model count as samplers, too.
@@ -200,7 +215,7 @@ def against_fixed(row: Row, scores: Scores, metric: str = "psnr", searched: bool
     mine = row.values(metric)
     fixed = [r for r in scores.of("fixed", "full") if searched or not r.searched]
     rivals = [(r, r.calls, r.values(metric)) for r in fixed]
-    rivals = [(r, calls, values) for r, calls, values in rivals if not _few(mine, values)]
+    rivals = [(r, calls, values) for r, calls, values in rivals if not _why_too_few(mine, values)]
     calls, best, name = row.calls, dict[str, float](), ""
     for a, few, low in rivals:
         for b, many, high in rivals:
@@ -210,13 +225,13 @@ def against_fixed(row: Row, scores: Scores, metric: str = "psnr", searched: bool
             if share == 0.0 and a is not b:
                 continue
             mixed = {s: (1 - share) * low[s] + share * high[s] for s in low.keys() & high.keys() & mine.keys()}
-            if not _few(mine, mixed) and (not best or mean_of(mixed) > mean_of(best)):
+            if not _why_too_few(mine, mixed) and (not best or mean_over_prompts(mixed) > mean_over_prompts(best)):
                 best = mixed
                 name = a.name if share == 0.0 else f"{a.name} mixed with {share:.0%} {b.name}"
     if not best:
         return None
-    test = paired(mine, best)
-    span = paired_bootstraps(mine, best, [mean_statistic], level=1 - STRICT)[0]
+    test = compare_paired(mine, best)
+    span = paired_bootstraps(mine, best, [mean_statistic], level=1 - STRICT_ALPHA)[0]
     return {
         "rival": name, "calls": calls, "mean": span.value, "low": span.low, "high": span.high,
         "median": test.median.value, "tail": test.tail.value, "p": test.p, "effect": test.effect, "wins": test.wins,
@@ -229,18 +244,18 @@ def against_fixed(row: Row, scores: Scores, metric: str = "psnr", searched: bool
 
 def h3(scores: Scores) -> Finding:
     """Calls grow with what the prompt asks for: Spearman's rho >= 0.3, one pair for each prompt."""
-    claim = f"Calls follow the prompt: rank correlation with its complexity of at least {RHO:g}."
+    claim = f"Calls follow the prompt: rank correlation with its complexity of at least {MIN_RHO:g}."
     calls = scores.agent.values("calls")
     known = {sample: scores.prompts[sample] for sample in calls if sample in scores.prompts}
-    if few := _few(calls, dict.fromkeys(known, 0.0)):
-        return untested("H3", claim, few)
+    if few := _why_too_few(calls, dict.fromkeys(known, 0.0)):
+        return make_untested("H3", claim, few)
     texts = list(dict.fromkeys(known.values()))
-    found = complexities(texts)
+    found = prompt_complexities(texts)
     level = dict(zip(texts, found.values, strict=True))
-    x = list(by_prompt({s: level[t] for s, t in known.items()}).values())
-    y = list(by_prompt({s: calls[s] for s in known}).values())
+    x = list(mean_by_prompt({s: level[t] for s, t in known.items()}).values())
+    y = list(mean_by_prompt({s: calls[s] for s in known}).values())
     if len(set(x)) == 1:
-        return untested("H3", claim, f"all prompts are equally complex ({found.unit}: {x[0]:g}).")
+        return make_untested("H3", claim, f"all prompts are equally complex ({found.unit}: {x[0]:g}).")
     rho, p = rank_correlation(x, y)
     low, high = _rho_interval(x, y)
     means = {f"{level:g}": _mean([b for a, b in zip(x, y, strict=True) if a == level]) for level in sorted(set(x))}
@@ -248,14 +263,14 @@ def h3(scores: Scores) -> Finding:
     figures = {"rho": rho, "low": low, "high": high, "prompts": len(x), "unit": found.unit, "calls": means}
     figures["trainings"] = alone
     why = f"rho = {rho:+.2f} (95 % interval {low:+.2f} to {high:+.2f}) with {found.unit}, {len(x)} prompts."
-    return Finding(Verdict("H3", claim, None, figures, why), p, rho >= RHO)
+    return Finding(Verdict("H3", claim, None, figures, why), p, rho >= MIN_RHO)
 
 
-def _rho(row: Row, level: Mapping[str, float], texts: Mapping[str, str]) -> float:
+def _rho(row: ScoreRow, level: Mapping[str, float], texts: Mapping[str, str]) -> float:
     """Spearman's rho of one row's calls with complexity, over prompts."""
     calls = {s: c for s, c in row.values("calls").items() if s in texts}
-    x = by_prompt({s: level[texts[s]] for s in calls})
-    return rank_correlation(list(x.values()), list(by_prompt(calls).values()))[0]
+    x = mean_by_prompt({s: level[texts[s]] for s in calls})
+    return rank_correlation(list(x.values()), list(mean_by_prompt(calls).values()))[0]
 
 
 def _rho_interval(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
@@ -276,23 +291,23 @@ def _rho_interval(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]
 # -- H4: refining beats more steps ------------------------------------------------------------------
 
 
-def h4(refine: Arms | None) -> Finding:
+def h4(refine: ArmScores | None) -> Finding:
     """Some way to refine beats the same calls spent on more full steps, on planted defects *and* by the judge.
 
     Of each way p is the larger of Wilcoxon's two: both must hold, so between them nothing is to be corrected. The best
     of m ways counts, its p times m (Bonferroni). A way that is told where the defect is counts as no method.
     """
     claim = "Refining a region beats the same calls spent on more full steps, on planted defects and by the judge."
-    ways = {arm: figures for arm, figures in (refine or {}).items() if TOLD not in arm}
+    ways = {arm: figures for arm, figures in (refine or {}).items() if KNOWN_DEFECT_MARK not in arm}
     if not refine or not ways:
-        return untested("H4", claim, "no scores of refine were given (--refine).")
+        return make_untested("H4", claim, "no scores of refine were given (--refine).")
     figures: dict[str, Any] = {}
     for arm, measured in refine.items():
-        missing = [name for name in (DEFECTS, JUDGE) if name not in measured]
-        few = [why for pair in measured.values() if (why := _few(*pair))]
+        missing = [name for name in (DEFECT_METRIC, JUDGE_METRIC) if name not in measured]
+        few = [why for pair in measured.values() if (why := _why_too_few(*pair))]
         if missing or few:
-            return untested("H4", claim, f"{arm}: {f'no scores of {missing[0]}.' if missing else few[0]}")
-        figures[arm] = {name: _versus(*pair) for name, pair in measured.items()}
+            return make_untested("H4", claim, f"{arm}: {f'no scores of {missing[0]}.' if missing else few[0]}")
+        figures[arm] = {name: _paired_figures(*pair) for name, pair in measured.items()}
     worst = {arm: max(f["p"] for f in figures[arm].values()) for arm in ways}
     wins = [arm for arm in ways if all(f["low"] > 0 and f["effect"] > 0 for f in figures[arm].values())]
     best = min(wins or ways, key=lambda arm: worst[arm])
@@ -301,8 +316,8 @@ def h4(refine: Arms | None) -> Finding:
     return Finding(Verdict("H4", claim, None, figures, why), min(1.0, worst[best] * len(ways)), best in wins)
 
 
-def _versus(mine: Values, theirs: Values) -> dict[str, Any]:
-    test = paired(mine, theirs)
+def _paired_figures(mine: SampleValues, theirs: SampleValues) -> dict[str, Any]:
+    test = compare_paired(mine, theirs)
     span = test.mean
     return {
         "mean": span.value, "low": span.low, "high": span.high, "p": test.p, "effect": test.effect, "wins": test.wins,
@@ -310,11 +325,11 @@ def _versus(mine: Values, theirs: Values) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _few(*rows: Values) -> str:
+def _why_too_few(*rows: SampleValues) -> str:
     """Why these rows cannot be compared, or nothing."""
     shared = set(rows[0]).intersection(*rows[1:])
-    prompts = len(by_prompt(dict.fromkeys(shared, 0.0)))
-    return "" if prompts >= FEWEST else f"{prompts} prompts are scored in common, {FEWEST} are needed."
+    prompts = len(mean_by_prompt(dict.fromkeys(shared, 0.0)))
+    return "" if prompts >= MIN_PROMPTS else f"{prompts} prompts are scored in common, {MIN_PROMPTS} are needed."
 
 
 def _mean(values: Sequence[float]) -> float:

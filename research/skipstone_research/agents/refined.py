@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from skipstone.errors import BenchError
-from skipstone.evaluation.resampling import Values
+from skipstone.evaluation.resampling import SampleValues
 
 from .scores import refuse_summary
 
-STEPS = "more steps"  # the arm that spends the same calls without refining
-TOLD = "told"  # in the name of an arm that knows where the defect is: a bound, no method
-PLANTED = "planted"  # how conditions with a defect begin
-DEFECTS, JUDGE = "planted defects, PSNR in dB", "judge's score"
+MORE_STEPS_ARM = "more steps"  # the arm that spends the same calls without refining
+KNOWN_DEFECT_MARK = "told"  # in the name of an arm that knows where the defect is: a bound, no method
+PLANTED_PREFIX = "planted"  # how conditions with a defect begin
+DEFECT_METRIC, JUDGE_METRIC = "planted defects, PSNR in dB", "judge's score"
 
-Arms: TypeAlias = Mapping[str, Mapping[str, tuple[Values, Values]]]
+ArmScores: TypeAlias = Mapping[str, Mapping[str, tuple[SampleValues, SampleValues]]]
 
 
-def refined(path: Path) -> Arms:
+def load_refine_scores(path: Path) -> ArmScores:
     """Arm -> figure -> (with refine, with more steps), of a file {condition: {arm: {measure: {sample: score}}}}.
 
     A sample's score is its mean over conditions: over those with a planted defect of "psnr", to the undamaged picture;
@@ -32,31 +32,33 @@ def refined(path: Path) -> Arms:
     """
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        conditions = {name: arms for name, arms in found.items() if isinstance(arms, dict) and STEPS in arms}
+        conditions = {name: arms for name, arms in found.items() if isinstance(arms, dict) and MORE_STEPS_ARM in arms}
     except (OSError, ValueError, AttributeError):
         raise BenchError(f"--refine: {path} cannot be read: expected what research/agents/refine.py writes.") from None
     if not conditions:
-        raise BenchError(f"--refine: {path} has no condition with an arm {STEPS!r} to compare with.")
-    names = dict.fromkeys(arm for arms in conditions.values() for arm in arms if arm != STEPS)
-    defects = [arms for name, arms in conditions.items() if name.startswith(PLANTED)]
-    made: dict[str, dict[str, tuple[Values, Values]]] = {}
+        raise BenchError(f"--refine: {path} has no condition with an arm {MORE_STEPS_ARM!r} to compare with.")
+    names = dict.fromkeys(arm for arms in conditions.values() for arm in arms if arm != MORE_STEPS_ARM)
+    defects = [arms for name, arms in conditions.items() if name.startswith(PLANTED_PREFIX)]
+    made: dict[str, dict[str, tuple[SampleValues, SampleValues]]] = {}
     for arm in names:
         both = {
-            DEFECTS: _pooled(defects, arm, "psnr", path),
-            JUDGE: _pooled(conditions.values(), arm, "judge", path),
+            DEFECT_METRIC: _pool_conditions(defects, arm, "psnr", path),
+            JUDGE_METRIC: _pool_conditions(conditions.values(), arm, "judge", path),
         }
         made[arm] = {what: pair for what, pair in both.items() if pair[0]}
     return made
 
 
-def _pooled(conditions: Iterable[Mapping[str, Any]], arm: str, measure: str, path: Path) -> tuple[Values, Values]:
+def _pool_conditions(
+    conditions: Iterable[Mapping[str, Any]], arm: str, measure: str, path: Path
+) -> tuple[SampleValues, SampleValues]:
     """Means over the conditions that have the arm; samples that any of them lacks are left out."""
     mine: list[Mapping[str, float]] = []
     steps: list[Mapping[str, float]] = []
     for arms in conditions:
-        if arm in arms and measure in arms[arm] and measure in arms[STEPS]:
+        if arm in arms and measure in arms[arm] and measure in arms[MORE_STEPS_ARM]:
             mine.append(_samples(arms[arm][measure], path))
-            steps.append(_samples(arms[STEPS][measure], path))
+            steps.append(_samples(arms[MORE_STEPS_ARM][measure], path))
     shared = sorted(set.intersection(*(set(v) for v in (*mine, *steps)))) if mine else []
     return _means(mine, shared), _means(steps, shared)
 

@@ -11,24 +11,24 @@ from typing import Any
 
 from skipstone.evaluation.figures import svg
 from skipstone.evaluation.files import put
-from skipstone_bench.summary import jsonable
+from skipstone_bench.summary import to_jsonable
 
-from .evaluated import Evaluated, evaluated
-from .figures import drawn
-from .gap import gap
+from .evaluated import LoadedEvaluation, load_evaluation
+from .figures import draw_figures
+from .gap import measure_gap_closed
 from .gates import gates
 from .hypotheses import Verdict, hypotheses
-from .refined import Arms, refined
-from .scores import Row, Scores, mean_of
+from .refined import ArmScores, load_refine_scores
+from .scores import ScoreRow, Scores, mean_over_prompts
 
-NAME = "hypotheses"
+FILE_STEM = "hypotheses"
 TEMPLATE = "hypotheses.html.j2"
-WORDS = {True: "holds", False: "does not hold", None: "not tested"}
-TONES = {True: "ahead", False: "behind", None: "even"}
+VERDICT_WORDS = {True: "holds", False: "does not hold", None: "not tested"}
+VERDICT_CLASSES = {True: "ahead", False: "behind", None: "even"}
 
 
 @dataclass(frozen=True)
-class Report:
+class VerdictReport:
     """All verdicts on an evaluation.
 
     Args:
@@ -38,7 +38,7 @@ class Report:
         command: That made the report.
     """
 
-    found: Evaluated
+    evaluation: LoadedEvaluation
     hypotheses: tuple[Verdict, ...]
     gates: tuple[Verdict, ...]
     command: str = ""
@@ -46,29 +46,29 @@ class Report:
     @classmethod
     def of(
         cls,
-        found: Evaluated,
-        refine: Arms | None = None,
-        elsewhere: Scores | None = None,
+        found: LoadedEvaluation,
+        refine: ArmScores | None = None,
+        transfer_scores: Scores | None = None,
         command: str = "",
-    ) -> Report:
+    ) -> VerdictReport:
         """Decide everything that these scores say something about; `refine` as `hypotheses` takes it."""
         decided = hypotheses(found.scores, refine)
-        closed = [gap(found.scores, "oracle"), gap(found.scores, "ceiling")]
-        gated = gates(found.scores, found.learnt, found.machine, elsewhere)
+        closed = [measure_gap_closed(found.scores, "oracle"), measure_gap_closed(found.scores, "ceiling")]
+        gated = gates(found.scores, found.learnt, found.machine, transfer_scores)
         return cls(found, (*decided, *closed), tuple(gated), command)
 
     @property
     def document(self) -> dict[str, Any]:
         """For machines."""
-        scores = self.found.scores
-        document: dict[str, Any] = jsonable(
+        scores = self.evaluation.scores
+        document: dict[str, Any] = to_jsonable(
             {
-                "about": {**self.found.about, "report": self.command},
+                "about": {**self.evaluation.about, "report": self.command},
                 "utility": scores.utility,
                 "hypotheses": self.hypotheses,
                 "gates": self.gates,
-                "rows": [told(row, scores) for row in scores.rows],
-                "trainings": self.found.learnt,
+                "rows": [summarize_row(row, scores) for row in scores.rows],
+                "trainings": self.evaluation.learnt,
             }
         )
         return document
@@ -76,7 +76,7 @@ class Report:
     @property
     def markdown(self) -> str:
         """For a repository."""
-        scores, about = self.found.scores, self.found.about
+        scores, about = self.evaluation.scores, self.evaluation.about
         prompts = about["prompts"]
         lines = [
             "# Hypotheses on agents",
@@ -96,13 +96,13 @@ class Report:
             "",
             "## Rows",
             "",
-            _line(["row", "kind", "calls", "PSNR", "SSIM", "judge", "utility"]),
-            _line([":--", ":--", *["--:"] * 5]),
+            _table_line(["row", "kind", "calls", "PSNR", "SSIM", "judge", "utility"]),
+            _table_line([":--", ":--", *["--:"] * 5]),
         ]
-        for row in ordered(scores):
-            t = told(row, scores)
-            figures = [_number(t[name], form) for name, form in FORMS.items()]
-            lines.append(_line([f"`{row.name}`", row.kind, *figures]))
+        for row in sort_rows(scores):
+            t = summarize_row(row, scores)
+            figures = [_format_number(t[name], form) for name, form in NUMBER_FORMATS.items()]
+            lines.append(_table_line([f"`{row.name}`", row.kind, *figures]))
         return "\n".join([*lines, ""])
 
     @property
@@ -114,31 +114,33 @@ class Report:
             loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        scores = self.found.scores
-        plots = [(title, svg(figure, f"plot-{k}")) for k, (title, figure) in enumerate(drawn(self.found).items())]
+        scores = self.evaluation.scores
+        plots = [
+            (title, svg(figure, f"plot-{k}")) for k, (title, figure) in enumerate(draw_figures(self.evaluation).items())
+        ]
         return there.get_template(TEMPLATE).render(
-            about=self.found.about, prompts=self.found.about["prompts"], utility=scores.utility,
+            about=self.evaluation.about, prompts=self.evaluation.about["prompts"], utility=scores.utility,
             trainings=len(scores.trainings), groups=[("Hypotheses", self.hypotheses), ("Gates", self.gates)],
-            words=WORDS, tones=TONES, plots=plots, forms=FORMS, number=_number,
-            rows=[(row, told(row, scores)) for row in ordered(scores)],
-            figures={v.name: json.dumps(jsonable(v.figures), indent=1) for v in (*self.hypotheses, *self.gates)},
+            words=VERDICT_WORDS, tones=VERDICT_CLASSES, plots=plots, forms=NUMBER_FORMATS, number=_format_number,
+            rows=[(row, summarize_row(row, scores)) for row in sort_rows(scores)],
+            figures={v.name: json.dumps(to_jsonable(v.figures), indent=1) for v in (*self.hypotheses, *self.gates)},
         )  # fmt: skip
 
     def write(self, folder: Path) -> list[Path]:
         """hypotheses.html, .md and .json in a folder. Raises BenchError where that cannot be."""
         text = json.dumps(self.document, indent=1, ensure_ascii=False, allow_nan=False)
         files = {"html": self.page, "md": self.markdown, "json": text}
-        return [put(folder / f"{NAME}.{kind}", content.encode()) for kind, content in files.items()]
+        return [put(folder / f"{FILE_STEM}.{kind}", content.encode()) for kind, content in files.items()]
 
 
-FORMS = {"calls": ".2f", "psnr": ".2f", "ssim": ".4f", "judge": ".4f", "utility": ".2f"}
+NUMBER_FORMATS = {"calls": ".2f", "psnr": ".2f", "ssim": ".4f", "judge": ".4f", "utility": ".2f"}
 
 
-def told(row: Row, scores: Scores) -> dict[str, Any]:
+def summarize_row(row: ScoreRow, scores: Scores) -> dict[str, Any]:
     """Means of a row, for tables only: nothing is decided on them."""
     price = scores.utility.price if math.isnan(row.price) else row.price
-    means = {name: mean_of(row.values(name)) for name in ("calls", "psnr", "ssim", "judge")}
-    utility = mean_of(row.utilities(type(scores.utility)(price, scores.utility.floor, scores.utility.cap)))
+    means = {name: mean_over_prompts(row.values(name)) for name in ("calls", "psnr", "ssim", "judge")}
+    utility = mean_over_prompts(row.utilities(type(scores.utility)(price, scores.utility.floor, scores.utility.cap)))
     return {
         "name": row.name,
         "kind": row.kind,
@@ -149,22 +151,22 @@ def told(row: Row, scores: Scores) -> dict[str, Any]:
     }
 
 
-def ordered(scores: Scores) -> list[Row]:
+def sort_rows(scores: Scores) -> list[ScoreRow]:
     """Rows as a reader wants them: agents, what has to be beaten, what knows more."""
     kinds = ("agent", "rule", "fixed", "full", "random", "ceiling", "oracle")
     return sorted(scores.rows, key=lambda row: (kinds.index(row.kind), row.calls))
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
-    rows = [_line([f"**{v.name}**", WORDS[v.holds], v.claim, v.why]) for v in verdicts]
-    return [_line(["", "", "claim", "what was found"]), _line([":--", ":--", ":--", ":--"]), *rows]
+    rows = [_table_line([f"**{v.name}**", VERDICT_WORDS[v.holds], v.claim, v.why]) for v in verdicts]
+    return [_table_line(["", "", "claim", "what was found"]), _table_line([":--", ":--", ":--", ":--"]), *rows]
 
 
-def _line(cells: Sequence[str]) -> str:
+def _table_line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _number(value: float | None, form: str) -> str:
+def _format_number(value: float | None, form: str) -> str:
     return "" if value is None or math.isnan(value) else format(value, form)
 
 
@@ -175,7 +177,7 @@ def write(
     refine: Path | None = None,
     transfer: Path | None = None,
     command: str = "",
-) -> tuple[Report, list[Path]]:
+) -> tuple[VerdictReport, list[Path]]:
     """The report of an evaluation's folder, into it.
 
     Args:
@@ -188,7 +190,7 @@ def write(
     Raises:
         BenchError: what cannot be read or written.
     """
-    elsewhere = evaluated(transfer).scores if transfer is not None else None
-    arms = refined(refine) if refine is not None else None
-    report = Report.of(evaluated(folder, oracle, ceiling), arms, elsewhere, command)
+    transfer_scores = load_evaluation(transfer).scores if transfer is not None else None
+    arms = load_refine_scores(refine) if refine is not None else None
+    report = VerdictReport.of(load_evaluation(folder, oracle, ceiling), arms, transfer_scores, command)
     return report, report.write(folder)

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from skipstone.errors import BenchError, SpecError
-from skipstone.evaluation.json_lines import lines_of
-from skipstone.evaluation.resampling import Values, by_prompt
+from skipstone.evaluation.json_lines import read_lines
+from skipstone.evaluation.resampling import SampleValues, mean_by_prompt
 from skipstone_bench.store import SAMPLES, Record
 from skipstone_train.agents.rewards import Utility
 
-Kind: TypeAlias = Literal["agent", "rule", "fixed", "full", "random", "oracle", "ceiling"]
-MARKS = ("mean", "std", "median", "n", "sem", "ci")  # keys that only a summary has
-FEWEST = 8  # prompts without which nothing is decided
-WORTH = "worth"  # utility of a sample, where scores of several rows were averaged
-METRICS = {"psnr": "psnr_converged", "ssim": "ssim_converged", "judge": "judge"}  # ours -> of a bench's records
+RowKind: TypeAlias = Literal["agent", "rule", "fixed", "full", "random", "oracle", "ceiling"]
+SUMMARY_KEYS = ("mean", "std", "median", "n", "sem", "ci")  # keys that only a summary has
+MIN_PROMPTS = 8  # prompts without which nothing is decided
+UTILITY_KEY = "worth"  # utility of a sample, where scores of several rows were averaged
+METRIC_COLUMNS = {"psnr": "psnr_converged", "ssim": "ssim_converged", "judge": "judge"}  # ours -> of a bench's records
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One way to denoise, sample by sample.
 
     Args:
@@ -37,7 +37,7 @@ class Row:
     """
 
     name: str
-    kind: Kind
+    kind: RowKind
     samples: Mapping[str, Mapping[str, float]]
     price: float = math.nan
     run: str = ""
@@ -64,11 +64,11 @@ class Row:
     @property
     def calls(self) -> float:
         """Mean calls: of prompts, each the mean over its seeds."""
-        return mean_of(self.values("calls"))
+        return mean_over_prompts(self.values("calls"))
 
     def utilities(self, utility: Utility) -> dict[str, float]:
         """What each sample is worth; of averaged rows the mean worth, for that of a mean is more."""
-        psnr, calls, known = self.values("psnr"), self.values("calls"), self.values(WORTH)
+        psnr, calls, known = self.values("psnr"), self.values("calls"), self.values(UTILITY_KEY)
         return {s: known[s] if s in known else float(utility(psnr[s], calls[s])) for s in psnr}
 
 
@@ -82,43 +82,43 @@ class Scores:
         utility: What agents were trained for, at the price that is judged.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
     prompts: Mapping[str, str] = field(default_factory=dict)
     utility: Utility = field(default_factory=lambda: Utility(0.5, 15.0, 60.0))
 
-    def of(self, *kinds: Kind) -> tuple[Row, ...]:
+    def of(self, *kinds: RowKind) -> tuple[ScoreRow, ...]:
         """The rows of these kinds."""
         return tuple(row for row in self.rows if row.kind in kinds)
 
     @property
-    def trainings(self) -> tuple[Row, ...]:
+    def trainings(self) -> tuple[ScoreRow, ...]:
         """The agent's rows at the price that is judged, one for each training."""
         agents = self.of("agent")
         return tuple(row for row in agents if math.isnan(row.price) or row.price == self.utility.price)
 
     @property
-    def agent(self) -> Row:
+    def agent(self) -> ScoreRow:
         """The agent, each sample's scores averaged over its trainings. Raises BenchError where there is none."""
         if not self.trainings:
             prices = sorted({f"{row.price:g}" for row in self.of("agent")})
             raise BenchError(
                 f"Expected scores of an agent at price {self.utility.price:g}, got {', '.join(prices) or 'no agent'}."
             )
-        return averaged([_weighed(row, self.utility) for row in self.trainings], "the agent")
+        return average_rows([_with_utilities(row, self.utility) for row in self.trainings], "the agent")
 
-    def only(self, kind: Kind) -> Row | None:
+    def first_of(self, kind: RowKind) -> ScoreRow | None:
         """The one row of a kind, or None."""
         return next(iter(self.of(kind)), None)
 
 
-def _weighed(row: Row, utility: Utility) -> Row:
+def _with_utilities(row: ScoreRow, utility: Utility) -> ScoreRow:
     """The row with each sample's worth among its scores."""
     worth = row.utilities(utility)
-    found = {s: {**values, **({WORTH: worth[s]} if s in worth else {})} for s, values in row.samples.items()}
+    found = {s: {**values, **({UTILITY_KEY: worth[s]} if s in worth else {})} for s, values in row.samples.items()}
     return replace(row, samples=found)
 
 
-def averaged(rows: Iterable[Row], name: str) -> Row:
+def average_rows(rows: Iterable[ScoreRow], name: str) -> ScoreRow:
     """Rows as one: each sample's scores averaged over the rows that all have it."""
     rows = list(rows)
     shared = set(rows[0].samples).intersection(*(row.samples for row in rows[1:]))
@@ -126,33 +126,33 @@ def averaged(rows: Iterable[Row], name: str) -> Row:
     for sample in sorted(shared):
         names = set(rows[0].samples[sample]).intersection(*(row.samples[sample] for row in rows[1:]))
         found[sample] = {n: sum(row.samples[sample][n] for row in rows) / len(rows) for n in sorted(names)}
-    return Row(name, rows[0].kind, found, rows[0].price)
+    return ScoreRow(name, rows[0].kind, found, rows[0].price)
 
 
-def mean_of(values: Values) -> float:
+def mean_over_prompts(values: SampleValues) -> float:
     """The mean over prompts; NaN of nothing."""
-    found = by_prompt(values)
+    found = mean_by_prompt(values)
     return sum(found.values()) / len(found) if found else math.nan
 
 
-def of_records(
-    records: Iterable[Record], name: str, kind: Kind, price: float = math.nan, run: str = "", fee: float = 0.0
-) -> Row:
+def row_from_records(
+    records: Iterable[Record], name: str, kind: RowKind, price: float = math.nan, run: str = "", fee: float = 0.0
+) -> ScoreRow:
     """A row out of a bench's records.
 
     Args:
         records: One for each sample.
         name, kind, price, run: Of the row.
-        fee: Of an agent that looks at a picture at every call, in calls: its `Published.fee`, charged here.
+        fee: Of an agent that looks at a picture at every call, in calls: its `PublishedPeer.fee`, charged here.
     """
     samples = {}
     for record in records:
-        values = {ours: record.values[theirs] for ours, theirs in METRICS.items() if theirs in record.values}
+        values = {ours: record.values[theirs] for ours, theirs in METRIC_COLUMNS.items() if theirs in record.values}
         samples[record.sample] = {"calls": record.calls * (1.0 + fee), **values}
-    return Row(name, kind, samples, price, run)
+    return ScoreRow(name, kind, samples, price, run)
 
 
-def of_lines(path: Path, name: str, kind: Kind, price: float | None = None) -> Row:
+def row_from_jsonl(path: Path, name: str, kind: RowKind, price: float | None = None) -> ScoreRow:
     """A row out of JSON Lines, one sample a line: {"sample", "calls", "psnr", ...}; other numbers are kept, too.
 
     Args:
@@ -169,7 +169,7 @@ def of_lines(path: Path, name: str, kind: Kind, price: float | None = None) -> R
     if not path.is_file():
         raise BenchError(f"{path} is not there: expected JSON Lines with the scores of single samples.")
     samples: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(lines_of(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         refuse_summary(line, f"Line {number} of {path}")
         if not isinstance(line.get("sample"), str) or not isinstance(line.get("calls"), int | float):
             raise BenchError(f"Line {number} of {path}: expected the keys sample and calls, got {', '.join(line)}.")
@@ -180,12 +180,12 @@ def of_lines(path: Path, name: str, kind: Kind, price: float | None = None) -> R
     if not samples:
         at = "" if price is None else f" at price {price:g}"
         raise BenchError(f"{path} holds no scores of samples{at}. Hypotheses are not tested on summaries.")
-    return Row(name, kind, samples)
+    return ScoreRow(name, kind, samples)
 
 
 def refuse_summary(found: Mapping[str, Any], where: str) -> None:
     """Raise BenchError for means and deviations where the scores of a sample should be."""
-    marks = [key for key in MARKS if key in found and "sample" not in found]
+    marks = [key for key in SUMMARY_KEYS if key in found and "sample" not in found]
     if marks:
         raise BenchError(
             f"{where} is a summary ({', '.join(marks)}): hypotheses are tested on the scores of single samples, which "

@@ -1,10 +1,11 @@
 """One trajectory of an adapted pipeline: the engine's flows, one per sample, driven by the pipeline's own loop.
 
 The pipeline calls its denoiser, then its scheduler. Each flow is ahead of it by one decision: when the denoiser is
-called, every flow has asked for the `Latent` there and said what it wants computed (the gate obeys); when the scheduler
+called, every flow has asked for the `LatentRequest` there and said what it wants computed (the gate obeys); when the
+scheduler
 steps, the flows are told the latent and the estimate, their forecasts take the place of outputs that were not computed,
-and what the scheduler makes of it answers their `Advance`. The scheduler always steps the whole batch, so the random
-stream is that of the bare pipeline.
+and what the scheduler makes of it answers their `StepRequest`. The scheduler always steps the whole batch, so the
+random stream is that of the bare pipeline.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ import torch
 
 from ...engine.contracts import Finish, Forecast, Full, Plan, Policy, Refine, Run
 from ...engine.flow import FREEZE, flow
-from ...engine.requests import Advance, Estimate, Flow, Latent, Measure, Problem, Query, Result
+from ...engine.requests import Estimate, Flow, LatentRequest, Problem, Query, Result, ScalarsRequest, StepRequest
 from ...errors import GuestError
 from ...numerics.array import to_floats
 from ...numerics.schedule import Schedule
 from ...solvers.ddim import ddim_update
-from .batch_router import Gate, Wish
-from .hosted_scheduler import Hosted, HostSchedule
-from .prompt_state import prompts
-from .rows import Layout
+from .batch_router import BatchRouter, RowRequest
+from .hosted_scheduler import HostSchedule, SchedulerSolver
+from .prompt_state import mean_prompt_states
+from .rows import BatchLayout
 from .scheduler_specs import Trajectory
 
-VIEWS = ("eps", "x0", "v", "flow")
-NOTHING = Wish(compute=False)
+PREDICTION_TYPES = ("eps", "x0", "v", "flow")
+NO_ROWS = RowRequest(compute=False)
 
 
 @dataclass
-class Line:
+class SampleState:
     """One sample: its flow, what the flow waits for, and the estimate that stands in while it has nothing to do."""
 
     flow: Flow
     request: Any
     run: Run
-    held: Any = None  # clean estimate that the outputs mean while the sample waits
-    until: int = 0  # call at which the flow goes on; the scheduler is led there by `held`
-    landing: Any = None  # where the sample is to be put when the pipeline gets there, in engine coordinates
+    held_x0: Any = None  # clean estimate that the outputs mean while the sample waits
+    resume_call: int = 0  # call at which the flow goes on; the scheduler is led there by `held_x0`
+    landing_latent: Any = None  # where the sample is to be put when the pipeline gets there, in engine coordinates
 
     def send(self, answer: Any) -> Any:
         """Answer the flow; what it asks next, or its result."""
@@ -56,7 +57,7 @@ class Line:
         return self.request
 
 
-class Voyage:
+class BatchDriver:
     """The flows of all samples and where the pipeline has taken them.
 
     Args:
@@ -71,32 +72,32 @@ class Voyage:
     def __init__(
         self,
         trajectory: Trajectory,
-        layout: Layout,
-        gate: Gate,
+        layout: BatchLayout,
+        gate: BatchRouter,
         policy: Policy,
         base: Schedule,
         switches: Sequence[float] = (),
     ) -> None:
-        self.trajectory, self.layout, self.gate, self.policy = trajectory, layout, gate, policy
+        self.trajectory, self.layout, self.router, self.policy = trajectory, layout, gate, policy
         self.switches = switches
-        self.host = Hosted.of(trajectory)
-        self.schedule = HostSchedule.of(trajectory, base)
-        self.prompts = prompts(gate)
+        self.scheduler_solver = SchedulerSolver.from_trajectory(trajectory)
+        self.schedule = HostSchedule.from_trajectory(trajectory, base)
+        self.prompts = mean_prompt_states(gate)
         self.shape: torch.Size | None = None
         self.call = 0  # index of the next call of the scheduler
-        self.lines: list[Line] = []
+        self.states: list[SampleState] = []
 
     def begin(self, x: torch.Tensor) -> None:
         """Start a flow for each sample of the first batch, and have it decide."""
         for s in range(self.layout.samples):
             start = self.engine(self.layout.take(x, s), 0)
-            branches, prompt = self.gate.branches, self.prompts[s]
-            problem = Problem(self.schedule, start, self.host.grid, branches=branches, prompt=prompt)
-            going = flow(problem, self.host, self.policy.needs, self.policy.sites)
-            run = next(going)
+            branches, prompt = self.router.branches, self.prompts[s]
+            problem = Problem(self.schedule, start, self.scheduler_solver.grid, branches=branches, prompt=prompt)
+            sample_flow = flow(problem, self.scheduler_solver, self.policy.needs, self.policy.sites)
+            run = next(sample_flow)
             assert isinstance(run, Run)
-            self.lines.append(Line(going, run, run))
-        self._decide(self.lines)  # the first call is made already, whatever they wish
+            self.states.append(SampleState(sample_flow, run, run))
+        self._decide(self.states)  # the first call is made already, whatever they wish
 
     @property
     def finished(self) -> bool:
@@ -105,7 +106,7 @@ class Voyage:
 
     # -- before the step -------------------------------------------------------------------------
 
-    def arrive(self, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def before_step(self, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Tell the flows where their samples are and what the network said; the output that the scheduler is to use."""
         if self.finished:
             raise GuestError(
@@ -114,9 +115,9 @@ class Voyage:
             )
         self._same_shape(x)
         edited = output
-        for s, line in enumerate(self.lines):
+        for s, state in enumerate(self.states):
             own = (self.layout.take(batch, s).clone() for batch in (output, x))  # a view would keep the batch alive
-            said = self._said(s, line, *own)
+            said = self._own_output(s, state, *own)
             if said is not None:
                 edited = edited.clone() if edited is output else edited
                 self.layout.put(edited, s, said.to(output.dtype))
@@ -130,28 +131,28 @@ class Voyage:
             )
         self.shape = x.shape
 
-    def _said(self, s: int, line: Line, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+    def _own_output(self, s: int, state: SampleState, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
         """The output of a sample where it is not the network's own."""
         k = self.call
-        if k < line.until:
-            return self.trajectory.output(k, line.held, x)
-        planned = line.request
-        assert isinstance(planned, Latent)
-        request = line.send(self.engine(x, k))
+        if k < state.resume_call:
+            return self.trajectory.output(k, state.held_x0, x)
+        planned = state.request
+        assert isinstance(planned, LatentRequest)
+        request = state.send(self.engine(x, k))
         real = isinstance(request, Query)
         if isinstance(request, Query):
-            request = line.send(self._estimate(s, request, output, x))
-        if not isinstance(request, Advance):  # the flow made the step itself
-            line.held = self.trajectory.x0(k, output, x)
-            self._leave(line)
+            request = state.send(self._estimate(s, request, output, x))
+        if not isinstance(request, StepRequest):  # the flow made the step itself
+            state.held_x0 = self.trajectory.x0(k, output, x)
+            self._wait_for_pipeline(state)
             return None
         estimate = request.estimate
-        natural = request.t_next == self._after(k)
-        frozen = planned.evaluate == FREEZE and request.t_next <= self.host.end
+        natural = request.t_next == self._next_time(k)
+        frozen = planned.evaluate == FREEZE and request.t_next <= self.scheduler_solver.end
         if frozen or not natural:
-            line.held = estimate.x0
-            line.send(ddim_update(request.x, estimate.x0, request.t, request.t_next, self.schedule))
-            self._leave(line)
+            state.held_x0 = estimate.x0
+            state.send(ddim_update(request.x, estimate.x0, request.t, request.t_next, self.schedule))
+            self._wait_for_pipeline(state)
         if real:
             return None
         same = estimate.prediction == self.trajectory.prediction and estimate.output is not None
@@ -159,28 +160,28 @@ class Voyage:
 
     def _estimate(self, s: int, query: Query, output: torch.Tensor, x: torch.Tensor) -> Estimate:
         """What the network said about a sample, guidance included."""
-        fresh = self.gate.fresh(s)
+        fresh = self.router.get_new_outputs(s)
         x0 = self.trajectory.x0(self.call, output, x)
-        cost = len(fresh) / self.gate.branches
-        known = {branch: value for branch, value in fresh.items() if branch in query.want}
+        cost = len(fresh) / self.router.branches
+        known = {branch: value for branch, value in fresh.items() if branch in query.wanted_sites}
         kind = self.trajectory.prediction
-        if kind not in VIEWS or kind == "x0":  # as the scheduler clips it
+        if kind not in PREDICTION_TYPES or kind == "x0":  # as the scheduler clips it
             return Estimate(x0, cost, features=known)
         axis = 0 if self.layout.width == 1 else 1
         mean = output.narrow(axis, 0, x.shape[axis])  # the rest is a learned variance
         return Estimate(x0, cost, mean, kind, known)  # type: ignore[arg-type]  # one of VIEWS
 
-    def _leave(self, line: Line) -> None:
+    def _wait_for_pipeline(self, state: SampleState) -> None:
         """A sample that moves without the scheduler decides at once, and then waits for the pipeline to catch up."""
-        self._decide([line])
-        request = line.request
-        t = request.t if isinstance(request, Latent) else self.host.end
-        line.landing = request.x
-        line.until = self.host.starts[t]
+        self._decide([state])
+        request = state.request
+        t = request.t if isinstance(request, LatentRequest) else self.scheduler_solver.end
+        state.landing_latent = request.x
+        state.resume_call = self.scheduler_solver.starts[t]
 
     # -- after the step --------------------------------------------------------------------------
 
-    def depart(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+    def after_step(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         """Tell the flows where the scheduler went and have them decide.
 
         Returns:
@@ -189,44 +190,48 @@ class Voyage:
         self.call += 1
         moved = x
         ended: dict[int, torch.Tensor] = {}
-        for s, line in enumerate(self.lines):
-            if line.landing is not None and line.until == self.call:
-                value = (line.landing * (1.0 / self._scale(self.call))).to(x.dtype)
+        for s, state in enumerate(self.states):
+            if state.landing_latent is not None and state.resume_call == self.call:
+                value = (state.landing_latent * (1.0 / self._scale(self.call))).to(x.dtype)
                 moved = moved.clone() if moved is x else moved
                 self.layout.put(moved, s, value)
-                line.landing = None
+                state.landing_latent = None
                 if self.finished:
                     ended[s] = value
-            elif isinstance(line.request, Advance):
-                line.send(self.engine(self.layout.take(x, s), self.call))
-        self._settle()
+            elif isinstance(state.request, StepRequest):
+                state.send(self.engine(self.layout.take(x, s), self.call))
+        self._advance_flows()
         return moved, ended
 
-    def _settle(self) -> None:
-        """Bring every flow to its next `Latent`, and tell the gate what they want."""
-        self._decide([line for line in self.lines if not isinstance(line.request, Latent | Result)])
-        self.gate.next([self._wish(line) for line in self.lines])
+    def _advance_flows(self) -> None:
+        """Bring every flow to its next `LatentRequest`, and tell the gate what they want."""
+        self._decide([state for state in self.states if not isinstance(state.request, LatentRequest | Result)])
+        self.router.begin_iteration([self._row_request(state) for state in self.states])
 
-    def _wish(self, line: Line) -> Wish:
-        request = line.request
-        if self.call < line.until or not isinstance(request, Latent) or isinstance(request.evaluate, Forecast):
-            return NOTHING
-        return Wish(given=request.given)
+    def _row_request(self, state: SampleState) -> RowRequest:
+        request = state.request
+        if (
+            self.call < state.resume_call
+            or not isinstance(request, LatentRequest)
+            or isinstance(request.evaluate, Forecast)
+        ):
+            return NO_ROWS
+        return RowRequest(known_outputs=request.known_outputs)
 
-    def _decide(self, lines: Sequence[Line]) -> None:
+    def _decide(self, states: Sequence[SampleState]) -> None:
         """Measure, consult the policy and send the plans, until each of these flows asks for its latent or is done."""
-        lines = list(lines)
-        if measuring := [line for line in lines if isinstance(line.request, Measure)]:
-            floats = iter(to_floats([v for line in measuring for v in line.request.values]))
-            for line in measuring:
-                line.send([next(floats) for _ in line.request.values])
-        if deciding := [line for line in lines if isinstance(line.request, Run)]:
-            runs = [line.run for line in deciding]
+        states = list(states)
+        if measuring := [state for state in states if isinstance(state.request, ScalarsRequest)]:
+            floats = iter(to_floats([v for state in measuring for v in state.request.values]))
+            for state in measuring:
+                state.send([next(floats) for _ in state.request.values])
+        if deciding := [state for state in states if isinstance(state.request, Run)]:
+            runs = [state.run for state in deciding]
             plans = self.policy.consult(runs, [run.proposal() for run in runs])
-            for line, plan in zip(deciding, self._sound(runs, plans), strict=True):
-                line.send(plan)
+            for state, plan in zip(deciding, self._check_plans(runs, plans), strict=True):
+                state.send(plan)
 
-    def _sound(self, runs: Sequence[Run], plans: Sequence[Plan]) -> list[Plan]:
+    def _check_plans(self, runs: Sequence[Run], plans: Sequence[Plan]) -> list[Plan]:
         """Plans as this pipeline can follow them. Raises GuestError where it cannot."""
         for run, plan in zip(runs, plans, strict=True):
             who = ", ".join(plan.why) or type(self.policy).__name__
@@ -241,22 +246,26 @@ class Voyage:
                     f"that a pipeline does not give. Leave it out; models of Pebble's format can be refined by "
                     f"skipstone's own loop: Pebble.load(folder) and denoise."
                 )
-            if run.here > run.t_end and plan.t_next not in self.host.starts:
+            if run.next_start > run.t_end and plan.t_next not in self.scheduler_solver.starts:
                 raise GuestError(
                     f"{who} lands at t={plan.t_next:g}, between the steps of this scheduler. Let Skipstone take the "
                     f"loop over: adapt(pipe, policy, solver='dpm_adaptive'); or try early_stop, which lands on steps."
                 )
-        plans = [self._switched(run, plan) for run, plan in zip(runs, plans, strict=True)]
-        if self.gate.whole and any(p.evaluate == Full() for p in plans) and any(p.evaluate != Full() for p in plans):
+        plans = [self._call_at_switch(run, plan) for run, plan in zip(runs, plans, strict=True)]
+        if (
+            self.router.all_or_none
+            and any(p.evaluate == Full() for p in plans)
+            and any(p.evaluate != Full() for p in plans)
+        ):
             return [
                 Plan(Full(), r.proposal().t_next, True, (*p.why, "whole")) for r, p in zip(runs, plans, strict=True)
             ]
         return plans
 
-    def _switched(self, run: Run, plan: Plan) -> Plan:
+    def _call_at_switch(self, run: Run, plan: Plan) -> Plan:
         """A plan with a call where another network takes over."""
-        before = run.pending.t if run.pending else run.here
-        if any(run.here < t <= before for t in self.switches) and not isinstance(plan.evaluate, Full | Finish):
+        before = run.pending.t if run.pending else run.next_start
+        if any(run.next_start < t <= before for t in self.switches) and not isinstance(plan.evaluate, Full | Finish):
             return Plan(Full(), run.proposal().t_next, True, (*plan.why, "switch"))
         return plan
 
@@ -271,6 +280,6 @@ class Voyage:
         scale = self._scale(call)
         return x if scale == 1.0 else x * scale
 
-    def _after(self, call: int) -> float:
+    def _next_time(self, call: int) -> float:
         calls = self.trajectory.calls
         return calls[call + 1].t if call + 1 < len(calls) else self.trajectory.end.t

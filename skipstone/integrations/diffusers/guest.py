@@ -18,12 +18,12 @@ from ...engine.contracts import Policy
 from ...engine.requests import Solver
 from ...errors import GuestError, GuestWarning
 from ...policies.certified import Certified
-from ..identity import check, scheduler_from
-from .call_context import VISIT, Settings, Visit
-from .method_swap import original, restore, swap
-from .pipeline_specs import spec_of
-from .run_stats import Account
-from .scheduler_specs import supports
+from ..identity import build_scheduler, check_identity
+from .call_context import CURRENT_CALL, AdaptSettings, CallContext
+from .method_swap import original_class, restore_methods, swap_methods
+from .pipeline_specs import find_pipeline_spec
+from .run_stats import RunStats
+from .scheduler_specs import check_supported
 
 
 def adapt(
@@ -59,11 +59,11 @@ def adapt(
         SpecError: a policy or solver that cannot be understood.
         CertificateError: a policy that was calibrated on something else.
     """
-    spec_of(pipe)
-    supports(pipe.scheduler)
+    find_pipeline_spec(pipe)
+    check_supported(pipe.scheduler)
     decides = _policy(policy)
     if isinstance(decides, Certified):
-        check(decides, pipe)
+        check_identity(decides, pipe)
     solver = solver or decides.solver or None
     chosen = registry.parse("solver", solver) if isinstance(solver, str) else solver
     if not isinstance(chosen, Solver | None):
@@ -71,7 +71,7 @@ def adapt(
             f"Expected a solver of Skipstone or its spec, got {type(chosen).__name__}: solver='dpmpp'. To change the "
             f"pipeline's own scheduler, set pipe.scheduler."
         )
-    settings = Settings(decides, chosen, per_sample, verify_rows)
+    settings = AdaptSettings(decides, chosen, per_sample, verify_rows)
     if "error" in settings.policy.needs and chosen is None:
         raise GuestError(
             f"{registry.spell(settings.policy)} needs the error that an adaptive solver estimates, and a pipeline's "
@@ -103,11 +103,11 @@ class Adapted:
     `last` tells how the latest call went.
     """
 
-    def __init__(self, pipe: Any, settings: Settings) -> None:
+    def __init__(self, pipe: Any, settings: AdaptSettings) -> None:
         self.pipe, self.settings = pipe, settings
-        self._last: Account | None = None
+        self._last: RunStats | None = None
         self._verified = False  # whether a run has shown that rows are independent
-        swap(pipe, {"__call__": _bracket}, _skipstone_stack=[], _skipstone_lock=threading.Lock())
+        swap_methods(pipe, {"__call__": _call_adapted}, _skipstone_stack=[], _skipstone_lock=threading.Lock())
         type(pipe)._skipstone_stack.append(self)
 
     @property
@@ -116,7 +116,7 @@ class Adapted:
         return self.settings.policy
 
     @property
-    def last(self) -> Account:
+    def last(self) -> RunStats:
         """How the latest call went. Raises GuestError before the first one."""
         if self._last is None:
             raise GuestError("The adapted pipeline has not run yet: call pipe(...) first, then ask for .last.")
@@ -127,7 +127,7 @@ class Adapted:
         stack = getattr(type(self.pipe), "_skipstone_stack", [])
         if self in stack:
             stack.remove(self)
-            restore(self.pipe)
+            restore_methods(self.pipe)
 
     def __enter__(self) -> Adapted:
         return self
@@ -141,51 +141,53 @@ class Adapted:
         return f"<{type(self.pipe).__name__} adapted by {registry.spell(self.policy)}>"
 
     def _run(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        call = original(self.pipe).__call__
+        call = original_class(self.pipe).__call__
         try:
             known = inspect.signature(call).bind(self.pipe, *arguments, **named)
         except TypeError:
             return call(self.pipe, *arguments, **named)  # which says what is wrong with them
-        if isinstance(self.policy, Certified) and self.policy.replaces:
+        if isinstance(self.policy, Certified) and self.policy.replacement_scheduler:
             known.arguments["num_inference_steps"] = self.policy.point.steps
             arguments, named = known.args[1:], known.kwargs
         known.apply_defaults()
-        with self._scheduled():
-            return self._visited(call, known.arguments, arguments, named)
+        with self._certified_scheduler():
+            return self._call_pipeline(call, known.arguments, arguments, named)
 
     @contextmanager
-    def _scheduled(self) -> Iterator[None]:
+    def _certified_scheduler(self) -> Iterator[None]:
         """The scheduler that a certificate brings, for the time of a call."""
-        if not isinstance(self.policy, Certified) or not self.policy.replaces:
+        if not isinstance(self.policy, Certified) or not self.policy.replacement_scheduler:
             yield
             return
         own = self.pipe.scheduler
-        self.pipe.scheduler = scheduler_from(self.policy.replaces)
+        self.pipe.scheduler = build_scheduler(self.policy.replacement_scheduler)
         try:
             yield
         finally:
             self.pipe.scheduler = own
 
-    def _visited(self, call: Any, known: Mapping[str, Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        spec = spec_of(self.pipe)
-        verify = self.settings.verify_rows or not (spec.known or self._verified)
-        visit = Visit(self.pipe, spec, self.settings, dict(known), verify)
-        notes = self.policy.doubts(known) if isinstance(self.policy, Certified) else []
-        quiet = {k: _unattended(v) if k in ("callback", "callback_on_step_end") else v for k, v in named.items()}
+    def _call_pipeline(
+        self, call: Any, known: Mapping[str, Any], arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any:
+        spec = find_pipeline_spec(self.pipe)
+        verify = self.settings.verify_rows or not (spec.is_declared or self._verified)
+        context = CallContext(self.pipe, spec, self.settings, dict(known), verify)
+        notes = self.policy.call_warnings(known) if isinstance(self.policy, Certified) else []
+        quiet = {k: _outside_call(v) if k in ("callback", "callback_on_step_end") else v for k, v in named.items()}
         began = time.perf_counter()
         try:
-            with visit.open():
+            with context.open():
                 return call(self.pipe, *arguments, **quiet)
         finally:
-            visit.close()
-            self._verified = self._verified or any(t.verified for t in visit.finished)
-            if visit.finished:
-                self._last = Account.of(self.policy, visit.finished, time.perf_counter() - began)
-            for note in (*notes, *visit.notes):
+            context.close()
+            self._verified = self._verified or any(t.verified for t in context.finished)
+            if context.finished:
+                self._last = RunStats.from_trajectories(self.policy, context.finished, time.perf_counter() - began)
+            for note in (*notes, *context.notes):
                 warnings.warn(note, GuestWarning, stacklevel=5)  # where the pipeline was called
 
 
-def _bracket(self: Any, *args: Any, **kwargs: Any) -> Any:
+def _call_adapted(self: Any, *args: Any, **kwargs: Any) -> Any:
     """The pipeline's call, as long as it is adapted."""
     kind = type(self)
     if not kind._skipstone_lock.acquire(blocking=False):
@@ -200,16 +202,16 @@ def _bracket(self: Any, *args: Any, **kwargs: Any) -> Any:
         kind._skipstone_lock.release()
 
 
-def _unattended(callback: Any) -> Any:
+def _outside_call(callback: Any) -> Any:
     """A user's callback, during which other pipelines run as if no visit were on."""
     if callback is None or hasattr(callback, "tensor_inputs"):  # diffusers asks whether it is one of its own objects
         return callback
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        token = VISIT.set(None)
+        token = CURRENT_CALL.set(None)
         try:
             return callback(*args, **kwargs)
         finally:
-            VISIT.reset(token)
+            CURRENT_CALL.reset(token)
 
     return call

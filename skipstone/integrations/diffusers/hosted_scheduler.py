@@ -9,41 +9,41 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ...engine.requests import Advance, Asked, Latent, Node, Query, Solver, Step
+from ...engine.requests import LatentRequest, Node, Query, Solver, SolverRequest, Step, StepRequest
 from ...numerics.schedule import Schedule
-from .scheduler_specs import Place, Trajectory
+from .scheduler_specs import NoiseLevel, Trajectory
 
 
 @dataclass(frozen=True)
 class HostSchedule(Schedule):
     """The noise levels of one trajectory; between its times, those of `base`."""
 
-    places: Mapping[float, Place]
+    noise_levels: Mapping[float, NoiseLevel]
     base: Schedule
     name: ClassVar[str] = "host"
 
     @staticmethod
-    def of(trajectory: Trajectory, base: Schedule) -> HostSchedule:
+    def from_trajectory(trajectory: Trajectory, base: Schedule) -> HostSchedule:
         """Of the calls of a trajectory and its end."""
         return HostSchedule({p.t: p for p in (*trajectory.calls, trajectory.end)}, base)
 
     def alpha(self, t: float) -> float:
-        place = self.places.get(t)
+        place = self.noise_levels.get(t)
         return self.base.alpha(t) if place is None else place.alpha
 
     def sigma(self, t: float) -> float:
-        place = self.places.get(t)
+        place = self.noise_levels.get(t)
         return self.base.sigma(t) if place is None else place.sigma
 
     def timestep(self, t: float) -> float:
         return self.base.timestep(t)
 
-    def stretch(self, t: float) -> float:
-        return self.base.stretch(t)
+    def sample_scale(self, t: float) -> float:
+        return self.base.sample_scale(t)
 
 
 @dataclass(frozen=True)
-class Hosted(Solver):
+class SchedulerSolver(Solver):
     """Asks where the sample is, for its estimate, and where the host took it.
 
     Args:
@@ -57,10 +57,10 @@ class Hosted(Solver):
     hosted: ClassVar[bool] = True
 
     @staticmethod
-    def of(trajectory: Trajectory) -> Hosted:
+    def from_trajectory(trajectory: Trajectory) -> SchedulerSolver:
         """Of a trajectory: one step for each group of its calls."""
         calls = iter(p.t for p in trajectory.calls)
-        return Hosted(tuple(tuple(itertools.islice(calls, n)) for n in trajectory.stages), trajectory.end.t)
+        return SchedulerSolver(tuple(tuple(itertools.islice(calls, n)) for n in trajectory.stages), trajectory.end.t)
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -83,11 +83,11 @@ class Hosted(Solver):
 
     def step(
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
-    ) -> Generator[Asked, Any, Step]:
+    ) -> Generator[SolverRequest, Any, Step]:
         times, after = self._step_at[t]
         places = (*(times if t_next == after else times[:1]), t_next)
         for here, there in itertools.pairwise(places):
-            x = yield Latent(x, here)
+            x = yield LatentRequest(x, here)
             estimate = yield Query(x, here)
-            x = yield Advance(x, here, there, estimate)
+            x = yield StepRequest(x, here, there, estimate)
         return Step(x)

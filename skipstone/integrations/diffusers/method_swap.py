@@ -16,15 +16,15 @@ from weakref import WeakKeyDictionary
 
 _LOCK = threading.Lock()
 # A network compiled in place is compiled again for every new class, and not at all after the eighth: it keeps its one.
-_MADE: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_SUBCLASSES: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
-def swap(obj: Any, methods: Mapping[str, Callable[..., Any]], **facts: Any) -> None:
+def swap_methods(obj: Any, methods: Mapping[str, Callable[..., Any]], **facts: Any) -> None:
     """Replace methods of an object; an object that already is swapped counts one more user.
 
     Args:
         obj: Whose class is replaced. Copies and pickles of it are of the original class.
-        methods: Name -> function; the original is `original(self)` and its attribute of that name.
+        methods: Name -> function; the original is `original_class(self)` and its attribute of that name.
         facts: Attributes of the class made.
     """
     with _LOCK:
@@ -32,17 +32,17 @@ def swap(obj: Any, methods: Mapping[str, Callable[..., Any]], **facts: Any) -> N
         if "_skipstone_users" in vars(kind):
             kind._skipstone_users += 1
             return
-        made = _MADE.get(obj)
+        made = _SUBCLASSES.get(obj)
         if made is None or made._skipstone_original is not kind or made._skipstone_methods != methods:
             made = _subclass(kind, methods, facts)
             if not facts:  # which may lead back to the object, and keep it alive
-                _MADE[obj] = made
+                _SUBCLASSES[obj] = made
         made._skipstone_users = 1
         obj.__class__ = made
 
 
 def _subclass(kind: Any, methods: Mapping[str, Callable[..., Any]], facts: Mapping[str, Any]) -> Any:
-    body: dict[str, Any] = {name: _dressed(function, getattr(kind, name)) for name, function in methods.items()}
+    body: dict[str, Any] = {name: _wrap_method(function, getattr(kind, name)) for name, function in methods.items()}
     body |= {
         "_skipstone_original": kind,
         "_skipstone_methods": methods,
@@ -50,14 +50,14 @@ def _subclass(kind: Any, methods: Mapping[str, Callable[..., Any]], facts: Mappi
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
-        "__reduce_ex__": _plain,
+        "__reduce_ex__": _reduce_as_original,
         **facts,
     }
     return type(kind.__name__, (kind,), body)
 
 
-def restore(obj: Any) -> None:
-    """Take back one `swap`; the last one gives the object its class again."""
+def restore_methods(obj: Any) -> None:
+    """Take back one `swap_methods`; the last one gives the object its class again."""
     with _LOCK:
         kind = type(obj)
         if "_skipstone_users" not in vars(kind):
@@ -67,12 +67,12 @@ def restore(obj: Any) -> None:
             obj.__class__ = kind._skipstone_original
 
 
-def original(obj: Any) -> Any:
+def original_class(obj: Any) -> Any:
     """The class that an object had before it was swapped."""
     return vars(type(obj)).get("_skipstone_original", type(obj))
 
 
-def _dressed(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
+def _wrap_method(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
     """A function of its own that looks like the method whose place it takes: diffusers reads signatures."""
 
     @functools.wraps(like)
@@ -82,9 +82,9 @@ def _dressed(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
     return method
 
 
-def _plain(self: Any, protocol: Any) -> Any:
+def _reduce_as_original(self: Any, protocol: Any) -> Any:
     """What a copy or a pickle of a swapped object becomes: one of the original class."""
-    kind = original(self)
+    kind = original_class(self)
     make, made_of, *state = kind.__reduce_ex__(self, protocol)
     if make is copyreg.__newobj__:  # type: ignore[attr-defined]  # pickle insists on the class of now
         make = kind.__new__

@@ -13,18 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from ...engine.contracts import View
+from ...engine.contracts import PredictionType
 from ...errors import GuestError
 from ...numerics.parametrize import from_x0, to_x0
 from ...numerics.tables import Table
 
-GAP = 1e-6  # least difference between the times of two steps
-SURE = 0.5  # how far from every timestep of a scheduler the one it is given may lie (they are floats in half precision)
-Foreign: TypeAlias = Literal["edm", "reversed flow"]  # outputs that are none of the engine's views
+MIN_TIME_GAP = 1e-6  # least difference between the times of two steps
+TIMESTEP_TOLERANCE = (
+    0.5  # how far from every timestep of a scheduler the one it is given may lie (they are floats in half precision)
+)
+NonstandardPrediction: TypeAlias = Literal["edm", "reversed flow"]  # outputs that are none of the engine's views
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NoiseLevel:
     """Where the sample is at one call of the scheduler: scale * x = alpha x0 + sigma noise."""
 
     t: float
@@ -33,10 +35,10 @@ class Place:
     sigma: float
 
 
-CLEAN = Place(0.0, 1.0, 1.0, 0.0)
+CLEAN_LEVEL = NoiseLevel(0.0, 1.0, 1.0, 0.0)
 
 
-def times(array: Any, factor: float) -> Any:
+def scale_array(array: Any, factor: float) -> Any:
     """The array scaled, at no operation where the factor is 1: this is done for every sample and step."""
     return array if factor == 1.0 else array * factor
 
@@ -45,7 +47,7 @@ def times(array: Any, factor: float) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PredictionConverter:
     """What a network's output means, as a prediction of the standard kinds.
 
     Args:
@@ -56,22 +58,26 @@ class Reading:
             arXiv 2206.00364); in units of it, an EDM output is a v prediction.
     """
 
-    prediction: View | Foreign
-    kind: View
+    prediction: PredictionType | NonstandardPrediction
+    kind: PredictionType
     sign: float = 1.0
     data: float = 1.0
 
-    def x0(self, output: Any, x: Any, place: Place) -> Any:
+    def x0(self, output: Any, x: Any, place: NoiseLevel) -> Any:
         """The clean estimate that `output` means at `x`, which is in engine coordinates."""
         alpha, sigma, unit = self._units(place)
-        return times(to_x0(self.kind, times(output, self.sign), times(x, unit), alpha, sigma), self.data)
+        return scale_array(
+            to_x0(self.kind, scale_array(output, self.sign), scale_array(x, unit), alpha, sigma), self.data
+        )
 
-    def output(self, x0: Any, x: Any, place: Place) -> Any:
+    def output(self, x0: Any, x: Any, place: NoiseLevel) -> Any:
         """The output that means `x0` at `x`, which is in engine coordinates."""
         alpha, sigma, unit = self._units(place)
-        return times(from_x0(self.kind, times(x0, 1.0 / self.data), times(x, unit), alpha, sigma), self.sign)
+        return scale_array(
+            from_x0(self.kind, scale_array(x0, 1.0 / self.data), scale_array(x, unit), alpha, sigma), self.sign
+        )
 
-    def _units(self, place: Place) -> tuple[float, float, float]:
+    def _units(self, place: NoiseLevel) -> tuple[float, float, float]:
         """Alpha and sigma for pictures in units of their deviation, and what x is to be multiplied by."""
         if self.data == 1.0:
             return place.alpha, place.sigma, 1.0
@@ -80,116 +86,120 @@ class Reading:
         return alpha, s * alpha, alpha / (place.alpha * self.data)
 
 
-PREDICTIONS: dict[str, Reading] = {
-    "epsilon": Reading("eps", "eps"),
-    "sample": Reading("x0", "x0"),
-    "original_sample": Reading("x0", "x0"),
-    "v_prediction": Reading("v", "v"),
-    "flow_prediction": Reading("flow", "flow"),
+CONVERTERS: dict[str, PredictionConverter] = {
+    "epsilon": PredictionConverter("eps", "eps"),
+    "sample": PredictionConverter("x0", "x0"),
+    "original_sample": PredictionConverter("x0", "x0"),
+    "v_prediction": PredictionConverter("v", "v"),
+    "flow_prediction": PredictionConverter("flow", "flow"),
 }
-REVERSED_FLOW = Reading("reversed flow", "flow", -1.0)
+REVERSED_FLOW = PredictionConverter("reversed flow", "flow", -1.0)
 
 
-def by_config(scheduler: Any) -> Reading:
+def converter_from_config(scheduler: Any) -> PredictionConverter:
     """As `prediction_type` says."""
     kind = scheduler.config.get("prediction_type", "epsilon")
-    if kind not in PREDICTIONS:
+    if kind not in CONVERTERS:
         raise GuestError(
-            f"{type(scheduler).__name__} has prediction_type={kind!r}; expected one of {', '.join(PREDICTIONS)}."
+            f"{type(scheduler).__name__} has prediction_type={kind!r}; expected one of {', '.join(CONVERTERS)}."
         )
-    return PREDICTIONS[kind]
+    return CONVERTERS[kind]
 
 
-def as_edm(scheduler: Any) -> Reading:
+def edm_converter(scheduler: Any) -> PredictionConverter:
     """EDM preconditioning around the output; it is v itself for pictures of unit deviation."""
     data, v = float(scheduler.config.sigma_data), scheduler.config.prediction_type == "v_prediction"
-    return PREDICTIONS["v_prediction"] if v and data == 1.0 else Reading("edm", "v", 1.0 if v else -1.0, data)
+    return (
+        CONVERTERS["v_prediction"] if v and data == 1.0 else PredictionConverter("edm", "v", 1.0 if v else -1.0, data)
+    )
 
 
-def as_flow(scheduler: Any) -> Reading:
+def flow_converter(scheduler: Any) -> PredictionConverter:
     """noise - data; data - noise where time runs backwards."""
-    return REVERSED_FLOW if scheduler.config.get("invert_sigmas", False) else PREDICTIONS["flow_prediction"]
+    return REVERSED_FLOW if scheduler.config.get("invert_sigmas", False) else CONVERTERS["flow_prediction"]
 
 
 # -- what a scheduler does to a clean estimate ------------------------------------------------------
 
 
-def thresholded(scheduler: Any, x0: Any) -> Any:
+def apply_threshold(scheduler: Any, x0: Any) -> Any:
     """Dynamic thresholding of pictures, where it is on; x0 is one sample (C, H, W) or rows of them."""
     if not scheduler.config.get("thresholding", False) or not getattr(scheduler, "predict_x0", True):
         return x0
     return scheduler._threshold_sample(x0[None])[0] if x0.ndim == 3 else scheduler._threshold_sample(x0)
 
 
-def clipped(scheduler: Any, x0: Any) -> Any:
+def apply_clipping(scheduler: Any, x0: Any) -> Any:
     """Thresholded or clipped, where either is on."""
     config = scheduler.config
     if config.get("thresholding", False) or not config.get("clip_sample", False):
-        return thresholded(scheduler, x0)
+        return apply_threshold(scheduler, x0)
     return x0.clamp(-config.clip_sample_range, config.clip_sample_range)
 
 
 # -- where the sample is: one place for each call from index `begin` on ----------------------------
 
 
-def on_table(scheduler: Any, begin: int) -> list[Place]:
+def table_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
     """Of schedulers that look their noise levels up by timestep."""
     bars = scheduler.alphas_cumprod.tolist()
     steps = [int(t) for t in scheduler.timesteps[begin:].tolist()]
-    return [Place((k + 1) / len(bars), 1.0, math.sqrt(bars[k]), math.sqrt(1.0 - bars[k])) for k in steps]
+    return [NoiseLevel((k + 1) / len(bars), 1.0, math.sqrt(bars[k]), math.sqrt(1.0 - bars[k])) for k in steps]
 
 
-def preserving(scheduler: Any, begin: int) -> list[Place]:
+def variance_preserving_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
     """Of schedulers with sigmas whose sample has unit variance, or is a flow's."""
     if scheduler.config.get("use_flow_sigmas", False):
-        return flowing(scheduler, begin)
-    return _at_sigmas(scheduler, _sigmas(scheduler, begin), lambda alpha: 1.0)
+        return flow_levels(scheduler, begin)
+    return _levels_from_sigmas(scheduler, _sigmas(scheduler, begin), lambda alpha: 1.0)
 
 
-def exploding(scheduler: Any, begin: int) -> list[Place]:
+def variance_exploding_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
     """Of schedulers with x = x0 + s noise."""
-    return _at_sigmas(scheduler, _sigmas(scheduler, begin), lambda alpha: alpha)
+    return _levels_from_sigmas(scheduler, _sigmas(scheduler, begin), lambda alpha: alpha)
 
 
-def interpolated(scheduler: Any, begin: int, earlier: int = 0) -> list[Place]:
+def interpolated_levels(scheduler: Any, begin: int, earlier: int = 0) -> list[NoiseLevel]:
     """The same with a second call in each step, half-way in log sigma (KDPM2); the ancestral kind lists it earlier."""
     middle = scheduler.sigmas_interpol.tolist()
     sigmas = _sigmas(scheduler, begin)
     sigmas = [middle[begin + k - earlier] if k % 2 else s for k, s in enumerate(sigmas)]
-    return _at_sigmas(scheduler, sigmas, lambda alpha: alpha)
+    return _levels_from_sigmas(scheduler, sigmas, lambda alpha: alpha)
 
 
-def halved(scheduler: Any, begin: int) -> list[Place]:
+def midpoint_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
     """The same, for a scheduler that finds the middle as it goes (DPM-Solver SDE)."""
     s = _sigmas(scheduler, begin)
     sigmas = [math.sqrt(s[k - 1] * s[k]) if k % 2 else s[k] for k in range(len(s))]
-    return _at_sigmas(scheduler, sigmas, lambda alpha: alpha)
+    return _levels_from_sigmas(scheduler, sigmas, lambda alpha: alpha)
 
 
-def flowing(scheduler: Any, begin: int) -> list[Place]:
+def flow_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
     """Of flows: x = (1 - sigma) x0 + sigma noise."""
     sigmas = _sigmas(scheduler, begin)
     if scheduler.config.get("invert_sigmas", False):
         sigmas = [1.0 - s for s in sigmas]
-    if max(sigmas, default=0.0) > 1.0 + GAP:
+    if max(sigmas, default=0.0) > 1.0 + MIN_TIME_GAP:
         raise GuestError(
             f"{type(scheduler).__name__} is set to a flow with sigmas up to {max(sigmas):g}, where a flow ends at 1: "
             f"its settings of sigmas contradict each other. Leave use_flow_sigmas alone on."
         )
-    return [Place(s, 1.0, 1.0 - s, s) for s in sigmas]
+    return [NoiseLevel(s, 1.0, 1.0 - s, s) for s in sigmas]
 
 
-def on_cosine(scheduler: Any, begin: int) -> list[Place]:
+def cosine_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
     """Of Wuerstchen's, whose timesteps are times and whose last one is never called."""
-    times = scheduler.timesteps[begin:-1]
-    bars = scheduler._alpha_cumprod(times.float(), times.device).tolist()
-    return [Place(t, 1.0, math.sqrt(b), math.sqrt(1.0 - b)) for t, b in zip(times.tolist(), bars, strict=True)]
+    scale_array = scheduler.timesteps[begin:-1]
+    bars = scheduler._alpha_cumprod(scale_array.float(), scale_array.device).tolist()
+    return [
+        NoiseLevel(t, 1.0, math.sqrt(b), math.sqrt(1.0 - b)) for t, b in zip(scale_array.tolist(), bars, strict=True)
+    ]
 
 
-def on_arc(scheduler: Any, begin: int) -> list[Place]:
+def angle_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
     """Of IPNDM's, whose timesteps are angles."""
     rows = zip(scheduler.timesteps.tolist(), scheduler.alphas.tolist(), scheduler.betas.tolist(), strict=False)
-    return [Place(t, 1.0, alpha, beta) for t, alpha, beta in list(rows)[begin:]]
+    return [NoiseLevel(t, 1.0, alpha, beta) for t, alpha, beta in list(rows)[begin:]]
 
 
 def _sigmas(scheduler: Any, begin: int) -> list[float]:
@@ -197,7 +207,7 @@ def _sigmas(scheduler: Any, begin: int) -> list[float]:
     return sigmas
 
 
-def table_of(scheduler: Any) -> Table:
+def get_table(scheduler: Any) -> Table:
     """The table of a scheduler that has one.
 
     Where the betas are rescaled to zero terminal SNR, the sigma kind replaces the last entry, 0, by 2^-24, which may be
@@ -209,18 +219,18 @@ def table_of(scheduler: Any) -> Table:
     )
 
 
-def _at_sigmas(scheduler: Any, sigmas: Sequence[float], scale: Callable[[float], float]) -> list[Place]:
-    table = table_of(scheduler) if hasattr(scheduler, "alphas_cumprod") else None
+def _levels_from_sigmas(scheduler: Any, sigmas: Sequence[float], scale: Callable[[float], float]) -> list[NoiseLevel]:
+    table = get_table(scheduler) if hasattr(scheduler, "alphas_cumprod") else None
     places = []
     for s in sigmas:
         alpha = 1.0 / math.hypot(1.0, s)
         # without a table, the time that a flow of the same signal-to-noise ratio has
-        t = s / (1.0 + s) if table is None or s <= 0.0 else _on_entry(table.time(-math.log(s)), scheduler)
-        places.append(Place(t, scale(alpha), alpha, s * alpha))
+        t = s / (1.0 + s) if table is None or s <= 0.0 else _snap_to_entry(table.time(-math.log(s)), scheduler)
+        places.append(NoiseLevel(t, scale(alpha), alpha, s * alpha))
     return places
 
 
-def _on_entry(t: float, scheduler: Any) -> float:
+def _snap_to_entry(t: float, scheduler: Any) -> float:
     """The time of a table's entry where rounding has led beside it: policies compare times with their settings."""
     entries = len(scheduler.alphas_cumprod)
     nearest = round(t * entries)
@@ -230,17 +240,17 @@ def _on_entry(t: float, scheduler: Any) -> float:
 # -- the order of calls --------------------------------------------------------------------------
 
 
-def singly(scheduler: Any, calls: int) -> tuple[int, ...]:
+def one_call_stages(scheduler: Any, calls: int) -> tuple[int, ...]:
     """One call in each step."""
     return (1,) * calls
 
 
-def in_pairs(scheduler: Any, calls: int) -> tuple[int, ...]:
+def two_call_stages(scheduler: Any, calls: int) -> tuple[int, ...]:
     """Two calls in each step, and one in the last."""
     return (2,) * (calls // 2) + (1,) * (calls % 2)
 
 
-def as_pndm(scheduler: Any, calls: int) -> tuple[int, ...]:
+def pndm_stages(scheduler: Any, calls: int) -> tuple[int, ...]:
     """Four calls in each Runge-Kutta step, if there are any; else two in the first step; then one."""
     fours = 0 if scheduler.config.skip_prk_steps else min(len(scheduler.prk_timesteps), calls) // 4
     if fours:
@@ -248,28 +258,28 @@ def as_pndm(scheduler: Any, calls: int) -> tuple[int, ...]:
     return (1,) * calls if calls < 2 else (2,) + (1,) * (calls - 2)
 
 
-def upto(stages: Sequence[int], calls: int) -> tuple[int, ...]:
+def first_stages(stages: Sequence[int], calls: int) -> tuple[int, ...]:
     """The stages of the first so many calls; the last step may lose some of its own."""
     ends = itertools.accumulate(stages)
     return tuple(min(n, calls - end + n) for n, end in zip(stages, ends, strict=True) if end - n < calls)
 
 
-def falling(places: Sequence[Place], stages: Sequence[int], who: str) -> list[Place]:
+def make_decreasing(places: Sequence[NoiseLevel], stages: Sequence[int], who: str) -> list[NoiseLevel]:
     """The same places with the times of steps falling strictly: equal ones are set apart by a hair.
 
     Raises:
         GuestError: they rise.
     """
-    settled: list[Place] = []
+    settled: list[NoiseLevel] = []
     at, before = 0, math.inf
     for step, n in enumerate(stages):
         t, raw = places[at].t, places[at - stages[step - 1]].t if step else math.inf
-        if t > raw + GAP:
+        if t > raw + MIN_TIME_GAP:
             raise GuestError(
                 f"The timesteps of {who} turn back from t={raw:.4g} to t={t:.4g} (1 is noise, 0 data). Only runs "
                 f"towards the data can be adapted."
             )
-        before = max(min(t, before - GAP), GAP * (len(stages) - step))
+        before = max(min(t, before - MIN_TIME_GAP), MIN_TIME_GAP * (len(stages) - step))
         first = replace(places[at], t=before)
         # a second call where this step begins is at the same place
         settled = [first if place == places[at] else place for place in settled]
@@ -278,7 +288,7 @@ def falling(places: Sequence[Place], stages: Sequence[int], who: str) -> list[Pl
     return settled
 
 
-def begins(scheduler: Any, timestep: Any, count: int | None) -> int:
+def find_next_call(scheduler: Any, timestep: Any, count: int | None) -> int:
     """Index of the call that is about to be made."""
     for name in ("step_index", "begin_index"):
         if (index := getattr(scheduler, name, None)) is not None:
@@ -287,16 +297,16 @@ def begins(scheduler: Any, timestep: Any, count: int | None) -> int:
         if hasattr(scheduler, "index_for_timestep"):
             return int(scheduler.index_for_timestep(timestep))
     except (IndexError, ValueError) as error:
-        raise _lost(scheduler, timestep) from error
+        raise _unknown_timestep_error(scheduler, timestep) from error
     value = float(timestep.flatten()[0] if hasattr(timestep, "flatten") else timestep)
     away = [abs(float(t) - value) for t in scheduler.timesteps.tolist()]
-    if not away or min(away) > SURE:
-        raise _lost(scheduler, timestep)
+    if not away or min(away) > TIMESTEP_TOLERANCE:
+        raise _unknown_timestep_error(scheduler, timestep)
     found = [k for k, d in enumerate(away) if d == min(away)]  # PNDM has some twice
     return next((k for k in found if len(away) - k == count), found[0])
 
 
-def _lost(scheduler: Any, timestep: Any) -> GuestError:
+def _unknown_timestep_error(scheduler: Any, timestep: Any) -> GuestError:
     return GuestError(
         f"{type(scheduler).__name__} is stepped from {timestep}, which is none of its timesteps. Set them before the "
         f"loop: scheduler.set_timesteps(...)."

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .pipeline_specs import PipelineSpec, add, refuse
+from .pipeline_specs import PipelineSpec, register_pipeline, register_unsupported
 
-BLENDED = "the known part of the picture is blended in after every step"
-CONTROLLED = "the ControlNet's residuals belong to the pipeline's own times"
+BLENDING_REASON = "the known part of the picture is blended in after every step"
+CONTROLNET_REASON = "the ControlNet's residuals belong to the pipeline's own times"
 FLUX_IDS = frozenset({"img_ids", "txt_ids"})
-APART = ("cond", "uncond")  # two calls a step, the conditional one first
+SEPARATE_CALLS = ("cond", "uncond")  # two calls a step, the conditional one first
 
 
 def _boundary(pipe: Any) -> tuple[float, ...]:
@@ -24,9 +24,11 @@ def _boundary(pipe: Any) -> tuple[float, ...]:
 
 # -- UNets: images --------------------------------------------------------------------------------
 
-add(PipelineSpec(("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", "LDMPipeline"), "Unconditional (DDPM, DDIM)"))
-add(PipelineSpec(("LDMTextToImagePipeline", "LDMSuperResolutionPipeline"), "Latent diffusion"))
-add(
+register_pipeline(
+    PipelineSpec(("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", "LDMPipeline"), "Unconditional (DDPM, DDIM)")
+)
+register_pipeline(PipelineSpec(("LDMTextToImagePipeline", "LDMSuperResolutionPipeline"), "Latent diffusion"))
+register_pipeline(
     PipelineSpec(
         (
             "StableDiffusionPipeline",
@@ -39,15 +41,17 @@ add(
         "Stable Diffusion 1 and 2",
     )
 )
-add(PipelineSpec(("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"), "Stable Diffusion XL"))
-add(
+register_pipeline(
+    PipelineSpec(("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"), "Stable Diffusion XL")
+)
+register_pipeline(
     PipelineSpec(
         ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
         "Stable Diffusion, inpainting",
-        between=BLENDED,
+        between=BLENDING_REASON,
     )
 )
-add(
+register_pipeline(
     PipelineSpec(
         (
             "StableDiffusionControlNetPipeline",
@@ -61,24 +65,24 @@ add(
             "StableDiffusionXLControlNetUnionInpaintPipeline",
         ),
         "Stable Diffusion with ControlNet",
-        between=CONTROLLED,
+        between=CONTROLNET_REASON,
     )
 )
-add(
+register_pipeline(
     PipelineSpec(
         ("StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
         "InstructPix2Pix",
         branches=(),
     )
 )
-add(PipelineSpec(("StableDiffusionAdapterPipeline", "StableDiffusionXLAdapterPipeline"), "T2I-Adapter"))
-add(
+register_pipeline(PipelineSpec(("StableDiffusionAdapterPipeline", "StableDiffusionXLAdapterPipeline"), "T2I-Adapter"))
+register_pipeline(
     PipelineSpec(
         ("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"), "Latent consistency models"
     )
 )
-add(PipelineSpec(("KolorsPipeline", "KolorsImg2ImgPipeline"), "Kolors"))
-add(
+register_pipeline(PipelineSpec(("KolorsPipeline", "KolorsImg2ImgPipeline"), "Kolors"))
+register_pipeline(
     PipelineSpec(
         (
             "KandinskyPipeline",
@@ -94,28 +98,31 @@ add(
         ("unet",),
     )
 )
-add(
+register_pipeline(
     PipelineSpec(
         ("KandinskyPriorPipeline", "KandinskyV22PriorPipeline", "KandinskyV22PriorEmb2EmbPipeline"),
         "Kandinsky priors",
         ("prior",),
     )
 )
-add(
+register_pipeline(
     PipelineSpec(
-        ("StableCascadePriorPipeline", "WuerstchenPriorPipeline"), "Stable Cascade, prior", ("prior",), branches=APART
+        ("StableCascadePriorPipeline", "WuerstchenPriorPipeline"),
+        "Stable Cascade, prior",
+        ("prior",),
+        branches=SEPARATE_CALLS,
     )
 )
-add(
+register_pipeline(
     PipelineSpec(
         ("StableCascadeDecoderPipeline", "WuerstchenDecoderPipeline"),
         "Stable Cascade, decoder",
         ("decoder",),
-        branches=APART,
+        branches=SEPARATE_CALLS,
     )
 )
 
-add(
+register_pipeline(
     PipelineSpec(
         (
             "StableDiffusionPAGPipeline",
@@ -131,65 +138,73 @@ add(
 
 # -- Transformers: images -------------------------------------------------------------------------
 
-add(PipelineSpec(("DiTPipeline",), "DiT", branches=APART, doubled=True))
-add(PipelineSpec(("PixArtAlphaPipeline", "PixArtSigmaPipeline"), "PixArt"))
-add(PipelineSpec(("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"), "Stable Diffusion 3"))
-add(PipelineSpec(("StableDiffusion3InpaintPipeline",), "Stable Diffusion 3, inpainting", between=BLENDED))
-add(
+register_pipeline(PipelineSpec(("DiTPipeline",), "DiT", branches=SEPARATE_CALLS, doubled=True))
+register_pipeline(PipelineSpec(("PixArtAlphaPipeline", "PixArtSigmaPipeline"), "PixArt"))
+register_pipeline(PipelineSpec(("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"), "Stable Diffusion 3"))
+register_pipeline(
+    PipelineSpec(("StableDiffusion3InpaintPipeline",), "Stable Diffusion 3, inpainting", between=BLENDING_REASON)
+)
+register_pipeline(
     PipelineSpec(
         ("StableDiffusion3ControlNetPipeline", "StableDiffusion3ControlNetInpaintingPipeline"),
         "Stable Diffusion 3 with ControlNet",
-        between=CONTROLLED,
+        between=CONTROLNET_REASON,
     )
 )
-add(
+register_pipeline(
     PipelineSpec(
         ("FluxPipeline", "FluxImg2ImgPipeline", "FluxKontextPipeline", "FluxControlPipeline", "FluxFillPipeline"),
         "FLUX.1",
-        branches=APART,
+        branches=SEPARATE_CALLS,
         shared=FLUX_IDS,
     )
 )
-add(
+register_pipeline(
     PipelineSpec(
         ("FluxInpaintPipeline", "FluxControlInpaintPipeline", "FluxKontextInpaintPipeline"),
         "FLUX.1, inpainting",
-        branches=APART,
+        branches=SEPARATE_CALLS,
         shared=FLUX_IDS,
-        between=BLENDED,
+        between=BLENDING_REASON,
     )
 )
-add(
+register_pipeline(
     PipelineSpec(
         ("FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline"),
         "FLUX.1 with ControlNet",
-        branches=APART,
+        branches=SEPARATE_CALLS,
         shared=FLUX_IDS,
-        between=CONTROLLED,
+        between=CONTROLNET_REASON,
     )
 )
 
-add(PipelineSpec(("ChromaPipeline", "ChromaImg2ImgPipeline"), "Chroma", branches=APART, shared=FLUX_IDS))
-add(PipelineSpec(("QwenImagePipeline", "QwenImageImg2ImgPipeline"), "Qwen-Image", branches=APART))
-add(PipelineSpec(("CogView4Pipeline",), "CogView4", branches=APART))
-add(PipelineSpec(("Lumina2Pipeline",), "Lumina 2", branches=APART))
-add(PipelineSpec(("SanaPipeline",), "Sana"))
-add(PipelineSpec(("AuraFlowPipeline",), "AuraFlow"))
-add(PipelineSpec(("HunyuanDiTPipeline",), "Hunyuan-DiT", shared=frozenset({"image_rotary_emb"})))
+register_pipeline(
+    PipelineSpec(("ChromaPipeline", "ChromaImg2ImgPipeline"), "Chroma", branches=SEPARATE_CALLS, shared=FLUX_IDS)
+)
+register_pipeline(
+    PipelineSpec(("QwenImagePipeline", "QwenImageImg2ImgPipeline"), "Qwen-Image", branches=SEPARATE_CALLS)
+)
+register_pipeline(PipelineSpec(("CogView4Pipeline",), "CogView4", branches=SEPARATE_CALLS))
+register_pipeline(PipelineSpec(("Lumina2Pipeline",), "Lumina 2", branches=SEPARATE_CALLS))
+register_pipeline(PipelineSpec(("SanaPipeline",), "Sana"))
+register_pipeline(PipelineSpec(("AuraFlowPipeline",), "AuraFlow"))
+register_pipeline(PipelineSpec(("HunyuanDiTPipeline",), "Hunyuan-DiT", shared=frozenset({"image_rotary_emb"})))
 
 # -- Video ----------------------------------------------------------------------------------------
 
-add(
+register_pipeline(
     PipelineSpec(
         ("AnimateDiffPipeline", "AnimateDiffSDXLPipeline", "AnimateDiffVideoToVideoPipeline", "PIAPipeline"),
         "AnimateDiff",
         repeated=frozenset({"encoder_hidden_states"}),
     )
 )
-add(PipelineSpec(("StableVideoDiffusionPipeline",), "Stable Video Diffusion"))
-add(PipelineSpec(("TextToVideoSDPipeline", "VideoToVideoSDPipeline"), "ModelScope text-to-video", frames=True))
-add(PipelineSpec(("I2VGenXLPipeline",), "I2VGen-XL", frames=True))
-add(
+register_pipeline(PipelineSpec(("StableVideoDiffusionPipeline",), "Stable Video Diffusion"))
+register_pipeline(
+    PipelineSpec(("TextToVideoSDPipeline", "VideoToVideoSDPipeline"), "ModelScope text-to-video", frames=True)
+)
+register_pipeline(PipelineSpec(("I2VGenXLPipeline",), "I2VGen-XL", frames=True))
+register_pipeline(
     PipelineSpec(
         (
             "CogVideoXPipeline",
@@ -201,25 +216,25 @@ add(
         shared=frozenset({"image_rotary_emb"}),
     )
 )
-add(
+register_pipeline(
     PipelineSpec(
         ("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline"),
         "Wan 2.1 and 2.2",
         ("transformer", "transformer_2"),
-        branches=APART,
+        branches=SEPARATE_CALLS,
         switches=_boundary,
     )
 )
-add(PipelineSpec(("LattePipeline",), "Latte"))
-add(PipelineSpec(("AllegroPipeline",), "Allegro", shared=frozenset({"image_rotary_emb"})))
-add(PipelineSpec(("MochiPipeline",), "Mochi"))
-add(PipelineSpec(("HunyuanVideoPipeline",), "HunyuanVideo", branches=APART))
-add(PipelineSpec(("StableAudioPipeline",), "Stable Audio", shared=frozenset({"rotary_embedding"})))
-add(PipelineSpec(("LTXPipeline", "LTXImageToVideoPipeline"), "LTX-Video"))
+register_pipeline(PipelineSpec(("LattePipeline",), "Latte"))
+register_pipeline(PipelineSpec(("AllegroPipeline",), "Allegro", shared=frozenset({"image_rotary_emb"})))
+register_pipeline(PipelineSpec(("MochiPipeline",), "Mochi"))
+register_pipeline(PipelineSpec(("HunyuanVideoPipeline",), "HunyuanVideo", branches=SEPARATE_CALLS))
+register_pipeline(PipelineSpec(("StableAudioPipeline",), "Stable Audio", shared=frozenset({"rotary_embedding"})))
+register_pipeline(PipelineSpec(("LTXPipeline", "LTXImageToVideoPipeline"), "LTX-Video"))
 
 # -- What cannot be adapted, and why --------------------------------------------------------------
 
-refuse(
+register_unsupported(
     (
         "LTX2Pipeline",
         "LTX2ConditionPipeline",
@@ -233,7 +248,7 @@ refuse(
     "it steps copies of its scheduler that it makes within the call (sound beside video), which a guest cannot follow. "
     "Use fewer steps, or diffusers' own pipe.transformer.enable_cache(...) where the model has one.",
 )
-refuse(
+register_unsupported(
     (
         "SkyReelsV2DiffusionForcingPipeline",
         "SkyReelsV2DiffusionForcingImageToVideoPipeline",
@@ -241,23 +256,23 @@ refuse(
     ),
     "it gives every frame a scheduler of its own. SkyReelsV2Pipeline, without diffusion forcing, can be adapted.",
 )
-refuse(
+register_unsupported(
     ("StableDiffusionPanoramaPipeline", "TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"),
     "it exchanges the state of its scheduler within the loop. Adapt StableDiffusionPipeline with the same weights.",
 )
-refuse(
+register_unsupported(
     ("LEditsPPPipelineStableDiffusion", "LEditsPPPipelineStableDiffusionXL", "ScoreSdeVePipeline", "KarrasVePipeline"),
     "it moves its sample by other means than scheduler.step. Adapt a pipeline with the same weights that steps.",
 )
-refuse(
+register_unsupported(
     ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline", "VQDiffusionPipeline"),
     "it denoises tokens, not continuous latents: there is no clean estimate to forecast.",
 )
-refuse(
+register_unsupported(
     ("UnCLIPPipeline", "UnCLIPImageVariationPipeline", "StableUnCLIPPipeline"),
     "it has several schedulers, of which `scheduler` is not the one. Adapt the pipelines of its stages by themselves.",
 )
-refuse(
+register_unsupported(
     (
         "KandinskyCombinedPipeline",
         "KandinskyImg2ImgCombinedPipeline",
@@ -271,7 +286,7 @@ refuse(
     "it only calls two other pipelines. Adapt those: skipstone.adapt(pipe.prior_pipe, ...) and "
     "skipstone.adapt(pipe.decoder_pipe, ...).",
 )
-refuse(
+register_unsupported(
     (
         "ZImagePipeline",
         "ZImageImg2ImgPipeline",
@@ -282,7 +297,7 @@ refuse(
     ),
     "it gives its network a list of samples instead of a batch, which the guest cannot take apart yet.",
 )
-refuse(
+register_unsupported(
     (
         "StableDiffusionAttendAndExcitePipeline",
         "StableDiffusionSAGPipeline",

@@ -2,7 +2,7 @@
 
 `catalogue.py` declares those that ship. A pipeline that nobody declared is taken for the usual case, and then its runs
 check by one extra forward that its rows really are independent. Another package declares its own by
-`add(PipelineSpec(...))` in a module named by an entry point of the group `skipstone`.
+`register_pipeline(PipelineSpec(...))` in a module named by an entry point of the group `skipstone`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PipelineSpec:
     pipelines: tuple[str, ...] = ()
     title: str = ""
     denoisers: tuple[str, ...] = DENOISERS
-    beside: tuple[str, ...] = ("controlnet",)
+    companions: tuple[str, ...] = ("controlnet",)
     branches: tuple[str, ...] = ("uncond", "cond")
     frames: bool = False
     doubled: bool = False
@@ -48,7 +48,7 @@ class PipelineSpec:
     repeated: frozenset[str] = frozenset()
     between: str = ""
     switches: Callable[[Any], tuple[float, ...]] = lambda pipe: ()
-    known: bool = True
+    is_declared: bool = True
 
     def models(self, pipe: Any, attributes: tuple[str, ...]) -> list[Any]:
         """The models under these attributes that the pipeline has."""
@@ -57,41 +57,41 @@ class PipelineSpec:
 
 
 _SPECS: dict[str, PipelineSpec] = {}
-_REFUSED: dict[str, str] = {}
+_UNSUPPORTED: dict[str, str] = {}
 
 
-def add(spec: PipelineSpec) -> None:
+def register_pipeline(spec: PipelineSpec) -> None:
     """Declare a family; a later declaration of a pipeline takes the place of an earlier one."""
     for name in spec.pipelines:
         _SPECS[name] = spec
-        _REFUSED.pop(name, None)
+        _UNSUPPORTED.pop(name, None)
 
 
-def refuse(pipelines: tuple[str, ...], reason: str) -> None:
+def register_unsupported(pipelines: tuple[str, ...], reason: str) -> None:
     """Declare that pipelines cannot be adapted: why, and what would work instead."""
     for name in pipelines:
-        _REFUSED[name] = reason
+        _UNSUPPORTED[name] = reason
 
 
-def refused() -> dict[str, str]:
+def unsupported_pipelines() -> dict[str, str]:
     """Pipelines that cannot be adapted -> why."""
-    registry.plugins()
-    return dict(_REFUSED)
+    registry.load_plugins()
+    return dict(_UNSUPPORTED)
 
 
-def specs() -> tuple[PipelineSpec, ...]:
+def list_pipeline_specs() -> tuple[PipelineSpec, ...]:
     """Every declared family."""
-    registry.plugins()
+    registry.load_plugins()
     return tuple(dict.fromkeys(_SPECS.values()))
 
 
-def spec_of(pipe: Any) -> PipelineSpec:
+def find_pipeline_spec(pipe: Any) -> PipelineSpec:
     """The family of a pipeline.
 
     Raises:
         GuestError: not a pipeline, or one that cannot be adapted; the message says why.
     """
-    registry.plugins()
+    registry.load_plugins()
     lineage = [kind.__name__ for kind in type(pipe).__mro__]
     if "DiffusionPipeline" not in lineage:
         raise GuestError(
@@ -99,14 +99,14 @@ def spec_of(pipe: Any) -> PipelineSpec:
             f"pipe = DiffusionPipeline.from_pretrained(...)."
         )
     for name in lineage:
-        if name in _REFUSED:
-            raise GuestError(f"{lineage[0]} cannot be adapted: {_REFUSED[name]}")
+        if name in _UNSUPPORTED:
+            raise GuestError(f"{lineage[0]} cannot be adapted: {_UNSUPPORTED[name]}")
         if name in _SPECS:
-            return _checked(_SPECS[name], pipe)
-    return _checked(PipelineSpec((lineage[0],), lineage[0], known=False), pipe)
+            return _check_spec(_SPECS[name], pipe)
+    return _check_spec(PipelineSpec((lineage[0],), lineage[0], is_declared=False), pipe)
 
 
-def _checked(spec: PipelineSpec, pipe: Any) -> PipelineSpec:
+def _check_spec(spec: PipelineSpec, pipe: Any) -> PipelineSpec:
     import torch
 
     name = type(pipe).__name__

@@ -6,20 +6,20 @@ from typing import Any
 
 import torch
 
-from .batch_router import Gate, Pass
+from .batch_router import BatchRouter, DenoiserCall
 
-STATES = "encoder_hidden_states"  # of the argument that holds text states, in the denoisers of diffusers
+TEXT_STATES_ARGUMENT = "encoder_hidden_states"  # of the argument that holds text states, in the denoisers of diffusers
 COND = "cond"
 
 
-def prompts(gate: Gate) -> list[tuple[float, ...]]:
-    """`Run.prompt` of each sample: its conditional branch's text states, averaged over tokens in float32.
+def mean_prompt_states(gate: BatchRouter) -> list[tuple[float, ...]]:
+    """`TrainingArguments.prompt` of each sample: its conditional branch's text states, averaged over tokens in float32.
 
     Tokens whose state is 0 throughout are left out: pipelines pad with them where an encoder is missing. Empty where
     the denoiser is given no text states, or such as cannot be told apart: it may be asked once the gate is open, and
     before it forgets.
     """
-    for p in gate.passes.values():
+    for p in gate.denoiser_calls.values():
         if COND in p.branches and (states := _states(p, gate)) is not None:
             words = states.float()
             said = (words != 0).any(-1, keepdim=True)
@@ -28,13 +28,18 @@ def prompts(gate: Gate) -> list[tuple[float, ...]]:
     return [()] * gate.samples
 
 
-def _states(p: Pass, gate: Gate) -> torch.Tensor | None:
+def _states(p: DenoiserCall, gate: BatchRouter) -> torch.Tensor | None:
     """(samples, tokens, width) of the branch COND."""
-    states: Any = p.kwargs.get(STATES)
+    states: Any = p.kwargs.get(TEXT_STATES_ARGUMENT)
     if not isinstance(states, torch.Tensor) or states.ndim != 3 or not states.is_floating_point():
         return None
     each, left = divmod(states.shape[0], p.rows)  # several of a row where a video's text is there for each frame
-    if left or each < 1 or (each > 1 and STATES not in gate.spec.repeated) or STATES in gate.spec.shared:
+    if (
+        left
+        or each < 1
+        or (each > 1 and TEXT_STATES_ARGUMENT not in gate.spec.repeated)
+        or TEXT_STATES_ARGUMENT in gate.spec.shared
+    ):
         return None
     first = p.branches.index(COND) * gate.samples
     return states[first * each : (first + gate.samples) * each : each]

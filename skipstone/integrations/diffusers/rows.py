@@ -11,7 +11,7 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class BatchLayout:
     """Where samples lie in the batch that the scheduler steps.
 
     Args:
@@ -48,7 +48,7 @@ def main_output(output: Any) -> Any:
     return next(iter(output.values())) if isinstance(output, Mapping) else output.sample
 
 
-def with_main(output: Any, value: torch.Tensor) -> Any:
+def replace_main_output(output: Any, value: torch.Tensor) -> Any:
     """The same kind of return value around another prediction."""
     if isinstance(output, torch.Tensor):
         return value
@@ -60,29 +60,29 @@ def with_main(output: Any, value: torch.Tensor) -> Any:
     return type(output)(sample=value)
 
 
-def sliced(value: Any, index: torch.Tensor, rows: int) -> Any:
+def slice_rows(value: Any, index: torch.Tensor, rows: int) -> Any:
     """Every tensor inside `value` whose first axis has `rows` entries, with those of `index` only."""
     if isinstance(value, torch.Tensor):
         fits = value.ndim > 0 and value.shape[0] == rows
         return value[index.to(value.device)] if fits else value
     if isinstance(value, Mapping):
-        return {k: sliced(v, index, rows) for k, v in value.items()}
+        return {k: slice_rows(v, index, rows) for k, v in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(sliced(v, index, rows) for v in value))
+        return type(value)(*(slice_rows(v, index, rows) for v in value))
     if isinstance(value, tuple | list):
-        return type(value)(sliced(v, index, rows) for v in value)
+        return type(value)(slice_rows(v, index, rows) for v in value)
     return value
 
 
-def copied(value: Any) -> Any:
+def copy_containers(value: Any) -> Any:
     """The same tensors in containers of their own."""
     if isinstance(value, Mapping):
-        return {k: copied(v) for k, v in value.items()}
-    return type(value)(map(copied, value)) if type(value) in (tuple, list) else value
+        return {k: copy_containers(v) for k, v in value.items()}
+    return type(value)(map(copy_containers, value)) if type(value) in (tuple, list) else value
 
 
-def spread(part: Any, index: torch.Tensor, rows: int) -> Any:
-    """What `sliced` takes apart: tensors of some rows as tensors of all, zero where nothing was computed."""
+def scatter_rows(part: Any, index: torch.Tensor, rows: int) -> Any:
+    """What `slice_rows` takes apart: tensors of some rows as tensors of all, zero where nothing was computed."""
     if isinstance(part, torch.Tensor):
         if part.ndim == 0 or part.shape[0] != len(index):
             return part
@@ -90,26 +90,28 @@ def spread(part: Any, index: torch.Tensor, rows: int) -> Any:
         whole[index.to(part.device)] = part
         return whole
     if isinstance(part, tuple | list):
-        return type(part)(spread(v, index, rows) for v in part)
+        return type(part)(scatter_rows(v, index, rows) for v in part)
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         return dataclasses.replace(
-            part, **{f.name: spread(getattr(part, f.name), index, rows) for f in dataclasses.fields(part)}
+            part, **{f.name: scatter_rows(getattr(part, f.name), index, rows) for f in dataclasses.fields(part)}
         )
     return part
 
 
-def hollow(like: Any) -> Any:
+def empty_like(like: Any) -> Any:
     """Zeros of the same shapes, taking no memory: for residuals that nobody will read."""
     if isinstance(like, torch.Tensor):
         return like.new_zeros(()).expand(like.shape)
     if isinstance(like, tuple | list):
-        return type(like)(hollow(v) for v in like)
+        return type(like)(empty_like(v) for v in like)
     if dataclasses.is_dataclass(like) and not isinstance(like, type):
-        return dataclasses.replace(like, **{f.name: hollow(getattr(like, f.name)) for f in dataclasses.fields(like)})
+        return dataclasses.replace(
+            like, **{f.name: empty_like(getattr(like, f.name)) for f in dataclasses.fields(like)}
+        )
     return like
 
 
-def repeated(value: Any, index: Sequence[int], rows: int) -> torch.Tensor | None:
+def slice_repeated(value: Any, index: Sequence[int], rows: int) -> torch.Tensor | None:
     """Rows of an argument that holds each row several times side by side, as a video's text per frame."""
     if not isinstance(value, torch.Tensor) or value.ndim == 0 or value.shape[0] % rows:
         return None

@@ -16,11 +16,11 @@ from ...registry import spell
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .call_context import Finished
+    from .call_context import FinishedTrajectory
 
 
 @dataclass(frozen=True)
-class SampleAccount:
+class SampleStats:
     """One sample of one trajectory.
 
     `calls` counts rows that really entered the network, verification included, over the rows of a bare step: a guided
@@ -53,31 +53,31 @@ class SampleAccount:
 
 
 @dataclass(frozen=True)
-class Account(Sequence[SampleAccount]):
+class RunStats(Sequence[SampleStats]):
     """How the latest call of an adapted pipeline went: a sequence with an entry for each sample.
 
     Pipelines that denoise several times in one call list the samples of each trajectory, one after another.
     """
 
     policy: str
-    samples: tuple[SampleAccount, ...]
+    samples: tuple[SampleStats, ...]
     verified: int  # rows that entered the network only to check that rows are independent
     seconds: float  # of the whole call, encoding and decoding included
 
     @staticmethod
-    def of(policy: Policy, trajectories: Sequence[Finished], seconds: float) -> Account:
+    def from_trajectories(policy: Policy, trajectories: Sequence[FinishedTrajectory], seconds: float) -> RunStats:
         """The account of finished trajectories."""
         samples = []
         for t in trajectories:
             entered = max(1, sum(t.rows))
             for run, rows, full in zip(t.runs, t.rows, t.full, strict=True):
-                samples.append(SampleAccount(run, rows / t.branches, full, t.seconds * rows / entered))
-        return Account(spell(policy), tuple(samples), sum(t.verified for t in trajectories), seconds)
+                samples.append(SampleStats(run, rows / t.branches, full, t.seconds * rows / entered))
+        return RunStats(spell(policy), tuple(samples), sum(t.verified for t in trajectories), seconds)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __iter__(self) -> Iterator[SampleAccount]:
+    def __iter__(self) -> Iterator[SampleStats]:
         return iter(self.samples)
 
     def __getitem__(self, index: Any) -> Any:

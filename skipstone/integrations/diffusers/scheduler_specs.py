@@ -1,7 +1,8 @@
 """The schedulers of diffusers in the engine's terms: one small declaration for each family.
 
 `trajectory` says what a scheduler is about to do, call by call. Another package declares its own scheduler by
-`add(SchedulerSpec(...))` in a module named by an entry point of the group `skipstone`; `places.py` has the parts.
+`register_scheduler(SchedulerSpec(...))` in a module named by an entry point of the group `skipstone`; `places.py` has
+the parts.
 """
 
 from __future__ import annotations
@@ -12,16 +13,26 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ... import registry
-from ...engine.contracts import View
+from ...engine.contracts import PredictionType
 from ...errors import GuestError
-from ...numerics.array import narrow, wide
+from ...numerics.array import cast_like, upcast
 from . import noise_levels as at
-from .noise_levels import CLEAN, Foreign, Place, Reading
+from .noise_levels import CLEAN_LEVEL, NoiseLevel, NonstandardPrediction, PredictionConverter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["REFUSED", "Place", "SchedulerSpec", "Trajectory", "add", "spec_of", "specs", "supports", "trajectory"]
+__all__ = [
+    "UNSUPPORTED",
+    "NoiseLevel",
+    "SchedulerSpec",
+    "Trajectory",
+    "check_supported",
+    "find_scheduler_spec",
+    "list_scheduler_specs",
+    "register_scheduler",
+    "trajectory",
+]
 
 
 def always(scheduler: Any) -> bool:
@@ -45,12 +56,12 @@ class SchedulerSpec:
 
     name: str
     schedulers: tuple[str, ...]
-    places: Callable[[Any, int], list[Place]]
-    reading: Callable[[Any], Reading] = at.by_config
-    stages: Callable[[Any, int], tuple[int, ...]] = at.singly
+    places: Callable[[Any, int], list[NoiseLevel]]
+    converter: Callable[[Any], PredictionConverter] = at.converter_from_config
+    stages: Callable[[Any, int], tuple[int, ...]] = at.one_call_stages
     clean: Callable[[Any, Any], Any] = lambda scheduler, x0: x0
     stochastic: Callable[[Any], bool] = lambda scheduler: False
-    flaw: Callable[[Any], str] = lambda scheduler: ""
+    unsupported_reason: Callable[[Any], str] = lambda scheduler: ""
 
 
 @dataclass(frozen=True)
@@ -67,18 +78,18 @@ class Trajectory:
         reaches_end: Whether the last call is the scheduler's last.
     """
 
-    calls: tuple[Place, ...]
-    end: Place
+    calls: tuple[NoiseLevel, ...]
+    end: NoiseLevel
     stages: tuple[int, ...]
-    reading: Reading
+    converter: PredictionConverter
     clean: Callable[[Any], Any]
     stochastic: bool
     reaches_end: bool
 
     @property
-    def prediction(self) -> View | Foreign:
+    def prediction(self) -> PredictionType | NonstandardPrediction:
         """What the network predicts: one of the engine's views, or "edm" or "reversed flow", which are none."""
-        return self.reading.prediction
+        return self.converter.prediction
 
     def x0(self, k: int, output: Tensor, x: Tensor) -> Tensor:
         """The clean estimate that `output` means at call k for the sample `x` of the pipeline, clipped as it clips.
@@ -89,13 +100,13 @@ class Trajectory:
         if output.shape != x.shape:
             for axis, size in enumerate(x.shape):
                 output = output.narrow(axis, 0, size)
-        estimate = self.reading.x0(wide(output), at.times(wide(x), place.scale), place)
-        return narrow(self.clean(estimate), x)  # type: ignore[no-any-return]
+        estimate = self.converter.x0(upcast(output), at.scale_array(upcast(x), place.scale), place)
+        return cast_like(self.clean(estimate), x)  # type: ignore[no-any-return]
 
     def output(self, k: int, x0: Tensor, x: Tensor) -> Tensor:
         """The network output that means `x0` at call k for the pipeline's sample `x`: as many channels as it has."""
         place = self.calls[k]
-        return narrow(self.reading.output(wide(x0), at.times(wide(x), place.scale), place), x)  # type: ignore[no-any-return]
+        return cast_like(self.converter.output(upcast(x0), at.scale_array(upcast(x), place.scale), place), x)  # type: ignore[no-any-return]
 
 
 def trajectory(scheduler: Any, timestep: Any, count: int | None = None) -> Trajectory:
@@ -109,17 +120,17 @@ def trajectory(scheduler: Any, timestep: Any, count: int | None = None) -> Traje
     Raises:
         GuestError: a scheduler that cannot be adapted, or a timestep that is none of its own.
     """
-    supports(scheduler)
-    spec = spec_of(scheduler)
-    places = spec.places(scheduler, at.begins(scheduler, timestep, count))
+    check_supported(scheduler)
+    spec = find_scheduler_spec(scheduler)
+    places = spec.places(scheduler, at.find_next_call(scheduler, timestep, count))
     stages = spec.stages(scheduler, len(places))
-    places = at.falling(places, stages, type(scheduler).__name__)
+    places = at.make_decreasing(places, stages, type(scheduler).__name__)
     calls = len(places) if count is None else min(count, len(places))
     return Trajectory(
         calls=tuple(places[:calls]),
-        end=CLEAN if calls == len(places) else places[calls],
-        stages=at.upto(stages, calls),
-        reading=spec.reading(scheduler),
+        end=CLEAN_LEVEL if calls == len(places) else places[calls],
+        stages=at.first_stages(stages, calls),
+        converter=spec.converter(scheduler),
         clean=partial(spec.clean, scheduler),
         stochastic=spec.stochastic(scheduler),
         reaches_end=calls == len(places),
@@ -129,33 +140,33 @@ def trajectory(scheduler: Any, timestep: Any, count: int | None = None) -> Traje
 # -- the registry --------------------------------------------------------------------------------
 
 _SPECS: dict[str, SchedulerSpec] = {}
-REFUSED: dict[str, str] = {}
+UNSUPPORTED: dict[str, str] = {}
 
 
-def add(spec: SchedulerSpec) -> None:
+def register_scheduler(spec: SchedulerSpec) -> None:
     """Declare a family; a later declaration of a scheduler takes the place of an earlier one."""
     for name in spec.schedulers:
         _SPECS[name] = spec
-        REFUSED.pop(name, None)
+        UNSUPPORTED.pop(name, None)
 
 
-def specs() -> tuple[SchedulerSpec, ...]:
+def list_scheduler_specs() -> tuple[SchedulerSpec, ...]:
     """Every declared family."""
-    registry.plugins()
+    registry.load_plugins()
     return tuple(dict.fromkeys(_SPECS.values()))
 
 
-def spec_of(scheduler: Any) -> SchedulerSpec:
+def find_scheduler_spec(scheduler: Any) -> SchedulerSpec:
     """The family of a scheduler, by the names of its class and of those above it.
 
     Raises:
         GuestError: unknown, or refused; the message says why and what would work.
     """
-    registry.plugins()
+    registry.load_plugins()
     lineage = [kind.__name__ for kind in type(scheduler).__mro__]
     for name in lineage:
-        if name in REFUSED:
-            raise GuestError(f"{lineage[0]} cannot be adapted: {REFUSED[name]}")
+        if name in UNSUPPORTED:
+            raise GuestError(f"{lineage[0]} cannot be adapted: {UNSUPPORTED[name]}")
         if name in _SPECS:
             return _SPECS[name]
     raise GuestError(
@@ -165,18 +176,18 @@ def spec_of(scheduler: Any) -> SchedulerSpec:
     )
 
 
-def supports(scheduler: Any) -> None:
+def check_supported(scheduler: Any) -> None:
     """Raise GuestError where a scheduler, or a setting of it, cannot be adapted."""
-    spec = spec_of(scheduler)
-    if flaw := spec.flaw(scheduler):
+    spec = find_scheduler_spec(scheduler)
+    if flaw := spec.unsupported_reason(scheduler):
         raise GuestError(f"{type(scheduler).__name__} cannot be adapted as it is set: {flaw}")
-    spec.reading(scheduler)
+    spec.converter(scheduler)
 
 
 # -- what differs from one setting to another ------------------------------------------------------
 
 
-def _sde(scheduler: Any) -> bool:
+def _is_sde(scheduler: Any) -> bool:
     return str(scheduler.config.get("algorithm_type")).startswith("sde")
 
 
@@ -194,7 +205,7 @@ def _multistep_flaw(scheduler: Any) -> str:
     return ""
 
 
-def _upscaled(scheduler: Any) -> str:
+def _scale_factors_flaw(scheduler: Any) -> str:
     factors = getattr(scheduler, "_scale_factors", None)
     return "its samples grow as it goes (scale_factors). Set scale_factors=None." if factors else ""
 
@@ -202,17 +213,19 @@ def _upscaled(scheduler: Any) -> str:
 # -- the schedulers of diffusers -------------------------------------------------------------------
 
 for _spec in (
-    SchedulerSpec("table, deterministic", ("DDIMScheduler", "DDIMParallelScheduler"), at.on_table, clean=at.clipped),
-    SchedulerSpec("table, as it is", ("CogVideoXDDIMScheduler",), at.on_table),
+    SchedulerSpec(
+        "table, deterministic", ("DDIMScheduler", "DDIMParallelScheduler"), at.table_levels, clean=at.apply_clipping
+    ),
+    SchedulerSpec("table, as it is", ("CogVideoXDDIMScheduler",), at.table_levels),
     SchedulerSpec(
         "table, ancestral",
         ("DDPMScheduler", "DDPMParallelScheduler", "LCMScheduler", "UnCLIPScheduler"),
-        at.on_table,
-        clean=at.clipped,
+        at.table_levels,
+        clean=at.apply_clipping,
         stochastic=always,
     ),
-    SchedulerSpec("table, noisy", ("TCDScheduler", "CogVideoXDPMScheduler"), at.on_table, stochastic=always),
-    SchedulerSpec("PNDM", ("PNDMScheduler",), at.on_table, stages=at.as_pndm),
+    SchedulerSpec("table, noisy", ("TCDScheduler", "CogVideoXDPMScheduler"), at.table_levels, stochastic=always),
+    SchedulerSpec("PNDM", ("PNDMScheduler",), at.table_levels, stages=at.pndm_stages),
     SchedulerSpec(
         "multistep",
         (
@@ -221,64 +234,93 @@ for _spec in (
             "DEISMultistepScheduler",
             "UniPCMultistepScheduler",
         ),
-        at.preserving,
-        clean=at.thresholded,
-        stochastic=_sde,
-        flaw=_multistep_flaw,
+        at.variance_preserving_levels,
+        clean=at.apply_threshold,
+        stochastic=_is_sde,
+        unsupported_reason=_multistep_flaw,
     ),
     SchedulerSpec(
         "SA-Solver",
         ("SASolverScheduler",),
-        at.preserving,
-        clean=at.thresholded,
+        at.variance_preserving_levels,
+        clean=at.apply_threshold,
         stochastic=always,
-        flaw=_multistep_flaw,
+        unsupported_reason=_multistep_flaw,
     ),
-    SchedulerSpec("sigmas", ("EulerDiscreteScheduler", "LMSDiscreteScheduler"), at.exploding),
-    SchedulerSpec("sigmas, ancestral", ("EulerAncestralDiscreteScheduler",), at.exploding, stochastic=always),
-    SchedulerSpec("Heun", ("HeunDiscreteScheduler",), at.exploding, stages=at.in_pairs, clean=at.clipped),
-    SchedulerSpec("KDPM2", ("KDPM2DiscreteScheduler",), at.interpolated, stages=at.in_pairs),
+    SchedulerSpec("sigmas", ("EulerDiscreteScheduler", "LMSDiscreteScheduler"), at.variance_exploding_levels),
+    SchedulerSpec(
+        "sigmas, ancestral", ("EulerAncestralDiscreteScheduler",), at.variance_exploding_levels, stochastic=always
+    ),
+    SchedulerSpec(
+        "Heun",
+        ("HeunDiscreteScheduler",),
+        at.variance_exploding_levels,
+        stages=at.two_call_stages,
+        clean=at.apply_clipping,
+    ),
+    SchedulerSpec("KDPM2", ("KDPM2DiscreteScheduler",), at.interpolated_levels, stages=at.two_call_stages),
     SchedulerSpec(
         "KDPM2, ancestral",
         ("KDPM2AncestralDiscreteScheduler",),
-        partial(at.interpolated, earlier=1),
-        stages=at.in_pairs,
+        partial(at.interpolated_levels, earlier=1),
+        stages=at.two_call_stages,
         stochastic=always,
     ),
-    SchedulerSpec("DPM-Solver SDE", ("DPMSolverSDEScheduler",), at.halved, stages=at.in_pairs, stochastic=always),
-    SchedulerSpec("EDM", ("EDMEulerScheduler",), at.exploding, at.as_edm),
+    SchedulerSpec(
+        "DPM-Solver SDE", ("DPMSolverSDEScheduler",), at.midpoint_levels, stages=at.two_call_stages, stochastic=always
+    ),
+    SchedulerSpec("EDM", ("EDMEulerScheduler",), at.variance_exploding_levels, at.edm_converter),
     SchedulerSpec(
         "EDM, multistep",
         ("EDMDPMSolverMultistepScheduler",),
-        at.exploding,
-        at.as_edm,
-        clean=at.thresholded,
-        stochastic=_sde,
+        at.variance_exploding_levels,
+        at.edm_converter,
+        clean=at.apply_threshold,
+        stochastic=_is_sde,
     ),
-    SchedulerSpec("EDM, SDE", ("CosineDPMSolverMultistepScheduler",), at.exploding, at.as_edm, stochastic=always),
+    SchedulerSpec(
+        "EDM, SDE",
+        ("CosineDPMSolverMultistepScheduler",),
+        at.variance_exploding_levels,
+        at.edm_converter,
+        stochastic=always,
+    ),
     SchedulerSpec(
         "flow",
         ("FlowMatchEulerDiscreteScheduler",),
-        at.flowing,
-        at.as_flow,
+        at.flow_levels,
+        at.flow_converter,
         stochastic=lambda s: bool(s.config.stochastic_sampling),
     ),
-    SchedulerSpec("flow, Heun", ("FlowMatchHeunDiscreteScheduler",), at.flowing, at.as_flow, stages=at.in_pairs),
-    SchedulerSpec("flow, LCM", ("FlowMatchLCMScheduler",), at.flowing, at.as_flow, stochastic=always, flaw=_upscaled),
+    SchedulerSpec(
+        "flow, Heun", ("FlowMatchHeunDiscreteScheduler",), at.flow_levels, at.flow_converter, stages=at.two_call_stages
+    ),
+    SchedulerSpec(
+        "flow, LCM",
+        ("FlowMatchLCMScheduler",),
+        at.flow_levels,
+        at.flow_converter,
+        stochastic=always,
+        unsupported_reason=_scale_factors_flaw,
+    ),
     SchedulerSpec(
         "flow, ancestral",
         ("LTXEulerAncestralRFScheduler",),
-        at.flowing,
-        at.as_flow,
+        at.flow_levels,
+        at.flow_converter,
         stochastic=lambda s: s.config.eta > 0 and s.config.s_noise > 0,
     ),
-    SchedulerSpec("flow, reversed", ("MiniMaxH3Scheduler",), at.flowing, lambda s: at.REVERSED_FLOW),
+    SchedulerSpec("flow, reversed", ("MiniMaxH3Scheduler",), at.flow_levels, lambda s: at.REVERSED_FLOW),
     SchedulerSpec(
-        "Wuerstchen", ("DDPMWuerstchenScheduler",), at.on_cosine, lambda s: at.PREDICTIONS["epsilon"], stochastic=always
+        "Wuerstchen",
+        ("DDPMWuerstchenScheduler",),
+        at.cosine_levels,
+        lambda s: at.CONVERTERS["epsilon"],
+        stochastic=always,
     ),
-    SchedulerSpec("IPNDM", ("IPNDMScheduler",), at.on_arc, lambda s: at.PREDICTIONS["v_prediction"]),
+    SchedulerSpec("IPNDM", ("IPNDMScheduler",), at.angle_levels, lambda s: at.CONVERTERS["v_prediction"]),
 ):
-    add(_spec)
+    register_scheduler(_spec)
 
 _REASONS = {
     "it steps discrete tokens, which have no clean estimate to freeze or to forecast. There is no substitute.": (
@@ -297,4 +339,4 @@ _REASONS = {
     "its step takes two noise levels and no timestep. Use EDMEulerScheduler.": "KarrasVe",
     "it moves the sample by step_pred and step_correct. Use EulerDiscreteScheduler.": "ScoreSdeVe ScoreSdeVp",
 }
-REFUSED.update({f"{name}Scheduler": why for why, names in _REASONS.items() for name in names.split()})
+UNSUPPORTED.update({f"{name}Scheduler": why for why, names in _REASONS.items() for name in names.split()})

@@ -19,16 +19,21 @@ from ...errors import GuestError
 from ...numerics.parametrize import to_x0
 from ...numerics.schedule import Schedule
 from ...registry import spell
-from .batch_driver import VIEWS, Line, Voyage
-from .batch_router import NAMES, Gate, batch_of
+from .batch_driver import PREDICTION_TYPES, BatchDriver, SampleState
+from .batch_router import BATCH_ARGUMENTS, BatchRouter, find_batch
 from .rows import main_output
 
 TIME_NAMES = ("timestep", "timesteps", "t")
-INSTEAD = "Adapt it without solver=..., with a policy that keeps to the pipeline's steps, such as error_control."
+ALTERNATIVE = "Adapt it without solver=..., with a policy that keeps to the pipeline's steps, such as error_control."
 
 
 def take_over(
-    voyage: Voyage, solver: Solver, policy: Policy, output: torch.Tensor, timesteps: Sequence[float], x: torch.Tensor
+    driver: BatchDriver,
+    solver: Solver,
+    policy: Policy,
+    output: torch.Tensor,
+    timesteps: Sequence[float],
+    x: torch.Tensor,
 ) -> None:
     """Denoise every sample to the end, and leave lines that wait for the pipeline to arrive there.
 
@@ -41,45 +46,45 @@ def take_over(
     Raises:
         GuestError: the network cannot be called in the pipeline's place; the message says why.
     """
-    refuse(
+    refuse_takeover(
         solver,
         {
-            "its scheduler adds noise at every step": voyage.trajectory.stochastic,
-            "two networks take turns": len({id(p.module) for p in voyage.gate.passes.values()}) > 1,
-            "its scheduler steps more rows than there are samples": voyage.layout.width * voyage.layout.copies > 1,
-            "its network's output is not an eps, v, x0 or flow": voyage.trajectory.prediction not in VIEWS,
+            "its scheduler adds noise at every step": driver.trajectory.stochastic,
+            "two networks take turns": len({id(p.module) for p in driver.router.denoiser_calls.values()}) > 1,
+            "its scheduler steps more rows than there are samples": driver.layout.width * driver.layout.copies > 1,
+            "its network's output is not an eps, v, x0 or flow": driver.trajectory.prediction not in PREDICTION_TYPES,
             "its scheduler names times in a way of its own": any(
-                abs(voyage.schedule.timestep(p.t) - told) > 1.0
-                for p, told in zip(voyage.trajectory.calls, timesteps, strict=True)
+                abs(driver.schedule.timestep(p.t) - model_timestep) > 1.0
+                for p, model_timestep in zip(driver.trajectory.calls, timesteps, strict=True)
             ),
             "that solver draws noise of its own, of which the pipeline's generators know nothing": solver.stochastic,
         },
     )
-    backbone = Borrowed(voyage, voyage.gate, _time_factor(voyage.gate, timesteps[0]), output, x)
-    layout, grid = voyage.layout, voyage.host.grid
+    backbone = PipelineBackbone(driver, driver.router, _time_factor(driver.router, timesteps[0]), output, x)
+    layout, grid = driver.layout, driver.scheduler_solver.grid
     seeds = range(layout.samples)
-    branches, known = voyage.gate.branches, voyage.prompts
-    starts = [voyage.engine(layout.take(x, s), 0) for s in seeds]
-    problems = [Problem(voyage.schedule, starts[s], grid, s, s, branches, prompt=known[s]) for s in seeds]
+    branches, known = driver.router.branches, driver.prompts
+    starts = [driver.engine(layout.take(x, s), 0) for s in seeds]
+    problems = [Problem(driver.schedule, starts[s], grid, s, s, branches, prompt=known[s]) for s in seeds]
     results = denoise_many(backbone, problems, solver, policy)
-    last = len(voyage.trajectory.calls)
+    last = len(driver.trajectory.calls)
     for s, result in enumerate(results):
-        held = result.x if voyage.trajectory.reaches_end else backbone.latest[s]
-        voyage.lines.append(Line(iter(()), result, result.run, held, last, result.x))  # type: ignore[arg-type]  # over
+        held = result.x if driver.trajectory.reaches_end else backbone.latest_x0[s]
+        driver.states.append(SampleState(iter(()), result, result.run, held, last, result.x))  # type: ignore[arg-type]  # over
 
 
-def refuse(solver: Solver, reasons: Mapping[str, bool]) -> None:
+def refuse_takeover(solver: Solver, reasons: Mapping[str, bool]) -> None:
     """Raise GuestError for the first of these reasons against a takeover that holds."""
     for reason, holds in reasons.items():
         if holds:
-            raise GuestError(f"The pipeline cannot be taken over by solver={spell(solver)!r}: {reason}. {INSTEAD}")
+            raise GuestError(f"The pipeline cannot be taken over by solver={spell(solver)!r}: {reason}. {ALTERNATIVE}")
 
 
-def _guidance(voyage: Voyage, output: torch.Tensor) -> float:
+def _measure_guidance(driver: BatchDriver, output: torch.Tensor) -> float:
     """The weight w of uncond + w (cond - uncond), measured on the first step."""
     channels = output.shape[1]  # a pipeline may leave out the learned variance behind them
-    said = [voyage.gate.fresh(s) for s in range(voyage.layout.samples)]
-    branches = {b: torch.stack([f[b][:channels] for f in said]).double() for b in said[0]}
+    branch_outputs = [driver.router.get_new_outputs(s) for s in range(driver.layout.samples)]
+    branches = {b: torch.stack([f[b][:channels] for f in branch_outputs]).double() for b in branch_outputs[0]}
     guided = output.double()[:, : next(iter(branches.values())).shape[1]]
     if len(branches) == 1 and torch.equal(branches["cond"], guided):
         return 1.0
@@ -91,105 +96,114 @@ def _guidance(voyage: Voyage, output: torch.Tensor) -> float:
             return weight
     raise GuestError(
         "The guidance of this run is not uncond + w (cond - uncond) with one w, so Skipstone cannot guide in the "
-        f"pipeline's place. {INSTEAD}"
+        f"pipeline's place. {ALTERNATIVE}"
     )
 
 
-def _time_factor(gate: Gate, timestep: float) -> float:
+def _time_factor(gate: BatchRouter, timestep: float) -> float:
     """What the denoiser is told over what the scheduler is told: 1, or 1/1000."""
-    p = gate.passes[0]
-    told = next((p.kwargs[n] for n in TIME_NAMES if n in p.kwargs), p.args[1] if len(p.args) > 1 else None)
-    factor = 0.0 if told is None or timestep == 0.0 else float(torch.as_tensor(told).flatten()[0]) / timestep
+    p = gate.denoiser_calls[0]
+    model_timestep = next((p.kwargs[n] for n in TIME_NAMES if n in p.kwargs), p.args[1] if len(p.args) > 1 else None)
+    factor = (
+        0.0
+        if model_timestep is None or timestep == 0.0
+        else float(torch.as_tensor(model_timestep).flatten()[0]) / timestep
+    )
     for usual in (1.0, 0.001):
         if abs(factor - usual) < 0.01 * usual:
             return usual
     raise GuestError(
-        f"{type(p.module).__name__} is told the time in a way of its own ({told} where the scheduler is told "
-        f"{timestep:g}), which Skipstone cannot do in the pipeline's place. {INSTEAD}"
+        f"{type(p.module).__name__} is told the time in a way of its own ({model_timestep} where the scheduler is told "
+        f"{timestep:g}), which Skipstone cannot do in the pipeline's place. {ALTERNATIVE}"
     )
 
 
 @dataclass
-class Borrowed:
+class PipelineBackbone:
     """The pipeline's denoiser as a backbone: repeats the calls of its first step for other samples and times.
 
     `Problem.cond` is the index of the sample. The first query is what the first step has computed already.
     """
 
-    voyage: Voyage
-    gate: Gate
-    factor: float
+    driver: BatchDriver
+    router: BatchRouter
+    time_factor: float
     output: torch.Tensor
     x: torch.Tensor
-    latest: dict[int, Any] = field(default_factory=dict)
-    weight: float = 1.0
+    latest_x0: dict[int, Any] = field(default_factory=dict)
+    guidance_scale: float = 1.0
 
     def __post_init__(self) -> None:
         self._check_input()
-        self.weight = _guidance(self.voyage, self.output)
+        self.guidance_scale = _measure_guidance(self.driver, self.output)
 
     def _check_input(self) -> None:
-        samples = self.voyage.layout.samples
-        for p in self.gate.passes.values():
-            entered = batch_of(p.module, p.args, p.kwargs)
-            seen = self.voyage.engine(self.x, 0)  # a scaled model input is the sample in engine coordinates
+        samples = self.driver.layout.samples
+        for p in self.router.denoiser_calls.values():
+            entered = find_batch(p.module, p.args, p.kwargs)
+            seen = self.driver.engine(self.x, 0)  # a scaled model input is the sample in engine coordinates
             expected = torch.cat([seen] * (p.rows // samples)).to(entered.dtype)
             if entered.shape != expected.shape or not torch.allclose(entered, expected, rtol=1e-3, atol=1e-4):
                 raise GuestError(
                     f"{type(p.module).__name__} is given more than the sample (an image, a mask), which Skipstone "
-                    f"cannot supply. {INSTEAD}"
+                    f"cannot supply. {ALTERNATIVE}"
                 )
 
     @property
     def schedule(self) -> Schedule:
-        return self.voyage.schedule
+        return self.driver.schedule
 
     @property
     def sites(self) -> tuple[str, ...]:
-        return ("cond", "uncond") if self.gate.branches == 2 else ()
+        return ("cond", "uncond") if self.router.branches == 2 else ()
 
     @property
     def branches(self) -> int:
-        return self.gate.branches
+        return self.router.branches
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
         """One call of the denoiser for each call of it in a step of the pipeline, with the rows that are wanted."""
-        first = not self.latest
-        said = {q.cond: self.gate.fresh(q.cond) for q in queries} if first else self._called(queries)
-        return [self._estimate(q, said[q.cond]) for q in queries]
+        first = not self.latest_x0
+        branch_outputs = (
+            {q.cond: self.router.get_new_outputs(q.cond) for q in queries} if first else self._call_denoiser(queries)
+        )
+        return [self._estimate(q, branch_outputs[q.cond]) for q in queries]
 
-    def _called(self, queries: Sequence[Query]) -> dict[int, dict[str, torch.Tensor]]:
-        said: dict[int, dict[str, torch.Tensor]] = {q.cond: {} for q in queries}
-        for p in self.gate.passes.values():
-            wanted = [(q, j) for j, b in enumerate(p.branches) for q in queries if b not in q.given]
+    def _call_denoiser(self, queries: Sequence[Query]) -> dict[int, dict[str, torch.Tensor]]:
+        branch_outputs: dict[int, dict[str, torch.Tensor]] = {q.cond: {} for q in queries}
+        for p in self.router.denoiser_calls.values():
+            wanted = [(q, j) for j, b in enumerate(p.branches) for q in queries if b not in q.known_outputs]
             if not wanted:
                 continue
-            rows = [j * self.gate.samples + q.cond for q, j in wanted]
-            args, kwargs = self.gate.some(p.args, rows, p.rows), self.gate.some(p.kwargs, rows, p.rows)
+            rows = [j * self.router.samples + q.cond for q, j in wanted]
+            args, kwargs = (
+                self.router.select_rows(p.args, rows, p.rows),
+                self.router.select_rows(p.kwargs, rows, p.rows),
+            )
             x = torch.stack([q.x for q, _ in wanted])
-            times = torch.tensor([self.schedule.timestep(q.t) * self.factor for q, _ in wanted])
-            made = main_output(p.run(*_with(args, x, times), **_with_named(kwargs, x, times)))
+            times = torch.tensor([self.schedule.timestep(q.t) * self.time_factor for q, _ in wanted])
+            made = main_output(p.run(*_replace_batch(args, x, times), **_replace_named_batch(kwargs, x, times)))
             for (q, j), row in zip(wanted, made, strict=True):
-                said[q.cond][p.branches[j]] = row
+                branch_outputs[q.cond][p.branches[j]] = row
             for r in rows:
-                self.gate.spent[r % self.gate.samples] += 1
-        return said
+                self.router.num_rows[r % self.router.samples] += 1
+        return branch_outputs
 
     def _estimate(self, query: Query, fresh: dict[str, torch.Tensor]) -> Estimate:
-        both = {**query.given, **fresh}
+        both = {**query.known_outputs, **fresh}
         output = both["cond"]
-        if self.gate.branches == 2:
-            output = both["uncond"] + self.weight * (both["cond"] - both["uncond"])
-        mean, kind = output[: query.x.shape[0]], str(self.voyage.trajectory.prediction)
+        if self.router.branches == 2:
+            output = both["uncond"] + self.guidance_scale * (both["cond"] - both["uncond"])
+        mean, kind = output[: query.x.shape[0]], str(self.driver.trajectory.prediction)
         x0 = to_x0(kind, mean, query.x, self.schedule.alpha(query.t), self.schedule.sigma(query.t))
-        x0 = self.voyage.trajectory.clean(x0)
+        x0 = self.driver.trajectory.clean(x0)
         mean = x0 if kind == "x0" else mean
-        self.latest[query.cond] = x0
-        features = {b: v for b, v in fresh.items() if b in query.want}
+        self.latest_x0[query.cond] = x0
+        features = {b: v for b, v in fresh.items() if b in query.wanted_sites}
         return Estimate(x0, len(fresh) / self.branches, mean, kind, features)  # type: ignore[arg-type]  # a View
 
 
-def _with(args: tuple[Any, ...], x: torch.Tensor, times: torch.Tensor) -> tuple[Any, ...]:
+def _replace_batch(args: tuple[Any, ...], x: torch.Tensor, times: torch.Tensor) -> tuple[Any, ...]:
     """Positional arguments around another batch and its times."""
     changed = list(args)
     if args and isinstance(args[0], torch.Tensor):
@@ -199,9 +213,9 @@ def _with(args: tuple[Any, ...], x: torch.Tensor, times: torch.Tensor) -> tuple[
     return tuple(changed)
 
 
-def _with_named(kwargs: dict[str, Any], x: torch.Tensor, times: torch.Tensor) -> dict[str, Any]:
+def _replace_named_batch(kwargs: dict[str, Any], x: torch.Tensor, times: torch.Tensor) -> dict[str, Any]:
     changed = dict(kwargs)
-    for name in NAMES:
+    for name in BATCH_ARGUMENTS:
         if isinstance(kwargs.get(name), torch.Tensor):
             changed[name] = x.to(kwargs[name].dtype)
             break
@@ -211,7 +225,7 @@ def _with_named(kwargs: dict[str, Any], x: torch.Tensor, times: torch.Tensor) ->
     return changed
 
 
-def _times_like(told: Any, times: torch.Tensor) -> torch.Tensor:
-    floating = isinstance(told, torch.Tensor) and told.is_floating_point()
-    device = told.device if isinstance(told, torch.Tensor) else None
-    return times.to(device=device, dtype=told.dtype if floating else torch.float32)
+def _times_like(model_timestep: Any, times: torch.Tensor) -> torch.Tensor:
+    floating = isinstance(model_timestep, torch.Tensor) and model_timestep.is_floating_point()
+    device = model_timestep.device if isinstance(model_timestep, torch.Tensor) else None
+    return times.to(device=device, dtype=model_timestep.dtype if floating else torch.float32)

@@ -11,16 +11,16 @@ from typing import Any
 from ...engine.contracts import ATTENTION, Attempt, Cached, Full, Plan, Refine, Run
 from ...errors import SpecError
 
-PARTS = 4  # places to land on for each step of a guide
-DIGITS = 3  # of a place between two steps: networks taught at 1000 whole timesteps are noisy between them
+PLACES_PER_STEP = 4  # places to land on for each step of a guide
+PLACE_DIGITS = 3  # of a place between two steps: networks taught at 1000 whole timesteps are noisy between them
 STOP, GATE, REFINE, ACTION = "stop", "gate", "refine", "action"  # words of actions, and memos
-STEPS = ("continue", "skip", "short")  # actions that are nothing but a landing
+STEP_ACTIONS = ("continue", "skip", "short")  # actions that are nothing but a landing
 UNCOND = frozenset({"uncond"})
 DEFAULT = ("short 0.5", "short 0.75", "continue", "skip 1.25", "skip 1.5", "skip 2", "skip 3", "stop 1", "stop 2")
 
 
 @dataclass(frozen=True)
-class Guide:
+class BaseSchedule:
     """A fixed schedule, and the places between its times where an agent may land.
 
     Args:
@@ -44,8 +44,8 @@ class Guide:
         """PARTS for each step, and the end."""
         found: list[float] = []
         for a, b in zip(self.times, self.times[1:], strict=False):
-            inner = [a + (b - a) * j / PARTS for j in range(1, PARTS)]
-            rounded = [round(t, DIGITS) for t in inner]
+            inner = [a + (b - a) * j / PLACES_PER_STEP for j in range(1, PLACES_PER_STEP)]
+            rounded = [round(t, PLACE_DIGITS) for t in inner]
             whole = all(x > y for x, y in zip([a, *rounded], [*rounded, b], strict=True))
             found += [a, *(rounded if whole else inner)]
         return (*found, self.times[-1])
@@ -58,13 +58,13 @@ class Guide:
         """The place at a time, or the nearest below."""
         return len(self.places) - 1 - max(0, bisect_left(self._rising, t + 1e-9) - 1)
 
-    def after(self, t: float, length: int, end: float) -> float:
+    def landing_time(self, t: float, length: int, end: float) -> float:
         """Where a step from t lands that passes so many places, in a run to `end`."""
         return max(end, self.places[min(self.index(t) + length, len(self.places) - 1)])
 
 
 @dataclass(frozen=True)
-class Moves:
+class ActionSpace:
     """The actions of an agent, in order.
 
     `continue` goes on to where the guide's next step would land; `skip k` passes k steps of it in one, `short k` a
@@ -108,16 +108,18 @@ class Moves:
     @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Places that each action passes; minus the number of steps of a stop."""
-        return tuple(map(_length, self.names))
+        return tuple(map(_parse_length, self.names))
 
-    def allowed(self, run: Run, guide: Guide) -> Any:
+    def action_mask(self, run: Run, guide: BaseSchedule) -> Any:
         """(actions,) whether each may be taken by a run that is about to decide."""
         assert run.pending is not None
         left = len(guide.places) - 1 - guide.index(run.pending.t)
-        calls = sum(not a.skipped for a in run.kept)
-        return self.masks([left], [calls], [guide.steps], run.branches > 1, refined(run) < self.refines)[0]
+        calls = sum(not a.is_forecast for a in run.accepted_attempts)
+        return self.action_masks(
+            [left], [calls], [guide.steps], run.branches > 1, count_refinements(run) < self.refines
+        )[0]
 
-    def masks(self, left: Any, calls: Any, steps: Any, gates: Any = False, refines: Any = True) -> Any:
+    def action_masks(self, left: Any, calls: Any, steps: Any, gates: Any = False, refines: Any = True) -> Any:
         """(n, actions) whether each action may be taken: one for each landing, and only such as can be paid for.
 
         Args:
@@ -148,22 +150,22 @@ class Moves:
         return found | (~found.any(1, keepdims=True) & longest)
 
 
-def refined(run: Run) -> int:
+def count_refinements(run: Run) -> int:
     """Refinements that a run has made."""
-    return sum(isinstance(a.plan.evaluate, Refine) for a in run.kept)
+    return sum(isinstance(a.plan.evaluate, Refine) for a in run.accepted_attempts)
 
 
-def _length(name: str) -> int:
+def _parse_length(name: str) -> int:
     word, _, number = name.partition(" ")
     if name in ("continue", GATE, REFINE):
-        return PARTS
+        return PLACES_PER_STEP
     try:
         value = float(number)
     except ValueError:
         value = -1.0
     if word == STOP and value in (1, 2, 3, 4):
         return -int(value)
-    places = value * PARTS
+    places = value * PLACES_PER_STEP
     if places == int(places) and ((word == "skip" and value > 1) or (word == "short" and 0 < value < 1)):
         return int(places)
     raise SpecError(
@@ -172,25 +174,25 @@ def _length(name: str) -> int:
     )
 
 
-def due(run: Run) -> bool:
+def is_decision_due(run: Run) -> bool:
     """Whether a decision is: the call at the start of the pending step is known, and the step is not settled yet."""
     last = run.pending
     if last is None or last.plan.memo.get(STOP) is not None:
         return False
-    return not last.skipped and not _aimed(run, last)
+    return not last.is_forecast and not _is_retry(run, last)
 
 
-def _aimed(run: Run, last: Attempt) -> bool:
+def _is_retry(run: Run, last: Attempt) -> bool:
     return bool(run.past) and run.past[-1].accepted is False and run.past[-1].t == last.t
 
 
-def carry(run: Run, guide: Guide, moves: Moves, action: int | None = None) -> Plan:
+def plan_action(run: Run, guide: BaseSchedule, moves: ActionSpace, action: int | None = None) -> Plan:
     """The plan that an action means; without one, that which goes on where no decision is due."""
     last = run.pending
     if last is None:
-        return Plan(Full(), guide.after(run.t, PARTS, run.t_end))
+        return Plan(Full(), guide.landing_time(run.t, PLACES_PER_STEP, run.t_end))
     if action is None:
-        return _onward(run, guide, last)
+        return _continue_plan(run, guide, last)
     name, length = moves.names[action], moves.lengths[action]
     memo = {ACTION: float(action)}
     if length < 0:
@@ -198,21 +200,21 @@ def carry(run: Run, guide: Guide, moves: Moves, action: int | None = None) -> Pl
         length = -(-(len(guide.places) - 1 - guide.index(last.t)) // -length)
     if name == GATE:
         memo[GATE] = 1.0
-    landing = guide.after(last.t, length, run.t_end)
-    if landing == last.t_next and name.partition(" ")[0] in STEPS:  # the pending step is what the action means
-        return _onward(run, guide, last)
+    landing = guide.landing_time(last.t, length, run.t_end)
+    if landing == last.t_next and name.partition(" ")[0] in STEP_ACTIONS:  # the pending step is what the action means
+        return _continue_plan(run, guide, last)
     evaluate = Refine() if name == REFINE else last.plan.evaluate
     return Plan(evaluate, landing, False, memo=memo)
 
 
-def _onward(run: Run, guide: Guide, last: Attempt) -> Plan:
+def _continue_plan(run: Run, guide: BaseSchedule, last: Attempt) -> Plan:
     """Accept the pending step, and take the next."""
     if last.t_next <= run.t_end:
         return Plan(Full(), run.t_end)
     rest = last.plan.memo.get(STOP, 0.0)
     evaluate = Cached(UNCOND, 1) if last.plan.memo.get(GATE) else Full()
-    step = Plan(evaluate, guide.after(last.t_next, PARTS, run.t_end))
+    step = Plan(evaluate, guide.landing_time(last.t_next, PLACES_PER_STEP, run.t_end))
     if rest:
         share = -(-(len(guide.places) - 1 - guide.index(last.t_next)) // int(rest))
-        return replace(step, t_next=guide.after(last.t_next, share, run.t_end), memo={STOP: rest - 1})
+        return replace(step, t_next=guide.landing_time(last.t_next, share, run.t_end), memo={STOP: rest - 1})
     return step

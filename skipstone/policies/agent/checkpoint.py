@@ -15,7 +15,7 @@ ACTIVATIONS = ("tanh", "relu")
 
 
 @dataclass(frozen=True, eq=False)
-class Brain:
+class ActionScorer:
     """scores = W_n act(... act(W_1 (o - centre) / spread + b_1) ...) + b_n, the best allowed action being chosen.
 
     Learners of every kind end as one of these: the logits of a policy network, the values of fitted Q, a linear
@@ -97,7 +97,7 @@ class Brain:
         return target
 
     @classmethod
-    def load(cls, path: str | Path) -> Brain:
+    def load(cls, path: str | Path) -> ActionScorer:
         """What `save` wrote. Raises SpecError where there is none, or it is damaged."""
         from safetensors import SafetensorError, safe_open
 

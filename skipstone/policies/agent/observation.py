@@ -14,22 +14,22 @@ from ...engine.contracts import Run
 from ...engine.signals import Disagreement
 from ...errors import SpecError
 from ...registry import spell
-from .actions import PARTS, Guide
-from .observation_batch import View as View
+from .actions import PLACES_PER_STEP, BaseSchedule
+from .observation_batch import ObservationBatch as ObservationBatch
 from .published import PARTS as PUBLISHED
-from .published import Published
+from .published import PublishedObservation
 
-LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
+LINEAR_ERROR_SIGNAL, REPEAT_ERROR_SIGNAL = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 BLOCKS = ("place", "trace", "errors", "prompt")  # those that cost nothing
-WHOLE = "published"  # short for all of PUBLISHED
-NOTHING = Published()  # looks at nothing
-LOOKS = 3  # calls whose signals are seen: this one and the two before
-FAINT = 1e-6
+ALL_PUBLISHED = "published"  # short for all of PUBLISHED
+NO_IMAGES = PublishedObservation()  # looks at nothing
+HISTORY_LENGTH = 3  # calls whose signals are seen: this one and the two before
+LOG_FLOOR = 1e-6
 HALF_PI = math.pi / 2
 
 
 @dataclass(frozen=True)
-class Sight:
+class Observation:
     """The observation of an agent, block by block.
 
     - place: where the run is, on the guide and on the angle; calls made, and how far that is ahead of the guide; what
@@ -39,8 +39,8 @@ class Sight:
     - errors: the bend of the path as `stride` measures it, what the next step of the guide would spoil by it, and
       what the steps so far have.
     - prompt: the mean text state, on `axes`.
-    - image, text, timestep, quality: the observation that AdDiffusion published, see `Published`; "published" is all
-      four.
+    - image, text, timestep, quality: the observation that AdDiffusion published, see `PublishedObservation`;
+      "published" is all four.
 
     The first four, which are the default, cost nothing beside the calls themselves. Looking at pictures costs
     `published.fee` calls each time.
@@ -58,10 +58,10 @@ class Sight:
     blocks: tuple[str, ...] = BLOCKS
     centre: tuple[float, ...] = ()
     axes: tuple[tuple[float, ...], ...] = ()
-    published: Published = NOTHING
+    published: PublishedObservation = NO_IMAGES
 
     def __post_init__(self) -> None:
-        known = (*BLOCKS, *PUBLISHED, WHOLE)
+        known = (*BLOCKS, *PUBLISHED, ALL_PUBLISHED)
         wrong = [b for b in self.blocks if b not in known]
         if wrong or not self.blocks:
             raise SpecError(f"Expected blocks among {', '.join(known)}, got {', '.join(wrong) or 'none'}.")
@@ -69,14 +69,14 @@ class Sight:
             raise SpecError(f"Expected axes of width {len(self.centre)}, as the centre has, got others.")
 
     @cached_property
-    def looking(self) -> frozenset[str]:
+    def published_blocks(self) -> frozenset[str]:
         """The blocks of the published observation that are seen."""
-        return frozenset(PUBLISHED if WHOLE in self.blocks else set(PUBLISHED) & set(self.blocks))
+        return frozenset(PUBLISHED if ALL_PUBLISHED in self.blocks else set(PUBLISHED) & set(self.blocks))
 
     @property
     def needs(self) -> frozenset[str]:
         """Signals that are looked at."""
-        return frozenset({LINE, LAST}) | self.published.needs(self.looking)
+        return frozenset({LINEAR_ERROR_SIGNAL, REPEAT_ERROR_SIGNAL}) | self.published.needs(self.published_blocks)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -85,57 +85,57 @@ class Sight:
         if "place" in self.blocks:
             found += ["progress", "angle", "steps left", "calls", "ahead", "log price"]
         if "trace" in self.blocks:
-            found += [f"{what} {k}" for k in range(LOOKS) for what in ("log line", "log last", "step")]
+            found += [f"{what} {k}" for k in range(HISTORY_LENGTH) for what in ("log line", "log last", "step")]
         if "errors" in self.blocks:
             found += ["log bend", "bend change", "log next error", "log made error"]
         if "prompt" in self.blocks:
             found += [f"prompt {k}" for k in range(len(self.axes))]
         for part in PUBLISHED:
-            if part in self.looking:
+            if part in self.published_blocks:
                 found += self.published.names(part, "place" in self.blocks)
         return tuple(found)
 
-    def observe(self, run: Run, guide: Guide, price: float) -> Any:
+    def observe(self, run: Run, guide: BaseSchedule, price: float) -> Any:
         """The observation (len(names),) of a run that is about to decide, float32."""
-        seen = view(run, guide, price)
-        if self.looking:
-            seen = seen._replace(**self.published.seen(run, self.looking))
+        seen = observe_run(run, guide, price)
+        if self.published_blocks:
+            seen = seen._replace(**self.published.observe(run, self.published_blocks))
         return self.features(seen)[0]
 
     def fee(self, run: Run) -> float:
         """What was paid for looking at a run, in calls; not among the calls of the network."""
-        return self.published.fee * self.published.looks(run)
+        return self.published.fee * self.published.count_images(run)
 
-    def features(self, seen: View) -> Any:
+    def features(self, seen: ObservationBatch) -> Any:
         """The observations (n, len(names)) of runs, float32."""
         import numpy as np
 
         blocks = {"place": self._place, "trace": self._trace, "errors": self._errors, "prompt": self._prompt}
         columns = [column for name in BLOCKS if name in self.blocks for column in blocks[name](seen)]
         found = [np.stack(columns, 1)] if columns else []
-        found += [self.published.features(part, seen) for part in PUBLISHED if part in self.looking]
+        found += [self.published.features(part, seen) for part in PUBLISHED if part in self.published_blocks]
         return np.concatenate(found, 1).astype(np.float32)
 
-    def _place(self, seen: View) -> list[Any]:
+    def _place(self, seen: ObservationBatch) -> list[Any]:
         import numpy as np
 
-        steps, done = (seen.places - 1) / PARTS, seen.place / (seen.places - 1)
+        steps, done = (seen.places - 1) / PLACES_PER_STEP, seen.place / (seen.places - 1)
         calls = seen.calls / steps
         return [done, seen.angles[:, 0] / HALF_PI, (1 - done) * steps, calls, done - calls, np.log(seen.price)]
 
-    def _trace(self, seen: View) -> list[Any]:
+    def _trace(self, seen: ObservationBatch) -> list[Any]:
         import numpy as np
 
         columns = []
-        for k in range(LOOKS):
+        for k in range(HISTORY_LENGTH):
             lengths = seen.angles[:, k + 1] - seen.angles[:, k]
-            columns += [_log(seen.lines[:, k]), _log(seen.lasts[:, k]), np.nan_to_num(lengths)]
+            columns += [_log(seen.linear_errors[:, k]), _log(seen.repeat_errors[:, k]), np.nan_to_num(lengths)]
         return columns
 
-    def _errors(self, seen: View) -> list[Any]:
+    def _errors(self, seen: ObservationBatch) -> list[Any]:
         import numpy as np
 
-        here, before = (bend(seen.angles, seen.lines, seen.lasts, k) for k in (0, 1))
+        here, before = (path_curvature(seen.angles, seen.linear_errors, seen.repeat_errors, k) for k in (0, 1))
         known = ~np.isnan(here)
         last = np.where(known, here, 1.0)
         first = np.where(np.isnan(before), last, before)
@@ -143,12 +143,12 @@ class Sight:
         columns = [
             np.log(last),
             np.log(last / first),
-            np.log(last * step**3 + FAINT),
-            0.5 * np.log(seen.made + FAINT**2),
+            np.log(last * step**3 + LOG_FLOOR),
+            0.5 * np.log(seen.accumulated_error + LOG_FLOOR**2),
         ]
         return [np.where(known, column, 0.0) for column in columns]
 
-    def _prompt(self, seen: View) -> list[Any]:
+    def _prompt(self, seen: ObservationBatch) -> list[Any]:
         import numpy as np
 
         if not self.axes:
@@ -170,7 +170,7 @@ class Sight:
         return np.array(self.centre), np.array(self.axes)
 
 
-def bend(angles: Any, lines: Any, lasts: Any, k: int) -> Any:
+def path_curvature(angles: Any, lines: Any, lasts: Any, k: int) -> Any:
     """(n,) how the path bends at the k-th last call, as `stride` measures it; nan where that is not known.
 
     e / (h (h + h_1)) of a line through the two calls before, 2 e / h^2 where there was but one.
@@ -180,48 +180,50 @@ def bend(angles: Any, lines: Any, lasts: Any, k: int) -> Any:
     h, before = angles[:, k + 1] - angles[:, k], angles[:, k + 2] - angles[:, k + 1]
     with np.errstate(invalid="ignore", divide="ignore"):
         line, last = lines[:, k] / (h * (h + before)), 2.0 * lasts[:, k] / h**2
-    return np.maximum(np.where(np.isnan(line), last, line), FAINT)
+    return np.maximum(np.where(np.isnan(line), last, line), LOG_FLOOR)
 
 
-def view(run: Run, guide: Guide, price: float) -> View:
+def observe_run(run: Run, guide: BaseSchedule, price: float) -> ObservationBatch:
     """A run as a view of one row."""
     import numpy as np
 
-    calls = [a for a in run.kept if not a.skipped]
-    angles = [angle(run.grid, run.clocks, a.t) for a in calls]
-    lines, lasts = ([a.signals.get(name, math.nan) for a in calls] for name in (LINE, LAST))
+    calls = [a for a in run.accepted_attempts if not a.is_forecast]
+    angles = [grid_angle(run.grid, run.clocks, a.t) for a in calls]
+    lines, lasts = (
+        [a.signals.get(name, math.nan) for a in calls] for name in (LINEAR_ERROR_SIGNAL, REPEAT_ERROR_SIGNAL)
+    )
     place = guide.index(calls[-1].t)
-    ahead = angle(run.grid, run.clocks, guide.places[min(place + PARTS, len(guide.places) - 1)])
+    ahead = grid_angle(run.grid, run.clocks, guide.places[min(place + PLACES_PER_STEP, len(guide.places) - 1)])
     tables = [np.array([_newest(values, k + 1) for k in range(len(calls))]) for values in (angles, lines, lasts)]
-    spoilt = made(*tables)
+    spoilt = accumulated_error(*tables)
     found = (place, len(guide.places), len(calls), price)
     place_, places, count, cost = (np.array([v], float) for v in found)
     known, lined, lasted = (table[-1:] for table in tables)
     prompt = np.array(run.prompt, float)[None]
-    return View(place_, places, count, cost, known, lined, lasted, np.array([ahead]), spoilt, prompt)
+    return ObservationBatch(place_, places, count, cost, known, lined, lasted, np.array([ahead]), spoilt, prompt)
 
 
-def made(angles: Any, lines: Any, lasts: Any) -> Any:
+def accumulated_error(angles: Any, lines: Any, lasts: Any) -> Any:
     """(1,) sum of squares of b h^3 over calls, a row each: the bend at a call tells what the step to it has spoilt."""
     import numpy as np
 
-    return np.nansum((bend(angles, lines, lasts, 0) * (angles[:, 1] - angles[:, 0]) ** 3) ** 2)[None]
+    return np.nansum((path_curvature(angles, lines, lasts, 0) * (angles[:, 1] - angles[:, 0]) ** 3) ** 2)[None]
 
 
 def _newest(values: list[float], count: int) -> list[float]:
     """The last of the first `count` values, newest first, LOOKS + 2 of them."""
-    newest = values[max(0, count - LOOKS - 2) : count][::-1]
-    return newest + [math.nan] * (LOOKS + 2 - len(newest))
+    newest = values[max(0, count - HISTORY_LENGTH - 2) : count][::-1]
+    return newest + [math.nan] * (HISTORY_LENGTH + 2 - len(newest))
 
 
 def _log(signal: Any) -> Any:
     """log of a signal relative to a tenth; 0 where it is not known."""
     import numpy as np
 
-    return np.where(np.isnan(signal), 0.0, np.log(10.0 * np.nan_to_num(signal) + FAINT))
+    return np.where(np.isnan(signal), 0.0, np.log(10.0 * np.nan_to_num(signal) + LOG_FLOOR))
 
 
 @lru_cache(maxsize=65536)
-def angle(grid: tuple[float, ...], clocks: tuple[float, ...], t: float) -> float:
-    """`Run.angle` of a run on this grid: all that a policy knows of the schedule."""
+def grid_angle(grid: tuple[float, ...], clocks: tuple[float, ...], t: float) -> float:
+    """`TrainingArguments.angle` of a run on this grid: all that a policy knows of the schedule."""
     return Run(grid[0], grid[-1], grid, clocks).angle(t)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
-class View(NamedTuple):
+class ObservationBatch(NamedTuple):
     """Runs that are about to decide, one a row; what is not known yet is nan.
 
     Args:
@@ -18,7 +18,7 @@ class View(NamedTuple):
         ahead: (n,) angle at which the guide's next step would land.
         made: (n,) sum of squares of what the steps so far have spoilt, as `bend` tells.
         prompt: (n, width) mean text states.
-        t, pictures, words: What `Published` looks at; None where it does not.
+        t, pictures, words: What `PublishedPeer` looks at; None where it does not.
     """
 
     place: Any
@@ -26,10 +26,10 @@ class View(NamedTuple):
     calls: Any
     price: Any
     angles: Any
-    lines: Any
-    lasts: Any
+    linear_errors: Any
+    repeat_errors: Any
     ahead: Any
-    made: Any
+    accumulated_error: Any
     prompt: Any
     t: Any = None
     pictures: Any = None

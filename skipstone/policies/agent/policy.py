@@ -12,18 +12,18 @@ from typing import Any, ClassVar
 from ...engine.contracts import INFINITY, Plan, Policy, Run
 from ...errors import SpecError
 from ...registry import register
-from ..ranges import number
-from .actions import Guide, Moves, carry, due
-from .checkpoint import Brain
-from .observation import Sight
-from .published import Published
+from ..ranges import check_number
+from .actions import ActionSpace, BaseSchedule, is_decision_due, plan_action
+from .checkpoint import ActionScorer
+from .observation import Observation
+from .published import PublishedObservation
 
 SHIPPED = Path(__file__).parent / "agents"
 SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, eq=False)
-class Mind:
+class AgentCheckpoint:
     """All that an agent's file holds.
 
     Args:
@@ -36,70 +36,80 @@ class Mind:
         notes: What its maker says: model, learner, figures.
     """
 
-    brain: Brain
-    moves: Moves
-    sight: Sight
-    guides: tuple[tuple[float, Guide], ...]
+    action_scorer: ActionScorer
+    action_space: ActionSpace
+    observation: Observation
+    base_schedules: tuple[tuple[float, BaseSchedule], ...]
     learned: bool = True
     solver: str = "adams"
     notes: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not self.guides or self.brain.actions != len(self.moves) or self.brain.inputs != len(self.sight.names):
+        if (
+            not self.base_schedules
+            or self.action_scorer.actions != len(self.action_space)
+            or self.action_scorer.inputs != len(self.observation.names)
+        ):
             raise SpecError(
-                f"Expected guides and a brain of {len(self.sight.names)} inputs and {len(self.moves)} actions, got "
-                f"{len(self.guides)} guides, {self.brain.inputs} inputs and {self.brain.actions} actions."
+                f"Expected guides and a brain of {len(self.observation.names)} inputs and {len(self.action_space)} "
+                f"actions, got "
+                f"{len(self.base_schedules)} guides, {self.action_scorer.inputs} inputs and "
+                f"{self.action_scorer.actions} actions."
             )
-        if not all(0 < price < INFINITY for price, _ in self.guides):
-            raise SpecError(f"Expected prices > 0 of the guides, got {', '.join(str(p) for p, _ in self.guides)}.")
+        if not all(0 < price < INFINITY for price, _ in self.base_schedules):
+            raise SpecError(
+                f"Expected prices > 0 of the guides, got {', '.join(str(p) for p, _ in self.base_schedules)}."
+            )
 
     @property
     def prices(self) -> tuple[float, float]:
         """The lowest and the highest that it was trained at."""
-        found = [price for price, _ in self.guides]
+        found = [price for price, _ in self.base_schedules]
         return min(found), max(found)
 
-    def guide(self, price: float) -> Guide:
+    def base_schedule(self, price: float) -> BaseSchedule:
         """That of the nearest price, by ratio."""
-        return min(self.guides, key=lambda g: max(g[0] / price, price / g[0]))[1]
+        return min(self.base_schedules, key=lambda g: max(g[0] / price, price / g[0]))[1]
 
     def choose(self, run: Run, price: float) -> int:
         """The action of a run at which a decision is due."""
-        guide = self.guide(price)
+        guide = self.base_schedule(price)
         if not self.learned:
-            return self.moves.names.index("continue")
-        return self.brain.choose(self.sight.observe(run, guide, price), self.moves.allowed(run, guide))
+            return self.action_space.names.index("continue")
+        return self.action_scorer.choose(
+            self.observation.observe(run, guide, price), self.action_space.action_mask(run, guide)
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write it as one file. Raises OutputError where that cannot be."""
         about = {
-            "moves": asdict(self.moves),
-            "sight": asdict(self.sight),
-            "guides": [{"price": price, "times": list(guide.times)} for price, guide in self.guides],
+            "moves": asdict(self.action_space),
+            "sight": asdict(self.observation),
+            "guides": [{"price": price, "times": list(guide.times)} for price, guide in self.base_schedules],
             "learned": self.learned,
             "solver": self.solver,
             "notes": dict(self.notes or {}),
         }
-        brain = self.brain
-        return Brain(brain.centre, brain.spread, brain.layers, brain.activation, about).save(path)
+        brain = self.action_scorer
+        return ActionScorer(brain.centre, brain.spread, brain.layers, brain.activation, about).save(path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Mind:
+    def load(cls, path: str | Path) -> AgentCheckpoint:
         """What `save` wrote. Raises SpecError where it cannot be read."""
-        brain = Brain.load(path)
+        brain = ActionScorer.load(path)
         try:
             about = brain.about
             moves, sight = about["moves"], about["sight"]
             return cls(
                 brain,
-                Moves(**{**moves, "names": tuple(moves["names"])}),
-                Sight(
+                ActionSpace(**{**moves, "names": tuple(moves["names"])}),
+                Observation(
                     tuple(sight["blocks"]),
                     tuple(sight["centre"]),
                     tuple(map(tuple, sight["axes"])),
-                    Published(**sight.get("published", {})),
+                    PublishedObservation(**sight.get("published", {})),
                 ),
-                tuple((g["price"], Guide(tuple(g["times"]))) for g in about["guides"]),
+                tuple((g["price"], BaseSchedule(tuple(g["times"]))) for g in about["guides"]),
                 about["learned"],
                 about["solver"],
                 about["notes"],
@@ -111,16 +121,16 @@ class Mind:
 
 
 @lru_cache(maxsize=32)
-def _loaded(path: str, changed: float) -> Mind:
-    return Mind.load(path)
+def _loaded(path: str, changed: float) -> AgentCheckpoint:
+    return AgentCheckpoint.load(path)
 
 
-def shipped() -> tuple[str, ...]:
+def shipped_agents() -> tuple[str, ...]:
     """Names of the agents that come with the library."""
     return tuple(sorted(p.name.removesuffix(SUFFIX) for p in SHIPPED.glob(f"*{SUFFIX}")))
 
 
-def find(path: str) -> Path:
+def find_agent(path: str) -> Path:
     """The file of an agent: a shipped one's name, a file, or a folder of `skipstone train agent`.
 
     Raises:
@@ -129,7 +139,7 @@ def find(path: str) -> Path:
     for candidate in (SHIPPED / f"{path}{SUFFIX}", Path(path), Path(path) / f"agent{SUFFIX}"):
         if candidate.is_file():
             return candidate
-    names = ", ".join(map(repr, shipped())) or "none"
+    names = ", ".join(map(repr, shipped_agents())) or "none"
     raise SpecError(
         f"agent: there is no agent {path!r}. Shipped: {names}. Train one: skipstone train agent --config FILE --out "
         f"DIR; then say agent(path='DIR')."
@@ -148,8 +158,8 @@ class Agent(Policy):
     searched for Pebble; "pebble-even" has learnt, beginning with even steps. For the model and the solver it was
     trained with, whose steps make one call.
 
-    One that was trained to look at pictures (`Published`) decodes the clean estimate at every call, which costs
-    `mind.sight.published.fee` calls each time: it is charged in training, and no count of calls shows it.
+    One that was trained to look at pictures (`PublishedObservation`) decodes the clean estimate at every call, which
+    costs `mind.sight.published.fee` calls each time: it is charged in training, and no count of calls shows it.
 
     Args:
         path: File or folder of `skipstone train agent`, or the name of a shipped one. "" changes nothing.
@@ -168,42 +178,48 @@ class Agent(Policy):
     name: ClassVar[str] = "agent"
     neutral: ClassVar[Mapping[str, Any]] = {"path": ""}
     may_spend_more: ClassVar[bool] = True
-    ladder: ClassVar[Sequence[Mapping[str, Any]]] = tuple({"price": p} for p in (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0))
+    calibration_settings: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
+        {"price": p} for p in (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+    )
 
     def __post_init__(self) -> None:
-        number(self, "price", 0)
+        check_number(self, "price", 0)
         if not isinstance(self.path, str):
             raise SpecError(f"agent: expected path to be a text, got {self.path!r}; try path='pebble'.")
         if self.path and self.price:
-            low, high = self.mind.prices
+            low, high = self.checkpoint.prices
             if not 0.99 * low <= self.price <= 1.01 * high:
                 raise SpecError(f"agent: expected a price in {low:g}..{high:g}, as it was trained, got {self.price:g}.")
 
     @cached_property
-    def mind(self) -> Mind:
+    def checkpoint(self) -> AgentCheckpoint:
         """What its file holds."""
-        file = find(self.path)
+        file = find_agent(self.path)
         return _loaded(str(file), os.stat(file).st_mtime)
 
     @cached_property
     def _price(self) -> float:
-        low, high = self.mind.prices
+        low, high = self.checkpoint.prices
         return float(self.price or (low * high) ** 0.5)
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.mind.sight.needs if self.path and self.mind.learned else frozenset()  # a guide looks at nothing
+        return (
+            self.checkpoint.observation.needs if self.path and self.checkpoint.learned else frozenset()
+        )  # a guide looks at nothing
 
     @property
     def sites(self) -> frozenset[str]:
-        return self.mind.moves.sites if self.path else frozenset()
+        return self.checkpoint.action_space.sites if self.path else frozenset()
 
     @property
     def solver(self) -> str:
-        return self.mind.solver if self.path else ""
+        return self.checkpoint.solver if self.path else ""
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        if not self.path or not proposal.plain:
+        if not self.path or not proposal.is_unamended:
             return proposal
-        mind, guide = self.mind, self.mind.guide(self._price)
-        return carry(run, guide, mind.moves, mind.choose(run, self._price) if due(run) else None)
+        mind, guide = self.checkpoint, self.checkpoint.base_schedule(self._price)
+        return plan_action(
+            run, guide, mind.action_space, mind.choose(run, self._price) if is_decision_due(run) else None
+        )

@@ -9,25 +9,25 @@ from operator import itemgetter
 from typing import Any
 
 from ...engine.contracts import Run
-from ...engine.signals import Look, Words, place
+from ...engine.signals import ImageFeatures, PromptFeatures, signal_key
 from ...errors import SpecError
 from ...registry import spell
 from . import actions as moves
-from .observation_batch import View
+from .observation_batch import ObservationBatch
 
 IMAGE, TEXT, TIMESTEP, QUALITY = PARTS = ("image", "text", "timestep", "quality")
-REMEMBERED = 3  # looks that qualities are made of: this one and the two before
-RATES = 64  # of the sines and cosines of time
-TIMES = 1000.0  # t of the engine, 0..1, in the timesteps that networks are taught
-PRICE = "log price"
-QUALITIES = (
-    "image-text", "image-text change", "image likeness", "last image likeness", "progress", "calls", PRICE,
+NUM_IMAGES = 3  # looks that qualities are made of: this one and the two before
+NUM_FREQUENCIES = 64  # of the sines and cosines of time
+NUM_TRAIN_TIMESTEPS = 1000.0  # t of the engine, 0..1, in the timesteps that networks are taught
+PRICE_ENTRY = "log price"
+QUALITY_ENTRIES = (
+    "image-text", "image-text change", "image likeness", "last image likeness", "progress", "calls", PRICE_ENTRY,
     "log last",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedObservation:
     """phi = [image | text | timestep | quality], 768 + 768 + 128 + 8 = 1,672 numbers with CLIP ViT-L/14.
 
     - image: features of the picture that the clean estimate of this call decodes to, of length 1.
@@ -57,21 +57,22 @@ class Published:
     def names(self, part: str, placed: bool) -> list[str]:
         """Of the entries of a part; `placed` where the price is seen elsewhere already, under its own name."""
         if part == QUALITY:
-            return [name if name == PRICE and not placed else f"{part} {name}" for name in QUALITIES]
-        return [f"{part} {k}" for k in range({IMAGE: self.image, TEXT: self.text, TIMESTEP: 2 * RATES}[part])]
+            return [name if name == PRICE_ENTRY and not placed else f"{part} {name}" for name in QUALITY_ENTRIES]
+        return [f"{part} {k}" for k in range({IMAGE: self.image, TEXT: self.text, TIMESTEP: 2 * NUM_FREQUENCIES}[part])]
 
     def needs(self, parts: frozenset[str]) -> frozenset[str]:
         """Signals that these parts are made of."""
-        looks = {spell(Look(self.by))} if parts & {IMAGE, QUALITY} else set()
-        return frozenset(looks | ({spell(Words(self.by))} if parts & {TEXT, QUALITY} else set()))
+        looks = {spell(ImageFeatures(self.by))} if parts & {IMAGE, QUALITY} else set()
+        return frozenset(looks | ({spell(PromptFeatures(self.by))} if parts & {TEXT, QUALITY} else set()))
 
-    def looks(self, run: Run) -> int:
+    def count_images(self, run: Run) -> int:
         """Times that the run was looked at."""
-        first = place(spell(Look(self.by)), 0)
+        first = signal_key(spell(ImageFeatures(self.by)), 0)
         return sum(first in a.signals for a in run.attempts)
 
-    def seen(self, run: Run, parts: frozenset[str]) -> dict[str, Any]:
-        """What `View` wants of a run: t (1,), pictures (1, REMEMBERED, image) newest first, words (1, text).
+    def observe(self, run: Run, parts: frozenset[str]) -> dict[str, Any]:
+        """Fields of `ObservationBatch` for a run: t (1,), pictures (1, REMEMBERED, image) newest
+        first, words (1, text).
 
         Raises:
             SpecError: nothing was seen, or features of other widths.
@@ -79,54 +80,54 @@ class Published:
         import numpy as np
 
         assert run.pending is not None
-        pictures, words = np.full((1, REMEMBERED, self.image), np.nan), np.zeros((1, self.text))
+        pictures, words = np.full((1, NUM_IMAGES, self.image), np.nan), np.zeros((1, self.text))
         if parts & {IMAGE, QUALITY}:
-            for k, features in enumerate(self._told(run, Look(self.by), self.image, REMEMBERED)):
+            for k, features in enumerate(self._recent_features(run, ImageFeatures(self.by), self.image, NUM_IMAGES)):
                 pictures[0, k] = features
         if parts & {TEXT, QUALITY}:
-            words[0] = self._told(run, Words(self.by), self.text, 1)[0]
+            words[0] = self._recent_features(run, PromptFeatures(self.by), self.text, 1)[0]
         return {"t": np.array([run.pending.t]), "pictures": pictures, "words": words}
 
-    def _told(self, run: Run, signal: Look | Words, width: int, most: int) -> list[Any]:
+    def _recent_features(self, run: Run, signal: ImageFeatures | PromptFeatures, width: int, most: int) -> list[Any]:
         """The last values of a signal of several, newest first."""
         spec = spell(signal)
-        told = [a.signals for a in reversed(run.attempts) if place(spec, 0) in a.signals][:most]
+        told = [a.signals for a in reversed(run.attempts) if signal_key(spec, 0) in a.signals][:most]
         if not told:
             raise SpecError(
                 f"This agent looks at pictures and prompts (`{spell(signal)}`), and here nobody can: recorded runs "
                 f"have nothing to decode (say live: true), and samples of a pipeline are not decoded on the way (run "
                 f"its model by `skipstone generate`, if it is of Pebble's format). Or leave out {', '.join(PARTS)}."
             )
-        if any(place(spec, width) in signals or place(spec, width - 1) not in signals for signals in told):
+        if any(signal_key(spec, width) in signals or signal_key(spec, width - 1) not in signals for signals in told):
             raise SpecError(
                 f"This agent looks at features of width {width} (`{spell(signal)}`), and sees others here: it was "
                 f"trained on another model, or with other eyes. Train one here."
             )
         return [_values(spec, width)(signals) for signals in told]
 
-    def features(self, part: str, seen: View) -> Any:
+    def features(self, part: str, seen: ObservationBatch) -> Any:
         """(n, entries) of a part."""
         import numpy as np
 
         if part == TIMESTEP:
-            rates = TIMES * 10000.0 ** (-np.arange(RATES) / (RATES - 1))
+            rates = NUM_TRAIN_TIMESTEPS * 10000.0 ** (-np.arange(NUM_FREQUENCIES) / (NUM_FREQUENCIES - 1))
             angles = seen.t[:, None] * rates
             return np.concatenate([np.sin(angles), np.cos(angles)], 1)
         if part == IMAGE:
-            return _unit(seen.pictures[:, 0])
-        return _unit(seen.words) if part == TEXT else self._quality(seen)
+            return _normalize(seen.pictures[:, 0])
+        return _normalize(seen.words) if part == TEXT else self._quality(seen)
 
-    def _quality(self, seen: View) -> Any:
+    def _quality(self, seen: ObservationBatch) -> Any:
         import numpy as np
 
-        pictures, words = _unit(seen.pictures), _unit(seen.words)
+        pictures, words = _normalize(seen.pictures), _normalize(seen.words)
         fits = np.zeros(pictures.shape[:2])
         if self.by:  # a CLIP: the two live in one space
             fits = (pictures * words[:, None]).sum(-1)
         known = ~np.isnan(seen.pictures[:, :, 0])
         like = (pictures[:, :-1] * pictures[:, 1:]).sum(-1)
-        steps = (seen.places - 1) / moves.PARTS
-        last = np.nan_to_num(np.log(10.0 * seen.lasts[:, 0] + 1e-6))
+        steps = (seen.places - 1) / moves.PLACES_PER_STEP
+        last = np.nan_to_num(np.log(10.0 * seen.repeat_errors[:, 0] + 1e-6))
         columns = (
             fits[:, 0], np.where(known[:, 1], fits[:, 0] - fits[:, 1], 0.0), like[:, 0], like[:, 1],
             seen.place / (seen.places - 1), seen.calls / steps, np.log(seen.price), last,
@@ -137,10 +138,10 @@ class Published:
 @lru_cache(maxsize=16)
 def _values(spec: str, count: int) -> Callable[[Any], Any]:
     """Takes the first values of a signal of several out of an attempt's: there are many, and it is done often."""
-    return itemgetter(*(place(spec, k) for k in range(count)))
+    return itemgetter(*(signal_key(spec, k) for k in range(count)))
 
 
-def _unit(features: Any) -> Any:
+def _normalize(features: Any) -> Any:
     """Features of length 1 along the last axis; 0 where they are unknown."""
     import numpy as np
 

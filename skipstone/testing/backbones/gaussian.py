@@ -39,7 +39,7 @@ class Gaussian:
         for q in queries:
             a, s = self.schedule.alpha(q.t), self.schedule.sigma(q.t)
             gain = a * self.std**2 / (a * a * self.std**2 + s * s)
-            whole = {ATTENTION: 0.0 * q.x.reshape(-1, *q.x.shape[-2:])[0] + 1.0} if ATTENTION in q.want else {}
+            whole = {ATTENTION: 0.0 * q.x.reshape(-1, *q.x.shape[-2:])[0] + 1.0} if ATTENTION in q.wanted_sites else {}
             estimates.append(Estimate((q.x - a * self.mean) * gain + self.mean, features=whole))
         return estimates
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """No progress bars and no warnings of diffusers and transformers: what is wrong is raised."""
     import diffusers
     import transformers

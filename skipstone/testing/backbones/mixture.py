@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar
 
-from ...engine.contracts import ATTENTION, View
+from ...engine.contracts import ATTENTION, PredictionType
 from ...engine.requests import Estimate, Query
 from ...errors import BackboneError, SpecError
-from ...numerics.array import combine, namespace
+from ...numerics.array import array_namespace, weighted_sum
 from ...numerics.parametrize import from_x0, to_x0
 from ...numerics.schedule import Cosine, Schedule
 from ...registry import register
@@ -46,7 +46,7 @@ class Mixture:
     stds: tuple[float, ...] = (0.25, 0.4, 0.3)
     weights: tuple[float, ...] = (0.3, 0.5, 0.2)
     guidance: float = 1.0
-    prediction: View = "eps"
+    prediction: PredictionType = "eps"
     schedule: Schedule = COSINE
     name: ClassVar[str] = "mixture"
 
@@ -73,16 +73,16 @@ class Mixture:
         return [self._estimate(query) for query in queries]
 
     def _estimate(self, query: Query) -> Estimate:
-        if strange := query.given.keys() - set(self.sites):
+        if strange := query.known_outputs.keys() - set(self.sites):
             raise BackboneError(f"Sites of this mixture: {', '.join(self.sites) or 'none'}; given: {sorted(strange)}.")
-        fresh = {b: self._branch(query, b) for b in (self.sites or (COND,)) if b not in query.given}
-        said = {**query.given, **fresh}
+        fresh = {b: self._branch(query, b) for b in (self.sites or (COND,)) if b not in query.known_outputs}
+        said = {**query.known_outputs, **fresh}
         output = said[COND]
         if self.sites:
-            output = combine([self.guidance, 1.0 - self.guidance], [said[COND], said[UNCOND]])
+            output = weighted_sum([self.guidance, 1.0 - self.guidance], [said[COND], said[UNCOND]])
         x0 = to_x0(self.prediction, output, query.x, self.schedule.alpha(query.t), self.schedule.sigma(query.t))
-        wanted = {b: value for b, value in fresh.items() if b in query.want}
-        if ATTENTION in query.want:
+        wanted = {b: value for b, value in fresh.items() if b in query.wanted_sites}
+        if ATTENTION in query.wanted_sites:
             wanted[ATTENTION] = self._attention(query)
         return Estimate(x0, len(fresh) / self.branches, output, self.prediction, wanted)
 
@@ -112,7 +112,7 @@ class Mixture:
 
     def _shares(self, x: Any, a: float, s: float, chosen: Sequence[int]) -> tuple[list[Any], list[Any]]:
         """Responsibilities of the chosen components, not yet summing to 1, and what each takes x0 for."""
-        xp = namespace(x)
+        xp = array_namespace(x)
         logs, estimates = [], []
         for k in chosen:
             mean, std = self.means[k], self.stds[k]

@@ -33,8 +33,8 @@ REASONS = {
     ("sd3", "deepcache"): "has none",
     ("sd3", "first_block_cache"): "block is mute",
 }
-KINDS: dict[str, Any] = {name: registry.lookup("peer", name) for name in registry.names("peer")}
-SPARING = [name for name, kind in KINDS.items() if kind.spares]
+KINDS: dict[str, Any] = {name: registry.find_class("peer", name) for name in registry.names("peer")}
+SPARING = [name for name, kind in KINDS.items() if kind.skips_work]
 STRONGEST = {name: KINDS[name].settings()[-1] for name in SPARING}
 
 
@@ -93,8 +93,8 @@ def test_a_peer_saves_computation_and_leaves_the_pipeline_as_it_was(model: str, 
     bare, cls, call = draw(pipe), type(pipe), type(pipe).__call__
     modules, cost = state(pipe), flops(lambda: draw(pipe))
     peer = peer_of(STRONGEST[name])
-    assert peer.refusal(pipe) is None
-    with peer.applied(pipe) as seen:
+    assert peer.refusal_reason(pipe) is None
+    with peer.apply(pipe) as seen:
         first = draw(pipe)
         spent = flops(lambda: draw(pipe))
     assert spent < 0.95 * cost
@@ -113,9 +113,9 @@ def test_a_peer_saves_computation_and_leaves_the_pipeline_as_it_was(model: str, 
 def test_runs_in_one_block_do_not_meet(model: str, name: str, pipes: Any) -> None:
     pipe = pipes[model]
     peer = peer_of(STRONGEST[name])
-    with peer.applied(pipe):
+    with peer.apply(pipe):
         one = [draw(pipe, 2, 6), draw(pipe, 1, 7), draw(pipe, 2, 6)]
-    with peer.applied(pipe):
+    with peer.apply(pipe):
         alone = draw(pipe, 1, 7)
     assert torch.equal(one[0], one[2])
     assert torch.equal(one[1], alone)
@@ -133,7 +133,7 @@ def test_an_error_in_a_run_leaves_no_trace_either(pipes: Any) -> None:
 
         for name in names:
             peer = peer_of(name)
-            with pytest.raises(KeyError), peer.applied(pipe):
+            with pytest.raises(KeyError), peer.apply(pipe):
                 draw(pipe, 1, 4, callback_on_step_end=stop)
             assert state(pipe) == modules, name
             assert torch.equal(draw(pipe, 1, 4), bare), name
@@ -142,11 +142,11 @@ def test_an_error_in_a_run_leaves_no_trace_either(pipes: Any) -> None:
 @pytest.mark.parametrize(("model", "name"), list(REASONS))
 def test_where_a_peer_cannot_run_it_says_why(model: str, name: str, pipes: Any) -> None:
     peer = peer_of(name)
-    why = peer.refusal(pipes[model])
+    why = peer.refusal_reason(pipes[model])
     assert why is not None
     assert why.startswith("not applicable: ")
     assert REASONS[model, name] in why
-    with pytest.raises(GuestError, match="not applicable"), peer.applied(pipes[model]):
+    with pytest.raises(GuestError, match="not applicable"), peer.apply(pipes[model]):
         pass
 
 
@@ -167,7 +167,7 @@ def test_a_peer_that_saves_nothing_warns(spec: str, pipes: Any) -> None:
     pipe = pipes["pebble"]
     bare = draw(pipe, 1, 4)
     peer = peer_of(spec)
-    with pytest.warns(GuestWarning, match="saved nothing in 4 calls"), peer.applied(pipe):
+    with pytest.warns(GuestWarning, match="saved nothing in 4 calls"), peer.apply(pipe):
         inside = draw(pipe, 1, 4)
     assert torch.equal(inside, bare)
 
@@ -175,7 +175,7 @@ def test_a_peer_that_saves_nothing_warns(spec: str, pipes: Any) -> None:
 def test_other_pipelines_of_the_class_are_left_alone(pipes: Any) -> None:
     other = make("sd3")
     bare = draw(other, 1, 4)
-    with peer_of(STRONGEST["dbcache"]).applied(pipes["sd3"]):
+    with peer_of(STRONGEST["dbcache"]).apply(pipes["sd3"]):
         assert torch.equal(draw(other, 1, 4), bare)
         draw(pipes["sd3"])
 
@@ -191,8 +191,8 @@ def test_magcache_measures_its_ratios_unseen_and_once(monkeypatch: pytest.Monkey
     peer.prepare(pipe, prompt=PROMPTS[0], **told)
     assert not entered
     assert torch.equal(generator.get_state(), before)
-    monkeypatch.setattr("skipstone_bench.peers.blocks.ratios_of", None)  # not measured again
-    with peer.applied(pipe):
+    monkeypatch.setattr("skipstone_bench.peers.blocks.measure_ratios", None)  # not measured again
+    with peer.apply(pipe):
         pipe(prompt=PROMPTS[1], output_type="latent", **told)
     assert len(entered) == 6
 
@@ -207,8 +207,8 @@ def test_settings_out_of_range_are_refused(spec: str) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, pipes: Any) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install DeepCache" in str(registry.parse("peer", "deepcache").refusal(pipes["pebble"]))
-    assert "pip install cache-dit" in str(registry.parse("peer", "dbcache").refusal(pipes["sd3"]))
+    assert "pip install DeepCache" in str(registry.parse("peer", "deepcache").refusal_reason(pipes["pebble"]))
+    assert "pip install cache-dit" in str(registry.parse("peer", "dbcache").refusal_reason(pipes["sd3"]))
 
 
 def test_no_peer_announces_itself(
@@ -217,7 +217,7 @@ def test_no_peer_announces_itself(
     with warnings.catch_warnings(action="ignore"):
         for model, names in RUNS.items():
             for name in names:
-                with peer_of(name).applied(pipes[model]):
+                with peer_of(name).apply(pipes[model]):
                     pass
     assert not caplog.records
     assert capfd.readouterr().out == ""

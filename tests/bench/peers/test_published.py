@@ -19,21 +19,21 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from skipstone import registry
-from skipstone.errors import GuestError, SpecError, UnknownName
-from skipstone.evaluation.checkpoints import Checkpoint, Live
-from skipstone.evaluation.columns import parse_column, specs_of
-from skipstone.evaluation.cost import BACKWARD, Charged, metered
-from skipstone.evaluation.pipeline_subject import Guest
-from skipstone.evaluation.subject import Item
-from skipstone.testing.guest import Counter
-from skipstone_bench.baselines import ours
+from skipstone.errors import GuestError, SpecError, UnknownNameError
+from skipstone.evaluation.checkpoints import Checkpoint, LoadedPipeline
+from skipstone.evaluation.columns import expand_specs, parse_column
+from skipstone.evaluation.cost import BACKWARD_COST, BackwardCallCounter, count_macs
+from skipstone.evaluation.pipeline_subject import PipelineSubject
+from skipstone.evaluation.subject import SampleRequest
+from skipstone.testing.guest import RowCounter
+from skipstone_bench.baselines import make_policy_row
 from skipstone_bench.peers import Peer
-from skipstone_bench.peers.published import content_tokens, crossed
+from skipstone_bench.peers.published import content_tokens, cross_attention_sides
 from tests.integrations.guest.families.parts import PROMPTS, call
 from tests.integrations.guest.families.unets import sd, sdxl, sdxl_parts
 
 BATCH, STEPS = 2, 5
-ITEMS = [Item(PROMPTS[k], k) for k in range(BATCH)]
+ITEMS = [SampleRequest(PROMPTS[k], k) for k in range(BATCH)]
 
 
 def tiny(kind: type = StableDiffusionPipeline) -> Any:
@@ -53,12 +53,12 @@ def draw(pipe: Any, batch: int = BATCH, steps: int = STEPS, **more: Any) -> torc
     return made
 
 
-def under(spec: str, pipe: Any, **more: Any) -> tuple[torch.Tensor, Counter]:
+def under(spec: str, pipe: Any, **more: Any) -> tuple[torch.Tensor, RowCounter]:
     """A run under a peer, counted by hooks that know nothing of peers, and the bare pipeline after it as before."""
     bare, own, attributes = draw(pipe), pipe.scheduler, {n: dict(vars(m)) for n, m in pipe.unet.named_modules()}
     peer: Peer = registry.parse("peer", spec)
-    assert peer.refusal(pipe) is None
-    with peer.applied(pipe), Counter(pipe) as counter:
+    assert peer.refusal_reason(pipe) is None
+    with peer.apply(pipe), RowCounter(pipe) as counter:
         made = draw(pipe, **more)
     assert torch.isfinite(made).all()
     assert pipe.scheduler is own
@@ -105,22 +105,22 @@ def test_attend_and_excite_counts_its_forwards_and_backwards(pipe: Any, monkeypa
     monkeypatch.setattr(torch.autograd, "grad", counted)
     for moves in (3, 25):
         backwards.clear()
-        with Charged(pipe.unet) as charged:
+        with BackwardCallCounter(pipe.unet) as charged:
             _, counter = under(f"attend_and_excite(moves={moves}, size=4)", pipe)
         assert charged.backward == len(backwards) == min(moves, STEPS) * BATCH
         assert counter.rows == 3 * BATCH * STEPS  # those that move nothing, too
         bare = 4 * BATCH * STEPS  # `under` draws the bare pipeline twice
         assert charged.rows == counter.rows + bare
-        assert charged.charged == counter.rows + bare + BACKWARD * len(backwards)
+        assert charged.charged_rows == counter.rows + bare + BACKWARD_COST * len(backwards)
 
 
 def test_multiply_accumulates_are_charged_by_the_same_convention(pipe: Any) -> None:
-    with metered([pipe.unet]) as bare:
+    with count_macs([pipe.unet]) as bare:
         draw(pipe)
-    with registry.parse("peer", "attend_and_excite(moves=3)").applied(pipe), metered([pipe.unet]) as meter:
+    with registry.parse("peer", "attend_and_excite(moves=3)").apply(pipe), count_macs([pipe.unet]) as meter:
         draw(pipe)
     assert meter.rows == 3 * BATCH * STEPS
-    assert meter.macs == pytest.approx(bare.macs / bare.rows * (meter.rows + BACKWARD * 3 * BATCH))
+    assert meter.macs == pytest.approx(bare.macs / bare.rows * (meter.rows + BACKWARD_COST * 3 * BATCH))
 
 
 def test_attend_and_excite_charges_every_round_of_its_refinement(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_attend_and_excite_charges_every_round_of_its_refinement(pipe: Any, monk
         return kept
 
     monkeypatch.setattr(kind, "_compute_loss", staticmethod(unsatisfied))
-    with Charged(pipe.unet) as charged:
+    with BackwardCallCounter(pipe.unet) as charged:
         _, counter = under("attend_and_excite(moves=2, size=4)", pipe, steps=3)
     # Step 0 takes 20 rounds of a forward and a backward, and one forward; then each of two steps moves once.
     assert counter.rows == BATCH * (3 * 3 + 20 + 1)
@@ -152,18 +152,18 @@ def test_attend_and_excite_is_the_pipeline_of_diffusers_on_all_content_tokens(pi
 
 
 def test_where_attention_is_not_the_sizes_that_there_are_are_named(pipe: Any) -> None:
-    assert crossed(pipe.unet) == [4]
-    why = registry.parse("peer", "attend_and_excite(size=16)").refusal(pipe)
+    assert cross_attention_sides(pipe.unet) == [4]
+    why = registry.parse("peer", "attend_and_excite(size=16)").refusal_reason(pipe)
     assert why == "not applicable: this UNet attends to the text at 4 x 4, not at 16 x 16: set size"
     with (
         pytest.raises(GuestError, match="prompts with words"),
-        registry.parse("peer", "attend_and_excite").applied(pipe),
+        registry.parse("peer", "attend_and_excite").apply(pipe),
     ):
         draw(pipe, 1, prompt=[""], negative_prompt=None)
 
 
 def test_what_another_pipeline_does_not_take_is_named(pipe: Any) -> None:
-    with pytest.raises(GuestError, match="takes no guidance_rescale"), registry.parse("peer", "sag").applied(pipe):
+    with pytest.raises(GuestError, match="takes no guidance_rescale"), registry.parse("peer", "sag").apply(pipe):
         draw(pipe, guidance_rescale=0.7)
 
 
@@ -173,8 +173,8 @@ def test_a_pipeline_that_diffusers_has_removed_is_said_to_be(
 ) -> None:
     peer = registry.parse("peer", name)
     monkeypatch.setattr(diffusers, peer.pipeline, None)
-    assert f"has no {peer.pipeline} any more" in peer.refusal(pipe)
-    assert "made of the parts of a StableDiffusionPipeline" in peer.refusal(tiny(StableDiffusionXLPipeline))
+    assert f"has no {peer.pipeline} any more" in peer.refusal_reason(pipe)
+    assert "made of the parts of a StableDiffusionPipeline" in peer.refusal_reason(tiny(StableDiffusionXLPipeline))
 
 
 # -- other weights and other schedulers -----------------------------------------------------------
@@ -202,7 +202,7 @@ def test_lcm_makes_one_row_a_step_unless_it_is_guided(pipe: Any, lora: str, guid
     made, counter = under(spec, pipe, steps=4, callback_on_step_end=note)
     assert counter.rows == rows * BATCH * 4
     assert seen == ["LCMScheduler"] * 4
-    with registry.parse("peer", spec).applied(pipe):
+    with registry.parse("peer", spec).apply(pipe):
         again = draw(pipe, steps=4)
     assert torch.equal(made, again)
     pipe.scheduler, own = diffusers.LCMScheduler.from_config(pipe.scheduler.config), pipe.scheduler
@@ -215,11 +215,11 @@ def test_weights_that_are_not_there_are_asked_for(pipe: Any, tmp_path: Path) -> 
     bare = draw(pipe)
     for spec, of in ((f"lcm_lora(weights='{tmp_path}')", pipe), (f"sdxl_turbo(weights='{tmp_path}')", tiny_xl())):
         peer = registry.parse("peer", spec)
-        with pytest.raises(GuestError, match=rf"{peer.name}\(weights='FOLDER'\)"), peer.applied(of):
+        with pytest.raises(GuestError, match=rf"{peer.name}\(weights='FOLDER'\)"), peer.apply(of):
             pass
     assert torch.equal(draw(pipe), bare)
     pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), adapter_name="mine")
-    assert "unload_lora_weights" in registry.parse("peer", "lcm_lora").refusal(pipe)
+    assert "unload_lora_weights" in registry.parse("peer", "lcm_lora").refusal_reason(pipe)
     pipe.unload_lora_weights()
 
 
@@ -240,13 +240,13 @@ def test_turbo_runs_its_own_weights_in_hooked_modules(tmp_path: Path) -> None:
     narrow = StableDiffusionXLPipeline(**sdxl_parts(block_out_channels=(8, 8)), add_watermarker=False)
     with (
         pytest.raises(GuestError, match="of another network"),
-        registry.parse("peer", f"sdxl_turbo(weights='{tmp_path}')").applied(narrow),
+        registry.parse("peer", f"sdxl_turbo(weights='{tmp_path}')").apply(narrow),
     ):
         pass
 
 
 def test_turbo_and_loras_know_their_pipelines(pipe: Any) -> None:
-    assert "StableDiffusionXLPipeline" in registry.parse("peer", "sdxl_turbo").refusal(pipe)
+    assert "StableDiffusionXLPipeline" in registry.parse("peer", "sdxl_turbo").refusal_reason(pipe)
     assert registry.parse("peer", "lcm_lora")._weights(pipe) == "latent-consistency/lcm-lora-sdv1-5"
     assert registry.parse("peer", "lcm_lora")._weights(tiny_xl()) == "latent-consistency/lcm-lora-sdxl"
 
@@ -255,7 +255,7 @@ def test_pndm_calls_its_second_timestep_twice(pipe: Any) -> None:
     made, counter = under("scheduler", pipe)
     assert counter.rows == 2 * BATCH * (STEPS + 1)
     assert not torch.equal(made, draw(pipe))
-    why = registry.parse("peer", "scheduler(of='FlowMatchEulerDiscreteScheduler')").refusal(pipe)
+    why = registry.parse("peer", "scheduler(of='FlowMatchEulerDiscreteScheduler')").refusal_reason(pipe)
     assert "PNDMScheduler" in why
     assert "cannot be made from DDIMScheduler" in why
 
@@ -264,9 +264,9 @@ def test_pndm_calls_its_second_timestep_twice(pipe: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def guest() -> Guest:
+def guest() -> PipelineSubject:
     own = tiny()
-    guest = Guest(Live.of(own), said_guidance=4.0)
+    guest = PipelineSubject(LoadedPipeline.from_loaded(own), guidance_override=4.0)
     vars(guest)["pipe"] = own
     return guest
 
@@ -275,21 +275,25 @@ def guest() -> Guest:
     ("spec", "calls", "backward"),
     [
         ("sag @ 6", 9.0, 0.0),
-        ("attend_and_excite(moves=2) @ 6", 9.0 + BACKWARD * 1.0, 1.0),
+        ("attend_and_excite(moves=2) @ 6", 9.0 + BACKWARD_COST * 1.0, 1.0),
         ("scheduler @ 6", 7.0, 0.0),
         ("fixed @ ddim / own / 6", 6.0, 0.0),
     ],
 )
-def test_columns_are_charged_what_hooks_have_seen(guest: Guest, spec: str, calls: float, backward: float) -> None:
-    column = guest.admit(parse_column(spec, None, None, 50))
+def test_columns_are_charged_what_hooks_have_seen(
+    guest: PipelineSubject, spec: str, calls: float, backward: float
+) -> None:
+    column = guest.resolve_column(parse_column(spec, None, None, 50))
     made, _ = guest.draw(ITEMS, column)
     assert [one.calls for one in made] == [calls] * BATCH
     assert [one.backward for one in made] == [backward] * BATCH
     assert guest.pictures(made)[0].shape == (16, 16, 3)
 
 
-def test_lcm_is_a_column_of_half_calls(guest: Guest, lora: str) -> None:
-    column = guest.admit(parse_column(f"lcm_lora(weights={lora!r})", registry.parse("solver", "unipc"), None, 50))
+def test_lcm_is_a_column_of_half_calls(guest: PipelineSubject, lora: str) -> None:
+    column = guest.resolve_column(
+        parse_column(f"lcm_lora(weights={lora!r})", registry.parse("solver", "unipc"), None, 50)
+    )
     assert column.steps == 4
     assert column.way == "own / 4"
     made, _ = guest.draw(ITEMS, column)
@@ -307,14 +311,14 @@ def test_columns_know_what_peers_bring() -> None:
     for wrong in ("lcm_lora @ ddim / 4", "sdxl_turbo @ karras", "scheduler @ unipc / trailing / 20"):
         with pytest.raises(SpecError, match="brings its own scheduler"):
             parse_column(wrong, own, grid, 50)
-    with pytest.raises(UnknownName, match="Did you mean 'addiffusion'"):
+    with pytest.raises(UnknownNameError, match="Did you mean 'addiffusion'"):
         parse_column("adiffusion", own, grid, 50)
 
 
 def test_the_set_of_the_original_has_exactly_its_rows() -> None:
-    specs = specs_of(["stride", "addiffusion"])
+    specs = expand_specs(["stride", "addiffusion"])
     assert specs[0] == "stride"
-    rows = [ours(parse_column(spec, None, None, 50)) for spec in specs[1:]]
+    rows = [make_policy_row(parse_column(spec, None, None, 50)) for spec in specs[1:]]
     assert [(row.info.label, row.info.steps) for row in rows] == [
         ("fixed @ ddim / own / 20", 20),
         ("fixed @ ddim / own / 50", 50),
@@ -332,6 +336,8 @@ def test_the_set_of_the_original_has_exactly_its_rows() -> None:
 
 
 def test_a_checkpoint_of_a_folder_runs_them_too(tiny_model: Path) -> None:
-    guest = Guest(Checkpoint.find(str(tiny_model)), device="cpu")
-    made, _ = guest.draw([Item("a", 0)], guest.admit(parse_column("sag @ ddim / own / 4", None, None, 50)))
+    guest = PipelineSubject(Checkpoint.find(str(tiny_model)), device="cpu")
+    made, _ = guest.draw(
+        [SampleRequest("a", 0)], guest.resolve_column(parse_column("sag @ ddim / own / 4", None, None, 50))
+    )
     assert made[0].calls == 6.0

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from .runs import tiny
+from .runs import tiny_pipeline
 
 
 @pytest.fixture
 def pipe() -> Any:
     """A tiny Stable Diffusion with DDIM."""
-    return tiny()
+    return tiny_pipeline()
 
 
 @pytest.fixture
 def plain() -> Any:
     """Another one like it."""
-    return tiny()
+    return tiny_pipeline()

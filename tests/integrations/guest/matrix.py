@@ -14,7 +14,7 @@ from skipstone.testing import guest
 
 from .families import FAMILIES, build, with_scheduler
 
-OWN = "own"
+OWN_SCHEDULER = "own"
 CHECKS = {check.__name__: check for check in guest.CHECKS}
 REFUSED = {"zimage"}  # the guest refuses it by name: a list of samples instead of a batch
 
@@ -49,7 +49,7 @@ class Cell:
 
         def make() -> object:
             pipe = build(self.family)
-            return pipe if self.scheduler == OWN else with_scheduler(pipe, self.scheduler)
+            return pipe if self.scheduler == OWN_SCHEDULER else with_scheduler(pipe, self.scheduler)
 
         CHECKS[self.check](guest.GuestSetup(make, family.inputs, family.after))
 
@@ -58,7 +58,7 @@ def cells() -> Iterator[Cell]:
     """The whole matrix."""
     for name, family in FAMILIES.items():
         if name not in REFUSED:
-            for scheduler in (OWN, *family.schedulers):
+            for scheduler in (OWN_SCHEDULER, *family.schedulers):
                 yield from (Cell(name, scheduler, check) for check in CHECKS)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 import skipstone
-from skipstone.integrations.diffusers.run_stats import Account
-from skipstone.testing.guest import Counter
+from skipstone.integrations.diffusers.run_stats import RunStats
+from skipstone.testing.guest import RowCounter
 
 from .families import FAMILIES, build, with_scheduler
 
@@ -18,11 +18,11 @@ SPECS = ("interval(every=2)", "third_order(tol=0.01)", "error_control(tol=0.1)")
 
 
 @dataclass
-class Ran:
+class GuestResult:
     """What an adapted run returned, how it went, and the rows that a forward hook saw enter."""
 
     output: torch.Tensor
-    account: Account
+    account: RunStats
     rows: int
 
     @property
@@ -31,43 +31,43 @@ class Ran:
         return [sample.decisions for sample in self.account]
 
 
-def tiny(scheduler: str = "ddim", family: str = "sd15") -> Any:
+def tiny_pipeline(scheduler: str = "ddim", family: str = "sd15") -> Any:
     """A new pipeline."""
     return with_scheduler(build(family), scheduler)
 
 
-def inputs(pipe: Any, batch: int = BATCH, steps: int = STEPS, family: str = "sd15", **more: Any) -> dict[str, Any]:
+def call_inputs(pipe: Any, batch: int = BATCH, steps: int = STEPS, family: str = "sd15", **more: Any) -> dict[str, Any]:
     """Arguments of a call, with fresh generators."""
     return {**FAMILIES[family].inputs(pipe, batch, steps), **more}
 
 
-def bare(pipe: Any, **more: Any) -> torch.Tensor:
+def run_bare(pipe: Any, **more: Any) -> torch.Tensor:
     """The output of a call without Skipstone, or of whatever the pipeline is adapted by."""
-    return pipe(**inputs(pipe, **more)).images
+    return pipe(**call_inputs(pipe, **more)).images
 
 
-def adapted(pipe: Any, spec: Any, **more: Any) -> Ran:
+def run_adapted(pipe: Any, spec: Any, **more: Any) -> GuestResult:
     """The output of a call under a policy; its account must agree with the hook."""
-    with skipstone.adapt(pipe, spec) as guest, Counter(pipe) as counter:
-        output = bare(pipe, **more)
+    with skipstone.adapt(pipe, spec) as guest, RowCounter(pipe) as counter:
+        output = run_bare(pipe, **more)
     account = guest.last
     assert counter.rows == sum(s.calls * s.run.branches for s in account)
     assert counter.rows == sum(s.run.cost * s.run.branches for s in account)
-    return Ran(output, account, counter.rows)
+    return GuestResult(output, account, counter.rows)
 
 
-def same(pipe: Any, like: Any, gap: float = 0.0, specs: tuple[str, ...] = SPECS, **more: Any) -> None:
+def assert_same_as(pipe: Any, like: Any, gap: float = 0.0, specs: tuple[str, ...] = SPECS, **more: Any) -> None:
     """`fixed` is bit-identical to the bare call of `pipe`, and policies do there what they do in `like`."""
-    assert torch.equal(adapted(pipe, "fixed", **more).output, bare(pipe, **more))
+    assert torch.equal(run_adapted(pipe, "fixed", **more).output, run_bare(pipe, **more))
     for spec in specs:
-        ours, theirs = adapted(pipe, spec, **more), adapted(like, spec, **more)
+        ours, theirs = run_adapted(pipe, spec, **more), run_adapted(like, spec, **more)
         assert ours.decisions == theirs.decisions
         assert ours.rows == theirs.rows
         assert ours.account.saved > 0
-        near(ours.output, theirs.output, gap)
+        assert_near(ours.output, theirs.output, gap)
 
 
-def near(a: torch.Tensor, b: torch.Tensor, gap: float) -> None:
+def assert_near(a: torch.Tensor, b: torch.Tensor, gap: float) -> None:
     """Equal to a relative distance; bit for bit at 0."""
     if gap == 0.0:
         assert torch.equal(a, b)

@@ -17,7 +17,7 @@ import skipstone
 from skipstone.errors import GuestWarning
 
 from .families import FAMILIES, build
-from .runs import BATCH, SPECS, adapted, bare, near, same
+from .runs import BATCH, SPECS, assert_near, assert_same_as, run_adapted, run_bare
 
 CPU = torch.device("cpu")
 
@@ -28,27 +28,27 @@ CPU = torch.device("cpu")
 def test_model_offload_survives_every_call(pipe: Any, plain: Any) -> None:
     pipe.enable_model_cpu_offload(device="cpu")
     for spec in SPECS:  # hooks are put on anew after every call
-        same(pipe, plain, specs=(spec,))
+        assert_same_as(pipe, plain, specs=(spec,))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="accelerate's sequential offload fails on a CPU, bare too")
 def test_sequential_offload(pipe: Any, plain: Any) -> None:
     pipe.enable_sequential_cpu_offload()
-    same(pipe, plain.to("cuda"), gap=1e-5)
+    assert_same_as(pipe, plain.to("cuda"), gap=1e-5)
 
 
 def test_group_offload(pipe: Any, plain: Any) -> None:
     pipe.unet.enable_group_offload(onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
-    same(pipe, plain)
+    assert_same_as(pipe, plain)
 
 
 def test_offload_between_two_runs_of_one_guest(pipe: Any, plain: Any) -> None:
-    expected = adapted(plain, SPECS[1])
+    expected = run_adapted(plain, SPECS[1])
     with skipstone.adapt(pipe, SPECS[1]) as guest:
-        bare(pipe)
+        run_bare(pipe)
         pipe.enable_model_cpu_offload(device="cpu")
         for _ in range(3):
-            assert torch.equal(bare(pipe), expected.output)
+            assert torch.equal(run_bare(pipe), expected.output)
             assert [s.decisions for s in guest.last] == expected.decisions
 
 
@@ -61,16 +61,16 @@ def test_slicing(pipe: Any, plain: Any, slicing: str) -> None:
         pipe.vae.enable_slicing()
     else:
         pipe.vae.enable_tiling()
-    same(pipe, plain, gap=1e-5, output_type="pt")
+    assert_same_as(pipe, plain, gap=1e-5, output_type="pt")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floats(pipe: Any, dtype: torch.dtype) -> None:
     pipe.to(dtype)
-    reference = bare(pipe)
-    assert torch.equal(adapted(pipe, "fixed").output, reference)
+    reference = run_bare(pipe)
+    assert torch.equal(run_adapted(pipe, "fixed").output, reference)
     for spec in SPECS:
-        ran = adapted(pipe, spec)
+        ran = run_adapted(pipe, spec)
         assert ran.output.dtype == reference.dtype == dtype
         assert ran.output.isfinite().all()
         assert ran.account.saved > 0
@@ -78,21 +78,21 @@ def test_other_floats(pipe: Any, dtype: torch.dtype) -> None:
 
 def test_moving_an_adapted_pipeline(pipe: Any, plain: Any) -> None:
     with skipstone.adapt(pipe, SPECS[0]) as guest:
-        first = bare(pipe)
+        first = run_bare(pipe)
         moved = pipe.to("cpu").to(torch.float64).to(torch.float32)
         assert moved is pipe
-        assert torch.equal(bare(pipe), first)
+        assert torch.equal(run_bare(pipe), first)
         assert guest.last.saved > 0
-    assert torch.equal(bare(pipe), bare(plain))
+    assert torch.equal(run_bare(pipe), run_bare(plain))
 
 
 def test_quantised_layers(pipe: Any) -> None:
     quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(pipe.unet), {torch.nn.Linear}, torch.qint8)
     pipe.unet = quantised
     assert any("quantized" in type(m).__module__ for m in quantised.modules())
-    assert torch.equal(adapted(pipe, "fixed").output, bare(pipe))
+    assert torch.equal(run_adapted(pipe, "fixed").output, run_bare(pipe))
     for spec in SPECS:
-        ran = adapted(pipe, spec)
+        ran = run_adapted(pipe, spec)
         assert ran.output.isfinite().all()
         assert ran.account.saved > 0
 
@@ -110,14 +110,14 @@ def with_lora(pipe: Any, name: str, seed: int) -> None:
 
 
 def test_a_lora_added_before_and_after(pipe: Any, plain: Any) -> None:
-    unchanged = bare(plain)
+    unchanged = run_bare(plain)
     with_lora(plain, "one", 1)
     with skipstone.adapt(pipe, "fixed"):
-        assert torch.equal(bare(pipe), unchanged)
+        assert torch.equal(run_bare(pipe), unchanged)
         with_lora(pipe, "one", 1)
-        assert torch.equal(bare(pipe), bare(plain))
-        assert not torch.equal(bare(pipe), unchanged)
-    same(pipe, plain)
+        assert torch.equal(run_bare(pipe), run_bare(plain))
+        assert not torch.equal(run_bare(pipe), unchanged)
+    assert_same_as(pipe, plain)
 
 
 def test_loras_switched_between_runs(pipe: Any, plain: Any) -> None:
@@ -134,8 +134,8 @@ def test_loras_switched_between_runs(pipe: Any, plain: Any) -> None:
         ):
             switch(pipe.unet)
             switch(plain.unet)
-            expected = adapted(plain, SPECS[1])
-            assert torch.equal(bare(pipe), expected.output)
+            expected = run_adapted(plain, SPECS[1])
+            assert torch.equal(run_bare(pipe), expected.output)
             assert [s.decisions for s in guest.last] == expected.decisions
 
 
@@ -166,16 +166,16 @@ def test_a_compiled_network(pipe: Any, plain: Any, how: str) -> None:
         pipe.unet = torch.compile(pipe.unet, backend=compiler)
     else:
         pipe.unet.compile(backend=compiler)
-    reference = bare(pipe)
+    reference = run_bare(pipe)
     assert compiler.graphs == 1
-    assert torch.equal(adapted(pipe, "fixed").output, reference)
+    assert torch.equal(run_adapted(pipe, "fixed").output, reference)
     attached = compiler.graphs
     assert attached <= 2
-    assert torch.equal(adapted(pipe, SPECS[0]).output, adapted(plain, SPECS[0]).output)
-    assert torch.equal(bare(pipe), reference)
+    assert torch.equal(run_adapted(pipe, SPECS[0]).output, run_adapted(plain, SPECS[0]).output)
+    assert torch.equal(run_bare(pipe), reference)
     assert compiler.graphs == attached  # whole batches only
     for spec in SPECS[1:]:
-        near(adapted(pipe, spec).output, adapted(plain, spec).output, 1e-5)
+        assert_near(run_adapted(pipe, spec).output, run_adapted(plain, spec).output, 1e-5)
         assert compiler.graphs <= attached + 1
     ours = str(Path(skipstone.__file__).parent)
     assert compiler.files
@@ -199,16 +199,16 @@ CACHES = {
 def test_with_a_cache_of_diffusers_the_whole_batch_enters_or_nothing(cache: str) -> None:
     pipe = build("flux")
     arguments = {"family": "flux", "output_type": "latent"}
-    free = adapted(pipe, SPECS[1], **arguments)
+    free = run_adapted(pipe, SPECS[1], **arguments)
     assert len(set(free.decisions)) > 1
     pipe.transformer.enable_cache(CACHES[cache](pipe))
-    assert torch.equal(adapted(pipe, "fixed", **arguments).output, bare(pipe, **arguments))
+    assert torch.equal(run_adapted(pipe, "fixed", **arguments).output, run_bare(pipe, **arguments))
     entered: list[int] = []
     pipe.transformer.register_forward_pre_hook(
         lambda module, args, kwargs: entered.append(kwargs["hidden_states"].shape[0]), with_kwargs=True
     )
     for spec in SPECS:
-        ran = adapted(pipe, spec, **arguments)
+        ran = run_adapted(pipe, spec, **arguments)
         assert len(set(ran.decisions)) == 1
         assert ran.account.saved > 0
     assert set(entered) == {BATCH}

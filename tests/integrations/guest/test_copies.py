@@ -14,7 +14,7 @@ from diffusers import AutoPipelineForImage2Image, StableDiffusionImg2ImgPipeline
 
 import skipstone
 
-from .runs import BATCH, SPECS, STEPS, adapted, bare, traces
+from .runs import BATCH, SPECS, STEPS, run_adapted, run_bare, traces
 
 
 def test_other_pipelines_from_an_adapted_one(pipe: Any, plain: Any) -> None:
@@ -22,7 +22,7 @@ def test_other_pipelines_from_an_adapted_one(pipe: Any, plain: Any) -> None:
     call = {"prompt": "a fox", "image": picture, "num_inference_steps": STEPS, "output_type": "latent"}
     expected = StableDiffusionImg2ImgPipeline.from_pipe(plain)(**call, generator=torch.manual_seed(0)).images
     with skipstone.adapt(pipe, SPECS[1]) as guest:
-        bare(pipe)
+        run_bare(pipe)
         for make in (StableDiffusionImg2ImgPipeline, AutoPipelineForImage2Image):
             other = make.from_pipe(pipe)
             assert type(other) is StableDiffusionImg2ImgPipeline
@@ -36,19 +36,19 @@ def test_other_pipelines_from_an_adapted_one(pipe: Any, plain: Any) -> None:
 
 def test_saved_while_adapted_it_loads_as_what_it_was(pipe: Any, tmp_path: Path) -> None:
     with skipstone.adapt(pipe, SPECS[1]) as guest:
-        bare(pipe)
+        run_bare(pipe)
         pipe.save_pretrained(tmp_path)
         assert "skipstone" not in (tmp_path / "model_index.json").read_text()
         loaded = StableDiffusionPipeline.from_pretrained(tmp_path)
         assert guest.last.saved > 0
     loaded.set_progress_bar_config(disable=True)
     assert type(loaded) is StableDiffusionPipeline
-    assert torch.equal(bare(loaded), bare(pipe))
+    assert torch.equal(run_bare(loaded), run_bare(pipe))
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "copy", "pickle"])
 def test_a_copy_of_an_adapted_pipeline_is_bare(pipe: Any, how: str) -> None:
-    reference = bare(pipe)
+    reference = run_bare(pipe)
     with skipstone.adapt(pipe, SPECS[0]):
         copies = {
             "deepcopy": lambda: copy.deepcopy(pipe),
@@ -58,8 +58,8 @@ def test_a_copy_of_an_adapted_pipeline_is_bare(pipe: Any, how: str) -> None:
         other = copies[how]()
         assert not traces(other, *other.components.values())
         assert type(other) is StableDiffusionPipeline
-        assert torch.equal(bare(other), reference)
-        assert not torch.equal(bare(pipe), reference)
+        assert torch.equal(run_bare(other), reference)
+        assert not torch.equal(run_bare(pipe), reference)
 
 
 def test_parts_copied_within_a_run_are_bare_and_complete(pipe: Any, plain: Any) -> None:
@@ -71,8 +71,8 @@ def test_parts_copied_within_a_run_are_bare_and_complete(pipe: Any, plain: Any) 
         made[f"unet {step}"], made[f"scheduler {step}"] = copy.deepcopy(p.unet), copy.deepcopy(p.scheduler)
         return values
 
-    expected = adapted(plain, SPECS[1])
-    ran = adapted(pipe, SPECS[1], callback_on_step_end=keep)
+    expected = run_adapted(plain, SPECS[1])
+    ran = run_adapted(pipe, SPECS[1], callback_on_step_end=keep)
     assert torch.equal(ran.output, expected.output)
     assert not traces(*made.values(), pipe, *pipe.components.values())
     unet = made["unet 3"]
@@ -89,7 +89,7 @@ def test_a_network_saved_within_a_run_is_of_its_own_class(pipe: Any) -> None:
         files.append(buffer.getvalue())
         return values
 
-    adapted(pipe, SPECS[1], callback_on_step_end=keep)
+    run_adapted(pipe, SPECS[1], callback_on_step_end=keep)
     loaded = torch.load(io.BytesIO(files[2]), weights_only=False)
     assert not traces(loaded)
     assert type(loaded) is type(pipe.unet)

@@ -16,7 +16,7 @@ from skipstone.engine.trace import load
 from skipstone.errors import GuestError, SpecError
 from skipstone.integrations.diffusers import pipeline_specs as families
 from skipstone.integrations.diffusers import scheduler_specs as schedulers
-from skipstone.integrations.diffusers.noise_levels import on_table
+from skipstone.integrations.diffusers.noise_levels import table_levels
 from skipstone.testing import check_id
 from skipstone.testing.guest import FreezeAt, GuestSetup, guest_checks
 
@@ -187,8 +187,8 @@ def test_what_nobody_declared_is_refused_with_what_to_type(declared: Any) -> Non
 
 
 def test_a_declared_pipeline_and_scheduler_pass_the_public_checks(declared: Any) -> None:
-    families.add(families.PipelineSpec(("FurtherPipeline",), "Further", denoisers=("network",)))
-    schedulers.add(schedulers.SchedulerSpec("further", ("FurtherScheduler",), on_table))
+    families.register_pipeline(families.PipelineSpec(("FurtherPipeline",), "Further", denoisers=("network",)))
+    schedulers.register_scheduler(schedulers.SchedulerSpec("further", ("FurtherScheduler",), table_levels))
     checks: list[Callable[[], None]] = list(
         guest_checks(GuestSetup(further, FAMILIES["ddim"].inputs, FAMILIES["ddim"].after))
     )

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 import skipstone
 
 from .families import build
-from .runs import BATCH, SPECS, bare, inputs
+from .runs import BATCH, SPECS, call_inputs, run_bare
 
 HELD = 40  # latents per sample: six moments and six calls, each with its latent, output and clean estimate
 
@@ -50,7 +50,7 @@ def peak(pipe: Any, spec: str | None, **more: Any) -> int:
     most: list[int] = []
     guest = skipstone.adapt(pipe, spec) if spec else None
     with Alive() as alive:
-        bare(pipe, callback_on_step_end=note, **more)
+        run_bare(pipe, callback_on_step_end=note, **more)
     if guest:
         guest.remove()
     return max(most)
@@ -101,10 +101,10 @@ def test_after_the_call_nothing_is_kept(pipe: Any, spec: str, ends: str) -> None
     hook = pipe.unet.register_forward_hook(keep)
     with skipstone.adapt(pipe, spec) as guest:
         if ends == "well":
-            bare(pipe, callback_on_step_end=note)
+            run_bare(pipe, callback_on_step_end=note)
         else:
             with pytest.raises(RuntimeError, match="stop here"):
-                bare(pipe, callback_on_step_end=note)
+                run_bare(pipe, callback_on_step_end=note)
         hook.remove()
         gc.collect()
         assert len(latents) >= 10
@@ -118,7 +118,7 @@ def test_after_the_call_nothing_is_kept(pipe: Any, spec: str, ends: str) -> None
 def test_an_adapted_pipeline_that_is_dropped_is_freed() -> None:
     pipe = build("sd15")
     guest = skipstone.adapt(pipe, SPECS[1])
-    pipe(**inputs(pipe, batch=1, steps=6))
+    pipe(**call_inputs(pipe, batch=1, steps=6))
     parts = [weakref.ref(pipe), weakref.ref(pipe.unet), weakref.ref(pipe.scheduler), weakref.ref(guest)]
     del pipe, guest
     gc.collect()

@@ -11,11 +11,11 @@ from torch import nn
 
 import skipstone
 from skipstone.errors import GuestError, GuestWarning, SpecError
-from skipstone.testing.guest import Counter
+from skipstone.testing.guest import RowCounter
 
 from .families import build, with_scheduler
 from .families.parts import generators
-from .runs import BATCH, SPECS, adapted, bare, inputs, near, tiny
+from .runs import BATCH, SPECS, assert_near, call_inputs, run_adapted, run_bare, tiny_pipeline
 
 PID = {"policy": "pid", "solver": "dpm_adaptive"}
 
@@ -112,22 +112,22 @@ def test_a_solver_that_will_not_do(pipe: Any) -> None:
 
 def test_too_few_steps_to_save_any(pipe: Any) -> None:
     with pytest.warns(GuestWarning, match="interval always calls the first 3 and the last 1 steps, and this run has 4"):
-        ran = adapted(pipe, "interval(every=2)", steps=4)
+        ran = run_adapted(pipe, "interval(every=2)", steps=4)
     assert ran.account.saved == 0
-    assert torch.equal(ran.output, bare(pipe, steps=4))
+    assert torch.equal(ran.output, run_bare(pipe, steps=4))
 
 
 @pytest.mark.filterwarnings("error::skipstone.errors.GuestWarning")
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_very_short_runs(pipe: Any, steps: int) -> None:
     for spec in ("fixed", "early_stop(tol=1.0)", "guidance_gate(below=1.0)"):
-        near(adapted(pipe, spec, steps=steps).output, bare(pipe, steps=steps), 0.3 * (spec != "fixed"))
+        assert_near(run_adapted(pipe, spec, steps=steps).output, run_bare(pipe, steps=steps), 0.3 * (spec != "fixed"))
 
 
 def test_a_mistake_in_the_call_is_the_pipelines_to_tell(pipe: Any) -> None:
     def error(**wrong: Any) -> tuple[type, str]:
         with pytest.raises(Exception, match=r".") as caught:
-            bare(pipe, **wrong)
+            run_bare(pipe, **wrong)
         return caught.type, str(caught.value)
 
     mistakes: list[dict[str, Any]] = [
@@ -139,14 +139,14 @@ def test_a_mistake_in_the_call_is_the_pipelines_to_tell(pipe: Any) -> None:
         {"prompt": None, "negative_prompt": None, "prompt_embeds": torch.zeros(BATCH, 16, 5), "guidance_scale": 1.0},
     ]
     expected = [error(**wrong) for wrong in mistakes]
-    reference, classes = bare(pipe), [type(c) for c in pipe.components.values()]
+    reference, classes = run_bare(pipe), [type(c) for c in pipe.components.values()]
     with skipstone.adapt(pipe, SPECS[1]):
         for wrong, (kind, text) in zip(mistakes, expected, strict=True):
             got, said = error(**wrong)
             assert got is kind
             assert said == text or kind is TypeError
             assert [type(c) for c in pipe.components.values()] == classes
-    assert torch.equal(bare(pipe), reference)
+    assert torch.equal(run_bare(pipe), reference)
 
 
 def test_a_pipeline_that_never_steps(pipe: Any) -> None:
@@ -185,20 +185,20 @@ def test_an_undeclared_pipeline_verifies_its_rows() -> None:
 
 
 def test_a_known_pipeline_verifies_when_asked(pipe: Any) -> None:
-    reference = bare(pipe)
+    reference = run_bare(pipe)
     with skipstone.adapt(pipe, "fixed", verify_rows=True) as guest:
-        assert torch.equal(bare(pipe), reference)
+        assert torch.equal(run_bare(pipe), reference)
         assert guest.last.verified > 0
     inner = pipe.unet.conv_in.forward
     pipe.unet.conv_in.forward = lambda x: inner(x + 0.5 * x.mean(dim=0, keepdim=True))
-    coupled = bare(pipe)
+    coupled = run_bare(pipe)
     with (
         skipstone.adapt(pipe, "fixed", verify_rows=True),
         pytest.raises(GuestError, match="Rows of UNet2DConditionModel are not independent"),
     ):
-        bare(pipe)
+        run_bare(pipe)
     with skipstone.adapt(pipe, "fixed"):
-        assert torch.equal(bare(pipe), coupled)
+        assert torch.equal(run_bare(pipe), coupled)
 
 
 def test_rows_that_depend_on_each_other_enter_together_without_per_sample() -> None:
@@ -208,7 +208,7 @@ def test_rows_that_depend_on_each_other_enter_together_without_per_sample() -> N
     coupled.unet.register_forward_pre_hook(lambda module, args: entered.append(args[0].shape[0]))
     for spec in ("fixed", *SPECS):
         with skipstone.adapt(coupled, spec, per_sample=False) as guest:
-            near(coupled(), reference, 0.0 if spec == "fixed" else 0.3)
+            assert_near(coupled(), reference, 0.0 if spec == "fixed" else 0.3)
         assert len({s.decisions for s in guest.last}) == 1
     assert set(entered) == {3}
 
@@ -218,18 +218,18 @@ def test_rows_that_depend_on_each_other_enter_together_without_per_sample() -> N
 
 def test_pid_with_a_solver_of_its_own(pipe: Any) -> None:
     steps = 100
-    with skipstone.adapt(pipe, **PID) as guest, Counter(pipe) as counter:
-        taken = bare(pipe, steps=steps)
+    with skipstone.adapt(pipe, **PID) as guest, RowCounter(pipe) as counter:
+        taken = run_bare(pipe, steps=steps)
     assert counter.rows == 2 * sum(s.calls for s in guest.last) == 2 * sum(s.run.cost for s in guest.last)
     assert guest.last.saved > 0.5
-    near(taken, bare(pipe, steps=steps), 0.02)
+    assert_near(taken, run_bare(pipe, steps=steps), 0.02)
 
 
 def refused(pipe: Any, says: str, family: str = "sd15", **more: Any) -> None:
-    reference = bare(pipe, family=family, **more)
+    reference = run_bare(pipe, family=family, **more)
     with skipstone.adapt(pipe, **PID), pytest.raises(GuestError, match=says):
-        bare(pipe, family=family, **more)
-    assert torch.equal(bare(pipe, family=family, **more), reference)
+        run_bare(pipe, family=family, **more)
+    assert torch.equal(run_bare(pipe, family=family, **more), reference)
 
 
 def test_pid_where_something_else_acts_between_the_steps(pipe: Any) -> None:
@@ -246,10 +246,10 @@ def test_pid_with_a_controlnet() -> None:
 
 
 def test_before_the_first_call_there_is_no_account() -> None:
-    pipe = tiny()
+    pipe = tiny_pipeline()
     with skipstone.adapt(pipe, "third_order") as guest:
         with pytest.raises(GuestError, match=r"has not run yet: call pipe\(\.\.\.\) first"):
             _ = guest.last
         assert repr(guest) == "<StableDiffusionPipeline adapted by third_order>"
-        pipe(**inputs(pipe))
+        pipe(**call_inputs(pipe))
         assert len(guest.last) == BATCH

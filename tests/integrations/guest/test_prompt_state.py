@@ -13,15 +13,15 @@ import torch
 import skipstone
 import skipstone_pebble as pebble
 from skipstone.engine.drivers import denoise_many
-from skipstone.policies.agent.actions import Guide, Moves
-from skipstone.policies.agent.checkpoint import Brain
-from skipstone.policies.agent.observation import Sight
-from skipstone.policies.agent.policy import Agent, Mind
+from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
+from skipstone.policies.agent.checkpoint import ActionScorer
+from skipstone.policies.agent.observation import Observation
+from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone.testing import letters
 
 from .families import FAMILIES, build
-from .runs import adapted as ran
-from .runs import tiny
+from .runs import run_adapted as ran
+from .runs import tiny_pipeline
 
 PROMPTS = ["a red apple on a blue background", "a cat left of a rocket", "a fox"]
 STEPS = 8
@@ -55,14 +55,14 @@ def agent(model: skipstone.Pebble, folder: Path, seed: int) -> Agent:
     """One of random opinions, on the prompt above all."""
     states = np.array([p.prompt for p in problems(model)])
     axes = np.random.default_rng(seed).normal(size=(6, states.shape[1])) / states.std()
-    sight = Sight(("place", "prompt"), tuple(states.mean(0).tolist()), tuple(map(tuple, axes.tolist())))
-    moves, count = Moves(), len(sight.names)
+    sight = Observation(("place", "prompt"), tuple(states.mean(0).tolist()), tuple(map(tuple, axes.tolist())))
+    moves, count = ActionSpace(), len(sight.names)
     weight = np.random.default_rng(seed).normal(size=(len(moves), count)).astype(np.float32)
-    brain = Brain(
+    brain = ActionScorer(
         np.zeros(count, np.float32), np.ones(count, np.float32), ((weight, np.zeros(len(moves), np.float32)),)
     )
-    guide = Guide((1.0, 0.95, 0.85, 0.7, 0.5, 0.25, 0.0))
-    return Agent(str(Mind(brain, moves, sight, ((1.0, guide),)).save(folder / "agent.safetensors")), 1.0)
+    guide = BaseSchedule((1.0, 0.95, 0.85, 0.7, 0.5, 0.25, 0.0))
+    return Agent(str(AgentCheckpoint(brain, moves, sight, ((1.0, guide),)).save(folder / "agent.safetensors")), 1.0)
 
 
 def test_an_agent_that_reads_the_prompt_is_the_engines_in_a_pipeline(engine: skipstone.Pebble, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_without_guidance_there_is_but_the_prompts_branch(engine: skipstone.Pebb
 
 
 def test_rows_of_a_prompt_go_to_its_own_samples() -> None:
-    pipe, seen = tiny(), []
+    pipe, seen = tiny_pipeline(), []
     pipe.unet.register_forward_pre_hook(
         lambda m, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
     )
@@ -114,23 +114,25 @@ def test_where_no_text_is_given_nothing_is_known(family: str) -> None:
 
 
 def test_empty_tokens_are_left_out_and_frames_share_their_text() -> None:
-    from skipstone.integrations.diffusers.batch_router import Gate, Pass
+    from skipstone.integrations.diffusers.batch_router import BatchRouter, DenoiserCall
     from skipstone.integrations.diffusers.pipeline_specs import PipelineSpec
-    from skipstone.integrations.diffusers.prompt_state import prompts
+    from skipstone.integrations.diffusers.prompt_state import mean_prompt_states
 
     words = torch.arange(1.0, 25.0).reshape(4, 2, 3)  # 2 branches x 2 samples, 2 tokens, width 3
     words[3, 1] = 0.0
 
-    def gate(states: Any, **how: Any) -> Gate:
-        made = Gate(PipelineSpec(**how), samples=2)
+    def gate(states: Any, **how: Any) -> BatchRouter:
+        made = BatchRouter(PipelineSpec(**how), samples=2)
         kwargs = {"encoder_hidden_states": states}
-        made.passes[0] = Pass(torch.nn.Identity(), print, (), kwargs, 4, None, torch.zeros(4), ("uncond", "cond"))
+        made.denoiser_calls[0] = DenoiserCall(
+            torch.nn.Identity(), print, (), kwargs, 4, None, torch.zeros(4), ("uncond", "cond")
+        )
         return made
 
     expected = [(14.5, 15.5, 16.5), (19.0, 20.0, 21.0)]
-    assert prompts(gate(words)) == expected
-    assert prompts(gate(words.bfloat16())) == expected
+    assert mean_prompt_states(gate(words)) == expected
+    assert mean_prompt_states(gate(words.bfloat16())) == expected
     frames = words.repeat_interleave(5, 0)
-    assert prompts(gate(frames, repeated=frozenset({"encoder_hidden_states"}))) == expected
+    assert mean_prompt_states(gate(frames, repeated=frozenset({"encoder_hidden_states"}))) == expected
     for strange in (frames, words[:1], words[0], [words], words.long(), None):
-        assert prompts(gate(strange)) == [(), ()]
+        assert mean_prompt_states(gate(strange)) == [(), ()]

@@ -17,15 +17,15 @@ from diffusers.utils import is_torchsde_available
 
 from skipstone.errors import GuestError
 from skipstone.integrations.diffusers import scheduler_specs as schedulers
-from skipstone.integrations.diffusers.noise_levels import as_flow, flowing
+from skipstone.integrations.diffusers.noise_levels import flow_converter, flow_levels
 from skipstone.integrations.diffusers.scheduler_specs import (
-    REFUSED,
+    UNSUPPORTED,
     SchedulerSpec,
     Trajectory,
-    add,
-    spec_of,
-    specs,
-    supports,
+    check_supported,
+    find_scheduler_spec,
+    list_scheduler_specs,
+    register_scheduler,
     trajectory,
 )
 
@@ -154,7 +154,7 @@ if not is_torchsde_available():
     SDE = []
 ALL = [*TABLE, *CLIPPED, *PNDM, *DATA, *NOISE, *OF_SIGMAS, *EDM, *FLOWS, *OTHER, *SDE]
 UNCLIPPED = [c for c in ALL if c not in CLIPPED]
-DETERMINISTIC = [c for c in UNCLIPPED if not spec_of(c.make()).stochastic(c.make())]
+DETERMINISTIC = [c for c in UNCLIPPED if not find_scheduler_spec(c.make()).stochastic(c.make())]
 # the last noise level is not clean, or older outputs mix in: a constant clean estimate is not reached exactly
 INEXACT = ("TCD", "UnCLIP", "PNDM", "SASolver", "DEIS", "LMS", "IPNDM", "Wuerstchen")
 every = pytest.mark.parametrize("case", ALL, ids=str)
@@ -558,17 +558,17 @@ def test_a_start_in_the_middle_is_found_by_the_timestep() -> None:
 
 def test_every_scheduler_of_diffusers_is_declared_or_refused() -> None:
     named = {n for n in dir(library) if n.endswith("Scheduler")}
-    declared = {n for spec in specs() for n in spec.schedulers}
-    assert named == declared | set(REFUSED)
-    assert not declared & set(REFUSED)
-    assert all(reason.endswith(".") for reason in REFUSED.values())
+    declared = {n for spec in list_scheduler_specs() for n in spec.schedulers}
+    assert named == declared | set(UNSUPPORTED)
+    assert not declared & set(UNSUPPORTED)
+    assert all(reason.endswith(".") for reason in UNSUPPORTED.values())
 
 
-@pytest.mark.parametrize("name", sorted(n for n in REFUSED if "Score" not in n))
+@pytest.mark.parametrize("name", sorted(n for n in UNSUPPORTED if "Score" not in n))
 def test_refused_by_name(name: str) -> None:
     scheduler = object.__new__(getattr(library, name))
     with pytest.raises(GuestError, match=f"{name} cannot be adapted: it"):
-        supports(scheduler)
+        check_supported(scheduler)
 
 
 @pytest.mark.parametrize(
@@ -584,16 +584,16 @@ def test_refused_by_name(name: str) -> None:
 )
 def test_settings_that_are_refused(case: Case, words: str) -> None:
     with pytest.raises(GuestError, match=words):
-        supports(case.make())
+        check_supported(case.make())
 
 
 def test_bh1_is_fine_where_the_last_sigma_is_not_zero() -> None:
-    supports(Case("UniPCMultistepScheduler", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}).make())
+    check_supported(Case("UniPCMultistepScheduler", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}).make())
 
 
 def test_samples_that_grow_are_refused() -> None:
     with pytest.raises(GuestError, match="scale_factors=None"):
-        supports(library.FlowMatchLCMScheduler(scale_factors=[0.5]))
+        check_supported(library.FlowMatchLCMScheduler(scale_factors=[0.5]))
 
 
 def test_sigmas_that_no_flow_has_are_refused() -> None:
@@ -617,7 +617,7 @@ def test_timesteps_that_turn_back_are_refused() -> None:
 
 def test_a_subclass_is_known_by_the_class_above_it() -> None:
     kind = type("TunedScheduler", (library.EulerDiscreteScheduler,), {})
-    assert "EulerDiscreteScheduler" in spec_of(kind()).schedulers
+    assert "EulerDiscreteScheduler" in find_scheduler_spec(kind()).schedulers
 
 
 def test_a_scheduler_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -629,8 +629,8 @@ def test_a_scheduler_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None
         sigmas = torch.tensor([1.0, 0.5, 0.0])
 
     with pytest.raises(GuestError, match="StraightScheduler is not a scheduler that is known here"):
-        spec_of(StraightScheduler())
-    add(SchedulerSpec("straight", ("StraightScheduler",), flowing, as_flow))
+        find_scheduler_spec(StraightScheduler())
+    register_scheduler(SchedulerSpec("straight", ("StraightScheduler",), flow_levels, flow_converter))
     assert [p.sigma for p in trajectory(StraightScheduler(), 1000.0).calls] == [1.0, 0.5]
 
 

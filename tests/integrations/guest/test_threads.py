@@ -17,7 +17,7 @@ import skipstone
 from skipstone.errors import GuestError
 
 from .families import SCHEDULERS
-from .runs import SPECS, adapted, bare, traces
+from .runs import SPECS, run_adapted, run_bare, traces
 
 Values = dict[str, Any]
 
@@ -46,9 +46,9 @@ def test_pipelines_that_share_a_network_run_at_once_as_one_after_another(pipe: A
     def run(name: str, callback: Any = None) -> tuple[torch.Tensor, list[str]]:
         spec = plans[name]
         if spec is None:
-            return bare(pipes[name], callback_on_step_end=callback), []
+            return run_bare(pipes[name], callback_on_step_end=callback), []
         with skipstone.adapt(pipes[name], spec) as guest:
-            output = bare(pipes[name], callback_on_step_end=callback)
+            output = run_bare(pipes[name], callback_on_step_end=callback)
             return output, [s.decisions for s in guest.last]
 
     serial = {name: run(name) for name in plans}
@@ -67,30 +67,30 @@ def test_pipelines_that_share_a_network_run_at_once_as_one_after_another(pipe: A
 
 
 def test_one_pipeline_in_two_threads_is_refused_and_the_first_run_goes_on(pipe: Any) -> None:
-    expected = adapted(pipe, SPECS[1])
+    expected = run_adapted(pipe, SPECS[1])
     errors: list[BaseException] = []
 
     def intrude(p: Any, step: int, t: Any, values: Values) -> Values:
         if step == 5:
             with ThreadPoolExecutor(1) as pool:
-                errors.append(pool.submit(bare, pipe).exception(timeout=300))  # type: ignore[arg-type]  # not None
+                errors.append(pool.submit(run_bare, pipe).exception(timeout=300))  # type: ignore[arg-type]  # not None
         return values
 
-    ran = adapted(pipe, SPECS[1], callback_on_step_end=intrude)
+    ran = run_adapted(pipe, SPECS[1], callback_on_step_end=intrude)
     assert [type(e) for e in errors] == [GuestError]
     assert "running already" in str(errors[0])
     assert torch.equal(ran.output, expected.output)
     assert ran.decisions == expected.decisions
-    assert torch.equal(bare(pipe), bare(sibling(pipe)))
+    assert torch.equal(run_bare(pipe), run_bare(sibling(pipe)))
 
 
 def test_a_pipeline_that_calls_itself_is_refused(pipe: Any) -> None:
     def again(p: Any, step: int, t: Any, values: Values) -> Values:
-        bare(p)
+        run_bare(p)
         return values
 
     with skipstone.adapt(pipe, "fixed"), pytest.raises(GuestError, match="running already"):
-        bare(pipe, callback_on_step_end=again)
+        run_bare(pipe, callback_on_step_end=again)
     assert not traces(pipe, *pipe.components.values())
 
 
@@ -115,20 +115,20 @@ def test_a_callback_that_runs_another_pipeline(
 ) -> None:
     other = sibling(pipe, "euler") if shared else plain
     if inner_spec is None:
-        expected_inner = bare(other, batch=2)
+        expected_inner = run_bare(other, batch=2)
     else:
         guest = skipstone.adapt(other, inner_spec)
-        expected_inner = bare(other, batch=2)
+        expected_inner = run_bare(other, batch=2)
         expected_letters = [s.decisions for s in guest.last]
-    expected = adapted(pipe, SPECS[1])
+    expected = run_adapted(pipe, SPECS[1])
     made: list[Any] = []
-    callback: Any = inside(lambda: made.append(bare(other, batch=2)))
+    callback: Any = inside(lambda: made.append(run_bare(other, batch=2)))
     if how == "partial":
         callback = partial(callback)
     elif how == "object":
         callback = type("Watcher", (), {"__call__": staticmethod(callback)})()
     with skipstone.adapt(pipe, SPECS[1]) as outer:
-        output = bare(pipe, callback_on_step_end=callback)
+        output = run_bare(pipe, callback_on_step_end=callback)
     assert len(made) == 2
     assert all(torch.equal(m, expected_inner) for m in made)
     assert torch.equal(output, expected.output)
@@ -144,32 +144,32 @@ def test_a_callback_that_runs_another_pipeline(
 
 
 def test_the_newest_rules_hold_and_removing_gives_back_the_older(pipe: Any) -> None:
-    expected = {spec: adapted(pipe, spec).output for spec in ("fixed", *SPECS)}
+    expected = {spec: run_adapted(pipe, spec).output for spec in ("fixed", *SPECS)}
     guests = [skipstone.adapt(pipe, spec) for spec in SPECS]
-    assert torch.equal(bare(pipe), expected[SPECS[2]])
+    assert torch.equal(run_bare(pipe), expected[SPECS[2]])
     guests[2].remove()
-    assert torch.equal(bare(pipe), expected[SPECS[1]])
+    assert torch.equal(run_bare(pipe), expected[SPECS[1]])
     guests[0].remove()  # an older one first
-    assert torch.equal(bare(pipe), expected[SPECS[1]])
+    assert torch.equal(run_bare(pipe), expected[SPECS[1]])
     for _ in range(2):  # twice does no harm
         guests[1].remove()
         guests[0].remove()
-        assert torch.equal(bare(pipe), expected["fixed"])
+        assert torch.equal(run_bare(pipe), expected["fixed"])
         assert type(pipe) is StableDiffusionPipeline
     assert [guest.last.policy for guest in guests[1:]] == [skipstone.spell(guest.policy) for guest in guests[1:]]
 
 
 def test_each_guest_has_an_account_of_its_own(pipe: Any) -> None:
     with skipstone.adapt(pipe, SPECS[0]) as older:
-        bare(pipe)
+        run_bare(pipe)
         first = older.last
         with skipstone.adapt(pipe, SPECS[1]) as newer:
             with pytest.raises(GuestError, match="has not run yet"):
                 newer.last  # noqa: B018
-            bare(pipe)
+            run_bare(pipe)
         assert older.last is first
         assert newer.last is not first
-        bare(pipe)
+        run_bare(pipe)
         assert older.last is not first
     assert type(pipe) is StableDiffusionPipeline
     with pytest.raises(GuestError, match="has not run yet"):
@@ -177,22 +177,22 @@ def test_each_guest_has_an_account_of_its_own(pipe: Any) -> None:
 
 
 def test_removed_within_a_run_it_ends_with_that_run(pipe: Any) -> None:
-    expected, plain = adapted(pipe, SPECS[1]), bare(pipe)
+    expected, plain = run_adapted(pipe, SPECS[1]), run_bare(pipe)
     guest = skipstone.adapt(pipe, SPECS[1])
-    ran = bare(pipe, callback_on_step_end=inside(guest.remove))
+    ran = run_bare(pipe, callback_on_step_end=inside(guest.remove))
     assert torch.equal(ran, expected.output)
     assert [s.decisions for s in guest.last] == expected.decisions
     assert type(pipe) is StableDiffusionPipeline
-    assert torch.equal(bare(pipe), plain)
+    assert torch.equal(run_bare(pipe), plain)
 
 
 def test_adapted_within_a_run_the_rules_hold_from_the_next_on(pipe: Any) -> None:
-    expected, reference = adapted(pipe, SPECS[1]), bare(pipe)
+    expected, reference = run_adapted(pipe, SPECS[1]), run_bare(pipe)
     guests: list[Any] = []
     with skipstone.adapt(pipe, "fixed"):
-        ran = bare(pipe, callback_on_step_end=inside(lambda: guests.append(skipstone.adapt(pipe, SPECS[1]))))
+        ran = run_bare(pipe, callback_on_step_end=inside(lambda: guests.append(skipstone.adapt(pipe, SPECS[1]))))
         assert torch.equal(ran, reference)
-        assert torch.equal(bare(pipe), expected.output)
+        assert torch.equal(run_bare(pipe), expected.output)
     for guest in guests:
         guest.remove()
     assert type(pipe) is StableDiffusionPipeline

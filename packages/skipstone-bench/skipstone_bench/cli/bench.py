@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipstone.cli import options
-from skipstone.cli.progress import spoken_warnings, telling
+from skipstone.cli.progress import print_warnings, progress_bar
 
 if TYPE_CHECKING:
     pass
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def bench(
     context: typer.Context,
-    model: options.Model = "pebble",
+    model: options.ModelOption = "pebble",
     prompts: Annotated[
         str, typer.Option(help="A file of prompts, or a set. Pebble's own by default.", metavar="FILE|SET")
     ] = "pebble",
@@ -44,15 +44,15 @@ def bench(
         list[str] | None, typer.Option("--metric", help="Only these; all that can be taken by default. Repeat it.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1,
-    seed: options.Seed = 0,
+    seed: options.SeedOption = 0,
     budget: Annotated[
         list[int] | None,
         typer.Option(help="Calls to compare at; 10, 15, 20 and 25 by default. Repeat it.", show_default=False),
     ] = None,
-    steps: options.Steps = None,
-    solver: options.Solver = None,
-    grid: options.Grid = None,
-    guidance: options.Guidance = None,
+    steps: options.StepsOption = None,
+    solver: options.SolverOption = None,
+    grid: options.GridOption = None,
+    guidance: options.GuidanceOption = None,
     reference: Annotated[str, typer.Option(help="The full run that closeness is measured to, as a column.")] = "fixed",
     converged: Annotated[
         list[str] | None,
@@ -65,9 +65,9 @@ def bench(
     oracle: Annotated[int, typer.Option(help="Samples to search the best mask of: hundreds of runs each.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="A folder.")] = Path("bench"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left; say nothing else.")] = False,
-    settings: options.Settings = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "float32",
+    settings: options.SettingsOption = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = "float32",
 ) -> None:
     """Measure policies against what has to be beaten, on many prompts.
 
@@ -92,24 +92,24 @@ def bench(
     from rich.console import Console
 
     from ..benchmark import Benchmark
-    from ..report import write
+    from ..report import write_report
 
     console = Console(stderr=True)
-    said = _said(context, out, resume)
+    said = _resolve_options(context, out, resume)
     with console.status("Looking the model up ..."):
-        subject = _choice(said).subject()
-        planned = Benchmark.of(subject, _settings(said))
+        subject = _model_choice(said).subject()
+        planned = Benchmark.from_settings(subject, _bench_settings(said))
     for name, why in planned.absent:
         console.print(f"{name} is left out: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
-        with spoken_warnings(console), telling(console) as tell:
-            planned.run(out, resume, shlex.join(["skipstone", *sys.argv[1:]]), said, tell)
+        with print_warnings(console), progress_bar(console) as on_progress:
+            planned.run(out, resume, shlex.join(["skipstone", *sys.argv[1:]]), said, on_progress)
     except KeyboardInterrupt:
         again = shlex.join(["skipstone", "bench", "--out", str(out), "--resume"])
         console.print(f"Stopped. What is done is kept; {again} goes on.", markup=False, highlight=False, soft_wrap=True)
         raise
     with console.status("Writing the report ..."):
-        written = write(out)
+        written = write_report(out)
     _show(written)
 
 
@@ -120,12 +120,12 @@ def report(folder: Annotated[Path, typer.Argument(help="The --out of skipstone b
 
       skipstone report bench
     """
-    from ..report import write
+    from ..report import write_report
 
-    _show(write(folder))
+    _show(write_report(folder))
 
 
-def _said(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
+def _resolve_options(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
     """The options; of a resumed run those of its first start, unless they are said again."""
     said = {name: str(v) if isinstance(v, Path) else v for name, v in context.params.items() if name != "context"}
     if not resume:
@@ -138,23 +138,23 @@ def _said(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
     return {name: said[name] if name in given or name not in stored else stored[name] for name in said}
 
 
-def _choice(said: Mapping[str, Any]) -> options.Choice:
+def _model_choice(said: Mapping[str, Any]) -> options.ModelChoice:
     """The model, always in its pipeline, so that peers and policies run in one loop."""
-    return options.Choice(
+    return options.ModelChoice(
         said["model"], said["guidance"], said["settings"] or (), None, said["device"], said["dtype"], as_guest=True
     )
 
 
-def _settings(said: Mapping[str, Any]) -> Any:
-    from ..benchmark import Settings
+def _bench_settings(said: Mapping[str, Any]) -> Any:
+    from ..benchmark import BenchSettings
 
-    names = {field.name for field in dataclasses.fields(Settings)}
-    told = {name: value for name, value in said.items() if name in names and value is not None}
-    told["limit"] = said["limit"] or None
-    told["categories"] = said["category"] or None
+    names = {field.name for field in dataclasses.fields(BenchSettings)}
+    settings_fields = {name: value for name, value in said.items() if name in names and value is not None}
+    settings_fields["limit"] = said["limit"] or None
+    settings_fields["categories"] = said["category"] or None
     if said["budget"]:
-        told["budgets"] = said["budget"]
-    return Settings(**told)
+        settings_fields["budgets"] = said["budget"]
+    return BenchSettings(**settings_fields)
 
 
 def _show(written: list[Path]) -> None:

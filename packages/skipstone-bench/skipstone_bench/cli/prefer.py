@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipstone.cli.progress import telling
+from skipstone.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..vlm.budget import Caps
-    from ..vlm.client import Judge
-    from ..vlm.report import Report
-    from ..vlm.round import Plan
+    from ..vlm.budget import SpendingCaps
+    from ..vlm.client import JudgeEndpoint
+    from ..vlm.report import JudgingReport
+    from ..vlm.round import JudgingPlan
 
 
 def prefer(
@@ -92,58 +92,58 @@ def prefer(
     """
     from rich.console import Console
 
-    from ..vlm.client import Judge, distinct
-    from ..vlm.material import material
-    from ..vlm.protocol import Protocol
-    from ..vlm.report import Report
-    from ..vlm.round import Manners, Plan, Round, pairs_of
+    from ..vlm.client import JudgeEndpoint, check_distinct
+    from ..vlm.material import load_material
+    from ..vlm.protocol import JudgingProtocol
+    from ..vlm.report import JudgingReport
+    from ..vlm.round import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 
     console = Console(stderr=True)
-    judges = tuple(distinct([Judge.parse(spec) for spec in judge]))
-    protocol = Protocol(layout, side, seed, attempts, tokens, _fields(settings or ()))
+    judges = tuple(check_distinct([JudgeEndpoint.parse(spec) for spec in judge]))
+    protocol = JudgingProtocol(layout, side, seed, attempts, tokens, _fields(settings or ()))
     caps = _caps(judges, calls, spend, price_in, price_out, protocol.longest)
     named = [*row, against] if row and against else row or ()
-    chosen = material(sources, named, prompts).drawn(limit or None, seed)
-    plan = Plan(chosen, pairs_of(chosen, against), judges, protocol)
+    chosen = load_material(sources, named, prompts).subsample(limit or None, seed)
+    plan = JudgingPlan(chosen, list_pairs(chosen, against), judges, protocol)
     if not dry_run:
         for one in judges:
             one.key()
-    asked = Round(plan, out, caps, Manners(together, timeout, tries))
+    asked = JudgingRun(plan, out, caps, RequestSettings(together, timeout, tries))
     _announce(console, plan, asked)
     if dry_run:
         return
     try:
-        with telling(console) as tell:
-            asked.run(tell)
+        with progress_bar(console) as on_progress:
+            asked.run(on_progress)
     except KeyboardInterrupt:
         _print(console, "Stopped. What is answered is kept; the same command goes on.")
         raise
     with console.status("Writing the verdict ..."):
-        report = Report.of(asked)
+        report = JudgingReport.from_run(asked)
         written = report.write(out, shlex.join(["skipstone", *sys.argv[1:]]))
     _show(report, written)
     _fail(report)
 
 
 def _caps(
-    judges: Sequence[Judge],
+    judges: Sequence[JudgeEndpoint],
     calls: int | None,
     spend: float | None,
     price_in: Sequence[float] | None,
     price_out: Sequence[float] | None,
     tokens: int,
-) -> Caps:
+) -> SpendingCaps:
     """What may be spent; prices are one for all judges, or one for each."""
     from skipstone.errors import SpecError
 
-    from ..vlm.budget import Caps
+    from ..vlm.budget import SpendingCaps
 
     for name, said in (("--price-in", price_in), ("--price-out", price_out)):
         if said and len(said) not in (1, len(judges)):
             raise SpecError(f"Expected {name} once, or once for each of {len(judges)} judges, got {len(said)}.")
     both = [(list(p or [0.0]) * len(judges))[: len(judges)] for p in (price_in, price_out)]
     prices = {j.name: pair for j, pair in zip(judges, zip(*both, strict=True), strict=True)}
-    return Caps(calls, spend, prices if price_in or price_out else {}, tokens)
+    return SpendingCaps(calls, spend, prices if price_in or price_out else {}, tokens)
 
 
 def _fields(said: Sequence[str]) -> dict[str, Any]:
@@ -162,25 +162,25 @@ def _fields(said: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _announce(console: Console, plan: Plan, asked: Any) -> None:
+def _announce(console: Console, plan: JudgingPlan, asked: Any) -> None:
     """What there is to ask, before anything is spent."""
     found, pairs, judges = plan.material, len(plan.pairs), len(plan.judges)
     if found.missing:
         _print(console, f"{found.missing} samples are left out: not all rows have a picture of them.")
     every = list(plan.questions())
     same = sum(not q.key for q in every)
-    left = len(plan.open(asked.kept))
+    left = len(plan.open(asked.answer_log))
     line = (
         f"{pairs} pairs of rows, {len(found.samples)} samples, {judges} judges, both ways round: {len(every)} questions"
     )
     line += f", {same} of them about identical pictures, which nobody is asked" if same else ""
     _print(console, f"{line}. {left} are open.")
     keys = {q.key for q in every}
-    if other := sum(kept.key not in keys for kept in asked.kept.lines):
-        _print(console, f"{other} answers in {asked.kept.path} are of other questions, and are kept apart.")
+    if other := sum(kept.key not in keys for kept in asked.answer_log.lines):
+        _print(console, f"{other} answers in {asked.answer_log.path} are of other questions, and are kept apart.")
 
 
-def _show(report: Report, written: Sequence[Path]) -> None:
+def _show(report: JudgingReport, written: Sequence[Path]) -> None:
     """The tables, the verdict, and where everything is."""
     from rich.console import Console
     from rich.table import Table
@@ -198,17 +198,17 @@ def _show(report: Report, written: Sequence[Path]) -> None:
     console.print()
     notes = [f"{j.judge}: {j.note}." for j in report.verdicts.judges if j.note]
     words = [
-        *told.reasons(report.verdicts),
+        *told.describe_missing(report.verdicts),
         *told.agreement_lines(report.verdicts),
         *notes,
         *told.panel_lines(report.verdicts),
-        told.UNSAYABLE,
+        told.CAVEAT,
     ]
-    for said in (*words, *told.unfinished(report), *map(str, written)):
+    for said in (*words, *told.describe_unfinished(report), *map(str, written)):
         _print(console, said)
 
 
-def _fail(report: Report) -> None:
+def _fail(report: JudgingReport) -> None:
     """A judge that was given up is an error, though what the others said is shown."""
     from skipstone.errors import BenchError
 

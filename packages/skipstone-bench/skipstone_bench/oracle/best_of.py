@@ -9,15 +9,15 @@ from typing import Any, TypeAlias
 from skipstone import registry
 from skipstone.errors import MetricError, SpecError
 from skipstone.evaluation.columns import Column
-from skipstone.evaluation.pixels import flat
-from skipstone.evaluation.progress import Tell, silent
-from skipstone.evaluation.references import Shot
-from skipstone.evaluation.subject import Item, Subject
+from skipstone.evaluation.pixels import flatten_frames
+from skipstone.evaluation.progress import ProgressCallback, no_progress
+from skipstone.evaluation.references import EvaluationSample
+from skipstone.evaluation.subject import SampleRequest, Subject
 from skipstone.metrics import Metric, Sample
 
-Score: TypeAlias = Callable[[Any, str], float]  # pixels, prompt -> higher is better
-JUDGE = "judge"
-APART = 1_000_000  # between the seeds of a sample, so that no sample's are another's
+ScoreFunction: TypeAlias = Callable[[Any, str], float]  # pixels, prompt -> higher is better
+JUDGE_NAME = "judge"
+SEED_STRIDE = 1_000_000  # between the seeds of a sample, so that no sample's are another's
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +46,12 @@ class BestOf:
 
 def best_of(
     subject: Subject,
-    shots: Sequence[Shot],
+    eval_samples: Sequence[EvaluationSample],
     column: Column,
-    score: Score,
+    score: ScoreFunction,
     n: int = 8,
     batch: int = 8,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> list[BestOf]:
     """Each sample's best of n seeds, its own among them, by a score; of equals the first.
 
@@ -62,7 +62,7 @@ def best_of(
         subject: The model.
         shots: Prompts and seeds.
         column: How each picture is drawn.
-        score: What is best; see `scorer`.
+        score: What is best; see `make_scorer`.
         n: Pictures of each sample, >= 1. 1 is the sample itself.
         batch: Runs of one batch, >= 1.
         tell: Of the progress.
@@ -72,49 +72,53 @@ def best_of(
     """
     if n < 1:
         raise SpecError(f"Expected best of at least 1 picture, got {n}.")
-    column = subject.admit(column)
+    column = subject.resolve_column(column)
     subject.load([column])
-    items = [Item(shot.prompt.text, shot.seed + k * APART) for shot in shots for k in range(n)]
+    items = [
+        SampleRequest(eval_sample.prompt.text, eval_sample.seed + k * SEED_STRIDE)
+        for eval_sample in eval_samples
+        for k in range(n)
+    ]
     calls: list[float] = []
     scores: list[float] = []
     best: dict[int, tuple[float, Any]] = {}
     for first in range(0, len(items), batch):
-        tell("Drawing candidates", first, len(items))
+        on_progress("Drawing candidates", first, len(items))
         some = items[first : first + batch]
-        made, _ = subject.draw(some, column)
-        for k, (item, one, pixels) in enumerate(zip(some, made, subject.pictures(made), strict=True), first):
+        generated, _ = subject.draw(some, column)
+        for k, (item, one, pixels) in enumerate(zip(some, generated, subject.pictures(generated), strict=True), first):
             value = score(pixels, item.prompt)
             calls.append(one.calls)
             scores.append(value)
             if k // n not in best or value > best[k // n][0]:
                 best[k // n] = value, pixels
     found = []
-    for s, shot in enumerate(shots):
+    for s, eval_sample in enumerate(eval_samples):
         mine = tuple(scores[s * n : (s + 1) * n])
-        seed = shot.seed + mine.index(max(mine)) * APART
-        found.append(BestOf(shot.id, seed, sum(calls[s * n : (s + 1) * n]), mine, best[s][1]))
+        seed = eval_sample.seed + mine.index(max(mine)) * SEED_STRIDE
+        found.append(BestOf(eval_sample.id, seed, sum(calls[s * n : (s + 1) * n]), mine, best[s][1]))
     return found
 
 
-def scorer(subject: Subject, name: str = JUDGE) -> Score:
+def make_scorer(subject: Subject, name: str = JUDGE_NAME) -> ScoreFunction:
     """The model's own judge, or a metric that looks at picture and prompt alone: "clip_score".
 
     Raises:
         UnknownName: no such metric.
         MetricError: it cannot be taken here; the message says what is missing.
     """
-    if name == JUDGE:
+    if name == JUDGE_NAME:
         judge = subject.judge
         if judge is None:
             raise MetricError(
                 f"{subject.name} has no judge of its own: choose a metric of picture and prompt, such as clip_score."
             )
         return judge
-    variants = registry.lookup("metric", name).variants()  # type: ignore[attr-defined]  # a Measure
+    variants = registry.find_class("metric", name).variants()  # type: ignore[attr-defined]  # a Measure
     usable = next((one for one in variants if not one.missing()), None)
     if usable is None:
         raise MetricError(f"{name} cannot be taken here: {variants[0].missing()}")
     if not isinstance(usable, Metric) or usable.better == "lower":
         raise MetricError(f"{name} is no score of one picture and its prompt: choose judge or clip_score.")
     metric = usable
-    return lambda pixels, prompt: metric.measure(Sample(flat(pixels), prompt))
+    return lambda pixels, prompt: metric.measure(Sample(flatten_frames(pixels), prompt))

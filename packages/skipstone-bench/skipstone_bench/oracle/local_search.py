@@ -6,21 +6,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from skipstone.evaluation.columns import parse_column
-from skipstone.evaluation.references import Shot
+from skipstone.evaluation.references import EvaluationSample
 from skipstone.policies.path import Path
-from skipstone.tuning.grids import Fine
-from skipstone.tuning.refine import MOVES
-from skipstone.tuning.runs import Draws
+from skipstone.tuning.grids import FineGrid
+from skipstone.tuning.refine import MOVE_SIZES
+from skipstone.tuning.runs import CachedRuns
 
-from .trials import Trial, Trials
-from .utility import Tried, Utility, best
+from .trials import Trial, TrialRunner
+from .utility import TrialResult, Utility, best_choice
 
 
 @dataclass(frozen=True)
-class Stand:
+class ClimbState:
     """Where a sample's climb stands: its grid, what that is worth, and which place of it is tried next."""
 
-    shot: Shot
+    eval_sample: EvaluationSample
     path: tuple[int, ...]
     of: str
     utility: float
@@ -41,12 +41,12 @@ class Stand:
                 yield (*path[:k], place, *path[k + 1 :])
 
 
-def climbed(
-    found: dict[str, list[Tried]],
-    shots: Sequence[Shot],
-    trials: Trials,
-    draws: Draws,
-    fine: Fine,
+def climb(
+    found: dict[str, list[TrialResult]],
+    eval_samples: Sequence[EvaluationSample],
+    trials: TrialRunner,
+    draws: CachedRuns,
+    fine: FineGrid,
     utility: Utility,
     sweeps: int,
 ) -> None:
@@ -56,50 +56,56 @@ def climbed(
     follow. What is worth most stays, where it is worth more than what there was. Samples of which no grid was tried
     stay as they are.
     """
-    stands = [stand for shot in shots if (stand := _start(shot, found[shot.id], fine, utility)) is not None]
-    stands = _stepped(stands, [[stand.path] for stand in stands], found, trials, draws, fine, utility)
+    stands = [
+        stand
+        for eval_sample in eval_samples
+        if (stand := _initial_state(eval_sample, found[eval_sample.id], fine, utility)) is not None
+    ]
+    stands = _climb_step(stands, [[stand.path] for stand in stands], found, trials, draws, fine, utility)
     for sweep in range(sweeps):
         stands = [replace(stand, next=1) for stand in stands]
-        by = MOVES[min(sweep, len(MOVES) - 1)]
+        by = MOVE_SIZES[min(sweep, len(MOVE_SIZES) - 1)]
         while active := [stand for stand in stands if stand.open]:
-            moved = _stepped(active, [list(s.moves(by)) for s in active], found, trials, draws, fine, utility)
-            after = {stand.shot.id: stand for stand in moved}
-            stands = [after.get(stand.shot.id, stand) for stand in stands]
+            moved = _climb_step(active, [list(s.moves(by)) for s in active], found, trials, draws, fine, utility)
+            after = {stand.eval_sample.id: stand for stand in moved}
+            stands = [after.get(stand.eval_sample.id, stand) for stand in stands]
 
 
-def _start(shot: Shot, tried: Sequence[Tried], fine: Fine, utility: Utility) -> Stand | None:
+def _initial_state(
+    eval_sample: EvaluationSample, tried: Sequence[TrialResult], fine: FineGrid, utility: Utility
+) -> ClimbState | None:
     """The best grid that was tried, its times brought to the nearest fine places."""
     columns = {one: parse_column(one.spec, None, None, 1) for one in tried}
     grids = [one for one in tried if isinstance(columns[one].policy, Path)]
     if not grids:
         return None
-    policy = columns[best(shot.id, grids, utility).tried].policy
+    policy = columns[best_choice(eval_sample.id, grids, utility).tried].policy
     assert isinstance(policy, Path)
     near = {min(range(1, fine.steps), key=lambda k: abs(fine.times[k] - t)) for t in policy.places}
-    return Stand(shot, (0, *sorted(near), fine.steps), policy.of, float("-inf"))
+    return ClimbState(eval_sample, (0, *sorted(near), fine.steps), policy.of, float("-inf"))
 
 
-def _stepped(
-    stands: Sequence[Stand],
+def _climb_step(
+    stands: Sequence[ClimbState],
     moves: Sequence[Sequence[tuple[int, ...]]],
-    found: dict[str, list[Tried]],
-    trials: Trials,
-    draws: Draws,
-    fine: Fine,
+    found: dict[str, list[TrialResult]],
+    trials: TrialRunner,
+    draws: CachedRuns,
+    fine: FineGrid,
     utility: Utility,
-) -> list[Stand]:
+) -> list[ClimbState]:
     """Every stand after its moves were tried: at the best of them, or where it was, one place further."""
     asked = [
-        Trial(stand.shot, draws.column(fine.policy(path, stand.of)), "moved")
+        Trial(stand.eval_sample, draws.column(fine.policy(path, stand.of)), "moved")
         for stand, paths in zip(stands, moves, strict=True)
         for path in paths
     ]
     seen = trials.run(asked)
     made = []
     for stand, paths in zip(stands, moves, strict=True):
-        tried = seen.get(stand.shot.id, [])
-        known = {one.spec for one in found[stand.shot.id]}
-        found[stand.shot.id] += [one for one in tried if one.spec not in known]
+        tried = seen.get(stand.eval_sample.id, [])
+        known = {one.spec for one in found[stand.eval_sample.id]}
+        found[stand.eval_sample.id] += [one for one in tried if one.spec not in known]
         worth = [utility.of(one.psnr, one.calls) for one in tried]
         if not worth or max(worth) <= stand.utility:
             made.append(replace(stand, next=stand.next + 1))

@@ -15,15 +15,15 @@ from skipstone.errors import SpecError
 from skipstone.numerics.schedule import Schedule
 from skipstone.tuning.recorder import Recorder
 
-Pictures: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]  # samples -> pixels
-Worth: TypeAlias = Callable[[int, Any, float], float]  # index of the sample, pixels, calls -> higher is better
+DecodeFunction: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]  # samples -> pixels
+WorthFunction: TypeAlias = Callable[[int, Any, float], float]  # index of the sample, pixels, calls -> higher is better
 
-FINISH = (1, 2, 3, 4)
-FIXED: Policy = registry.parse("policy", "fixed")
+FINISH_STEPS = (1, 2, 3, 4)
+FIXED_POLICY: Policy = registry.parse("policy", "fixed")
 
 
 @dataclass(frozen=True, eq=False)
-class Peak:
+class BestStop:
     """The best clean estimate on a run's way, and what it takes to know it.
 
     Args:
@@ -40,7 +40,7 @@ class Peak:
 
 
 @dataclass(frozen=True, eq=False)
-class Ending:
+class BestEnding:
     """The best ending of a run.
 
     Args:
@@ -61,8 +61,8 @@ class Ending:
 
 
 def oracle_stop(
-    backbone: Backbone, problems: Sequence[Problem], solver: Solver, pictures: Pictures, worth: Worth
-) -> list[Peak]:
+    backbone: Backbone, problems: Sequence[Problem], solver: Solver, pictures: DecodeFunction, worth: WorthFunction
+) -> list[BestStop]:
     """Decode the clean estimate at every step and keep the one that is worth most; of equals the earliest.
 
     The oracle of AdDiffusion: it counts the step of the peak as its cost, and has made all the calls. What it decodes
@@ -78,14 +78,14 @@ def oracle_stop(
     References: github.com/d3v-26/addiffusion (OracleStop).
     """
     recorder = Recorder(solver, positions=2**62)
-    results = denoise_many(backbone, problems, recorder, FIXED)
+    results = denoise_many(backbone, problems, recorder, FIXED_POLICY)
     found = []
     for s, (problem, result, line) in enumerate(zip(problems, results, recorder.lines, strict=True)):
         rows = [row[0].reshape(problem.x.shape) for row in line.rows[:-1]]  # the last is the end itself
-        made = pictures([_like(problem.x, row) for row in rows])
+        made = pictures([_to_array_like(problem.x, row) for row in rows])
         values = tuple(worth(s, pixels, float(k)) for k, pixels in enumerate(made, 1))
         at = values.index(max(values))
-        found.append(Peak(at + 1, result.run.cost, values, made[at]))
+        found.append(BestStop(at + 1, result.run.cost, values, made[at]))
     return found
 
 
@@ -93,12 +93,12 @@ def oracle_ending(
     backbone: Backbone,
     problems: Sequence[Problem],
     solver: Solver,
-    pictures: Pictures,
-    worth: Worth,
+    pictures: DecodeFunction,
+    worth: WorthFunction,
     stops: Sequence[int],
-    finish: Sequence[int] = FINISH,
+    finish: Sequence[int] = FINISH_STEPS,
     order: int = 2,
-) -> list[Ending]:
+) -> list[BestEnding]:
     """Each sample's best number of steps before it is finished in a few long ones; of equals the cheapest.
 
     Every pair is really run. Runs of one sample share their beginnings, so that no call is made twice: `spent` is what
@@ -125,7 +125,7 @@ def oracle_ending(
         )
     found = []
     for s, problem in enumerate(problems):
-        remembered = Remembered(backbone)
+        remembered = MemoizedBackbone(backbone)
         pairs = [(at, long) for at in sorted(set(stops)) for long in sorted(set(finish))]
         policies = [StopAt(at, long, order) for at, long in pairs]
         results = denoise_many(remembered, [problem] * len(pairs), solver, policies)
@@ -133,7 +133,7 @@ def oracle_ending(
         costs = [result.run.cost for result in results]
         values = [worth(s, pixels, cost) for pixels, cost in zip(made, costs, strict=True)]
         k = max(range(len(pairs)), key=lambda k: (values[k], -costs[k], -k))
-        found.append(Ending(*pairs[k], costs[k], values[k], remembered.spent, made[k]))
+        found.append(BestEnding(*pairs[k], costs[k], values[k], remembered.spent, made[k]))
     return found
 
 
@@ -147,17 +147,17 @@ class StopAt(Policy):
     name: ClassVar[str] = "stop_at"
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        left = self.at + self.finish - len(run.kept)
-        if left > self.finish or not proposal.plain or run.here <= run.t_end:
+        left = self.at + self.finish - len(run.accepted_attempts)
+        if left > self.finish or not proposal.is_unamended or run.next_start <= run.t_end:
             return proposal
         if left <= 1:
             return replace(proposal, evaluate=Finish(self.order), t_next=run.t_end)
-        angle = run.angle(run.here) * (left - 1) / left
+        angle = run.angle(run.next_start) * (left - 1) / left
         return replace(proposal, evaluate=Finish(self.order), t_next=run.time(-math.log(math.tan(angle))))
 
 
 @dataclass(eq=False)
-class Remembered:
+class MemoizedBackbone:
     """A backbone that is asked nothing twice; `spent` counts what it was really asked, in calls."""
 
     backbone: Backbone
@@ -192,7 +192,7 @@ class Remembered:
         return [self._said[key] for key in keys]
 
 
-def _like(x: Any, row: Any) -> Any:
+def _to_array_like(x: Any, row: Any) -> Any:
     """An array as the samples are: of torch where they are."""
     if not hasattr(x, "detach"):
         return row

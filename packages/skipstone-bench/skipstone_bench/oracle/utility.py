@@ -37,7 +37,7 @@ class Utility:
         return min(max(psnr, self.floor), self.cap) - self.price * calls
 
 
-class Tried(NamedTuple):
+class TrialResult(NamedTuple):
     """One schedule, as it really ran on one sample.
 
     Args:
@@ -53,17 +53,17 @@ class Tried(NamedTuple):
     psnr: float
 
 
-class Choice(NamedTuple):
+class ScheduleChoice(NamedTuple):
     """What is best for one sample."""
 
     sample: str
     utility: float
-    tried: Tried
+    tried: TrialResult
 
 
-def best(sample: str, tried: Iterable[Tried], utility: Utility) -> Choice:
+def best_choice(sample: str, tried: Iterable[TrialResult], utility: Utility) -> ScheduleChoice:
     """Of the highest utility; of equals the cheapest, and of these the first."""
     listed = list(tried)
     chosen = max(range(len(listed)), key=lambda k: (utility.of(listed[k].psnr, listed[k].calls), -listed[k].calls, -k))
     one = listed[chosen]
-    return Choice(sample, utility.of(one.psnr, one.calls), one)
+    return ScheduleChoice(sample, utility.of(one.psnr, one.calls), one)

@@ -1,6 +1,6 @@
 """Other people's accelerators, run as themselves in the same bench."""
 
-from skipstone.evaluation.peer_harness import Engagement as Engagement
+from skipstone.evaluation.peer_harness import SavingsCounter as SavingsCounter
 from skipstone.evaluation.peers import Peer as Peer
 
 from .attention import FasterCache as FasterCache
@@ -11,7 +11,7 @@ from .blocks import MagCache as MagCache
 from .cachedit import DBCache as DBCache
 from .deepcache import DeepCache as DeepCache
 from .distilled import LCMLoRA as LCMLoRA
-from .distilled import Scheduler as Scheduler
+from .distilled import OtherScheduler as OtherScheduler
 from .distilled import SDXLTurbo as SDXLTurbo
 from .published import AttendAndExcite as AttendAndExcite
 from .published import SelfAttentionGuidance as SelfAttentionGuidance

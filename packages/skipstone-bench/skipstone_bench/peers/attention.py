@@ -6,24 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from skipstone.evaluation.peer_harness import leaf
+from skipstone.evaluation.peer_harness import first_leaf
 from skipstone.evaluation.peers import denoiser_of
-from skipstone.policies.ranges import one_of, whole
+from skipstone.policies.ranges import check_choice, check_integer
 from skipstone.registry import register
 
-from .hooked import WHOLE, Clock, Hooked, attentions, batched_only, guided
+from .hooked import ALL_TIMESTEPS, HookedCache, TimestepClock, attention_modules, require_guidance, unbatched_reason
 
 Parts = Literal["attention", "modules"]
-ATTENTION = r".*transformer_blocks\.\d+\.attn\d?"
-MODULES = {  # what TaylorSeer forecasts: regular expressions on the names of modules
-    "unet": {"attention": [ATTENTION], "modules": [r".*\.(resnets|transformer_blocks|downsamplers|upsamplers)\.\d+"]},
-    "transformer": {"attention": [ATTENTION], "modules": [ATTENTION, r".*transformer_blocks\.\d+\.ff(_context)?"]},
+ATTENTION_PATTERN = r".*transformer_blocks\.\d+\.attn\d?"
+MODULE_PATTERNS = {  # what TaylorSeer forecasts: regular expressions on the names of modules
+    "unet": {
+        "attention": [ATTENTION_PATTERN],
+        "modules": [r".*\.(resnets|transformer_blocks|downsamplers|upsamplers)\.\d+"],
+    },
+    "transformer": {
+        "attention": [ATTENTION_PATTERN],
+        "modules": [ATTENTION_PATTERN, r".*transformer_blocks\.\d+\.ff(_context)?"],
+    },
 }
 
 
 @register("peer")
 @dataclass(frozen=True)
-class PyramidAttention(Hooked):
+class PyramidAttention(HookedCache):
     """Compute attention every k-th step and repeat its output between; diffusers' pyramid attention broadcast.
 
     Args:
@@ -44,10 +50,10 @@ class PyramidAttention(Hooked):
     name: ClassVar[str] = "pyramid_attention"
 
     def __post_init__(self) -> None:
-        whole(self, "every", 1)
-        whole(self, "cross", 1)
-        whole(self, "low", -1)
-        whole(self, "high", self.low + 1)
+        check_integer(self, "every", 1)
+        check_integer(self, "cross", 1)
+        check_integer(self, "low", -1)
+        check_integer(self, "high", self.low + 1)
 
     @classmethod
     def settings(cls) -> list[str]:
@@ -56,14 +62,16 @@ class PyramidAttention(Hooked):
             "pyramid_attention(every=8, cross=8, low=-1, high=1001)"
         ]
 
-    def cannot(self, pipe: Any) -> str | None:
-        return batched_only(pipe) or (None if attentions(pipe) else "the denoiser has no attention in its blocks")
+    def unsupported_reason(self, pipe: Any) -> str | None:
+        return unbatched_reason(pipe) or (
+            None if attention_modules(pipe) else "the denoiser has no attention in its blocks"
+        )
 
-    def probes(self, pipe: Any) -> list[Any]:
-        kinds = attentions(pipe, cross=False)[-1:] + attentions(pipe, cross=True)[-1:]
+    def probe_modules(self, pipe: Any) -> list[Any]:
+        kinds = attention_modules(pipe, cross=False)[-1:] + attention_modules(pipe, cross=True)[-1:]
         return [module.to_q for module in kinds]
 
-    def put(self, denoiser: Any, clock: Clock) -> None:
+    def put_hooks(self, denoiser: Any, clock: TimestepClock) -> None:
         from diffusers.hooks import PyramidAttentionBroadcastConfig, apply_pyramid_attention_broadcast
 
         config = PyramidAttentionBroadcastConfig(
@@ -78,7 +86,7 @@ class PyramidAttention(Hooked):
 
 @register("peer")
 @dataclass(frozen=True)
-class FasterCache(Hooked):
+class FasterCache(HookedCache):
     """Spare attention, and forecast the unconditional branch from the other by frequencies; diffusers' FasterCache.
 
     It is on the alert from the first step to the last; attention is only spared in steps whose unconditional branch
@@ -99,33 +107,33 @@ class FasterCache(Hooked):
     name: ClassVar[str] = "faster_cache"
 
     def __post_init__(self) -> None:
-        whole(self, "attention", 1)
-        whole(self, "uncond", 1)
+        check_integer(self, "attention", 1)
+        check_integer(self, "uncond", 1)
 
     @classmethod
     def settings(cls) -> list[str]:
         """From half of the unconditional branches to one in five."""
         return [f"faster_cache(attention={a}, uncond={u})" for a, u in ((2, 2), (2, 3), (2, 5), (4, 8))]
 
-    def cannot(self, pipe: Any) -> str | None:
+    def unsupported_reason(self, pipe: Any) -> str | None:
         if getattr(pipe, "transformer", None) is None:
             return "its hook halves every tensor that a denoiser is given by position, and a UNet's timestep is one"
-        return batched_only(pipe)
+        return unbatched_reason(pipe)
 
-    def probes(self, pipe: Any) -> list[Any]:
-        return [attentions(pipe)[0].to_q, leaf(denoiser_of(pipe))]
+    def probe_modules(self, pipe: Any) -> list[Any]:
+        return [attention_modules(pipe)[0].to_q, first_leaf(denoiser_of(pipe))]
 
     def begin(self, pipe: Any, call: Mapping[str, Any]) -> None:
-        guided(pipe, call)
+        require_guidance(pipe, call)
 
-    def put(self, denoiser: Any, clock: Clock) -> None:
+    def put_hooks(self, denoiser: Any, clock: TimestepClock) -> None:
         from diffusers.hooks import FasterCacheConfig, apply_faster_cache
 
         config = FasterCacheConfig(
             spatial_attention_block_skip_range=self.attention,
-            spatial_attention_timestep_skip_range=WHOLE,
+            spatial_attention_timestep_skip_range=ALL_TIMESTEPS,
             unconditional_batch_skip_range=self.uncond,
-            unconditional_batch_timestep_skip_range=WHOLE,
+            unconditional_batch_timestep_skip_range=ALL_TIMESTEPS,
             attention_weight_callback=lambda module: 0.5,
             tensor_format="BCHW",
             current_timestep_callback=clock,
@@ -142,7 +150,7 @@ class FasterCache(Hooked):
 
 @register("peer")
 @dataclass(frozen=True)
-class TaylorSeer(Hooked):
+class TaylorSeer(HookedCache):
     """Compute modules every k-th step and forecast their outputs by Taylor's series between; diffusers' TaylorSeer.
 
     Differences are taken per step, not per unit of time, and kept in float32. Diffusers hooks attention alone by
@@ -167,23 +175,25 @@ class TaylorSeer(Hooked):
     name: ClassVar[str] = "taylorseer"
 
     def __post_init__(self) -> None:
-        whole(self, "interval", 1)
-        whole(self, "order", 0, 3)
-        whole(self, "warmup", 1)
-        one_of(self, "what", ("attention", "modules"))
+        check_integer(self, "interval", 1)
+        check_integer(self, "order", 0, 3)
+        check_integer(self, "warmup", 1)
+        check_choice(self, "what", ("attention", "modules"))
 
     @classmethod
     def settings(cls) -> list[str]:
         """From every second step to every fifth, and the second order."""
         return [f"taylorseer(interval={k})" for k in (2, 3, 5)] + ["taylorseer(interval=3, order=2)"]
 
-    def cannot(self, pipe: Any) -> str | None:
-        return super().cannot(pipe) or (None if attentions(pipe) else "the denoiser has no attention in its blocks")
+    def unsupported_reason(self, pipe: Any) -> str | None:
+        return super().unsupported_reason(pipe) or (
+            None if attention_modules(pipe) else "the denoiser has no attention in its blocks"
+        )
 
-    def probes(self, pipe: Any) -> list[Any]:
-        return [attentions(pipe)[-1].to_q]
+    def probe_modules(self, pipe: Any) -> list[Any]:
+        return [attention_modules(pipe)[-1].to_q]
 
-    def put(self, denoiser: Any, clock: Clock) -> None:
+    def put_hooks(self, denoiser: Any, clock: TimestepClock) -> None:
         import torch
         from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
 
@@ -193,6 +203,6 @@ class TaylorSeer(Hooked):
             disable_cache_before_step=self.warmup,
             max_order=self.order,
             taylor_factors_dtype=torch.float32,
-            cache_identifiers=MODULES[kind][self.what],
+            cache_identifiers=MODULE_PATTERNS[kind][self.what],
         )
         apply_taylorseer_cache(denoiser, config)

@@ -13,22 +13,22 @@ from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from skipstone.errors import GuestError
-from skipstone.evaluation.peer_harness import arguments, leaf
-from skipstone.evaluation.peers import Running, denoiser_of
-from skipstone.policies.ranges import number, whole
+from skipstone.evaluation.peer_harness import bind_arguments, first_leaf
+from skipstone.evaluation.peers import CallContextFactory, denoiser_of
+from skipstone.policies.ranges import check_integer, check_number
 from skipstone.registry import register
 
-from .hooked import Clock, Hooked, block_list, fresh
+from .hooked import HookedCache, TimestepClock, fresh_cache_state, transformer_blocks
 
 # What calibration runs have measured: denoiser -> what was run -> a ratio for each step.
 _RATIOS: WeakKeyDictionary[Any, dict[tuple[Any, ...], list[float]]] = WeakKeyDictionary()
-UNSEEN = {"callback_on_step_end": None, "output_type": "latent"}  # a calibration run is nobody's picture
+CALIBRATION_ARGUMENTS = {"callback_on_step_end": None, "output_type": "latent"}  # a calibration run is nobody's picture
 BLOCKS = 2  # that a stack needs: one to look at, one to spare
 
 
-def no_stack(pipe: Any) -> str | None:
+def no_block_stack_reason(pipe: Any) -> str | None:
     """Why there is no stack of blocks to spare."""
-    denoiser, count = denoiser_of(pipe), len(block_list(pipe))
+    denoiser, count = denoiser_of(pipe), len(transformer_blocks(pipe))
     if not count:
         return f"it needs one list of transformer blocks, which {type(denoiser).__name__} does not have"
     return None if count >= BLOCKS else f"it needs {BLOCKS} transformer blocks, and this model has {count}"
@@ -36,7 +36,7 @@ def no_stack(pipe: Any) -> str | None:
 
 @register("peer")
 @dataclass(frozen=True)
-class FirstBlockCache(Hooked):
+class FirstBlockCache(HookedCache):
     """Reuse what all blocks but the first add while the first changes little; diffusers' first-block cache.
 
     One decision for the whole batch.
@@ -54,24 +54,24 @@ class FirstBlockCache(Hooked):
     name: ClassVar[str] = "first_block_cache"
 
     def __post_init__(self) -> None:
-        number(self, "threshold", 0)
+        check_number(self, "threshold", 0)
 
     @classmethod
     def settings(cls) -> list[str]:
         """Thresholds from below diffusers' default to the largest in use."""
         return [f"first_block_cache(threshold={tol})" for tol in (0.05, 0.1, 0.2, 0.4)]
 
-    def cannot(self, pipe: Any) -> str | None:
-        why = super().cannot(pipe) or no_stack(pipe)
-        if why is None and getattr(block_list(pipe)[-1], "context_pre_only", False):
+    def unsupported_reason(self, pipe: Any) -> str | None:
+        why = super().unsupported_reason(pipe) or no_block_stack_reason(pipe)
+        if why is None and getattr(transformer_blocks(pipe)[-1], "context_pre_only", False):
             kind = type(denoiser_of(pipe)).__name__
             return f"it reuses what the last block says of the text, and in {kind} that block is mute on it"
         return why
 
-    def probes(self, pipe: Any) -> list[Any]:
-        return [leaf(block_list(pipe)[-1])]
+    def probe_modules(self, pipe: Any) -> list[Any]:
+        return [first_leaf(transformer_blocks(pipe)[-1])]
 
-    def put(self, denoiser: Any, clock: Clock) -> None:
+    def put_hooks(self, denoiser: Any, clock: TimestepClock) -> None:
         from diffusers.hooks import FirstBlockCacheConfig, apply_first_block_cache
 
         apply_first_block_cache(denoiser, FirstBlockCacheConfig(threshold=self.threshold))
@@ -79,7 +79,7 @@ class FirstBlockCache(Hooked):
 
 @register("peer")
 @dataclass(frozen=True)
-class MagCache(Hooked):
+class MagCache(HookedCache):
     """Reuse what all blocks add while its known drift is small; diffusers' MagCache.
 
     It decides by ratios that its own calibration run prints, the same for every prompt. That run is made once for
@@ -103,9 +103,9 @@ class MagCache(Hooked):
     name: ClassVar[str] = "mag_cache"
 
     def __post_init__(self) -> None:
-        number(self, "threshold", 0)
-        whole(self, "longest", 1)
-        number(self, "retention", 0, 1)
+        check_number(self, "threshold", 0)
+        check_integer(self, "longest", 1)
+        check_number(self, "retention", 0, 1)
 
     @classmethod
     def settings(cls) -> list[str]:
@@ -113,21 +113,21 @@ class MagCache(Hooked):
         mild = [f"mag_cache(threshold={tol})" for tol in (0.03, 0.06, 0.12)]
         return [*mild, "mag_cache(threshold=0.24, longest=5)", "mag_cache(threshold=0.5, longest=8)"]
 
-    def cannot(self, pipe: Any) -> str | None:
-        return super().cannot(pipe) or no_stack(pipe)
+    def unsupported_reason(self, pipe: Any) -> str | None:
+        return super().unsupported_reason(pipe) or no_block_stack_reason(pipe)
 
-    def probes(self, pipe: Any) -> list[Any]:
-        return [leaf(block_list(pipe)[-1])]
+    def probe_modules(self, pipe: Any) -> list[Any]:
+        return [first_leaf(transformer_blocks(pipe)[-1])]
 
     def prepare(self, pipe: Any, **call: Any) -> None:
         """Run the pipeline once with these arguments of its call, to measure the ratios for such runs."""
-        if self.refusal(pipe) is None:
-            told = arguments(inspect.signature(type(pipe).__call__), pipe, **call)
-            if known_ratios(pipe, told) is None:
-                ratios_of(pipe, told)
+        if self.refusal_reason(pipe) is None:
+            call_arguments = bind_arguments(inspect.signature(type(pipe).__call__), pipe, **call)
+            if known_ratios(pipe, call_arguments) is None:
+                measure_ratios(pipe, call_arguments)
 
     @contextmanager
-    def installed(self, pipe: Any) -> Iterator[Running]:
+    def install(self, pipe: Any) -> Iterator[CallContextFactory]:
         from diffusers.hooks import MagCacheConfig, apply_mag_cache
 
         denoiser = denoiser_of(pipe)
@@ -139,14 +139,14 @@ class MagCache(Hooked):
 
             ratios = known_ratios(pipe, call)
             if ratios is None:
-                ratios = ratios_of(pipe, call)
+                ratios = measure_ratios(pipe, call)
             config.num_inference_steps, config.mag_ratios = len(ratios), torch.tensor(ratios)  # the hooks read them
             apply_mag_cache(denoiser, config)
             try:
-                with fresh(denoiser):
+                with fresh_cache_state(denoiser):
                     yield
             finally:
-                taken_off(denoiser)
+                remove_hooks(denoiser)
 
         yield running
 
@@ -163,7 +163,7 @@ def known_ratios(pipe: Any, call: Mapping[str, Any]) -> list[float] | None:
     return _RATIOS.get(denoiser_of(pipe), {}).get(_kind(pipe, call))
 
 
-def ratios_of(pipe: Any, call: Mapping[str, Any]) -> list[float]:
+def measure_ratios(pipe: Any, call: Mapping[str, Any]) -> list[float]:
     """The ratios that a calibration run with these arguments prints; generators are left as they were."""
     import torch
     from diffusers.hooks import MagCacheConfig, apply_mag_cache
@@ -174,13 +174,13 @@ def ratios_of(pipe: Any, call: Mapping[str, Any]) -> list[float]:
     generators = given if isinstance(given, list) else [given] if isinstance(given, torch.Generator) else []
     states = [g.get_state() for g in generators]
     bare = getattr(type(pipe), "bare", type(pipe))  # not the class that a peer puts on for a while
-    with unhooked(denoiser), contextlib.redirect_stdout(printed):
+    with without_hooks(denoiser), contextlib.redirect_stdout(printed):
         apply_mag_cache(denoiser, config)
         try:
-            with fresh(denoiser):
-                bare.__call__(pipe, **{**call, **{k: v for k, v in UNSEEN.items() if k in call}})
+            with fresh_cache_state(denoiser):
+                bare.__call__(pipe, **{**call, **{k: v for k, v in CALIBRATION_ARGUMENTS.items() if k in call}})
         finally:
-            taken_off(denoiser)
+            remove_hooks(denoiser)
             for g, state in zip(generators, states, strict=True):
                 g.set_state(state)
     lines = [line for line in printed.getvalue().splitlines() if line.startswith("[") and "MagCache" not in line]
@@ -194,7 +194,7 @@ def ratios_of(pipe: Any, call: Mapping[str, Any]) -> list[float]:
     return ratios
 
 
-def taken_off(denoiser: Any) -> None:
+def remove_hooks(denoiser: Any) -> None:
     """MagCache's hooks removed from every module."""
     from diffusers.hooks import HookRegistry
     from diffusers.hooks.mag_cache import _MAG_CACHE_BLOCK_HOOK, _MAG_CACHE_LEADER_BLOCK_HOOK
@@ -206,7 +206,7 @@ def taken_off(denoiser: Any) -> None:
 
 
 @contextmanager
-def unhooked(denoiser: Any) -> Iterator[None]:
+def without_hooks(denoiser: Any) -> Iterator[None]:
     """No forward hooks on the denoiser itself, so that counters do not see a run that is not theirs."""
     names = ("_forward_pre_hooks", "_forward_hooks")
     kept = {name: denoiser.__dict__[name] for name in names}

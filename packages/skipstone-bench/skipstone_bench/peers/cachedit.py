@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from skipstone.evaluation.peer_harness import leaf
-from skipstone.evaluation.peers import Peer, Running, denoiser_of, plainly
-from skipstone.policies.ranges import number, whole
+from skipstone.evaluation.peer_harness import first_leaf
+from skipstone.evaluation.peers import CallContextFactory, Peer, denoiser_of, no_context
+from skipstone.policies.ranges import check_integer, check_number
 from skipstone.registry import register
 
 
@@ -43,18 +43,18 @@ class DBCache(Peer):
     module: ClassVar[str] = "cache_dit"
 
     def __post_init__(self) -> None:
-        number(self, "threshold", 0)
-        whole(self, "first", 1)
-        whole(self, "last", 0)
-        whole(self, "warmup", 0)
-        whole(self, "longest", -1)
+        check_number(self, "threshold", 0)
+        check_integer(self, "first", 1)
+        check_integer(self, "last", 0)
+        check_integer(self, "warmup", 0)
+        check_integer(self, "longest", -1)
 
     @classmethod
     def settings(cls) -> list[str]:
         """The thresholds of its own tables, one block at the start, four steps of warm-up."""
         return [f"dbcache(threshold={tol}, warmup=4)" for tol in (0.08, 0.12, 0.2, 0.4)]
 
-    def cannot(self, pipe: Any) -> str | None:
+    def unsupported_reason(self, pipe: Any) -> str | None:
         import cache_dit
 
         if getattr(pipe, "transformer", None) is None:
@@ -67,11 +67,11 @@ class DBCache(Peer):
             return f"it computes {self.first} + {self.last} blocks in every call, and the model has {len(blocks)}"
         return None
 
-    def probes(self, pipe: Any) -> list[Any]:
-        return [leaf(denoiser_of(pipe).transformer_blocks[self.first])]
+    def probe_modules(self, pipe: Any) -> list[Any]:
+        return [first_leaf(denoiser_of(pipe).transformer_blocks[self.first])]
 
     @contextmanager
-    def installed(self, pipe: Any) -> Iterator[Running]:
+    def install(self, pipe: Any) -> Iterator[CallContextFactory]:
         import cache_dit
 
         config = cache_dit.DBCacheConfig(
@@ -83,6 +83,6 @@ class DBCache(Peer):
         )
         cache_dit.enable_cache(pipe, cache_config=config)
         try:
-            yield plainly  # the package makes a new context for each call
+            yield no_context  # the package makes a new context for each call
         finally:
             cache_dit.disable_cache(pipe)

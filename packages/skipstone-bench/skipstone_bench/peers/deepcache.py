@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from skipstone.evaluation.peer_harness import leaf
-from skipstone.evaluation.peers import Peer, Running, plainly
-from skipstone.policies.ranges import whole
+from skipstone.evaluation.peer_harness import first_leaf
+from skipstone.evaluation.peers import CallContextFactory, Peer, no_context
+from skipstone.policies.ranges import check_integer
 from skipstone.registry import register
 
 
@@ -36,15 +36,15 @@ class DeepCache(Peer):
     module: ClassVar[str] = "DeepCache"
 
     def __post_init__(self) -> None:
-        whole(self, "interval", 1)
-        whole(self, "branch", 0)
+        check_integer(self, "interval", 1)
+        check_integer(self, "branch", 0)
 
     @classmethod
     def settings(cls) -> list[str]:
         """Every second to every eighth call, and a deeper branch."""
         return [f"deepcache(interval={k})" for k in (2, 3, 5, 8)] + ["deepcache(interval=3, branch=1)"]
 
-    def cannot(self, pipe: Any) -> str | None:
+    def unsupported_reason(self, pipe: Any) -> str | None:
         unet = getattr(pipe, "unet", None)
         if unet is None:
             return "it reuses what is deep in a UNet, and this pipeline has none"
@@ -54,11 +54,11 @@ class DeepCache(Peer):
             return f"branch {self.branch} lies below the last of {len(unet.down_blocks)} blocks"
         return None
 
-    def probes(self, pipe: Any) -> list[Any]:
-        return [leaf(pipe.unet.mid_block)]
+    def probe_modules(self, pipe: Any) -> list[Any]:
+        return [first_leaf(pipe.unet.mid_block)]
 
     @contextmanager
-    def installed(self, pipe: Any) -> Iterator[Running]:
+    def install(self, pipe: Any) -> Iterator[CallContextFactory]:
         from DeepCache import DeepCacheSDHelper
 
         helper = DeepCacheSDHelper(pipe=pipe)
@@ -68,7 +68,7 @@ class DeepCache(Peer):
         def running(call: Mapping[str, Any]) -> AbstractContextManager[None]:
             helper.start_timestep = None  # the package keeps it, and what it cached, from run to run
             helper.cached_output = {}
-            return plainly(call)
+            return no_context(call)
 
         try:
             yield running

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from skipstone.errors import GuestError
-from skipstone.evaluation.peers import Running, plainly, quiet
-from skipstone.policies.ranges import number
+from skipstone.evaluation.peers import CallContextFactory, no_context, quiet_logging
+from skipstone.policies.ranges import check_number
 from skipstone.registry import register
 
-from .published import Published
+from .published import PublishedPeer
 
 ADAPTER = "skipstone"
 LORAS = {
@@ -22,12 +22,12 @@ LORAS = {
     "StableDiffusionPipeline": "latent-consistency/lcm-lora-sdv1-5",
 }
 # What was loaded: network of a pipeline -> where from -> the network whose weights take turns with its own.
-_OTHERS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+_OTHER_NETWORKS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
 @register("peer")
 @dataclass(frozen=True)
-class Scheduler(Published):
+class OtherScheduler(PublishedPeer):
     """Another scheduler of diffusers, as itself, on the settings of the pipeline's own.
 
     For those that have no counterpart among the solvers. PNDM calls its second timestep twice, 21 calls for 20 steps,
@@ -41,44 +41,44 @@ class Scheduler(Published):
 
     of: str = "PNDMScheduler"
     name: ClassVar[str] = "scheduler"
-    brings: ClassVar[bool] = True
+    brings_scheduler: ClassVar[bool] = True
 
-    def cannot(self, pipe: Any) -> str | None:
+    def unsupported_reason(self, pipe: Any) -> str | None:
         fitting = [kind.__name__ for kind in pipe.scheduler.compatibles]
         if self.of in fitting:
             return None
         return f"{self.of} cannot be made from {type(pipe.scheduler).__name__}; those that can: {', '.join(fitting)}"
 
     @contextmanager
-    def installed(self, pipe: Any) -> Iterator[Running]:
+    def install(self, pipe: Any) -> Iterator[CallContextFactory]:
         import diffusers
 
         plain = {"skip_prk_steps": True} if self.of == "PNDMScheduler" else {}
         made = getattr(diffusers, self.of).from_config(pipe.scheduler.config, **plain)
-        with scheduled(pipe, made):
-            yield plainly
+        with use_scheduler(pipe, made):
+            yield no_context
 
 
 @dataclass(frozen=True)
-class Distilled(Published):
+class DistilledPeer(PublishedPeer):
     """Base of what makes few steps with weights that were distilled for it."""
 
-    brings: ClassVar[bool] = True
+    brings_scheduler: ClassVar[bool] = True
     steps: ClassVar[int] = 4
 
     weights: str = ""
     guidance: float = 0.0
 
     def __post_init__(self) -> None:
-        number(self, "guidance", 0)
+        check_number(self, "guidance", 0)
 
-    def run(self, pipe: Any, bare: Callable[..., Any], told: Mapping[str, Any]) -> Any:
-        return bare(pipe, **{**told, "guidance_scale": self.guidance})
+    def run(self, pipe: Any, bare: Callable[..., Any], call_arguments: Mapping[str, Any]) -> Any:
+        return bare(pipe, **{**call_arguments, "guidance_scale": self.guidance})
 
 
 @register("peer")
 @dataclass(frozen=True)
-class LCMLoRA(Distilled):
+class LCMLoRA(DistilledPeer):
     """Four steps by latent consistency: LCM's scheduler, and LoRA weights that taught the network to take them.
 
     One row a step: without guidance, and 4 steps of a pipeline that is guided elsewhere are 2 calls.
@@ -97,7 +97,7 @@ class LCMLoRA(Distilled):
     package: ClassVar[str] = "peft"
     module: ClassVar[str] = "peft"
 
-    def cannot(self, pipe: Any) -> str | None:
+    def unsupported_reason(self, pipe: Any) -> str | None:
         if getattr(pipe, "unet", None) is None or not hasattr(pipe, "load_lora_weights"):
             return f"{type(pipe).__name__} takes no LoRA weights for a UNet"
         if any(pipe.get_list_adapters().values()):
@@ -109,23 +109,23 @@ class LCMLoRA(Distilled):
         return self.weights or next((LORAS[name] for name in kinds if name in LORAS), "")
 
     @contextmanager
-    def installed(self, pipe: Any) -> Iterator[Running]:
+    def install(self, pipe: Any) -> Iterator[CallContextFactory]:
         from diffusers import LCMScheduler
 
         try:
             pipe.load_lora_weights(self._weights(pipe), adapter_name=ADAPTER)
         except Exception as e:  # OSError, errors of the hub's client, of safetensors, of shapes that do not fit
-            raise GuestError(_not_loaded(self, "LoRA weights", self._weights(pipe), e)) from e
+            raise GuestError(_describe_load_error(self, "LoRA weights", self._weights(pipe), e)) from e
         try:
-            with scheduled(pipe, LCMScheduler.from_config(pipe.scheduler.config)):
-                yield plainly
+            with use_scheduler(pipe, LCMScheduler.from_config(pipe.scheduler.config)):
+                yield no_context
         finally:
             pipe.unload_lora_weights()
 
 
 @register("peer")
 @dataclass(frozen=True)
-class SDXLTurbo(Distilled):
+class SDXLTurbo(DistilledPeer):
     """Four steps by SDXL-Turbo's weights in the network of an SDXL pipeline, whose other parts it shares.
 
     One row a step, by the ancestral Euler scheduler on trailing timesteps. Made for pictures of 512 x 512: say
@@ -143,38 +143,38 @@ class SDXLTurbo(Distilled):
 
     name: ClassVar[str] = "sdxl_turbo"
 
-    def cannot(self, pipe: Any) -> str | None:
+    def unsupported_reason(self, pipe: Any) -> str | None:
         if "StableDiffusionXLPipeline" in [kind.__name__ for kind in type(pipe).__mro__]:
             return None
         return f"its weights fit the network of a StableDiffusionXLPipeline, and this is a {type(pipe).__name__}"
 
     @contextmanager
-    def installed(self, pipe: Any) -> Iterator[Running]:
+    def install(self, pipe: Any) -> Iterator[CallContextFactory]:
         from diffusers import EulerAncestralDiscreteScheduler
 
         other = self._other(pipe)
         made = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
-        with exchanged(pipe.unet, other), scheduled(pipe, made):
-            yield plainly
+        with swap_weights(pipe.unet, other), use_scheduler(pipe, made):
+            yield no_context
 
     def _other(self, pipe: Any) -> Any:
         """The network with Turbo's weights, loaded once for a pipeline."""
         from diffusers import UNet2DConditionModel
 
         where = self.weights or "stabilityai/sdxl-turbo"
-        known = _OTHERS.setdefault(pipe.unet, {})
+        known = _OTHER_NETWORKS.setdefault(pipe.unet, {})
         if where not in known:
             try:
-                with quiet():
+                with quiet_logging():
                     other = UNet2DConditionModel.from_pretrained(where, subfolder="unet", torch_dtype=pipe.unet.dtype)
             except Exception as e:  # OSError, errors of the hub's client, of safetensors
-                raise GuestError(_not_loaded(self, "weights", where, e)) from e
+                raise GuestError(_describe_load_error(self, "weights", where, e)) from e
             known[where] = other.to(pipe.unet.device)
         return known[where]
 
 
 @contextmanager
-def scheduled(pipe: Any, scheduler: Any) -> Iterator[None]:
+def use_scheduler(pipe: Any, scheduler: Any) -> Iterator[None]:
     """The pipeline under another scheduler."""
     own = pipe.scheduler
     pipe.scheduler = scheduler
@@ -185,7 +185,7 @@ def scheduled(pipe: Any, scheduler: Any) -> Iterator[None]:
 
 
 @contextmanager
-def exchanged(network: Any, other: Any) -> Iterator[None]:
+def swap_weights(network: Any, other: Any) -> Iterator[None]:
     """A network with another's weights in its own modules, so that hooks on it stay where they are.
 
     Raises:
@@ -210,7 +210,7 @@ def exchanged(network: Any, other: Any) -> Iterator[None]:
         exchange()
 
 
-def _not_loaded(peer: Distilled, what: str, where: str, e: Exception) -> str:
+def _describe_load_error(peer: DistilledPeer, what: str, where: str, e: Exception) -> str:
     said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
     missing = "" if importlib.util.find_spec("huggingface_hub") else " (huggingface_hub is not installed)"
     return (

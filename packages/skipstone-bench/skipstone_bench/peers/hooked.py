@@ -7,25 +7,25 @@ from contextlib import contextmanager
 from typing import Any
 
 from skipstone.errors import GuestError
-from skipstone.evaluation.peers import Peer, Running, denoiser_of
+from skipstone.evaluation.peers import CallContextFactory, Peer, denoiser_of
 
 # Pipelines whose guidance branches enter in one batch: caches that do not tell branches apart mix them up elsewhere.
-BATCHED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
-WHOLE = (-1, 10**6)  # timesteps in which a cache may act: all
+BATCHED_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
+ALL_TIMESTEPS = (-1, 10**6)  # timesteps in which a cache may act: all
 
 
-class Hooked(Peer):
+class HookedCache(Peer):
     """Base of the caches of diffusers, put on by the function that its `enable_cache` calls.
 
     `enable_cache` itself is only on models that diffusers has declared; the functions take any module.
     """
 
-    def cannot(self, pipe: Any) -> str | None:
-        if type(pipe).__name__ not in BATCHED and not hasattr(denoiser_of(pipe), "enable_cache"):
+    def unsupported_reason(self, pipe: Any) -> str | None:
+        if type(pipe).__name__ not in BATCHED_PIPELINES and not hasattr(denoiser_of(pipe), "enable_cache"):
             return f"diffusers has no caches for {type(denoiser_of(pipe)).__name__}"
         return None
 
-    def put(self, denoiser: Any, clock: Clock) -> None:
+    def put_hooks(self, denoiser: Any, clock: TimestepClock) -> None:
         """Put the hooks on a denoiser."""
         raise NotImplementedError
 
@@ -33,12 +33,12 @@ class Hooked(Peer):
         """Set what depends on the run, or raise GuestError."""
 
     @contextmanager
-    def installed(self, pipe: Any) -> Iterator[Running]:
+    def install(self, pipe: Any) -> Iterator[CallContextFactory]:
         denoiser = denoiser_of(pipe)
-        clock = Clock()
+        clock = TimestepClock()
         hook = denoiser.register_forward_pre_hook(clock.read, with_kwargs=True)
         try:
-            self.put(denoiser, clock)
+            self.put_hooks(denoiser, clock)
             yield lambda call: self._run(pipe, call)
         finally:
             hook.remove()  # those of the cache go with what else was set on the modules
@@ -47,11 +47,11 @@ class Hooked(Peer):
     def _run(self, pipe: Any, call: Mapping[str, Any]) -> Iterator[None]:
         """Forget the last run, and say that all calls are of one kind, where the pipeline does not say it itself."""
         self.begin(pipe, call)
-        with fresh(denoiser_of(pipe)):
+        with fresh_cache_state(denoiser_of(pipe)):
             yield
 
 
-class Clock:
+class TimestepClock:
     """The timestep that a denoiser is at."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Clock:
 
 
 @contextmanager
-def fresh(denoiser: Any) -> Iterator[None]:
+def fresh_cache_state(denoiser: Any) -> Iterator[None]:
     """The state of all caches forgotten, and a context of one name for what is remembered inside the block."""
     from diffusers.hooks import HookRegistry
     from diffusers.models.cache_utils import CacheMixin
@@ -78,29 +78,29 @@ def fresh(denoiser: Any) -> Iterator[None]:
         yield context
 
 
-def batched_only(pipe: Any) -> str | None:
+def unbatched_reason(pipe: Any) -> str | None:
     """Why a cache that does not tell guidance branches apart cannot run."""
-    if type(pipe).__name__ in BATCHED:
+    if type(pipe).__name__ in BATCHED_PIPELINES:
         return None
     return (
         f"it does not tell guidance branches apart, and {type(pipe).__name__} is not among the pipelines known to put "
-        f"them into one batch ({', '.join(BATCHED)})"
+        f"them into one batch ({', '.join(BATCHED_PIPELINES)})"
     )
 
 
-def block_list(pipe: Any) -> list[Any]:
+def transformer_blocks(pipe: Any) -> list[Any]:
     """The denoiser's transformer blocks, in order; empty where they are no plain list."""
     lists = [child for name, child in denoiser_of(pipe).named_children() if name.endswith("transformer_blocks")]
     return [block for blocks in lists for block in blocks]
 
 
-def attentions(pipe: Any, cross: bool | None = None) -> list[Any]:
+def attention_modules(pipe: Any, cross: bool | None = None) -> list[Any]:
     """The attention modules of a denoiser's blocks; `cross` keeps those to the text, or the others."""
     found = [m for name, m in denoiser_of(pipe).named_modules() if hasattr(m, "to_q") and "transformer_blocks" in name]
     return [m for m in found if cross is None or bool(getattr(m, "is_cross_attention", False)) is cross]
 
 
-def guided(pipe: Any, call: Mapping[str, Any]) -> None:
+def require_guidance(pipe: Any, call: Mapping[str, Any]) -> None:
     """Raise GuestError unless both guidance branches are in a run."""
     if not call.get("guidance_scale", 0.0) > 1.0:
         raise GuestError(

@@ -9,90 +9,90 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from skipstone.errors import GuestError
-from skipstone.evaluation.peers import Peer, Running, plainly, quiet
-from skipstone.policies.ranges import number, whole
+from skipstone.evaluation.peers import CallContextFactory, Peer, no_context, quiet_logging
+from skipstone.policies.ranges import check_integer, check_number
 from skipstone.registry import register
 
-BARE = "StableDiffusionPipeline"
+BASE_PIPELINE = "StableDiffusionPipeline"
 
 
-class Published(Peer):
+class PublishedPeer(Peer):
     """Base of what is no accelerator of calls: another scheduler, other weights, other guidance.
 
     They are not among the rows that a benchmark always has: ask for them by name, or for the set `addiffusion`.
     """
 
-    spares: ClassVar[bool] = False
+    skips_work: ClassVar[bool] = False
 
     @classmethod
     def settings(cls) -> list[str]:
         """None: they run where they are asked for."""
         return []
 
-    def cannot(self, pipe: Any) -> str | None:
+    def unsupported_reason(self, pipe: Any) -> str | None:
         return None
 
-    def probes(self, pipe: Any) -> list[Any]:
+    def probe_modules(self, pipe: Any) -> list[Any]:
         return []
 
-    def installed(self, pipe: Any) -> AbstractContextManager[Running]:
-        return nothing()
+    def install(self, pipe: Any) -> AbstractContextManager[CallContextFactory]:
+        return install_nothing()
 
 
 @contextmanager
-def nothing() -> Iterator[Running]:
+def install_nothing() -> Iterator[CallContextFactory]:
     """Nothing put on."""
-    yield plainly
+    yield no_context
 
 
-class Elsewhere(Published):
+class OtherPipelinePeer(PublishedPeer):
     """Base of what diffusers has as a pipeline of its own, made here of the parts of the pipeline that there is."""
 
     pipeline: ClassVar[str]
 
-    def cannot(self, pipe: Any) -> str | None:
+    def unsupported_reason(self, pipe: Any) -> str | None:
         import diffusers
 
-        if BARE not in [kind.__name__ for kind in type(pipe).__mro__]:
-            return f"{self.pipeline} is made of the parts of a {BARE}, and this is a {type(pipe).__name__}"
+        if BASE_PIPELINE not in [kind.__name__ for kind in type(pipe).__mro__]:
+            return f"{self.pipeline} is made of the parts of a {BASE_PIPELINE}, and this is a {type(pipe).__name__}"
         if not inspect.isclass(getattr(diffusers, self.pipeline, None)):
             return f"diffusers {diffusers.__version__} has no {self.pipeline} any more; 0.33 to 0.42 have it"
         return None
 
-    def run(self, pipe: Any, bare: Callable[..., Any], told: Mapping[str, Any]) -> Any:
-        other = self.made_of(pipe)
+    def run(self, pipe: Any, bare: Callable[..., Any], call_arguments: Mapping[str, Any]) -> Any:
+        other = self.build_pipeline(pipe)
         takes, usual = (inspect.signature(call).parameters for call in (type(other).__call__, bare))
-        for name, value in told.items():
-            if name not in takes and not _usual(usual.get(name), value):
+        for name, value in call_arguments.items():
+            if name not in takes and not _is_default(usual.get(name), value):
                 raise GuestError(f"{self.pipeline} takes no {name}, which the pipeline is told: leave it out.")
-        kept = {name: value for name, value in told.items() if name in takes}
-        return other(**kept, **self.more(pipe, kept))
+        accepted = {name: value for name, value in call_arguments.items() if name in takes}
+        return other(**accepted, **self.extra_arguments(pipe, accepted))
 
-    def more(self, pipe: Any, told: Mapping[str, Any]) -> dict[str, Any]:
+    def extra_arguments(self, pipe: Any, call_arguments: Mapping[str, Any]) -> dict[str, Any]:
         """What its call takes beside what the bare pipeline is told."""
         raise NotImplementedError
 
-    def made_of(self, pipe: Any) -> Any:
+    def build_pipeline(self, pipe: Any) -> Any:
         """The other pipeline, of the very same parts."""
         import diffusers
 
         kind = getattr(diffusers, self.pipeline)
         takes = inspect.signature(kind.__init__).parameters
         parts = {name: part for name, part in pipe.components.items() if name in takes}
-        with quiet():  # it would announce that it is deprecated, and that nothing checks its pictures
+        with quiet_logging():  # it would announce that it is deprecated, and that nothing checks its pictures
             other = kind(**parts, requires_safety_checker=False)
         other.progress_bar = pipe.progress_bar
         return other
 
 
-def _usual(parameter: inspect.Parameter | None, value: Any) -> bool:
+def _is_default(parameter: inspect.Parameter | None, value: Any) -> bool:
     """Whether an argument has its default."""
     return parameter is not None and (parameter.default is value or parameter.default == value)
 
 
 @register("peer")
 @dataclass(frozen=True)
-class SelfAttentionGuidance(Elsewhere):
+class SelfAttentionGuidance(OtherPipelinePeer):
     """Guide away from what blurring the attended parts would give: one more row in every step; diffusers' SAG.
 
     Costs 3 rows a step in place of 2, and 2 in place of 1 without guidance. Made for solvers of one call a step whose
@@ -113,21 +113,21 @@ class SelfAttentionGuidance(Elsewhere):
     pipeline: ClassVar[str] = "StableDiffusionSAGPipeline"
 
     def __post_init__(self) -> None:
-        number(self, "scale", 0)
+        check_number(self, "scale", 0)
 
-    def cannot(self, pipe: Any) -> str | None:
-        if why := super().cannot(pipe):
+    def unsupported_reason(self, pipe: Any) -> str | None:
+        if why := super().unsupported_reason(pipe):
             return why
         middle = getattr(pipe.unet, "mid_block", None)
         return None if getattr(middle, "attentions", None) else "this UNet has no attention in its middle block"
 
-    def more(self, pipe: Any, told: Mapping[str, Any]) -> dict[str, Any]:
+    def extra_arguments(self, pipe: Any, call_arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {"sag_scale": self.scale}
 
 
 @register("peer")
 @dataclass(frozen=True)
-class AttendAndExcite(Elsewhere):
+class AttendAndExcite(OtherPipelinePeer):
     """Move the latent in every early step until each word of the prompt is attended to; diffusers' Attend-and-Excite.
 
     Every step makes a conditional forward beside the guided call, also those that move nothing; the first `moves` steps
@@ -151,25 +151,25 @@ class AttendAndExcite(Elsewhere):
     pipeline: ClassVar[str] = "StableDiffusionAttendAndExcitePipeline"
 
     def __post_init__(self) -> None:
-        whole(self, "moves", 0)
-        whole(self, "size", 0)
+        check_integer(self, "moves", 0)
+        check_integer(self, "size", 0)
 
-    def cannot(self, pipe: Any) -> str | None:
-        if why := super().cannot(pipe):
+    def unsupported_reason(self, pipe: Any) -> str | None:
+        if why := super().unsupported_reason(pipe):
             return why
-        sizes = crossed(pipe.unet)
+        sizes = cross_attention_sides(pipe.unet)
         if self.size in sizes or (sizes and not self.size):
             return None
         has = ", ".join(f"{size} x {size}" for size in sizes) or "nowhere"
         return f"this UNet attends to the text at {has}, not at {self.size} x {self.size}: set size"
 
-    def more(self, pipe: Any, told: Mapping[str, Any]) -> dict[str, Any]:
-        prompts = told.get("prompt")
+    def extra_arguments(self, pipe: Any, call_arguments: Mapping[str, Any]) -> dict[str, Any]:
+        prompts = call_arguments.get("prompt")
         listed = [prompts] if isinstance(prompts, str) else list(prompts or ())
         indices = [content_tokens(pipe.tokenizer, prompt) for prompt in listed]
         if not indices or not all(indices):
             raise GuestError(f"{self.pipeline} needs prompts with words in them, got {prompts!r}.")
-        sizes = crossed(pipe.unet)
+        sizes = cross_attention_sides(pipe.unet)
         size = self.size or min(sizes, key=lambda side: abs(side - latent_side(pipe.unet) / 4))
         return {"token_indices": indices, "max_iter_to_alter": self.moves, "attn_res": (size, size)}
 
@@ -180,7 +180,7 @@ def latent_side(unet: Any) -> int:
     return int(side if isinstance(side, int) else side[0])
 
 
-def crossed(unet: Any) -> list[int]:
+def cross_attention_sides(unet: Any) -> list[int]:
     """Sides of the maps at which a UNet attends to the text, largest first, for latents of its usual size."""
     sides = [latent_side(unet) // 2**k for k in range(len(unet.down_blocks))]
     blocks = zip(sides, unet.down_blocks, strict=True)

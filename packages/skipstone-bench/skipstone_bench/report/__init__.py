@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..answers import answer, document
+from ..answers import build_document, compute_answers
 from ..store import Store
 from ..summary import summarise
 
@@ -13,7 +13,7 @@ PAGE, TABLE, SUMMARY = "report.html", "table.md", "summary.json"
 PARETO, TIMELINE, WORST = "pareto.png", "timeline.png", "worst.png"
 
 
-def write(folder: str | Path) -> list[Path]:
+def write_report(folder: str | Path) -> list[Path]:
     """Write the report of a folder of results into it; what cannot be drawn of them is left out.
 
     Args:
@@ -31,14 +31,14 @@ def write(folder: str | Path) -> list[Path]:
 
     store = Store.load(Path(folder))
     summary = summarise(store)
-    answers = answer(summary)
-    pareto, timeline = plots.pareto(summary, summary.closeness), strips.timeline(summary)
+    answers = compute_answers(summary)
+    pareto, timeline = plots.plot_pareto(summary, summary.closeness), strips.plot_timeline(summary)
     files = {
-        PAGE: page.page(summary, answers, store.folder).encode(),
+        PAGE: page.render_page(summary, answers, store.folder).encode(),
         PARETO: png(pareto) if pareto else None,
         TIMELINE: png(timeline) if timeline else None,
-        WORST: gallery.sheet(summary, store.folder),
-        TABLE: markdown.markdown(summary, answers).encode(),
-        SUMMARY: json.dumps(document(summary, answers), indent=1, ensure_ascii=False, allow_nan=False).encode(),
+        WORST: gallery.render_worst_sheet(summary, store.folder),
+        TABLE: markdown.render_markdown(summary, answers).encode(),
+        SUMMARY: json.dumps(build_document(summary, answers), indent=1, ensure_ascii=False, allow_nan=False).encode(),
     }
     return [store.write(name, content) for name, content in files.items() if content is not None]

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from skipstone.evaluation.files import IDENTICAL
-from skipstone.evaluation.statistics import Span
+from skipstone.evaluation.statistics import ConfidenceInterval
 
-from ..summary import Row, Summary, better
+from ..summary import Summary, TableRow, better
 from .plots import NAMES, SIDES
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """What is shown, what it sorts by (None last), and what is said in small print."""
 
     text: str
@@ -21,63 +21,82 @@ class Cell:
     small: str = ""
 
 
-EMPTY = Cell("")
+EMPTY_CELL = TableCell("")
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """One column. `main`: seen without asking; `start`: the way it sorts at the first click."""
 
     title: str
     about: str
     main: bool
     start: str
-    cell: Callable[[Row], Cell]
+    cell: Callable[[TableRow], TableCell]
 
 
-def columns(summary: Summary) -> list[Column]:
+def columns(summary: Summary) -> list[TableColumn]:
     """All columns that any row fills."""
     found = [*_cost()]
     leading = [m for m in (summary.closeness, "ssim_converged") if m in summary.metrics]
     for metric in dict.fromkeys([*leading, *summary.metrics]):
         found += _metric(metric, summary.closeness)
-    found += [_whole(name) for name in dict.fromkeys(name for row in summary.ran for name in row.info.values)]
     found += [
-        Column("samples", "Samples of the row; of them runs that failed, pictures identical to the full run's.",
+        _set_metric_column(name) for name in dict.fromkeys(name for row in summary.ran for name in row.info.values)
+    ]
+    found += [
+        TableColumn("samples", "Samples of the row; of them runs that failed, pictures identical to the full run's.",
                False, "descending", _samples),
     ]  # fmt: skip
     return [c for c in found if any(c.cell(row).text for row in summary.ran)]
 
 
-def _cost() -> list[Column]:
-    def number(value: float | None, form: str = ".1f") -> Cell:
-        return EMPTY if value is None or value != value else Cell(format(value, form), value)
+def _cost() -> list[TableColumn]:
+    def number(value: float | None, form: str = ".1f") -> TableCell:
+        return EMPTY_CELL if value is None or value != value else TableCell(format(value, form), value)
 
-    def calls(row: Row) -> Cell:
+    def calls(row: TableRow) -> TableCell:
         spread = "" if row.least == row.most else f"{row.least:g}–{row.most:g}"
-        return Cell(f"{row.calls.value:.1f}", row.calls.value, spread) if row.calls else EMPTY
+        return TableCell(f"{row.calls.value:.1f}", row.calls.value, spread) if row.calls else EMPTY_CELL
 
-    def speed(row: Row) -> Cell:
-        return _spanned(row.speed, ".2f", "×") if row.speed else EMPTY
+    def speed(row: TableRow) -> TableCell:
+        return _interval_cell(row.speed, ".2f", "×") if row.speed else EMPTY_CELL
 
-    def memory(row: Row) -> Cell:
-        return EMPTY if row.peak_bytes is None else Cell(f"{row.peak_bytes / 2**20:.0f}", row.peak_bytes)
+    def memory(row: TableRow) -> TableCell:
+        return EMPTY_CELL if row.peak_bytes is None else TableCell(f"{row.peak_bytes / 2**20:.0f}", row.peak_bytes)
 
     return [
-        Column("calls", "Mean network calls of a sample; below, the fewest and the most.", True, "ascending", calls),
-        Column("MACs", "Multiply-accumulates of the denoiser, in those of one full guided call.", True, "ascending",
-               lambda r: number(r.macs_calls)),
-        Column("faster", "Seconds of the full run over these, in the same repeat: median, least to most.", True,
-               "descending", speed),
-        Column("cond", "Rows of the conditional branch.", False, "ascending", lambda r: number(r.cond)),
-        Column("uncond", "Rows of the unconditional branch.", False, "ascending", lambda r: number(r.uncond)),
-        Column("seconds", "Of one sample's denoising loop: median of the repeats, least to most.", False, "ascending",
-               lambda r: _spanned(r.seconds, ".3g")),
-        Column("MiB", "Largest memory allocated on the GPU.", False, "ascending", memory),
-    ]  # fmt: skip
+        TableColumn(
+            "calls", "Mean network calls of a sample; below, the fewest and the most.", True, "ascending", calls
+        ),
+        TableColumn(
+            "MACs",
+            "Multiply-accumulates of the denoiser, over those of one full guided call.",
+            True,
+            "ascending",
+            lambda r: number(r.macs_calls),
+        ),
+        TableColumn(
+            "faster",
+            "Seconds of the full run over these, in the same repeat: median, least to most.",
+            True,
+            "descending",
+            speed,
+        ),
+        TableColumn("cond", "Rows of the conditional branch.", False, "ascending", lambda r: number(r.cond)),
+        TableColumn("uncond", "Rows of the unconditional branch.", False, "ascending", lambda r: number(r.uncond)),
+        TableColumn(
+            "seconds",
+            "Of one sample's denoising loop: median of the repeats, and their range.",
+            False,
+            "ascending",
+            lambda r: _interval_cell(r.seconds, ".3g"),
+        ),
+        TableColumn("MiB", "Largest memory allocated on the GPU.", False, "ascending", memory),
+    ]
 
 
-def _metric(metric: str, closeness: str) -> list[Column]:
+def _metric(metric: str, closeness: str) -> list[TableColumn]:
     main = metric == closeness
     base, _, side = metric.rpartition("_")
     name = NAMES.get(base, base).partition(",")[0] if side in SIDES else metric
@@ -87,49 +106,49 @@ def _metric(metric: str, closeness: str) -> list[Column]:
     down = "descending" if better(metric) == "higher" else "ascending"
     if metric == "judge":
         return [
-            Column("judge", "Mean score of the model's own judge; below, its 95 % interval.", True, down,
-                   lambda r: _spanned(r.figures[metric].mean, form) if metric in r.figures else EMPTY),
+            TableColumn("judge", "Mean score of the model's own judge; below, its 95 % interval.", True, down,
+                   lambda r: _interval_cell(r.figures[metric].mean, form) if metric in r.figures else EMPTY_CELL),
         ]  # fmt: skip
     return [
-        Column(f"{name}{near}", f"{about}: median, 95 % interval below.", main or metric == "ssim_converged", down,
-               lambda r: _spanned(r.figures[metric].median, form) if metric in r.figures else EMPTY),
-        Column("p10" + near, f"{about}: the unlucky tenth, 95 % interval below.", main, down,
-               lambda r: _spanned(r.figures[metric].tail, form) if metric in r.figures else EMPTY),
-        Column("worst" + near, f"{about}: the worst sample.", main, down, lambda r: _worst(r, metric, form)),
+        TableColumn(f"{name}{near}", f"{about}: median, 95 % interval below.", main or metric == "ssim_converged", down,
+               lambda r: _interval_cell(r.figures[metric].median, form) if metric in r.figures else EMPTY_CELL),
+        TableColumn("p10" + near, f"{about}: the unlucky tenth, 95 % interval below.", main, down,
+               lambda r: _interval_cell(r.figures[metric].tail, form) if metric in r.figures else EMPTY_CELL),
+        TableColumn("worst" + near, f"{about}: the worst sample.", main, down, lambda r: _worst(r, metric, form)),
     ]  # fmt: skip
 
 
-def _whole(name: str) -> Column:
+def _set_metric_column(name: str) -> TableColumn:
     """A metric of all pictures of a row at once."""
 
-    def cell(row: Row) -> Cell:
+    def cell(row: TableRow) -> TableCell:
         value = row.info.values.get(name)
-        return EMPTY if value is None else Cell(f"{value:.4g}", value)
+        return EMPTY_CELL if value is None else TableCell(f"{value:.4g}", value)
 
     start = "descending" if better(name) == "higher" else "ascending"
-    return Column(name, f"{name} of all pictures of the row at once.", True, start, cell)
+    return TableColumn(name, f"{name} of all pictures of the row at once.", True, start, cell)
 
 
-def _worst(row: Row, metric: str, form: str) -> Cell:
+def _worst(row: TableRow, metric: str, form: str) -> TableCell:
     if metric not in row.figures:
-        return EMPTY
+        return EMPTY_CELL
     value = row.figures[metric].worst
-    return Cell("identical" if _same(metric, value) else format(value, form), value)
+    return TableCell("identical" if _same(metric, value) else format(value, form), value)
 
 
-def _spanned(span: Span | None, form: str, unit: str = "") -> Cell:
+def _interval_cell(span: ConfidenceInterval | None, form: str, unit: str = "") -> TableCell:
     if span is None:
-        return EMPTY
+        return EMPTY_CELL
     if form == ".1f" and span.value >= IDENTICAL:
-        return Cell("identical", span.value)
+        return TableCell("identical", span.value)
     small = "" if span.low != span.low or span.low == span.high else f"{span.low:{form}}–{span.high:{form}}"
-    return Cell(f"{span.value:{form}}{unit}", span.value, small)
+    return TableCell(f"{span.value:{form}}{unit}", span.value, small)
 
 
 def _same(metric: str, value: float) -> bool:
     return metric.startswith("psnr") and value >= IDENTICAL
 
 
-def _samples(row: Row) -> Cell:
+def _samples(row: TableRow) -> TableCell:
     notes = [f"{row.failed} failed"] * (row.failed > 0) + [f"{row.identical} identical"] * (row.identical > 0)
-    return Cell(str(row.n), row.n, ", ".join(notes))
+    return TableCell(str(row.n), row.n, ", ".join(notes))

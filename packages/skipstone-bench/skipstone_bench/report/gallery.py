@@ -8,22 +8,22 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from skipstone.evaluation.files import IDENTICAL, REFERENCES, named
-from skipstone.evaluation.pixels import still
-from skipstone.evaluation.sheet import GOOD, font, wrap
+from skipstone.evaluation.files import IDENTICAL, REFERENCES, safe_file_name
+from skipstone.evaluation.pixels import first_frame
+from skipstone.evaluation.sheet import GOOD, load_font, wrap_text
 
 from ..store import Record
-from ..summary import Row, Summary, better
-from .strips import chiefs
+from ..summary import Summary, TableRow, better
+from .strips import chief_rows
 
 WORST = 10  # samples of a row
-LARGEST = 256  # pixels of a side that a page keeps
-EXACT = 128  # up to which pictures are kept to the last bit
+MAX_SIDE = 256  # pixels of a side that a page keeps
+MAX_LOSSLESS_SIDE = 128  # up to which pictures are kept to the last bit
 INK, QUIET, RULE, PAPER = (28, 30, 34), (108, 112, 120), (222, 223, 226), (252, 252, 250)
 
 
 @dataclass(frozen=True)
-class Shown:
+class GallerySample:
     """One sample of one row: numbers of its pictures (None where there is none) and what to say of it."""
 
     record: Record
@@ -49,7 +49,7 @@ class Album:
         return self.known[name]
 
 
-def worst(summary: Summary, row: Row, count: int = WORST) -> list[Record]:
+def worst_samples(summary: Summary, row: TableRow, count: int = WORST) -> list[Record]:
     """The samples of a row that are furthest from the converged picture, the worst first."""
     metric = summary.closeness
     records = [r for r in summary.records[row.info.spec].values() if metric in r.values]
@@ -57,17 +57,17 @@ def worst(summary: Summary, row: Row, count: int = WORST) -> list[Record]:
     return sorted(records, key=lambda r: (sign * r.values[metric], r.sample))[:count]
 
 
-def galleries(summary: Summary, album: Album) -> dict[str, list[Shown]]:
+def galleries(summary: Summary, album: Album) -> dict[str, list[GallerySample]]:
     """Spec -> its worst samples, of every row that kept pictures but the full run."""
     found = {}
     for row in summary.ran:
-        records = [r for r in worst(summary, row) if r.picture] if row.group != "full" else []
+        records = [r for r in worst_samples(summary, row) if r.picture] if row.group != "full" else []
         if records:
             found[row.info.spec] = [
-                Shown(
+                GallerySample(
                     r,
                     album.number(r.picture),
-                    album.number(reference(summary, r.sample)),
+                    album.number(reference_file(summary, r.sample)),
                     album.number(converged(summary, album.folder, r.sample)),
                 )
                 for r in records
@@ -75,7 +75,7 @@ def galleries(summary: Summary, album: Album) -> dict[str, list[Shown]]:
     return found
 
 
-def reference(summary: Summary, sample: str) -> str:
+def reference_file(summary: Summary, sample: str) -> str:
     """The file of the full run's picture of a sample, empty where there is none."""
     record = summary.records.get(summary.header.reference, {}).get(sample)
     return record.picture if record else ""
@@ -86,7 +86,7 @@ def converged(summary: Summary, folder: Path, sample: str) -> str:
     for spec in summary.header.converged:
         if record := summary.records.get(spec, {}).get(sample):
             return record.picture
-        name = f"{REFERENCES}/{named(spec)}/{named(sample)}.npz"
+        name = f"{REFERENCES}/{safe_file_name(spec)}/{safe_file_name(sample)}.npz"
         if (folder / name).is_file():
             return name
     return ""
@@ -102,7 +102,7 @@ def figures(record: Record) -> str:
     return ", ".join(said)
 
 
-def opened(path: Path) -> Any:
+def open_picture(path: Path) -> Any:
     """A picture file, or the arrays that references are kept in, as a picture; None where it cannot be read."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
@@ -112,7 +112,7 @@ def opened(path: Path) -> Any:
     try:
         if path.suffix == ".npz":
             with np.load(path) as arrays:
-                return Image.fromarray(quantise(still(arrays["pixels"])))
+                return Image.fromarray(quantise(first_frame(arrays["pixels"])))
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, KeyError):
@@ -123,12 +123,12 @@ def _uri(path: Path) -> str | None:
     """Small pictures to the last bit, larger ones made smaller: their figures were measured on the originals."""
     from PIL import Image
 
-    picture = opened(path)
+    picture = open_picture(path)
     if picture is None:
         return None
-    exact = max(picture.size) <= EXACT
-    if max(picture.size) > LARGEST:
-        picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    exact = max(picture.size) <= MAX_LOSSLESS_SIDE
+    if max(picture.size) > MAX_SIDE:
+        picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     buffer = BytesIO()
     picture.save(buffer, "WEBP", lossless=exact, quality=90, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -139,12 +139,13 @@ def _uri(path: Path) -> str | None:
 TILE, GAP, MARGIN, SIDE, TOP, CAPTION, COLUMNS = 112, 12, 32, 150, 52, 26, 6
 
 
-def sheet(summary: Summary, folder: Path) -> bytes | None:
+def render_worst_sheet(summary: Summary, folder: Path) -> bytes | None:
     """The worst six samples of each chief row, with the full run and the converged picture under each; a PNG file."""
     from PIL import Image, ImageDraw
 
     shown = [
-        (row, [r for r in worst(summary, row, COLUMNS) if (folder / r.picture).is_file()]) for row in chiefs(summary)
+        (row, [r for r in worst_samples(summary, row, COLUMNS) if (folder / r.picture).is_file()])
+        for row in chief_rows(summary)
     ]
     shown = [(row, records) for row, records in shown if records]
     if not shown:
@@ -160,30 +161,32 @@ def sheet(summary: Summary, folder: Path) -> bytes | None:
     return buffer.getvalue()
 
 
-def _band(page: Any, draw: Any, summary: Summary, folder: Path, row: Row, records: list[Record], top: int) -> None:
+def _band(page: Any, draw: Any, summary: Summary, folder: Path, row: TableRow, records: list[Record], top: int) -> None:
     calls = row.calls.value if row.calls else 0.0
-    draw.text((MARGIN, top), wrap(row.info.label, font(15, bold=True), 620, 1)[0], INK, font(15, bold=True))
+    draw.text(
+        (MARGIN, top), wrap_text(row.info.label, load_font(15, bold=True), 620, 1)[0], INK, load_font(15, bold=True)
+    )
     told = f"{row.info.family}, {calls:.1f} calls: its worst samples"
-    draw.text((MARGIN, top + 22), told, QUIET, font(12))
+    draw.text((MARGIN, top + 22), told, QUIET, load_font(12))
     names = ("this row", "full run", "converged")
     for line, name in enumerate(names):
-        draw.text((MARGIN, top + TOP + line * (TILE + 6) + TILE // 2 - 8), name, QUIET, font(13))
+        draw.text((MARGIN, top + TOP + line * (TILE + 6) + TILE // 2 - 8), name, QUIET, load_font(13))
     for column, record in enumerate(records):
         left = MARGIN + SIDE + column * (TILE + GAP)
-        files = (record.picture, reference(summary, record.sample), converged(summary, folder, record.sample))
+        files = (record.picture, reference_file(summary, record.sample), converged(summary, folder, record.sample))
         for line, name in enumerate(files):
             _tile(page, draw, folder / name if name else None, left, top + TOP + line * (TILE + 6))
         value = record.values[summary.closeness]
         said = "identical" if value >= IDENTICAL else f"{value:.1f} dB"
         under = top + TOP + 3 * (TILE + 6) + 2
-        draw.text((left, under), f"{record.calls:.4g} calls", INK, font(11))
-        draw.text((left + TILE, under), said, GOOD if value >= 30 else INK, font(11), anchor="ra")
+        draw.text((left, under), f"{record.calls:.4g} calls", INK, load_font(11))
+        draw.text((left + TILE, under), said, GOOD if value >= 30 else INK, load_font(11), anchor="ra")
 
 
 def _tile(page: Any, draw: Any, path: Path | None, left: int, top: int) -> None:
     from PIL import Image
 
-    picture = opened(path) if path is not None else None
+    picture = open_picture(path) if path is not None else None
     if picture is not None:
         scale = TILE / max(picture.size)
         way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS

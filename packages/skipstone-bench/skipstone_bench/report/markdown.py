@@ -7,13 +7,13 @@ from ..summary import Summary
 from .cells import columns
 from .verdicts import trust, verdicts
 
-SHOWN = 10  # columns
+MAX_ROWS = 10  # columns
 
 
-def markdown(summary: Summary, answers: Answers) -> str:
+def render_markdown(summary: Summary, answers: Answers) -> str:
     """The main columns of all rows, with the answers below."""
     header = summary.header
-    shown = [c for c in columns(summary) if c.main][:SHOWN]
+    shown = [c for c in columns(summary) if c.main][:MAX_ROWS]
     prompts = header.prompts
     source = prompts.get("source", "?")
     told = f"{prompts.get('count', '?')} prompts of {source}, seeds {prompts.get('seeds', '?')}"

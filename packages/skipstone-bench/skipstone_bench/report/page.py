@@ -10,18 +10,18 @@ from typing import Any
 from skipstone.evaluation.figures import VARIABLES, svg
 from skipstone.evaluation.statistics import RESAMPLES
 
-from ..answers import JUDGE_MARGIN, SLACK, Answers, Duel
-from ..summary import Row, Summary
+from ..answers import JUDGE_MARGIN, SLACK, Answers, RivalComparison
+from ..summary import Summary, TableRow
 from . import plots, strips
 from .cells import columns
-from .gallery import Album, Shown, figures, galleries
-from .verdicts import ALPHA, UNITS, lead, oriented, tone, trust, verdicts
+from .gallery import Album, GallerySample, figures, galleries
+from .verdicts import ALPHA, UNITS, lead, orient_gap, tone, trust, verdicts
 
 TEMPLATE = "page.html.j2"
 LEADING = ("psnr_converged", "psnr_full")  # metrics whose plots are always seen
 
 
-def page(summary: Summary, answers: Answers, folder: Path) -> str:
+def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
     """The page's text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -31,14 +31,14 @@ def page(summary: Summary, answers: Answers, folder: Path) -> str:
     )  # fmt: skip
     album = Album(folder)
     shown = galleries(summary, album)
-    decided = strips.timeline(summary)
+    decided = strips.plot_timeline(summary)
     return there.get_template(TEMPLATE).render(
         header=summary.header,
         about=_about(summary),
         trust=trust(summary),
         verdicts=verdicts(summary, answers),
         families=_families(summary),
-        colours={name: VARIABLES.get(s.colour, s.colour) for name, s in plots.styles(summary).items()},
+        colours={name: VARIABLES.get(s.colour, s.colour) for name, s in plots.family_styles(summary).items()},
         plots=_plots(summary),
         duels=_duels(answers),
         peers=answers.peers,
@@ -58,10 +58,10 @@ def page(summary: Summary, answers: Answers, folder: Path) -> str:
     )  # fmt: skip
 
 
-def _ordered(summary: Summary, shown: dict[str, list[Shown]]) -> list[tuple[str, list[Shown]]]:
+def _ordered(summary: Summary, shown: dict[str, list[GallerySample]]) -> list[tuple[str, list[GallerySample]]]:
     """Galleries of the rows that stand for their families first, then family by family."""
-    families = [row for name in plots.ordered(summary) for row in summary.families[name]]
-    order = dict.fromkeys(row.info.spec for row in (*strips.chiefs(summary), *families))
+    families = [row for name in plots.order_families(summary) for row in summary.families[name]]
+    order = dict.fromkeys(row.info.spec for row in (*strips.chief_rows(summary), *families))
     return [(spec, shown[spec]) for spec in order if spec in shown]
 
 
@@ -90,33 +90,35 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         **{f"{name}, hash" if name.endswith("prompts") else name: value for name, value in header.fingerprint.items()},
         **{f"{name} was not measured": why for name, why in header.prompts.get("absent", {}).items()},
     }  # fmt: skip
-    return [(name, _said(value)) for name, value in facts.items() if value not in ({}, "", None)]
+    return [(name, _format_value(value)) for name, value in facts.items() if value not in ({}, "", None)]
 
 
 def _fact(name: str) -> str:
     return name if name in ("categories", "seeds") else f"prompts: {name}"
 
 
-def _said(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_said(v)}" for name, v in value.items())
+        return ", ".join(f"{name} {_format_value(v)}" for name, v in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _families(summary: Summary) -> list[dict[str, Any]]:
     """What the switches above the plots show and hide."""
     numbers = {name: k for k, name in enumerate(summary.families)}
-    return [{"name": name, "number": numbers[name]} for name in plots.ordered(summary)]
+    return [{"name": name, "number": numbers[name]} for name in plots.order_families(summary)]
 
 
 def _plots(summary: Summary) -> list[dict[str, Any]]:
     found = []
     wanted = [*(m for m in LEADING if m in summary.metrics), *(m for m in summary.metrics if m not in LEADING)]
     for metric in wanted:
-        figure = plots.pareto(summary, metric, legend=False)
+        figure = plots.plot_pareto(summary, metric, legend=False)
         if figure is not None:
             element = svg(figure, f"plot-{metric.replace('_', '-')}")
-            found.append({"metric": metric, "words": plots.words(metric), "svg": element, "lead": metric in LEADING})
+            found.append(
+                {"metric": metric, "words": plots.metric_label(metric), "svg": element, "lead": metric in LEADING}
+            )
     return found
 
 
@@ -126,16 +128,16 @@ def _duels(answers: Answers) -> list[dict[str, Any]]:
     return [{"against": kind, "rows": [_duel(d) for d in answers.duels if d.against == kind]} for kind in kinds]
 
 
-def _duel(duel: Duel) -> dict[str, Any]:
+def _duel(duel: RivalComparison) -> dict[str, Any]:
     unit = UNITS.get(duel.metric, "")
     sides = []
     for statistic, p in (("median", duel.p_holm), ("tail", 0.0)):
-        gap, span = getattr(duel, statistic), oriented(duel, statistic)
+        gap, span = getattr(duel, statistic), orient_gap(duel, statistic)
         sides.append({"gap": gap, "span": span, "tone": tone(span, p), "unit": unit})
     return {"duel": duel, "median": sides[0], "tail": sides[1]}
 
 
-def _point(summary: Summary, row: Row) -> dict[str, Any]:
+def _point(summary: Summary, row: TableRow) -> dict[str, Any]:
     """What a point of a plot says when it is touched."""
     metric = summary.closeness
     calls = f"{row.calls.value:.1f} calls" if row.calls else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE
 from skipstone.evaluation.files import IDENTICAL
 
-from ..summary import BEST_FIXED, Row, Summary, better, front
+from ..summary import BEST_FIXED, Summary, TableRow, better, pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ class Style:
     weight: float
 
 
-def styles(summary: Summary) -> dict[str, Style]:
+def family_styles(summary: Summary) -> dict[str, Style]:
     """Family -> its style: the best fixed sampler in black, ours in strong colours, peers warm, blind rows grey."""
     counts = {"ours": 0, "peer": 0, "blind": 0, "fixed": 0}
     found = {}
@@ -52,28 +52,28 @@ def styles(summary: Summary) -> dict[str, Style]:
     return found
 
 
-def pareto(summary: Summary, metric: str, legend: bool = True) -> Figure | None:
+def plot_pareto(summary: Summary, metric: str, legend: bool = True) -> Figure | None:
     """Every row that has the metric; None where there are fewer than two."""
     from matplotlib.figure import Figure
 
-    families = {name: [r for r in rows if _drawn(r, metric)] for name, rows in summary.families.items()}
+    families = {name: [r for r in rows if _is_plotted(r, metric)] for name, rows in summary.families.items()}
     families = {name: rows for name, rows in families.items() if rows}
     if sum(map(len, families.values())) < 2:
         return None
     figure = Figure(figsize=(9.6, 5.4), dpi=150, facecolor=PAPER, layout="constrained")
     axis = figure.subplots()
-    look = styles(summary)
+    look = family_styles(summary)
     for k, name in enumerate(summary.families):
         if name in families:
             _family(axis, summary, families[name], metric, look[name], k)
     _frame(axis, summary, metric)
     if legend:
-        handles = [_key(name, look[name]) for name in ordered(summary) if name in families]
+        handles = [_legend_handle(name, look[name]) for name in order_families(summary) if name in families]
         figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
-def words(metric: str) -> str:
+def metric_label(metric: str) -> str:
     """A metric for people: `psnr_full` is PSNR to the full run."""
     base, _, side = metric.rpartition("_")
     if side not in SIDES:
@@ -82,20 +82,20 @@ def words(metric: str) -> str:
     return f"{name} to {SIDES[side]}" + (f" ({unit})" if unit else "")
 
 
-def ordered(summary: Summary) -> list[str]:
+def order_families(summary: Summary) -> list[str]:
     """Families as a reader wants them: ours, what has to be beaten, the peers, the rest."""
     order = ("ours", "fixed", "mask", "gate", "random", "peer", "oracle", "full")
     return sorted(summary.families, key=lambda name: order.index(summary.families[name][0].group))
 
 
-def _drawn(row: Row, metric: str) -> bool:
+def _is_plotted(row: TableRow, metric: str) -> bool:
     """Whether a row has a place on the plot: one that is the reference itself has none."""
     return metric in row.figures and not (row.identical == row.n and row.median(metric) >= IDENTICAL)
 
 
-def _family(axis: Any, summary: Summary, rows: list[Row], metric: str, style: Style, k: int) -> None:
+def _family(axis: Any, summary: Summary, rows: list[TableRow], metric: str, style: Style, k: int) -> None:
     """Band, line and one point for each row; gids let a page hide them and name them."""
-    best = front(rows, metric)
+    best = pareto_front(rows, metric)
     cost = [r.cost for r in best]
     middle, unlucky = [r.median(metric) for r in best], [r.tail(metric) for r in best]
     chief = best[0].group == "ours" or (best[0].group == "fixed" and style.colour == INK)
@@ -132,7 +132,7 @@ def _frame(axis: Any, summary: Summary, metric: str) -> None:
     unit = "multiply-accumulates, in full guided calls" if counted else "network calls"
     axis.set_xlabel(f"cost of a sample: {unit}", fontsize=9.5, color=QUIET)
     axis.set_title(
-        f"{words(metric)}: median, and down to the unlucky tenth", loc="left", fontsize=10.5, color=INK, pad=10
+        f"{metric_label(metric)}: median, and down to the unlucky tenth", loc="left", fontsize=10.5, color=INK, pad=10
     )
     axis.grid(True, color=RULE, lw=0.6)
     axis.set_axisbelow(True)
@@ -141,7 +141,7 @@ def _frame(axis: Any, summary: Summary, metric: str) -> None:
     axis.set_facecolor("none")
 
 
-def _key(name: str, style: Style) -> Any:
+def _legend_handle(name: str, style: Style) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=style.colour, ls=style.line, marker=style.marker, lw=style.weight, ms=5, label=name)

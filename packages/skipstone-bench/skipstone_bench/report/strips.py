@@ -9,34 +9,34 @@ from typing import TYPE_CHECKING, Any
 from skipstone.engine.timeline import COLOURS
 from skipstone.evaluation.figures import INK, PAPER, QUIET
 
-from ..answers import BLIND, RELEASED, budgets
+from ..answers import BLIND, RELEASED, comparison_budgets
 from ..store import Record
-from ..summary import Row, Summary, better
+from ..summary import Summary, TableRow, better
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = {"C": "full call", "c": "one branch", ".": "forecast", "F": "finish or stop", "x": "rejected"}
-CHIEFS = 8  # rows that are shown side by side
-SAMPLES = 12  # of a row that are drawn
-BUDGET = 20  # calls at which rows are shown, or the nearest budget of the run
+MAX_CHIEF_ROWS = 8  # rows that are shown side by side
+MAX_SAMPLES = 12  # of a row that are drawn
+CHIEF_BUDGET = 20  # calls at which rows are shown, or the nearest budget of the run
 
 
-def attempts(letters: str) -> list[str]:
+def attempt_kinds(letters: str) -> list[str]:
     """Kinds of attempts, in order: what was tried and rejected is one of its own."""
     return [KINDS["x"] if one.endswith("x") else KINDS.get(one[0], "full call") for one in re.findall(r".x?", letters)]
 
 
-def chiefs(summary: Summary) -> list[Row]:
+def chief_rows(summary: Summary) -> list[TableRow]:
     """One row for each family that a reader wants to see side by side, near one budget: ours, rivals, closest peers."""
-    budget = min(budgets(summary), key=lambda b: abs(b - BUDGET))
+    budget = min(comparison_budgets(summary), key=lambda b: abs(b - CHIEF_BUDGET))
     metric = summary.closeness
     sign = 1 if better(metric) == "higher" else -1
 
-    def nearest(rows: Sequence[Row]) -> list[Row]:
+    def nearest(rows: Sequence[TableRow]) -> list[TableRow]:
         return [min(rows, key=lambda r: abs(r.cost - budget))] if rows else []
 
-    def best(*groups: str) -> list[Row]:
+    def best(*groups: str) -> list[TableRow]:
         rows = [r for r in summary.ran if r.group in groups and r.calls and r.calls.value <= 1.02 * budget]
         return [max(rows, key=lambda r: sign * r.median(metric))] if rows else []
 
@@ -46,17 +46,17 @@ def chiefs(summary: Summary) -> list[Row]:
     found += [*best("fixed"), *best(*BLIND), *nearest(released)]
     peers = [row for rows in of["peer"] for row in nearest(rows)]
     found += sorted(peers, key=lambda r: -sign * r.median(metric))
-    return list({row.info.spec: row for row in found}.values())[:CHIEFS]
+    return list({row.info.spec: row for row in found}.values())[:MAX_CHIEF_ROWS]
 
 
-def timeline(summary: Summary) -> Figure | None:
+def plot_timeline(summary: Summary) -> Figure | None:
     """A panel for each chief row that decides, a strip for each sample; None where none kept its decisions."""
     from matplotlib.figure import Figure
 
-    shown = [row for row in chiefs(summary) if row.group != "fixed" and _picked(summary, row)]
+    shown = [row for row in chief_rows(summary) if row.group != "fixed" and _pick_samples(summary, row)]
     if not shown:
         return None
-    picked = {row.info.spec: _picked(summary, row) for row in shown}
+    picked = {row.info.spec: _pick_samples(summary, row) for row in shown}
     heights = [len(picked[row.info.spec]) * 0.21 + 0.55 for row in shown]
     figure = Figure(figsize=(9.6, sum(heights) + 0.9), dpi=150, facecolor=PAPER, layout="constrained")
     axes = figure.subplots(len(shown), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
@@ -68,22 +68,22 @@ def timeline(summary: Summary) -> Figure | None:
     return figure
 
 
-def _picked(summary: Summary, row: Row) -> list[tuple[str, Record]]:
+def _pick_samples(summary: Summary, row: TableRow) -> list[tuple[str, Record]]:
     """At most SAMPLES, evenly from the cheapest to the dearest; one where all are decided alike."""
     records = [r for r in summary.records[row.info.spec].values() if r.decisions]
     ranked = [(_short(r.prompt or r.sample), r) for r in sorted(records, key=lambda r: (r.calls, r.sample))]
     if len({r.decisions for _, r in ranked}) == 1:
         return [("every sample", ranked[0][1])]
-    if len(ranked) <= SAMPLES:
+    if len(ranked) <= MAX_SAMPLES:
         return ranked
-    return [ranked[round(k * (len(ranked) - 1) / (SAMPLES - 1))] for k in range(SAMPLES)]
+    return [ranked[round(k * (len(ranked) - 1) / (MAX_SAMPLES - 1))] for k in range(MAX_SAMPLES)]
 
 
-def _panel(axis: Any, row: Row, records: Sequence[tuple[str, Record]]) -> set[str]:
+def _panel(axis: Any, row: TableRow, records: Sequence[tuple[str, Record]]) -> set[str]:
     import numpy as np
     from matplotlib.colors import to_rgba
 
-    strips = [attempts(r.decisions) for _, r in records]
+    strips = [attempt_kinds(r.decisions) for _, r in records]
     width = max(map(len, strips))
     pixels = np.zeros((3 * len(strips), width, 4))
     for k, strip in enumerate(strips):

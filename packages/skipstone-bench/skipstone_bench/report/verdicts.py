@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from skipstone.evaluation.statistics import Span
+from skipstone.evaluation.statistics import ConfidenceInterval
 
-from ..answers import JUDGE_MARGIN, Answers, Duel, Equal, Ratio, Spread
+from ..answers import JUDGE_MARGIN, Answers, CallSpread, CostRatio, PeerComparison, RivalComparison
 from ..summary import HEADROOM, Summary
 
 Tone: TypeAlias = Literal["ahead", "behind", "even", "warning"]
@@ -59,39 +59,39 @@ def _on(agreement: Mapping[str, float]) -> str:
     return f" on {agreement['samples']:g} samples" if "samples" in agreement else ""
 
 
-def tone(span: Span, p: float = 0.0) -> Tone:
+def tone(span: ConfidenceInterval, p: float = 0.0) -> Tone:
     """Ahead or behind where the interval leaves out zero and chance is ruled out; gaps are larger-is-better."""
     if p >= ALPHA or not (span.low > 0 or span.high < 0):
         return "even"
     return "ahead" if span.low > 0 else "behind"
 
 
-def lead(ratio: Ratio | None) -> Tone:
+def lead(ratio: CostRatio | None) -> Tone:
     """Whether the peer spends more than ours; a bound below 1 leaves it open."""
     if ratio is None or (ratio.bound and ratio.value < 1):
         return "even"
     return "ahead" if ratio.value > 1 else "behind"
 
 
-def oriented(duel: Duel, statistic: str) -> Span:
+def orient_gap(duel: RivalComparison, statistic: str) -> ConfidenceInterval:
     """A duel's gap with its sign turned so that more is better."""
     from ..summary import better
 
-    gap: Span = getattr(duel, statistic).gap
-    return gap if better(duel.metric) == "higher" else Span(-gap.value, -gap.high, -gap.low, gap.n)
+    gap: ConfidenceInterval = getattr(duel, statistic).gap
+    return gap if better(duel.metric) == "higher" else ConfidenceInterval(-gap.value, -gap.high, -gap.low, gap.n)
 
 
-def _duels(family: str, against: str, duels: Sequence[Duel]) -> Verdict:
+def _duels(family: str, against: str, duels: Sequence[RivalComparison]) -> Verdict:
     unit = UNITS.get(duels[0].metric, "")
-    middle = [(tone(oriented(d, "median"), d.p_holm), oriented(d, "median").value, d.budget) for d in duels]
-    unlucky = [(tone(oriented(d, "tail")), oriented(d, "tail").value, d.budget) for d in duels]
+    middle = [(tone(orient_gap(d, "median"), d.p_holm), orient_gap(d, "median").value, d.budget) for d in duels]
+    unlucky = [(tone(orient_gap(d, "tail")), orient_gap(d, "tail").value, d.budget) for d in duels]
     tones = {t for t, _, _ in (*middle, *unlucky)}
     overall: Tone = "ahead" if tones == {"ahead"} else "behind" if "behind" in tones else "even"
-    text = f"{_counted(middle, 'At the median', unit)} {_counted(unlucky, 'In the unlucky tenth', unit)}"
+    text = f"{_count_budgets(middle, 'At the median', unit)} {_count_budgets(unlucky, 'In the unlucky tenth', unit)}"
     return Verdict(overall, f"{family} against {against}", text)
 
 
-def _counted(found: Sequence[tuple[Tone, float, int]], where: str, unit: str) -> str:
+def _count_budgets(found: Sequence[tuple[Tone, float, int]], where: str, unit: str) -> str:
     """ "At the median ahead at 10, 15 calls (by 2.2 to 2.7 dB), no clear difference at 20 calls (-0.2 dB)." """
     said = {"ahead": "ahead", "behind": "behind", "even": "no clear difference"}
     parts = []
@@ -100,16 +100,16 @@ def _counted(found: Sequence[tuple[Tone, float, int]], where: str, unit: str) ->
         if own:
             gaps = [gap for gap, _ in own]
             span = f"{min(gaps):+.1f}" if len(own) == 1 else f"{min(gaps):+.1f} to {max(gaps):+.1f}"
-            parts.append(f"{word} at {_listed(str(b) for _, b in own)} calls ({span}{unit})")
+            parts.append(f"{word} at {_join_words(str(b) for _, b in own)} calls ({span}{unit})")
     return f"{where} {', '.join(parts)}."
 
 
-def _listed(words: Iterable[str]) -> str:
+def _join_words(words: Iterable[str]) -> str:
     *first, last = list(words)
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _peers(found: Sequence[Equal]) -> Verdict:
+def _peers(found: Sequence[PeerComparison]) -> Verdict:
     """One of our families against all peers: what the hardest of them leaves."""
     family = found[0].family
     title = f"{family} against other accelerators"
@@ -119,7 +119,7 @@ def _peers(found: Sequence[Equal]) -> Verdict:
     if not reached:
         return Verdict("behind", title, f"No curve overlaps.{more}")
 
-    def least(equal: Equal) -> tuple[bool, float]:  # what is only known to be at least so many says less
+    def least(equal: PeerComparison) -> tuple[bool, float]:  # what is only known to be at least so many says less
         return min((r.bound, r.value) for r in (equal.macs, equal.seconds) if r)
 
     hardest = min(reached, key=least)
@@ -130,14 +130,14 @@ def _peers(found: Sequence[Equal]) -> Verdict:
     ]
     text = (
         f"The hardest to beat of the settings in reach ({len(reached)}) is {hardest.peer}. Where both come "
-        f"equally close (median SSIM {hardest.ssim:.4f}), it spends {_listed(costs)} that ours spends."
+        f"equally close (median SSIM {hardest.ssim:.4f}), it spends {_join_words(costs)} that ours spends."
     )
     tones = {lead(r) for r in (hardest.macs, hardest.seconds) if r}
     verdict: Tone = "behind" if "behind" in tones else "even" if beyond or "even" in tones else "ahead"
-    return Verdict(verdict, title, f"{text} {_judged(hardest)}{more}")
+    return Verdict(verdict, title, f"{text} {_judge_sentence(hardest)}{more}")
 
 
-def _judged(equal: Equal) -> str:
+def _judge_sentence(equal: PeerComparison) -> str:
     found = equal.judge
     if found is None:
         return "No judge of this model's pictures."
@@ -148,11 +148,11 @@ def _judged(equal: Equal) -> str:
     )
 
 
-def _spread(spreads: Sequence[Spread]) -> Verdict:
+def _spread(spreads: Sequence[CallSpread]) -> Verdict:
     real = [s for s in spreads if s.p_holm < ALPHA]
     title = "Calls follow the prompt" if real else "Calls do not follow the prompt"
     text = f"{len(real)} of {len(spreads)} adaptive rows spend unlike amounts on the categories of prompts"
     widest = max(spreads, key=lambda s: max(s.means.values()) - min(s.means.values()))
-    means = _listed(f"{calls:.1f} calls on {name!r}" for name, calls in widest.means.items())
+    means = _join_words(f"{calls:.1f} calls on {name!r}" for name, calls in widest.means.items())
     text += f" (Holm-corrected p below {ALPHA:g}). Widest: {widest.row} makes {means}, p = {widest.p_holm:.2g}."
     return Verdict("ahead" if real else "even", title, text)

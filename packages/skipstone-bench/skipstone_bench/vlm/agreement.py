@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from skipstone.errors import SpecError
-from skipstone.evaluation.resampling import LEVEL, SEED, Span
+from skipstone.evaluation.resampling import LEVEL, SEED, ConfidenceInterval
 
 RESAMPLES = 1000
 
@@ -41,7 +41,7 @@ def kappa(tables: Any) -> Any:
     return found if counts.ndim > 2 else float(found)
 
 
-def both_namings(table: Any) -> Any:
+def symmetrize(table: Any) -> Any:
     """A table of first, second and tie, with each pair counted again with its rows the other way round.
 
     Which row of a pair is the first is a matter of naming. Where it wins nearly always, naming alone would make two
@@ -54,7 +54,9 @@ def both_namings(table: Any) -> Any:
     return counts + counts[..., other, :][..., other]
 
 
-def resampled(tables: Any, statistic: Callable[[Any], Any], *, level: float = LEVEL, seed: int = SEED) -> list[Span]:
+def bootstrap_tables(
+    tables: Any, statistic: Callable[[Any], Any], *, level: float = LEVEL, seed: int = SEED
+) -> list[ConfidenceInterval]:
     """Statistics of summed tables, with percentile intervals of a bootstrap over prompts.
 
     Args:
@@ -85,10 +87,10 @@ def resampled(tables: Any, statistic: Callable[[Any], Any], *, level: float = LE
         drawn = np.asarray(statistic(np.tensordot(weights, counts, 1)), float).reshape(RESAMPLES, -1)
         told = ~np.isnan(drawn).all(0)
         ends[:, told] = np.nanquantile(drawn[:, told], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return [Span(float(v), float(a), float(b), n) for v, a, b in zip(point, *ends, strict=True)]
+    return [ConfidenceInterval(float(v), float(a), float(b), n) for v, a, b in zip(point, *ends, strict=True)]
 
 
-def wilson(share: float, n: int, *, level: float = LEVEL) -> Span:
+def wilson_interval(share: float, n: int, *, level: float = LEVEL) -> ConfidenceInterval:
     """Wilson's interval of a share of n prompts.
 
     Where a tie counts as half a win the variance is smaller than that of wins and losses with the same mean, so that
@@ -111,10 +113,10 @@ def wilson(share: float, n: int, *, level: float = LEVEL) -> Span:
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
-    return Span(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    return ConfidenceInterval(share, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
-def signs(first: int, second: int) -> float:
+def sign_test(first: int, second: int) -> float:
     """Two-sided p of the sign test; 1 where there is nothing to test."""
     from scipy.stats import binomtest
 

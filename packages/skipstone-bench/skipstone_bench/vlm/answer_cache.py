@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from skipstone.errors import BenchError
-from skipstone.evaluation.json_lines import lines_of, repair, spelt_line
+from skipstone.evaluation.json_lines import format_line, read_lines, repair_lines
 
 from .protocol import Answer
 
@@ -16,11 +16,11 @@ ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True)
-class Line:
+class RequestRecord:
     """One request.
 
     Args:
-        key: Name of the question, see `Protocol.key`.
+        key: Name of the question, see `JudgingProtocol.key`.
         judge: Who was asked.
         sample: What was shown.
         left, right: Rows, as they were shown.
@@ -45,20 +45,20 @@ class Line:
     failed: str = ""
 
 
-class Kept:
+class AnswerLog:
     """The answers of a folder, old and new."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ANSWERS
         self._lock = threading.Lock()
         try:
-            repair(self.path)
-            self.lines = [Line(**found) for found in lines_of(self.path)]
+            repair_lines(self.path)
+            self.lines = [RequestRecord(**found) for found in read_lines(self.path)]
         except OSError as e:
             raise BenchError(f"Cannot read {self.path}: {e.strerror}. Choose another --out.") from None
         except TypeError:
             raise BenchError(f"{self.path} was made by another version: choose another --out.") from None
-        self._by_key: dict[str, list[Line]] = {}
+        self._by_key: dict[str, list[RequestRecord]] = {}
         for line in self.lines:
             self._index(line)
 
@@ -71,12 +71,12 @@ class Kept:
         except OSError as e:
             raise BenchError(f"Cannot write {self.path}: {e.strerror}. Choose another --out.") from None
 
-    def append(self, line: Line) -> None:
+    def append(self, line: RequestRecord) -> None:
         """Keep a line, and see it to the disk. Raises BenchError where it cannot be written."""
         with self._lock:
             try:
                 with self.path.open("ab") as stream:
-                    stream.write(spelt_line(asdict(line)).encode())
+                    stream.write(format_line(asdict(line)).encode())
                     stream.flush()
                     os.fsync(stream.fileno())
             except OSError as e:
@@ -95,6 +95,6 @@ class Kept:
         found = next((line for line in self._by_key.get(key, ()) if line.winner), None)
         return Answer(found.winner, found.reason) if found else None
 
-    def _index(self, line: Line) -> None:
+    def _index(self, line: RequestRecord) -> None:
         if not line.failed:
             self._by_key.setdefault(line.key, []).append(line)

@@ -12,7 +12,7 @@ MARGIN = 1.25  # of the largest question so far: prompts are of different length
 
 
 @dataclass(frozen=True)
-class Caps:
+class SpendingCaps:
     """What may be spent, earlier runs of the same folder included.
 
     Args:
@@ -42,10 +42,10 @@ class Caps:
         return (tokens_in * price_in + tokens_out * price_out) / 1e6
 
 
-class Purse:
+class SpendingLedger:
     """What is left. Every request takes its share before it is sent and settles when it is answered."""
 
-    def __init__(self, caps: Caps) -> None:
+    def __init__(self, caps: SpendingCaps) -> None:
         self.caps = caps
         self.calls = 0
         self.spent = 0.0
@@ -53,13 +53,13 @@ class Purse:
         self._largest: dict[str, tuple[int, int]] = {}  # judge -> tokens sent and answered
         self._lock = threading.Condition()
 
-    def book(self, judge: str, tokens_in: int | None, tokens_out: int | None) -> None:
+    def add_past_request(self, judge: str, tokens_in: int | None, tokens_out: int | None) -> None:
         """A request of an earlier run."""
         with self._lock:
             self.calls += 1
             self._count(judge, tokens_in, tokens_out)
 
-    def take(self, judge: str) -> float | None:
+    def reserve(self, judge: str) -> float | None:
         """What the next request may cost at most, to be settled; None where the cap forbids it.
 
         Until a judge has answered once, nobody knows what its questions cost: the first is sent alone, with all that is
@@ -78,7 +78,7 @@ class Purse:
                     return None
                 self._lock.wait()
 
-    def give_back(self, share: float) -> None:
+    def release(self, share: float) -> None:
         """A request that was not sent after all."""
         with self._lock:
             self.calls -= 1

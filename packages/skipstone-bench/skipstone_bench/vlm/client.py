@@ -16,16 +16,16 @@ from typing import Any, Literal, NamedTuple
 
 from skipstone.errors import BenchError, SkipstoneError, SpecError
 
-PATH = "/chat/completions"
-LONGEST = 1 << 20  # bytes of an answer that are read
-SAID = 200  # characters of a server's complaint that are passed on
-AGAIN = (408, 409, 425, 429)  # beside all from 500 on
-HOPELESS = (401, 403, 404, 405)  # what no other question of this judge will change
+COMPLETIONS_PATH = "/chat/completions"
+MAX_REPLY_BYTES = 1 << 20  # bytes of an answer that are read
+MAX_MESSAGE_CHARS = 200  # characters of a server's complaint that are passed on
+RETRY_STATUSES = (408, 409, 425, 429)  # beside all from 500 on
+FATAL_STATUSES = (401, 403, 404, 405)  # what no other question of this judge will change
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-PATIENCE = 60.0  # seconds that a server may ask for at most
+MAX_RETRY_AFTER = 60.0  # seconds that a server may ask for at most
 
 
-class Trouble(SkipstoneError):
+class RequestError(SkipstoneError):
     """A request without an answer. `kind`: what it is about: try `again`, this `question`, or the whole `judge`."""
 
     def __init__(self, kind: Literal["again", "question", "judge"], message: str, wait: float = 0.0) -> None:
@@ -34,7 +34,7 @@ class Trouble(SkipstoneError):
         self.wait = wait  # seconds that the server asked for
 
 
-class Reply(NamedTuple):
+class JudgeReply(NamedTuple):
     """What came back; tokens are None where the server did not count them."""
 
     text: str | None
@@ -43,7 +43,7 @@ class Reply(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judge:
+class JudgeEndpoint:
     """A model behind an endpoint.
 
     Args:
@@ -58,7 +58,7 @@ class Judge:
     secret: str = ""
 
     @classmethod
-    def parse(cls, spec: str) -> Judge:
+    def parse(cls, spec: str) -> JudgeEndpoint:
         """The judge of `MODEL@URL` or `MODEL@URL#VARIABLE`. Raises SpecError."""
         at = max(spec.rfind("@http://"), spec.rfind("@https://"))
         if at < 1:
@@ -72,7 +72,7 @@ class Judge:
             raise SpecError("Expected an endpoint such as http://localhost:8000/v1, without password, query or key.")
         if secret and not VARIABLE.fullmatch(secret):  # which no key looks like, so that none is ever shown or kept
             raise SpecError("Expected an environment variable's name in capitals after the #, never the key itself.")
-        return cls(spec[:at].strip(), url.rstrip("/").removesuffix(PATH), secret)
+        return cls(spec[:at].strip(), url.rstrip("/").removesuffix(COMPLETIONS_PATH), secret)
 
     @property
     def name(self) -> str:
@@ -92,12 +92,12 @@ class Judge:
             raise SpecError(f"{self.name} needs its key in ${self.secret}, which is not set: export it first.")
         if not key.isascii() or not key.isprintable() or " " in key:
             raise SpecError(f"${self.secret} holds no key: expected one word of printable ASCII.")
-        if self.url.startswith("http://") and not _near(urllib.parse.urlsplit(self.url).hostname or ""):
+        if self.url.startswith("http://") and not _is_private_host(urllib.parse.urlsplit(self.url).hostname or ""):
             raise SpecError(f"The key in ${self.secret} would travel to {self.name} in the clear: use https.")
         return key
 
 
-def post(judge: Judge, body: Mapping[str, Any], timeout: float) -> Reply:
+def post_request(judge: JudgeEndpoint, body: Mapping[str, Any], timeout: float) -> JudgeReply:
     """Send one request, once.
 
     Args:
@@ -113,28 +113,28 @@ def post(judge: Judge, body: Mapping[str, Any], timeout: float) -> Reply:
     headers = {"Content-Type": "application/json", "User-Agent": "skipstone"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(judge.url + PATH, json.dumps(body).encode(), headers, method="POST")
+    request = urllib.request.Request(judge.url + COMPLETIONS_PATH, json.dumps(body).encode(), headers, method="POST")
     try:
         # Redirects are not followed: they would take the key and the pictures to where nobody sent them.
-        with urllib.request.build_opener(_Stay).open(request, timeout=timeout) as answer:
-            raw = answer.read(LONGEST + 1)
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout) as answer:
+            raw = answer.read(MAX_REPLY_BYTES + 1)
     except urllib.error.HTTPError as e:
-        raise _complaint(judge, e, key) from None
+        raise _to_request_error(judge, e, key) from None
     except (OSError, http.client.HTTPException) as e:  # URLError and timeouts are OSErrors
         reason = getattr(e, "reason", None) or e
         said = f"no answer in {timeout:g} s" if isinstance(reason, TimeoutError) else str(reason) or type(e).__name__
-        raise Trouble("again", f"{judge.name} does not answer: {said}. Is {judge.url} right?") from None
-    if len(raw) > LONGEST:
-        raise Trouble("question", f"{judge.name} answered with more than {LONGEST} bytes.")
-    return _reply(judge, raw)
+        raise RequestError("again", f"{judge.name} does not answer: {said}. Is {judge.url} right?") from None
+    if len(raw) > MAX_REPLY_BYTES:
+        raise RequestError("question", f"{judge.name} answered with more than {MAX_REPLY_BYTES} bytes.")
+    return _parse_reply(judge, raw)
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         """No redirect: the server's answer comes back as the error that it is."""
 
 
-def _complaint(judge: Judge, e: urllib.error.HTTPError, key: str) -> Trouble:
+def _to_request_error(judge: JudgeEndpoint, e: urllib.error.HTTPError, key: str) -> RequestError:
     try:
         said = e.read(4096).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
@@ -146,35 +146,35 @@ def _complaint(judge: Judge, e: urllib.error.HTTPError, key: str) -> Trouble:
         pass
     if key:
         said = said.replace(key, "***")
-    said = " ".join(said.split())[:SAID]
+    said = " ".join(said.split())[:MAX_MESSAGE_CHARS]
     hint = " Name the variable that holds its key: MODEL@URL#VARIABLE." if e.code == 401 and not judge.secret else ""
     end = "" if said.endswith((".", "!", "?")) else "."
     message = f"{judge.name} refused with HTTP {e.code}{': ' + said if said else ''}{end}{hint}"
-    if e.code in AGAIN or e.code >= 500:
-        return Trouble("again", message, _wait(e.headers.get("Retry-After")))
-    return Trouble("judge" if e.code in HOPELESS or e.code < 400 else "question", message)
+    if e.code in RETRY_STATUSES or e.code >= 500:
+        return RequestError("again", message, _parse_retry_after(e.headers.get("Retry-After")))
+    return RequestError("judge" if e.code in FATAL_STATUSES or e.code < 400 else "question", message)
 
 
-def _wait(said: str | None) -> float:
+def _parse_retry_after(said: str | None) -> float:
     try:
-        return min(PATIENCE, max(0.0, float(said or 0)))
+        return min(MAX_RETRY_AFTER, max(0.0, float(said or 0)))
     except ValueError:  # a date: our own pauses will do
         return 0.0
 
 
-def _reply(judge: Judge, raw: bytes) -> Reply:
+def _parse_reply(judge: JudgeEndpoint, raw: bytes) -> JudgeReply:
     try:
         found = json.loads(raw)
         text = found["choices"][0]["message"].get("content")
         usage = found.get("usage") or {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise Trouble("question", f"{judge.name} answered something else than a chat completion.") from None
+        raise RequestError("question", f"{judge.name} answered something else than a chat completion.") from None
     tokens = [c if isinstance(c, int) and not isinstance(c, bool) and c >= 0 else None for c in counts]
-    return Reply(text if isinstance(text, str) else None, *tokens)
+    return JudgeReply(text if isinstance(text, str) else None, *tokens)
 
 
-def _near(host: str) -> bool:
+def _is_private_host(host: str) -> bool:
     """Whether a host is this machine or in a private network, as far as its name tells."""
     try:
         address = ipaddress.ip_address(host)
@@ -183,7 +183,7 @@ def _near(host: str) -> bool:
     return address.is_loopback or address.is_private
 
 
-def distinct(judges: list[Judge]) -> list[Judge]:
+def check_distinct(judges: list[JudgeEndpoint]) -> list[JudgeEndpoint]:
     """The judges, each once. Raises BenchError where two share a name, which tables could not tell apart."""
     found = list(dict.fromkeys(judges))
     names = [j.name for j in found]

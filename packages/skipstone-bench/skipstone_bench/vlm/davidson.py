@@ -17,7 +17,7 @@ SEPARATED = (
 
 
 @dataclass(frozen=True)
-class Davidson:
+class DavidsonFit:
     """Strengths of rows.
 
     Args:
@@ -50,7 +50,7 @@ class Davidson:
         return float(a / (a + b + tie)), float(b / (a + b + tie)), float(tie / (a + b + tie))
 
 
-def davidson(counts: Sequence[tuple[int, int, float, float, float]], rows: int) -> Davidson:
+def fit_davidson(counts: Sequence[tuple[int, int, float, float, float]], rows: int) -> DavidsonFit:
     """The maximum likelihood of strengths and of the tie parameter.
 
         P(i wins) = pi_i / (pi_i + pi_j + nu sqrt(pi_i pi_j)),  P(tie) = nu sqrt(pi_i pi_j) / (...)
@@ -75,26 +75,26 @@ def davidson(counts: Sequence[tuple[int, int, float, float, float]], rows: int) 
         raise SpecError(f"Expected at least 2 rows and counts of at least 0, got {rows} rows and {n.tolist()}.")
     asked = n.sum(1) > 0
     pairs, n = [(int(c[0]), int(c[1])) for c, held in zip(counts, asked, strict=True) if held], n[asked]
-    if not connected(pairs, rows):
+    if not is_connected(pairs, rows):
         raise SpecError("Expected rows that a chain of comparisons connects: others have no common scale.")
     seen = 3 if n[:, 2].any() else 2
-    separated = _separated(_features(pairs, rows, seen), n[:, :seen])
+    separated = _is_separated(_features(pairs, rows, seen), n[:, :seen])
     if separated:
         seen, n = 3, n + PSEUDO
     X = _features(pairs, rows, seen)
-    found = _maxima(X, n[None, :, :seen])[0]
+    found = _maximize(X, n[None, :, :seen])[0]
     if np.isnan(found).any():
         raise SpecError("Davidson's model could not be fitted: are some counts thousands of times as large as others?")
     likelihood = float((n[:, :seen] * _log_chances(X, found)).sum())
     theta, nu = _centred(found[None], rows, seen)
-    return Davidson(tuple(map(float, theta[0])), float(nu[0]), likelihood, SEPARATED if separated else "")
+    return DavidsonFit(tuple(map(float, theta[0])), float(nu[0]), likelihood, SEPARATED if separated else "")
 
 
-def resamples(pairs: Sequence[tuple[int, int]], tables: Any, rows: int) -> tuple[Any, Any]:
+def fit_resamples(pairs: Sequence[tuple[int, int]], tables: Any, rows: int) -> tuple[Any, Any]:
     """The same fit of many tables of counts at once, for a bootstrap: log pi of each row, then nu; and which had none.
 
     A likelihood without a maximum is told by estimates beyond exp(+-30), and fitted with half an answer of each kind,
-    as by `davidson`. NaN where no chain of comparisons connects the rows.
+    as by `fit_davidson`. NaN where no chain of comparisons connects the rows.
 
     Args:
         pairs: Of rows.
@@ -109,14 +109,14 @@ def resamples(pairs: Sequence[tuple[int, int]], tables: Any, rows: int) -> tuple
     n = np.asarray(tables, float)
     found = np.full((len(n), rows + 1), np.nan)
     asked = n.sum(-1) > 0
-    linked = [all(a) or connected([p for p, held in zip(pairs, a, strict=True) if held], rows) for a in asked]
+    linked = [all(a) or is_connected([p for p, held in zip(pairs, a, strict=True) if held], rows) for a in asked]
     whole = np.array(linked, bool)
     tied = n[:, :, 2].any(1)
     for seen, those in ((2, whole & ~tied), (3, whole & tied)):
-        b = _maxima(_features(pairs, rows, seen), n[those][:, :, :seen])
+        b = _maximize(_features(pairs, rows, seen), n[those][:, :, :seen])
         found[those] = np.column_stack(_centred(b, rows, seen))
     lost = whole & np.isnan(found).any(1)
-    b = _maxima(_features(pairs, rows, 3), n[lost] + PSEUDO * asked[lost][:, :, None])
+    b = _maximize(_features(pairs, rows, 3), n[lost] + PSEUDO * asked[lost][:, :, None])
     found[lost] = np.column_stack(_centred(b, rows, 3))
     return found, lost
 
@@ -130,7 +130,7 @@ def _centred(b: Any, rows: int, seen: int) -> tuple[Any, Any]:
     return theta - theta.mean(1, keepdims=True), nu
 
 
-def connected(pairs: Sequence[tuple[int, int]], rows: int) -> bool:
+def is_connected(pairs: Sequence[tuple[int, int]], rows: int) -> bool:
     """Whether comparisons lead from every row to every other."""
     group = list(range(rows))
     for i, j in pairs:
@@ -157,7 +157,7 @@ def _log_chances(X: Any, b: Any) -> Any:
     return log_softmax((X.reshape(-1, X.shape[-1]) @ b[..., None])[..., 0].reshape(*b.shape[:-1], *X.shape[:2]), -1)
 
 
-def _separated(X: Any, n: Any) -> bool:
+def _is_separated(X: Any, n: Any) -> bool:
     """Whether some direction d has (x_seen - x_other) d >= 0 for all answers that were seen, and > 0 for one."""
     import numpy as np
     from scipy.optimize import linprog
@@ -169,7 +169,7 @@ def _separated(X: Any, n: Any) -> bool:
     return bool(-found.fun > 1e-6)
 
 
-def _maxima(X: Any, n: Any) -> Any:
+def _maximize(X: Any, n: Any) -> Any:
     """Newton's method with halved steps, for many tables of counts at once; NaN where it runs away."""
     import numpy as np
 
@@ -188,14 +188,14 @@ def _maxima(X: Any, n: Any) -> Any:
         scale = weight.sum(1)
         step = np.linalg.solve(curve + scale[:, None, None] * tiny, slope[..., None])[..., 0]
         gain = (slope * step).sum(1)
-        b[left] = at + _halved(X, counts, at, step)[:, None] * step
+        b[left] = at + _step_factor(X, counts, at, step)[:, None] * step
         done, gone = gain < CLOSE * scale, np.abs(b[left]).max(1) > FAR
         found[left[done & ~gone]] = b[left[done & ~gone]]
         left = left[~done & ~gone]
     return found
 
 
-def _halved(X: Any, n: Any, at: Any, step: Any) -> Any:
+def _step_factor(X: Any, n: Any, at: Any, step: Any) -> Any:
     """How much of each step to take so that the likelihood does not fall."""
     import numpy as np
 

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from skipstone.evaluation.sheet import INK, PAPER, QUIET, RULE, font, wrap
+from skipstone.evaluation.sheet import INK, PAPER, QUIET, RULE, load_font, wrap_text
 
-from .images import shown
+from .images import prepare_image
 from .outcomes import Outcome
 from .protocol import Answer
 
-MOST = 12
+MAX_GROUPS = 12
 TILE, GAP, MARGIN, WORDS, TOP, LINE = 200, 16, 40, 560, 44, 18  # pixels
 RED = (176, 42, 42)
 
 
-def disagreements(found: Sequence[Outcome], most: int = MOST) -> list[list[Outcome]]:
+def find_disagreements(found: Sequence[Outcome], most: int = MAX_GROUPS) -> list[list[Outcome]]:
     """Outcomes of all judges on the pairs worth a look: opposite rows first, then other differences, then flips."""
     groups: dict[tuple[tuple[str, str], str], list[Outcome]] = {}
     for o in found:
@@ -36,7 +36,7 @@ def _rank(group: Sequence[Outcome]) -> int:
     return 2 if kinds & {"flip", "unsure"} else 3
 
 
-def sheet(found: Sequence[Outcome], side: int) -> bytes | None:
+def render_disagreements(found: Sequence[Outcome], side: int) -> bytes | None:
     """The sheet as a PNG file's bytes; None where all agree.
 
     Args:
@@ -45,14 +45,14 @@ def sheet(found: Sequence[Outcome], side: int) -> bytes | None:
     """
     from PIL import Image, ImageDraw
 
-    groups = disagreements(found)
+    groups = find_disagreements(found)
     if not groups:
         return None
     bands = [max(TOP + TILE, TOP + _height(group)) + 28 for group in groups]
     width = 2 * MARGIN + 2 * (TILE + GAP) + WORDS
     page = Image.new("RGB", (width, 2 * MARGIN + 40 + sum(bands)), PAPER)
     draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, MARGIN - 10), "What judges disagree on", INK, font(18, bold=True))
+    draw.text((MARGIN, MARGIN - 10), "What judges disagree on", INK, load_font(18, bold=True))
     top = MARGIN + 40
     for group, band in zip(groups, bands, strict=True):
         _band(page, draw, group, top, side)
@@ -68,15 +68,18 @@ def _height(group: Sequence[Outcome]) -> int:
 
 def _lines(o: Outcome) -> list[str]:
     """What one judge said in both orders, in lines of the sheet."""
-    return [line for told in _told(o) for line in wrap(told, font(12), WORDS - 12, 3)]
+    return [line for told in _row_lines(o) for line in wrap_text(told, load_font(12), WORDS - 12, 3)]
 
 
-def _told(o: Outcome) -> list[str]:
+def _row_lines(o: Outcome) -> list[str]:
     """Which row each answer means: A is the first one, which the sheet shows on the left."""
-    return [f"A on the {side}: {_said(a, side)}" for side, a in (("left", o.first_left), ("right", o.second_left))]
+    return [
+        f"A on the {side}: {_describe_answer(a, side)}"
+        for side, a in (("left", o.first_left), ("right", o.second_left))
+    ]
 
 
-def _said(answer: Answer | None, a_side: str) -> str:
+def _describe_answer(answer: Answer | None, a_side: str) -> str:
     if answer is None:
         return "no readable answer"
     meant = "tie" if answer.winner == "tie" else "A" if answer.winner == a_side else "B"
@@ -86,12 +89,12 @@ def _said(answer: Answer | None, a_side: str) -> str:
 def _band(page: Any, draw: Any, group: Sequence[Outcome], top: int, side: int) -> None:
     one = group[0]
     draw.line((MARGIN, top - 10, page.width - MARGIN, top - 10), RULE, 1)
-    prompt = wrap(one.sample.prompt or one.sample.id, font(14, bold=True), page.width - 2 * MARGIN, 1)[0]
-    draw.text((MARGIN, top), prompt, INK, font(14, bold=True))
+    prompt = wrap_text(one.sample.prompt or one.sample.id, load_font(14, bold=True), page.width - 2 * MARGIN, 1)[0]
+    draw.text((MARGIN, top), prompt, INK, load_font(14, bold=True))
     for k, row in enumerate(one.pair):
         left = MARGIN + k * (TILE + GAP)
-        draw.text((left, top + 22), wrap(f"{'AB'[k]}  {row}", font(12), TILE, 1)[0], QUIET, font(12))
-        picture = shown(one.sample.pictures[row], side).copy()
+        draw.text((left, top + 22), wrap_text(f"{'AB'[k]}  {row}", load_font(12), TILE, 1)[0], QUIET, load_font(12))
+        picture = prepare_image(one.sample.pictures[row], side).copy()
         picture.thumbnail((TILE, TILE))
         page.paste(picture, (left, top + TOP))
         draw.rectangle((left, top + TOP, left + TILE - 1, top + TOP + TILE - 1), outline=RULE)
@@ -99,9 +102,9 @@ def _band(page: Any, draw: Any, group: Sequence[Outcome], top: int, side: int) -
     for o in group:
         meant = {"first": "A", "second": "B", "flip": "flips with the order", "unsure": "A row once, a tie once"}
         verdict = meant.get(o.kind, o.kind)
-        draw.text((x, y), f"{o.judge}: {verdict}", RED if o.kind == "flip" else INK, font(13, bold=True))
+        draw.text((x, y), f"{o.judge}: {verdict}", RED if o.kind == "flip" else INK, load_font(13, bold=True))
         y += LINE
         for line in _lines(o):
-            draw.text((x + 12, y), line, INK, font(12))
+            draw.text((x + 12, y), line, INK, load_font(12))
             y += LINE
         y += 8

@@ -12,12 +12,12 @@ from typing import Any
 
 from skipstone.errors import BenchError
 
-SEEN = 512  # pixels up to which small pictures are enlarged, for judges look at patches of 14 and more
-BAR = 32  # pixels between the halves
+MIN_VISIBLE_SIDE = 512  # pixels up to which small pictures are enlarged, for judges look at patches of 14 and more
+BAR_WIDTH = 32  # pixels between the halves
 
 
 @lru_cache(maxsize=32)
-def shown(path: Path, side: int) -> Any:
+def prepare_image(path: Path, side: int) -> Any:
     """A picture as it is sent: small ones enlarged by a whole factor, large ones made smaller, never stretched.
 
     Raises:
@@ -35,35 +35,35 @@ def shown(path: Path, side: int) -> Any:
     page = Image.new("RGB", picture.size, "white")
     page.paste(picture, mask=picture.getchannel("A"))
     longest = max(page.size)
-    if (factor := min(SEEN, side) // longest) > 1:
+    if (factor := min(MIN_VISIBLE_SIDE, side) // longest) > 1:
         return page.resize((page.width * factor, page.height * factor), Image.Resampling.NEAREST)
     if longest > side:
         page.thumbnail((side, side), Image.Resampling.LANCZOS)
     return page
 
 
-def fingerprint(picture: Any) -> str:
+def hash_image(picture: Any) -> str:
     """A hash of size and pixels."""
     return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
 
 
 @lru_cache(maxsize=16)
-def images(left: Path, right: Path, side: int, layout: str) -> tuple[str, ...]:
+def encode_images(left: Path, right: Path, side: int, layout: str) -> tuple[str, ...]:
     """What is sent, as data URIs: one image of both pictures, or one of each."""
-    pictures = [shown(path, side) for path in (left, right)]
-    return tuple(map(_uri, [joined(pictures)] if layout == "joined" else pictures))
+    pictures = [prepare_image(path, side) for path in (left, right)]
+    return tuple(map(_uri, [join_images(pictures)] if layout == "joined" else pictures))
 
 
-def joined(pictures: Sequence[Any]) -> Any:
+def join_images(pictures: Sequence[Any]) -> Any:
     """Pictures side by side with a white bar between them."""
     from PIL import Image
 
-    width = sum(p.width for p in pictures) + BAR * (len(pictures) - 1)
+    width = sum(p.width for p in pictures) + BAR_WIDTH * (len(pictures) - 1)
     page = Image.new("RGB", (width, max(p.height for p in pictures)), "white")
     left = 0
     for picture in pictures:
         page.paste(picture, (left, 0))
-        left += picture.width + BAR
+        left += picture.width + BAR_WIDTH
     return page
 
 

@@ -11,17 +11,21 @@ from pathlib import Path
 
 from skipstone import registry
 from skipstone.errors import BenchError, PromptError
-from skipstone.evaluation.prompts import Prompt, sampled
+from skipstone.evaluation.prompts import Prompt, sample_prompts
 
 from ..store import HEADER, Record, RowInfo, Store
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-NAME, TEXT, CATEGORY = ("name", "file", "file_name", "picture"), ("prompt", "caption", "text"), ("category", "tag")
-MOST_UNASKED = 4  # rows that are compared without being named
+NAME_FIELDS, TEXT_FIELDS, CATEGORY_FIELDS = (
+    ("name", "file", "file_name", "picture"),
+    ("prompt", "caption", "text"),
+    ("category", "tag"),
+)
+MAX_UNASKED = 4  # rows that are compared without being named
 
 
 @dataclass(frozen=True)
-class Sample:
+class JudgedSample:
     """One prompt and seed, drawn by every row.
 
     Args:
@@ -38,7 +42,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Material:
+class JudgingMaterial:
     """Rows and the samples that all of them have.
 
     Args:
@@ -51,11 +55,11 @@ class Material:
 
     source: str
     rows: tuple[str, ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[JudgedSample, ...]
     missing: int = 0
     aliases: Mapping[str, str] = field(default_factory=dict)
 
-    def drawn(self, limit: int | None, seed: int) -> Material:
+    def subsample(self, limit: int | None, seed: int) -> JudgingMaterial:
         """At most `limit` samples, categories in turn; the same for the same seed. None keeps all, in that order.
 
         Raises:
@@ -65,11 +69,11 @@ class Material:
             raise BenchError(f"Expected at least 1 sample, got a limit of {limit}.")
         known = {s.id: s for s in self.samples}
         # The text that the draw depends on is the id's: the seeds of a prompt are samples of their own.
-        order = sampled([Prompt(s.id, s.id, s.category) for s in self.samples], limit or len(known), seed)
+        order = sample_prompts([Prompt(s.id, s.id, s.category) for s in self.samples], limit or len(known), seed)
         return replace(self, samples=tuple(known[p.id] for p in order))
 
 
-def material(sources: Sequence[Path], rows: Sequence[str] = (), prompts: Path | None = None) -> Material:
+def load_material(sources: Sequence[Path], rows: Sequence[str] = (), prompts: Path | None = None) -> JudgingMaterial:
     """The pictures of a benchmark's folder, or of two or more folders of pictures and a file with their prompts.
 
     Args:
@@ -88,15 +92,15 @@ def material(sources: Sequence[Path], rows: Sequence[str] = (), prompts: Path | 
     if len(sources) == 1:
         if prompts is not None:
             raise BenchError("--prompts is for folders of pictures: a benchmark's records hold their prompts.")
-        return _bench(sources[0], rows)
+        return _load_benchmark(sources[0], rows)
     if not sources:
         raise BenchError("Expected a benchmark's folder, or two folders of pictures, got none.")
     if prompts is None:
         raise BenchError("Folders of pictures need --prompts: a table with the columns name and prompt.")
-    return _folders(sources, rows, prompts)
+    return _load_folders(sources, rows, prompts)
 
 
-def _bench(folder: Path, asked: Sequence[str]) -> Material:
+def _load_benchmark(folder: Path, asked: Sequence[str]) -> JudgingMaterial:
     store = Store.load(folder)
     kept = [r for r in store.records if r.picture and (folder / r.picture).is_file()]
     if not kept:
@@ -104,15 +108,15 @@ def _bench(folder: Path, asked: Sequence[str]) -> Material:
     held = {r.row for r in kept}
     infos = [row for row in store.header.rows if row.spec in held]
     names = _names(infos)
-    chosen = _chosen(names, asked, f"{folder} has pictures of")
+    chosen = _choose_rows(names, asked, f"{folder} has pictures of")
     by_row: dict[str, dict[str, Record]] = {spec: {} for spec in chosen}
     for record in kept:
         if record.row in by_row:
             by_row[record.row][record.sample] = record
-    everywhere, missing = _shared(list(by_row.values()), str(folder))
+    everywhere, missing = _shared_ids(list(by_row.values()), str(folder))
     first = by_row[chosen[0]]
     samples = tuple(
-        Sample(
+        JudgedSample(
             sample,
             first[sample].prompt,
             first[sample].category,
@@ -120,7 +124,7 @@ def _bench(folder: Path, asked: Sequence[str]) -> Material:
         )
         for sample in everywhere
     )
-    return Material(str(folder), tuple(names[spec] for spec in chosen), samples, missing, names)
+    return JudgingMaterial(str(folder), tuple(names[spec] for spec in chosen), samples, missing, names)
 
 
 def _names(infos: Sequence[RowInfo]) -> dict[str, str]:
@@ -129,26 +133,26 @@ def _names(infos: Sequence[RowInfo]) -> dict[str, str]:
     return {row.spec: row.label if labels.count(row.label) == 1 else row.spec for row in infos}
 
 
-def _chosen(names: Mapping[str, str], asked: Sequence[str], about: str) -> list[str]:
+def _choose_rows(names: Mapping[str, str], asked: Sequence[str], about: str) -> list[str]:
     """Specs of the rows that were asked for, in that order."""
     known = list(names.values())
     told = f"{about}: {'; '.join(known)}."
     if not asked:
-        if len(known) > MOST_UNASKED:
+        if len(known) > MAX_UNASKED:
             raise BenchError(f"Name the rows to compare with --row, twice or more: {told}")
         found = list(names)
     else:
         specs = {**{label: spec for spec, label in names.items()}, **{spec: spec for spec in names}}
         for name in asked:
             if name not in specs:
-                raise BenchError(f"No pictures of a row {name!r}.{registry.suggest(name, known)} {told}")
+                raise BenchError(f"No pictures of a row {name!r}.{registry.suggest_spelling(name, known)} {told}")
         found = list(dict.fromkeys(specs[name] for name in asked))
     if len(found) < 2:
         raise BenchError(f"Expected at least two rows to compare, got {len(found)}. {told}")
     return found
 
 
-def _shared(rows: Sequence[Mapping[str, object]], where: str) -> tuple[list[str], int]:
+def _shared_ids(rows: Sequence[Mapping[str, object]], where: str) -> tuple[list[str], int]:
     """Sorted ids that all rows have, and how many only some have."""
     some: set[str] = set().union(*rows)
     every = some.intersection(*rows)
@@ -160,18 +164,18 @@ def _shared(rows: Sequence[Mapping[str, object]], where: str) -> tuple[list[str]
 # -- Folders of pictures ----------------------------------------------------------------------------
 
 
-def _folders(folders: Sequence[Path], asked: Sequence[str], prompts: Path) -> Material:
+def _load_folders(folders: Sequence[Path], asked: Sequence[str], prompts: Path) -> JudgingMaterial:
     names = {str(f): f.name for f in folders}
     if len(set(names.values())) < len(folders):
         names = {str(f): str(f) for f in folders}
-    chosen = _chosen(names, asked, "The folders are")
+    chosen = _choose_rows(names, asked, "The folders are")
     held = []
     for folder in map(Path, chosen):
         files = {p.name: p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES} if folder.is_dir() else {}
         if not files:
             raise BenchError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
         held.append(files)
-    everywhere, missing = _shared(held, " and ".join(chosen))
+    everywhere, missing = _shared_ids(held, " and ".join(chosen))
     said = _prompts(prompts)
     samples = []
     for name in everywhere:
@@ -182,8 +186,8 @@ def _folders(folders: Sequence[Path], asked: Sequence[str], prompts: Path) -> Ma
                 f"{Path(name).stem}. Prompts are found by name, never by their order."
             )
         pictures = {names[folder]: files[name] for folder, files in zip(chosen, held, strict=True)}
-        samples.append(Sample(name, prompt.text, prompt.category, pictures))
-    return Material(" and ".join(chosen), tuple(names[f] for f in chosen), tuple(samples), missing, names)
+        samples.append(JudgedSample(name, prompt.text, prompt.category, pictures))
+    return JudgingMaterial(" and ".join(chosen), tuple(names[f] for f in chosen), tuple(samples), missing, names)
 
 
 def _prompts(path: Path) -> dict[str, Prompt]:
@@ -195,12 +199,12 @@ def _prompts(path: Path) -> dict[str, Prompt]:
     found: dict[str, Prompt] = {}
     for place, line in enumerate(_lines(path, text), 1):
         told = {str(k).strip().lower(): str(v) for k, v in line.items() if v is not None}
-        name, prompt = _field(told, NAME), _field(told, TEXT)
+        name, prompt = _field(told, NAME_FIELDS), _field(told, TEXT_FIELDS)
         if name is None or prompt is None:
             raise PromptError(f"{path}, entry {place}: expected name and prompt, got {', '.join(told) or 'nothing'}.")
         if name in found:
             raise PromptError(f"{path}, entry {place}: expected each name once, got {name!r} again.")
-        found[name] = Prompt(name, prompt, _field(told, CATEGORY) or "")
+        found[name] = Prompt(name, prompt, _field(told, CATEGORY_FIELDS) or "")
     return found
 
 

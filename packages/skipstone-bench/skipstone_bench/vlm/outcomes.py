@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .answer_cache import Kept
-from .material import Sample
+from .answer_cache import AnswerLog
+from .material import JudgedSample
 from .protocol import LEFT, RIGHT, TIE, Answer
-from .round import Pair, Plan, Question
+from .round import JudgeQuestion, JudgingPlan, Pair
 
 FIRST, SECOND, TIED = 0, 1, 2  # what tables of outcomes count
-CATEGORY = {"first": FIRST, "second": SECOND, "tie": TIED, "flip": TIED, "unsure": TIED, "identical": TIED}
+CATEGORY_OF_KIND = {"first": FIRST, "second": SECOND, "tie": TIED, "flip": TIED, "unsure": TIED, "identical": TIED}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Outcome:
 
     judge: str
     pair: Pair
-    sample: Sample
+    sample: JudgedSample
     first_left: Answer | None
     second_left: Answer | None
     open: bool = False
@@ -52,7 +52,7 @@ class Outcome:
     @property
     def category(self) -> int | None:
         """FIRST, SECOND or TIED; None where the pair counts nowhere."""
-        return CATEGORY.get(self.kind)
+        return CATEGORY_OF_KIND.get(self.kind)
 
     @property
     def flipped_to(self) -> str:
@@ -60,21 +60,23 @@ class Outcome:
         return self.first_left.winner if self.kind == "flip" and self.first_left else ""
 
 
-def outcomes(plan: Plan, kept: Kept) -> list[Outcome]:
+def outcomes(plan: JudgingPlan, answer_log: AnswerLog) -> list[Outcome]:
     """Of all judges, pairs and samples of a plan, from what has been answered so far."""
-    asked: dict[tuple[str, str, Pair], Question] = {}
+    asked: dict[tuple[str, str, Pair], JudgeQuestion] = {}
     for q in plan.questions():
         asked[q.judge.name, q.sample.id, (q.left, q.right)] = q
     return [
-        _outcome(plan, kept, [asked[judge.name, sample.id, order] for order in ((a, b), (b, a))])
+        _outcome(plan, answer_log, [asked[judge.name, sample.id, order] for order in ((a, b), (b, a))])
         for judge in plan.judges
         for a, b in plan.pairs
         for sample in plan.material.samples
     ]
 
 
-def _outcome(plan: Plan, kept: Kept, both: Sequence[Question]) -> Outcome:
+def _outcome(plan: JudgingPlan, answer_log: AnswerLog, both: Sequence[JudgeQuestion]) -> Outcome:
     one = both[0]
-    said = [kept.answer(q.key) if q.key else None for q in both]
-    more = any(s is None and kept.attempts(q.key) < plan.protocol.attempts for q, s in zip(both, said, strict=True))
+    said = [answer_log.answer(q.key) if q.key else None for q in both]
+    more = any(
+        s is None and answer_log.attempts(q.key) < plan.protocol.attempts for q, s in zip(both, said, strict=True)
+    )
     return Outcome(one.judge.name, (one.left, one.right), one.sample, said[0], said[1], more, not one.key)

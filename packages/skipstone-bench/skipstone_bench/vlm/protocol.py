@@ -33,7 +33,7 @@ WHERE = {
     "joined": "They are the left and the right half of one image, with a white bar between them.",
     "two": "The first image is called left and the second one right.",
 }
-UNSAID = "(no text: the programs drew freely)"
+NO_PROMPT = "(no text: the programs drew freely)"
 FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
 
 
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Protocol:
+class JudgingProtocol:
     """How judges are asked. Another protocol asks other questions: its answers are not mixed with these.
 
     Args:
@@ -89,7 +89,7 @@ class Protocol:
 
     def question(self, prompt: str) -> str:
         """The question about one prompt, in words."""
-        return TEMPLATE.format(where=WHERE[self.layout], prompt=prompt.strip() or UNSAID)
+        return TEMPLATE.format(where=WHERE[self.layout], prompt=prompt.strip() or NO_PROMPT)
 
     def body(self, model: str, prompt: str, images: Sequence[str], attempt: int) -> dict[str, Any]:
         """The request of one attempt; `images` are data URIs, one of `joined` and two of `two`."""
@@ -98,8 +98,8 @@ class Protocol:
         for k, uri in enumerate(images):
             said = words[k] if k or self.layout == "joined" else f"{words[0]}\nThe left image:"
             content += [{"type": "text", "text": said}, {"type": "image_url", "image_url": {"url": uri}}]
-        told = {**self.fields(model, attempt), "messages": [{"role": "user", "content": content}]}
-        return {name: value for name, value in told.items() if value is not None}
+        payload = {**self.fields(model, attempt), "messages": [{"role": "user", "content": content}]}
+        return {name: value for name, value in payload.items() if value is not None}
 
     def fields(self, model: str, attempt: int) -> dict[str, Any]:
         """The request of one attempt but for its messages."""
@@ -109,19 +109,19 @@ class Protocol:
     @property
     def longest(self) -> int:
         """Most tokens that an answer may have, whatever the endpoint calls the limit."""
-        told = [self.settings.get(name) for name in ("max_tokens", "max_completion_tokens")]
-        return max([self.tokens, *(t for t in told if isinstance(t, int))])
+        payload = [self.settings.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        return max([self.tokens, *(t for t in payload if isinstance(t, int))])
 
     def key(self, url: str, model: str, prompt: str, pixels: Sequence[str]) -> str:
         """The question's own name: a hash of the endpoint, all that is said, and the pixels from left to right.
 
         Of pixels, not of files, for another release of a library packs the same picture in other bytes.
         """
-        told = [url, self.fields(model, 0), self.layout, self.side, self.question(prompt), *pixels]
-        return hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
+        payload = [url, self.fields(model, 0), self.layout, self.side, self.question(prompt), *pixels]
+        return hashlib.sha256(json.dumps(payload, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
-def parse(text: str | None) -> Answer | None:
+def parse_answer(text: str | None) -> Answer | None:
     """The answer in a text that is one JSON object {"winner": left|right|tie, "reason": ...}; None of all else.
 
     White space around it is passed over, and one code fence that holds nothing else, for neither leaves anything to
@@ -132,7 +132,7 @@ def parse(text: str | None) -> Answer | None:
         return None
     fenced = FENCE.match(text.strip())
     try:
-        found = json.loads(fenced[1] if fenced else text, object_pairs_hook=_once)
+        found = json.loads(fenced[1] if fenced else text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or found.keys() != {"winner", "reason"}:
@@ -143,7 +143,7 @@ def parse(text: str | None) -> Answer | None:
     return Answer(winner, reason)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose names are there once: JSON would take the last of two winners without a word."""
     found = dict(pairs)
     if len(found) < len(pairs):

@@ -13,21 +13,21 @@ from typing import Any
 from skipstone import __version__
 from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE, png
 from skipstone.evaluation.files import put
-from skipstone.evaluation.statistics import Span
+from skipstone.evaluation.statistics import ConfidenceInterval
 
 from .outcomes import Outcome, outcomes
-from .round import Plan, Round
+from .round import JudgingPlan, JudgingRun
 from .verdict import REFUSED, JudgeReport, Verdicts, verdicts
 
 JSON, PAGE, PLOT, SHEET = "verdict.json", "verdict.md", "strengths.png", "disagreements.png"
-UNSAYABLE = "A preference is this judge's, not people's, and no difference found does not mean that there is none."
+CAVEAT = "A preference is this judge's, not people's, and no difference found does not mean that there is none."
 
 
 @dataclass(frozen=True)
-class Report:
+class JudgingReport:
     """What a round has come to, to be shown and written."""
 
-    plan: Plan
+    plan: JudgingPlan
     verdicts: Verdicts
     outcomes: tuple[Outcome, ...]
     spent: dict[str, Any]
@@ -35,16 +35,16 @@ class Report:
     capped: bool
 
     @classmethod
-    def of(cls, asked: Round) -> Report:
+    def from_run(cls, asked: JudgingRun) -> JudgingReport:
         """The report of a round that was run, to its end or not."""
-        found = tuple(outcomes(asked.plan, asked.kept))
-        kept = asked.kept.lines
+        found = tuple(outcomes(asked.plan, asked.answer_log))
+        kept = asked.answer_log.lines
         spent = {
             "requests": len(kept),
             "failed": sum(bool(line.failed) for line in kept),
             "tokens_in": sum(line.tokens_in or 0 for line in kept),
             "tokens_out": sum(line.tokens_out or 0 for line in kept),
-            "money": round(asked.purse.spent, 6) if asked.purse.caps.prices else None,
+            "money": round(asked.ledger.spent, 6) if asked.ledger.caps.prices else None,
         }
         told = verdicts(asked.plan.material.rows, found)
         return cls(asked.plan, told, found, spent, dict(asked.stopped), asked.capped)
@@ -55,14 +55,14 @@ class Report:
         Raises:
             BenchError: they cannot be written.
         """
-        from .disagreements import sheet
+        from .disagreements import render_disagreements
 
-        told = plain(self.document(command))
+        told = to_json_value(self.document(command))
         files = {
             JSON: json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False).encode(),
             PAGE: markdown(self, command).encode(),
             PLOT: plot(self.verdicts),
-            SHEET: sheet(self.outcomes, self.plan.protocol.side),
+            SHEET: render_disagreements(self.outcomes, self.plan.protocol.side),
         }
         for name, content in files.items():
             if content is None:
@@ -96,19 +96,19 @@ class Report:
         }
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """As JSON can hold it: no number beyond all bounds, no keys but text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+        return {str(k): to_json_value(v) for k, v in value.items()}
+    return [to_json_value(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 # -- Tables -----------------------------------------------------------------------------------------
 
 
-def spanned(span: Span | None, form: str = ".2f") -> str:
+def format_interval(span: ConfidenceInterval | None, form: str = ".2f") -> str:
     """A figure and its interval."""
     if span is None or math.isnan(span.value):
         return "-"
@@ -123,7 +123,7 @@ def pair_table(v: Verdicts) -> list[list[str]]:
         c = p.counts
         numbers = [c["first"], c["second"], c["tie"] + c["unsure"] + c["identical"], c["flip"]]
         said = f"{p.verdict}: {p.why}" if p.verdict == REFUSED else p.verdict
-        body.append([*p.pair, p.judge, *map(str, numbers), spanned(p.rate), f"{p.p_holm:.2g}", said])
+        body.append([*p.pair, p.judge, *map(str, numbers), format_interval(p.rate), f"{p.p_holm:.2g}", said])
     return [head, *body]
 
 
@@ -140,7 +140,7 @@ def short_table(v: Verdicts) -> list[list[str]]:
     return [head, *body]
 
 
-def reasons(v: Verdicts) -> list[str]:
+def describe_missing(v: Verdicts) -> list[str]:
     """Why pairs have no verdict, or why none could be expected."""
     return [f"{p.judge} on {' : '.join(p.pair)}: {p.why}." for p in v.pairs if p.why]
 
@@ -153,8 +153,8 @@ def judge_table(v: Verdicts) -> list[list[str]]:
             j.judge,
             str(j.pairs),
             f"{j.unparsed:.0%}",
-            spanned(j.consistent),
-            spanned(j.left),
+            format_interval(j.consistent),
+            format_interval(j.left),
             f"{j.lean[0]}, {j.lean[1]}",
             f"{j.p_lean:.2g}",
             j.verdict,
@@ -169,14 +169,15 @@ def strength_table(v: Verdicts) -> list[list[str]]:
     judges = [j for j in v.judges if j.strengths is not None]
     if not judges:
         return []
-    lines = [[row, *(spanned((j.strengths or ())[k]) for j in judges)] for k, row in enumerate(v.rows)]
-    return [["row", *(j.judge for j in judges)], *lines, ["nu", *(spanned(j.nu) for j in judges)]]
+    lines = [[row, *(format_interval((j.strengths or ())[k]) for j in judges)] for k, row in enumerate(v.rows)]
+    return [["row", *(j.judge for j in judges)], *lines, ["nu", *(format_interval(j.nu) for j in judges)]]
 
 
 def agreement_lines(v: Verdicts) -> list[str]:
     """Kappa between judges, in words."""
     return [
-        f"{' and '.join(a.judges)}: kappa {spanned(a.kappa)}, the same outcome on {a.same:.0%} of {a.pairs} pairs."
+        f"{' and '.join(a.judges)}: kappa {format_interval(a.kappa)}, the same outcome on {a.same:.0%} of {a.pairs} "
+        f"pairs."
         if a.pairs
         else f"{' and '.join(a.judges)} have no pair in common."
         for a in v.agreements
@@ -185,14 +186,14 @@ def agreement_lines(v: Verdicts) -> list[str]:
 
 def panel_lines(v: Verdicts) -> list[str]:
     """The verdict of each pair, in words."""
-    return [f"{first} against {second}: {_said(verdict)}" for (first, second), verdict in v.panel.items()]
+    return [f"{first} against {second}: {_format_verdict(verdict)}" for (first, second), verdict in v.panel.items()]
 
 
-def _said(verdict: str) -> str:
+def _format_verdict(verdict: str) -> str:
     return verdict if verdict.startswith(("no ", "judges", "identical")) else f"{verdict} is preferred"
 
 
-def markdown(report: Report, command: str) -> str:
+def markdown(report: JudgingReport, command: str) -> str:
     """The page."""
     v, plan = report.verdicts, report.plan
     prompts = len({s.prompt for s in plan.material.samples})
@@ -204,10 +205,10 @@ def markdown(report: Report, command: str) -> str:
         f"pictures was shown both ways round, layout {plan.protocol.layout}; seed {plan.protocol.seed}, protocol "
         f"{plan.protocol.sha256[:12]}. {spent['requests']} requests ({spent['failed']} failed), {spent['tokens_in']} "
         f"tokens sent, {spent['tokens_out']} answered{money}. Made by `{command}`.",
-        *unfinished(report),
+        *describe_unfinished(report),
         "## Verdict",
         "\n".join(f"- {line}" for line in panel_lines(v)),
-        UNSAYABLE,
+        CAVEAT,
         "## Pairs",
         _table(pair_table(v)),
         "Wins and losses name the same row in both orders. Flips name the same side and count as ties, as does a row "
@@ -223,7 +224,7 @@ def markdown(report: Report, command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def unfinished(report: Report) -> list[str]:
+def describe_unfinished(report: JudgingReport) -> list[str]:
     """What is missing, in words."""
     said = [f"Stopped: {why}" for why in report.stopped.values()]
     said += ["The cap is reached."] if report.capped else []
@@ -270,7 +271,7 @@ def plot(v: Verdicts) -> bytes | None:
     for k in range(1, len(v.rows)):
         axis.axhline(k - 0.5, color=RULE, lw=0.8)
     for k, judge in enumerate(judges):
-        _lane(axis, judge, (k - (len(judges) - 1) / 2) * lane * 2, (*OURS, *PEERS)[k % (len(OURS) + len(PEERS))])
+        _plot_judge(axis, judge, (k - (len(judges) - 1) / 2) * lane * 2, (*OURS, *PEERS)[k % (len(OURS) + len(PEERS))])
     axis.set_yticks(range(len(v.rows)), [row if len(row) < 44 else f"{row[:43]}…" for row in v.rows])
     axis.set_ylim(len(v.rows) - 0.5, -0.5)
     axis.set_title(
@@ -286,7 +287,7 @@ def plot(v: Verdicts) -> bytes | None:
     return png(figure)
 
 
-def _lane(axis: Any, judge: JudgeReport, shift: float, colour: str) -> None:
+def _plot_judge(axis: Any, judge: JudgeReport, shift: float, colour: str) -> None:
     """One judge's points and intervals; hollow where it has no verdict."""
     spans = judge.strengths or ()
     where = [k + shift for k in range(len(spans))]

@@ -11,20 +11,20 @@ from typing import TypeAlias
 
 from skipstone.errors import BenchError
 
-from .answer_cache import Kept, Line
-from .budget import Caps, Purse
-from .client import Judge, Reply, Trouble, post
-from .images import fingerprint, images, shown
-from .material import Material, Sample
-from .protocol import Answer, Protocol, parse
+from .answer_cache import AnswerLog, RequestRecord
+from .budget import SpendingCaps, SpendingLedger
+from .client import JudgeEndpoint, JudgeReply, RequestError, post_request
+from .images import encode_images, hash_image, prepare_image
+from .material import JudgedSample, JudgingMaterial
+from .protocol import Answer, JudgingProtocol, parse_answer
 
 Pair: TypeAlias = tuple[str, str]
-Tell: TypeAlias = Callable[[str, float, float], None]
-DEAD = 3  # in a row without an answer after which a judge is given up
+ProgressCallback: TypeAlias = Callable[[str, float, float], None]
+MAX_LOST_QUESTIONS = 3  # in a row without an answer after which a judge is given up
 
 
 @dataclass(frozen=True)
-class Manners:
+class RequestSettings:
     """How an endpoint is treated.
 
     Args:
@@ -37,29 +37,29 @@ class Manners:
         BenchError: a number out of range.
     """
 
-    together: int = 4
+    max_concurrent: int = 4
     timeout: float = 120.0
-    tries: int = 5
-    pause: float = 1.0
+    max_tries: int = 5
+    retry_delay: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.together < 1 or self.tries < 1 or self.timeout <= 0 or self.pause < 0:
+        if self.max_concurrent < 1 or self.max_tries < 1 or self.timeout <= 0 or self.retry_delay < 0:
             raise BenchError("Expected at least 1 request at once and 1 try, timeout > 0, pause >= 0.")
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgeQuestion:
     """One pair of pictures, one way round, for one judge. Without a key the pictures are identical: nobody is asked."""
 
-    judge: Judge
-    sample: Sample
+    judge: JudgeEndpoint
+    sample: JudgedSample
     left: str
     right: str
     key: str
 
 
 @dataclass(frozen=True)
-class Plan:
+class JudgingPlan:
     """Everything that is to be asked.
 
     Args:
@@ -69,32 +69,34 @@ class Plan:
         protocol: How.
     """
 
-    material: Material
+    material: JudgingMaterial
     pairs: tuple[Pair, ...]
-    judges: tuple[Judge, ...]
-    protocol: Protocol = field(default_factory=Protocol)
+    judges: tuple[JudgeEndpoint, ...]
+    protocol: JudgingProtocol = field(default_factory=JudgingProtocol)
 
-    def questions(self) -> Iterator[Question]:
+    def questions(self) -> Iterator[JudgeQuestion]:
         """Sample by sample, so that a run that is cut off has asked about all pairs alike, and both orders at once."""
         for sample in self.material.samples:
-            known = {row: fingerprint(shown(sample.pictures[row], self.protocol.side)) for row in self.material.rows}
+            known = {
+                row: hash_image(prepare_image(sample.pictures[row], self.protocol.side)) for row in self.material.rows
+            }
             for (a, b), judge in itertools.product(self.pairs, self.judges):
                 for left, right in ((a, b), (b, a)):
                     pixels = [known[left], known[right]]
                     same = pixels[0] == pixels[1]
                     key = "" if same else self.protocol.key(judge.url, judge.model, sample.prompt, pixels)
-                    yield Question(judge, sample, left, right, key)
+                    yield JudgeQuestion(judge, sample, left, right, key)
 
-    def open(self, kept: Kept) -> list[Question]:
+    def open(self, answer_log: AnswerLog) -> list[JudgeQuestion]:
         """Questions that have neither an answer nor used up their attempts."""
         return [
             q
             for q in self.questions()
-            if q.key and kept.answer(q.key) is None and kept.attempts(q.key) < self.protocol.attempts
+            if q.key and answer_log.answer(q.key) is None and answer_log.attempts(q.key) < self.protocol.attempts
         ]
 
 
-def pairs_of(material: Material, against: str | None = None) -> tuple[Pair, ...]:
+def list_pairs(material: JudgingMaterial, against: str | None = None) -> tuple[Pair, ...]:
     """All pairs of rows in their order, or those with one row. Raises BenchError where that row is not among them."""
     rows = material.rows
     if against is None:
@@ -105,15 +107,17 @@ def pairs_of(material: Material, against: str | None = None) -> tuple[Pair, ...]
     return tuple((row, rival) for row in rows if row != rival)
 
 
-class Round:
+class JudgingRun:
     """One run over the open questions of a folder. `stopped` says of each judge why it was given up, if it was."""
 
-    def __init__(self, plan: Plan, folder: Path, caps: Caps, manners: Manners | None = None) -> None:
-        self.plan, self.manners = plan, manners or Manners()
-        self.kept = Kept(folder)
-        self.purse = Purse(caps)
-        for line in self.kept.lines:
-            self.purse.book(line.judge, line.tokens_in, line.tokens_out)
+    def __init__(
+        self, plan: JudgingPlan, folder: Path, caps: SpendingCaps, request_settings: RequestSettings | None = None
+    ) -> None:
+        self.plan, self.request_settings = plan, request_settings or RequestSettings()
+        self.answer_log = AnswerLog(folder)
+        self.ledger = SpendingLedger(caps)
+        for line in self.answer_log.lines:
+            self.ledger.add_past_request(line.judge, line.tokens_in, line.tokens_out)
         self.stopped: dict[str, str] = {}
         self.capped = False
         self._in_a_row: dict[str, set[str]] = {}
@@ -121,8 +125,8 @@ class Round:
         self._lock = threading.Lock()
         self._error: BaseException | None = None
 
-    def run(self, tell: Tell = lambda *_: None) -> None:
-        """Ask. Returns when all is asked, no judge is left, or a cap is reached; answers are in `kept`.
+    def run(self, on_progress: ProgressCallback = lambda *_: None) -> None:
+        """Ask. Returns when all is asked, no judge is left, or a cap is reached; answers are in `answer_log`.
 
         After Ctrl-C what is under way is waited for and kept, for it has been paid.
 
@@ -131,11 +135,11 @@ class Round:
         """
         for judge in self.plan.judges:
             judge.key()  # one that is missing is missed now
-        self.kept.prepare()
-        waiting = self.plan.open(self.kept)
+        self.answer_log.prepare()
+        waiting = self.plan.open(self.answer_log)
         source, total = iter(waiting), len(waiting)
         done = itertools.count(1)
-        tell("Asking", 0, total)
+        on_progress("Asking", 0, total)
 
         def work() -> None:
             while not self._halt.is_set():
@@ -149,9 +153,12 @@ class Round:
                     self._error = self._error or e
                     self._halt.set()
                 with self._lock:
-                    tell("Asking", next(done), total)
+                    on_progress("Asking", next(done), total)
 
-        threads = [threading.Thread(target=work, name=f"asking {k}") for k in range(min(self.manners.together, total))]
+        threads = [
+            threading.Thread(target=work, name=f"asking {k}")
+            for k in range(min(self.request_settings.max_concurrent, total))
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -164,70 +171,70 @@ class Round:
         if self._error is not None:
             raise self._error
 
-    def _ask(self, question: Question) -> None:
+    def _ask(self, question: JudgeQuestion) -> None:
         """One question, until its answer can be parsed or its attempts are used up."""
         judge = question.judge
-        while self.kept.answer(question.key) is None and not self._halt.is_set():
-            attempt = self.kept.attempts(question.key)
+        while self.answer_log.answer(question.key) is None and not self._halt.is_set():
+            attempt = self.answer_log.attempts(question.key)
             if attempt >= self.plan.protocol.attempts or judge.name in self.stopped:
                 return
             try:
                 self._attempt(question, attempt)
-            except Trouble as e:
+            except RequestError as e:
                 self._lost(question, e)
                 return
             with self._lock:
                 self._in_a_row.pop(judge.name, None)
 
-    def _lost(self, question: Question, e: Trouble) -> None:
+    def _lost(self, question: JudgeQuestion, e: RequestError) -> None:
         """Give the judge up after DEAD questions in a row, or DEAD samples where it is they that are refused."""
         name = question.judge.name
         with self._lock:
             lost = self._in_a_row.setdefault(name, set())
             lost.add(question.sample.id if e.kind == "question" else question.key)
-            if e.kind == "judge" or len(lost) >= DEAD:
+            if e.kind == "judge" or len(lost) >= MAX_LOST_QUESTIONS:
                 self.stopped.setdefault(name, str(e))
 
-    def _attempt(self, question: Question, attempt: int) -> None:
+    def _attempt(self, question: JudgeQuestion, attempt: int) -> None:
         """One answer, after as many tries as it takes. Raises Trouble where there is none."""
         judge, protocol = question.judge, self.plan.protocol
         left, right = (question.sample.pictures[row] for row in (question.left, question.right))
-        sent = images(left, right, protocol.side, protocol.layout)
+        sent = encode_images(left, right, protocol.side, protocol.layout)
         body = protocol.body(judge.model, question.sample.prompt, sent, attempt)
-        asked = Line(question.key, judge.name, question.sample.id, question.left, question.right, attempt)
-        for last in range(self.manners.tries - 1, -1, -1):
+        asked = RequestRecord(question.key, judge.name, question.sample.id, question.left, question.right, attempt)
+        for last in range(self.request_settings.max_tries - 1, -1, -1):
             try:
                 self._send(asked, judge, body)
                 return
-            except Trouble as e:
+            except RequestError as e:
                 if e.kind != "again" or not last:
                     raise
-                pause = self.manners.pause * 2 ** (self.manners.tries - 1 - last)
+                pause = self.request_settings.retry_delay * 2 ** (self.request_settings.max_tries - 1 - last)
                 if self._halt.wait(max(pause, e.wait)):
                     return
 
-    def _send(self, asked: Line, judge: Judge, body: dict[str, object]) -> None:
+    def _send(self, asked: RequestRecord, judge: JudgeEndpoint, body: dict[str, object]) -> None:
         """One request and its line."""
-        share = self.purse.take(judge.name)
+        share = self.ledger.reserve(judge.name)
         if share is None:
             self.capped = True
             self._halt.set()
             return
         if self._halt.is_set() or judge.name in self.stopped:  # while it waited for its share
-            self.purse.give_back(share)
+            self.ledger.release(share)
             return
-        reply = Reply(None, None, None)
+        reply = JudgeReply(None, None, None)
         try:
-            reply = post(judge, body, self.manners.timeout)
-            if self.purse.caps.spend is not None and None in (reply.tokens_in, reply.tokens_out):
+            reply = post_request(judge, body, self.request_settings.timeout)
+            if self.ledger.caps.spend is not None and None in (reply.tokens_in, reply.tokens_out):
                 self.stopped.setdefault(
                     judge.name, f"{judge.name} counts no tokens, so that money cannot be capped: use --calls."
                 )
-        except Trouble as e:
-            self.kept.append(replace(asked, failed=str(e)))
+        except RequestError as e:
+            self.answer_log.append(replace(asked, failed=str(e)))
             raise
         finally:
-            self.purse.settle(judge.name, share, reply.tokens_in, reply.tokens_out)
-        said = parse(reply.text) or Answer("", "")
+            self.ledger.settle(judge.name, share, reply.tokens_in, reply.tokens_out)
+        said = parse_answer(reply.text) or Answer("", "")
         answered = replace(asked, text=reply.text, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
-        self.kept.append(replace(answered, winner=said.winner, reason=said.reason))
+        self.answer_log.append(replace(answered, winner=said.winner, reason=said.reason))

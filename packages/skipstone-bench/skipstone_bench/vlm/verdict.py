@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from skipstone.errors import SpecError
-from skipstone.evaluation.statistics import LEVEL, SEED, Span, holm
+from skipstone.evaluation.statistics import LEVEL, SEED, ConfidenceInterval, holm
 
-from .agreement import both_namings, kappa, resampled, signs, wilson
-from .davidson import davidson, resamples
-from .outcomes import CATEGORY, FIRST, SECOND, Outcome
+from .agreement import bootstrap_tables, kappa, sign_test, symmetrize, wilson_interval
+from .davidson import fit_davidson, fit_resamples
+from .outcomes import CATEGORY_OF_KIND, FIRST, SECOND, Outcome
 from .round import Pair
 
 ALPHA = 1 - LEVEL
@@ -26,7 +26,7 @@ FRAGILE = (
     "had no maximum and were fitted with half an answer of each kind added: the far ends of the intervals are a matter "
     "of these half answers"
 )
-KINDS = (*CATEGORY, "unparsed", "open")
+KINDS = (*CATEGORY_OF_KIND, "unparsed", "open")
 SCORE = {"first": 1.0, "second": -1.0}  # 0 of all ties
 
 
@@ -46,7 +46,7 @@ class PairVerdict:
     prompts: int
     ahead: int
     behind: int
-    rate: Span | None
+    rate: ConfidenceInterval | None
     p: float
     p_holm: float
     verdict: str
@@ -65,24 +65,24 @@ class JudgeReport:
     judge: str
     pairs: int
     unparsed: float
-    consistent: Span | None
-    left: Span | None
+    consistent: ConfidenceInterval | None
+    left: ConfidenceInterval | None
     lean: tuple[int, int]
     p_lean: float
-    strengths: tuple[Span, ...] | None
-    nu: Span | None
+    strengths: tuple[ConfidenceInterval, ...] | None
+    nu: ConfidenceInterval | None
     note: str
     verdict: str
 
 
 @dataclass(frozen=True)
-class Agreement:
+class JudgeAgreement:
     """Two judges on the pairs that both have answered: Cohen's kappa of first, second, tie, under both namings."""
 
     judges: tuple[str, str]
     pairs: int
     same: float
-    kappa: Span
+    kappa: ConfidenceInterval
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Verdicts:
     rows: tuple[str, ...]
     judges: tuple[JudgeReport, ...]
     pairs: tuple[PairVerdict, ...]
-    agreements: tuple[Agreement, ...]
+    agreements: tuple[JudgeAgreement, ...]
     panel: dict[Pair, str]
     open: int
 
@@ -110,7 +110,7 @@ def verdicts(rows: Sequence[str], found: Sequence[Outcome], seed: int = SEED) ->
     reports = []
     for judge, own in by_judge.items():
         lean = _lean(own)
-        mine = _pairs(own, signs(*lean))
+        mine = _pairs(own, sign_test(*lean))
         reports.append(_report(judge, rows, own, mine, lean, seed))
         pairs += mine
     agreements = tuple(_agreement(a, b, by_judge, seed) for a, b in itertools.combinations(by_judge, 2))
@@ -126,10 +126,10 @@ def _pairs(own: Sequence[Outcome], p_lean: float) -> list[PairVerdict]:
     """All pairs of one judge, corrected together."""
     made = [_pair([o for o in own if o.pair == pair], p_lean) for pair in dict.fromkeys(o.pair for o in own)]
     corrected = [replace(v, p_holm=p) for v, p in zip(made, holm([v.p for v in made]), strict=True)]
-    return [v if v.verdict in (REFUSED, SAME) else _decided(v) for v in corrected]
+    return [v if v.verdict in (REFUSED, SAME) else _decide(v) for v in corrected]
 
 
-def _decided(v: PairVerdict) -> PairVerdict:
+def _decide(v: PairVerdict) -> PairVerdict:
     """The preferred row, where the corrected test finds one."""
     if v.p_holm >= ALPHA:
         return v
@@ -141,18 +141,18 @@ def _pair(found: Sequence[Outcome], p_lean: float) -> PairVerdict:
     by_prompt = [_mean(group) for group in _prompts(found)]
     ahead, behind = sum(v > 0 for v in by_prompt), sum(v < 0 for v in by_prompt)
     n = len(by_prompt)
-    rate = wilson(0.5 + sum(by_prompt) / (2 * n), n) if n else None
-    why = _why(counts, p_lean)
+    rate = wilson_interval(0.5 + sum(by_prompt) / (2 * n), n) if n else None
+    why = _explain_missing(counts, p_lean)
     verdict = REFUSED if why else SAME if counts["identical"] == len(found) else NONE
     if verdict == NONE and 2.0 ** (1 - ahead - behind) >= ALPHA:
         why = f"too few: {ahead + behind} of {n} prompts were decided, and fewer than 6 cannot show anything"
-    p = signs(ahead, behind)
+    p = sign_test(ahead, behind)
     return PairVerdict(found[0].judge, found[0].pair, counts, n, ahead, behind, rate, p, 1.0, verdict, why)
 
 
-def _why(counts: dict[str, int], p_lean: float) -> str:
+def _explain_missing(counts: dict[str, int], p_lean: float) -> str:
     """Why there is no verdict, if so."""
-    answered = sum(counts[kind] for kind in CATEGORY)
+    answered = sum(counts[kind] for kind in CATEGORY_OF_KIND)
     if not answered:
         return "unparsed: no pair has two readable answers" if counts["unparsed"] else "nothing is answered yet"
     if counts["unparsed"] > UNREADABLE * (answered + counts["unparsed"]):
@@ -219,7 +219,7 @@ def _report(
         _consistent(own),
         _left(own, seed),
         lean,
-        signs(*lean),
+        sign_test(*lean),
         strengths,
         nu,
         note,
@@ -227,14 +227,14 @@ def _report(
     )
 
 
-def _consistent(own: Sequence[Outcome]) -> Span | None:
+def _consistent(own: Sequence[Outcome]) -> ConfidenceInterval | None:
     """The share of pairs with the same answer in both orders."""
     groups = [[o.kind in ("first", "second", "tie") for o in g if not o.identical] for g in _prompts(own)]
     shares = [sum(g) / len(g) for g in groups if g]
-    return wilson(sum(shares) / len(shares), len(shares)) if shares else None
+    return wilson_interval(sum(shares) / len(shares), len(shares)) if shares else None
 
 
-def _left(own: Sequence[Outcome], seed: int) -> Span | None:
+def _left(own: Sequence[Outcome], seed: int) -> ConfidenceInterval | None:
     """The share of left among answers that name a side."""
     tables = []
     for group in _prompts(own):
@@ -249,10 +249,12 @@ def _left(own: Sequence[Outcome], seed: int) -> Span | None:
         total = t.sum(1)
         return t[:, 0] / np.where(total == 0, np.nan, total)
 
-    return resampled(tables, share, seed=seed)[0]
+    return bootstrap_tables(tables, share, seed=seed)[0]
 
 
-def _scale(rows: Sequence[str], own: Sequence[Outcome], seed: int) -> tuple[tuple[Span, ...] | None, Span | None, str]:
+def _scale(
+    rows: Sequence[str], own: Sequence[Outcome], seed: int
+) -> tuple[tuple[ConfidenceInterval, ...] | None, ConfidenceInterval | None, str]:
     """Davidson's strengths and nu, with intervals over prompts, and what has to be said of them."""
     import numpy as np
 
@@ -266,26 +268,26 @@ def _scale(rows: Sequence[str], own: Sequence[Outcome], seed: int) -> tuple[tupl
     if not len(groups):
         return None, None, "no pair is answered"
     try:
-        point = davidson([(i, j, *n) for (i, j), n in zip(where, tables.sum(0), strict=True)], len(rows))
+        point = fit_davidson([(i, j, *n) for (i, j), n in zip(where, tables.sum(0), strict=True)], len(rows))
     except SpecError as e:
         return None, None, str(e).rstrip(".")
     values = [*point.log_strengths, point.nu]
     if point.note:  # an interval would be that of the half answers
-        spans = [Span(v, math.nan, math.nan, len(groups)) for v in values]
+        spans = [ConfidenceInterval(v, math.nan, math.nan, len(groups)) for v in values]
         return tuple(spans[:-1]), spans[-1], point.note
     lost: list[float] = []
 
     def fits(t: Any) -> Any:
-        found, halves = resamples(where, t, len(rows))
+        found, halves = fit_resamples(where, t, len(rows))
         lost.append(float(halves.mean()))
         return found
 
-    spans = [replace(s, value=v) for s, v in zip(resampled(tables, fits, seed=seed), values, strict=True)]
+    spans = [replace(s, value=v) for s, v in zip(bootstrap_tables(tables, fits, seed=seed), values, strict=True)]
     note = f"{lost[-1]:.0%} of the resamples {FRAGILE}" if lost[-1] > ALPHA / 2 else ""
     return tuple(spans[:-1]), spans[-1], note
 
 
-def _agreement(a: str, b: str, by_judge: dict[str, list[Outcome]], seed: int) -> Agreement:
+def _agreement(a: str, b: str, by_judge: dict[str, list[Outcome]], seed: int) -> JudgeAgreement:
     """Of the pairs that both have answered; identical pictures are no agreement, for nobody looked."""
     theirs = {(o.pair, o.sample.id): o for o in by_judge[b] if o.category is not None}
     prompts: dict[str, list[list[int]]] = {}
@@ -297,6 +299,6 @@ def _agreement(a: str, b: str, by_judge: dict[str, list[Outcome]], seed: int) ->
     tables = list(prompts.values())
     pairs = sum(map(sum, itertools.chain(*tables)))
     if not tables:
-        return Agreement((a, b), 0, math.nan, Span(math.nan, math.nan, math.nan, 0))
+        return JudgeAgreement((a, b), 0, math.nan, ConfidenceInterval(math.nan, math.nan, math.nan, 0))
     same = sum(t[k][k] for t in tables for k in range(3)) / pairs
-    return Agreement((a, b), pairs, same, resampled(tables, lambda t: kappa(both_namings(t)), seed=seed)[0])
+    return JudgeAgreement((a, b), pairs, same, bootstrap_tables(tables, lambda t: kappa(symmetrize(t)), seed=seed)[0])

@@ -15,10 +15,10 @@ from torch import nn
 
 from ..scenes import Sprites
 from . import data
-from .loop import Run, Trainer
+from .loop import Trainer, TrainingArguments
 
 PATCH = 8  # pixels to a side of one latent position
-VALUES = 3 * PATCH * PATCH  # numbers in a patch
+PATCH_VALUES = 3 * PATCH * PATCH  # numbers in a patch
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class AutoencoderSettings:
 def build(settings: AutoencoderSettings) -> AutoencoderTiny:
     """A new autoencoder with torch's current random state; its encoder is not fitted yet."""
     return AutoencoderTiny(
-        encoder_block_out_channels=(VALUES,) * 4,
+        encoder_block_out_channels=(PATCH_VALUES,) * 4,
         num_encoder_blocks=(0, 0, 0, 0),
         decoder_block_out_channels=(settings.width,) * 4,
         num_decoder_blocks=settings.blocks,
@@ -68,11 +68,11 @@ def _patches(pictures: torch.Tensor) -> torch.Tensor:
     """(N, 3, H, W) -> (patches, 192), channel first, then row, then column."""
     n, c, h, w = pictures.shape
     cut = pictures.reshape(n, c, h // PATCH, PATCH, w // PATCH, PATCH)
-    return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, VALUES)
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, PATCH_VALUES)
 
 
 @torch.no_grad()
-def fit(model: AutoencoderTiny, pictures: torch.Tensor, settings: AutoencoderSettings) -> None:
+def fit_encoder(model: AutoencoderTiny, pictures: torch.Tensor, settings: AutoencoderSettings) -> None:
     """Set the encoder to the principal components of the pictures' patches, mean 0, total variance 1 each.
 
     Args:
@@ -89,10 +89,10 @@ def fit(model: AutoencoderTiny, pictures: torch.Tensor, settings: AutoencoderSet
     spread = values ** ((1 - settings.whitening) / 2)
     spread = spread / spread.pow(2).mean().sqrt()
     projection = (vectors * (spread / values.sqrt())).float() / settings.scale
-    _fold(model, projection, mean)
+    _write_projection(model, projection, mean)
 
 
-def _fold(model: AutoencoderTiny, projection: torch.Tensor, mean: torch.Tensor) -> None:
+def _write_projection(model: AutoencoderTiny, projection: torch.Tensor, mean: torch.Tensor) -> None:
     """Write `(patch - mean) @ projection` into the encoder's convolutions.
 
     The first takes the colours over, each strided one lays the four pixels of a 2 x 2 block side by side,
@@ -111,7 +111,7 @@ def _fold(model: AutoencoderTiny, projection: torch.Tensor, mean: torch.Tensor) 
             for tap in range(4):
                 conv.weight[channel * 4 + tap, channel, 1 + tap // 2, 1 + tap % 2] = 1
         channels *= 4
-    traced = torch.arange(VALUES, dtype=torch.float32).reshape(1, 3, PATCH, PATCH)
+    traced = torch.arange(PATCH_VALUES, dtype=torch.float32).reshape(1, 3, PATCH, PATCH)
     for conv in convolutions[:-1]:
         traced = conv(traced)
     order = traced[0, :, 0, 0].round().long()  # which number of the patch each channel holds
@@ -130,9 +130,11 @@ def picture_error(made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
 
 class DecoderTrainer(Trainer):
-    """Trains the decoder on noisy latents of the frozen encoder; `fit` must have come first."""
+    """Trains the decoder on noisy latents of the frozen encoder; `fit_encoder` must have come first."""
 
-    def __init__(self, model: AutoencoderTiny, settings: AutoencoderSettings, sprites: Sprites, run: Run) -> None:
+    def __init__(
+        self, model: AutoencoderTiny, settings: AutoencoderSettings, sprites: Sprites, run: TrainingArguments
+    ) -> None:
         self.model, self.settings, self.sprites = model, settings, sprites
         parameters = list(model.decoder.parameters())
         super().__init__({"autoencoder": model}, parameters, settings.rate, run, asdict(settings))
@@ -158,7 +160,7 @@ def encode(model: AutoencoderTiny, pictures: torch.Tensor) -> torch.Tensor:
     The encoder's convolutions are one linear map of each patch; training applies it as a matrix, read off the
     encoder by showing it the 192 unit patches, which is a hundred times faster.
     """
-    units = torch.eye(VALUES).reshape(VALUES, 3, PATCH, PATCH)
+    units = torch.eye(PATCH_VALUES).reshape(PATCH_VALUES, 3, PATCH, PATCH)
     offset = model.encode(torch.zeros(1, 3, PATCH, PATCH)).latents.flatten(1)
     matrix = model.encode(units).latents.flatten(1) - offset
     n, _, h, w = pictures.shape

@@ -28,7 +28,7 @@ def draw_scene(rng: np.random.Generator, pair_share: float = 0.6) -> Scene:
         else:
             size = list(SIZES)[int(rng.integers(len(SIZES)))]
             scene = Scene((names[int(rng.integers(len(names)))],), None, ground, size)
-        if not scenes.withheld().holds(scene):
+        if not scenes.withheld().contains(scene):
             return scene
 
 
@@ -55,7 +55,7 @@ def picture_batch(seed: int, step: int, size: int, sprites: Sprites, side: int =
     for _ in range(size):
         scene = draw_scene(rng)
         picture = draw_picture(rng, scene, sprites)
-        places = scenes.places(scene)
+        places = scenes.object_places(scene)
         x, y, _ = places[int(rng.integers(len(places)))]
         left, top = (
             int(np.clip((at - side // 2) // 8 * 8 + 8 * int(rng.integers(-1, 2)), 0, 64 - side)) for at in (x, y)

@@ -11,15 +11,15 @@ import torch
 from diffusers import AutoencoderTiny
 
 from .. import text
-from ..family import DenoiserSettings, Family, Network
+from ..family import DenoiserFamily, DenoiserSettings, Network
 from ..scenes import Scene, Sprites, layouts, render, withheld
 from ..words import BACKGROUNDS, OBJECTS, SIZES
 from . import autoencoder, data
-from .loop import Run, Trainer
+from .loop import Trainer, TrainingArguments
 
 
 @dataclass(frozen=True)
-class Cache:
+class LatentCache:
     """Scenes and their latents, float16 (N, 8, 8, 8): first all with one object, then drawn pairs."""
 
     scenes: list[Scene]
@@ -27,7 +27,9 @@ class Cache:
     singles: int
 
 
-def build_cache(model: AutoencoderTiny, sprites: Sprites, seed: int, pairs: int, file: Path | None = None) -> Cache:
+def build_cache(
+    model: AutoencoderTiny, sprites: Sprites, seed: int, pairs: int, file: Path | None = None
+) -> LatentCache:
     """Render and encode the training scenes; the latents are kept in `file` for the next time."""
     rng = np.random.default_rng([seed, 3])
     jobs = [
@@ -35,7 +37,7 @@ def build_cache(model: AutoencoderTiny, sprites: Sprites, seed: int, pairs: int,
         for name in OBJECTS
         for ground in BACKGROUNDS
         for size in SIZES
-        if not withheld().holds(scene := Scene((name,), None, ground, size))
+        if not withheld().contains(scene := Scene((name,), None, ground, size))
         for offsets in layouts(scene)
     ]
     singles = len(jobs)
@@ -45,7 +47,7 @@ def build_cache(model: AutoencoderTiny, sprites: Sprites, seed: int, pairs: int,
         jobs.append((scene, options[int(rng.integers(len(options)))]))
     scenes = [scene for scene, _ in jobs]
     if file is not None and file.is_file():
-        return Cache(scenes, torch.load(file, weights_only=True), singles)
+        return LatentCache(scenes, torch.load(file, weights_only=True), singles)
     parts = []
     for start in range(0, len(jobs), 512):
         pictures = np.stack([render(scene, sprites, offsets) for scene, offsets in jobs[start : start + 512]])
@@ -53,7 +55,7 @@ def build_cache(model: AutoencoderTiny, sprites: Sprites, seed: int, pairs: int,
     latents = torch.cat(parts)
     if file is not None:
         torch.save(latents, file)
-    return Cache(scenes, latents, singles)
+    return LatentCache(scenes, latents, singles)
 
 
 class DenoiserTrainer(Trainer):
@@ -61,16 +63,16 @@ class DenoiserTrainer(Trainer):
 
     def __init__(
         self,
-        family: Family,
+        family: DenoiserFamily,
         network: Network,
-        cache: Cache,
+        cache: LatentCache,
         settings: DenoiserSettings,
-        run: Run,
+        run: TrainingArguments,
         watch: Callable[[DenoiserTrainer], None] | None = None,
     ) -> None:
-        self.family, self.network, self.cache, self.settings, self.watch = family, network, cache, settings, watch
+        self.family, self.network, self.cache, self.settings, self.callback = family, network, cache, settings, watch
         options = {"family": family.name, **asdict(settings)}
-        matrices = family.matrices(network) if settings.muon else []
+        matrices = family.muon_parameters(network) if settings.muon else []
         super().__init__(network.modules, network.parameters, settings.rate, run, options, matrices)
 
     def batch(self, step: int) -> tuple[torch.Tensor, list[str]]:
@@ -79,7 +81,7 @@ class DenoiserTrainer(Trainer):
         singles, total = self.cache.singles, len(self.cache.scenes)
         pair = rng.random(settings.batch) < settings.pair_share
         picks = np.where(pair, rng.integers(singles, total, settings.batch), rng.integers(0, singles, settings.batch))
-        captions = [text.vary(self.cache.scenes[pick], rng, settings.first) for pick in picks]
+        captions = [text.vary_caption(self.cache.scenes[pick], rng, settings.first) for pick in picks]
         captions = ["" if rng.random() < settings.empty else caption for caption in captions]
         latents = self.cache.latents[torch.from_numpy(picks)].float()
         return latents.contiguous(memory_format=torch.channels_last), captions
@@ -104,6 +106,6 @@ class DenoiserTrainer(Trainer):
     def advance(self) -> dict[str, float]:
         """One step; now and then a look at what the averaged weights draw."""
         figures = super().advance()
-        if self.watch is not None:
-            self.watch(self)
+        if self.callback is not None:
+            self.callback(self)
         return figures

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 
 from .. import MANIFEST
 from ..family import Network
-from ..judge import Judge, facts
-from ..model import Pebble, find
+from ..judge import Judge, check_facts
+from ..model import Pebble, find_model
 from ..scenes import withheld_prompts
 from . import sampling
 
 #: What the issue asks for, and below what it fails.
-BARS = {"object": (0.85, 0.60), "both objects": (0.55, 0.30), "background": (0.95, 0.85)}
+TARGETS = {"object": (0.85, 0.60), "both objects": (0.55, 0.30), "background": (0.95, 0.85)}
 
 
 def draw(model: Pebble, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> NDArray[np.uint8]:
@@ -38,7 +38,7 @@ def draw(model: Pebble, prompts: Sequence[str], seeds: Sequence[int], steps: int
     with torch.inference_mode():
         for start in range(0, len(prompts), 36):
             chunk = slice(start, start + 36)
-            noise = sampling.noise_for(seeds[chunk])
+            noise = sampling.initial_noise(seeds[chunk])
             latents = sampling.sample_latents(model.family, network, prompts[chunk], noise, steps, guidance)
             parts.append(sampling.decode(model.autoencoder, latents))
     return np.concatenate(parts)
@@ -75,7 +75,7 @@ def evaluate(model: Pebble, judge: Judge, out: Path, steps: int, guidance: float
         seeds = [seed + index for index in range(len(prompts))]
         pictures = draw(model, prompts, seeds, steps, guidance)
         readings = judge.read(pictures)
-        marks[kind] = [facts(reading, prompt) for reading, prompt in zip(readings, prompts, strict=True)]
+        marks[kind] = [check_facts(reading, prompt) for reading, prompt in zip(readings, prompts, strict=True)]
         for prompt, at, reading, mark in zip(prompts, seeds, readings, marks[kind], strict=True):
             seen = {"objects": reading.objects, "positions": reading.positions, "background": reading.background}
             rows.append({"prompt": prompt, "seed": at, **seen, "size": reading.size, "facts": mark})
@@ -86,13 +86,13 @@ def evaluate(model: Pebble, judge: Judge, out: Path, steps: int, guidance: float
         "command": f"python -m skipstone_pebble.recipe.evaluate --steps {steps} --guidance {guidance} --seed {seed}",
         "prompts": {kind: len(found) for kind, found in marks.items()},
         "figures": figures(marks["single"], marks["pair"]),
-        "bars": {name: {"bar": bar, "floor": floor} for name, (bar, floor) in BARS.items()},
+        "bars": {name: {"bar": bar, "floor": floor} for name, (bar, floor) in TARGETS.items()},
         "seconds": round(seconds, 1),
         "readings": rows,
     }
 
 
-def by_eye(model: Pebble, out: Path, steps: int, guidance: float, seed: int) -> None:
+def draw_for_labelling(model: Pebble, out: Path, steps: int, guidance: float, seed: int) -> None:
     """Draw 50 + 50 withheld prompts for labelling by eye: `by_eye_*.png`, `by_eye.npz`, `by_eye_prompts.json`."""
     rng = random.Random(seed)
     prompts = rng.sample(withheld_prompts("single"), 50) + rng.sample(withheld_prompts("pair"), 50)
@@ -106,7 +106,7 @@ def by_eye(model: Pebble, out: Path, steps: int, guidance: float, seed: int) -> 
     (out / "by_eye_prompts.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def agree(judge: Judge, out: Path, labels: Path) -> dict[str, Any]:
+def compare_with_labels(judge: Judge, out: Path, labels: Path) -> dict[str, Any]:
     """Compare labels made by eye with the judge's readings of the same pictures."""
     with np.load(out / "by_eye.npz") as stored:
         readings = judge.read(stored["pictures"])
@@ -144,16 +144,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     if given.agree is not None:
-        compared = agree(Judge.load(given.judge), given.out, given.agree)
+        compared = compare_with_labels(Judge.load(given.judge), given.out, given.agree)
         (given.out / "by_eye.json").write_text(json.dumps(compared, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(compared["figures"], indent=1))
         return
     model = Pebble.load(given.model)
     if given.by_eye:
-        by_eye(model, given.out, given.steps, given.guidance, given.seed)
+        draw_for_labelling(model, given.out, given.steps, given.guidance, given.seed)
         return
     result = evaluate(model, Judge.load(given.judge), given.out, given.steps, given.guidance, given.seed)
-    manifest = json.loads((find(given.model) / MANIFEST).read_text(encoding="utf-8"))["files"]
+    manifest = json.loads((find_model(given.model) / MANIFEST).read_text(encoding="utf-8"))["files"]
     result["weights"] = {name: entry["sha256"] for name, entry in manifest.items() if name.endswith(".safetensors")}
     text = json.dumps(result, indent=1)
     (given.out / "judge.json").write_text(text + "\n", encoding="utf-8")

@@ -24,7 +24,7 @@ from skipstone.errors import ModelError
 
 from .. import MANIFEST
 from ..families import FAMILIES
-from ..family import Family, Network
+from ..family import DenoiserFamily, Network
 from . import autoencoder
 
 PREFIX = "text_model."  # of the names of a CLIP text encoder's weights
@@ -46,41 +46,41 @@ def write_manifest(folder: Path) -> Path:
     return target
 
 
-def write(folder: Path, model: AutoencoderTiny, family: Family, network: Network) -> Path:
+def save_pipeline(folder: Path, model: AutoencoderTiny, family: DenoiserFamily, network: Network) -> Path:
     """Replace the folder by the model in the layout that `from_pretrained` of the family's pipeline reads."""
     shutil.rmtree(folder, ignore_errors=True)
     half = Network(copy.deepcopy(network.denoiser).half(), copy.deepcopy(network.encoder).half(), network.tokenizer)
-    pipeline = family.assemble(copy.deepcopy(model).half(), half)
+    pipeline = family.build_pipeline(copy.deepcopy(model).half(), half)
     pipeline.save_pretrained(folder, safe_serialization=True)
     for name, part in pipeline.components.items():
         if isinstance(part, PreTrainedModel):
-            _run_in_single(folder / name / "config.json")
+            _set_float32_dtype(folder / name / "config.json")
             if isinstance(part, CLIPTextModel):
-                _named_as_ever(folder / name / "model.safetensors")
+                _restore_weight_prefix(folder / name / "model.safetensors")
         elif isinstance(part, CLIPTokenizer):
             # Releases of transformers before 5 read these two instead of tokenizer.json.
             part.backend_tokenizer.model.save(str(folder / name))
     for config in folder.rglob("config.json"):
-        _nameless(config)
+        _remove_name_or_path(config)
     write_manifest(folder)
     return folder
 
 
-def _run_in_single(config: Path) -> None:
+def _set_float32_dtype(config: Path) -> None:
     """The weights are stored in half precision but meant to run in single."""
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings["dtype"] = str(torch.float32).removeprefix("torch.")
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _nameless(config: Path) -> None:
+def _remove_name_or_path(config: Path) -> None:
     """Leave out the folder that a part was read from: it says where the recipe ran, and nothing to others."""
     settings = json.loads(config.read_text(encoding="utf-8"))
     if settings.pop("_name_or_path", None) is not None:
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _named_as_ever(weights: Path) -> None:
+def _restore_weight_prefix(weights: Path) -> None:
     """Names that every release reads: without the prefix, transformers before 5.8 draws the weights at random."""
     tensors = {
         name if name.startswith(PREFIX) else PREFIX + name: tensor for name, tensor in load_file(weights).items()
@@ -101,7 +101,7 @@ def _options(state: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in state["settings"].items()}
 
 
-def _fill(parameters: list[torch.nn.Parameter], average: list[torch.Tensor]) -> None:
+def _copy_parameters(parameters: list[torch.nn.Parameter], average: list[torch.Tensor]) -> None:
     with torch.no_grad():
         for parameter, mean in zip(parameters, average, strict=True):
             parameter.copy_(mean)
@@ -115,11 +115,11 @@ def _autoencoder(part: Path) -> AutoencoderTiny:
     state = _checkpoint(part)
     model = autoencoder.build(autoencoder.AutoencoderSettings(**_options(state)))
     model.load_state_dict(state["models"]["autoencoder"])
-    _fill(list(model.decoder.parameters()), state["average"])
+    _copy_parameters(list(model.decoder.parameters()), state["average"])
     return model
 
 
-def from_run(run: Path, folder: Path, judge: Path | None = None) -> Path:
+def export_run(run: Path, folder: Path, judge: Path | None = None) -> Path:
     """Export the averaged weights of a recipe's folder as it stands.
 
     Args:
@@ -134,8 +134,8 @@ def from_run(run: Path, folder: Path, judge: Path | None = None) -> Path:
     options = _options(drawn)
     family = FAMILIES[options.pop("family", "unet")]
     network = family.build(family.settings(**options), CLIPTokenizer.from_pretrained(run / "tokenizer"))
-    _fill(network.parameters, drawn["average"])
-    write(folder, _autoencoder(run / "autoencoder"), family, network)
+    _copy_parameters(network.parameters, drawn["average"])
+    save_pipeline(folder, _autoencoder(run / "autoencoder"), family, network)
     if judge is not None:
         shutil.copyfile(judge, folder / "judge.safetensors")
         write_manifest(folder)
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="folder of the model; replaced")
     parser.add_argument("--judge", type=Path, help="judge.safetensors to ship with it")
     given = parser.parse_args(arguments)
-    print(from_run(given.run, given.folder, given.judge))
+    print(export_run(given.run, given.folder, given.judge))
 
 
 if __name__ == "__main__":

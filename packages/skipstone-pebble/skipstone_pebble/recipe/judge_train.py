@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from scipy import ndimage
 from torch.nn import functional
 
-from ..judge import Judge, Reader, answers
+from ..judge import Judge, JudgeNetwork, target_classes
 from ..scenes import Offsets, Scene, Sprites, render
 from ..words import BACKGROUNDS, OBJECTS, RELATIONS, SIZES
 from . import autoencoder, data, sprites
-from .loop import Run, Trainer, plot_curve
+from .loop import Trainer, TrainingArguments, plot_curve
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class JudgeSettings:
     coded: float = 0.15
 
 
-def draw_any(rng: np.random.Generator) -> Scene:
+def draw_any_scene(rng: np.random.Generator) -> Scene:
     """Any scene of the grammar, withheld or not."""
     names, ground = list(OBJECTS), list(BACKGROUNDS)[int(rng.integers(len(BACKGROUNDS)))]
     if rng.random() < 0.6:
@@ -48,7 +48,7 @@ def draw_any(rng: np.random.Generator) -> Scene:
     return Scene((names[int(rng.integers(len(names)))],), None, ground, size)
 
 
-def held_out(offsets: Offsets) -> bool:
+def is_held_out(offsets: Offsets) -> bool:
     """Whether a layout belongs to the test: about one in five, spread evenly."""
     return sum((3 * dx + 5 * dy + 7 * dx * dy) * (index + 1) for index, (dx, dy) in enumerate(offsets)) % 5 == 2
 
@@ -62,17 +62,17 @@ def draw_layout(rng: np.random.Generator, scene: Scene, test: bool) -> Offsets:
             if scene.relation is None:
                 along = int(rng.integers(-5, 6))
             offsets.append((along, across) if scene.relation in (None, "left of", "right of") else (across, along))
-        if held_out(tuple(offsets)) == test:
+        if is_held_out(tuple(offsets)) == test:
             return tuple(offsets)
 
 
 def draw_render(rng: np.random.Generator, art: Sprites, test: bool) -> tuple[Scene, NDArray[np.uint8]]:
     """A scene and its picture, in a layout for training or for the test."""
-    scene = draw_any(rng)
+    scene = draw_any_scene(rng)
     return scene, render(scene, art, draw_layout(rng, scene, test))
 
 
-def spoil(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def augment(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Now and then blur, tint and noise, as a generated picture may have."""
     values = picture.astype(np.float32)
     if rng.random() < 0.3:
@@ -85,10 +85,10 @@ def spoil(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.ui
     return values.clip(0, 255).astype(np.uint8)
 
 
-Coder = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+PictureTransform = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
-def coder(folder: Path) -> Coder:
+def make_autoencoder_transform(folder: Path) -> PictureTransform:
     """Sends pictures (N, 3, 64, 64) in [-1, 1] through a model's autoencoder, its latents a little noisy."""
     from ..model import Pebble
 
@@ -108,8 +108,15 @@ def coder(folder: Path) -> Coder:
 class JudgeTrainer(Trainer):
     """Cross-entropy of the five questions; the size is asked of pictures with one object only."""
 
-    def __init__(self, reader: Reader, art: Sprites, settings: JudgeSettings, run: Run, send: Coder | None) -> None:
-        self.reader, self.art, self.settings, self.send = reader, art, settings, send
+    def __init__(
+        self,
+        reader: JudgeNetwork,
+        art: Sprites,
+        settings: JudgeSettings,
+        run: TrainingArguments,
+        send: PictureTransform | None,
+    ) -> None:
+        self.reader, self.art, self.settings, self.transform = reader, art, settings, send
         super().__init__({"judge": reader}, list(reader.parameters()), settings.rate, run, asdict(settings))
 
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -117,12 +124,12 @@ class JudgeTrainer(Trainer):
         rng = np.random.default_rng([self.run.seed, 5, step])
         dice = torch.Generator().manual_seed(self.run.seed * 1_000_003 + step)
         drawn = [draw_render(rng, self.art, test=False) for _ in range(self.settings.batch)]
-        pictures = data.to_tensor(np.stack([spoil(rng, picture) for _, picture in drawn]))
-        coded = int(self.settings.batch * self.settings.coded) if self.send is not None else 0
-        if self.send is not None and coded:
-            pictures = torch.cat([self.send(pictures[:coded], dice), pictures[coded:]])
+        pictures = data.to_tensor(np.stack([augment(rng, picture) for _, picture in drawn]))
+        coded = int(self.settings.batch * self.settings.coded) if self.transform is not None else 0
+        if self.transform is not None and coded:
+            pictures = torch.cat([self.transform(pictures[:coded], dice), pictures[coded:]])
         wanted = {
-            name: torch.tensor([answers(scene)[name] for scene, _ in drawn])
+            name: torch.tensor([target_classes(scene)[name] for scene, _ in drawn])
             for name in ("layout", "first", "second", "ground", "size")
         }
         alone = wanted["layout"] == 0
@@ -137,24 +144,24 @@ class JudgeTrainer(Trainer):
         return total, {"right": float(right.float().mean())}
 
 
-def measure(judge: Judge, art: Sprites, seed: int, count: int) -> dict[str, float]:
+def evaluate_judge(judge: Judge, art: Sprites, seed: int, count: int) -> dict[str, float]:
     """Shares of clean renders in held-out layouts on which the judge is right, in all and by question."""
     rng = np.random.default_rng([seed, 6])
     drawn = [draw_render(rng, art, test=True) for _ in range(count)]
     readings = judge.read(np.stack([picture for _, picture in drawn]))
-    kept: dict[str, list[bool]] = {"objects": [], "positions": [], "background": [], "size": [], "all": []}
+    correct: dict[str, list[bool]] = {"objects": [], "positions": [], "background": [], "size": [], "all": []}
     for (scene, _), reading in zip(drawn, readings, strict=True):
-        told = scene if scene.relation in (None, "left of", "above") else scene.mirrored()
-        places = {None: "centre", "left of": "left", "above": "above"}[told.relation]
+        ordered_scene = scene if scene.relation in (None, "left of", "above") else scene.mirror()
+        places = {None: "centre", "left of": "left", "above": "above"}[ordered_scene.relation]
         marks = {
-            "objects": reading.objects == told.objects,
+            "objects": reading.objects == ordered_scene.objects,
             "positions": reading.positions[0] == places,
-            "background": reading.background == told.background,
-            "size": reading.size == told.size,
+            "background": reading.background == ordered_scene.background,
+            "size": reading.size == ordered_scene.size,
         }
         for name, mark in {**marks, "all": all(marks.values())}.items():
-            kept[name].append(mark)
-    return {"pictures": count, **{name: float(np.mean(marks)) for name, marks in kept.items()}}
+            correct[name].append(mark)
+    return {"pictures": count, **{name: float(np.mean(marks)) for name, marks in correct.items()}}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -169,16 +176,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed + 2)
-    art, reader = sprites.load(given.pictures), Reader()
-    run = Run(given.out, given.seed, given.steps, given.steps // 3, min(100, given.steps // 10 + 1))
-    send = coder(given.model) if given.model is not None else None
+    art, reader = sprites.load_sprites(given.pictures), JudgeNetwork()
+    run = TrainingArguments(given.out, given.seed, given.steps, given.steps // 3, min(100, given.steps // 10 + 1))
+    send = make_autoencoder_transform(given.model) if given.model is not None else None
     trainer = JudgeTrainer(reader, art, JudgeSettings(coded=0.15 if send else 0.0), run, send)
     trainer.train(Console())
     trainer.use_average()
     plot_curve(given.out)
     file = given.out / "judge.safetensors"
     save_file({name: value.half().contiguous() for name, value in reader.state_dict().items()}, file)
-    figures = measure(Judge.load(file), art, given.seed, 2000)
+    figures = evaluate_judge(Judge.load(file), art, given.seed, 2000)
     (given.out / "judge_test.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     Console().print(figures)
 

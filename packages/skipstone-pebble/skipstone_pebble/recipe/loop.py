@@ -20,7 +20,7 @@ from skipstone.errors import ModelError
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingArguments:
     """Where and how long one part of the recipe trains.
 
     Args:
@@ -48,14 +48,14 @@ class Run:
     stop: int | None = None
 
 
-def rate_factor(run: Run, step: int) -> float:
+def rate_factor(run: TrainingArguments, step: int) -> float:
     """Learning rate of a step as a fraction of its peak: linear rise, constant, 1 - sqrt fall (arXiv:2405.18392)."""
     rise = min(1.0, (step + 1) / max(1, run.warmup))
     into = max(0, step - (run.steps - run.decay))
     return rise * (1 - math.sqrt(into / max(1, run.decay)))
 
 
-def optimisers(
+def build_optimizers(
     parameters: Sequence[nn.Parameter], matrices: Sequence[nn.Parameter], rate: float
 ) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices among the parameters, AdamW for the others; both at one rate.
@@ -86,14 +86,14 @@ class Trainer:
         models: Mapping[str, nn.Module],
         parameters: list[nn.Parameter],
         rate: float,
-        run: Run,
+        run: TrainingArguments,
         settings: dict[str, Any],
         matrices: Sequence[nn.Parameter] = (),
     ) -> None:
         self.models, self.parameters, self.rate, self.run = dict(models), parameters, rate, run
         self.options = json.loads(json.dumps(settings))
         self.step = 0
-        self.optimisers = optimisers(parameters, matrices, rate)
+        self.optimisers = build_optimizers(parameters, matrices, rate)
         self.average = [p.detach().clone() for p in parameters] if run.average else []
 
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:

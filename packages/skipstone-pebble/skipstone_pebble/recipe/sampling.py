@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import text
-from ..family import Family, Network
+from ..family import DenoiserFamily, Network
 
 #: Looked at during training: every kind of scene, and a few withheld ones.
 SHEET_PROMPTS = (
@@ -37,7 +37,7 @@ SHEET_PROMPTS = (
 
 @torch.no_grad()
 def sample_latents(
-    family: Family, network: Network, prompts: Sequence[str], noise: torch.Tensor, steps: int, guidance: float
+    family: DenoiserFamily, network: Network, prompts: Sequence[str], noise: torch.Tensor, steps: int, guidance: float
 ) -> torch.Tensor:
     """Latents (N, 8, 8, 8) by the steps of the family's scheduler, with classifier-free guidance.
 
@@ -50,8 +50,8 @@ def sample_latents(
     both = torch.cat([empty.expand_as(given), given])
     for time in scheduler.timesteps:
         output = family.forward(network.denoiser, torch.cat([latents, latents]), time.expand(len(both)), both)
-        without, told = output.float().chunk(2)
-        latents = scheduler.step(without + guidance * (told - without), time, latents).prev_sample
+        unconditional, conditional = output.float().chunk(2)
+        latents = scheduler.step(unconditional + guidance * (conditional - unconditional), time, latents).prev_sample
     return latents
 
 
@@ -63,7 +63,7 @@ def decode(model: AutoencoderTiny, latents: torch.Tensor) -> NDArray[np.uint8]:
     return pictures.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def noise_for(seeds: Sequence[int]) -> torch.Tensor:
+def initial_noise(seeds: Sequence[int]) -> torch.Tensor:
     """Starting noise (N, 8, 8, 8), each picture's from its own seed."""
     return torch.cat([torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 

@@ -21,7 +21,7 @@ EDGE = 2.0
 Sprite = dict[int, NDArray[np.float32]]
 
 
-def load(folder: Path) -> dict[str, Sprite]:
+def load_sprites(folder: Path) -> dict[str, Sprite]:
     """Read the artwork of every object of the grammar.
 
     Args:
@@ -44,7 +44,7 @@ def load(folder: Path) -> dict[str, Sprite]:
             "give a folder with fluent3d_64.npz, or with PNGs named by emoji (fluentui-emoji's assets/)"
         )
     widths = sorted({*SIZES.values(), PAIR_SIZE})
-    return {name: _scaled(artwork[cldr.lower()], widths) for name, cldr in OBJECTS.items()}
+    return {name: _scale_sprite(artwork[cldr.lower()], widths) for name, cldr in OBJECTS.items()}
 
 
 def _from_archive(file: Path) -> dict[str, NDArray[np.float32]]:
@@ -96,7 +96,7 @@ def cut_out(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate([colour * alpha[..., None], alpha[..., None]], -1).astype(np.float32)
 
 
-def _scaled(rgba: NDArray[np.float32], widths: list[int]) -> Sprite:
+def _scale_sprite(rgba: NDArray[np.float32], widths: list[int]) -> Sprite:
     """The object cropped to its opaque box, centred in a square, at each width."""
     rows, columns = np.nonzero(rgba[..., 3] > 0.1)
     box = rgba[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]

@@ -25,14 +25,14 @@ from rich.console import Console
 
 from .. import text
 from ..families import FAMILIES
-from ..family import DenoiserSettings, Family
-from ..model import find
+from ..family import DenoiserFamily, DenoiserSettings
+from ..model import find_model
 from ..scenes import Sprites
 from ..unet import UNetSettings
 from . import autoencoder, data, denoiser, export, sampling, sprites
 from .autoencoder import AutoencoderSettings, DecoderTrainer
 from .denoiser import DenoiserTrainer
-from .loop import Run, plot_curve
+from .loop import TrainingArguments, plot_curve
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ class Recipe:
     base: str | None = None
 
     @property
-    def family(self) -> Family:
+    def family(self) -> DenoiserFamily:
         """The family that the denoiser's settings are of."""
         return next(family for family in FAMILIES.values() if type(self.denoiser) is family.settings)
 
-    def run(self, part: str, steps: int) -> Run:
+    def run(self, part: str, steps: int) -> TrainingArguments:
         """The settings of one part's training loop."""
         decay = int(steps * self.decay)
-        return Run(self.out / part, self.seed, steps, decay, min(100, steps // 10 + 1), stop=self.stop)
+        return TrainingArguments(self.out / part, self.seed, steps, decay, min(100, steps // 10 + 1), stop=self.stop)
 
 
 def train_autoencoder(recipe: Recipe, art: Sprites, console: Console) -> AutoencoderTiny:
@@ -81,7 +81,7 @@ def train_autoencoder(recipe: Recipe, art: Sprites, console: Console) -> Autoenc
     torch.manual_seed(recipe.seed)
     settings = recipe.autoencoder
     model = autoencoder.build(settings)
-    autoencoder.fit(model, data.picture_batch(recipe.seed + 1, 0, 1024, art), settings)
+    autoencoder.fit_encoder(model, data.picture_batch(recipe.seed + 1, 0, 1024, art), settings)
     run = recipe.run("autoencoder", recipe.decoder_steps)
     trainer = DecoderTrainer(model, settings, art, run)
     trainer.train(console)
@@ -90,17 +90,17 @@ def train_autoencoder(recipe: Recipe, art: Sprites, console: Console) -> Autoenc
     return model.eval()
 
 
-def take_base(recipe: Recipe) -> tuple[AutoencoderTiny, Path | None]:
+def copy_base(recipe: Recipe) -> tuple[AutoencoderTiny, Path | None]:
     """Instead of part 1: copy autoencoder and tokenizer of the base; returns the autoencoder and the base's folder."""
     assert recipe.base is not None
-    base, own = find(recipe.base), recipe.out / "autoencoder"
+    base, own = find_model(recipe.base), recipe.out / "autoencoder"
     for name, target in {"vae": own, "tokenizer": recipe.out / "tokenizer"}.items():
         if not target.exists():
             shutil.copytree(base / name, target)
     return AutoencoderTiny.from_pretrained(own).float().eval(), base
 
 
-def _watch(recipe: Recipe, model: AutoencoderTiny, trainer: DenoiserTrainer) -> None:
+def _draw_sheet(recipe: Recipe, model: AutoencoderTiny, trainer: DenoiserTrainer) -> None:
     """Draw the sheet's prompts with the averaged weights."""
     if trainer.step % recipe.sheet_steps and trainer.step != trainer.run.steps:
         return
@@ -108,7 +108,7 @@ def _watch(recipe: Recipe, model: AutoencoderTiny, trainer: DenoiserTrainer) -> 
     with trainer.averaged(), torch.inference_mode():
         for module in network.modules.values():
             module.eval()
-        noise = sampling.noise_for(range(len(prompts)))
+        noise = sampling.initial_noise(range(len(prompts)))
         latents = sampling.sample_latents(trainer.family, network, prompts, noise, 25, 3.5)
         for module in network.modules.values():
             module.train()
@@ -126,22 +126,24 @@ def train_denoiser(
     torch.manual_seed(recipe.seed + 1)
     network = family.build(settings, tokenizer, base)
     run = recipe.run("denoiser", recipe.denoiser_steps)
-    trainer = DenoiserTrainer(family, network, cache, settings, run, lambda trainer: _watch(recipe, model, trainer))
+    trainer = DenoiserTrainer(
+        family, network, cache, settings, run, lambda trainer: _draw_sheet(recipe, model, trainer)
+    )
     trainer.train(console)
     plot_curve(run.folder)
     return trainer
 
 
-def make(recipe: Recipe, console: Console | None = None) -> Path:
+def train_pebble(recipe: Recipe, console: Console | None = None) -> Path:
     """Run the whole recipe; returns the folder of the finished model."""
     console = console or Console()
     torch.set_num_threads(recipe.threads)
     recipe.out.mkdir(parents=True, exist_ok=True)
-    art = sprites.load(recipe.pictures)
-    model, base = take_base(recipe) if recipe.base else (train_autoencoder(recipe, art, console), None)
+    art = sprites.load_sprites(recipe.pictures)
+    model, base = copy_base(recipe) if recipe.base else (train_autoencoder(recipe, art, console), None)
     trainer = train_denoiser(recipe, art, model, base, console)
     with trainer.averaged():
-        return export.write(recipe.out / "model", model, trainer.family, trainer.network)
+        return export.save_pipeline(recipe.out / "model", model, trainer.family, trainer.network)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -162,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=Recipe.threads)
     parser.add_argument("--sheet-steps", type=int, default=Recipe.sheet_steps)
     given = parser.parse_args(arguments)
-    said = {name: getattr(given, name) for name in ("rate", "batch", "first")}
+    overrides = {name: getattr(given, name) for name in ("rate", "batch", "first")}
     recipe = Recipe(
         pictures=given.pictures,
         out=given.out,
@@ -173,9 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threads=given.threads,
         sheet_steps=given.sheet_steps,
         base=given.base,
-        denoiser=FAMILIES[given.family].settings(**{name: value for name, value in said.items() if value is not None}),
+        denoiser=FAMILIES[given.family].settings(
+            **{name: value for name, value in overrides.items() if value is not None}
+        ),
     )
-    Console().print(f"Pebble is in {make(recipe)}")
+    Console().print(f"Pebble is in {train_pebble(recipe)}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from skipstone.evaluation.models import packages
 
-FACTS, WORDS = "facts of Pebble's grammar", "content words"
+FACTS_UNIT, WORDS_UNIT = "facts of Pebble's grammar", "content words"
 # English words that name nothing to be drawn; relations ("above", "left") are not among them.
 STOP = """
 a an the and or but nor of to in on at by for from with without as into onto over is are was were be been being am it
@@ -32,7 +32,7 @@ class Complexity:
     unit: str
 
 
-def complexities(prompts: Sequence[str]) -> Complexity:
+def prompt_complexities(prompts: Sequence[str]) -> Complexity:
     """How much each prompt asks for.
 
     Where every prompt is a sentence of Pebble's grammar, the facts that it states: each object, the relation, the
@@ -40,14 +40,14 @@ def complexities(prompts: Sequence[str]) -> Complexity:
     Otherwise the number of content words: distinct words that are not among `STOP`. Both say how much has to be drawn,
     and nothing of how hard each thing is to draw.
     """
-    known = [facts(prompt) for prompt in prompts]
+    known = [count_facts(prompt) for prompt in prompts]
     counted = [fact for fact in known if fact is not None]
     if len(counted) == len(known):
-        return Complexity(tuple(map(float, counted)), FACTS)
-    return Complexity(tuple(float(content_words(prompt)) for prompt in prompts), WORDS)
+        return Complexity(tuple(map(float, counted)), FACTS_UNIT)
+    return Complexity(tuple(float(count_content_words(prompt)) for prompt in prompts), WORDS_UNIT)
 
 
-def facts(prompt: str) -> int | None:
+def count_facts(prompt: str) -> int | None:
     """Facts that a sentence of an installed model's grammar states; None of any other text."""
     for package in packages():
         if (found := package.facts(prompt)) is not None:
@@ -55,6 +55,6 @@ def facts(prompt: str) -> int | None:
     return None
 
 
-def content_words(text: str) -> int:
+def count_content_words(text: str) -> int:
     """Distinct words that are not among `STOP`; of "a red cat and a red dog" 3."""
     return len({word for word in re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower()) if word not in _STOP})

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from skipstone.errors import SpecError
 
 from .learners.curriculum import Curriculum
-from .yaml_settings import AMONG, DEFAULT, read
+from .yaml_settings import CHOICES_KEY, DEFAULT_KEY, parse_settings
 
 
 def environments() -> Mapping[str, type]:
@@ -51,10 +51,12 @@ class AgentConfig:
     """
 
     environment: Any = field(
-        default_factory=lambda: environments()["pebble"](), metadata={AMONG: environments, DEFAULT: "pebble"}
+        default_factory=lambda: environments()["pebble"](), metadata={CHOICES_KEY: environments, DEFAULT_KEY: "pebble"}
     )
     slots: int = 128
-    learner: Any = field(default_factory=lambda: learners()["ppo"](), metadata={AMONG: learners, DEFAULT: "ppo"})
+    learner: Any = field(
+        default_factory=lambda: learners()["ppo"](), metadata={CHOICES_KEY: learners, DEFAULT_KEY: "ppo"}
+    )
     curriculum: Curriculum | None = None
     held_out: int = 0
     minutes: float = 10.0
@@ -72,17 +74,17 @@ class AgentConfig:
             )
 
 
-def load(path: Path | None, changes: Iterable[str] = ()) -> AgentConfig:
+def load_config(path: Path | None, changes: Iterable[str] = ()) -> AgentConfig:
     """The configuration of a file, with changes "a.b=c" on top; None is all defaults.
 
     Raises:
-        SpecError: no such file, or what `read` says.
+        SpecError: no such file, or what `parse_settings` says.
     """
     if path is None:
-        return read(AgentConfig, "", "the defaults", changes)
+        return parse_settings(AgentConfig, "", "the defaults", changes)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         why = e.strerror if isinstance(e, OSError) else "no text"
         raise SpecError(f"--config: {path} cannot be read: {why}. See examples/configs/agent_pebble.yaml.") from None
-    return read(AgentConfig, text, str(path), changes)
+    return parse_settings(AgentConfig, text, str(path), changes)

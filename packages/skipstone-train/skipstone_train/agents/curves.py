@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 
-def table(curve: Sequence[Mapping[str, float]]) -> str:
+def curve_to_csv(curve: Sequence[Mapping[str, float]]) -> str:
     """A learning curve as CSV."""
     names = list(dict.fromkeys(name for row in curve for name in row))
     buffer = io.StringIO()
@@ -17,7 +17,7 @@ def table(curve: Sequence[Mapping[str, float]]) -> str:
     return buffer.getvalue()
 
 
-def picture(curve: Sequence[Mapping[str, float]], lines: Mapping[str, float]) -> bytes:
+def curve_to_png(curve: Sequence[Mapping[str, float]], lines: Mapping[str, float]) -> bytes:
     """A learning curve as a PNG file: utility of each round and the best so far, over seconds."""
     from itertools import accumulate
 

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from skipstone.engine.requests import Backbone, Problem, Solver
 from skipstone.errors import SpecError
-from skipstone.policies.agent.actions import Guide, Moves
-from skipstone.policies.agent.observation import Sight
+from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
+from skipstone.policies.agent.observation import Observation
 
 from .rewards import Utility
 
-Floats = NDArray[np.float32]
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class SamplePool:
     """Samples that episodes are made of, on one model.
 
     Args:
@@ -40,7 +40,7 @@ class Pool:
     ends: Sequence[Any]
     peak: float
     names: Sequence[str]
-    complexity: Floats
+    complexity: FloatArray
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -51,7 +51,7 @@ class Pool:
         return 20.0 * math.log10(self.peak / max(error, 1e-9)) if math.isfinite(error) else -math.inf
 
 
-class Episodes(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
+class DenoisingEnv(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
     """Episodes of denoising, one in each slot; an action decides how far a step goes.
 
     A slot that has ended begins another sample at once (`AutoresetMode.SAME_STEP`). The sample and the price of a
@@ -79,20 +79,20 @@ class Episodes(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
 
     def __init__(
         self,
-        pool: Pool,
+        pool: SamplePool,
         solver: Solver,
-        moves: Moves,
-        sight: Sight,
-        guides: Sequence[tuple[float, Guide]],
+        moves: ActionSpace,
+        sight: Observation,
+        guides: Sequence[tuple[float, BaseSchedule]],
         utility: Utility,
         slots: int,
-        every: bool = False,
-        baseline: Floats | None = None,
+        in_order: bool = False,
+        baseline: FloatArray | None = None,
     ) -> None:
         if slots < 1 or not guides:
             raise SpecError(f"Expected at least one slot and one guide, got {slots} and {len(guides)}.")
-        self.pool, self.solver, self.moves, self.sight = pool, solver, moves, sight
-        self.guides, self.utility, self.every, self.baseline = tuple(guides), utility, every, baseline
+        self.pool, self.solver, self.agent_actions, self.observation = pool, solver, moves, sight
+        self.base_schedules, self.utility, self.in_order, self.baseline = tuple(guides), utility, in_order, baseline
         self.num_envs = slots
         width, count = len(sight.names), len(moves)
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
@@ -101,55 +101,55 @@ class Episodes(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
         self.action_space = gymnasium.spaces.MultiDiscrete([count] * slots)
         self.seed = 0  # of the next reset, where none is given
         self._seed = 0
-        self._begun = [0] * slots  # episodes of each slot
-        self.weigh(np.ones(len(pool)))
+        self._num_begun = [0] * slots  # episodes of each slot
+        self.set_sample_weights(np.ones(len(pool)))
 
     @property
     def actions(self) -> tuple[str, ...]:
         """Names of the actions."""
-        return self.moves.names
+        return self.agent_actions.names
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the entries of an observation."""
-        return self.sight.names
+        return self.observation.names
 
     @property
-    def complexity(self) -> Floats:
+    def complexity(self) -> FloatArray:
         """Of each sample's prompt."""
         return self.pool.complexity
 
     @property
-    def blind(self) -> Episodes:
+    def blind(self) -> DenoisingEnv:
         """The same episodes with nothing looked at, and nothing paid for it: how fixed schedules are to be judged."""
-        if not self.sight.looking:
+        if not self.observation.published_blocks:
             return self
-        sight = replace(self.sight, blocks=("place",))
-        given = (self.pool, self.solver, self.moves, sight, self.guides, self.utility, self.num_envs)
-        other = type(self)(*given, self.every, self.baseline)
-        other.seed, other._shares = self.seed, self._shares
+        sight = replace(self.observation, blocks=("place",))
+        given = (self.pool, self.solver, self.agent_actions, sight, self.base_schedules, self.utility, self.num_envs)
+        other = type(self)(*given, self.in_order, self.baseline)
+        other.seed, other._cumulative_weights = self.seed, self._cumulative_weights
         return other
 
-    def weigh(self, weights: Any) -> None:
+    def set_sample_weights(self, weights: Any) -> None:
         """Set the chance of each sample at later draws."""
         shares = np.asarray(weights, np.float64)
-        self._shares = np.cumsum(shares / shares.sum())
+        self._cumulative_weights = np.cumsum(shares / shares.sum())
 
     def _reseed(self, seed: int | None) -> None:
         self._seed = self.seed if seed is None else seed
         self.seed = self._seed + 1
-        self._begun = [0] * self.num_envs
+        self._num_begun = [0] * self.num_envs
 
-    def _drawn(self, slot: int) -> tuple[int, int]:
+    def _next_sample(self, slot: int) -> tuple[int, int]:
         """Sample and price (by number) of the next episode of a slot."""
-        k = self._begun[slot]
-        self._begun[slot] += 1
-        if self.every:
+        k = self._num_begun[slot]
+        self._num_begun[slot] += 1
+        if self.in_order:
             number = slot + k * self.num_envs
-            return number % len(self.pool), (number // len(self.pool)) % len(self.guides)
+            return number % len(self.pool), (number // len(self.pool)) % len(self.base_schedules)
         first, second = np.random.default_rng((self._seed, slot, k)).random(2)
-        sample = int(np.searchsorted(self._shares, first, side="right"))
-        return min(sample, len(self.pool) - 1), int(second * len(self.guides))
+        sample = int(np.searchsorted(self._cumulative_weights, first, side="right"))
+        return min(sample, len(self.pool) - 1), int(second * len(self.base_schedules))
 
     def _check(self, actions: Any, masks: NDArray[np.bool_]) -> None:
         for slot, (action, mask) in enumerate(zip(actions, masks, strict=True)):
@@ -158,7 +158,9 @@ class Episodes(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
                     f"Action {self.actions[int(action)]!r} is not allowed in slot {slot}: choose one of action_masks()."
                 )
 
-    def _told(self, before: Floats, ended: Sequence[Ended]) -> tuple[Floats, NDArray[np.bool_], dict[str, Any]]:
+    def _finish_step(
+        self, before: FloatArray, ended: Sequence[EpisodeResult]
+    ) -> tuple[FloatArray, NDArray[np.bool_], dict[str, Any]]:
         """Rewards, ends and infos of a step."""
         rewards, done = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
         if not ended:
@@ -166,9 +168,9 @@ class Episodes(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
         names = ("quality", "calls", "looks", "utility", "reward", "price", "sample")
         final: dict[str, Any] = {name: np.zeros(self.num_envs) for name in names}
         for e in ended:
-            price = self.guides[e.level][0]
+            price = self.base_schedules[e.price_index][0]
             utility = float(replace(self.utility, price=price)(e.quality, e.calls + e.looks))
-            base = 0.0 if self.baseline is None else float(self.baseline[e.sample, e.level])
+            base = 0.0 if self.baseline is None else float(self.baseline[e.sample, e.price_index])
             found = (e.quality, e.calls, e.looks, utility, utility - base, price, e.sample)
             for name, value in zip(names, found, strict=True):
                 final[name][e.slot] = value
@@ -179,12 +181,12 @@ class Episodes(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class Ended:
+class EpisodeResult:
     """An episode that has ended."""
 
     slot: int
     sample: int
-    level: int
+    price_index: int
     quality: float
     calls: float
     looks: float = 0.0  # what was paid for looking, in calls

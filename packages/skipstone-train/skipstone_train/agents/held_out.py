@@ -10,79 +10,79 @@ from typing import Any
 
 import numpy as np
 
-from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.checkpoint import ActionScorer
 
-from .rewards import Ranking, constants, rank
-from .transitions import Behaviour, Score, collect, evaluate
+from .rewards import Ranking, constant_policies, rank_constant_policies
+from .transitions import Behaviour, PolicyScore, collect, evaluate
 
-SEED = 20_011  # of the held-out episodes
-PRICES = {"price": float, "log price": math.exp}  # entries of an observation that hold the price of a call
-SAMPLES = 16  # with fewer samples than this and no pool of them, slots count as independent
-ERRORS = 2.0  # standard errors by which one must lead to count as ahead
+HELD_OUT_SEED = 20_011  # of the held-out episodes
+PRICE_ENTRIES = {"price": float, "log price": math.exp}  # entries of an observation that hold the price of a call
+MIN_INDEPENDENT_SAMPLES = 16  # with fewer samples than this and no pool of them, slots count as independent
+NUM_STANDARD_ERRORS = 2.0  # standard errors by which one must lead to count as ahead
 
 
 @dataclass(frozen=True)
-class Lead:
+class PairedDifference:
     """How far one is ahead of another on the same episodes: mean and standard error of the differences, in dB."""
 
     mean: float
     error: float
 
     @property
-    def sure(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the lead is no chance, by two standard errors."""
-        return self.mean > ERRORS * self.error and self.mean > 0
+        return self.mean > NUM_STANDARD_ERRORS * self.error and self.mean > 0
 
     def __str__(self) -> str:
         return f"{self.mean:+.2f} dB (standard error {self.error:.2f})"
 
 
-def lead(differences: Any, groups: Any) -> Lead:
+def paired_difference(differences: Any, groups: Any) -> PairedDifference:
     """Mean and standard error of differences (episodes,), episodes of one group (a sample at all prices) being one."""
     means = np.array([differences[groups == g].mean() for g in np.unique(groups)])
     error = float(means.std(ddof=1) / len(means) ** 0.5) if len(means) > 1 else math.inf
-    return Lead(float(np.mean(differences)), error)
+    return PairedDifference(float(np.mean(differences)), error)
 
 
-class HeldOut:
+class HeldOutEpisodes:
     """Held-out episodes, one for each slot, divided in two: a half that chooses and a half that judges.
 
     What is chosen as the best of many (rounds of a training, constant policies) looks better on the episodes that it
     was chosen on than it is; so everything is chosen on one half, and compared on the other.
 
     Args:
-        env: A validation environment; each of its slots is one episode of `SEED`.
+        env: A validation environment; each of its slots is one episode of `HELD_OUT_SEED`.
     """
 
     def __init__(self, env: Any) -> None:
         self.env = env
-        observations, _ = env.reset(seed=SEED)
+        observations, _ = env.reset(seed=HELD_OUT_SEED)
         self.prices = np.zeros(len(observations))  # alike where the price is not seen
         for k, name in enumerate(env.names):
-            if name in PRICES:
-                self.prices = np.array([round(PRICES[name](v), 4) for v in observations[:, k].tolist()])
+            if name in PRICE_ENTRIES:
+                self.prices = np.array([round(PRICE_ENTRIES[name](v), 4) for v in observations[:, k].tolist()])
 
-    def play(self, chooser: Brain | Behaviour | str) -> Score:
+    def evaluate(self, chooser: ActionScorer | Behaviour | str) -> PolicyScore:
         """Every episode once."""
-        return evaluate(self.env, chooser, self.env.num_envs, SEED)
+        return evaluate(self.env, chooser, self.env.num_envs, HELD_OUT_SEED)
 
-    def __call__(self, brain: Brain) -> float:
+    def __call__(self, brain: ActionScorer) -> float:
         """Mean utility on the half that chooses: what rounds of a training are compared by."""
-        return float(self.play(brain).utilities[self.choosing].mean())
+        return float(self.evaluate(brain).utilities[self.is_selection].mean())
 
     @cached_property
     def ranking(self) -> Ranking:
         """Constant policies, ranked by utility; `check()` of it says whether the reward agrees."""
-        return rank(self.blind, self.env.num_envs, SEED, self.schedules)
+        return rank_constant_policies(self.blind, self.env.num_envs, HELD_OUT_SEED, self.schedules)
 
     @cached_property
     def schedules(self) -> Mapping[str, Behaviour]:
         """All fixed schedules: those that the environment names, or its constant policies."""
         own: Mapping[str, Behaviour] | None = getattr(self.env, "fixed", None)
-        return own or constants(self.blind, self.env.num_envs, SEED)
+        return own or constant_policies(self.blind, self.env.num_envs, HELD_OUT_SEED)
 
     @cached_property
-    def scores(self) -> dict[str, Score]:
+    def scores(self) -> dict[str, PolicyScore]:
         """Every fixed schedule, played on every episode."""
         return {row.name: row.score for row in self.ranking.rows}
 
@@ -92,19 +92,19 @@ class HeldOut:
         return getattr(self.env, "blind", self.env)
 
     @cached_property
-    def random(self) -> Score:
+    def random(self) -> PolicyScore:
         """Allowed actions drawn alike."""
-        return evaluate(self.blind, "random", self.env.num_envs, SEED)
+        return evaluate(self.blind, "random", self.env.num_envs, HELD_OUT_SEED)
 
     @cached_property
     def groups(self) -> Any:
         """(episodes,) what is independent: samples of a pool, each at all prices; slots where there are but classes."""
         samples = np.asarray(self.random.sample, int)  # as they are, drawn or not: proofs leave out every other one
-        few = not hasattr(self.env, "pool") and len(np.unique(samples)) < SAMPLES
+        few = not hasattr(self.env, "pool") and len(np.unique(samples)) < MIN_INDEPENDENT_SAMPLES
         return np.arange(len(samples)) if few else samples
 
     @cached_property
-    def choosing(self) -> Any:
+    def is_selection(self) -> Any:
         """(episodes,) true in the half that chooses: every other group."""
         return self.groups % 2 == 0
 
@@ -113,13 +113,13 @@ class HeldOut:
         """Price -> name of the fixed schedule of the highest utility on the half that chooses."""
         found = {}
         for price in np.unique(self.prices):
-            own = self.choosing & (self.prices == price)
-            own = own if own.any() else self.choosing
+            own = self.is_selection & (self.prices == price)
+            own = own if own.any() else self.is_selection
             found[float(price)] = max(self.scores, key=lambda name: self.scores[name].utilities[own].mean())
         return found
 
     @cached_property
-    def fixed(self) -> Any:
+    def fixed_utilities(self) -> Any:
         """(episodes,) utilities of the best fixed schedule of each price."""
         table = np.zeros(len(self.prices))
         for price, name in self.best_fixed.items():
@@ -127,26 +127,26 @@ class HeldOut:
         return table
 
     @property
-    def lines(self) -> dict[str, float]:
+    def curve_baselines(self) -> dict[str, float]:
         """What a learning curve is drawn against, on the half that chooses."""
         return {
-            "best fixed schedule": float(self.fixed[self.choosing].mean()),
-            "random": float(self.random.utilities[self.choosing].mean()),
+            "best fixed schedule": float(self.fixed_utilities[self.is_selection].mean()),
+            "random": float(self.random.utilities[self.is_selection].mean()),
         }
 
-    def lead(self, utilities: Any, over: Any) -> Lead:
+    def compare(self, utilities: Any, over: Any) -> PairedDifference:
         """How far these utilities are ahead of those, on the half that judges."""
-        own = ~self.choosing
-        return lead((np.asarray(utilities) - np.asarray(over))[own], self.groups[own])
+        own = ~self.is_selection
+        return paired_difference((np.asarray(utilities) - np.asarray(over))[own], self.groups[own])
 
-    def actions(self, brain: Brain) -> dict[str, float]:
+    def actions(self, brain: ActionScorer) -> dict[str, float]:
         """Share of each action in the decisions of a brain."""
-        taken = collect(self.env, brain, self.env.num_envs, np.random.default_rng(SEED), SEED).actions
+        taken = collect(self.env, brain, self.env.num_envs, np.random.default_rng(HELD_OUT_SEED), HELD_OUT_SEED).actions
         return {name: float((taken == k).mean()) for k, name in enumerate(self.env.actions)}
 
 
-def steady_brain(actions: tuple[str, ...], action: str, inputs: int) -> Brain:
+def constant_scorer(actions: tuple[str, ...], action: str, inputs: int) -> ActionScorer:
     """A brain that takes one action wherever it is allowed, and the first allowed one elsewhere."""
     weight = np.zeros((len(actions), inputs), np.float32)
     bias = np.array([float(name == action) for name in actions], np.float32)
-    return Brain(np.zeros(inputs, np.float32), np.ones(inputs, np.float32), ((weight, bias),))
+    return ActionScorer(np.zeros(inputs, np.float32), np.ones(inputs, np.float32), ((weight, bias),))

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from skipstone.errors import SpecError
-from skipstone.registry import suggest
+from skipstone.registry import suggest_spelling
 
-LOG = "jobs"  # folder of submitit's files, in that of the training
+JOBS_FOLDER = "jobs"  # folder of submitit's files, in that of the training
 
 
 @dataclass(frozen=True)
-class Slurm:
+class SlurmSettings:
     """What is asked of a cluster.
 
     Args:
@@ -45,16 +45,18 @@ class Slurm:
             )
 
     @classmethod
-    def parse(cls, spoken: str) -> Slurm:
+    def parse(cls, text: str) -> SlurmSettings:
         """Out of "partition=cpu,hours=8". Raises SpecError."""
         found: dict[str, Any] = {}
         kinds: dict[str, Any] = {f.name: type(f.default) for f in fields(cls)}
-        for part in filter(None, (p.strip() for p in spoken.split(","))):
+        for part in filter(None, (p.strip() for p in text.split(","))):
             key, equals, value = part.partition("=")
             if not equals:
                 raise SpecError(f"--slurm: expected KEY=VALUE,..., e.g. partition=cpu,hours=8, got {part!r}.")
             if key not in kinds:
-                raise SpecError(f"--slurm has no key {key!r}.{suggest(key, list(kinds))} It takes: {', '.join(kinds)}.")
+                raise SpecError(
+                    f"--slurm has no key {key!r}.{suggest_spelling(key, list(kinds))} It takes: {', '.join(kinds)}."
+                )
             try:
                 found[key] = kinds[key](value)
             except ValueError:
@@ -76,7 +78,7 @@ class Slurm:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One training, as a cluster runs it: where it is interrupted, it is put in the queue again and goes on.
 
     Args:
@@ -87,7 +89,7 @@ class Job:
         resume: Whether to go on with what is there.
     """
 
-    text: str
+    config_yaml: str
     minutes: float
     seed: int
     out: str
@@ -97,9 +99,9 @@ class Job:
         """Train; the agent's file."""
         from .config import AgentConfig
         from .training import Training
-        from .yaml_settings import read
+        from .yaml_settings import parse_settings
 
-        config = read(AgentConfig, self.text, "the configuration")
+        config = parse_settings(AgentConfig, self.config_yaml, "the configuration")
         done = Training(config, Path(self.out), self.minutes, self.seed).run(self.resume)
         return str(done.agent)
 
@@ -110,7 +112,7 @@ class Job:
         return DelayedSubmission(replace(self, resume=True))
 
 
-def launch(jobs: Sequence[Any], slurm: Slurm, folder: Path) -> list[Any]:
+def submit_jobs(jobs: Sequence[Any], slurm: SlurmSettings, folder: Path) -> list[Any]:
     """Submit jobs as one array.
 
     Args:
@@ -130,7 +132,7 @@ def launch(jobs: Sequence[Any], slurm: Slurm, folder: Path) -> list[Any]:
         raise SpecError("--slurm needs submitit. Type: pip install 'skipstone[train]'.") from None
     executor: Any
     try:
-        executor = submitit.AutoExecutor(folder / LOG, cluster=slurm.cluster)
+        executor = submitit.AutoExecutor(folder / JOBS_FOLDER, cluster=slurm.cluster)
         executor.update_parameters(**slurm.parameters)
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]

@@ -22,28 +22,28 @@ from skipstone.numerics.schedule import Schedule
 
 
 @dataclass(frozen=True, eq=False)
-class Remembered(Schedule):
+class CachedSchedule(Schedule):
     """A schedule that keeps what it was asked: recorded runs are asked about the same few times, over and over."""
 
     base: Schedule
-    _known: dict[tuple[str, float], float] = field(default_factory=dict, repr=False)
+    _values: dict[tuple[str, float], float] = field(default_factory=dict, repr=False)
 
-    def _kept(self, what: str, t: float) -> float:
-        if (what, t) not in self._known:
-            self._known[what, t] = getattr(self.base, what)(t)
-        return self._known[what, t]
+    def _lookup(self, what: str, t: float) -> float:
+        if (what, t) not in self._values:
+            self._values[what, t] = getattr(self.base, what)(t)
+        return self._values[what, t]
 
     def alpha(self, t: float) -> float:
-        return self._kept("alpha", t)
+        return self._lookup("alpha", t)
 
     def sigma(self, t: float) -> float:
-        return self._kept("sigma", t)
+        return self._lookup("sigma", t)
 
     def clock(self, t: float) -> float:
-        return self._kept("clock", t)
+        return self._lookup("clock", t)
 
     def angle(self, t: float) -> float:
-        return self._kept("angle", t)
+        return self._lookup("angle", t)
 
     def timestep(self, t: float) -> float:
         return self.base.timestep(t)
@@ -53,7 +53,7 @@ class Remembered(Schedule):
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectories:
+class RecordedTrajectories:
     """Fine runs of many samples, in coordinates of their own.
 
     A run lies, to the accuracy wanted, in a space of few dimensions: what is kept are its coordinates there, scaled so
@@ -77,7 +77,7 @@ class Trajectories:
         return len(self.z)
 
     @classmethod
-    def of(cls, angles: Any, z: Any, v: Any, gains: Any, marks: Any, dimensions: int) -> Trajectories:
+    def from_latents(cls, angles: Any, z: Any, v: Any, gains: Any, marks: Any, dimensions: int) -> RecordedTrajectories:
         """Runs in latents, in the coordinates of most of their energy.
 
         The first coordinate is that of the start, as far as v does not span it: it never changes, but solvers that
@@ -103,7 +103,7 @@ class Trajectories:
 
 
 @dataclass(frozen=True, eq=False)
-class Logged:
+class RecordedBackbone:
     """A backbone that answers from recorded runs; `Problem.cond` is the number of the sample.
 
         v(x, t) = v_run(t) + J(u) (x - z_run(t)),    J(u) = -d log gain / du
@@ -119,12 +119,12 @@ class Logged:
     """
 
     schedule: Schedule
-    runs: Trajectories
+    runs: RecordedTrajectories
     sites: ClassVar[tuple[str, ...]] = ()
     branches: ClassVar[int] = 1
 
     @cached_property
-    def _seen(self) -> dict[float, tuple[Any, ...]]:
+    def _evaluated(self) -> dict[float, tuple[Any, ...]]:
         return {}
 
     @cached_property
@@ -141,17 +141,17 @@ class Logged:
 
     def at(self, t: float) -> tuple[Any, ...]:
         """v_run, z_run (samples, dimensions) and J (samples,) at a time."""
-        if t not in self._seen:
+        if t not in self._evaluated:
             (v, way), fade = self._splines
             angle = self.schedule.angle(t)
             z = self.runs.z + way(angle) - way(self.runs.angles[0])
             inside = min(angle, float(self.runs.marks.max()))
-            self._seen[t] = (
+            self._evaluated[t] = (
                 np.asarray(v(angle), np.float32),
                 np.asarray(z, np.float32),
                 -np.asarray(fade(inside), np.float32),
             )
-        return self._seen[t]
+        return self._evaluated[t]
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
         """What the runs say of each query."""

@@ -16,12 +16,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 SCALES = (0.05, 0.3, 0.2)  # of changes of CLIP, aesthetic and ImageReward scores in a step
-GUARD = 1e-6
-MOST = 50  # calls of the full run
+MIN_SCORE_RANGE = 1e-6
+FULL_RUN_CALLS = 50  # calls of the full run
 
 
 @dataclass(frozen=True)
-class Weights:
+class RewardWeights:
     """Weights of a published reward, in the order of its paper: alpha 1..4, c_nfe, beta 1..3, c_save, c_refine."""
 
     clip: float
@@ -36,14 +36,14 @@ class Weights:
     refine: float = 0.0
 
 
-RESEARCH = Weights(1.0, 0.5, 0.2, 0.8, 0.01, 2.0, 1.0, 1.5)
-OPTUNA = Weights(2.977, 1.430, 0.791, 0.870, 0.01355, 3.105, 1.349, 0.643)
-ADDITIVE = Weights(2.977, 1.430, 0.791, 0.870, 0.01355, 3.105, 1.349, 0.643, 1.0, 0.2)
-MULTIPLICATIVE = Weights(0.5, 0.3, 0.0, 0.4, 0.02, 1.0, 0.4, 0.6, 1.5, 0.2)
+RESEARCH = RewardWeights(1.0, 0.5, 0.2, 0.8, 0.01, 2.0, 1.0, 1.5)
+OPTUNA = RewardWeights(2.977, 1.430, 0.791, 0.870, 0.01355, 3.105, 1.349, 0.643)
+ADDITIVE = RewardWeights(2.977, 1.430, 0.791, 0.870, 0.01355, 3.105, 1.349, 0.643, 1.0, 0.2)
+MULTIPLICATIVE = RewardWeights(0.5, 0.3, 0.0, 0.4, 0.02, 1.0, 0.4, 0.6, 1.5, 0.2)
 
 
 @dataclass(frozen=True)
-class Record:
+class StepScores:
     """One step of an episode: what was done, and the scores of the clean estimate after it.
 
     Args:
@@ -78,11 +78,15 @@ class Baseline:
 
 FALLBACK = Baseline((0.0, 0.0, -2.0), (1.0, 10.0, 2.0))  # of a prompt without one, since May 7
 Rewards: TypeAlias = tuple[float, ...]
-Generation: TypeAlias = Literal["absolute", "additive", "multiplicative"]
-PRESETS: dict[Generation, Weights] = {"absolute": OPTUNA, "additive": ADDITIVE, "multiplicative": MULTIPLICATIVE}
+RewardVariant: TypeAlias = Literal["absolute", "additive", "multiplicative"]
+PRESETS: dict[RewardVariant, RewardWeights] = {
+    "absolute": OPTUNA,
+    "additive": ADDITIVE,
+    "multiplicative": MULTIPLICATIVE,
+}
 
 
-def during(before: Record | None, now: Record, weights: Weights) -> float:
+def step_reward(before: StepScores | None, now: StepScores, weights: RewardWeights) -> float:
     """R of one step: quality and calls, and the bonus of a refine. Quality is not paid for at the first step."""
     paid = -weights.calls * now.calls + (weights.refine * now.entropy if now.action == "refine" else 0.0)
     if before is None:
@@ -92,8 +96,13 @@ def during(before: Record | None, now: Record, weights: Weights) -> float:
     return paid + weights.likeness * now.likeness + sum(w * d for w, d in zip(kinds, change, strict=True))
 
 
-def at_end(
-    last: Record, calls: int, weights: Weights, kind: Generation, baseline: Baseline | None, most: int = MOST
+def final_reward(
+    last: StepScores,
+    calls: int,
+    weights: RewardWeights,
+    kind: RewardVariant,
+    baseline: Baseline | None,
+    most: int = FULL_RUN_CALLS,
 ) -> float:
     """R of the finished picture.
 
@@ -109,22 +118,22 @@ def at_end(
     fixed = baseline or FALLBACK
     rows = list(zip(betas, last.scores, fixed.low, fixed.high, strict=True))
     if kind == "additive":
-        return sum(b * (s - low) / max(high - low, GUARD) for b, s, low, high in rows) + weights.saved * saved
-    quality = sum(b * (s - low) / (high - low) for b, s, low, high in rows if high - low > GUARD)
+        return sum(b * (s - low) / max(high - low, MIN_SCORE_RANGE) for b, s, low, high in rows) + weights.saved * saved
+    quality = sum(b * (s - low) / (high - low) for b, s, low, high in rows if high - low > MIN_SCORE_RANGE)
     return quality * (1 + weights.saved * max(0.0, saved))
 
 
-def rewards(
-    records: Sequence[Record],
-    kind: Generation,
+def episode_rewards(
+    records: Sequence[StepScores],
+    kind: RewardVariant,
     baseline: Baseline | None = None,
-    weights: Weights | None = None,
-    most: int = MOST,
+    weights: RewardWeights | None = None,
+    most: int = FULL_RUN_CALLS,
 ) -> Rewards:
     """What each step of a finished episode was paid, the end's with the last."""
     own = weights or PRESETS[kind]
-    steps = [during(a, b, own) for a, b in zip((None, *records[:-1]), records, strict=True)]
-    steps[-1] += at_end(records[-1], sum(r.calls for r in records), own, kind, baseline, most)
+    steps = [step_reward(a, b, own) for a, b in zip((None, *records[:-1]), records, strict=True)]
+    steps[-1] += final_reward(records[-1], sum(r.calls for r in records), own, kind, baseline, most)
     return tuple(steps)
 
 

@@ -19,23 +19,23 @@ from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
 from skipstone.evaluation.models import EmbeddedModel
 from skipstone.integrations.identity import identity
-from skipstone.policies.agent.actions import Guide
-from skipstone.tuning.grids import even_times, policy_of
+from skipstone.policies.agent.actions import BaseSchedule
+from skipstone.tuning.grids import even_times, path_policy
 from skipstone.tuning.recorder import Recorder
 
-from .logged_backbone import Trajectories
-from .trajectory_log import Log
+from .logged_backbone import RecordedTrajectories
+from .trajectory_log import TrajectoryLog
 
-MARKS = (0.93, 0.8, 0.62, 0.42, 0.22, 0.08)  # of the whole angle, where errors are made to see how they fade
-NUDGE = 0.02  # rms of such an error
-COARSE = 10  # places that the runs pass in a step which carry it to the end
-ALL = 12  # last places that are all kept
-ENDING = 5  # parts of the last fine step: the path bends hard near data
-Watch = Callable[[int, int], None]
+PROBE_ANGLES = (0.93, 0.8, 0.62, 0.42, 0.22, 0.08)  # of the whole angle, where errors are made to see how they fade
+PROBE_RMS = 0.02  # rms of such an error
+PROBE_STRIDE = 10  # places that the runs pass in a step which carry it to the end
+NUM_DENSE_TAIL_PLACES = 12  # last places that are all kept
+LAST_STEP_PARTS = 5  # parts of the last fine step: the path bends hard near data
+SampleProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Recording:
+class RecordingSettings:
     """How to draw logged trajectories.
 
     Args:
@@ -50,15 +50,15 @@ class Recording:
     batch: int = 16
     solver: str = "adams(of='x0')"
 
-    def draw(
+    def record(
         self,
         model: EmbeddedModel,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        guides: Mapping[int, Guide],
+        guides: Mapping[int, BaseSchedule],
         out: Path,
-        watch: Watch | None = None,
-    ) -> Log:
+        callback: SampleProgressCallback | None = None,
+    ) -> TrajectoryLog:
         """The log of these samples; what was drawn before an interruption is kept beside `out` until it is written.
 
         Args:
@@ -75,56 +75,58 @@ class Recording:
         times = fine_times(model.schedule, grid[0], self.fine)
         parts = out.with_name(f".{out.name}.parts")
         known = {str(n): list(guide.times) for n, guide in guides.items()}
-        who = identity(model)["weights"]
-        _same(parts, [who, model.guidance, vars(self), list(prompts), list(seeds), known])
+        identity_digest = identity(model)["weights"]
+        _check_parts_folder(parts, [identity_digest, model.guidance, vars(self), list(prompts), list(seeds), known])
         found = []
         for first in range(0, len(prompts), self.batch):
             here = slice(first, first + self.batch)
             file = parts / f"{first:06d}.npz"
             if not file.is_file():
                 problems = [model.problem(p, s, grid=grid) for p, s in zip(prompts[here], seeds[here], strict=True)]
-                self._part(model, problems, times, guides, file)
+                self._record_batch(model, problems, times, guides, file)
             with np.load(file) as drawn:
                 found.append({name: drawn[name] for name in drawn.files})
-            if watch is not None:
-                watch(min(first + self.batch, len(prompts)), len(prompts))
-        whole = {name: np.concatenate([part[name] for part in found]) for name in found[0] if name not in _SHARED}
+            if callback is not None:
+                callback(min(first + self.batch, len(prompts)), len(prompts))
+        whole = {
+            name: np.concatenate([part[name] for part in found]) for name in found[0] if name not in _SHARED_ARRAYS
+        }
         angles, marks = found[0]["angles"], found[0]["marks"]
-        some = thinned(len(angles))
-        runs = Trajectories(angles[some], whole["z"], whole["v"][:, some], whole["gains"], marks)
-        log = Log(
+        some = thin_indices(len(angles))
+        runs = RecordedTrajectories(angles[some], whole["z"], whole["v"][:, some], whole["gains"], marks)
+        log = TrajectoryLog(
             runs, grid, tuple(prompts), tuple(seeds), whole["states"], guides, whole["made"], whole["ends"],
             10 ** (float(np.median(whole["offset"])) / 20), self.solver, model.name,
-            {"guidance": model.guidance, "identity": who, "fine": self.fine},
+            {"guidance": model.guidance, "identity": identity_digest, "fine": self.fine},
         )  # fmt: skip
         log.save(out)
         shutil.rmtree(parts)
         return log
 
-    def _part(
+    def _record_batch(
         self,
         model: EmbeddedModel,
         problems: Sequence[Problem],
         times: tuple[float, ...],
-        guides: Mapping[int, Guide],
+        guides: Mapping[int, BaseSchedule],
         file: Path,
     ) -> None:
         """Draw some samples, and keep what belongs into the log."""
         solver = registry.parse("solver", self.solver)
         angles = np.array([model.schedule.angle(t) for t in times])
         recorder = Recorder(registry.parse("solver", "adams"))
-        ends = [r.x for r in denoise_many(model.backbone, problems, recorder, policy_of(times))]
-        z, v = _lines(recorder, angles)
-        marks = nearest(angles, angles[0] * np.array(MARKS))
-        gains = _gains(model, problems, times, z, v, marks)
+        ends = [r.x for r in denoise_many(model.backbone, problems, recorder, path_policy(times))]
+        z, v = _recorded_paths(recorder, angles)
+        marks = nearest_indices(angles, angles[0] * np.array(PROBE_ANGLES))
+        gains = _measure_error_gains(model, problems, times, z, v, marks)
         pictures = model.decode(ends)
         made, offsets = [], []
         for guide in guides.values():
-            results = denoise_many(model.backbone, problems, solver, policy_of(guide.times))
+            results = denoise_many(model.backbone, problems, solver, path_policy(guide.times))
             near = [_decibels(r.x.numpy(), x.numpy()) for r, x in zip(results, ends, strict=True)]
             made.append([_decibels(a, b) for a, b in zip(model.decode([r.x for r in results]), pictures, strict=True)])
             offsets.append(np.subtract(made[-1], near))
-        runs = Trajectories.of(angles, z[:, 0], v, gains, angles[marks], self.dimensions)
+        runs = RecordedTrajectories.from_latents(angles, z[:, 0], v, gains, angles[marks], self.dimensions)
         part = file.with_suffix(".part")
         with open(part, "wb") as opened:
             np.savez(
@@ -135,10 +137,10 @@ class Recording:
         os.replace(part, file)
 
 
-_SHARED = ("angles", "marks")
+_SHARED_ARRAYS = ("angles", "marks")
 
 
-def _same(parts: Path, about: Any) -> None:
+def _check_parts_folder(parts: Path, about: Any) -> None:
     """A folder for parts of this drawing, and of no other. Raises SpecError."""
     parts.mkdir(parents=True, exist_ok=True)
     note, text = parts / "about.json", json.dumps(about)
@@ -152,23 +154,25 @@ def _same(parts: Path, about: Any) -> None:
 
 
 def fine_times(schedule: Any, start: float, steps: int) -> tuple[float, ...]:
-    """Times even on the angle, the last step in `ENDING` parts."""
+    """Times even on the angle, the last step in `LAST_STEP_PARTS` parts."""
     even = even_times(schedule, start, steps)
-    return (*even[:-1], *(even[-2] * (1 - k / ENDING) for k in range(1, ENDING)), 0.0)
+    return (*even[:-1], *(even[-2] * (1 - k / LAST_STEP_PARTS) for k in range(1, LAST_STEP_PARTS)), 0.0)
 
 
-def thinned(places: int) -> list[int]:
+def thin_indices(places: int) -> list[int]:
     """Places that a log keeps: every second, and all of the last ones, where the path bends hard."""
-    return sorted({*range(0, places - ALL, 2), *range(max(0, places - ALL), places)})
+    return sorted(
+        {*range(0, places - NUM_DENSE_TAIL_PLACES, 2), *range(max(0, places - NUM_DENSE_TAIL_PLACES), places)}
+    )
 
 
-def nearest(angles: Any, wanted: Any) -> Any:
+def nearest_indices(angles: Any, wanted: Any) -> Any:
     """Places of a fine run nearest to some angles, away from both ends."""
     places = np.abs(angles[None] - np.asarray(wanted)[:, None]).argmin(1)
-    return np.clip(places, COARSE, len(angles) - COARSE - 1)
+    return np.clip(places, PROBE_STRIDE, len(angles) - PROBE_STRIDE - 1)
 
 
-def _lines(recorder: Recorder, angles: Any) -> tuple[Any, Any]:
+def _recorded_paths(recorder: Recorder, angles: Any) -> tuple[Any, Any]:
     """z and v (samples, places, numbers) of the runs; v at the end is that of the line through the two before."""
     rows = np.stack([np.stack(line.rows, 1) for line in recorder.lines]).astype(np.float64)
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
@@ -179,23 +183,23 @@ def _lines(recorder: Recorder, angles: Any) -> tuple[Any, Any]:
     return z, v
 
 
-def _gains(
+def _measure_error_gains(
     model: EmbeddedModel, problems: Sequence[Problem], times: tuple[float, ...], z: Any, v: Any, marks: Any
 ) -> Any:
     """(samples, marks): how much of an error in the direction in which long steps err is left at the end."""
     starts = []
     for problem, line, slopes in zip(problems, z, v, strict=True):
         for place in marks:
-            bend = slopes[place - COARSE] - 2 * slopes[place] + slopes[place + COARSE]
-            nudge = NUDGE * bend / math.sqrt(float((bend**2).mean()))
-            grid = (times[place], *(t for t in (*times[place + 1 :: COARSE], times[-2], 0.0) if t < times[place]))
+            bend = slopes[place - PROBE_STRIDE] - 2 * slopes[place] + slopes[place + PROBE_STRIDE]
+            nudge = PROBE_RMS * bend / math.sqrt(float((bend**2).mean()))
+            grid = (times[place], *(t for t in (*times[place + 1 :: PROBE_STRIDE], times[-2], 0.0) if t < times[place]))
             grid = tuple(sorted(set(grid), reverse=True))
             for x in (line[place], line[place] + nudge):
                 like = problem.x
                 starts.append(replace(problem, x=like.new_tensor(x).reshape(like.shape), grid=grid))
     adams, fixed = registry.parse("solver", "adams"), registry.parse("policy", "fixed")
     ends = [r.x.numpy() for part in _chunks(starts, 64) for r in denoise_many(model.backbone, part, adams, fixed)]
-    left = [math.sqrt(float(((a - b) ** 2).mean())) / NUDGE for a, b in zip(ends[::2], ends[1::2], strict=True)]
+    left = [math.sqrt(float(((a - b) ** 2).mean())) / PROBE_RMS for a, b in zip(ends[::2], ends[1::2], strict=True)]
     return np.array(left).reshape(len(problems), len(marks))
 
 

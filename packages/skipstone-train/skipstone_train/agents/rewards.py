@@ -14,9 +14,9 @@ import numpy as np
 
 from skipstone.errors import SpecError
 
-from .transitions import Behaviour, Score, evaluate, steady
+from .transitions import Behaviour, PolicyScore, constant_behaviour, evaluate
 
-SURE = 3.0  # standard errors of a paired difference, for it to count
+SIGNIFICANCE = 3.0  # standard errors of a paired difference, for it to count
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Shaping:
         return self.gamma * np.where(ended, 0.0, after) - before
 
 
-def spent(price: Any, calls: Any) -> Any:
+def cost_potential(price: Any, calls: Any) -> Any:
     """Potential -price * calls: with it, each call is paid for when it is made, not in the end."""
     return -np.asarray(price) * np.asarray(calls)
 
@@ -76,77 +76,87 @@ def spent(price: Any, calls: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Constant:
+class ConstantPolicyResult:
     """A constant policy and what became of it: mean pay, utility, quality (dB) and calls; error is the utility's."""
 
     name: str
-    pay: float
+    mean_return: float
     utility: float
     error: float
     quality: float
     calls: float
-    score: Score
+    score: PolicyScore
 
 
 @dataclass(frozen=True)
 class Ranking:
     """Constant policies, that of the highest utility first."""
 
-    rows: tuple[Constant, ...]
+    rows: tuple[ConstantPolicyResult, ...]
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """The table, in text."""
         width = max(len(r.name) for r in self.rows)
         head = f"{'policy':{width}}      pay  utility  quality   calls"
         return "\n".join(
             [head]
-            + [f"{r.name:{width}} {r.pay:8.3f} {r.utility:8.3f} {r.quality:8.2f} {r.calls:7.2f}" for r in self.rows]
+            + [
+                f"{r.name:{width}} {r.mean_return:8.3f} {r.utility:8.3f} {r.quality:8.2f} {r.calls:7.2f}"
+                for r in self.rows
+            ]
         )
 
     @property
-    def inversions(self) -> tuple[tuple[Constant, Constant], ...]:
+    def inversions(self) -> tuple[tuple[ConstantPolicyResult, ConstantPolicyResult], ...]:
         """Pairs (better, worse) by utility of which the reward surely pays the worse more; the largest error first."""
         found = []
         for i, a in enumerate(self.rows):
             for b in self.rows[i + 1 :]:
-                if _surely(a.score.utilities - b.score.utilities) and _surely(b.score.pays - a.score.pays):
+                if _is_significant(a.score.utilities - b.score.utilities) and _is_significant(
+                    b.score.episode_returns - a.score.episode_returns
+                ):
                     found.append((a, b))
-        return tuple(sorted(found, key=lambda ab: ab[0].pay - ab[1].pay))
+        return tuple(sorted(found, key=lambda ab: ab[0].mean_return - ab[1].mean_return))
 
     def check(self) -> None:
         """Raise SpecError where the reward pays a worse policy more than a better one: nobody should train on that."""
         if self.inversions:
             better, worse = self.inversions[0]
             raise SpecError(
-                f"The reward pays {worse.name!r} {worse.pay:.3f} and {better.name!r} {better.pay:.3f}, but their "
+                f"The reward pays {worse.name!r} {worse.mean_return:.3f} and {better.name!r} "
+                f"{better.mean_return:.3f}, but their "
                 f"utilities are {worse.utility:.3f} and {better.utility:.3f}: an agent would learn the wrong one. "
-                f"Pay the utility itself (reward: utility).\n{self.words}"
+                f"Pay the utility itself (reward: utility).\n{self.summary}"
             )
 
 
-def constants(env: Any, episodes: int = 64, seed: int = 0) -> dict[str, Behaviour]:
+def constant_policies(env: Any, episodes: int = 64, seed: int = 0) -> dict[str, Behaviour]:
     """The constant policies of an environment: each action always, and stopping early, midway and late."""
     stops = [a for a in env.actions if a.split()[0] == "stop"]
-    found = {f"always {a}": steady(env.actions, a) for a in env.actions if a not in stops}
+    found = {f"always {a}": constant_behaviour(env.actions, a) for a in env.actions if a not in stops}
     if stops:
-        length = evaluate(env, steady(env.actions, "continue"), episodes, seed).lengths.mean()
+        length = evaluate(env, constant_behaviour(env.actions, "continue"), episodes, seed).lengths.mean()
         for stop, k in itertools.product(stops, (1, 2, 3, 4, 5)):
             name = f"{stop} at {max(1, round(length * k / 6))}"
-            found[name] = steady(env.actions, name)
+            found[name] = constant_behaviour(env.actions, name)
     return found
 
 
-def rank(env: Any, episodes: int = 64, seed: int = 0, policies: Mapping[str, Behaviour] | None = None) -> Ranking:
+def rank_constant_policies(
+    env: Any, episodes: int = 64, seed: int = 0, policies: Mapping[str, Behaviour] | None = None
+) -> Ranking:
     """Play constant policies on the same episodes, before any training. `Ranking.check` then judges the reward."""
     rows = []
-    for name, behaviour in (policies or constants(env, episodes, seed)).items():
+    for name, behaviour in (policies or constant_policies(env, episodes, seed)).items():
         s = evaluate(env, behaviour, episodes, seed)
-        rows.append(Constant(name, float(s.pays.mean()), s.utility, s.error, s.quality, s.calls, s))
+        rows.append(
+            ConstantPolicyResult(name, float(s.episode_returns.mean()), s.utility, s.error, s.quality, s.calls, s)
+        )
     return Ranking(tuple(sorted(rows, key=lambda r: -r.utility)))
 
 
-def _surely(difference: Any) -> bool:
+def _is_significant(difference: Any) -> bool:
     """Whether the mean of paired differences is above 0 by more than chance."""
     spread = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
-    return bool(difference.mean() > SURE * spread + 1e-9)
+    return bool(difference.mean() > SIGNIFICANCE * spread + 1e-9)

@@ -15,20 +15,20 @@ from skipstone.errors import SpecError
 from skipstone.numerics.schedule import Schedule
 from skipstone.policies.agent import actions as moves
 from skipstone.policies.agent import observation as sight
-from skipstone.policies.agent.actions import Guide, Moves
-from skipstone.policies.agent.checkpoint import Brain
-from skipstone.policies.agent.observation import NOTHING, Sight
-from skipstone.policies.agent.policy import Mind
-from skipstone.policies.agent.published import Published
+from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
+from skipstone.policies.agent.checkpoint import ActionScorer
+from skipstone.policies.agent.observation import NO_IMAGES, Observation
+from skipstone.policies.agent.policy import AgentCheckpoint
+from skipstone.policies.agent.published import PublishedObservation
 from skipstone.registry import spell
 from skipstone.tuning.grids import even_times
 
 from .environment import Environment
-from .episodes import Episodes, Pool
-from .logged_backbone import Logged
+from .episodes import DenoisingEnv, SamplePool
+from .logged_backbone import RecordedBackbone
 from .rewards import Utility
-from .trajectory_log import Log
-from .vectorized_env import SOLVER, Twin
+from .trajectory_log import TrajectoryLog
+from .vectorized_env import SOLVER, VectorizedEnv
 
 Split = Literal["train", "validation"]
 
@@ -53,7 +53,7 @@ class EnvironmentSettings:
         fee: What a look costs, in full calls; null measures it in multiply-accumulates.
         axes: Directions of the mean text state that are seen: its principal components over the training prompts, >= 0.
         relative: Pay an episode's utility less that of its guide on the same sample.
-        swapped: Chance that errors of a training episode fade as on another sample, in [0, 1], see `Twin`.
+        swapped: Chance that errors of a training episode fade as on another sample, in [0, 1], see `VectorizedEnv`.
         judged: Judge what was learnt on the network, not on its trajectories: what wins there need not win here.
 
     Raises:
@@ -89,47 +89,47 @@ class EnvironmentSettings:
                 f"Expected a share in (0, 1), axes >= 0 and swapped in [0, 1], got {self.share}, {self.axes} and "
                 f"{self.swapped}."
             )
-        if Sight(self.blocks).looking and not self.live:
+        if Observation(self.blocks).published_blocks and not self.live:
             raise SpecError(
                 f"blocks: {', '.join(self.blocks)} look at pictures, and recorded runs have nothing to decode. Say "
                 f"live: true, which runs on the network that was logged, or leave the blocks out that look."
             )
-        _ = self.moves, Utility(1.0, self.floor, self.cap)
+        _ = self.action_space, Utility(1.0, self.floor, self.cap)
 
     @cached_property
-    def moves(self) -> Moves:
+    def action_space(self) -> ActionSpace:
         """The actions."""
-        return Moves(self.actions, self.first, self.calls)
+        return ActionSpace(self.actions, self.first, self.calls)
 
     @cached_property
-    def logged(self) -> Log:
+    def trajectory_log(self) -> TrajectoryLog:
         """The logged trajectories."""
-        return Log.load(self.log)
+        return TrajectoryLog.load(self.log)
 
     @cached_property
-    def sight(self) -> Sight:
+    def observation(self) -> Observation:
         """What is seen; the axes are those of the training prompts alone."""
-        train, _ = self.logged.split(self.share)
-        states = np.unique(np.asarray(self.logged.states, np.float64)[train], axis=0)
+        train, _ = self.trajectory_log.split(self.share)
+        states = np.unique(np.asarray(self.trajectory_log.states, np.float64)[train], axis=0)
         centre = states.mean(0)
         axes = np.linalg.svd(states - centre, full_matrices=False)[2][: self.axes]
         spread = np.maximum(((states - centre) @ axes.T).std(0), 1e-9)
         rows = tuple(tuple(row) for row in (axes / spread[:, None]).round(6).tolist())
-        return Sight(self.blocks, tuple(centre.round(6).tolist()), rows, self._published)
+        return Observation(self.blocks, tuple(centre.round(6).tolist()), rows, self._published_features)
 
     @cached_property
-    def _published(self) -> Published:
+    def _published_features(self) -> PublishedObservation:
         from .feature_cost import published
 
-        return published(self.model, self.eyes, self.fee) if Sight(self.blocks).looking else NOTHING
+        return published(self.model, self.eyes, self.fee) if Observation(self.blocks).published_blocks else NO_IMAGES
 
     @cached_property
-    def guides(self) -> tuple[tuple[float, Guide], ...]:
+    def base_schedules(self) -> tuple[tuple[float, BaseSchedule], ...]:
         """Of each price the schedule of most mean utility on the training samples; by falling price.
 
         Of those within one standard error of it (of paired differences) that of the fewest calls.
         """
-        known, made = self._schedules
+        known, made = self._candidate_schedules
         calls, train = np.array(list(known)), len(made)
         quality = np.clip(made, self.floor, self.cap)
         found = []
@@ -142,16 +142,16 @@ class EnvironmentSettings:
         return tuple(found)
 
     @cached_property
-    def _schedules(self) -> tuple[Mapping[int, Guide], Any]:
+    def _candidate_schedules(self) -> tuple[Mapping[int, BaseSchedule], Any]:
         """Schedules by calls, and (training samples, schedules) their qualities: on the network where it was logged."""
-        log = self.logged
+        log = self.trajectory_log
         train, _ = log.split(self.share)
         if self.guides_from == "logged":
-            return log.guides, log.made[train]
-        known = {n: Guide(even_times(self._schedule, log.grid[0], n)) for n in log.guides}
+            return log.base_schedules, log.made[train]
+        known = {n: BaseSchedule(even_times(self._schedule, log.grid[0], n)) for n in log.base_schedules}
         pool = log.pool(train, self._schedule)
         made = [
-            follow(self._episodes(pool, [(1.0, guide)], len(train), True, blind=True))["quality"]
+            run_base_schedules(self._build_env(pool, [(1.0, guide)], len(train), True, blind=True))["quality"]
             for guide in known.values()
         ]
         return known, np.stack(made, 1)
@@ -161,9 +161,9 @@ class EnvironmentSettings:
         """The network that was logged, where it is needed."""
         from skipstone.evaluation.models import load_embedded
 
-        return load_embedded(self.logged.model or "pebble")
+        return load_embedded(self.trajectory_log.model or "pebble")
 
-    def build(self, split: Split, n: int | None = None, seed: int = 0) -> Episodes:
+    def build(self, split: Split, n: int | None = None, seed: int = 0) -> DenoisingEnv:
         """Episodes of the training or the validation samples.
 
         Args:
@@ -182,67 +182,74 @@ class EnvironmentSettings:
                 f"judge. Draw more of them, or keep a larger share."
             )
         slots = len(pool) * len(self.prices) if n is None else n
-        baseline = self._baseline(pool) if self.relative else None
-        env = self._episodes(pool, self.guides, slots, n is None, baseline)
-        if isinstance(env, Twin) and split == "train":
+        baseline = self._baseline_utilities(pool) if self.relative else None
+        env = self._build_env(pool, self.base_schedules, slots, n is None, baseline)
+        if isinstance(env, VectorizedEnv) and split == "train":
             env.swapped = self.swapped
         env.seed = seed
         return env
 
-    def _episodes(
+    def _build_env(
         self,
-        pool: Pool,
-        guides: Sequence[tuple[float, Guide]],
+        pool: SamplePool,
+        guides: Sequence[tuple[float, BaseSchedule]],
         slots: int,
-        every: bool,
+        in_order: bool,
         baseline: Any = None,
         blind: bool = False,
-    ) -> Episodes:
+    ) -> DenoisingEnv:
         """Episodes of a pool: by the twin where that computes the same; `blind` for fixed schedules, which look at
         nothing, on recorded runs either."""
-        solver = self.logged.parsed()
+        solver = self.trajectory_log.build_solver()
         same = (
-            isinstance(pool.backbone, Logged) and spell(solver) == SOLVER and not {"gate", "refine"} & {*self.actions}
+            isinstance(pool.backbone, RecordedBackbone)
+            and spell(solver) == SOLVER
+            and not {"gate", "refine"} & {*self.actions}
         )
         utility = Utility(1.0, self.floor, self.cap)
-        kind = Twin if same else Environment
-        sight = Sight(("place",)) if blind else self.sight
-        return kind(pool, solver, self.moves, sight, guides, utility, slots, every, baseline)
+        kind = VectorizedEnv if same else Environment
+        sight = Observation(("place",)) if blind else self.observation
+        return kind(pool, solver, self.action_space, sight, guides, utility, slots, in_order, baseline)
 
-    def proof(self) -> Episodes | None:
+    def build_live_validation(self) -> DenoisingEnv | None:
         """Episodes on the network itself, for what was learnt to be judged there: every other validation sample.
 
         Each sample at each price, once, in order. None where `judged` is off, or what was trained on is the network.
         """
         if not self.judged or self.live:
             return None
-        _, held = self.logged.split(self.share)
-        pool = live(self.model, self.logged, held[1::2])
-        return self._episodes(pool, self.guides, len(pool) * len(self.prices), True)
+        _, held = self.trajectory_log.split(self.share)
+        pool = live(self.model, self.trajectory_log, held[1::2])
+        return self._build_env(pool, self.base_schedules, len(pool) * len(self.prices), True)
 
-    def pool(self, split: Split) -> Pool:
+    def pool(self, split: Split) -> SamplePool:
         """The samples."""
-        samples = dict(zip(("train", "validation"), self.logged.split(self.share), strict=True))[split]
+        samples = dict(zip(("train", "validation"), self.trajectory_log.split(self.share), strict=True))[split]
         if self.live:
-            return live(self.model, self.logged, samples)
-        return self.logged.pool(samples, self._schedule)
+            return live(self.model, self.trajectory_log, samples)
+        return self.trajectory_log.pool(samples, self._schedule)
 
     @cached_property
     def _schedule(self) -> Schedule:
         schedule: Schedule = self.model.schedule
         return schedule
 
-    def _baseline(self, pool: Pool) -> Any:
+    def _baseline_utilities(self, pool: SamplePool) -> Any:
         """(samples, prices) utility of the guide, by running it."""
-        found = [follow(self._episodes(pool, [one], len(pool), True, blind=True))["utility"] for one in self.guides]
+        found = [
+            run_base_schedules(self._build_env(pool, [one], len(pool), True, blind=True))["utility"]
+            for one in self.base_schedules
+        ]
         return np.stack(found, 1).astype(np.float32)
 
-    def agent(self, brain: Brain, learned: bool, notes: Mapping[str, Any]) -> Mind:
+    def agent(self, brain: ActionScorer, learned: bool, notes: Mapping[str, Any]) -> AgentCheckpoint:
         """The file of an agent with this brain, which plays the guides where it has not learned more."""
-        return Mind(brain, self.moves, self.sight, self.guides, learned, self.logged.solver, notes)
+        return AgentCheckpoint(
+            brain, self.action_space, self.observation, self.base_schedules, learned, self.trajectory_log.solver, notes
+        )
 
 
-def follow(env: Episodes) -> dict[str, Any]:
+def run_base_schedules(env: DenoisingEnv) -> dict[str, Any]:
     """Figures of the first episode of each slot when every action is to continue: the guide itself."""
     go = env.actions.index("continue")
     found: dict[str, Any] = {}
@@ -259,7 +266,7 @@ def follow(env: Episodes) -> dict[str, Any]:
     return found
 
 
-def live(model: Any, log: Log, samples: Sequence[int]) -> Pool:
+def live(model: Any, log: TrajectoryLog, samples: Sequence[int]) -> SamplePool:
     """The same samples on the network itself, held against the ends of the logged runs."""
     problems: list[Problem] = [model.problem(log.prompts[i], log.seeds[i], grid=log.grid) for i in samples]
     ends = [p.x.new_tensor(log.ends[i].astype(np.float32)) for p, i in zip(problems, samples, strict=True)]

@@ -19,16 +19,16 @@ from skipstone.errors import SpecError
 from .rewards import Shaping, Utility
 
 ACTIONS = ("continue", "skip 2", "skip 3", "stop", "refine")
-NAMES = ("progress", "calls", "evidence", "damage", "refined", "price")
-REFINING = 2  # calls that a refine makes besides its step's own
-SCALE = 10.0  # damage of 1 in the observation
+OBSERVATION_NAMES = ("progress", "calls", "evidence", "damage", "refined", "price")
+REFINE_CALLS = 2  # calls that a refine makes besides its step's own
+DAMAGE_SCALE = 10.0  # damage of 1 in the observation
 
 
-class State(NamedTuple):
+class ToyState(NamedTuple):
     """What is known of an episode: the observation holds the same numbers."""
 
     position: int = 0
-    seen: int = 1  # coins thrown, one a call
+    num_throws: int = 1  # coins thrown, one a call
     ones: int = 0
     damage: int = 0
     refined: int = 0
@@ -36,12 +36,12 @@ class State(NamedTuple):
     @property
     def calls(self) -> int:
         """Calls made so far, the one at the start of the next step included."""
-        return self.seen + REFINING * self.refined
+        return self.num_throws + REFINE_CALLS * self.refined
 
 
 @dataclass(frozen=True)
 class ToySettings:
-    """The toy decision process. `Toy(settings, n)` is its environment.
+    """The toy decision process. `ToyEnv(settings, n)` is its environment.
 
     A step over k of the grid does damage k (k - 1); "stop" makes one more call and goes to the end in two halves,
     r of the grid left: damage r (r - 2) // 2; "refine", allowed once, makes two calls more and halves the damage so far
@@ -79,16 +79,16 @@ class ToySettings:
                 f"with 'continue', got {self!r}."
             )
 
-    def build(self, split: str = "train", n: int | None = None, seed: int = 0) -> Toy:
+    def build(self, split: str = "train", n: int | None = None, seed: int = 0) -> ToyEnv:
         """The environment. Episodes of "validation" are others than those of "train"."""
-        return Toy(self, 64 if n is None else n, seed + (0 if split == "train" else 1_000_003))
+        return ToyEnv(self, 64 if n is None else n, seed + (0 if split == "train" else 1_000_003))
 
 
 STOPPING = ToySettings(actions=("continue", "stop"))  # when to end, and nothing else
 TWO_CLASSES = ToySettings(hardness=(0.01, 3.0))  # simple and crowded prompts
 
 
-class Toy(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's types are not followed
+class ToyEnv(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's types are not followed
     """`n` episodes of the toy side by side. The environment of real runs has the same interface.
 
     Args:
@@ -102,45 +102,45 @@ class Toy(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's types 
         self, settings: ToySettings = ToySettings(), n: int = 64, seed: int = 0, shaping: Shaping | None = None
     ) -> None:
         self.settings, self.num_envs, self.shaping = settings, n, shaping
-        self.actions, self.names = settings.actions, NAMES
+        self.actions, self.names = settings.actions, OBSERVATION_NAMES
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (len(NAMES),), np.float32)
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (len(OBSERVATION_NAMES),), np.float32)
         self.single_action_space = gymnasium.spaces.Discrete(len(self.actions))
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, n)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, n)
         self.complexity = np.asarray(settings.hardness)
-        self.weights = self.chances = shares(settings.chances or (1.0,) * len(settings.hardness))
+        self.weights = self.chances = normalize_weights(settings.chances or (1.0,) * len(settings.hardness))
         self.seed, self._seed = seed, 0
-        self._begun = [0] * n
-        self._states = [State()] * n
+        self._num_begun = [0] * n
+        self._states = [ToyState()] * n
         self._coins: list[Any] = [None] * n
         self._classes, self._prices = [0] * n, [settings.prices[0]] * n
 
-    def weigh(self, weights: Any) -> None:
+    def set_sample_weights(self, weights: Any) -> None:
         """Draw the classes with these chances from the next episodes on: what a curriculum does."""
-        self.weights = shares(weights)
+        self.weights = normalize_weights(weights)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin all episodes anew. The j-th of slot i depends on the seeds, i and j only."""
         self._seed = self._seed + 1 if seed is None else seed
-        self._begun = [0] * self.num_envs
+        self._num_begun = [0] * self.num_envs
         for i in range(self.num_envs):
             self._begin(i)
         return self._observations(), {}
 
     def _begin(self, i: int) -> None:
-        rng = np.random.default_rng((self.seed, self._seed, i, self._begun[i]))
+        rng = np.random.default_rng((self.seed, self._seed, i, self._num_begun[i]))
         u, price, *coins = rng.random(2 + self.settings.steps).tolist()
         self._classes[i] = min(int(np.searchsorted(np.cumsum(self.weights), u, side="right")), len(self.weights) - 1)
         self._prices[i] = self.settings.prices[int(price * len(self.settings.prices))]
-        odds = coin(self.settings, self._classes[i])
+        odds = coin_probability(self.settings, self._classes[i])
         self._coins[i] = [int(c < odds) for c in coins]
-        self._states[i] = State(ones=self._coins[i][0])
-        self._begun[i] += 1
+        self._states[i] = ToyState(ones=self._coins[i][0])
+        self._num_begun[i] += 1
 
     def action_masks(self) -> Any:
         """(n, actions) true where allowed."""
-        return np.array([allowed(self.settings, s) for s in self._states])
+        return np.array([action_mask(self.settings, s) for s in self._states])
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One decision of each episode. Raises SpecError for an action that is masked."""
@@ -149,11 +149,11 @@ class Toy(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's types 
         last = np.full(n, None, object)
         for i, action in enumerate(np.asarray(actions).tolist()):
             before = self._states[i]
-            if not allowed(self.settings, before)[action]:
+            if not action_mask(self.settings, before)[action]:
                 raise SpecError(
                     f"The toy was asked to {self.settings.actions[action]!r} in {before}, where that is masked."
                 )
-            after = moved(self.settings, before, self.settings.actions[action])
+            after = apply_action(self.settings, before, self.settings.actions[action])
             ended[i] = after.position >= self.settings.steps
             if ended[i]:
                 quality = quality_of(self.settings, self._classes[i], after.damage)
@@ -163,7 +163,9 @@ class Toy(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's types 
                 rewards[i] = utility
                 last[i] = observe(self.settings, after, self._prices[i])
             else:
-                after = after._replace(seen=after.seen + 1, ones=after.ones + self._coins[i][after.seen])
+                after = after._replace(
+                    num_throws=after.num_throws + 1, ones=after.ones + self._coins[i][after.num_throws]
+                )
             if self.shaping is not None:
                 rewards[i] += self.shaping(
                     potential(before, self._prices[i]), potential(after, self._prices[i]), ended[i]
@@ -185,13 +187,13 @@ class Toy(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's types 
 # -- The rules, one state at a time: the environment and the exact solution share them ----------------------------
 
 
-def coin(settings: ToySettings, which: int) -> float:
+def coin_probability(settings: ToySettings, which: int) -> float:
     """Chance of a 1 at a call of a sample of this class."""
     share = which / max(1, len(settings.hardness) - 1)
     return (1 - share) * (1 - settings.told) + share * settings.told
 
 
-def allowed(settings: ToySettings, state: State) -> list[bool]:
+def action_mask(settings: ToySettings, state: ToyState) -> list[bool]:
     """Which actions are: no step past the end, no stop at the start or for the last step, one refine."""
     left = settings.steps - state.position
     rules = {
@@ -204,12 +206,14 @@ def allowed(settings: ToySettings, state: State) -> list[bool]:
     return [rules[a] for a in settings.actions]
 
 
-def moved(settings: ToySettings, state: State, action: str) -> State:
+def apply_action(settings: ToySettings, state: ToyState, action: str) -> ToyState:
     """The state after an action, before the coin of the next call."""
     left = settings.steps - state.position
     if action == "stop":
         return state._replace(
-            position=settings.steps, seen=state.seen + 1, damage=state.damage + max(0, left * (left - 2) // 2)
+            position=settings.steps,
+            num_throws=state.num_throws + 1,
+            damage=state.damage + max(0, left * (left - 2) // 2),
         )
     if action == "refine":
         return state._replace(position=state.position + 1, damage=state.damage // 2, refined=1)
@@ -217,11 +221,11 @@ def moved(settings: ToySettings, state: State, action: str) -> State:
     return state._replace(position=state.position + k, damage=state.damage + k * (k - 1))
 
 
-def observe(settings: ToySettings, state: State, price: float) -> tuple[float, ...]:
+def observe(settings: ToySettings, state: ToyState, price: float) -> tuple[float, ...]:
     """The observation: all of the state, so that nothing else could help a decision."""
-    evidence = (2 * state.ones - state.seen) / settings.steps
+    evidence = (2 * state.ones - state.num_throws) / settings.steps
     progress, calls = state.position / settings.steps, state.calls / settings.steps
-    return progress, calls, evidence, state.damage / SCALE, float(state.refined), price
+    return progress, calls, evidence, state.damage / DAMAGE_SCALE, float(state.refined), price
 
 
 def quality_of(settings: ToySettings, which: int, damage: int) -> float:
@@ -229,12 +233,12 @@ def quality_of(settings: ToySettings, which: int, damage: int) -> float:
     return max(settings.floor, settings.cap - 10 * math.log10(1 + settings.hardness[which] * damage))
 
 
-def potential(state: State, price: float) -> float:
+def potential(state: ToyState, price: float) -> float:
     """Minus what the calls so far have cost: the shaping that pays for each call when it is made."""
     return -price * state.calls
 
 
-def shares(weights: Any) -> Any:
+def normalize_weights(weights: Any) -> Any:
     """Weights, scaled to sum to 1."""
     weights = np.asarray(weights, float)
     return weights / weights.sum()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from skipstone.errors import SpecError
-from skipstone.registry import suggest
+from skipstone.registry import suggest_spelling
 
 
 class Tracker(Protocol):
@@ -19,7 +19,7 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-class Nowhere:
+class NullTracker:
     """Tells nobody."""
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
@@ -38,7 +38,7 @@ class TensorBoard:
         except ImportError:
             raise SpecError(_missing("tensorboard", "tensorboard")) from None
         self._writer: Any = SummaryWriter(str(folder / "tensorboard" / run))
-        text = "\n".join(f"    {name}: {value}" for name, value in flat(settings).items())
+        text = "\n".join(f"    {name}: {value}" for name, value in flatten_settings(settings).items())
         self._writer.add_text("settings", text)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
@@ -59,7 +59,7 @@ class MLflow:
             raise SpecError(_missing("mlflow", "mlflow")) from None
         self._mlflow: Any = mlflow
         mlflow.start_run(run_name=run)
-        mlflow.log_params(flat(settings))
+        mlflow.log_params(flatten_settings(settings))
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self._mlflow.log_metrics(_finite(figures), step=step)
@@ -86,7 +86,7 @@ class WandB:
 
 
 TRACKERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Tracker]] = {
-    "none": lambda folder, run, settings: Nowhere(),
+    "none": lambda folder, run, settings: NullTracker(),
     "tensorboard": TensorBoard,
     "mlflow": MLflow,
     "wandb": WandB,
@@ -106,16 +106,18 @@ def tracker(name: str, folder: Path, run: str, settings: Mapping[str, Any]) -> T
         SpecError: no such tracker, or what it needs is not installed.
     """
     if name not in TRACKERS:
-        raise SpecError(f"No tracker is called {name!r}.{suggest(name, list(TRACKERS))} Known: {', '.join(TRACKERS)}.")
+        raise SpecError(
+            f"No tracker is called {name!r}.{suggest_spelling(name, list(TRACKERS))} Known: {', '.join(TRACKERS)}."
+        )
     return TRACKERS[name](folder, run, settings)
 
 
-def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def flatten_settings(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Nested settings as one level: {"learner": {"rate": 1}} -> {"learner.rate": 1}."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         inner = f"{path}.{name}" if path else name
-        found |= flat(value, inner) if isinstance(value, Mapping) else {inner: value}
+        found |= flatten_settings(value, inner) if isinstance(value, Mapping) else {inner: value}
     return found
 
 

@@ -12,30 +12,30 @@ from typing import Any
 
 from skipstone import __version__
 from skipstone.errors import OutputError, SpecError
-from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.checkpoint import ActionScorer
 
-from .config import AgentConfig, environments, learners, load
-from .curves import picture, table
-from .held_out import HeldOut, Lead, lead, steady_brain
-from .learners.base import BEST, CHECKPOINT, CURVE, Fitted, write
+from .config import AgentConfig, environments, learners, load_config
+from .curves import curve_to_csv, curve_to_png
+from .held_out import HeldOutEpisodes, PairedDifference, constant_scorer, paired_difference
+from .learners.base import BEST_SCORER_FILE, CHECKPOINT_FILE, CURVE_FILE, FitResult, write_file
 from .learners.standard import one_thread
 from .tracking import tracker
 from .transitions import evaluate
-from .yaml_settings import name_of, plain, spelt
+from .yaml_settings import settings_name, to_plain, to_yaml
 
-AGENT, CONFIG, CURVES, PICTURE, TOLD, LOG = (
+AGENT_FILE, CONFIG_FILE, CURVE_TABLE_FILE, CURVE_PLOT_FILE, RESULT_FILE, LOG_FILE = (
     "agent.safetensors", "config.yaml", "curve.csv", "curve.png", "training.json", "log.txt",
 )  # fmt: skip
-LEARNER = "learner"  # folder of checkpoints
-SAME = ("environment", "slots", "learner", "curriculum", "held_out")  # keys that a training goes on with
+LEARNER_FOLDER = "learner"  # folder of checkpoints
+RESUME_KEYS = ("environment", "slots", "learner", "curriculum", "held_out")  # keys that a training goes on with
 TRAINING_SEED = 1_000  # added to a training's seed, for its episodes
 
-Say = Callable[[str], None]
-Watch = Callable[[float, Mapping[str, float]], None]
+LineCallback = Callable[[str], None]
+RoundCallback = Callable[[float, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
-class Done:
+class TrainingResult:
     """What a training came to.
 
     Args:
@@ -49,26 +49,26 @@ class Done:
 
     folder: Path
     agent: Path
-    over_random: Lead
-    over_fixed: Lead
-    proven: Lead | None
-    learnt: bool
+    over_random: PairedDifference
+    over_fixed: PairedDifference
+    lead_on_network: PairedDifference | None
+    beats_fixed: bool
     interrupted: bool
 
     @property
-    def words(self) -> list[str]:
+    def summary(self) -> list[str]:
         """What to say in the end."""
-        random = "beats" if self.over_random.sure else "does not surely beat"
-        fixed = "beats" if self.over_fixed.sure else "does not surely beat"
+        random = "beats" if self.over_random.is_significant else "does not surely beat"
+        fixed = "beats" if self.over_fixed.is_significant else "does not surely beat"
         lines = [
             f"On held-out episodes it {random} random actions: {self.over_random}.",
             f"On held-out episodes it {fixed} the best fixed schedule of its price that its actions make: "
             f"{self.over_fixed}.",
         ]
-        if self.proven is not None:
-            fixed = "beats" if self.proven.sure else "does not surely beat"
-            lines.append(f"On the network itself it {fixed} the fixed schedule that guides it: {self.proven}.")
-        if not self.learnt:
+        if self.lead_on_network is not None:
+            fixed = "beats" if self.lead_on_network.is_significant else "does not surely beat"
+            lines.append(f"On the network itself it {fixed} the fixed schedule that guides it: {self.lead_on_network}.")
+        if not self.beats_fixed:
             lines.append("So the agent's file plays the best fixed schedule, and says so.")
         return lines
 
@@ -94,9 +94,17 @@ class Training:
     @property
     def files(self) -> list[Path]:
         """What it writes."""
-        return [self.out / name for name in (AGENT, CONFIG, CURVES, PICTURE, TOLD, LOG)]
+        return [
+            self.out / name
+            for name in (AGENT_FILE, CONFIG_FILE, CURVE_TABLE_FILE, CURVE_PLOT_FILE, RESULT_FILE, LOG_FILE)
+        ]
 
-    def run(self, resume: bool = False, say: Say = lambda line: None, watch: Watch = lambda share, row: None) -> Done:
+    def run(
+        self,
+        resume: bool = False,
+        print_line: LineCallback = lambda line: None,
+        callback: RoundCallback = lambda share, row: None,
+    ) -> TrainingResult:
         """Train.
 
         Args:
@@ -109,120 +117,130 @@ class Training:
             OutputError: what cannot be written.
         """
         environment = self.config.environment
-        held = HeldOut(environment.build("validation", self.config.held_out or None, 0))
+        held = HeldOutEpisodes(environment.build("validation", self.config.held_out or None, 0))
         log = self._log(resume)
-        say = _both(say, log)
+        print_line = _tee(print_line, log)
         self._prepare(resume)
         with one_thread():
-            self._rank(held, say)
-            for name, value in held.lines.items():
-                say(f"{name}: utility {value:.3f} dB on held-out episodes")
+            self._rank(held, print_line)
+            for name, value in held.curve_baselines.items():
+                print_line(f"{name}: utility {value:.3f} dB on held-out episodes")
             began = time.monotonic()
-            fitted, interrupted = self._fit(held, say, watch)
-            done = self._judge(held, fitted, interrupted, say)
-        say(f"{fitted.steps} decisions in {time.monotonic() - began:.0f} s.")
-        for line in done.words:
+            fitted, interrupted = self._fit(held, print_line, callback)
+            done = self._compare_and_write(held, fitted, interrupted, print_line)
+        print_line(f"{fitted.steps} decisions in {time.monotonic() - began:.0f} s.")
+        for line in done.summary:
             log(line)
         return done
 
     @property
     def learner(self) -> str:
         """Name of the learner."""
-        return name_of(learners(), self.config.learner)
+        return settings_name(learners(), self.config.learner)
 
-    def _rank(self, held: HeldOut, say: Say) -> None:
+    def _rank(self, held: HeldOutEpisodes, print_line: LineCallback) -> None:
         """Constant policies, before anything is learnt: a reward that pays the wrong ones is refused."""
         ranking = held.ranking
-        say("Constant policies, ranked before training:")
-        for line in ranking.words.splitlines():
-            say(f"  {line}")
+        print_line("Constant policies, ranked before training:")
+        for line in ranking.summary.splitlines():
+            print_line(f"  {line}")
         ranking.check()
-        say("  The reward ranks them as the utility does.")
+        print_line("  The reward ranks them as the utility does.")
 
     def _prepare(self, resume: bool) -> None:
         """The folder, without what another training has left where this one does not go on with it."""
-        folder = self.out / LEARNER
+        folder = self.out / LEARNER_FOLDER
         if not resume and folder.is_dir():
-            for name in (CHECKPOINT, BEST, CURVE):
+            for name in (CHECKPOINT_FILE, BEST_SCORER_FILE, CURVE_FILE):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.out / "tensorboard", ignore_errors=True)
-        elif (self.out / CONFIG).is_file() and (folder / CHECKPOINT).is_file():
-            self._refuse_another()
-        write(self.out / CONFIG, spelt(self.config).encode())
+        elif (self.out / CONFIG_FILE).is_file() and (folder / CHECKPOINT_FILE).is_file():
+            self._check_same_training()
+        write_file(self.out / CONFIG_FILE, to_yaml(self.config).encode())
 
-    def _refuse_another(self) -> None:
+    def _check_same_training(self) -> None:
         """A checkpoint means nothing to another environment or learner."""
-        before, now = plain(load(self.out / CONFIG)), plain(self.config)
-        for name in SAME:
+        before, now = to_plain(load_config(self.out / CONFIG_FILE)), to_plain(self.config)
+        for name in RESUME_KEYS:
             if before[name] != now[name]:
                 raise SpecError(
                     f"--resume: {self.out} holds a training with {name} {before[name]}, this one has {now[name]}. "
                     f"Leave --config and changes out, or choose another --out."
                 )
 
-    def _fit(self, held: HeldOut, say: Say, watch: Watch) -> tuple[Fitted, bool]:
-        config, folder = self.config, self.out / LEARNER
+    def _fit(self, held: HeldOutEpisodes, print_line: LineCallback, callback: RoundCallback) -> tuple[FitResult, bool]:
+        config, folder = self.config, self.out / LEARNER_FOLDER
         env = config.environment.build("train", config.slots, TRAINING_SEED + self.seed)
-        tracked = tracker(config.tracking, self.out, f"{self.learner}, seed {self.seed}", plain(config))
-        tenths = _Tenths(say)
+        tracked = tracker(config.tracking, self.out, f"{self.learner}, seed {self.seed}", to_plain(config))
+        tenths = _TenthsPrinter(print_line)
 
         def told(share: float, row: Mapping[str, float]) -> None:
-            watch(share, row)
+            callback(share, row)
             tenths(share, row)
 
         try:
-            fitted: Fitted = config.learner.fit(
-                env, held, steps=self.steps, seconds=60 * self.minutes, seed=self.seed, folder=folder, watch=told,
+            fitted: FitResult = config.learner.fit(
+                env, held, steps=self.steps, seconds=60 * self.minutes, seed=self.seed, folder=folder, callback=told,
                 tracker=tracked, curriculum=config.curriculum,
             )  # fmt: skip
             return fitted, False
         except KeyboardInterrupt:
-            if not (folder / CHECKPOINT).is_file():
+            if not (folder / CHECKPOINT_FILE).is_file():
                 raise
-            say("Stopped. The best so far is kept; --resume goes on.")
-            return _kept(folder), True
+            print_line("Stopped. The best so far is kept; --resume goes on.")
+            return _load_interrupted(folder), True
         finally:
             tracked.close()
 
-    def _judge(self, held: HeldOut, fitted: Fitted, interrupted: bool, say: Say) -> Done:
+    def _compare_and_write(
+        self, held: HeldOutEpisodes, fitted: FitResult, interrupted: bool, print_line: LineCallback
+    ) -> TrainingResult:
         """Compare the best brain, and write everything."""
-        score = held.play(fitted.brain)
-        over_random = held.lead(score.utilities, held.random.utilities)
-        over_fixed = held.lead(score.utilities, held.fixed)
-        proven = self._prove(fitted.brain, say)
+        score = held.evaluate(fitted.action_scorer)
+        over_random = held.compare(score.utilities, held.random.utilities)
+        over_fixed = held.compare(score.utilities, held.fixed_utilities)
+        proven = self._compare_on_network(fitted.action_scorer, print_line)
         notes = {
-            "learner": self.learner, "seed": self.seed, "version": __version__, "steps": fitted.steps,
-            "seconds": round(fitted.seconds, 1), "interrupted": interrupted,
-            "utility": score.utility, "quality": score.quality, "calls": score.calls,
-            "over_random": vars(over_random), "over_fixed": vars(over_fixed),
+            "learner": self.learner,
+            "seed": self.seed,
+            "version": __version__,
+            "steps": fitted.steps,
+            "seconds": round(fitted.seconds, 1),
+            "interrupted": interrupted,
+            "utility": score.utility,
+            "quality": score.quality,
+            "calls": score.calls,
+            "over_random": vars(over_random),
+            "over_fixed": vars(over_fixed),
             "proven": vars(proven) if proven else None,
-            "best_fixed": {f"{price:g}": name for price, name in held.best_fixed.items()}, **_flat(held.lines),
-        }  # fmt: skip
-        learnt = (proven or over_fixed).sure
-        agent = self._save(held, fitted.brain, learnt, notes)
+            "best_fixed": {f"{price:g}": name for price, name in held.best_fixed.items()},
+            **_shorten_names(held.curve_baselines),
+        }
+        learnt = (proven or over_fixed).is_significant
+        agent = self._save(held, fitted.action_scorer, learnt, notes)
         told = {
             **notes, "first": fitted.curve[0]["score"], "best": fitted.score, "learnt": learnt,
-            "actions": held.actions(fitted.brain),
-            "environment": name_of(environments(), self.config.environment),
+            "actions": held.actions(fitted.action_scorer),
+            "environment": settings_name(environments(), self.config.environment),
         }  # fmt: skip
-        write(self.out / TOLD, json.dumps(told, indent=1).encode())
-        write(self.out / CURVES, table(fitted.curve).encode())
-        write(self.out / PICTURE, picture(fitted.curve, held.lines))
-        return Done(self.out, agent, over_random, over_fixed, proven, learnt, interrupted)
+        write_file(self.out / RESULT_FILE, json.dumps(told, indent=1).encode())
+        write_file(self.out / CURVE_TABLE_FILE, curve_to_csv(fitted.curve).encode())
+        write_file(self.out / CURVE_PLOT_FILE, curve_to_png(fitted.curve, held.curve_baselines))
+        return TrainingResult(self.out, agent, over_random, over_fixed, proven, learnt, interrupted)
 
-    def _prove(self, brain: Brain, say: Say) -> Lead | None:
+    def _compare_on_network(self, brain: ActionScorer, print_line: LineCallback) -> PairedDifference | None:
         """How far the brain is ahead of its guides on the network itself, by samples that have not chosen it."""
-        proof = getattr(self.config.environment, "proof", None)
+        proof = getattr(self.config.environment, "build_live_validation", None)
         env = proof() if proof is not None else None
         if env is None:
             return None
-        say(f"On the network itself: {env.num_envs} episodes of the agent, and as many of its guides ...")
+        print_line(f"On the network itself: {env.num_envs} episodes of the agent, and as many of its guides ...")
         mine, guides = (evaluate(env, chooser, env.num_envs, 0) for chooser in (brain, "continue"))
-        return lead(mine.utilities - guides.utilities, mine.sample)
+        return paired_difference(mine.utilities - guides.utilities, mine.sample)
 
-    def _save(self, held: HeldOut, brain: Brain, learnt: bool, notes: Mapping[str, Any]) -> Path:
+    def _save(self, held: HeldOutEpisodes, brain: ActionScorer, learnt: bool, notes: Mapping[str, Any]) -> Path:
         """The agent's file: what the environment makes of a brain, or the brain alone."""
-        target = self.out / AGENT
+        target = self.out / AGENT_FILE
         agent = getattr(self.config.environment, "agent", None)
         if agent is not None:
             saved: Path = agent(brain, learnt, dict(notes)).save(target)
@@ -230,18 +248,18 @@ class Training:
         if not learnt:  # an environment that is no denoising: its best constant action, if one is among the best
             names = [name.removeprefix("always ") for name in held.best_fixed.values()]
             action = next((name for name in names if name in held.env.actions), "continue")
-            brain = steady_brain(tuple(held.env.actions), action, brain.inputs)
+            brain = constant_scorer(tuple(held.env.actions), action, brain.inputs)
         about = {
             "actions": list(held.env.actions),
             "names": list(held.env.names),
             "learned": learnt,
             "notes": dict(notes),
         }
-        return Brain(brain.centre, brain.spread, brain.layers, brain.activation, about).save(target)
+        return ActionScorer(brain.centre, brain.spread, brain.layers, brain.activation, about).save(target)
 
-    def _log(self, resume: bool) -> Say:
+    def _log(self, resume: bool) -> LineCallback:
         """Writes a line into the log."""
-        log = self.out / LOG
+        log = self.out / LOG_FILE
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             if not resume:
@@ -256,19 +274,19 @@ class Training:
         return write_line
 
 
-def _both(first: Say, second: Say) -> Say:
-    def say(line: str) -> None:
+def _tee(first: LineCallback, second: LineCallback) -> LineCallback:
+    def print_line(line: str) -> None:
         first(line)
         second(line)
 
-    return say
+    return print_line
 
 
-class _Tenths:
+class _TenthsPrinter:
     """A line for each tenth of the way, for those who watch no bar."""
 
-    def __init__(self, say: Say) -> None:
-        self._say, self._next = say, 0.1
+    def __init__(self, print_line: LineCallback) -> None:
+        self._say, self._next = print_line, 0.1
 
     def __call__(self, share: float, row: Mapping[str, float]) -> None:
         if share + 1e-9 >= self._next:
@@ -276,16 +294,18 @@ class _Tenths:
             self._say(f"{share:4.0%}  {row['steps']:.0f} decisions, utility {row['score']:.3f} dB")
 
 
-def _kept(folder: Path) -> Fitted:
+def _load_interrupted(folder: Path) -> FitResult:
     """What an interrupted training has left. Raises SpecError where it is damaged."""
     try:
-        curve: Sequence[Mapping[str, float]] = json.loads((folder / CURVE).read_text(encoding="utf-8"))
+        curve: Sequence[Mapping[str, float]] = json.loads((folder / CURVE_FILE).read_text(encoding="utf-8"))
         last = curve[-1]
         top = max(row["score"] for row in curve)
-        return Fitted(Brain.load(folder / BEST), top, tuple(curve), int(last["steps"]), float(last["seconds"]))
+        return FitResult(
+            ActionScorer.load(folder / BEST_SCORER_FILE), top, tuple(curve), int(last["steps"]), float(last["seconds"])
+        )
     except (OSError, ValueError, KeyError, IndexError):
         raise SpecError(f"{folder} is damaged: delete it and train again.") from None
 
 
-def _flat(lines: Mapping[str, float]) -> dict[str, float]:
+def _shorten_names(lines: Mapping[str, float]) -> dict[str, float]:
     return {name.split()[-2] if " " in name else name: value for name, value in lines.items()}

@@ -16,18 +16,18 @@ from skipstone import registry
 from skipstone.engine.requests import Problem, Solver
 from skipstone.errors import OutputError, SpecError
 from skipstone.numerics.schedule import Schedule
-from skipstone.policies.agent.actions import Guide
+from skipstone.policies.agent.actions import BaseSchedule
 
-from .complexity import complexities
-from .episodes import Pool
-from .logged_backbone import Logged, Remembered, Trajectories
+from .complexity import prompt_complexities
+from .episodes import SamplePool
+from .logged_backbone import CachedSchedule, RecordedBackbone, RecordedTrajectories
 
-FORMAT = 1
+FORMAT_VERSION = 1
 SHIPPED = Path(__file__).parent / "logs"
 
 
 @dataclass(frozen=True, eq=False)
-class Log:
+class TrajectoryLog:
     """Fine runs of a model, and how fixed schedules did there on the real network.
 
     Args:
@@ -39,28 +39,28 @@ class Log:
         guides: Fixed schedules, by calls.
         made: (samples, guides) PSNR to the converged run in dB, of each guide on the network.
         ends: (samples, *latent) where each fine run ends, half precision: what runs on the network are held against.
-        peak: See `Pool`.
+        peak: See `SamplePool`.
         solver: Spec of the solver that the guides were made for.
         model: What they were drawn from: name and digest of the denoiser.
         way: How: grid, guidance and whatever else was said.
     """
 
-    runs: Trajectories
+    runs: RecordedTrajectories
     grid: tuple[float, ...]
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     states: Any
-    guides: Mapping[int, Guide]
+    base_schedules: Mapping[int, BaseSchedule]
     made: Any
     ends: Any
     peak: float
     solver: str = "adams"
     model: str = ""
-    way: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         found = (self.runs.z, self.runs.v, self.runs.gains, self.seeds, self.states, self.made, self.ends)
-        if any(len(one) != len(self.prompts) for one in found) or self.made.shape[1] != len(self.guides):
+        if any(len(one) != len(self.prompts) for one in found) or self.made.shape[1] != len(self.base_schedules):
             raise SpecError("Expected as many trajectories, states and ends as prompts, and as many figures as guides.")
 
     def __len__(self) -> int:
@@ -88,37 +88,39 @@ class Log:
             raise SpecError(f"Expected prompts for training and for validation, got {len(train)} and {len(held)}.")
         return train, held
 
-    def parsed(self) -> Solver:
+    def build_solver(self) -> Solver:
         """The solver."""
         solver: Solver = registry.parse("solver", self.solver)
         return solver
 
-    def pool(self, samples: Sequence[int], schedule: Schedule) -> Pool:
+    def pool(self, samples: Sequence[int], schedule: Schedule) -> SamplePool:
         """The recorded runs of these samples as a pool."""
-        schedule = Remembered(schedule)
-        backbone = Logged(schedule, self.runs)
+        schedule = CachedSchedule(schedule)
+        backbone = RecordedBackbone(schedule, self.runs)
         ends = backbone.at(self.grid[-1])[1]
         problems = [
             Problem(schedule, self.runs.z[i], self.grid, i, self.seeds[i], prompt=tuple(map(float, self.states[i])))
             for i in samples
         ]
-        known = np.array(complexities([self.prompts[i] for i in samples]).values, np.float32)
-        return Pool(backbone, problems, [ends[i] for i in samples], self.peak, [self.names[i] for i in samples], known)
+        known = np.array(prompt_complexities([self.prompts[i] for i in samples]).values, np.float32)
+        return SamplePool(
+            backbone, problems, [ends[i] for i in samples], self.peak, [self.names[i] for i in samples], known
+        )
 
     # -- On disk -----------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
         """Write one file, complete or not at all. Raises OutputError where that cannot be."""
         about = {
-            "format": FORMAT,
+            "format": FORMAT_VERSION,
             "grid": list(self.grid),
             "prompts": list(self.prompts),
             "seeds": list(self.seeds),
-            "guides": {str(n): list(guide.times) for n, guide in self.guides.items()},
+            "guides": {str(n): list(guide.times) for n, guide in self.base_schedules.items()},
             "peak": self.peak,
             "solver": self.solver,
             "model": self.model,
-            "way": dict(self.way),
+            "way": dict(self.provenance),
         }
         target = Path(path)
         part = target.with_name(f".{target.name}.part")
@@ -144,7 +146,7 @@ class Log:
         return target
 
     @classmethod
-    def load(cls, path: str | Path) -> Log:
+    def load(cls, path: str | Path) -> TrajectoryLog:
         """What `save` wrote: a shipped one by its name, or a file. Raises SpecError where it cannot be read."""
         shipped = SHIPPED / f"{path}.npz"
         file = shipped if shipped.is_file() else Path(path)
@@ -152,15 +154,15 @@ class Log:
             with np.load(file, allow_pickle=False) as found:
                 a = {name: found[name] for name in found.files}
             about = json.loads(a["about"].tobytes().decode())
-            if about["format"] != FORMAT:
-                raise SpecError(f"{file} has format {about['format']}, expected {FORMAT}: draw it again.")
+            if about["format"] != FORMAT_VERSION:
+                raise SpecError(f"{file} has format {about['format']}, expected {FORMAT_VERSION}: draw it again.")
             return cls(
-                Trajectories(a["angles"], a["z"], a["v"], a["gains"], a["marks"]),
+                RecordedTrajectories(a["angles"], a["z"], a["v"], a["gains"], a["marks"]),
                 tuple(about["grid"]),
                 tuple(about["prompts"]),
                 tuple(about["seeds"]),
                 a["states"],
-                {int(n): Guide(tuple(times)) for n, times in about["guides"].items()},
+                {int(n): BaseSchedule(tuple(times)) for n, times in about["guides"].items()},
                 a["made"],
                 a["ends"],
                 about["peak"],

@@ -10,18 +10,18 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from skipstone.errors import OutputError, SpecError
-from skipstone.policies.agent.checkpoint import Brain
-from skipstone.registry import suggest
+from skipstone.policies.agent.checkpoint import ActionScorer
+from skipstone.registry import suggest_spelling
 
 Behaviour: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 """(observations (n, d), masks (n, actions), decisions made in each episode (n,), generator) -> actions (n,)"""
-FIGURES = ("quality", "calls", "utility", "sample")
+EPISODE_METRICS = ("quality", "calls", "utility", "sample")
 
 
 # -- Ways to act ---------------------------------------------------------------------------------------------------
 
 
-def scores(brain: Brain, observations: Any) -> Any:
+def score_actions(brain: ActionScorer, observations: Any) -> Any:
     """`brain.scores` of many observations at once: (n, inputs) -> (n, actions). Equal but for rounding."""
     h = (np.asarray(observations, np.float32) - brain.centre) / brain.spread
     for weight, bias in brain.layers[:-1]:
@@ -31,24 +31,24 @@ def scores(brain: Brain, observations: Any) -> Any:
     return h @ weight.T + bias
 
 
-def greedy(brain: Brain) -> Behaviour:
+def greedy_behaviour(brain: ActionScorer) -> Behaviour:
     """The allowed action of the highest score."""
-    return lambda o, m, k, rng: np.where(m, scores(brain, o), -np.inf).argmax(1)
+    return lambda o, m, k, rng: np.where(m, score_actions(brain, o), -np.inf).argmax(1)
 
 
-def uniform(observations: Any, masks: Any, steps: Any, rng: Any) -> Any:
+def random_behaviour(observations: Any, masks: Any, steps: Any, rng: Any) -> Any:
     """All allowed actions alike."""
     return np.where(masks, rng.random(masks.shape), -1).argmax(1)
 
 
-def steady(actions: Sequence[str], name: str) -> Behaviour:
+def constant_behaviour(actions: Sequence[str], name: str) -> Behaviour:
     """One action wherever it is allowed, "continue" elsewhere; "stop at 5" continues 5 times and stops."""
     word, _, when = name.partition(" at ")
     after = int(when) if when.isdigit() else 0
     if word not in actions:
         raise SpecError(
             f"Expected an action among {', '.join(actions)}, or 'stop at 5', got {name!r}."
-            f"{suggest(word, list(actions))}"
+            f"{suggest_spelling(word, list(actions))}"
         )
     wanted, other = actions.index(word), actions.index("continue") if "continue" in actions else 0
 
@@ -59,40 +59,40 @@ def steady(actions: Sequence[str], name: str) -> Behaviour:
     return act
 
 
-def exploring(behaviour: Behaviour, chance: float) -> Behaviour:
+def epsilon_greedy(behaviour: Behaviour, chance: float) -> Behaviour:
     """A behaviour that acts at random with this chance at each decision."""
 
     def act(observations: Any, masks: Any, steps: Any, rng: Any) -> Any:
-        chosen, other = behaviour(observations, masks, steps, rng), uniform(observations, masks, steps, rng)
+        chosen, other = behaviour(observations, masks, steps, rng), random_behaviour(observations, masks, steps, rng)
         return np.where(rng.random(len(masks)) < chance, other, chosen)
 
     return act
 
 
-class Varied:
+class EpisodicRandomBehaviour:
     """Acts at random, with a taste that lasts an episode: long runs and short ones are seen alike.
 
     Args:
-        spread: Of the tastes, which are normal scores of the actions. 0 is `uniform`.
+        spread: Of the tastes, which are normal scores of the actions. 0 is `random_behaviour`.
     """
 
     def __init__(self, spread: float = 2.0) -> None:
-        self.spread, self._tastes = spread, np.zeros((0, 0))
+        self.spread, self._preferences = spread, np.zeros((0, 0))
 
     def __call__(self, observations: Any, masks: Any, steps: Any, rng: Any) -> Any:
-        if self._tastes.shape != masks.shape:
-            self._tastes = np.zeros(masks.shape)
+        if self._preferences.shape != masks.shape:
+            self._preferences = np.zeros(masks.shape)
         drawn = self.spread * rng.standard_normal(masks.shape)
-        self._tastes = np.where((steps == 0)[:, None], drawn, self._tastes)
-        return np.where(masks, self._tastes + rng.gumbel(size=masks.shape), -np.inf).argmax(1)
+        self._preferences = np.where((steps == 0)[:, None], drawn, self._preferences)
+        return np.where(masks, self._preferences + rng.gumbel(size=masks.shape), -np.inf).argmax(1)
 
 
-def as_behaviour(chooser: Brain | Behaviour | str, actions: Sequence[str]) -> Behaviour:
-    """A brain acts greedily, a name is a constant policy, "random" is `uniform`; a behaviour is itself."""
-    if isinstance(chooser, Brain):
-        return greedy(chooser)
+def as_behaviour(chooser: ActionScorer | Behaviour | str, actions: Sequence[str]) -> Behaviour:
+    """A brain acts greedily, a name is a constant policy, "random" is `random_behaviour`; a behaviour is itself."""
+    if isinstance(chooser, ActionScorer):
+        return greedy_behaviour(chooser)
     if isinstance(chooser, str):
-        return uniform if chooser == "random" else steady(actions, chooser)
+        return random_behaviour if chooser == "random" else constant_behaviour(actions, chooser)
     return chooser
 
 
@@ -126,7 +126,7 @@ class Transitions:
         return len(self.actions)
 
     @property
-    def pay(self) -> Any:
+    def episode_returns(self) -> Any:
         """(episodes,) sum of the rewards of each."""
         return np.add.reduceat(self.rewards, self.starts) if len(self) else np.zeros(0)
 
@@ -162,7 +162,7 @@ class Transitions:
 
 
 def collect(
-    env: Any, behaviour: Brain | Behaviour | str, episodes: int, rng: Any, seed: int | None = None
+    env: Any, behaviour: ActionScorer | Behaviour | str, episodes: int, rng: Any, seed: int | None = None
 ) -> Transitions:
     """Play at least so many episodes, the same number in every slot, and keep all that was seen.
 
@@ -187,16 +187,16 @@ def collect(
         done = np.asarray(terminated) | np.asarray(truncated)
         log.append((seen, np.array(masks, bool), actions, np.array(rewards, float), done, ended < wanted))
         for i in np.flatnonzero(done):
-            finals[i].append(tuple(infos["final_info"][k][i] for k in FIGURES))
+            finals[i].append(tuple(infos["final_info"][k][i] for k in EPISODE_METRICS))
         ended, age = ended + done, np.where(done, 0, age + 1)
     arrays = [np.stack([row[k] for row in log], 1) for k in range(6)]  # (n, steps, ...): slot by slot, in order
     keep = arrays.pop()
-    last = np.array([f for own in finals for f in own[:wanted]], float).reshape(-1, len(FIGURES))
+    last = np.array([f for own in finals for f in own[:wanted]], float).reshape(-1, len(EPISODE_METRICS))
     return Transitions(*(a[keep] for a in arrays), *last.T)
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
+class PolicyScore:
     """How well something decides, by whole episodes; the arrays are in the order of slots, for paired comparison.
 
     Args:
@@ -211,7 +211,7 @@ class Score:
     quality: float
     calls: float
     utilities: Any
-    pays: Any
+    episode_returns: Any
     sample: Any
     lengths: Any
 
@@ -219,10 +219,12 @@ class Score:
         return self.utility
 
 
-def evaluate(env: Any, chooser: Brain | Behaviour | str, episodes: int, seed: int = 0) -> Score:
+def evaluate(env: Any, chooser: ActionScorer | Behaviour | str, episodes: int, seed: int = 0) -> PolicyScore:
     """Score a brain, a behaviour or a constant policy on the episodes of a seed: the same for all that are compared."""
     t = collect(env, chooser, episodes, np.random.default_rng(seed), seed)
     u = t.utility
     error = float(u.std(ddof=1) / len(u) ** 0.5) if len(u) > 1 else float("inf")
     lengths = np.diff([*t.starts, len(t)])
-    return Score(float(u.mean()), error, float(t.quality.mean()), float(t.calls.mean()), u, t.pay, t.sample, lengths)
+    return PolicyScore(
+        float(u.mean()), error, float(t.quality.mean()), float(t.calls.mean()), u, t.episode_returns, t.sample, lengths
+    )

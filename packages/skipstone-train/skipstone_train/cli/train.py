@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipstone.cli import options
-from skipstone.cli.progress import telling
+from skipstone.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..agents.config import AgentConfig
-    from ..agents.training import Done, Training
+    from ..agents.training import Training, TrainingResult
 
 app = typer.Typer(
     name="train",
@@ -45,7 +45,7 @@ def agent(
     out: Annotated[Path | None, typer.Option(help="A folder.", show_default=False)] = None,
     learner: Annotated[str | None, typer.Option(help="ppo, fitted_q, stopping or search.", show_default=False)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left.")] = False,
-    force: options.Force = False,
+    force: options.ForceOption = False,
     slurm: Annotated[
         str | None,
         typer.Option(help="Submit to a cluster, a job for each seed.", metavar="partition=...,hours=...,cpus=..."),
@@ -108,11 +108,11 @@ def log(
     model: Annotated[str, typer.Option(help="pebble, pebble-dit, or a folder in that format.")] = "pebble",
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 0,
     seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1,
-    seed: options.Seed = 0,
+    seed: options.SeedOption = 0,
     fine: Annotated[int, typer.Option(help="Steps of a fine run.", min=100)] = 200,
     dimensions: Annotated[int, typer.Option(help="Coordinates that are kept of a run.", min=2)] = 40,
     batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 16,
-    force: options.Force = False,
+    force: options.ForceOption = False,
 ) -> None:
     """Draw the logged trajectories that agents learn from.
 
@@ -136,24 +136,24 @@ def log(
     from skipstone.evaluation.models import load_embedded
     from skipstone.evaluation.prompts import load_prompts
 
-    from ..agents.recording import Recording
+    from ..agents.recording import RecordingSettings
 
     console = Console(stderr=True)
     if out.suffix != ".npz":
         raise SpecError(f"--out: expected a file .npz, got {out}.")
     check_targets([out], force)
     found = load_prompts(prompts, limit=limit or None)
-    shots = [(prompt.text, seed + k * len(found) + i) for k in range(seeds) for i, prompt in enumerate(found)]
+    eval_samples = [(prompt.text, seed + k * len(found) + i) for k in range(seeds) for i, prompt in enumerate(found)]
     try:
         with console.status("Looking the model up ..."):
             loaded: Any = load_embedded(model)
         if Path(model).is_dir():  # a training looks the model up by what the log calls it
             loaded = dataclasses.replace(loaded, name=str(Path(model).resolve()))
         known, solver = _guides(guides, registry.parse("grid", "trailing").times(loaded.schedule, 50)[0])
-        with telling(console) as tell:
-            texts, numbers = [text for text, _ in shots], [number for _, number in shots]
-            made = Recording(fine, dimensions, batch, solver).draw(
-                loaded, texts, numbers, known, out, lambda done, total: tell("Drawing fine runs", done, total)
+        with progress_bar(console) as on_progress:
+            texts, numbers = [text for text, _ in eval_samples], [number for _, number in eval_samples]
+            made = RecordingSettings(fine, dimensions, batch, solver).record(
+                loaded, texts, numbers, known, out, lambda done, total: on_progress("Drawing fine runs", done, total)
             )
     except KeyboardInterrupt:
         _print(console, f"Stopped. What is drawn is kept beside {out}; the same command goes on.")
@@ -166,7 +166,7 @@ def log(
 def _guides(folders: Sequence[Path], start: float) -> tuple[dict[int, Any], str]:
     """The fixed schedules of folders, by calls, and the solver that they were found for."""
     from skipstone.errors import SpecError
-    from skipstone.policies.agent.actions import Guide
+    from skipstone.policies.agent.actions import BaseSchedule
     from skipstone.policies.path import Path as Times
     from skipstone.policies.saved import load_policy
 
@@ -176,7 +176,7 @@ def _guides(folders: Sequence[Path], start: float) -> tuple[dict[int, Any], str]
         if not isinstance(policy, Times) or not policy.places:
             raise SpecError(f"--guide: expected a folder with a path, as skipstone tune writes it, got {folder}.")
         solvers.add(policy.solver)
-        guide = Guide((start, *policy.places, 0.0))
+        guide = BaseSchedule((start, *policy.places, 0.0))
         found[guide.steps] = guide
     if len(solvers) != 1:
         raise SpecError(f"--guide: expected schedules for one solver, got {', '.join(sorted(solvers)) or 'none'}.")
@@ -190,13 +190,13 @@ def _settings(
     config: Path | None, changes: Sequence[str], learner: str | None, out: Path | None, resume: bool
 ) -> AgentConfig:
     """The configuration; of a training that is gone on with its own, unless another is named."""
-    from ..agents.config import load
-    from ..agents.training import CONFIG
+    from ..agents.config import load_config
+    from ..agents.training import CONFIG_FILE
 
-    if resume and config is None and out is not None and (found := _written(out, CONFIG)):
+    if resume and config is None and out is not None and (found := _written(out, CONFIG_FILE)):
         config = found
     named = [] if learner is None else [f"learner.name={learner}"]
-    return load(config, [*named, *changes])
+    return load_config(config, [*named, *changes])
 
 
 def _written(out: Path, name: str) -> Path | None:
@@ -217,37 +217,37 @@ def _trainings(settings: AgentConfig, out: Path, minutes: float, seeds: Sequence
 
 
 def _submit(trainings: Sequence[Training], slurm: str, folder: Path, resume: bool) -> None:
-    from ..agents.launch import LOG, Job, Slurm, launch
-    from ..agents.yaml_settings import spelt
+    from ..agents.launch import JOBS_FOLDER, SlurmSettings, TrainingJob, submit_jobs
+    from ..agents.yaml_settings import to_yaml
 
-    jobs = [Job(spelt(t.config), t.minutes, t.seed, str(t.out.resolve()), resume) for t in trainings]
-    asked = Slurm.parse(slurm)
-    submitted = launch(jobs, asked, folder.resolve())
+    jobs = [TrainingJob(to_yaml(t.config), t.minutes, t.seed, str(t.out.resolve()), resume) for t in trainings]
+    asked = SlurmSettings.parse(slurm)
+    submitted = submit_jobs(jobs, asked, folder.resolve())
     for training, job in zip(trainings, submitted, strict=True):
         typer.echo(f"{training.out}: job {job.job_id}")
     for job in submitted if asked.cluster != "slurm" else ():  # on this machine, to try it out
         typer.echo(job.result())
-    typer.echo(f"{folder / LOG}: scripts and logs of the jobs")
+    typer.echo(f"{folder / JOBS_FOLDER}: scripts and logs of the jobs")
 
 
 @contextmanager
 def _watching(console: Console, training: Training) -> Iterator[Callable[[float, Mapping[str, float]], None]]:
     """A bar that tells the learning curve's last figures."""
     best = [float("-inf")]
-    with telling(console) as tell:
-        tell(f"{training.learner}: first episodes", 0, 1)
+    with progress_bar(console) as on_progress:
+        on_progress(f"{training.learner}: first episodes", 0, 1)
 
         def watch(share: float, row: Mapping[str, float]) -> None:
             best[0] = max(best[0], row["score"])
             told = f"{training.learner}: utility {row['score']:.2f} dB, best {best[0]:.2f}"
-            tell(told, max(share, 1e-6), 1.0)
+            on_progress(told, max(share, 1e-6), 1.0)
 
         yield watch
 
 
-def _show(settings: AgentConfig, done: Done) -> None:
+def _show(settings: AgentConfig, done: TrainingResult) -> None:
     """Where everything is, and how to use it."""
-    for line in done.words:
+    for line in done.summary:
         typer.echo(line)
     for name, about in (
         ("agent.safetensors", "the agent"),

@@ -28,7 +28,7 @@ from diffusers import (
 )
 
 from . import Family, register
-from .parts import autoencoder, generators, later, noise, seeded
+from .parts import autoencoder, generators, import_since, noise, seeded
 from .schedulers import FLOWS
 
 UNGUIDED = {"guidance_scale": 1.0}
@@ -205,7 +205,7 @@ def cogview() -> DiffusionPipeline:
 def zimage() -> DiffusionPipeline:
     """Z-Image: the denoiser takes a list of samples and gives a list."""
     net = seeded(
-        later("ZImageTransformer2DModel", since="0.36"),
+        import_since("ZImageTransformer2DModel", since="0.36"),
         in_channels=4,
         dim=16,
         n_layers=1,
@@ -216,7 +216,7 @@ def zimage() -> DiffusionPipeline:
         axes_dims=[4, 2, 2],
         axes_lens=[64, 16, 16],
     )
-    pipeline = later("ZImagePipeline", since="0.36")
+    pipeline = import_since("ZImagePipeline", since="0.36")
     return textless(pipeline, net, autoencoder(shift_factor=0.1), FlowMatchEulerDiscreteScheduler(shift=3.0))
 
 

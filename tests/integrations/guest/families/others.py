@@ -26,7 +26,7 @@ except ImportError:  # before 0.38
 
 from . import Family, register
 from .parts import clip_text, clip_tokenizer, generators, prompts, seeded, t5_text, t5_tokenizer
-from .videos import NO_SCALE, eyes
+from .videos import NO_SCALE, tiny_image_encoder
 
 
 def common(batch: int, steps: int) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def kandinsky_prior() -> KandinskyV22PriorPipeline:
     prior.clip_std.fill_(1.0)
     for layer in (prior.transformer_blocks[0].attn1.to_v, prior.embedding_proj, prior.encoder_hidden_states_proj):
         layer.weight.mul_(30)  # else all prompts would give much the same embedding
-    encoder, processor = eyes()
+    encoder, processor = tiny_image_encoder()
     scheduler = UnCLIPScheduler(
         variance_type="fixed_small_log", prediction_type="sample", clip_sample=True, clip_sample_range=5.0
     )

@@ -28,7 +28,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PROMPTS = ("red fox", "two boats", "a clock", "blue hill", "old key", "wet dog", "pale moon", "tall hat")
 
 
-def later(name: str, since: str) -> Any:
+def import_since(name: str, since: str) -> Any:
     """A class that diffusers has since a version; on an older one, the test that wants it is skipped and says so."""
     if Version(diffusers.__version__) < Version(since):
         pytest.skip(f"diffusers {diffusers.__version__} has no {name}, which came with {since}")

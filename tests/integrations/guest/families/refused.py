@@ -26,7 +26,7 @@ from diffusers import (
 )
 from torch import nn
 
-from .parts import later, seeded
+from .parts import import_since, seeded
 from .videos import sd_schedule, vae
 from .videos import texts as clip_texts
 from .videos_dit import texts, wan_parts
@@ -62,7 +62,7 @@ def sd(cls: type) -> Any:
 def ltx2() -> Any:
     """Sound and picture in one network, and the scheduler copied in the call for the sound."""
     transformer = seeded(
-        later("LTX2VideoTransformer3DModel", since="0.37"),
+        import_since("LTX2VideoTransformer3DModel", since="0.37"),
         in_channels=4,
         out_channels=4,
         num_attention_heads=2,
@@ -77,7 +77,7 @@ def ltx2() -> Any:
         caption_channels=8,
     )
     others = dict.fromkeys(("vae", "audio_vae", "text_encoder", "tokenizer", "connectors", "vocoder"))
-    pipeline = later("LTX2Pipeline", since="0.37")
+    pipeline = import_since("LTX2Pipeline", since="0.37")
     return pipeline(**others, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
 
 

@@ -48,7 +48,7 @@ def sd_schedule(**options: Any) -> DDIMScheduler:
     )
 
 
-def eyes() -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor]:
+def tiny_image_encoder() -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor]:
     """A CLIP image encoder of one layer, and what prepares its pictures."""
     config = CLIPVisionConfig(
         hidden_size=8,
@@ -136,7 +136,7 @@ def svd() -> StableVideoDiffusionPipeline:
         timestep_type="continuous",
         use_karras_sigmas=True,
     )
-    encoder, processor = eyes()
+    encoder, processor = tiny_image_encoder()
     return StableVideoDiffusionPipeline(
         vae=decoder, image_encoder=encoder, unet=unet, scheduler=scheduler, feature_extractor=processor
     )
@@ -196,7 +196,7 @@ def i2vgen() -> I2VGenXLPipeline:
         attention_head_dim=4,
         norm_num_groups=2,
     )
-    encoder, processor = eyes()
+    encoder, processor = tiny_image_encoder()
     return I2VGenXLPipeline(
         **texts(),
         vae=certain_vae(),

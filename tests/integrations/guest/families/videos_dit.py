@@ -28,7 +28,7 @@ from diffusers import (
 
 from . import Family, register
 from .parts import generators, pictures, prompts, seeded, t5_text, t5_tokenizer
-from .videos import ANY, NO_SCALE, eyes, sd_schedule, vae
+from .videos import ANY, NO_SCALE, sd_schedule, tiny_image_encoder, vae
 
 TOKENS = 16
 ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -141,7 +141,7 @@ def wan22_ti2v() -> WanPipeline:
 
 def wan_i2v() -> WanImageToVideoPipeline:
     """The picture enters as channels, and its CLIP tokens as a second context."""
-    encoder, processor = eyes()
+    encoder, processor = tiny_image_encoder()
     network = wan_network(in_channels=12, image_dim=8, added_kv_proj_dim=24)
     return WanImageToVideoPipeline(**wan_parts(), transformer=network, image_encoder=encoder, image_processor=processor)
 

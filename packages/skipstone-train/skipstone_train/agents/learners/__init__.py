@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from skipstone.errors import SpecError, UnknownName
-from skipstone.registry import suggest
+from skipstone.errors import SpecError, UnknownNameError
+from skipstone.registry import suggest_spelling
 
-from .base import Fitted, Learner
+from .base import FitResult, Learner
 from .curriculum import Curriculum
 from .fitted_q import FittedQ
 from .ppo import PPO
@@ -16,14 +16,14 @@ from .stopping import Stopping
 
 LEARNERS: dict[str, type[Learner]] = {cls.name: cls for cls in (PPO, FittedQ, Stopping, Search)}
 
-__all__ = ["LEARNERS", "PPO", "Curriculum", "Fitted", "FittedQ", "Learner", "Search", "Stopping", "learner"]
+__all__ = ["LEARNERS", "PPO", "Curriculum", "FitResult", "FittedQ", "Learner", "Search", "Stopping", "learner"]
 
 
 def learner(name: str, **settings: Any) -> Learner:
     """The learner of that name. Raises UnknownName, or SpecError for a setting that it does not have."""
     if name not in LEARNERS:
-        raise UnknownName(
-            f"No learner is called {name!r}.{suggest(name, list(LEARNERS))} Known: {', '.join(LEARNERS)}."
+        raise UnknownNameError(
+            f"No learner is called {name!r}.{suggest_spelling(name, list(LEARNERS))} Known: {', '.join(LEARNERS)}."
         )
     try:
         return LEARNERS[name](**settings)

@@ -14,18 +14,18 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 
 from skipstone.errors import OutputError, SpecError
-from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.checkpoint import ActionScorer
 
-from ..transitions import Score, evaluate
+from ..transitions import PolicyScore, evaluate
 from .curriculum import Curriculum
 from .standard import one_thread
 
-HELD_OUT = 7_919  # seed of the episodes that score where there is no validation
-EPISODES = 256  # of them
-CHECKPOINT, BEST, CURVE = "checkpoint.pt", "brain.safetensors", "curve.json"
+HELD_OUT_SEED = 7_919  # seed of the episodes that score where there is no validation
+NUM_HELD_OUT_EPISODES = 256  # of them
+CHECKPOINT_FILE, BEST_SCORER_FILE, CURVE_FILE = "checkpoint.pt", "brain.safetensors", "curve.json"
 
-Watch: TypeAlias = Callable[[float, Mapping[str, float]], None]
-Judge: TypeAlias = Callable[[Brain], "float | Score"]
+RoundCallback: TypeAlias = Callable[[float, Mapping[str, float]], None]
+ScoreFunction: TypeAlias = Callable[[ActionScorer], "float | PolicyScore"]
 
 
 class Tracker(Protocol):
@@ -35,7 +35,7 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """What a learner found.
 
     Args:
@@ -46,26 +46,26 @@ class Fitted:
         seconds: Of all, scoring included.
     """
 
-    brain: Brain
+    action_scorer: ActionScorer
     score: float
     curve: tuple[Mapping[str, float], ...]
     steps: int
     seconds: float
 
 
-class Session(Protocol):
+class TrainingSession(Protocol):
     """One training under way: what a learner's `begin` makes."""
 
-    def brain(self) -> Brain:
+    def action_scorer(self) -> ActionScorer:
         """What has been learnt by now."""
 
     def advance(self, index: int, share: float) -> Mapping[str, float]:
         """Round `index`, this share of the budget being spent; its figures. Depends on seed, index and state alone."""
 
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain values, from which `restore` goes on."""
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, from which `load_state_dict` goes on."""
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`."""
 
 
@@ -76,7 +76,7 @@ class Learner:
     name: ClassVar[str]
     default_steps: ClassVar[int] = 200_000
 
-    def begin(self, env: Any, seed: int) -> Session:
+    def begin(self, env: Any, seed: int) -> TrainingSession:
         """A training that has not learnt anything yet."""
         raise NotImplementedError
 
@@ -89,10 +89,10 @@ class Learner:
         seconds: float | None = None,
         seed: int = 0,
         folder: str | Path | None = None,
-        watch: Watch | None = None,
+        callback: RoundCallback | None = None,
         tracker: Tracker | None = None,
         curriculum: Curriculum | None = None,
-    ) -> Fitted:
+    ) -> FitResult:
         """Learn to act in an environment.
 
         Args:
@@ -108,122 +108,128 @@ class Learner:
                 checkpoint is gone on with, to the same result as if nothing had happened; Ctrl-C leaves one.
             watch: Told (share done, figures) after every round.
             tracker: Told (steps, figures) after every round.
-            curriculum: Which samples come first, for an environment with `complexity` and `weigh`.
+            curriculum: Which samples come first, for an environment with `complexity` and `set_sample_weights`.
 
         Raises:
             SpecError: a checkpoint of another learner, settings or seed; a curriculum that `env` cannot follow.
             OutputError: the folder cannot be written.
         """
-        run = _Training(self, Counted(env), _judge(score, env), seed, steps, seconds, curriculum)
+        run = _FitState(self, CountingEnv(env), _score_function(score, env), seed, steps, seconds, curriculum)
         place = Path(folder) if folder is not None else None
-        if place is None or not (place / CHECKPOINT).exists():
-            run.note({})
-            run.keep(place)
+        if place is None or not (place / CHECKPOINT_FILE).exists():
+            run.record_round({})
+            run.save_checkpoint(place)
         else:
             run.load(place)
         while (share := run.share) < 1.0:
-            run.note(run.advance(share))
-            run.keep(place)
+            run.record_round(run.advance(share))
+            run.save_checkpoint(place)
             row = run.curve[-1]
-            if watch is not None:
-                watch(min(1.0, run.share), row)
+            if callback is not None:
+                callback(min(1.0, run.share), row)
             if tracker is not None:
                 tracker.log(int(row["steps"]), row)
-        return Fitted(run.best, run.top, tuple(run.curve), run.env.made, run.seconds)
+        return FitResult(run.best, run.best_score, tuple(run.curve), run.env.num_decisions, run.seconds)
 
 
 @dataclass
-class _Training:
+class _FitState:
     """The state of one `fit`."""
 
     learner: Learner
-    env: Counted
-    judge: Callable[[Brain], dict[str, float]]
+    env: CountingEnv
+    judge: Callable[[ActionScorer], dict[str, float]]
     seed: int
     steps: int | None
     limit: float | None
     curriculum: Curriculum | None
     index: int = 0
     curve: list[Mapping[str, float]] = field(default_factory=list)
-    top: float = -np.inf
+    best_score: float = -np.inf
 
     def __post_init__(self) -> None:
         if self.steps is None and self.limit is None:
             self.steps = self.learner.default_steps
-        if self.curriculum is not None and not hasattr(self.env, "weigh"):
+        if self.curriculum is not None and not hasattr(self.env, "set_sample_weights"):
             raise SpecError("This environment cannot follow a curriculum: it has no weigh(). Leave the curriculum out.")
-        self._begun, self._before = time.monotonic(), 0.0
+        self._start_time, self._seconds_before = time.monotonic(), 0.0
         with one_thread():
             self.session = self.learner.begin(self.env, self.seed)
-        self.best = self.session.brain()
+        self.best = self.session.action_scorer()
 
     @property
     def seconds(self) -> float:
-        return self._before + time.monotonic() - self._begun
+        return self._seconds_before + time.monotonic() - self._start_time
 
     @property
     def share(self) -> float:
-        by_steps = self.env.made / self.steps if self.steps else 0.0
+        by_steps = self.env.num_decisions / self.steps if self.steps else 0.0
         return max(by_steps, self.seconds / self.limit if self.limit else 0.0)
 
     def advance(self, share: float) -> Mapping[str, float]:
         if self.curriculum is not None:
-            self.env.weigh(self.curriculum.weights(self.env.complexity, share))
+            self.env.set_sample_weights(self.curriculum.weights(self.env.complexity, share))
         with one_thread():
             figures = self.session.advance(self.index, share)
         self.index += 1
         return figures
 
-    def note(self, figures: Mapping[str, float]) -> None:
+    def record_round(self, figures: Mapping[str, float]) -> None:
         """Score what there is, and keep it where it is the best so far."""
-        brain = self.session.brain()
+        brain = self.session.action_scorer()
         found = self.judge(brain)
-        clock = {"share": min(1.0, self.share), "steps": float(self.env.made), "seconds": self.seconds}
+        clock = {"share": min(1.0, self.share), "steps": float(self.env.num_decisions), "seconds": self.seconds}
         self.curve.append({**clock, **found, **figures})
-        if found["score"] > self.top:
-            self.top = found["score"]
+        if found["score"] > self.best_score:
+            self.best_score = found["score"]
             self.best = replace(brain, about=self._about())
 
     def _about(self) -> dict[str, Any]:
         said = {"learner": self.learner.name, "settings": asdict(self.learner), "seed": self.seed}
-        found = {"steps": self.env.made, "score": self.top, "round": self.index}
+        found = {"steps": self.env.num_decisions, "score": self.best_score, "round": self.index}
         return json.loads(json.dumps({**said, **found, "actions": self.env.actions, "names": self.env.names}))  # type: ignore[no-any-return]
 
-    def keep(self, folder: Path | None) -> None:
+    def save_checkpoint(self, folder: Path | None) -> None:
         if folder is None:
             return
         import torch
 
-        state = {"who": self._who(), "index": self.index, "made": self.env.made, "seconds": self.seconds}
-        state |= {"curve": [dict(r) for r in self.curve], "top": float(self.top), "session": self.session.state()}
+        state = {"who": self._identity(), "index": self.index, "made": self.env.num_decisions, "seconds": self.seconds}
+        state |= {
+            "curve": [dict(r) for r in self.curve],
+            "top": float(self.best_score),
+            "session": self.session.state_dict(),
+        }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        self.best.save(folder / BEST)
-        write(folder / CURVE, json.dumps(self.curve, indent=1).encode())
-        write(folder / CHECKPOINT, buffer.getvalue())
+        self.best.save(folder / BEST_SCORER_FILE)
+        write_file(folder / CURVE_FILE, json.dumps(self.curve, indent=1).encode())
+        write_file(folder / CHECKPOINT_FILE, buffer.getvalue())
 
     def load(self, folder: Path) -> None:
         import torch
 
         try:
-            state = torch.load(folder / CHECKPOINT, weights_only=True)
+            state = torch.load(folder / CHECKPOINT_FILE, weights_only=True)
         except Exception as e:
-            raise SpecError(f"{folder / CHECKPOINT} is damaged ({e}): delete {folder} and train again.") from None
-        if state["who"] != self._who():
+            raise SpecError(f"{folder / CHECKPOINT_FILE} is damaged ({e}): delete {folder} and train again.") from None
+        if state["who"] != self._identity():
             raise SpecError(
-                f"{folder} holds a training of {state['who']}, not of {self._who()}: choose another folder, or "
+                f"{folder} holds a training of {state['who']}, not of {self._identity()}: choose another folder, or "
                 f"delete it."
             )
-        self.index, self.env.made, self._before = state["index"], state["made"], state["seconds"]
-        self.curve, self.top = list(state["curve"]), state["top"]
-        self.best = Brain.load(folder / BEST)
-        self.session.restore(state["session"])
+        self.index, self.env.num_decisions, self._seconds_before = state["index"], state["made"], state["seconds"]
+        self.curve, self.best_score = list(state["curve"]), state["top"]
+        self.best = ActionScorer.load(folder / BEST_SCORER_FILE)
+        self.session.load_state_dict(state["session"])
 
-    def _who(self) -> str:
+    def _identity(self) -> str:
         return f"{self.learner!r}, seed {self.seed}"
 
 
-def check(settings: Learner, least: Mapping[str, int], positive: Sequence[str], shares: Sequence[str] = ()) -> None:
+def check_settings(
+    settings: Learner, least: Mapping[str, int], positive: Sequence[str], shares: Sequence[str] = ()
+) -> None:
     """Raise SpecError for a setting out of range.
 
     Args:
@@ -241,22 +247,22 @@ def check(settings: Learner, least: Mapping[str, int], positive: Sequence[str], 
         raise SpecError(f"{settings.name}: expected {', '.join(wrong)}, got {settings!r}.")
 
 
-class Counted:
+class CountingEnv:
     """An environment that counts the decisions it is asked for."""
 
     def __init__(self, env: Any) -> None:
-        self.env, self.made = env, 0
+        self.env, self.num_decisions = env, 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.env, name)
 
     def step(self, actions: Any) -> Any:
         """A step of the environment, of all episodes at once."""
-        self.made += self.env.num_envs
+        self.num_decisions += self.env.num_envs
         return self.env.step(actions)
 
 
-def write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """A file, complete or not at all. Raises OutputError."""
     part = path.with_name(f".{path.name}.part")
     try:
@@ -267,17 +273,17 @@ def write(path: Path, content: bytes) -> None:
         raise OutputError(f"Cannot write {path}: {e}.") from None
 
 
-def _judge(score: Any, env: Any) -> Callable[[Brain], dict[str, float]]:
+def _score_function(score: Any, env: Any) -> Callable[[ActionScorer], dict[str, float]]:
     """Figures of a brain, "score" among them."""
 
-    def judge(brain: Brain) -> dict[str, float]:
+    def judge(brain: ActionScorer) -> dict[str, float]:
         if score is None:
-            found: Any = evaluate(env, brain, EPISODES, HELD_OUT)
+            found: Any = evaluate(env, brain, NUM_HELD_OUT_EPISODES, HELD_OUT_SEED)
         elif hasattr(score, "action_masks"):
-            found = evaluate(score, brain, score.num_envs, HELD_OUT)
+            found = evaluate(score, brain, score.num_envs, HELD_OUT_SEED)
         else:
             found = score(brain)
-        if isinstance(found, Score):
+        if isinstance(found, PolicyScore):
             return {"score": found.utility, "error": found.error, "quality": found.quality, "calls": found.calls}
         return {"score": float(found)}
 

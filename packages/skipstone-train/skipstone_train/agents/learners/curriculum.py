@@ -9,7 +9,7 @@ import numpy as np
 
 from skipstone.errors import SpecError
 
-RARE = 0.02  # chance that a sample too hard for now has, in units of one that is not: none is ever unseen
+MIN_WEIGHT = 0.02  # chance that a sample too hard for now has, in units of one that is not: none is ever unseen
 
 
 @dataclass(frozen=True)
@@ -40,5 +40,5 @@ class Curriculum:
         complexity = np.asarray(complexity, float)
         c = min(1.0, self.first + (1 - self.first) * max(0.0, share) / self.whole)
         simpler = np.searchsorted(np.sort(complexity), complexity, side="left") / len(complexity)
-        weights = np.where(simpler < c, 1.0, RARE)
+        weights = np.where(simpler < c, 1.0, MIN_WEIGHT)
         return weights / weights.sum()

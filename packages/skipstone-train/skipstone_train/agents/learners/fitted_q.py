@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.checkpoint import ActionScorer
 
-from ..transitions import Transitions, Varied, collect, exploring, greedy, scores
-from .base import Learner, Session, check
-from .standard import Standard, seeded
+from ..transitions import EpisodicRandomBehaviour, Transitions, collect, epsilon_greedy, greedy_behaviour, score_actions
+from .base import Learner, TrainingSession, check_settings
+from .standard import StandardScaler, temporary_seed
 
 
 @dataclass(frozen=True)
@@ -57,45 +57,47 @@ class FittedQ(Learner):
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("members", "sweeps", "batch", "episodes", "memory", "warm"), 1)
-        check(self, {**least, "caution": 0}, ("rate", "passes"), ("explore",))
+        check_settings(self, {**least, "caution": 0}, ("rate", "passes"), ("explore",))
 
-    def begin(self, env: Any, seed: int) -> Session:
-        return _Fitting(self, env, seed)
+    def begin(self, env: Any, seed: int) -> TrainingSession:
+        return _FittedQSession(self, env, seed)
 
 
-class _Fitting:
+class _FittedQSession:
     """Fitted Q under way."""
 
     def __init__(self, settings: FittedQ, env: Any, seed: int) -> None:
         from .networks import Ensemble
 
         self.settings, self.env, self.seed = settings, env, seed
-        self.standard = Standard.of(env, settings.warm, seed)
-        with seeded(seed, 2):
+        self.standard = StandardScaler.of(env, settings.warm, seed)
+        with temporary_seed(seed, 2):
             self.network = Ensemble((len(env.names), *settings.hidden, len(env.actions)), settings.members)
         self.memory: Transitions | None = None
 
-    def brain(self) -> Brain:
+    def action_scorer(self) -> ActionScorer:
         """The mean network."""
-        return self.network.brain(self.standard)
+        return self.network.action_scorer(self.standard)
 
     def advance(self, index: int, share: float) -> Mapping[str, float]:
         own = self.settings
         rng = np.random.default_rng((self.seed, 3, index))
-        acts = exploring(greedy(self.brain()), own.explore) if index else Varied()
+        acts = (
+            epsilon_greedy(greedy_behaviour(self.action_scorer()), own.explore) if index else EpisodicRandomBehaviour()
+        )
         fresh = collect(self.env, acts, own.episodes, rng)
-        self.memory = recent(fresh if self.memory is None else self.memory + fresh, own.memory)
-        with seeded(self.seed, 4, index):
+        self.memory = keep_recent(fresh if self.memory is None else self.memory + fresh, own.memory)
+        with temporary_seed(self.seed, 4, index):
             losses = [self._sweep(first=index + k == 0) for k in range(own.sweeps)]
         return {"fitted_q/loss": losses[-1], "fitted_q/memory": float(len(self.memory))}
 
     def _sweep(self, first: bool) -> float:
         assert self.memory is not None
         scale = (self.standard.shift, self.standard.scale)
-        y = targets(None if first else self.brain(), self.memory, scale)
-        return fit(self.network, self.standard, self.memory, y, self.settings)
+        y = compute_targets(None if first else self.action_scorer(), self.memory, scale)
+        return fit_network(self.network, self.standard, self.memory, y, self.settings)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Networks, and what is remembered."""
         import torch
 
@@ -104,13 +106,13 @@ class _Fitting:
         )
         return {"network": self.network.state_dict(), "memory": kept}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         kept = state["memory"]
         self.memory = Transitions(**{k: v.numpy() for k, v in kept.items()}) if kept else None
 
 
-def recent(t: Transitions, most: int) -> Transitions:
+def keep_recent(t: Transitions, most: int) -> Transitions:
     """The newest whole episodes of at most so many decisions."""
     if len(t) <= most:
         return t
@@ -122,7 +124,7 @@ def recent(t: Transitions, most: int) -> Transitions:
     return Transitions(*(a[cut:] for a in decisions), *(a[min(first, len(starts) - 1) :] for a in endings))
 
 
-def targets(brain: Brain | None, t: Transitions, scale: tuple[float, float] | None = None) -> Any:
+def compute_targets(brain: ActionScorer | None, t: Transitions, scale: tuple[float, float] | None = None) -> Any:
     """(m,) what each decision is worth in pay, backward from the end of its episode.
 
     Args:
@@ -135,7 +137,7 @@ def targets(brain: Brain | None, t: Transitions, scale: tuple[float, float] | No
     if brain is None:
         follows, best = np.ones(m, bool), np.zeros(m)
     else:
-        q = np.where(t.masks, scores(brain, t.observations), -np.inf)
+        q = np.where(t.masks, score_actions(brain, t.observations), -np.inf)
         follows = q.argmax(1) == t.actions
         best = q.max(1).astype(float)
     if scale is not None:
@@ -149,7 +151,7 @@ def targets(brain: Brain | None, t: Transitions, scale: tuple[float, float] | No
     return y
 
 
-def fit(network: Any, standard: Standard, t: Transitions, y: Any, own: FittedQ) -> float:
+def fit_network(network: Any, standard: StandardScaler, t: Transitions, y: Any, own: FittedQ) -> float:
     """Regress Q(o, a) on targets; returns the loss of the last minibatches, in squared standard deviations of pay."""
     import torch
 

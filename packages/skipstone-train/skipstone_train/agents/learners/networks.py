@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.checkpoint import ActionScorer
 
-from .standard import Standard
+from .standard import StandardScaler
 
 
 class Ensemble(torch.nn.Module):
@@ -45,6 +45,6 @@ class Ensemble(torch.nn.Module):
                 found.append((apart, b.reshape(-1)))
         return [(w.numpy().astype(np.float32), b.numpy().astype(np.float32)) for w, b in found]
 
-    def brain(self, standard: Standard) -> Brain:
+    def action_scorer(self, standard: StandardScaler) -> ActionScorer:
         """The mean of all, on observations as they are given."""
-        return Brain(standard.centre, standard.spread, tuple(self.layers()), "tanh")
+        return ActionScorer(standard.centre, standard.spread, tuple(self.layers()), "tanh")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .base import Learner, Session, check
+from .base import Learner, TrainingSession, check_settings
 from .ppo_settings import PPOSettings
 
 
@@ -26,9 +26,9 @@ class PPO(PPOSettings, Learner):
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch": 2, "rollout": 2, "rollouts": 1, "warm": 1, "entropy": 0}
-        check(self, least, ("rate", "clip", "kl", "gamma"), ("last", "trace", "gamma"))
+        check_settings(self, least, ("rate", "clip", "kl", "gamma"), ("last", "trace", "gamma"))
 
-    def begin(self, env: Any, seed: int) -> Session:
-        from .sb3 import Maskable
+    def begin(self, env: Any, seed: int) -> TrainingSession:
+        from .sb3 import PPOSession
 
-        return Maskable(self, env, seed)
+        return PPOSession(self, env, seed)

@@ -12,32 +12,32 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.checkpoint import ActionScorer
 
 from .ppo_settings import PPOSettings
-from .standard import Standard, seeded
+from .standard import StandardScaler, temporary_seed
 
-FIGURES = ("approx_kl", "clip_fraction", "entropy_loss", "explained_variance", "value_loss")
+LOGGED_METRICS = ("approx_kl", "clip_fraction", "entropy_loss", "explained_variance", "value_loss")
 
 
-class Adapter(VecEnv):  # type: ignore[misc]  # its types are not followed
+class VecEnvAdapter(VecEnv):  # type: ignore[misc]  # its types are not followed
     """A gymnasium `VectorEnv` with masks, as a `VecEnv`; observations and pay standardised.
 
     The mean pay is taken off at the end of an episode: a constant that changes no policy's rank.
     """
 
-    def __init__(self, env: Any, standard: Standard) -> None:
-        self.env, self.standard, self.seed_next = env, standard, 0
+    def __init__(self, env: Any, standard: StandardScaler) -> None:
+        self.env, self.standard, self.next_seed = env, standard, 0
         size = (len(env.names),)
         super().__init__(
             env.num_envs,
             gymnasium.spaces.Box(-np.inf, np.inf, size, np.float32),
             gymnasium.spaces.Discrete(len(env.actions)),
         )
-        self._nothing: dict[str, Any] = {}
+        self._empty_info: dict[str, Any] = {}
 
     def reset(self) -> Any:
-        observations, _ = self.env.reset(seed=self.seed_next)
+        observations, _ = self.env.reset(seed=self.next_seed)
         return self.standard(observations)
 
     def step_async(self, actions: Any) -> None:
@@ -47,7 +47,7 @@ class Adapter(VecEnv):  # type: ignore[misc]  # its types are not followed
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         done = np.asarray(terminated) | np.asarray(truncated)
         paid = (np.asarray(rewards, float) - np.where(done, self.standard.shift, 0.0)) / self.standard.scale
-        told = [self._nothing] * self.num_envs
+        told = [self._empty_info] * self.num_envs
         for i in np.flatnonzero(np.asarray(truncated) & ~np.asarray(terminated)):
             last = self.standard(np.asarray(infos["final_obs"][i], np.float32))
             told[i] = {"TimeLimit.truncated": True, "terminal_observation": last}
@@ -73,15 +73,15 @@ class Adapter(VecEnv):  # type: ignore[misc]  # its types are not followed
         pass
 
 
-class Maskable:
+class PPOSession:
     """PPO under way."""
 
     def __init__(self, settings: PPOSettings, env: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed
-        self.standard = Standard.of(env, settings.warm, seed)
-        self.adapter = Adapter(env, self.standard)
+        self.standard = StandardScaler.of(env, settings.warm, seed)
+        self.adapter = VecEnvAdapter(env, self.standard)
         size = settings.rollout * env.num_envs
-        with seeded(seed, 2):
+        with temporary_seed(seed, 2):
             self.model = MaskablePPO(
                 "MlpPolicy",
                 self.adapter,
@@ -100,34 +100,34 @@ class Maskable:
             self.model.policy.action_net.bias.data[env.actions.index("continue")] += settings.start
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
-    def brain(self) -> Brain:
+    def action_scorer(self) -> ActionScorer:
         """The policy network, the standardisation before it."""
-        return exported(self.model.policy, self.standard)
+        return export_policy(self.model.policy, self.standard)
 
     def advance(self, index: int, share: float) -> Mapping[str, float]:
         own, model = self.settings, self.model
         model.lr_schedule = FloatSchedule(own.rate * (1 - (1 - own.last) * min(1.0, share)))
         model.ent_coef = own.entropy * (1 - min(1.0, share))
-        self.adapter.seed_next = int(np.random.SeedSequence((self.seed, 3, index)).generate_state(1)[0])
-        with seeded(self.seed, 4, index):
+        self.adapter.next_seed = int(np.random.SeedSequence((self.seed, 3, index)).generate_state(1)[0])
+        with temporary_seed(self.seed, 4, index):
             model.set_env(self.adapter, force_reset=True)
             model.learn(
                 own.rollouts * own.rollout * self.adapter.num_envs, reset_num_timesteps=False, log_interval=10**9
             )
         values = model.logger.name_to_value
-        return {f"ppo/{k}": float(values[f"train/{k}"]) for k in FIGURES if f"train/{k}" in values}
+        return {f"ppo/{k}": float(values[f"train/{k}"]) for k in LOGGED_METRICS if f"train/{k}" in values}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Parameters and optimiser."""
         return {"parameters": self.model.get_parameters(), "timesteps": self.model.num_timesteps}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.model.set_parameters(dict(state["parameters"]))
         self.model.num_timesteps = state["timesteps"]
 
 
-def exported(policy: Any, standard: Standard) -> Brain:
+def export_policy(policy: Any, standard: StandardScaler) -> ActionScorer:
     """A policy of Stable-Baselines3 (tanh between its layers) as a brain: the same choice of every observation."""
     linear = [m for m in policy.mlp_extractor.policy_net if hasattr(m, "weight")] + [policy.action_net]
     arrays: Sequence[Any] = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear]
-    return Brain(standard.centre, standard.spread, tuple(arrays), "tanh")
+    return ActionScorer(standard.centre, standard.spread, tuple(arrays), "tanh")

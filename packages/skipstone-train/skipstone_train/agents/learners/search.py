@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from skipstone.errors import SpecError
-from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.checkpoint import ActionScorer
 
 from ..transitions import evaluate
-from .base import Learner, Session, check
-from .standard import Standard
+from .base import Learner, TrainingSession, check_settings
+from .standard import StandardScaler
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,18 @@ class Search(Learner):
                 f"search: expected candidates and rounds >= 2, elite in (0, 1), shake > 0 and step in (0, 1], "
                 f"got {self!r}."
             )
-        check(self, {"episodes": 1, "warm": 1, "noise": 0}, ())
+        check_settings(self, {"episodes": 1, "warm": 1, "noise": 0}, ())
 
-    def begin(self, env: Any, seed: int) -> Session:
-        return _Searching(self, env, seed)
+    def begin(self, env: Any, seed: int) -> TrainingSession:
+        return _SearchSession(self, env, seed)
 
 
-class _Searching:
+class _SearchSession:
     """The cross-entropy method under way."""
 
     def __init__(self, settings: Search, env: Any, seed: int) -> None:
         self.settings, self.env, self.seed = settings, env, seed
-        self.standard = Standard.of(env, settings.warm, seed)
+        self.standard = StandardScaler.of(env, settings.warm, seed)
         self._restart()
 
     def _restart(self) -> None:
@@ -79,13 +79,13 @@ class _Searching:
         self.mean[first, -1] = own.start * own.shake
         self.spread = np.full(self.mean.shape, own.shake)
 
-    def brain(self) -> Brain:
+    def action_scorer(self) -> ActionScorer:
         """The middle of what is left."""
         return self._brain(self.mean)
 
-    def _brain(self, rule: Any) -> Brain:
+    def _brain(self, rule: Any) -> ActionScorer:
         layer = rule[:, :-1].astype(np.float32), rule[:, -1].astype(np.float32)
-        return Brain(self.standard.centre, self.standard.spread, (layer,))
+        return ActionScorer(self.standard.centre, self.standard.spread, (layer,))
 
     def advance(self, index: int, share: float) -> Mapping[str, float]:
         own = self.settings
@@ -97,7 +97,9 @@ class _Searching:
         shakes = rng.standard_normal((own.candidates, *self.mean.shape)) * (self.spread + noise)
         shakes[0] = 0.0  # the middle itself
         rules = self.mean + shakes
-        pays = np.array([evaluate(self.env, self._brain(r), own.episodes, episodes).pays.mean() for r in rules])
+        pays = np.array(
+            [evaluate(self.env, self._brain(r), own.episodes, episodes).episode_returns.mean() for r in rules]
+        )
         best = rules[np.argsort(-pays, kind="stable")[: max(2, round(own.elite * own.candidates))]]
         self.mean = (1 - own.step) * self.mean + own.step * best.mean(0)
         self.spread = (1 - own.step) * self.spread + own.step * best.std(0)
@@ -107,11 +109,11 @@ class _Searching:
             "search/spread": float(self.spread.mean()),
         }
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Mean and spread."""
         import torch
 
         return {"mean": torch.from_numpy(self.mean.copy()), "spread": torch.from_numpy(self.spread.copy())}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.mean, self.spread = state["mean"].numpy(), state["spread"].numpy()

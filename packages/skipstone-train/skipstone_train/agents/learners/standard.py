@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..transitions import Varied, collect
+from ..transitions import EpisodicRandomBehaviour, collect
 
 
 @dataclass(frozen=True, eq=False)
-class Standard:
+class StandardScaler:
     """What observations and pay are like under random behaviour: (o - centre) / spread, (pay - shift) / scale."""
 
     centre: Any
@@ -22,14 +22,19 @@ class Standard:
     scale: float
 
     @classmethod
-    def of(cls, env: Any, episodes: int, seed: int) -> Standard:
+    def of(cls, env: Any, episodes: int, seed: int) -> StandardScaler:
         """Measured once, before anything is learnt, and then left alone, so that nothing drifts under a learner."""
         rng = np.random.default_rng((seed, 1))
-        t = collect(env, Varied(), episodes, rng) + collect(env, "continue", max(1, episodes // 4), rng)
-        spread, scale = t.observations.std(0), float(t.pay.std())
+        t = collect(env, EpisodicRandomBehaviour(), episodes, rng) + collect(
+            env, "continue", max(1, episodes // 4), rng
+        )
+        spread, scale = t.observations.std(0), float(t.episode_returns.std())
         spread = np.where(spread < 1e-3, 1.0, spread).astype(np.float32)
         return cls(
-            t.observations.mean(0).astype(np.float32), spread, float(t.pay.mean()), scale if scale > 1e-9 else 1.0
+            t.observations.mean(0).astype(np.float32),
+            spread,
+            float(t.episode_returns.mean()),
+            scale if scale > 1e-9 else 1.0,
         )
 
     def __call__(self, observations: Any) -> Any:
@@ -50,7 +55,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def seeded(*seed: int) -> Iterator[None]:
+def temporary_seed(*seed: int) -> Iterator[None]:
     """The global generators of Python, NumPy and torch, seeded, and put back afterwards."""
     import random
 

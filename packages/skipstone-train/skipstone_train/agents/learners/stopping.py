@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from skipstone.errors import SpecError
-from skipstone.policies.agent.checkpoint import Brain
+from skipstone.policies.agent.checkpoint import ActionScorer
 
-from ..transitions import collect, scores
-from .base import Learner, Session, check
-from .standard import Standard, seeded
+from ..transitions import collect, score_actions
+from .base import Learner, TrainingSession, check_settings
+from .standard import StandardScaler, temporary_seed
 
-NEVER = -1e9  # score of all other actions
+NEVER_SCORE = -1e9  # score of all other actions
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,19 @@ class Stopping(Learner):
     name: ClassVar[str] = "stopping"
 
     def __post_init__(self) -> None:
-        check(self, dict.fromkeys(("samples", "sweeps", "updates", "batch", "memory"), 1), ("rate",))
+        check_settings(self, dict.fromkeys(("samples", "sweeps", "updates", "batch", "memory"), 1), ("rate",))
 
-    def begin(self, env: Any, seed: int) -> Session:
-        if "continue" not in env.actions or not _stops(env):
+    def begin(self, env: Any, seed: int) -> TrainingSession:
+        if "continue" not in env.actions or not _stop_actions(env):
             raise SpecError(
                 f"stopping: expected an environment that can 'continue' and 'stop', this one can "
                 f"{', '.join(env.actions)}. Allow both, or choose another learner."
             )
-        return _Stopping(self, env, seed)
+        return _StoppingSession(self, env, seed)
 
 
 @dataclass(frozen=True, eq=False)
-class Paths:
+class ScheduleRuns:
     """Runs of "continue": (samples, decisions, d) seen, (samples, decisions, ways) earned by a stop there (NaN: not
     allowed), (samples,) earned by none. Decisions past a run's end are NaN throughout."""
 
@@ -74,13 +74,13 @@ class Paths:
     ended: Any
 
     @classmethod
-    def of(cls, env: Any, samples: int, rng: Any) -> Paths:
+    def of(cls, env: Any, samples: int, rng: Any) -> ScheduleRuns:
         """Played from the same seeds with a stop at each decision in turn."""
         parts = [cls._one(env, int(rng.integers(2**31))) for _ in range(-(-samples // env.num_envs))]
-        return parts[0].joined(parts[1:])
+        return parts[0].concatenate(parts[1:])
 
     @classmethod
-    def _one(cls, env: Any, seed: int) -> Paths:
+    def _one(cls, env: Any, seed: int) -> ScheduleRuns:
         nothing = np.random.default_rng(0)
         whole = collect(env, "continue", env.num_envs, nothing, seed)
         lengths = np.diff([*whole.starts, len(whole)])
@@ -88,17 +88,17 @@ class Paths:
         inside = np.arange(most) < lengths[:, None]
         seen = np.full((len(lengths), most, whole.observations.shape[1]), np.nan, np.float32)
         seen[inside] = whole.observations
-        ways = _stops(env)
+        ways = _stop_actions(env)
         stopped = np.full((len(lengths), most, len(ways)), np.nan)
         for way, k in itertools.product(range(len(ways)), range(most)):
             t = collect(env, f"{env.actions[ways[way]]} at {k}", env.num_envs, nothing, seed)
             last = np.flatnonzero(t.ends)
             at = last - t.starts
             rows = np.flatnonzero((t.actions[last] == ways[way]) & (at < lengths))
-            stopped[rows, at[rows], way] = t.pay[rows]
-        return cls(seen, stopped, whole.pay)
+            stopped[rows, at[rows], way] = t.episode_returns[rows]
+        return cls(seen, stopped, whole.episode_returns)
 
-    def joined(self, others: list[Paths]) -> Paths:
+    def concatenate(self, others: list[ScheduleRuns]) -> ScheduleRuns:
         """These and others, as many decisions as the longest has."""
         every = [self, *others]
         most = max(p.stopped.shape[1] for p in every)
@@ -107,13 +107,13 @@ class Paths:
             return np.pad(a, [(0, 0), (0, most - a.shape[1])] + [(0, 0)] * (a.ndim - 2), constant_values=np.nan)
 
         seen, stopped = (np.concatenate([wide(getattr(p, k)) for p in every]) for k in ("seen", "stopped"))
-        return Paths(seen, stopped, np.concatenate([p.ended for p in every]))
+        return ScheduleRuns(seen, stopped, np.concatenate([p.ended for p in every]))
 
-    def last(self, most: int) -> Paths:
+    def last(self, most: int) -> ScheduleRuns:
         """The newest."""
-        return Paths(self.seen[-most:], self.stopped[-most:], self.ended[-most:])
+        return ScheduleRuns(self.seen[-most:], self.stopped[-most:], self.ended[-most:])
 
-    def going_on(self, gains: Any) -> Any:
+    def continuation_values(self, gains: Any) -> Any:
         """(samples, decisions) earned by going on from each decision, by the rule that stops where `gains` are > 0.
 
         Args:
@@ -129,7 +129,7 @@ class Paths:
         return worth
 
 
-class _Stopping:
+class _StoppingSession:
     """Optimal stopping under way."""
 
     def __init__(self, settings: Stopping, env: Any, seed: int) -> None:
@@ -137,27 +137,27 @@ class _Stopping:
 
         self.settings, self.env, self.seed = settings, env, seed
         d = len(env.names)
-        self.standard = Standard(np.zeros(d, np.float32), np.ones(d, np.float32), 0.0, 1.0)
-        with seeded(seed, 2):
-            self.network = Ensemble((d, *settings.hidden, len(_stops(env))), 1)
+        self.standard = StandardScaler(np.zeros(d, np.float32), np.ones(d, np.float32), 0.0, 1.0)
+        with temporary_seed(seed, 2):
+            self.network = Ensemble((d, *settings.hidden, len(_stop_actions(env))), 1)
         self.fitted = False
-        self.paths: Paths | None = None
+        self.paths: ScheduleRuns | None = None
 
-    def brain(self) -> Brain:
+    def action_scorer(self) -> ActionScorer:
         """Score of each way to stop D(o), of "continue" 0; "continue" alone, before anything is fitted."""
         actions, layers = self.env.actions, self.network.layers()
         weight, bias = layers[-1]
         final = np.zeros((len(actions), weight.shape[1]), np.float32)
-        biases = np.full(len(actions), NEVER, np.float32)
+        biases = np.full(len(actions), NEVER_SCORE, np.float32)
         biases[actions.index("continue")] = 0.0
         if self.fitted:
-            final[_stops(self.env)], biases[_stops(self.env)] = weight, bias
-        return Brain(self.standard.centre, self.standard.spread, (*layers[:-1], (final, biases)), "tanh")
+            final[_stop_actions(self.env)], biases[_stop_actions(self.env)] = weight, bias
+        return ActionScorer(self.standard.centre, self.standard.spread, (*layers[:-1], (final, biases)), "tanh")
 
     def advance(self, index: int, share: float) -> Mapping[str, float]:
         own = self.settings
-        fresh = Paths.of(self.env, own.samples, np.random.default_rng((self.seed, 3, index)))
-        self.paths = (fresh if self.paths is None else self.paths.joined([fresh])).last(own.memory)
+        fresh = ScheduleRuns.of(self.env, own.samples, np.random.default_rng((self.seed, 3, index)))
+        self.paths = (fresh if self.paths is None else self.paths.concatenate([fresh])).last(own.memory)
         rows = np.isfinite(self.paths.stopped).any(2)
         seen = self.paths.seen[rows]
         if not rows.any():
@@ -166,8 +166,10 @@ class _Stopping:
             )
         if index == 0:
             spread = seen.std(0)
-            self.standard = Standard(seen.mean(0), np.where(spread < 1e-3, 1.0, spread).astype(np.float32), 0.0, 1.0)
-        with seeded(self.seed, 4, index):
+            self.standard = StandardScaler(
+                seen.mean(0), np.where(spread < 1e-3, 1.0, spread).astype(np.float32), 0.0, 1.0
+            )
+        with temporary_seed(self.seed, 4, index):
             for _ in range(own.sweeps):
                 loss = self._sweep(rows, seen)
         return {"stopping/loss": loss, "stopping/samples": float(len(self.paths.ended))}
@@ -176,33 +178,37 @@ class _Stopping:
         assert self.paths is not None
         gains = np.full(self.paths.stopped.shape, -1.0)
         if self.fitted:
-            gains[rows] = scores(self.brain(), seen)[:, _stops(self.env)]
-        real = (self.paths.stopped - self.paths.going_on(gains)[..., None])[rows]
+            gains[rows] = score_actions(self.action_scorer(), seen)[:, _stop_actions(self.env)]
+        real = (self.paths.stopped - self.paths.continuation_values(gains)[..., None])[rows]
         self.fitted = True
-        return regress(self.network, self.standard(seen), real / max(float(np.nanstd(real)), 1e-9), self.settings)
+        return fit_regression(
+            self.network, self.standard(seen), real / max(float(np.nanstd(real)), 1e-9), self.settings
+        )
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """The rule, and what is remembered."""
         import torch
 
-        kept = {f.name: torch.as_tensor(getattr(self.paths, f.name)) for f in fields(Paths)} if self.paths else {}
+        kept = (
+            {f.name: torch.as_tensor(getattr(self.paths, f.name)) for f in fields(ScheduleRuns)} if self.paths else {}
+        )
         standard = [torch.as_tensor(a) for a in (self.standard.centre, self.standard.spread)]
         return {"network": self.network.state_dict(), "fitted": self.fitted, "paths": kept, "standard": standard}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.fitted, kept = state["fitted"], state["paths"]
-        self.paths = Paths(**{k: v.numpy() for k, v in kept.items()}) if kept else None
+        self.paths = ScheduleRuns(**{k: v.numpy() for k, v in kept.items()}) if kept else None
         centre, spread = (a.numpy() for a in state["standard"])
-        self.standard = Standard(centre, spread, 0.0, 1.0)
+        self.standard = StandardScaler(centre, spread, 0.0, 1.0)
 
 
-def _stops(env: Any) -> list[int]:
+def _stop_actions(env: Any) -> list[int]:
     """Numbers of the actions that end a run: "stop", or "stop 2" and its like."""
     return [k for k, name in enumerate(env.actions) if name.split()[0] == "stop"]
 
 
-def regress(network: Any, x: Any, y: Any, own: Stopping) -> float:
+def fit_regression(network: Any, x: Any, y: Any, own: Stopping) -> float:
     """Least squares of y on x, NaN left out, going on from what the network has; mean loss of the last updates."""
     import torch
 
