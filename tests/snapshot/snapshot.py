@@ -589,16 +589,18 @@ def brightest(body: Mapping[str, Any]) -> str:
 # -- Comparing --------------------------------------------------------------------------------------
 
 PASSING = re.compile(
-    r"(.*_)?(seconds|date|version|versions|machine|skipstone|torch|diffusers|python|time|took|peak_bytes|minutes)"
+    r"(.*_)?(seconds|date|version|versions|machine|skipstone|torch|diffusers|python|time|took|peak|peak_bytes|memory|minutes)"
 )
 MASKS = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?( UTC)?"), "DATE"),
     (re.compile(r"\b[Ss]kipstone \d+\.\d+\.\d+\S*"), "skipstone VERSION"),
     (re.compile(r"\d+(\.\d+)? (s|seconds|minutes)\b"), "TIME"),
-    (re.compile(r"\d+\.\d\d(?=\s+\d\.\d\d$)", re.MULTILINE), "TIME"),  # in a table, before the judge's score
+    (re.compile(r"[\d.]+ of [\d.]+ GB|peak(&#34;|\"): \d+"), "MEMORY"),
+    (re.compile(r" *\d+\.\d\d(?=\s+\d\.\d\d$)", re.MULTILINE), " TIME"),  # in a table, before the judge's score
     (re.compile(r"id=\"[^\"]*\"|url\(#[^)]*\)|href=\"#[^\"]*\""), "ID"),
 )
 HASH = re.compile(r"[0-9a-f]{16}")  # folders named by a hash of a configuration, the version among it
+TIMED = ("curve.png",)  # pictures with an axis of seconds: their size alone is compared, curve.csv has the numbers
 MOST = 8  # differences of a file that are listed
 
 
@@ -699,6 +701,8 @@ def read_picture(where: Recorded, path: Path) -> Content:
     from PIL import Image, ImageSequence
 
     with Image.open(path) as picture:
+        if path.name in TIMED:
+            return Content({"size": picture.size})
         frames = {f"frame {i}": np.asarray(frame.copy()) for i, frame in enumerate(ImageSequence.Iterator(picture))}
         said = {k: v for k, v in picture.info.items() if isinstance(v, str) and k != "Software"}
     return Content({**frames, **dict(where.flat(said))})
