@@ -102,7 +102,8 @@ class Case:
         if self.values:
             self.write("values.json", json.dumps(self.values, indent=1))
         if self.arrays:
-            np.savez(self.folder / "arrays.npz", **{k: np.asarray(v) for k, v in self.arrays.items()})
+            arrays: dict[str, Any] = {name: np.asarray(value) for name, value in self.arrays.items()}
+            np.savez(self.folder / "arrays.npz", **arrays)
 
     def run(self, *arguments: str, expect: int = 0) -> None:
         """`skipstone ARGUMENTS...`: its files stay in the folder, its exit code and what it says beside them."""
@@ -552,7 +553,7 @@ def brighter() -> Iterator[list[str]]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             answers.append(brightest(body))
             said = json.dumps({"winner": answers[-1], "reason": "it is brighter"})
-            sent = {"choices": [{"message": {"role": "assistant", "content": said}}]}
+            sent: dict[str, Any] = {"choices": [{"message": {"role": "assistant", "content": said}}]}
             sent |= {"usage": {"prompt_tokens": 1000, "completion_tokens": 20}}
             raw = json.dumps(sent).encode()
             self.send_response(200)
