@@ -347,7 +347,8 @@ def shipped(kind: str) -> Path:
     """The folder of a model that ships, wherever it lies, by the class of its pipeline."""
     import skipstone
 
-    for index in sorted(Path(skipstone.__file__).parent.rglob("model_index.json")):
+    home = sys.modules[skipstone.Pebble.__module__].__file__ or ""
+    for index in sorted(Path(home).parent.rglob("model_index.json")):
         if json.loads(index.read_text(encoding="utf-8"))["_class_name"] == kind:
             return index.parent
     raise LookupError(f"No {kind} ships.")
