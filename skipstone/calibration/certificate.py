@@ -10,8 +10,8 @@ from typing import Any
 
 from .. import __version__
 from ..evaluation.columns import Column
-from ..evaluation.fingerprint import RESULTS_VERSION
 from ..evaluation.engine_subject import EngineSubject
+from ..evaluation.fingerprint import RESULTS_VERSION
 from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject

@@ -47,7 +47,7 @@ def listing(shelf: Annotated[ListedKind | None, typer.Argument(help="Which; all 
             typer.echo(f"{title}:")
         width = max(map(len, (*names, *registry.list_presets(kind))), default=0)
         if not names:
-            typer.echo("  none is installed; they come with the package skipstone-bench: pip install 'skipstone[bench]'")
+            typer.echo("  none: they come with skipstone-bench: pip install 'skipstone[bench]'")
         for name in names:
             typer.echo(f"  {name:{width}}  {registry.first_doc_line(registry.find_class(kind, name))}")
         for name, (spec, about) in registry.list_presets(kind).items():
