@@ -142,16 +142,24 @@ def _run(planned: Calibration, root: Path, console: Console) -> Certified:
         raise
 
 
-def audit(
-    folder: Annotated[Path, typer.Argument(help="The --out of skipstone calibrate.")],
-    samples: Annotated[int, typer.Option(help="Samples to draw now.", min=1)] = 20,
+@dataclass(frozen=True)
+class AuditedSamples:
+    """What is drawn now, and how sure an alarm is."""
+
+    samples: Annotated[int, typer.Option(help="Samples to draw now.", min=1)] = 20
     prompts: Annotated[
         str | None,
         typer.Option(
             help="What is drawn now; the calibration's own by default.", metavar="FILE|SET", show_default=False
         ),
-    ] = None,
-    false_alarm: Annotated[float, typer.Option(help="Chance of ever raising an alarm for nothing.")] = 0.05,
+    ] = None
+    false_alarm: Annotated[float, typer.Option(help="Chance of ever raising an alarm for nothing.")] = 0.05
+
+
+@grouped
+def audit(
+    folder: Annotated[Path, typer.Argument(help="The --out of skipstone calibrate.")],
+    audited: AuditedSamples,
     model: Annotated[
         str | None, typer.Option(help="The model, where it is elsewhere by now.", metavar="pebble|PATH|ID")
     ] = None,
@@ -187,9 +195,9 @@ def audit(
         found = run_audit(
             folder,
             subject,
-            samples=samples,
-            prompts=prompts,
-            false_alarm=false_alarm,
+            samples=audited.samples,
+            prompts=audited.prompts,
+            false_alarm=audited.false_alarm,
             cache=cache,
             batch=batch,
             on_progress=on_progress,
