@@ -98,7 +98,7 @@ def suggest_spelling(wrong: str, known: tuple[str, ...] | list[str]) -> str:
 
 
 def find_class(kind: str, name: str) -> type:
-    """The class of that name. Raises UnknownName with the nearest known name."""
+    """The class of that name. Raises UnknownNameError with the nearest known name."""
     known = _load(kind)
     if name not in known:
         listed = (*names(kind), *_PRESETS[kind])

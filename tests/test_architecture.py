@@ -22,6 +22,7 @@ PACKAGES = {
     "skipstone_research": ROOT / "research" / "skipstone_research",
 }
 LAYERS = [
+    ["deprecation"],
     ["errors"],
     ["satellites"],
     ["registry"],
@@ -145,8 +146,6 @@ LONG = {  # to be divided
     "skipstone_train.cli.train", "skipstone_train.agents.learners.base", "skipstone_train.agents.episodes",
     "skipstone_research.agents.command", "skipstone_bench.cli.prefer", "skipstone_bench.cli.bench",
     "skipstone.integrations.diffusers.guest", "skipstone.evaluation.compare", "skipstone.engine.flow",
-    "skipstone.calibration.run",
-    "skipstone.calibration.certificate", "skipstone.calibration.audit",
 }  # fmt: skip
 
 

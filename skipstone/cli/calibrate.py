@@ -83,9 +83,10 @@ def calibrate(
 
     console = Console(stderr=True)
     _check_writable(out, force)
+    confidence, settings = _confidence(promise.confidence), promise.setting or ()
     asked = _calibration_options(promise, model, sampler, batch)
     with console.status("Looking the model up ..."):
-        planned = Calibration.of(model.subject(sampler.guidance), prompts, target, asked)
+        planned = Calibration.of(model.subject(sampler.guidance), prompts, target, confidence, settings, asked)
     policy = _run(planned, caches.folder(cache), console)
     policy.save_pretrained(out)
     _show(policy, out)
@@ -106,8 +107,6 @@ def _calibration_options(
         "as_guest": model.as_guest,
     }
     return CalibrationOptions(
-        confidence=_confidence(promise.confidence),
-        settings=tuple(promise.setting or ()),
         samplers=promise.samplers,
         reference=promise.reference,
         groups=promise.groups,
@@ -184,8 +183,8 @@ def audit(
     """
     from rich.console import Console
 
+    from ..calibration.audit import AuditOptions, load_certified
     from ..calibration.audit import audit as run_audit
-    from ..calibration.audit import load_certified
 
     console = Console(stderr=True)
     source = load_certified(folder).certificate.source
@@ -199,8 +198,8 @@ def audit(
             prompts=audited.prompts,
             false_alarm=audited.false_alarm,
             cache=cache,
-            batch=batch,
             on_progress=on_progress,
+            options=AuditOptions(batch=batch),
         )
     for line in found.words:
         typer.echo(line)
