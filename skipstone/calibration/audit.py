@@ -20,7 +20,7 @@ from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
 from ..policies.certified import Certified
-from ..policies.saved import load_policy
+from ..policies.saved import read_policy
 from . import cache as caches
 from . import certificate as papers
 from .cache import Cache
@@ -251,7 +251,7 @@ class _AuditRun:
 
 def load_certified(folder: str | os.PathLike[str]) -> Certified:
     """The calibrated policy of a folder. Raises SpecError where there is none."""
-    policy = load_policy(folder, allow_sampler=True)
+    policy = read_policy(folder, allow_sampler=True)
     if not isinstance(policy, Certified):
         raise SpecError(f"{folder} holds a policy without a certificate: nothing was promised that could be audited.")
     return policy

@@ -1,6 +1,6 @@
 """What policies see and say: read this file and one policy to write the next.
 
-A policy sees a `TrainingArguments` and says a `JudgingPlan`. The other half of the library's types, what solvers ask
+A policy sees a `Run` and returns a `Plan`. The other half of the library's types, what solvers ask
 and backbones answer, is in `requests.py`.
 """
 
@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from ..numerics.parametrize import PredictionType as PredictionType
+
 Clock: TypeAlias = Literal["t", "logsnr", "angle"]
 ForecastClock: TypeAlias = Clock | Literal["calls", "sada"]  # what a forecast knows besides, for rules of others
-PredictionType: TypeAlias = Literal["eps", "x0", "v", "flow"]
 INFINITY = float("inf")
 
 
@@ -81,6 +82,7 @@ class Refine:
     below: bool = False
 
 
+COND, UNCOND = "cond", "uncond"  # guidance branches, as sites
 ATTENTION = "attention"  # what a backbone calls its map: words' share of each cell's attention, (height, width)
 Evaluate: TypeAlias = Full | Cached | Forecast | Finish | Refine
 
@@ -166,6 +168,12 @@ class Run:
     def accepted_attempts(self) -> tuple[Attempt, ...]:
         """The attempts that count: all but the rejected ones."""
         return tuple(a for a in self.attempts if a.accepted is not False)
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether the pending attempt begins where one was rejected."""
+        last = self.past[-1] if self.past else None
+        return last is not None and self.pending is not None and last.accepted is False and last.t == self.pending.t
 
     @property
     def num_consecutive_forecasts(self) -> int:

@@ -21,6 +21,7 @@ from ...engine.flow import FREEZE, flow
 from ...engine.requests import Estimate, Flow, LatentRequest, Problem, Query, Result, ScalarsRequest, StepRequest
 from ...errors import GuestError
 from ...numerics.array import to_floats
+from ...numerics.parametrize import PREDICTION_TYPES
 from ...numerics.schedule import Schedule
 from ...solvers.ddim import ddim_update
 from .batch_router import BatchRouter, RowRequest
@@ -29,7 +30,6 @@ from .prompt_state import mean_prompt_states
 from .rows import BatchLayout
 from .scheduler_specs import Trajectory
 
-PREDICTION_TYPES = ("eps", "x0", "v", "flow")
 NO_ROWS = RowRequest(compute=False)
 
 

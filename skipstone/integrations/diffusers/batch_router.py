@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...engine.contracts import COND
 from ...errors import GuestError
 from .pipeline_specs import PipelineSpec
 from .rows import (
@@ -92,7 +93,7 @@ class BatchRouter:
     def _names(self, count: int) -> tuple[str, ...]:
         if count == len(self.spec.branches):
             return self.spec.branches
-        return ("cond",) if count == 1 else tuple(f"branch {i + 1}" for i in range(count))
+        return (COND,) if count == 1 else tuple(f"branch {i + 1}" for i in range(count))
 
     def begin_iteration(self, wishes: Sequence[RowRequest]) -> None:
         """Begin an iteration."""
@@ -173,7 +174,7 @@ class BatchRouter:
             for p in self.denoiser_calls.values()
             for j, b in enumerate(p.branches)
         }
-        some = known.get("cond", next(iter(known.values())))
+        some = known.get(COND, next(iter(known.values())))
         output = torch.cat([known.get(name, some) for name in names])
         return DenoiserCall(module, run, (), {}, rows, self.denoiser_calls[0].template, output, names, extra)
 

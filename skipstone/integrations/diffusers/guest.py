@@ -84,7 +84,7 @@ def _solver(solver: Solver | str | None) -> Solver | None:
 
 
 def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
-    from ...policies.saved import FILE, load_policy
+    from ...policies.saved import FILE, read_policy
 
     if isinstance(policy, Policy):
         return policy
@@ -95,7 +95,7 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
         )
     folder = isinstance(policy, os.PathLike) or (os.sep in policy and "(" not in policy)
     if folder or (Path(policy) / FILE).is_file():
-        return load_policy(policy)
+        return read_policy(policy)
     parsed: Policy = registry.parse("policy", str(policy))
     return parsed
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from ...engine.contracts import COND
 from .batch_router import BatchRouter, DenoiserCall
 
 TEXT_STATES_ARGUMENT = "encoder_hidden_states"  # of the argument that holds text states, in the denoisers of diffusers
-COND = "cond"
 
 
 def mean_prompt_states(gate: BatchRouter) -> list[tuple[float, ...]]:

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from ...engine.contracts import Policy
+from ...engine.contracts import COND, UNCOND, Policy
 from ...engine.drivers import denoise_many
 from ...engine.requests import Estimate, Problem, Query, Solver
 from ...errors import GuestError
-from ...numerics.parametrize import to_x0
+from ...numerics.parametrize import PREDICTION_TYPES, to_x0
 from ...numerics.schedule import Schedule
 from ...registry import spell
-from .batch_driver import PREDICTION_TYPES, BatchDriver, SampleState
+from .batch_driver import BatchDriver, SampleState
 from .batch_router import BATCH_ARGUMENTS, BatchRouter, find_batch
 from .rows import main_output
 
@@ -86,12 +86,12 @@ def _measure_guidance(driver: BatchDriver, output: torch.Tensor) -> float:
     branch_outputs = [driver.router.get_new_outputs(s) for s in range(driver.layout.samples)]
     branches = {b: torch.stack([f[b][:channels] for f in branch_outputs]).double() for b in branch_outputs[0]}
     guided = output.double()[:, : next(iter(branches.values())).shape[1]]
-    if len(branches) == 1 and torch.equal(branches["cond"], guided):
+    if len(branches) == 1 and torch.equal(branches[COND], guided):
         return 1.0
-    if len(branches) == 2 and branches.keys() == {"cond", "uncond"}:
-        gap = branches["cond"] - branches["uncond"]
-        weight = float(((guided - branches["uncond"]) * gap).sum() / (gap * gap).sum().clamp_min(1e-300))
-        error = (branches["uncond"] + weight * gap - guided).norm() / guided.norm()
+    if len(branches) == 2 and branches.keys() == {COND, UNCOND}:
+        gap = branches[COND] - branches[UNCOND]
+        weight = float(((guided - branches[UNCOND]) * gap).sum() / (gap * gap).sum().clamp_min(1e-300))
+        error = (branches[UNCOND] + weight * gap - guided).norm() / guided.norm()
         if error < (1e-4 if output.dtype == torch.float32 else 2e-2):
             return weight
     raise GuestError(
@@ -155,7 +155,7 @@ class PipelineBackbone:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        return ("cond", "uncond") if self.router.branches == 2 else ()
+        return (COND, UNCOND) if self.router.branches == 2 else ()
 
     @property
     def branches(self) -> int:
@@ -191,9 +191,9 @@ class PipelineBackbone:
 
     def _estimate(self, query: Query, fresh: dict[str, torch.Tensor]) -> Estimate:
         both = {**query.known_outputs, **fresh}
-        output = both["cond"]
+        output = both[COND]
         if self.router.branches == 2:
-            output = both["uncond"] + self.guidance_scale * (both["cond"] - both["uncond"])
+            output = both[UNCOND] + self.guidance_scale * (both[COND] - both[UNCOND])
         mean, kind = output[: query.x.shape[0]], str(self.driver.trajectory.prediction)
         x0 = to_x0(kind, mean, query.x, self.schedule.alpha(query.t), self.schedule.sigma(query.t))
         x0 = self.driver.trajectory.clean(x0)

@@ -8,14 +8,14 @@ from functools import cached_property
 from operator import gt
 from typing import Any
 
-from ...engine.contracts import ATTENTION, Attempt, Cached, Full, Plan, Refine, Run
+from ...engine.contracts import ATTENTION, UNCOND, Attempt, Cached, Full, Plan, Refine, Run
 from ...errors import SpecError
 
 PLACES_PER_STEP = 4  # places to land on for each step of a guide
 PLACE_DIGITS = 3  # of a place between two steps: networks taught at 1000 whole timesteps are noisy between them
 STOP, GATE, REFINE, ACTION = "stop", "gate", "refine", "action"  # words of actions, and memos
 STEP_ACTIONS = ("continue", "skip", "short")  # actions that are nothing but a landing
-UNCOND = frozenset({"uncond"})
+UNCOND_BRANCH = frozenset({UNCOND})
 DEFAULT = ("short 0.5", "short 0.75", "continue", "skip 1.25", "skip 1.5", "skip 2", "skip 3", "stop 1", "stop 2")
 
 
@@ -102,7 +102,7 @@ class ActionSpace:
     @property
     def sites(self) -> frozenset[str]:
         """Outputs of the network that some action needs."""
-        branch = UNCOND if GATE in self.names else frozenset[str]()
+        branch = UNCOND_BRANCH if GATE in self.names else frozenset[str]()
         return branch | (frozenset({ATTENTION}) if REFINE in self.names else frozenset[str]())
 
     @cached_property
@@ -179,11 +179,7 @@ def is_decision_due(run: Run) -> bool:
     last = run.pending
     if last is None or last.plan.memo.get(STOP) is not None:
         return False
-    return not last.is_forecast and not _is_retry(run, last)
-
-
-def _is_retry(run: Run, last: Attempt) -> bool:
-    return bool(run.past) and run.past[-1].accepted is False and run.past[-1].t == last.t
+    return not last.is_forecast and not run.is_retry
 
 
 def plan_action(run: Run, guide: BaseSchedule, moves: ActionSpace, action: int | None = None) -> Plan:
@@ -212,7 +208,7 @@ def _continue_plan(run: Run, guide: BaseSchedule, last: Attempt) -> Plan:
     if last.t_next <= run.t_end:
         return Plan(Full(), run.t_end)
     rest = last.plan.memo.get(STOP, 0.0)
-    evaluate = Cached(UNCOND, 1) if last.plan.memo.get(GATE) else Full()
+    evaluate = Cached(UNCOND_BRANCH, 1) if last.plan.memo.get(GATE) else Full()
     step = Plan(evaluate, guide.landing_time(last.t_next, PLACES_PER_STEP, run.t_end))
     if rest:
         share = -(-(len(guide.places) - 1 - guide.index(last.t_next)) // int(rest))
