@@ -69,3 +69,14 @@ def old_names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(sys.modules[module], renamed[name])
 
     return find
+
+
+def old_attributes(cls: type, renamed: Mapping[str, str]) -> None:
+    """Let a class answer to attributes and methods that were renamed: old name -> new one."""
+    for old, new in renamed.items():
+        setattr(cls, old, property(functools.partial(_renamed_attribute, f"skipstone.{cls.__name__}", old, new)))
+
+
+def _renamed_attribute(owner: str, old: str, new: str, instance: Any) -> Any:
+    warn_renamed(f"{owner}.{old}", f"{owner}.{new}")
+    return getattr(instance, new)

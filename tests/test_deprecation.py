@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from skipstone import deprecation, errors
+from skipstone.engine.contracts import Run
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ def test_errors_have_their_old_names(old: str, new: str) -> None:
     with pytest.warns(FutureWarning, match=f"skipstone.errors.{old} is now skipstone.errors.{new}") as warned:
         assert getattr(errors, old) is getattr(errors, new)
     assert warned[0].filename == __file__
+
+
+def test_runs_have_their_old_attributes() -> None:
+    run = Run(1.0, 0.0, (1.0, 0.5, 0.0), (-1.0, 0.0, 1.0))
+    with pytest.warns(FutureWarning, match=r"skipstone\.Run\.left is now skipstone\.Run\.remaining_times;") as warned:
+        assert run.left == (0.5, 0.0)  # type: ignore[attr-defined]
+    assert warned[0].filename == __file__
+    with pytest.warns(FutureWarning, match=r"Run\.is_in_tail"):
+        assert run.ending(run.proposal(), 2)  # type: ignore[attr-defined]
 
 
 def test_other_attributes_are_still_missing() -> None:

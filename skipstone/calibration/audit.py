@@ -279,8 +279,8 @@ def _scores(
     full = subject.resolve_column(parse_column(certified.certificate.full, *Sampler()))
     subject.load([full])
     kept, _ = Cache.open(root, papers.configuration(subject, full))
-    gauge = replace(PictureMeasure.of(target.metric, subject, options.metric), is_cacheable=False)
-    scores = CachedScores(subject, reference, gauge, kept, options.batch, on_progress)
+    measure = replace(PictureMeasure.of(target.metric, subject, options.metric), is_cacheable=False)
+    scores = CachedScores(subject, reference, measure, kept, options.batch, on_progress)
     scores.spent["audit"] = 0.0
     return scores
 

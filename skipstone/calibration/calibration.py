@@ -92,7 +92,7 @@ class Calibration:
         sampler: Solver, grid and steps of the full run.
         full: The full run.
         candidates: Settings to choose from.
-        gauge: The metric.
+        measure: The metric.
     """
 
     subject: Subject
@@ -103,7 +103,7 @@ class Calibration:
     sampler: Sampler
     full: Column
     candidates: Sequence[CandidateSetting]
-    gauge: PictureMeasure
+    measure: PictureMeasure
 
     @classmethod
     def of(
@@ -128,8 +128,8 @@ class Calibration:
         sampler = resolve_sampler(subject, options.solver, options.grid, options.steps)
         full = subject.resolve_column(parse_column("fixed", *sampler))
         ladder = candidates(subject, sampler, settings, options.samplers)
-        gauge = PictureMeasure.of(wanted.metric, subject, options.metric if wanted.metric in known else None)
-        return cls(subject, wanted, confidence, options, samples, sampler, full, ladder, gauge)
+        measure = PictureMeasure.of(wanted.metric, subject, options.metric if wanted.metric in known else None)
+        return cls(subject, wanted, confidence, options, samples, sampler, full, ladder, measure)
 
     @property
     def duplicates_message(self) -> str:
@@ -181,7 +181,7 @@ class Calibration:
         kept, ignored = Cache.open(root, papers.configuration(self.subject, self.full))
         if ignored:
             on_message(ignored)
-        scores = CachedScores(self.subject, reference, self.gauge, kept, self.options.batch, on_progress)
+        scores = CachedScores(self.subject, reference, self.measure, kept, self.options.batch, on_progress)
         ready, left_out = runnable(self.subject, self.candidates, self.samples.search[0].request)
         for why in left_out:
             on_message(why)
@@ -303,7 +303,7 @@ class Calibration:
             promise=self.target.words,
             confidence=self.confidence,
             method=self._method,
-            reference="" if self.gauge.needs_no_reference else scores.reference.spec,
+            reference="" if self.measure.needs_no_reference else scores.reference.spec,
             full=self.full.spec,
             points=tuple(points),
             full_calls=full_calls(self.full),

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from ..deprecation import old_attributes
 from ..numerics.parametrize import PredictionType as PredictionType
 
 Clock: TypeAlias = Literal["t", "logsnr", "angle"]
@@ -43,7 +44,7 @@ class Forecast:
     """Do not run the backbone: extrapolate its past predictions. Costs nothing.
 
     `order` 0 repeats the last prediction, 1 draws a line through the last two, and so on; `of` says
-    which view of them, `clock` against what. `Forecast(0, "x0")` landing on the end is a *freeze*: the
+    which kind of prediction, `clock` against what. `Forecast(0, "x0")` landing on the end is a *freeze*: the
     clean estimate of now becomes the result.
 
     Two clocks are there to repeat what others published. On "calls" the calls are numbered and the forecast is the
@@ -329,3 +330,18 @@ class Chain(Policy):
         for part in self.parts:
             plans = part.consult(runs, plans)
         return plans
+
+
+old_attributes(Attempt, {"called": "is_full_call", "skipped": "is_forecast"})
+old_attributes(Plan, {"plain": "is_unamended"})
+old_attributes(
+    Run,
+    {
+        "told": "display_attempts",
+        "kept": "accepted_attempts",
+        "streak": "num_consecutive_forecasts",
+        "here": "next_start",
+        "left": "remaining_times",
+        "ending": "is_in_tail",
+    },
+)

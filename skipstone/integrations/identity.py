@@ -44,7 +44,7 @@ def check_identity(policy: Certified, pipe: Any) -> None:
 
 
 def identity(model: Any) -> dict[str, Any]:
-    """{"pipeline", "weights", "dtype"} and, of a model that is told it once and for all, "guidance"."""
+    """{"pipeline", "weights", "dtype"} and, of a model with a fixed one, "guidance"."""
     parts = dict(_networks(model))
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for part in parts.values() for p in part.parameters()})
     found: dict[str, Any] = {"pipeline": type(model).__name__, "dtype": ", ".join(dtypes), "weights": digest(parts)}

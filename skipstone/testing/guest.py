@@ -179,7 +179,7 @@ def frozen_row_lands(setup: GuestSetup) -> None:
 
 
 def gate_halves_calls(setup: GuestSetup) -> None:
-    """With two guidance branches, a gate that is always shut costs half a call a step after the first."""
+    """With two guidance branches, leaving one out at every step after the first costs half a call a step."""
     setup, pipe, bare = setup.ready()
     output, guest, counter = setup.adapted(pipe, "guidance_gate(below=1.0)")
     assert torch.isfinite(output.float()).all()

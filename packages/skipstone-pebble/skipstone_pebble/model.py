@@ -58,7 +58,7 @@ class Pebble:
         schedule: The noise schedule that the denoiser was trained on.
         prediction: What the denoiser puts out.
         guidance: Classifier-free guidance weight; 1 evaluates the prompt's branch alone, at half the rows.
-        judged: Whether the judge that ships with Pebble can read its pictures: where one is in the folder.
+        has_judge: Whether the judge that ships with Pebble can read its pictures: where one is in the folder.
     """
 
     name: str

@@ -35,10 +35,10 @@ def take_over(
     timesteps: Sequence[float],
     x: torch.Tensor,
 ) -> None:
-    """Denoise every sample to the end, and leave lines that wait for the pipeline to arrive there.
+    """Denoise every sample to the end, and leave states that wait for the pipeline to arrive there.
 
     Args:
-        voyage: Of the samples, not yet begun.
+        driver: Of the samples, not yet begun.
         solver, policy: Of the run.
         output, x: What the first step of the scheduler was given.
         timesteps: What the scheduler is told at each of its calls.
@@ -100,9 +100,9 @@ def _measure_guidance(driver: BatchDriver, output: torch.Tensor) -> float:
     )
 
 
-def _time_factor(gate: BatchRouter, timestep: float) -> float:
+def _time_factor(router: BatchRouter, timestep: float) -> float:
     """What the denoiser is told over what the scheduler is told: 1, or 1/1000."""
-    p = gate.denoiser_calls[0]
+    p = router.denoiser_calls[0]
     model_timestep = next((p.kwargs[n] for n in TIME_NAMES if n in p.kwargs), p.args[1] if len(p.args) > 1 else None)
     factor = (
         0.0
@@ -200,7 +200,7 @@ class PipelineBackbone:
         mean = x0 if kind == "x0" else mean
         self.latest_x0[query.cond] = x0
         features = {b: v for b, v in fresh.items() if b in query.wanted_sites}
-        return Estimate(x0, len(fresh) / self.branches, mean, kind, features)  # type: ignore[arg-type]  # a View
+        return Estimate(x0, len(fresh) / self.branches, mean, kind, features)  # type: ignore[arg-type]  # a PredictionType
 
 
 def _replace_batch(args: tuple[Any, ...], x: torch.Tensor, times: torch.Tensor) -> tuple[Any, ...]:
