@@ -27,7 +27,7 @@ from ..engine.requests import Solver
 from ..errors import SpecError, UnknownNameError
 from ..numerics.grid import Grid
 from ..policies.certified import Certified
-from ..policies.saved import FILE, load_policy
+from ..policies.saved import FILE, read_policy
 from .peers import Peer
 
 FEWER, OWN = "fewer", "own"
@@ -178,7 +178,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
 def _head(spec: str) -> Policy | Peer:
     """A policy, or the folder of one, or a peer."""
     if (Path(spec) / FILE).is_file():
-        return load_policy(spec)
+        return read_policy(spec)
     if spec.partition("(")[0].strip() in registry.names("peer"):
         peer: Peer = registry.parse("peer", spec)
         return peer

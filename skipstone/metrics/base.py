@@ -74,7 +74,7 @@ class SetMetric(BaseMetric):
         """The number.
 
         Args:
-            pictures: Pictures or videos as in `JudgedSample.pixels`.
+            pictures: Pictures or videos as in `Sample.pixels`.
             prompts: Of each.
             references: What they are compared with: the full run's, or real ones; as many or another number.
 
