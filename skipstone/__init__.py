@@ -10,6 +10,7 @@ Importing it loads no array library; names are found on first use. `__init__.pyi
 import importlib
 from typing import Any
 
+from .deprecation import install_moved_modules as _install_moved_modules
 from .errors import SkipstoneError as SkipstoneError
 from .registry import names as names
 from .registry import parse as parse
@@ -51,6 +52,9 @@ _HOME = {
     "save_policy": "policies.saved",
 }
 __all__ = ["SkipstoneError", "names", "parse", "policy", "register", "solver", "spell", *_HOME]
+
+
+_install_moved_modules()
 
 
 def policy(spec: str) -> Any:

@@ -9,10 +9,15 @@ __getattr__ = old_names(__name__, {"UnknownName": "UnknownNameError"})
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -80,3 +85,74 @@ def old_attributes(cls: type, renamed: Mapping[str, str]) -> None:
 def _renamed_attribute(owner: str, old: str, new: str, instance: Any) -> Any:
     warn_renamed(f"{owner}.{old}", f"{owner}.{new}")
     return getattr(instance, new)
+
+
+# Package of 0.1.0 -> where its modules are now, to be tried in turn. `skipstone.calibrate` is a function today.
+MOVED_PACKAGES = {
+    "skipstone.backbones": ("skipstone.testing.backbones", "skipstone.integrations"),
+    "skipstone.bench": ("skipstone_bench", "skipstone.evaluation"),
+    "skipstone.peers": ("skipstone_bench.peers",),
+    "skipstone.pebble": ("skipstone_pebble", "skipstone_pebble.recipe"),
+    "skipstone.train": ("skipstone_train.agents",),
+}
+
+
+class MovedModules(MetaPathFinder):
+    """Finds modules of 0.1.0 under their old names, where the last part of the name is as it was."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The module of today under an old name, with a FutureWarning; None of any other name."""
+        for old, homes in MOVED_PACKAGES.items():
+            if fullname == old and _exists(homes[0]):
+                warn_renamed(fullname, homes[0])
+                return ModuleSpec(fullname, _Package(homes[0]), is_package=True)
+            for home in homes:
+                name = home + fullname.removeprefix(old)
+                if fullname.startswith(f"{old}.") and _exists(name):
+                    warn_renamed(fullname, name)
+                    return ModuleSpec(fullname, _Alias(name))
+        return None
+
+
+class _Package(Loader):
+    """A package of 0.1.0: what is asked of it is in the package of today, or a module that has moved."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def exec_module(self, module: ModuleType) -> None:
+        def find(name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            found = getattr(importlib.import_module(self.name), name, None)
+            return importlib.import_module(f"{module.__name__}.{name}") if found is None else found
+
+        setattr(module, "__getattr__", find)  # noqa: B010
+
+
+class _Alias(Loader):
+    """Loads a module that has another name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(self.name)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec  # the import system has put that of the old name there
+
+
+def _exists(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its package is not installed
+        return False
+
+
+def install_moved_modules() -> None:
+    """Let `import skipstone.pebble` and the like find what has moved; once in a process."""
+    if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+        sys.meta_path.insert(0, MovedModules())
