@@ -299,6 +299,17 @@ def test_the_key_is_sent_and_neither_kept_nor_shown(ask: Ask, monkeypatch: pytes
         assert all("Authorization" not in h for h in server.headers)
 
 
+def test_a_redirect_takes_the_key_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    with LocalJudge(always_left) as other:
+        there = f"{other.url}/chat/completions"
+        with LocalJudge(lambda _: HttpReply(307, b"", {"Location": there})) as server:
+            with pytest.raises(RequestError, match="HTTP 307") as told:
+                post_request(JudgeEndpoint("mock", server.url, "MY_KEY"), {}, 5.0)
+            assert told.value.kind == "judge"
+        assert other.requests == []
+
+
 def test_judges_and_keys_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = JudgeEndpoint.parse("org/model@v2@https://api.example.com/v1/chat/completions#SOME_KEY")
     assert judge == JudgeEndpoint("org/model@v2", "https://api.example.com/v1", "SOME_KEY")
@@ -307,6 +318,7 @@ def test_judges_and_keys_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) ->
         "gpt-4o",
         "@http://x",
         "m@http://u:secret@h/v1",
+        "m@http://h:secret/v1",
         "m@https://h/v1?key=secret",
         "m@https://h/v1#sk_secret",
     ):
