@@ -150,10 +150,10 @@ def _run_comparison_with_progress(
 
 def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path) -> dict[Path, bytes]:
     from ..evaluation.sheet import render_sheet
-    from ..evaluation.table import format_json_lines, format_markdown, records
+    from ..evaluation.table import format_json_lines, format_markdown, make_records
     from ..evaluation.timeline import timeline
 
-    found = records(result, {key: path.relative_to(out).as_posix() for key, path in pictures.items()})
+    found = make_records(result, {key: path.relative_to(out).as_posix() for key, path in pictures.items()})
     names = [(c, p) for c in range(len(result.columns)) for p in range(len(result.cells[0]))]
     files = {
         pictures[c, p]: encode_picture(pictures[c, p].suffix, result.cells[c][p].pixels, record)

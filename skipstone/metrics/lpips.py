@@ -59,6 +59,7 @@ class LPIPS(Metric):
     name: ClassVar[str] = "lpips"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     span: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    by_default: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.net not in BACKBONES:

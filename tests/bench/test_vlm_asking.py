@@ -16,6 +16,7 @@ from local_judges import (
     JudgeBehaviour,
     JudgeRequest,
     LocalJudge,
+    always_left,
     folders,
     prefer_brighter,
     prefer_darker,

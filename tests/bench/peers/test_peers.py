@@ -14,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import skipstone_pebble as pebble
 from skipstone import registry
 from skipstone.errors import GuestError, GuestWarning, SpecError
-from skipstone.evaluation.peers import denoiser_of
-from skipstone_bench.peers import Peer
+from skipstone.evaluation.peers import Peer, denoiser_of
 from tests.integrations.guest.families.dits import sd3
 
 STEPS = 7

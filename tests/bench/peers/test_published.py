@@ -27,7 +27,7 @@ from skipstone.evaluation.pipeline_subject import PipelineSubject
 from skipstone.evaluation.subject import SampleRequest
 from skipstone.testing.guest import RowCounter
 from skipstone_bench.baselines import make_policy_row
-from skipstone_bench.peers import Peer
+from skipstone.evaluation.peers import Peer
 from skipstone_bench.peers.published import content_tokens, cross_attention_sides
 from tests.integrations.guest.families.parts import PROMPTS, call
 from tests.integrations.guest.families.unets import sd, sdxl, sdxl_parts
