@@ -51,6 +51,8 @@ def compare(
     [bold]fewer[/bold] is a fixed sampler with as many steps as the column to its left
     makes calls in the mean, rounded up: what a policy has to beat. In a diffusers
     pipeline [bold]own[/bold] is its scheduler, and solvers and grids are those of diffusers.
+    A policy of your own is taken from a Python file: [bold]./mine.py:Mine(tol=0.02)[/bold],
+    where Mine is a class derived from skipstone.Policy, or a policy.
 
     Writes a contact sheet, a timeline of decisions, a Markdown table, JSON
     Lines with a record for every sample, and the pictures. Calls are counted
@@ -64,6 +66,7 @@ def compare(
         --reference "fixed @ dpmpp / trailing / 200"
       skipstone compare "a cat" --model org/name -p error_control \\
         -p fewer -p "fewer @ dpmpp / karras" --set height=512
+      skipstone compare "a cat" -p "./mine.py:Mine(tol=0.02)" -p fewer
     """
     choice = options.ModelChoice(model, guidance, settings or (), image, device, dtype, as_guest)
     run_comparison(prompts or [], policies, choice, (solver, grid, steps), (seed, n), reference, repeats, out, force)

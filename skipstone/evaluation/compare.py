@@ -178,9 +178,7 @@ def _measure_cells(
     for row, samples in zip(pictures, generated, strict=True):
         cells = []
         for p, (item, one) in enumerate(zip(items, samples, strict=True)):
-            sample = Sample(
-                row[p], item.prompt, one.calls, pictures[0][p], judge, one.latent, generated[0][p].latent
-            )
+            sample = Sample(row[p], item.prompt, one.calls, pictures[0][p], judge, one.latent, generated[0][p].latent)
             cells.append(ComparisonCell(item.prompt, item.seed, row[p], one, _measure(metrics, sample)))
         found.append(tuple(cells))
     return tuple(found)

@@ -61,21 +61,21 @@ class RunOutput:
     latent: Any = None
 
 
-def converged_columns(subject: Subject, steps: int = CONVERGED_STEPS, said: Sequence[str] = ()) -> tuple[Column, ...]:
-    """Two solvers with many steps that this model runs, or those that were said.
+def converged_columns(subject: Subject, steps: int = CONVERGED_STEPS, specs: Sequence[str] = ()) -> tuple[Column, ...]:
+    """Two solvers with many steps that this model runs, or the columns of `specs`.
 
     Raises:
-        SpecError: what was said cannot be run.
+        SpecError: a spec that the model cannot run, or not two of them.
     """
     own = subject.default_sampler
-    if said:
-        if len(said) != 2:
-            raise SpecError(f"Expected two --converged, the second to confirm the first, got {len(said)}.")
-        return tuple(subject.resolve_column(parse_column(spec, own.solver, own.grid, steps)) for spec in said)
+    if specs:
+        if len(specs) != 2:
+            raise SpecError(f"Expected two --converged, the second to confirm the first, got {len(specs)}.")
+        return tuple(subject.resolve_column(parse_column(spec, own.solver, own.grid, steps)) for spec in specs)
     for pair in CONVERGED_PAIRS:
         try:
-            told = [f"fixed @ {way} / {n}" for way, n in zip(pair, (steps, max(1, steps // 2)), strict=True)]
-            columns = [subject.resolve_column(parse_column(spec, None, None, steps)) for spec in told]
+            pair_specs = [f"fixed @ {way} / {n}" for way, n in zip(pair, (steps, max(1, steps // 2)), strict=True)]
+            columns = [subject.resolve_column(parse_column(spec, None, None, steps)) for spec in pair_specs]
             subject.load(columns)
         except SkipstoneError:
             continue

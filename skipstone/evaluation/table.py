@@ -13,12 +13,11 @@ from ..metrics.base import BaseMetric
 from .columns import FEWER, Column, find_partner, format_component
 from .compare import Comparison
 
-
 LEADING = ("psnr", "ssim")  # metrics whose columns stand before the calls; those of others stand at the end
 
 
 def format_rows(result: Comparison) -> list[list[str]]:
-    """A head and one row for each column: closeness at the median and worst sample, calls, saving, seconds, the rest."""
+    """A head and one row for each column: closeness at the median and worst sample, calls, saving, seconds, others."""
     metrics: list[Metric] = [registry.parse("metric", name) for name in result.metrics]
     sets: list[BaseMetric] = [registry.parse("metric", name) for name in result.set_metrics]
     first = [m for m in metrics if m.name in LEADING]

@@ -27,7 +27,7 @@ from skipstone.integrations.torch import CallCounter
 from skipstone.metrics import PSNR, SSIM
 from skipstone.metrics.latents import LatentError
 from skipstone_bench.baselines import interval_calls, make_policy_row
-from skipstone_bench.benchmark import Benchmark, BenchSettings
+from skipstone_bench.benchmark import Benchmark, BenchSettings, PromptSettings, ReferenceSettings, RowSettings
 from skipstone_bench.fixed import Tuner, find_greedy_masks, improve_mask, samplers_for_calls
 from skipstone_bench.race import BenchRow, BenchRunner, time_rows
 from skipstone_bench.store import SAMPLES, Header, Record, Store
@@ -266,16 +266,21 @@ def test_prompts_of_the_tuning_are_not_in_the_test(guest: PipelineSubject, tmp_p
     many, few = tmp_path / "many.txt", tmp_path / "few.txt"
     many.write_text("".join(f"{c} {d}\n" for c in "abcde" for d in "fghij"))
     few.write_text("a\n")
-    quick = BenchSettings(str(many), limit=6, tuned=3, seeds=2, budgets=(2,), steps=STEPS, peers=("none",))
-    planned = Benchmark.from_settings(guest, quick)
+    quick = PromptSettings(str(many), limit=6, tuned=3, seeds=2)
+
+    def plan(prompts: PromptSettings) -> Benchmark:
+        settings = BenchSettings(prompts, RowSettings(budgets=(2,), peers=("none",)), ReferenceSettings(steps=STEPS))
+        return Benchmark.from_settings(guest, settings)
+
+    planned = plan(quick)
     assert (len(planned.eval_samples), len(planned.tuning)) == (12, 3)
     assert not {s.prompt.text for s in planned.eval_samples} & {s.prompt.text for s in planned.tuning}
     for text, limit, kept in (("a\nb\nc\n", 32, 2), ("a\nb\nc\n", 1, 1), ("a\nb\nc\n", None, 2), ("a\na\n", 32, 1)):
         few.write_text(text)
-        some = Benchmark.from_settings(guest, replace(quick, prompts=str(few), limit=limit, tuned=8, seeds=1))
+        some = plan(replace(quick, prompts=str(few), limit=limit, tuned=8, seeds=1))
         assert len(some.eval_samples) == kept, "tuning takes no more than half of few prompts"
         assert ("other seeds" in some.about["tuning"]) == (text == "a\na\n"), "the same words are the same prompt"
     few.write_text("a\n")
-    alone = Benchmark.from_settings(guest, replace(quick, prompts=str(few)))
+    alone = plan(replace(quick, prompts=str(few)))
     assert "other seeds" in alone.about["tuning"]
     assert not {s.seed for s in alone.eval_samples} & {s.seed for s in alone.tuning}

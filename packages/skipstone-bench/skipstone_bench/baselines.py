@@ -31,8 +31,8 @@ def make_row(column: Column, group: str, family: str, knob: str = "", label: str
 
 def default_forecast() -> str:
     """How masks forecast: as `error_control` does by default, so that only the choice of steps differs."""
-    make_policy_row = ErrorControl()
-    return f"order={make_policy_row.order}, of={make_policy_row.of!r}, clock={make_policy_row.clock!r}"
+    control = ErrorControl()
+    return f"order={control.order}, of={control.of!r}, clock={control.clock!r}"
 
 
 def interval_calls(steps: int, every: int, warmup: int, tail: int = 1) -> list[bool]:
@@ -164,10 +164,10 @@ def make_policy_row(column: Column) -> BenchRow:
     return make_row(column, group, family, _spec_arguments(registry.spell(column.policy)) or f"steps={column.steps}")
 
 
-def peers(sampler: Sampler, said: Sequence[str] = ()) -> list[BenchRow]:
-    """Peers at the settings that they bring, or those that were said."""
+def make_peer_rows(sampler: Sampler, specs: Sequence[str] = ()) -> list[BenchRow]:
+    """Peers of these specs, or all of them at the settings that they bring."""
     kinds = [registry.find_class("peer", name) for name in registry.names("peer")]
-    specs = said or [spec for kind in kinds for spec in kind.settings()]  # type: ignore[attr-defined]  # a Peer
+    specs = specs or [spec for kind in kinds for spec in kind.settings()]  # type: ignore[attr-defined]  # a Peer
     return [make_policy_row(parse_column(spec, *sampler)) for spec in specs]
 
 

@@ -25,7 +25,7 @@ from skipstone.evaluation.statistics import (
 
 from .store import Header, Record, RowInfo, Store, Timing
 
-LOWER = ("latent", "latent_error", "lpips", "fid", "kid", "fvd", "cost")  # where no registered metric says it
+RECORD_NAMES = {"latent_error": "latent"}  # of metrics that records have under another name
 SIDES = ("_full", "_converged")  # what a picture is compared with
 BEST_FIXED = "best fixed sampler"  # the family of those that tuning has chosen
 BORROWED = ("third_order_released", "sada", "zeus")  # policies of ours that are somebody else's published rule
@@ -162,13 +162,14 @@ def summarise(store: Store) -> Summary:
 
 
 def better(metric: str) -> Direction:
-    """Which way a metric is good: what its class says, of `psnr_full` the class of `psnr`."""
+    """Which way a metric is good, as its class has it: of `psnr_full` the class of `psnr`."""
     base = next((metric.removesuffix(side) for side in SIDES if metric.endswith(side)), metric)
+    name = next((name for name, recorded in RECORD_NAMES.items() if recorded == base), base)
     try:
-        direction: Direction = registry.parse("metric", base).better
+        direction: Direction = registry.parse("metric", name).better
         return direction
-    except SpecError:
-        return "lower" if base in LOWER else "higher"
+    except SpecError:  # of a plug-in that is not installed here
+        return "higher"
 
 
 def pareto_front(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:

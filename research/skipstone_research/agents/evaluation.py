@@ -97,7 +97,7 @@ class Evaluation:
         full = self.subject.resolve_column(self._column(self.settings.full))
         on_progress("Loading", 0, 1)
         self.subject.load([full])
-        converged = converged_columns(self.subject, said=self.settings.converged)
+        converged = converged_columns(self.subject, specs=self.settings.converged)
         header = self._header(full, converged, command, options)
         store = Store.open(out, header) if resume else Store.create(out, header)
         close: dict[str, Metric] = {name: registry.parse("metric", name) for name in ("psnr", "ssim")}
