@@ -4,51 +4,58 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from . import options
+from .grouping import grouped
 from .progress import print_warnings, progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..calibration.calibration import Calibration, CalibrationOptions
     from ..policies.certified import Certified
 
 
+BatchOption: TypeAlias = Annotated[int, typer.Option(help="Samples of one call.", min=1)]
+
+
+@dataclass(frozen=True)
+class PromiseOptions:
+    """What is promised, and which settings are tried for it."""
+
+    confidence: Annotated[
+        str, typer.Option(help="That the promise holds. none: means only, in expectation.", metavar="NUMBER|none")
+    ] = "0.9"
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--setting", "-p", help="A column to choose from; a ladder by default. Repeat it."),
+    ] = None
+    samplers: Annotated[bool, typer.Option("--samplers", help="Try fixed samplers with fewer steps, too.")] = False
+    reference: Annotated[str, typer.Option(help="full, converged, or a column.")] = "full"
+    groups: Annotated[str | None, typer.Option(help="category: promise it to each of them.")] = None
+    limit: Annotated[int, typer.Option(help="Prompts; 0 takes all of them.", min=0)] = 0
+    seed: Annotated[int, typer.Option(help="Of the split and the samples.")] = 0
+
+
+@grouped
 def calibrate(
     target: Annotated[str, typer.Option(help="The quality: 'METRIC >= LEVEL @ PERCENT%', or '@ mean'.")],
     prompts: Annotated[str, typer.Option(help="What you will draw, or like it: a file, or a set.", metavar="FILE|SET")],
     out: Annotated[Path, typer.Option(help="A folder for the policy and its certificate.")],
-    model: options.ModelOption = "pebble",
-    confidence: Annotated[
-        str, typer.Option(help="That the promise holds. none: means only, in expectation.", metavar="NUMBER|none")
-    ] = "0.9",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--setting", "-p", help="A column to choose from; a ladder by default. Repeat it."),
-    ] = None,
-    samplers: Annotated[bool, typer.Option("--samplers", help="Try fixed samplers with fewer steps, too.")] = False,
-    reference: Annotated[str, typer.Option(help="full, converged, or a column.")] = "full",
-    groups: Annotated[str | None, typer.Option(help="category: promise it to each of them.")] = None,
-    limit: Annotated[int, typer.Option(help="Prompts; 0 takes all of them.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Of the split and the samples.")] = 0,
-    steps: options.StepsOption = None,
-    solver: options.SolverOption = None,
-    grid: options.GridOption = None,
-    guidance: options.GuidanceOption = None,
-    batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
+    model: options.ModelOptions,
+    promise: PromiseOptions,
+    sampler: options.SamplerOptions,
+    batch: BatchOption = 8,
     cache: Annotated[
         Path | None, typer.Option(help="Of full runs and scores. ~/.cache/skipstone by default.", show_default=False)
     ] = None,
     force: options.ForceOption = False,
-    settings: options.SettingsOption = None,
-    image: options.ImageOption = None,
-    device: options.DeviceOption = None,
-    dtype: options.DtypeOption = "auto",
-    as_guest: options.AsGuestOption = False,
 ) -> None:
     """Find the fastest setting that keeps a promise of quality.
 
@@ -72,48 +79,67 @@ def calibrate(
     from rich.console import Console
 
     from ..calibration import cache as caches
-    from ..calibration.calibration import Calibration, CalibrationOptions
-    from .prompts import check_prompts
+    from ..calibration.calibration import Calibration
 
     console = Console(stderr=True)
     _check_writable(out, force)
-    choice = options.ModelChoice(model, guidance, settings or (), image, device, dtype, as_guest)
-    source = {"model": model, "guidance": guidance, "settings": list(settings or ()), "dtype": dtype}
-    source |= {"image": str(image) if image else None, "as_guest": as_guest}
-    asked = CalibrationOptions(
-        confidence=_confidence(confidence),
-        settings=tuple(setting or ()),
-        samplers=samplers,
-        reference=reference,
-        groups=groups,
-        solver=solver,
-        grid=grid,
-        steps=steps,
-        seed=seed,
+    asked = _calibration_options(promise, model, sampler, batch)
+    with console.status("Looking the model up ..."):
+        planned = Calibration.of(model.subject(sampler.guidance), prompts, target, asked)
+    policy = _run(planned, caches.folder(cache), console)
+    policy.save_pretrained(out)
+    _show(policy, out)
+
+
+def _calibration_options(
+    promise: PromiseOptions, model: options.ModelOptions, sampler: options.SamplerOptions, batch: int
+) -> CalibrationOptions:
+    """The options in the words of the library; the certificate keeps what `audit` makes the model again from."""
+    from ..calibration.calibration import CalibrationOptions
+
+    source = {
+        "model": model.model,
+        "guidance": sampler.guidance,
+        "settings": list(model.settings or ()),
+        "dtype": model.dtype,
+        "image": str(model.image) if model.image else None,
+        "as_guest": model.as_guest,
+    }
+    return CalibrationOptions(
+        confidence=_confidence(promise.confidence),
+        settings=tuple(promise.setting or ()),
+        samplers=promise.samplers,
+        reference=promise.reference,
+        groups=promise.groups,
+        solver=sampler.solver,
+        grid=sampler.grid,
+        steps=sampler.steps,
+        seed=promise.seed,
         batch=batch,
-        limit=limit or None,
+        limit=promise.limit or None,
         source=source,
     )
 
-    def say(what: str) -> None:
+
+def _run(planned: Calibration, root: Path, console: Console) -> Certified:
+    """Say what is going to be done, and do it; `root` is the cache's folder."""
+    from .prompts import check_prompts
+
+    def warn(what: str) -> None:
         console.print(what, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
-    with console.status("Looking the model up ..."):
-        planned = Calibration.of(choice.subject(), prompts, target, asked)
-    eval_samples = (*planned.samples.search, *planned.samples.test)
-    check_prompts([eval_sample.prompt.text for eval_sample in eval_samples], planned.subject, console)
-    if planned.samples.num_duplicates:
-        say(planned.duplicates_message)
+    samples = planned.samples
+    check_prompts([sample.prompt.text for sample in (*samples.search, *samples.test)], planned.subject, console)
+    if samples.num_duplicates:
+        warn(planned.duplicates_message)
     for line in planned.plan:
         _print(console, line)
     try:
         with print_warnings(console), progress_bar(console) as on_progress:
-            policy = planned.run(caches.folder(cache), on_progress, say, lambda line: _print(console, line))
+            return planned.run(root, on_progress, warn, lambda line: _print(console, line))
     except KeyboardInterrupt:
         _print(console, "Stopped. What is drawn is kept in the cache; the same command goes on.")
         raise
-    policy.save_pretrained(out)
-    _show(policy, out)
 
 
 def audit(
@@ -130,7 +156,7 @@ def audit(
         str | None, typer.Option(help="The model, where it is elsewhere by now.", metavar="pebble|PATH|ID")
     ] = None,
     device: options.DeviceOption = None,
-    batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
+    batch: BatchOption = 8,
     cache: Annotated[
         Path | None, typer.Option(help="Of full runs. ~/.cache/skipstone by default.", show_default=False)
     ] = None,
@@ -150,25 +176,15 @@ def audit(
     """
     from rich.console import Console
 
-    from ..calibration.audit import audit as look
+    from ..calibration.audit import audit as run_audit
     from ..calibration.audit import load_certified
 
     console = Console(stderr=True)
     source = load_certified(folder).certificate.source
-    image = source.get("image")
-    choice = options.ModelChoice(
-        model or source.get("model", "pebble"),
-        source.get("guidance"),
-        source.get("settings", ()),
-        Path(image) if image else None,
-        device,
-        source.get("dtype", "auto"),
-        source.get("as_guest", False),
-    )
     with console.status("Looking the model up ..."):
-        subject = choice.subject()
+        subject = _certified_model(source, model, device).subject(source.get("guidance"))
     with print_warnings(console), progress_bar(console) as on_progress:
-        found = look(
+        found = run_audit(
             folder,
             subject,
             samples=samples,
@@ -182,6 +198,19 @@ def audit(
         typer.echo(line)
     if found.alarm:
         raise typer.Exit(4)
+
+
+def _certified_model(source: Mapping[str, Any], model: str | None, device: str | None) -> options.ModelOptions:
+    """The model that a certificate names, or `model` where it is elsewhere by now."""
+    image = source.get("image")
+    return options.ModelOptions(
+        model or source.get("model", "pebble"),
+        list(source.get("settings", ())),
+        Path(image) if image else None,
+        device,
+        source.get("dtype", "auto"),
+        source.get("as_guest", False),
+    )
 
 
 def _confidence(said: str) -> float | None:

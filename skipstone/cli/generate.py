@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,13 +12,42 @@ import typer
 
 from . import options
 from .files import check_targets, encode_picture, slug, write_atomically
+from .grouping import grouped
 from .progress import print_warnings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..evaluation.columns import Column
     from ..evaluation.subject import GeneratedSample, SampleRequest, Subject
 
 
+@dataclass(frozen=True)
+class OutputOptions:
+    """Which pictures are drawn, and what is written of them."""
+
+    seed: options.SeedOption = 0
+    n: Annotated[int, typer.Option("-n", help="Pictures, of seeds SEED, SEED + 1, ...", min=1)] = 1
+    out: Annotated[Path, typer.Option(help="A folder, or a file where there is one picture.")] = Path()
+    force: options.ForceOption = False
+    trace: Annotated[bool, typer.Option("--trace", help="Also write each run's decisions, for: explain.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture on stdout.")] = False
+
+    def items(self, prompt: str) -> list[SampleRequest]:
+        """The prompt, once for each seed."""
+        from ..evaluation.subject import SampleRequest
+
+        return [SampleRequest(prompt, self.seed + k) for k in range(self.n)]
+
+    def targets(self, title: str, suffix: str) -> list[Path]:
+        """The file of each picture."""
+        seeds = range(self.seed, self.seed + self.n)
+        if self.out.suffix.lower() == suffix:
+            return [self.out] if self.n == 1 else [self.out.with_stem(f"{self.out.stem}-{seed}") for seed in seeds]
+        return [self.out / f"{slug(title)}-{seed}{suffix}" for seed in seeds]
+
+
+@grouped
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)] = "",
     policy: Annotated[
@@ -27,22 +58,10 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    model: options.ModelOption = "pebble",
-    steps: options.StepsOption = None,
-    solver: options.SolverOption = None,
-    grid: options.GridOption = None,
-    guidance: options.GuidanceOption = None,
-    seed: options.SeedOption = 0,
-    n: Annotated[int, typer.Option("-n", help="Pictures, of seeds SEED, SEED + 1, ...", min=1)] = 1,
-    out: Annotated[Path, typer.Option(help="A folder, or a file where there is one picture.")] = Path(),
-    force: options.ForceOption = False,
-    trace: Annotated[bool, typer.Option("--trace", help="Also write each run's decisions, for: explain.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture on stdout.")] = False,
-    settings: options.SettingsOption = None,
-    image: options.ImageOption = None,
-    device: options.DeviceOption = None,
-    dtype: options.DtypeOption = "auto",
-    as_guest: options.AsGuestOption = False,
+    *,
+    model: options.ModelOptions,
+    sampler: options.SamplerOptions,
+    output: OutputOptions,
 ) -> None:
     """Draw a prompt, and say what it cost.
 
@@ -67,58 +86,64 @@ def generate(
     """
     from rich.console import Console
 
-    from ..errors import SpecError
-    from ..evaluation.subject import SampleRequest
-    from .prompts import check_prompts
-
-    errors = Console(stderr=True)
-    with errors.status("Looking the model up ..."):
-        subject = options.ModelChoice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
-    with print_warnings(errors):
-        column = _column(subject, policy or subject.policy, solver, grid, steps)
-    if trace and column.peer is not None:
-        raise SpecError(f"{column.peer.name} decides nothing that a trace could hold: leave --trace out.")
-    check_prompts([prompt], subject, errors)
-    targets = _targets(out, prompt or subject.name, seed, n, ".webp" if subject.is_video else ".png")
-    traces = [t.with_suffix(".trace.json") for t in targets] if trace else []
-    check_targets([*targets, *traces], force)
-    items = [SampleRequest(prompt, seed + k) for k in range(n)]
-    with print_warnings(errors):
-        generated, seconds = _draw(subject, items, column, errors)
-    files: dict[Path, bytes] = {}
-    lines = []
-    for k, pixels in enumerate(subject.pictures(generated)):
-        facts = _facts(items[k], column, subject, generated[k])
-        files[targets[k]] = encode_picture(targets[k].suffix, pixels, facts)
-        if traces and (run := generated[k].run) is not None:
-            from ..engine.trace import to_json
-
-            files[traces[k]] = to_json(run, **facts).encode()
-        lines.append({"file": str(targets[k]), **facts, "seconds": seconds / n})
-    write_atomically(files)
-    for line in lines:
-        typer.echo(json.dumps(line, ensure_ascii=False) if as_json else _spoken(line))
+    console = Console(stderr=True)
+    with console.status("Looking the model up ..."):
+        subject = model.subject(sampler.guidance)
+    with print_warnings(console):
+        column = _column(subject, policy or subject.policy, sampler)
+    _run(subject, column, prompt, output, console)
 
 
-def _column(subject: Subject, policy: str, solver: str | None, grid: str | None, steps: int | None) -> Column:
+def _column(subject: Subject, policy: str, sampler: options.SamplerOptions) -> Column:
     from ..errors import SpecError
     from ..evaluation.columns import parse_column
-    from ..evaluation.subject import resolve_sampler
 
-    column = parse_column(policy, *resolve_sampler(subject, solver, grid, steps))
+    column = parse_column(policy, *sampler.sampler(subject))
     if column.policy is None:
         raise SpecError("'fewer' only makes sense in a comparison: skipstone compare ... --policies fewer.")
     return subject.resolve_column(column)
 
 
-def _targets(out: Path, title: str, seed: int, n: int, suffix: str) -> list[Path]:
-    if out.suffix.lower() == suffix:
-        return [out] if n == 1 else [out.with_stem(f"{out.stem}-{seed + k}") for k in range(n)]
-    return [out / f"{slug(title)}-{seed + k}{suffix}" for k in range(n)]
+def _run(subject: Subject, column: Column, prompt: str, output: OutputOptions, console: Console) -> None:
+    """Draw the pictures, write them, and say what they cost; what cannot be written is refused beforehand."""
+    from ..errors import SpecError
+    from .prompts import check_prompts
+
+    if output.trace and column.peer is not None:
+        raise SpecError(f"{column.peer.name} decides nothing that a trace could hold: leave --trace out.")
+    check_prompts([prompt], subject, console)
+    targets = output.targets(prompt or subject.name, ".webp" if subject.is_video else ".png")
+    traces = [target.with_suffix(".trace.json") for target in targets] if output.trace else []
+    check_targets([*targets, *traces], output.force)
+    items = output.items(prompt)
+    with print_warnings(console):
+        generated, seconds = _draw(subject, items, column, console)
+    facts = [_facts(item, column, subject, sample) for item, sample in zip(items, generated, strict=True)]
+    pictures = {
+        target: encode_picture(target.suffix, pixels, fact)
+        for target, pixels, fact in zip(targets, subject.pictures(generated), facts, strict=True)
+    }
+    write_atomically(pictures | _encode_traces(traces, generated, facts))
+    for target, fact in zip(targets, facts, strict=True):
+        line = {"file": str(target), **fact, "seconds": seconds / output.n}
+        typer.echo(json.dumps(line, ensure_ascii=False) if output.as_json else _describe(line))
+
+
+def _encode_traces(
+    targets: Sequence[Path], generated: Sequence[GeneratedSample], facts: Sequence[dict[str, Any]]
+) -> dict[Path, bytes]:
+    """The runs' decisions by their files; nothing where no file is named."""
+    from ..engine.trace import to_json
+
+    return {
+        target: to_json(sample.run, **fact).encode()
+        for target, sample, fact in zip(targets, generated, facts, strict=bool(targets))
+        if sample.run is not None
+    }
 
 
 def _draw(
-    subject: Subject, items: list[SampleRequest], column: Column, console: Any
+    subject: Subject, items: list[SampleRequest], column: Column, console: Console
 ) -> tuple[list[GeneratedSample], float]:
     """All seeds in one batch, and its seconds."""
     from .progress import sample_progress_bars
@@ -147,7 +172,7 @@ def _facts(item: SampleRequest, column: Column, subject: Subject, generated: Gen
     }
 
 
-def _spoken(line: dict[str, Any]) -> str:
+def _describe(line: dict[str, Any]) -> str:
     troubled = "" if line["status"] == "done" else f"  {line['status']}"
     return (
         f"{line['file']}  {line['calls']:g} of {line['full_calls']:g} calls  {line['saving']:.0%} saved  "

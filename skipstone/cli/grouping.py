@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_type_hints
 
+LAST = {"last": True}  # metadata of a field whose option comes after all arguments of the command
+
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command for Typer in which every argument that is a dataclass has become its fields.
@@ -19,18 +21,21 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
         @grouped
         def generate(prompt: Annotated[str, typer.Argument()], sampler: SamplerOptions) -> None: ...
 
-    An option of a field comes where the dataclass stands among the arguments. Fields of different groups must have
-    different names.
+    An option of a field comes where the dataclass stands among the arguments; that of a field with
+    `field(metadata=LAST)` after all of them. Fields of different groups must have different names.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, type] = {}
     flat: list[inspect.Parameter] = []
+    last: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         if is_dataclass(hint := hints[name]) and isinstance(hint, type):
             groups[name] = hint
-            flat += _parameters(hint)
+            flat += _parameters(hint, last=False)
+            last += _parameters(hint, last=True)
         else:
             flat.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+    flat += last
 
     @functools.wraps(command)
     def flattened(**given: Any) -> Any:
@@ -42,12 +47,13 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     return flattened
 
 
-def _parameters(group: type) -> list[inspect.Parameter]:
-    """The fields of a group as parameters."""
+def _parameters(group: type, last: bool) -> list[inspect.Parameter]:
+    """The fields of a group as parameters: those that come last, or the others."""
     hints = get_type_hints(group, include_extras=True)
     return [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=_default(f), annotation=hints[f.name])
         for f in fields(group)
+        if f.metadata.get("last", False) == last
     ]
 
 

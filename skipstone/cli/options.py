@@ -1,4 +1,7 @@
-"""Options that several commands share, spelt once, and the model that they choose."""
+"""Options that several commands share, declared once, and the model that they choose.
+
+A command that has all options of a group takes it as one argument, by `@grouped`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from ..errors import ModelError, SpecError
+from .grouping import LAST
 
 if TYPE_CHECKING:
+    from ..evaluation.columns import Sampler
     from ..evaluation.subject import Subject
 
 ModelOption: TypeAlias = Annotated[
@@ -68,25 +73,44 @@ AsGuestOption: TypeAlias = Annotated[
 
 
 @dataclass(frozen=True)
-class ModelChoice:
+class SamplerOptions:
+    """How the full run of a command is sampled, and its guidance; what is not said is the model's own."""
+
+    steps: StepsOption = None
+    solver: SolverOption = None
+    grid: GridOption = None
+    guidance: GuidanceOption = None
+
+    def sampler(self, subject: Subject) -> Sampler:
+        """Solver, grid and steps for this model. Raises SpecError."""
+        from ..evaluation.subject import resolve_sampler
+
+        return resolve_sampler(subject, self.solver, self.grid, self.steps)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
     """The model of a command and how it is run."""
 
-    model: str = "pebble"
-    guidance: float | None = None
-    settings: Sequence[str] = field(default_factory=tuple)
-    image: Path | None = None
-    device: str | None = None
-    dtype: str = "auto"
-    as_guest: bool = False
+    model: ModelOption = "pebble"
+    settings: SettingsOption = field(default=None, metadata=LAST)
+    image: ImageOption = field(default=None, metadata=LAST)
+    device: DeviceOption = field(default=None, metadata=LAST)
+    dtype: DtypeOption = field(default="auto", metadata=LAST)
+    as_guest: AsGuestOption = field(default=False, metadata=LAST)
 
-    def subject(self) -> Subject:
-        """The model, looked up but not loaded. Raises ModelError, GuestError, SpecError."""
+    def subject(self, guidance: float | None = None) -> Subject:
+        """The model, looked up but not loaded. Raises ModelError, GuestError, SpecError.
+
+        Args:
+            guidance: Classifier-free guidance; the model's own by default.
+        """
         from ..evaluation.models import package_of
 
         if package_of(self.model) is None:
-            return self._guest(self.model)
+            return self._pipeline(self.model, guidance)
         if self.as_guest:
-            return self._embedded_as_guest()
+            return self._embedded_pipeline(guidance)
         only = {"--set": self.settings, "--image": self.image, "--device": self.device}
         if said := [name for name, value in {**only, "--dtype": self.dtype != "auto"}.items() if value]:
             raise SpecError(
@@ -94,35 +118,53 @@ class ModelChoice:
             )
         from ..evaluation.engine_subject import EngineSubject
 
-        return EngineSubject(self.model, Path(self.model).name, self.guidance)
+        return EngineSubject(self.model, Path(self.model).name, guidance)
 
-    def _guest(self, model: str, **more: Any) -> Subject:
+    def _pipeline(self, model: str, guidance: float | None, **more: Any) -> Subject:
         from ..evaluation.checkpoints import Checkpoint
         from ..evaluation.pipeline_subject import PipelineSubject
 
         checkpoint = Checkpoint.find(model, from_image=self.image is not None)
-        said = {"guidance_override": self.guidance, "device": self.device, "dtype": self.dtype, **more}
-        return PipelineSubject(checkpoint, arguments=_settings(self.settings), image=_picture(self.image), **said)
+        said = {"guidance_override": guidance, "device": self.device, "dtype": self.dtype, **more}
+        return PipelineSubject(checkpoint, arguments=_settings(self.settings or ()), image=_picture(self.image), **said)
 
-    def _embedded_as_guest(self) -> Subject:
+    def _embedded_pipeline(self, guidance: float | None) -> Subject:
         """The pipeline of a package's model, from the noise and with the defaults that the engine has for it."""
         from ..evaluation.checkpoints import Checkpoint
         from ..evaluation.columns import Sampler
         from ..evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
         from ..evaluation.samplers import is_flow_matching
 
-        engine = EngineSubject(self.model, Path(self.model).name, self.guidance)
+        engine = EngineSubject(self.model, Path(self.model).name, guidance)
         folder = str(engine.folder)
         flowing = is_flow_matching(Checkpoint.find(folder).scheduler)  # whose grid diffusers leaves to the pipeline
-        return self._guest(
+        return self._pipeline(
             folder,
-            guidance_override=engine.guidance,
+            engine.guidance,
             noise=lambda seed: engine.embedded.problem("noise", seed, 1).x,
             sampler_override=Sampler(None, None, DEFAULT_SAMPLER.steps) if flowing else DEFAULT_SAMPLER,
             display_name=engine.name,
             policy=engine.policy,
             judge_factory=lambda: engine.judge,
         )
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """`ModelOptions` and a guidance, of commands that do not take the options as groups."""
+
+    model: str = "pebble"
+    guidance: float | None = None
+    settings: Sequence[str] = ()
+    image: Path | None = None
+    device: str | None = None
+    dtype: str = "auto"
+    as_guest: bool = False
+
+    def subject(self) -> Subject:
+        """As `ModelOptions.subject`."""
+        model = ModelOptions(self.model, list(self.settings), self.image, self.device, self.dtype, self.as_guest)
+        return model.subject(self.guidance)
 
 
 def _settings(spoken: Sequence[str]) -> dict[str, Any]:

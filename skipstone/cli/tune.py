@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options
+from .grouping import grouped
 from .progress import print_warnings, progress_bar
 
 if TYPE_CHECKING:
@@ -18,35 +20,46 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from ..evaluation.progress import ProgressCallback
     from ..evaluation.references import EvaluationSample
     from ..evaluation.subject import Subject
-    from ..tuning.search import TimeGridSearch, TuningResult
+    from ..tuning.search import TimeGridSearch, TuningResult, TuningSettings
 
 
-def tune(
-    prompts: Annotated[str, typer.Option(help="What to tune on: a file, or a set.", metavar="FILE|SET")],
-    out: Annotated[Path, typer.Option(help="A folder.")],
-    model: options.ModelOption = "pebble",
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is searched for, and how."""
+
     calls: Annotated[
         list[int] | None,
         typer.Option(help="Calls of a grid; 10, 15, 20 and 25 by default. Repeat it.", show_default=False),
-    ] = None,
-    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 24,
+    ] = None
+    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 24
     check: Annotated[
         str, typer.Option(help="Prompts to check the grids on; the tuning prompts by default.", metavar="FILE|SET")
-    ] = "",
-    fine: Annotated[int, typer.Option(help="Steps of the runs that are taken for exact.")] = 200,
-    refine: Annotated[int, typer.Option(help="Sweeps of moving single places, by what it really does.", min=0)] = 0,
-    rivals: Annotated[bool, typer.Option(help="Run fixed samplers and stride beside.")] = True,
+    ] = ""
+    fine: Annotated[int, typer.Option(help="Steps of the runs that are taken for exact.")] = 200
+    refine: Annotated[int, typer.Option(help="Sweeps of moving single places, by what it really does.", min=0)] = 0
+    rivals: Annotated[bool, typer.Option(help="Run fixed samplers and stride beside.")] = True
+
+    def settings(self, seed: int, batch: int) -> TuningSettings:
+        """In the words of the search."""
+        from ..tuning.search import CALLS, TuningSettings
+
+        calls = tuple(sorted(set(self.calls or CALLS)))
+        return TuningSettings(calls, self.fine, self.refine, batch, seed, self.rivals)
+
+
+@grouped
+def tune(
+    prompts: Annotated[str, typer.Option(help="What to tune on: a file, or a set.", metavar="FILE|SET")],
+    out: Annotated[Path, typer.Option(help="A folder.")],
+    model: options.ModelOptions,
+    wanted: SearchOptions,
     guidance: options.GuidanceOption = None,
     seed: options.SeedOption = 0,
     batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
     force: options.ForceOption = False,
-    settings: options.SettingsOption = None,
-    image: options.ImageOption = None,
-    device: options.DeviceOption = None,
-    dtype: options.DtypeOption = "auto",
-    as_guest: options.AsGuestOption = False,
 ) -> None:
     """Find the best times to call a model at, for given numbers of calls.
 
@@ -71,36 +84,26 @@ def tune(
     from rich.console import Console
 
     from ..tuning.report import report_files, write_report
-    from ..tuning.search import CALLS, TuningSettings
     from .files import check_targets
 
     console = Console(stderr=True)
-    asked = TuningSettings(tuple(sorted(set(calls or CALLS))), fine, refine, batch, seed, rivals)
-    check_targets(report_files(out, asked.calls), force)
+    settings = wanted.settings(seed, batch)
+    check_targets(report_files(out, settings.calls), force)
     with console.status("Looking the model up ..."):
-        subject = options.ModelChoice(model, guidance, settings or (), image, device, dtype, as_guest).subject()
-    tuning, checked = _shots(prompts, limit, seed), _shots(check, limit, seed + CHECKED) if check else []
+        subject = model.subject(guidance)
+    tuning = _samples(prompts, wanted.limit, seed)
+    checked = _samples(wanted.check, wanted.limit, seed + CHECKED) if wanted.check else []
     _check_prompts([*tuning, *checked], subject, console)
-    if len(tuning) < ENOUGH:
-        _print(console, f"{len(tuning)} prompts are few: what is best for them may be bad for others. Say --limit 24.")
-    try:
-        with print_warnings(console), progress_bar(console) as on_progress:
-            search = _search(subject, asked, tuning, checked, out, on_progress)
-            found = search.run()
-    except KeyboardInterrupt:
-        _print(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
-        raise
-    for note in dict.fromkeys(search.notes):
-        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    written = write_report(found, out, _about(search, prompts, check))
-    _show(found, out, written, bool(check))
+    search, found = _run(subject, settings, tuning, checked, out, console)
+    written = write_report(found, out, _about(search, prompts, wanted.check))
+    _show(found, out, written, bool(wanted.check))
 
 
 ENOUGH = 12  # prompts: on Pebble, grids of 8 calls found on 4 were worse than even ones on others
 CHECKED = 10_000  # added to the seeds of the check, so that no noise is in both
 
 
-def _shots(source: str, limit: int, seed: int) -> list[EvaluationSample]:
+def _samples(source: str, limit: int, seed: int) -> list[EvaluationSample]:
     from ..evaluation.prompts import load_prompts
     from ..evaluation.references import EvaluationSample
 
@@ -114,13 +117,36 @@ def _check_prompts(eval_samples: Sequence[EvaluationSample], subject: Subject, c
     check_prompts([eval_sample.prompt.text for eval_sample in eval_samples], subject, console)
 
 
-def _search(
+def _run(
     subject: Subject,
-    asked: Any,
+    settings: TuningSettings,
     tuning: Sequence[EvaluationSample],
     checked: Sequence[EvaluationSample],
     out: Path,
-    on_progress: Any,
+    console: Console,
+) -> tuple[TimeGridSearch, TuningResult]:
+    """The search and what it found, its progress and its notes on the console."""
+    if len(tuning) < ENOUGH:
+        _print(console, f"{len(tuning)} prompts are few: what is best for them may be bad for others. Say --limit 24.")
+    try:
+        with print_warnings(console), progress_bar(console) as on_progress:
+            search = _search(subject, settings, tuning, checked, out, on_progress)
+            found = search.run()
+    except KeyboardInterrupt:
+        _print(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
+        raise
+    for note in dict.fromkeys(search.notes):
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return search, found
+
+
+def _search(
+    subject: Subject,
+    settings: TuningSettings,
+    tuning: Sequence[EvaluationSample],
+    checked: Sequence[EvaluationSample],
+    out: Path,
+    on_progress: ProgressCallback,
 ) -> TimeGridSearch:
     """The search, on what was drawn before in the same configuration."""
     from .. import registry
@@ -137,8 +163,8 @@ def _search(
     subject.load([column])
     same = {k: v for k, v in fingerprint(subject, tuning, checked).items() if "prompts" not in k}
     same |= {"model": subject.name, "guidance": subject.guidance, "settings": subject.settings}
-    same |= {"sampler": column.way, "fine": asked.fine, "seed": asked.seed}
-    return TimeGridSearch(subject, asked, tuning, checked, RunCache.open(out, same), on_progress)
+    same |= {"sampler": column.way, "fine": settings.fine, "seed": settings.seed}
+    return TimeGridSearch(subject, settings, tuning, checked, RunCache.open(out, same), on_progress)
 
 
 def _about(search: TimeGridSearch, prompts: str, check: str) -> dict[str, Any]:
