@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from skipstone.cli.options import ModelChoice
+from skipstone.cli.options import ModelOptions
 from skipstone.errors import GuestError
 from skipstone.evaluation.checkpoints import Checkpoint
 from skipstone.evaluation.columns import Column, parse_column
@@ -125,7 +125,7 @@ def test_a_race_counts_what_each_row_costs_and_how_close_it_comes(guest: Pipelin
 def test_latents_are_those_of_the_loop() -> None:
     fast = parse_column("fixed @ ddim / trailing / 2", None, None, 2)
     item = SampleRequest("a red apple on a blue background", 3)
-    [[engine], _], [[guest], _] = (ModelChoice(as_guest=way).subject().draw([item], fast) for way in (False, True))
+    [[engine], _], [[guest], _] = (ModelOptions(as_guest=way).subject().draw([item], fast) for way in (False, True))
     assert engine.latent.shape == guest.latent.shape
     assert abs(engine.latent - guest.latent).max() < 1e-3
 
