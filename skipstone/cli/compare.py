@@ -148,7 +148,7 @@ def _run_comparison_with_progress(
 def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path) -> dict[Path, bytes]:
     from ..evaluation.sheet import render_sheet
     from ..evaluation.table import format_json_lines, format_markdown, make_records
-    from ..evaluation.timeline import timeline
+    from ..evaluation.timeline import render_timeline
 
     found = make_records(result, {key: path.relative_to(out).as_posix() for key, path in pictures.items()})
     names = [(c, p) for c in range(len(result.columns)) for p in range(len(result.cells[0]))]
@@ -157,7 +157,7 @@ def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path)
         for (c, p), record in zip(names, found, strict=True)
     }
     files[out / SHEET] = render_sheet(result)
-    files[out / TIMELINE] = timeline(result)
+    files[out / TIMELINE] = render_timeline(result)
     files[out / TABLE] = format_markdown(result).encode()
     files[out / SAMPLES] = format_json_lines(found).encode()
     return files

@@ -117,7 +117,7 @@ class EngineSubject:
         column = self.resolve_column(column)
         assert column.solver is not None
         problems = [self.embedded.problem(item.prompt, item.seed, column.steps, column.grid) for item in items]
-        results, seconds = counted(self.embedded, problems, column, watch and _share_callback(watch))
+        results, seconds = denoise_counted(self.embedded, problems, column, watch and _share_callback(watch))
         full = float(column.steps * column.solver.stages)
         branches = self.embedded.backbone.branches
         return [
@@ -130,7 +130,7 @@ class EngineSubject:
         problems = [
             self.embedded.problem(i.prompt, i.seed, c.steps, c.grid) for i, c in zip(items, columns, strict=True)
         ]
-        results, _ = counted(
+        results, _ = denoise_counted(
             self.embedded, problems, columns[0], policies=[column.effective_policy for column in columns]
         )
         branches = self.embedded.backbone.branches
@@ -147,7 +147,7 @@ def _share_callback(watch: SampleProgressCallback) -> Callable[[int, Run], None]
     return lambda sample, run: watch(sample, (run.grid[0] - run.next_start) / (run.grid[0] - run.t_end))
 
 
-def counted(
+def denoise_counted(
     model: EmbeddedModel,
     problems: Sequence[Problem],
     column: Column,

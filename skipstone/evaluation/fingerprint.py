@@ -50,7 +50,7 @@ def hash_samples(eval_samples: Sequence[EvaluationSample]) -> str:
     return hashlib.sha256(json.dumps([[s.id, s.prompt.text] for s in eval_samples]).encode()).hexdigest()
 
 
-def machine(subject: Subject) -> str:
+def describe_machine(subject: Subject) -> str:
     """Processor, cores and threads, GPU, system."""
     import torch
 

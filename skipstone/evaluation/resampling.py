@@ -57,7 +57,7 @@ def quantile(q: float) -> Statistic:
     return lambda a: np.nanquantile(a, q, axis=-1) if np.isnan(a).any() else np.quantile(a, q, axis=-1)
 
 
-def tail(better: Direction) -> Statistic:
+def tail_statistic(better: Direction) -> Statistic:
     """The value that the unlucky tenth does not reach: the 10 % quantile, or the 90 % one where lower is better."""
     return quantile(TAIL if better == "higher" else 1 - TAIL)
 

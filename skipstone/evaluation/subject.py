@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..engine.contracts import Run
 from ..engine.requests import Status
-from .columns import FIXED_POLICY as FIXED_POLICY
 from .columns import Column, Sampler
 
 SampleProgressCallback: TypeAlias = Callable[[int, float], None]  # sample, share of its way

@@ -12,6 +12,7 @@ from ..metrics import Metric
 from ..metrics.base import BaseMetric
 from .columns import FEWER, Column, find_partner, format_component
 from .compare import Comparison
+from .markdown import format_table
 
 LEADING = ("psnr", "ssim")  # metrics whose columns stand before the calls; those of others stand at the end
 
@@ -62,7 +63,7 @@ def format_markdown(result: Comparison) -> str:
     head, *body = format_rows(result)
     rule = [":--", *["--:"] * (len(head) - 1)]
     named = [[f"`{name}`", *rest] for name, *rest in body]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, rule, *named)]
+    lines = format_table([head, *named], rule)
     return "\n".join([*_preamble(result), "", *lines, "", *_notes(result), ""])
 
 

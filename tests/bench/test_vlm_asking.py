@@ -29,7 +29,7 @@ from skipstone_bench.vlm.answer_cache import ANSWERS, AnswerLog
 from skipstone_bench.vlm.budget import SpendingCaps, SpendingLedger
 from skipstone_bench.vlm.client import JudgeEndpoint, RequestError, check_distinct, post_request
 from skipstone_bench.vlm.material import JudgingMaterial, load_material
-from skipstone_bench.vlm.outcomes import outcomes
+from skipstone_bench.vlm.outcomes import collect_outcomes
 from skipstone_bench.vlm.protocol import JudgingProtocol
 from skipstone_bench.vlm.round import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 
@@ -70,7 +70,7 @@ def ask(found: JudgingMaterial, tmp_path: Path) -> Ask:
 
 
 def kinds(asked: JudgingRun) -> list[str]:
-    return [o.kind for o in outcomes(asked.plan, asked.answer_log)]
+    return [o.kind for o in collect_outcomes(asked.plan, asked.answer_log)]
 
 
 QUESTIONS = 3 * 3 * 2
@@ -222,7 +222,8 @@ def test_a_refused_picture_is_open_and_the_judge_goes_on(ask: Ask) -> None:
     with LocalJudge(shy) as server:
         asked = ask(server.judge, request_settings=replace(QUICK, max_concurrent=1))
         told = [
-            (o.kind == "open", o.sample.prompt == "thing 2, please") for o in outcomes(asked.plan, asked.answer_log)
+            (o.kind == "open", o.sample.prompt == "thing 2, please")
+            for o in collect_outcomes(asked.plan, asked.answer_log)
         ]
         assert all(lost == refused for lost, refused in told)
         assert sum(lost for lost, _ in told) == 3

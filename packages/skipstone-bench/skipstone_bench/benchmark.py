@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from skipstone import __version__
 from skipstone.errors import MetricError, SpecError
 from skipstone.evaluation.columns import Column, Sampler, expand_specs, parse_column
-from skipstone.evaluation.fingerprint import fingerprint, machine
+from skipstone.evaluation.fingerprint import describe_machine, fingerprint
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.prompts import Prompt, describe_prompts, load_prompts
 from skipstone.evaluation.references import EvaluationSample, References, converged_columns
@@ -249,7 +249,7 @@ class Benchmark:
             settings=subject.settings,
             reference=self.full.spec,
             converged=tuple(column.spec for column in converged),
-            machine=machine(subject),
+            machine=describe_machine(subject),
             date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             command=command,
             prompts={**self.about, "absent": dict(self.absent)},

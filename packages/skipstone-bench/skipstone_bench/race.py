@@ -6,15 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from io import BytesIO
-from typing import Any
 
 from skipstone.engine.trace import letters
 from skipstone.errors import SkipstoneError
 from skipstone.evaluation.columns import Column
 from skipstone.evaluation.cost import PeakMemory, count_macs, measure_row_macs, split_branch_rows
 from skipstone.evaluation.files import IDENTICAL, safe_file_name
-from skipstone.evaluation.pixels import flatten_frames
+from skipstone.evaluation.pixels import encode_image, flatten_frames
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import MAX_AGREEMENT_SAMPLES, EvaluationSample, References, RunOutput
 from skipstone.evaluation.subject import GeneratedSample, Subject
@@ -119,7 +117,7 @@ class BenchRunner:
             macs = rows * weight if meter is None else meter.macs / len(chunk)
             calls = macs / (weight * generated[k].branches)
             name = f"{PICTURES}/{safe_file_name(row.info.spec)}/{safe_file_name(eval_sample.id)}.png"
-            store.write(name, encode_png(mine.pixels))
+            store.write(name, encode_image("PNG", mine.pixels))
             identical = bool((mine.pixels == full[k].pixels).all())
             records.append(make_record(row.info.spec, eval_sample, generated[k], macs, calls, values, name, identical))
         store.append(*records)
@@ -199,19 +197,6 @@ def _is_missing(done: set[tuple[str, str]], row: BenchRow, chunk: Sequence[Evalu
 def _expected_calls(row: BenchRow) -> float:
     """Calls that a row is guessed to make, for the time that is left."""
     return row.column.steps * (0.5 if row.column.is_adaptive else 1.0)
-
-
-def encode_png(pixels: Any) -> bytes:
-    """A picture as an 8-bit PNG file; a video as an animated one."""
-    from PIL import Image
-
-    from skipstone.evaluation.pixels import quantise
-
-    frames = [Image.fromarray(frame) for frame in quantise(pixels if pixels.ndim == 4 else pixels[None])]
-    moving: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": 125, "loop": 0}
-    buffer = BytesIO()
-    frames[0].save(buffer, "PNG", **(moving if len(frames) > 1 else {}))
-    return buffer.getvalue()
 
 
 def time_rows(

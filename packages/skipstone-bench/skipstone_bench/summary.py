@@ -20,7 +20,7 @@ from skipstone.evaluation.statistics import (
     mean,
     median,
     prompt_id_of,
-    tail,
+    tail_statistic,
 )
 
 from .store import Header, Record, RowInfo, Store, Timing
@@ -161,7 +161,7 @@ def summarise(store: Store) -> Summary:
     return Summary(store.header, rows, records, timings)
 
 
-def better(metric: str) -> Direction:
+def metric_direction(metric: str) -> Direction:
     """Which way a metric is good, as its class has it: of `psnr_full` the class of `psnr`."""
     base = next((metric.removesuffix(side) for side in SIDES if metric.endswith(side)), metric)
     name = next((name for name, recorded in RECORD_NAMES.items() if recorded == base), base)
@@ -174,7 +174,7 @@ def better(metric: str) -> Direction:
 
 def pareto_front(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
     """The rows that no other of these beats at equal or less cost, by cost: what a curve is drawn through."""
-    sign = 1 if better(metric) == "higher" else -1
+    sign = 1 if metric_direction(metric) == "higher" else -1
     kept: list[TableRow] = []
     for row in sorted((r for r in rows if metric in r.figures), key=lambda r: (r.cost, -sign * r.median(metric))):
         if not kept or sign * row.median(metric) > sign * kept[-1].median(metric):
@@ -207,9 +207,9 @@ def _row(info: RowInfo, records: Mapping[str, Record], timings: Sequence[Timing]
 
 
 def _figure(metric: str, values: Mapping[str, float]) -> MetricSummary:
-    way = better(metric)
+    way = metric_direction(metric)
     worst = (min if way == "higher" else max)(sorted(values), key=lambda sample: values[sample])
-    spans = bootstraps(values, [median, mean, tail(way)])
+    spans = bootstraps(values, [median, mean, tail_statistic(way)])
     return MetricSummary(way, spans[0], spans[1], spans[2], values[worst], worst)
 
 

@@ -14,7 +14,7 @@ from skipstone import __version__, registry
 from skipstone.engine.signals import ImageFeatures
 from skipstone.errors import BenchError, SpecError
 from skipstone.evaluation.columns import Column, parse_column
-from skipstone.evaluation.fingerprint import fingerprint, machine
+from skipstone.evaluation.fingerprint import describe_machine, fingerprint
 from skipstone.evaluation.json_lines import json_roundtrip
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import EvaluationSample, References, converged_columns
@@ -195,7 +195,7 @@ class Evaluation:
             settings=subject.settings,
             reference=full.spec,
             converged=tuple(column.spec for column in converged),
-            machine=machine(subject),
+            machine=describe_machine(subject),
             date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             command=command,
             prompts=dict(self.about),

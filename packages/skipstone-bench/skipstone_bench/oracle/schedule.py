@@ -120,7 +120,7 @@ class ScheduleOracle:
         same |= {"fine": ladder.fine, "reference": ladder.reference}
         return cls(subject, eval_samples, RunCache.open(out, same), ladder, on_progress)
 
-    def tried(self, utility: Utility | None = None) -> dict[str, list[TrialResult]]:
+    def run_trials(self, utility: Utility | None = None) -> dict[str, list[TrialResult]]:
         """Sample -> every schedule that ran on it.
 
         Args:
@@ -142,7 +142,7 @@ class ScheduleOracle:
 
     def choices(self, utility: Utility) -> list[ScheduleChoice]:
         """The best that was tried, of each sample."""
-        found = self.tried(utility)
+        found = self.run_trials(utility)
         return [best_choice(eval_sample.id, found[eval_sample.id], utility) for eval_sample in self.eval_samples]
 
     # -- what is tried ----------------------------------------------------------------------------
@@ -249,17 +249,21 @@ def oracle_schedule(
         BenchError: the folder cannot be written, or a reference run was lost.
     """
     oracle = ScheduleOracle.open(subject, eval_samples, out, ladder, on_progress)
-    found = oracle.tried(utility)
+    found = oracle.run_trials(utility)
     chosen = [best_choice(eval_sample.id, found[eval_sample.id], utility) for eval_sample in eval_samples]
     fixed = best_shared_schedule(found, utility)
     lines = []
     for choice in chosen:
-        one = choice.tried
+        one = choice.result
         line = {"sample": choice.sample, "utility": choice.utility, "calls": one.calls, "psnr": one.psnr}
         line |= {"kind": one.kind, "spec": one.spec, "tried": len(found[choice.sample])}
         if fixed is not None:
             same = next(t for t in found[choice.sample] if t.spec == fixed and t.kind == "guide")
-            line |= {"guide": fixed, "guide_utility": utility.of(same.psnr, same.calls), "guide_calls": same.calls}
+            line |= {
+                "guide": fixed,
+                "guide_utility": utility.evaluate(same.psnr, same.calls),
+                "guide_calls": same.calls,
+            }
         lines.append(line | {"price": utility.price, "floor": utility.floor, "cap": utility.cap})
     text = "".join(json.dumps(json_roundtrip(line), ensure_ascii=False) + "\n" for line in lines)
     put(out / RESULTS, text.encode())
@@ -275,6 +279,6 @@ def best_shared_schedule(found: Mapping[str, Sequence[TrialResult]], utility: Ut
     for tried in found.values():
         for one in tried:
             if one.kind == "guide":
-                listed.setdefault(one.spec, []).append(utility.of(one.psnr, one.calls))
+                listed.setdefault(one.spec, []).append(utility.evaluate(one.psnr, one.calls))
     means = {spec: statistics.fmean(values) for spec, values in listed.items() if len(values) == len(found)}
     return max(means, key=means.__getitem__) if means else None

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias
 
-from skipstone import registry
 from skipstone.engine.contracts import Finish, Plan, Policy, Run
 from skipstone.engine.drivers import denoise_many
 from skipstone.engine.requests import Backbone, Estimate, Problem, Query, Solver
 from skipstone.errors import SpecError
+from skipstone.evaluation.columns import FIXED_POLICY
 from skipstone.numerics.schedule import Schedule
 from skipstone.tuning.recorder import Recorder
 
@@ -19,7 +19,6 @@ DecodeFunction: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]  # samples 
 WorthFunction: TypeAlias = Callable[[int, Any, float], float]  # index of the sample, pixels, calls -> higher is better
 
 FINISH_STEPS = (1, 2, 3, 4)
-FIXED_POLICY: Policy = registry.parse("policy", "fixed")
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,16 +10,15 @@ from typing import Any
 
 from skipstone.evaluation.files import IDENTICAL, REFERENCES, safe_file_name
 from skipstone.evaluation.pixels import first_frame
-from skipstone.evaluation.sheet import GOOD, load_font, wrap_text
+from skipstone.evaluation.sheet import GOOD, INK, PAPER, QUIET, RULE, load_font, wrap_text
 
 from ..store import Record
-from ..summary import Summary, TableRow, better
+from ..summary import Summary, TableRow, metric_direction
 from .strips import chief_rows
 
 WORST = 10  # samples of a row
 MAX_SIDE = 256  # pixels of a side that a page keeps
 MAX_LOSSLESS_SIDE = 128  # up to which pictures are kept to the last bit
-INK, QUIET, RULE, PAPER = (28, 30, 34), (108, 112, 120), (222, 223, 226), (252, 252, 250)
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,11 @@ def worst_samples(summary: Summary, row: TableRow, count: int = WORST) -> list[R
     """The samples of a row that are furthest from the converged picture, the worst first."""
     metric = summary.closeness
     records = [r for r in summary.records[row.info.spec].values() if metric in r.values]
-    sign = 1 if better(metric) == "higher" else -1
+    sign = 1 if metric_direction(metric) == "higher" else -1
     return sorted(records, key=lambda r: (sign * r.values[metric], r.sample))[:count]
 
 
-def galleries(summary: Summary, album: Album) -> dict[str, list[GallerySample]]:
+def build_galleries(summary: Summary, album: Album) -> dict[str, list[GallerySample]]:
     """Spec -> its worst samples, of every row that kept pictures but the full run."""
     found = {}
     for row in summary.ran:
@@ -68,7 +67,7 @@ def galleries(summary: Summary, album: Album) -> dict[str, list[GallerySample]]:
                     r,
                     album.number(r.picture),
                     album.number(reference_file(summary, r.sample)),
-                    album.number(converged(summary, album.folder, r.sample)),
+                    album.number(converged_file(summary, album.folder, r.sample)),
                 )
                 for r in records
             ]
@@ -81,7 +80,7 @@ def reference_file(summary: Summary, sample: str) -> str:
     return record.picture if record else ""
 
 
-def converged(summary: Summary, folder: Path, sample: str) -> str:
+def converged_file(summary: Summary, folder: Path, sample: str) -> str:
     """The file of the converged picture of a sample, empty where there is none."""
     for spec in summary.header.converged:
         if record := summary.records.get(spec, {}).get(sample):
@@ -92,7 +91,7 @@ def converged(summary: Summary, folder: Path, sample: str) -> str:
     return ""
 
 
-def figures(record: Record) -> str:
+def describe_figures(record: Record) -> str:
     """Closeness and cost of a sample in a few words."""
     said = [f"{record.calls:.4g} calls"]
     for name, word in (("psnr_converged", "to converged"), ("psnr_full", "to full run")):
@@ -173,7 +172,7 @@ def _band(page: Any, draw: Any, summary: Summary, folder: Path, row: TableRow, r
         draw.text((MARGIN, top + TOP + line * (TILE + 6) + TILE // 2 - 8), name, QUIET, load_font(13))
     for column, record in enumerate(records):
         left = MARGIN + SIDE + column * (TILE + GAP)
-        files = (record.picture, reference_file(summary, record.sample), converged(summary, folder, record.sample))
+        files = (record.picture, reference_file(summary, record.sample), converged_file(summary, folder, record.sample))
         for line, name in enumerate(files):
             _tile(page, draw, folder / name if name else None, left, top + TOP + line * (TILE + 6))
         value = record.values[summary.closeness]

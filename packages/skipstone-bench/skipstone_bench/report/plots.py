@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE
 from skipstone.evaluation.files import IDENTICAL
 
-from ..summary import BEST_FIXED, Summary, TableRow, better, pareto_front
+from ..summary import BEST_FIXED, Summary, TableRow, metric_direction, pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +127,7 @@ def _frame(axis: Any, summary: Summary, metric: str) -> None:
     ticks = [t for t in TICKS if low <= t <= high]
     axis.set_xticks(ticks, [str(t) for t in ticks])
     axis.set_xticks([], minor=True)
-    if better(metric) == "lower":
+    if metric_direction(metric) == "lower":
         axis.set_yscale("log")
     unit = "multiply-accumulates, in full guided calls" if counted else "network calls"
     axis.set_xlabel(f"cost of a sample: {unit}", fontsize=9.5, color=QUIET)

@@ -11,7 +11,7 @@ from skipstone.evaluation.figures import INK, PAPER, QUIET
 
 from ..answers import BLIND, RELEASED, comparison_budgets
 from ..store import Record
-from ..summary import Summary, TableRow, better
+from ..summary import Summary, TableRow, metric_direction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def chief_rows(summary: Summary) -> list[TableRow]:
     """One row for each family that a reader wants to see side by side, near one budget: ours, rivals, closest peers."""
     budget = min(comparison_budgets(summary), key=lambda b: abs(b - CHIEF_BUDGET))
     metric = summary.closeness
-    sign = 1 if better(metric) == "higher" else -1
+    sign = 1 if metric_direction(metric) == "higher" else -1
 
     def nearest(rows: Sequence[TableRow]) -> list[TableRow]:
         return [min(rows, key=lambda r: abs(r.cost - budget))] if rows else []

@@ -25,7 +25,7 @@ class Verdict:
     text: str
 
 
-def verdicts(summary: Summary, answers: Answers) -> list[Verdict]:
+def make_verdicts(summary: Summary, answers: Answers) -> list[Verdict]:
     """All sentences, the most wanted first."""
     found = []
     for family in dict.fromkeys(d.family for d in answers.duels):
@@ -38,7 +38,7 @@ def verdicts(summary: Summary, answers: Answers) -> list[Verdict]:
     return found
 
 
-def trust(summary: Summary) -> Verdict:
+def agreement_verdict(summary: Summary) -> Verdict:
     """Whether the converged solution is exact enough for what is said about it."""
     room, agreement = summary.headroom, summary.header.agreement
     if room is None:
@@ -59,14 +59,14 @@ def _on(agreement: Mapping[str, float]) -> str:
     return f" on {agreement['samples']:g} samples" if "samples" in agreement else ""
 
 
-def tone(span: ConfidenceInterval, p: float = 0.0) -> Tone:
+def gap_tone(span: ConfidenceInterval, p: float = 0.0) -> Tone:
     """Ahead or behind where the interval leaves out zero and chance is ruled out; gaps are larger-is-better."""
     if p >= ALPHA or not (span.low > 0 or span.high < 0):
         return "even"
     return "ahead" if span.low > 0 else "behind"
 
 
-def lead(ratio: CostRatio | None) -> Tone:
+def ratio_tone(ratio: CostRatio | None) -> Tone:
     """Whether the peer spends more than ours; a bound below 1 leaves it open."""
     if ratio is None or (ratio.bound and ratio.value < 1):
         return "even"
@@ -75,16 +75,18 @@ def lead(ratio: CostRatio | None) -> Tone:
 
 def orient_gap(duel: RivalComparison, statistic: str) -> ConfidenceInterval:
     """A duel's gap with its sign turned so that more is better."""
-    from ..summary import better
+    from ..summary import metric_direction
 
     gap: ConfidenceInterval = getattr(duel, statistic).gap
-    return gap if better(duel.metric) == "higher" else ConfidenceInterval(-gap.value, -gap.high, -gap.low, gap.n)
+    return (
+        gap if metric_direction(duel.metric) == "higher" else ConfidenceInterval(-gap.value, -gap.high, -gap.low, gap.n)
+    )
 
 
 def _duels(family: str, against: str, duels: Sequence[RivalComparison]) -> Verdict:
     unit = UNITS.get(duels[0].metric, "")
-    middle = [(tone(orient_gap(d, "median"), d.p_holm), orient_gap(d, "median").value, d.budget) for d in duels]
-    unlucky = [(tone(orient_gap(d, "tail")), orient_gap(d, "tail").value, d.budget) for d in duels]
+    middle = [(gap_tone(orient_gap(d, "median"), d.p_holm), orient_gap(d, "median").value, d.budget) for d in duels]
+    unlucky = [(gap_tone(orient_gap(d, "tail")), orient_gap(d, "tail").value, d.budget) for d in duels]
     tones = {t for t, _, _ in (*middle, *unlucky)}
     overall: Tone = "ahead" if tones == {"ahead"} else "behind" if "behind" in tones else "even"
     text = f"{_count_budgets(middle, 'At the median', unit)} {_count_budgets(unlucky, 'In the unlucky tenth', unit)}"
@@ -132,7 +134,7 @@ def _peers(found: Sequence[PeerComparison]) -> Verdict:
         f"The hardest to beat of the settings in reach ({len(reached)}) is {hardest.peer}. Where both come "
         f"equally close (median SSIM {hardest.ssim:.4f}), it spends {_join_words(costs)} that ours spends."
     )
-    tones = {lead(r) for r in (hardest.macs, hardest.seconds) if r}
+    tones = {ratio_tone(r) for r in (hardest.macs, hardest.seconds) if r}
     verdict: Tone = "behind" if "behind" in tones else "even" if beyond or "even" in tones else "ahead"
     return Verdict(verdict, title, f"{text} {_judge_sentence(hardest)}{more}")
 

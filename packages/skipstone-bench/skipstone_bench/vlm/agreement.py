@@ -11,7 +11,7 @@ from skipstone.evaluation.resampling import LEVEL, SEED, ConfidenceInterval
 RESAMPLES = 1000
 
 
-def kappa(tables: Any) -> Any:
+def cohen_kappa(tables: Any) -> Any:
     """Cohen's unweighted kappa: agreement beyond what the two judges' own shares make by chance.
 
         kappa = (p_o - p_e) / (1 - p_e),  p_o = sum_k p_kk,  p_e = sum_k p_k. p_.k

@@ -60,7 +60,7 @@ class Outcome:
         return self.first_left.winner if self.kind == "flip" and self.first_left else ""
 
 
-def outcomes(plan: JudgingPlan, answer_log: AnswerLog) -> list[Outcome]:
+def collect_outcomes(plan: JudgingPlan, answer_log: AnswerLog) -> list[Outcome]:
     """Of all judges, pairs and samples of a plan, from what has been answered so far."""
     asked: dict[tuple[str, str, Pair], JudgeQuestion] = {}
     for q in plan.questions():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from skipstone.errors import BenchError
+from skipstone.evaluation.progress import ProgressCallback, no_progress
 
 from .answer_cache import AnswerLog, RequestRecord
 from .budget import SpendingCaps, SpendingLedger
@@ -19,7 +20,6 @@ from .material import JudgedSample, JudgingMaterial
 from .protocol import Answer, JudgingProtocol, parse_answer
 
 Pair: TypeAlias = tuple[str, str]
-ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 MAX_LOST_QUESTIONS = 3  # in a row without an answer after which a judge is given up
 
 
@@ -125,7 +125,7 @@ class JudgingRun:
         self._lock = threading.Lock()
         self._error: BaseException | None = None
 
-    def run(self, on_progress: ProgressCallback = lambda *_: None) -> None:
+    def run(self, on_progress: ProgressCallback = no_progress) -> None:
         """Ask. Returns when all is asked, no judge is left, or a cap is reached; answers are in `answer_log`.
 
         After Ctrl-C what is under way is waited for and kept, for it has been paid.

@@ -12,7 +12,7 @@ from typing import Any
 from skipstone.errors import SpecError
 from skipstone.evaluation.statistics import LEVEL, SEED, ConfidenceInterval, holm
 
-from .agreement import bootstrap_tables, kappa, sign_test, symmetrize, wilson_interval
+from .agreement import bootstrap_tables, cohen_kappa, sign_test, symmetrize, wilson_interval
 from .davidson import fit_davidson, fit_resamples
 from .outcomes import CATEGORY_OF_KIND, FIRST, SECOND, Outcome
 from .round import Pair
@@ -97,7 +97,7 @@ class Verdicts:
     open: int
 
 
-def verdicts(rows: Sequence[str], found: Sequence[Outcome], seed: int = SEED) -> Verdicts:
+def compute_verdicts(rows: Sequence[str], found: Sequence[Outcome], seed: int = SEED) -> Verdicts:
     """Conclude from outcomes.
 
     Args:
@@ -301,4 +301,6 @@ def _agreement(a: str, b: str, by_judge: dict[str, list[Outcome]], seed: int) ->
     if not tables:
         return JudgeAgreement((a, b), 0, math.nan, ConfidenceInterval(math.nan, math.nan, math.nan, 0))
     same = sum(t[k][k] for t in tables for k in range(3)) / pairs
-    return JudgeAgreement((a, b), pairs, same, bootstrap_tables(tables, lambda t: kappa(symmetrize(t)), seed=seed)[0])
+    return JudgeAgreement(
+        (a, b), pairs, same, bootstrap_tables(tables, lambda t: cohen_kappa(symmetrize(t)), seed=seed)[0]
+    )
