@@ -49,7 +49,7 @@ def compare(
 ) -> None:
     """Compare policies with the full run, and with simply taking fewer steps.
 
-    A column is spelt [bold]policy @ solver / grid / steps[/bold]. What follows the @ may be
+    A column is written [bold]policy @ solver / grid / steps[/bold]. What follows the @ may be
     left out, in part or in whole, and is then that of the command. The policy
     [bold]fewer[/bold] is a fixed sampler with as many steps as the column to its left
     makes calls in the mean, rounded up: what a policy has to beat. In a diffusers

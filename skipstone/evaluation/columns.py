@@ -7,7 +7,7 @@
     stride @ 50                                   a policy that brings its own solver, `adams`
     third_order @ own                             the model's own solver and grid; `own / karras` changes the grid
     deepcache(interval=3) @ dpmpp                 a peer: somebody else's accelerator, in a diffusers pipeline
-    lcm_lora @ 8                                  one that brings its own scheduler, and 4 steps where none are said
+    lcm_lora @ 8                                  one that brings its own scheduler, and 4 steps by default
     out                                           the folder of a saved or calibrated policy
     ./mine.py:Mine(tol=0.02)                      a policy of a Python file
 

@@ -209,7 +209,7 @@ def _measure_sets(
 def _equal_steps(generated: Sequence[GeneratedSample], column: Column) -> float:
     """Steps to ask for so that as many calls are made in the mean as here.
 
-    A pipeline may make fewer steps than it is asked for (image to image); then the fixed sampler asks for more.
+    A pipeline may make fewer steps than its argument (image to image); then the fixed sampler is given more.
     """
     grids = [len(m.run.grid) - 1 for m in generated if m.run is not None] or [column.steps]
     share = statistics.fmean(grids) / column.steps

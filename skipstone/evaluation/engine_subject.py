@@ -32,7 +32,7 @@ class EngineSubject:
     Args:
         model: Its name or folder.
         name: What tables call it.
-        said_guidance: Weight of guidance; None is the model's own.
+        guidance_override: Weight of guidance; None is the model's own.
     """
 
     model: str
@@ -67,7 +67,7 @@ class EngineSubject:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The engine is told nothing else."""
+        """None: the engine has no other arguments."""
         return {}
 
     @property
@@ -91,7 +91,7 @@ class EngineSubject:
             raise PromptError('The prompt is empty. Say what to draw: "a red apple on a blue background".')
 
     def resolve_column(self, column: Column) -> Column:
-        """The column with `own` spelt out. Raises SpecError of a peer."""
+        """The column with a solver and a grid in place of `own`. Raises SpecError of a peer."""
         _ = column.effective_policy
         return replace(column, solver=column.solver or DEFAULT_SAMPLER.solver, grid=column.grid or DEFAULT_SAMPLER.grid)
 
@@ -167,10 +167,10 @@ def denoise_counted(
     return results, took
 
 
-def verify_calls(column: Column, said: float, counted: float) -> None:
+def verify_calls(column: Column, claimed: float, counted: float) -> None:
     """Raise BackboneError where the calls that runs claim are not those that a hook has counted."""
-    if abs(said - counted) > 1e-6:
+    if abs(claimed - counted) > 1e-6:
         raise BackboneError(
-            f"{column.spec}: the runs say that they cost {said:g} calls, but the hook on the denoiser counted "
+            f"{column.spec}: the runs say that they cost {claimed:g} calls, but the hook on the denoiser counted "
             f"{counted:g}. Please report this."
         )

@@ -61,7 +61,7 @@ def describe_machine(subject: Subject) -> str:
 
 
 def _processor() -> str:
-    """Its name, where the system tells."""
+    """Its name, where the system has it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

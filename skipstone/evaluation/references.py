@@ -27,7 +27,7 @@ CONVERGED_PAIRS = (
     ("own / own", "euler / own"),
 )
 CONVERGED_STEPS = 500
-MAX_AGREEMENT_SAMPLES = 32  # samples of which the second is drawn
+MAX_AGREEMENT_SAMPLES = 32  # samples of which the second is run
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EvaluationSample:
 
     @property
     def request(self) -> SampleRequest:
-        """What a subject draws."""
+        """Prompt and seed for a subject."""
         return SampleRequest(self.prompt.text, self.seed)
 
 
@@ -88,7 +88,7 @@ def converged_columns(subject: Subject, steps: int = CONVERGED_STEPS, specs: Seq
 
 @dataclass(frozen=True)
 class References:
-    """Pictures of the reference columns, drawn once and kept in the folder as arrays.
+    """Pictures of the reference columns, generated once and stored in the folder as arrays.
 
     Args:
         folder: Of the benchmark.

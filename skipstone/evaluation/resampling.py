@@ -1,7 +1,7 @@
 """Figures with their intervals: the bootstrap over prompts.
 
 Samples are mappings from the id `prompt:seed` to a number; two of them are joined by these ids, never by the order
-of a file. The unit that is drawn at random is the *prompt*, with all of its seeds, for two seeds of one prompt are no
+of a file. The unit of resampling is the *prompt*, with all of its seeds, for two seeds of one prompt are no
 two prompts.
 """
 
@@ -151,7 +151,7 @@ def paired_bootstraps(
 def _resampled(
     tables: Sequence[Any], how: Sequence[Statistic], join: Callable[[Sequence[Any]], Any], level: float, seed: int
 ) -> list[ConfidenceInterval]:
-    """Spans of `join` of each statistic of all tables, whose prompts are drawn alike."""
+    """Spans of `join` of each statistic of all tables, whose prompts are resampled alike."""
     import numpy as np
     from scipy.stats import bootstrap as scipy_bootstrap
 

@@ -1,4 +1,4 @@
-"""Which metrics can be taken of a model on this machine, and why the others cannot."""
+"""Which metrics can be measured of a model on this machine, and why the others cannot."""
 
 from __future__ import annotations
 

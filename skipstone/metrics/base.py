@@ -43,7 +43,7 @@ class BaseMetric:
     better: ClassVar[Literal["higher", "lower"]]
     unit: ClassVar[str] = ""
     span: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # least and greatest value that a guarantee counts
-    of: ClassVar[Literal["any", "picture", "video"]] = "any"  # what it can be taken of
+    of: ClassVar[Literal["any", "picture", "video"]] = "any"  # what it can be measured of
     requires: ClassVar[tuple[Literal["judge", "latent"], ...]] = ()  # what not every model has
     compares: ClassVar[bool] = True  # with the full run; False where it looks at the picture alone
     counts_calls: ClassVar[bool] = False  # whether it is what every record and table has as `calls`
@@ -56,7 +56,7 @@ class BaseMetric:
         return f"{value:.4g}"
 
     def missing(self) -> str:
-        """The file or package that this machine lacks, and where to get it; empty where the metric can be taken."""
+        """The file or package that this machine lacks, and where to get it; empty where the metric can be measured."""
         return ""
 
     @classmethod
@@ -88,7 +88,7 @@ class SetMetric(BaseMetric):
             references: What they are compared with: the full run's, or real ones; as many or another number.
 
         Raises:
-            MetricError: `missing` says something, or these pictures cannot be measured.
+            MetricError: `missing` is not empty, or these pictures cannot be measured.
         """
         raise NotImplementedError
 

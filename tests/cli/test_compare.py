@@ -255,7 +255,9 @@ def test_a_policy_of_a_file(shell: Shell, tiny_pebble: Path, tmp_path: Path) -> 
     assert records[0]["calls"] > records[1]["calls"] > records[2]["calls"] > 0
     solver, grid = registry.parse("solver", "heun"), registry.parse("grid", "leading")
     assert all(parse_column(r["spec"], solver, grid, 3).spec == r["spec"] for r in records)
-    drawn = shell("generate", "a cat", "--model", str(tiny_pebble), "--steps", "12", "-p", "./mine.py:Mine", "--json")
+    drawn = shell(
+        "generate", "a cat", "--model", str(tiny_pebble), "--steps", "12", "--policy", "./mine.py:Mine", "--json"
+    )
     assert json.loads(drawn.out)["calls"] == records[1]["calls"]
 
 

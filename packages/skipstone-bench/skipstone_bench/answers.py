@@ -126,9 +126,9 @@ def compute_answers(summary: Summary) -> Answers:
 
 def comparison_budgets(summary: Summary) -> tuple[int, ...]:
     """Calls at which rows are compared: those of the command, or of the tuned fixed samplers."""
-    told = summary.header.options.get("budget") or summary.header.options.get("budgets")
-    if isinstance(told, list | tuple) and told:
-        return tuple(sorted({int(b) for b in told}))
+    budgets = summary.header.options.get("budget") or summary.header.options.get("budgets")
+    if isinstance(budgets, list | tuple) and budgets:
+        return tuple(sorted({int(b) for b in budgets}))
     fixed = {round(r.calls.value) for r in summary.ran if r.info.family == BEST_FIXED and r.calls}
     return tuple(sorted(fixed)) or BUDGETS
 

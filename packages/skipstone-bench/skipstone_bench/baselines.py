@@ -21,11 +21,11 @@ BELOW = (0.3, 0.5, 0.7)  # gates that masks are joined with
 EVERY = range(2, 11)
 WARMUP = (2, 3, 4, 5, 6, 8, 10, 12, 15, 18)
 JOINED = (2, 4, 8, 12, 18)  # warm-ups of masks that are joined with gates
-DEFAULT_POLICIES = ("safe", "balanced", "fast", "adaptive_diffusion")  # policies where none are said
+DEFAULT_POLICIES = ("safe", "balanced", "fast", "adaptive_diffusion")  # where no policies are given
 
 
 def make_row(column: Column, group: str, family: str, knob: str = "", label: str = "") -> BenchRow:
-    """A column, filed."""
+    """A column as a row of the table."""
     return BenchRow(column, RowInfo(column.spec, label or column.label, group, family, knob, column.steps))
 
 
@@ -154,7 +154,7 @@ def _skipped(called: Sequence[bool]) -> frozenset[int]:
 
 
 def make_policy_row(column: Column) -> BenchRow:
-    """A row that was asked for: policies of one kind are points of one curve."""
+    """A row of the command: policies of one kind are points of one curve."""
     if column.policy is None:
         raise SpecError(f"The table always has the best fixed sampler of each budget: leave {FEWER!r} out.")
     parts = getattr(column.policy, "parts", (column.policy,))

@@ -85,11 +85,11 @@ class TableRow:
         return self.macs_calls if self.macs_calls is not None else self.calls.value if self.calls else math.nan
 
     def median(self, metric: str) -> float:
-        """Median of a metric, NaN where it was not taken."""
+        """Median of a metric, NaN where it was not measured."""
         return self.figures[metric].median.value if metric in self.figures else math.nan
 
     def tail(self, metric: str) -> float:
-        """Unlucky tenth of a metric, NaN where it was not taken."""
+        """Unlucky tenth of a metric, NaN where it was not measured."""
         return self.figures[metric].tail.value if metric in self.figures else math.nan
 
 
@@ -173,13 +173,13 @@ def metric_direction(metric: str) -> Direction:
 
 
 def pareto_front(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
-    """The rows that no other of these beats at equal or less cost, by cost: what a curve is drawn through."""
+    """The rows that no other of these beats at equal or less cost, by cost: the points of a curve."""
     sign = 1 if metric_direction(metric) == "higher" else -1
-    kept: list[TableRow] = []
+    front: list[TableRow] = []
     for row in sorted((r for r in rows if metric in r.figures), key=lambda r: (r.cost, -sign * r.median(metric))):
-        if not kept or sign * row.median(metric) > sign * kept[-1].median(metric):
-            kept.append(row)
-    return tuple(kept)
+        if not front or sign * row.median(metric) > sign * front[-1].median(metric):
+            front.append(row)
+    return tuple(front)
 
 
 def _row(info: RowInfo, records: Mapping[str, Record], timings: Sequence[Timing]) -> TableRow:

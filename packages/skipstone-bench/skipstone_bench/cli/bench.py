@@ -203,7 +203,7 @@ def _bench_settings(values: Mapping[str, Any]) -> BenchSettings:
 
 
 def _run(planned: Benchmark, output: OutputOptions, values: Mapping[str, Any], console: Console) -> None:
-    """Run it; Ctrl-C says how to go on."""
+    """Run it; Ctrl-C prints how to go on."""
     try:
         with print_warnings(console), progress_bar(console) as on_progress:
             planned.run(output.out, output.resume, shlex.join(["skipstone", *sys.argv[1:]]), values, on_progress)

@@ -158,22 +158,26 @@ def prefer(
       skipstone prefer ours/ theirs/ --prompts prompts.csv --calls 200 \\
         -j a@http://localhost:8000/v1 -j b@http://localhost:8001/v1
     """
-    from ..vlm.client import JudgeEndpoint, check_distinct
     from ..vlm.round import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 
-    judges = tuple(check_distinct([JudgeEndpoint.parse(spec) for spec in judge]))
+    judges = _judges(judge)
     asking = protocol.protocol(material.seed)
     caps = spending.caps(judges, asking.longest)
     chosen = material.material(sources)
     plan = JudgingPlan(chosen, list_pairs(chosen, material.against), judges, asking)
     for one in () if dry_run else judges:
         one.key()
-    _ask(
-        JudgingRun(plan, out, caps, RequestSettings(requests.together, requests.timeout, requests.tries)), out, dry_run
-    )
+    _ask(JudgingRun(plan, out, caps, RequestSettings(requests.together, requests.timeout, requests.tries)), dry_run)
 
 
-def _ask(run: JudgingRun, out: Path, dry_run: bool) -> None:
+def _judges(specs: Sequence[str]) -> tuple[JudgeEndpoint, ...]:
+    """The judges of these specs. Raises SpecError, BenchError."""
+    from ..vlm.client import JudgeEndpoint, check_distinct
+
+    return tuple(check_distinct([JudgeEndpoint.parse(spec) for spec in specs]))
+
+
+def _ask(run: JudgingRun, dry_run: bool) -> None:
     """Say what there is to ask; ask it, and write and show the verdict."""
     from rich.console import Console
 
@@ -191,7 +195,7 @@ def _ask(run: JudgingRun, out: Path, dry_run: bool) -> None:
         raise
     with console.status("Writing the verdict ..."):
         report = JudgingReport.from_run(run)
-        written = report.write(out, shlex.join(["skipstone", *sys.argv[1:]]))
+        written = report.write(run.answer_log.path.parent, shlex.join(["skipstone", *sys.argv[1:]]))
     _show(report, written)
     _fail(report)
 

@@ -43,7 +43,7 @@ class OracleSettings:
         guides: Columns that are tried on every sample: 'path(times="...")', 'stride(tol=0.01)', 'fixed @ unipc / 20'.
         forecasts: Of `adams` on own grids: "pair", "x0", or both.
         fine: Steps of the run that a sample's errors are computed from, >= 8.
-        gain: (angle, gain) pairs: how much of an error made there is left, as `TuningResult.gain` of a search says;
+        gain: (angle, gain) pairs: how much of an error made there is left, as in `TuningResult.gain` of a search;
             own grids are found with it and without. None finds them without.
         reference: The converged run as a column; "" takes the fine run.
         sweeps: Of moving and dropping single places of a sample's best grid by what they really do, >= 0. These are
@@ -77,14 +77,14 @@ class OracleSettings:
 
 @dataclass(frozen=True)
 class ScheduleOracle:
-    """A search for the best schedule of each sample; `tried` really runs them, once for all utilities.
+    """A search for the best schedule of each sample; `run_trials` really runs them, once for all utilities.
 
     Args:
         subject: The model.
-        shots: Prompts and seeds.
-        kept: Where runs are kept; what is there is not made again.
+        eval_samples: Prompts and seeds.
+        run_cache: Runs that were made before are read from it.
         ladder: What is tried.
-        tell: Of the progress.
+        on_progress: Called with the progress.
     """
 
     subject: Subject
@@ -185,7 +185,7 @@ class ScheduleOracle:
         return list(dict.fromkeys(listed))
 
     def _gain(self, fine: FineGrid) -> Any:
-        """At every place, linear in its logarithm between those that were said."""
+        """At every place, linear in its logarithm between those of the ladder."""
         import numpy as np
 
         pairs = sorted(self.ladder.gain or ())
@@ -202,7 +202,7 @@ class ScheduleOracle:
         return TrialRunner(self.subject, self.run_cache, references, against, self.ladder.batch, self.on_progress)
 
     def _references(self) -> list[Any]:
-        """Pictures of the converged run, kept."""
+        """Pictures of the converged run, from the cache where they are there."""
         own = self.subject.default_sampler
         column = self.subject.resolve_column(parse_column(self.ladder.reference, *own))
         missing = [
@@ -238,11 +238,11 @@ def oracle_schedule(
 
     Args:
         subject: The model.
-        shots: Prompts and seeds.
+        eval_samples: Prompts and seeds.
         out: A folder.
         utility: What is best.
         ladder: What is tried.
-        tell: Of the progress.
+        on_progress: Called with the progress.
 
     Raises:
         SpecError: guides that this model cannot run.

@@ -14,7 +14,7 @@ from .plots import NAMES, SIDES
 
 @dataclass(frozen=True)
 class TableCell:
-    """What is shown, what it sorts by (None last), and what is said in small print."""
+    """What is shown, what it sorts by (None last), and the small print."""
 
     text: str
     key: float | None = None
@@ -26,7 +26,7 @@ EMPTY_CELL = TableCell("")
 
 @dataclass(frozen=True)
 class TableColumn:
-    """One column. `main`: seen without asking; `start`: the way it sorts at the first click."""
+    """One column. `main`: shown from the start; `start`: the way it sorts at the first click."""
 
     title: str
     about: str

@@ -17,13 +17,13 @@ from ..summary import Summary, TableRow, metric_direction
 from .strips import chief_rows
 
 WORST = 10  # samples of a row
-MAX_SIDE = 256  # pixels of a side that a page keeps
-MAX_LOSSLESS_SIDE = 128  # up to which pictures are kept to the last bit
+MAX_SIDE = 256  # pixels of a side of a picture in the page
+MAX_LOSSLESS_SIDE = 128  # up to which pictures are lossless
 
 
 @dataclass(frozen=True)
 class GallerySample:
-    """One sample of one row: numbers of its pictures (None where there is none) and what to say of it."""
+    """One sample of one row: numbers of its pictures (None where there is none)."""
 
     record: Record
     picture: int | None
@@ -33,7 +33,7 @@ class GallerySample:
 
 @dataclass
 class Album:
-    """Pictures as data URIs, each kept once however often it is shown."""
+    """Pictures as data URIs, each stored once however often it is shown."""
 
     folder: Path
     uris: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ def worst_samples(summary: Summary, row: TableRow, count: int = WORST) -> list[R
 
 
 def build_galleries(summary: Summary, album: Album) -> dict[str, list[GallerySample]]:
-    """Spec -> its worst samples, of every row that kept pictures but the full run."""
+    """Spec -> its worst samples, of every row with pictures but the full run."""
     found = {}
     for row in summary.ran:
         records = [r for r in worst_samples(summary, row) if r.picture] if row.group != "full" else []
@@ -93,16 +93,16 @@ def converged_file(summary: Summary, folder: Path, sample: str) -> str:
 
 def describe_figures(record: Record) -> str:
     """Closeness and cost of a sample in a few words."""
-    said = [f"{record.calls:.4g} calls"]
+    parts = [f"{record.calls:.4g} calls"]
     for name, word in (("psnr_converged", "to converged"), ("psnr_full", "to full run")):
         if name in record.values:
             value = record.values[name]
-            said.append(f"identical {word}" if value >= IDENTICAL else f"{value:.1f} dB {word}")
-    return ", ".join(said)
+            parts.append(f"identical {word}" if value >= IDENTICAL else f"{value:.1f} dB {word}")
+    return ", ".join(parts)
 
 
 def open_picture(path: Path) -> Any:
-    """A picture file, or the arrays that references are kept in, as a picture; None where it cannot be read."""
+    """A picture file, or the arrays of a reference, as a picture; None where it cannot be read."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
@@ -165,8 +165,8 @@ def _band(page: Any, draw: Any, summary: Summary, folder: Path, row: TableRow, r
     draw.text(
         (MARGIN, top), wrap_text(row.info.label, load_font(15, bold=True), 620, 1)[0], INK, load_font(15, bold=True)
     )
-    told = f"{row.info.family}, {calls:.1f} calls: its worst samples"
-    draw.text((MARGIN, top + 22), told, QUIET, load_font(12))
+    caption = f"{row.info.family}, {calls:.1f} calls: its worst samples"
+    draw.text((MARGIN, top + 22), caption, QUIET, load_font(12))
     names = ("this row", "full run", "converged")
     for line, name in enumerate(names):
         draw.text((MARGIN, top + TOP + line * (TILE + 6) + TILE // 2 - 8), name, QUIET, load_font(13))
@@ -176,10 +176,10 @@ def _band(page: Any, draw: Any, summary: Summary, folder: Path, row: TableRow, r
         for line, name in enumerate(files):
             _tile(page, draw, folder / name if name else None, left, top + TOP + line * (TILE + 6))
         value = record.values[summary.closeness]
-        said = "identical" if value >= IDENTICAL else f"{value:.1f} dB"
+        closeness = "identical" if value >= IDENTICAL else f"{value:.1f} dB"
         under = top + TOP + 3 * (TILE + 6) + 2
         draw.text((left, under), f"{record.calls:.4g} calls", INK, load_font(11))
-        draw.text((left + TILE, under), said, GOOD if value >= 30 else INK, load_font(11), anchor="ra")
+        draw.text((left + TILE, under), closeness, GOOD if value >= 30 else INK, load_font(11), anchor="ra")
 
 
 def _tile(page: Any, draw: Any, path: Path | None, left: int, top: int) -> None:

@@ -18,10 +18,10 @@ def render_markdown(summary: Summary, answers: Answers) -> str:
     shown = [c for c in table_columns(summary) if c.main][:MAX_ROWS]
     prompts = header.prompts
     source = prompts.get("source", "?")
-    told = f"{prompts.get('count', '?')} prompts of {source}, seeds {prompts.get('seeds', '?')}"
+    test = f"{prompts.get('count', '?')} prompts of {source}, seeds {prompts.get('seeds', '?')}"
     guidance = "" if header.guidance is None else f", guidance {header.guidance:g}"
     lines = [
-        f"Skipstone {header.version}, model {header.model}{guidance}, {told}; {header.machine}, {header.date}.",
+        f"Skipstone {header.version}, model {header.model}{guidance}, {test}; {header.machine}, {header.date}.",
         f"Made by `{header.command}`.",
         "",
         "PSNR and SSIM are medians to the converged picture, p10 is the unlucky tenth, calls and MACs are means "
@@ -36,5 +36,7 @@ def render_markdown(summary: Summary, answers: Answers) -> str:
             [c.cell(row).text for c in shown] if row.ran else [row.info.note or "no samples", *[""] * (len(shown) - 1)]
         )
         lines.append(format_line([*name, *cells]))
-    said = [f"- **{v.title}** {v.text}" for v in (*make_verdicts(summary, answers), agreement_verdict(summary))]
-    return "\n".join([*lines, "", *said, ""])
+    answers_lines = [
+        f"- **{v.title}** {v.text}" for v in (*make_verdicts(summary, answers), agreement_verdict(summary))
+    ]
+    return "\n".join([*lines, "", *answers_lines, ""])

@@ -18,7 +18,7 @@ from .gallery import Album, GallerySample, build_galleries, describe_figures
 from .verdicts import ALPHA, UNITS, agreement_verdict, gap_tone, make_verdicts, orient_gap, ratio_tone
 
 TEMPLATE = "page.html.j2"
-LEADING = ("psnr_converged", "psnr_full")  # metrics whose plots are always seen
+LEADING = ("psnr_converged", "psnr_full")  # metrics whose plots are always shown
 
 
 def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
@@ -138,7 +138,7 @@ def _duel(duel: RivalComparison) -> dict[str, Any]:
 
 
 def _point(summary: Summary, row: TableRow) -> dict[str, Any]:
-    """What a point of a plot says when it is touched."""
+    """What the page shows of a point under the pointer."""
     metric = summary.closeness
     calls = f"{row.calls.value:.1f} calls" if row.calls else ""
     macs = f"{row.macs_calls:.1f} in multiply-accumulates" if row.macs_calls is not None else ""

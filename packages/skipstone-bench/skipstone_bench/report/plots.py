@@ -22,7 +22,7 @@ SIDES = {"full": "the full run", "converged": "the converged picture"}
 
 @dataclass(frozen=True)
 class Style:
-    """How a family is drawn."""
+    """Colour, line and marker of a family."""
 
     colour: str
     line: str
@@ -145,6 +145,3 @@ def _legend_handle(name: str, style: Style) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=style.colour, ls=style.line, marker=style.marker, lw=style.weight, ms=5, label=name)
-
-
-# -- Files ------------------------------------------------------------------------------------------

@@ -39,20 +39,20 @@ def make_verdicts(summary: Summary, answers: Answers) -> list[Verdict]:
 
 
 def agreement_verdict(summary: Summary) -> Verdict:
-    """Whether the converged solution is exact enough for what is said about it."""
+    """Whether the converged solution is exact enough for the figures of the table."""
     room, agreement = summary.headroom, summary.header.agreement
     if room is None:
         text = "It is not known how exact the converged solution is: figures to it are figures to one more run."
         return Verdict("warning", "The converged solution was not checked.", text)
-    said = (
+    text = (
         f"Two solvers agree on it{_on(agreement)} at {agreement['median']:.1f} dB in the median"
         + (f" and {agreement['worst']:.1f} dB on the worst sample" if "worst" in agreement else "")
         + f"; the best median reported here is {agreement['median'] - room:.1f} dB."
     )
     if room < HEADROOM:
         title = f"The converged solution is only {room:.1f} dB beyond the best figure."
-        return Verdict("warning", title, f"{said} Differences near the top are not to be trusted.")
-    return Verdict("even", "The converged solution is exact enough.", said)
+        return Verdict("warning", title, f"{text} Differences near the top are not to be trusted.")
+    return Verdict("even", "The converged solution is exact enough.", text)
 
 
 def _on(agreement: Mapping[str, float]) -> str:
@@ -95,9 +95,9 @@ def _duels(family: str, against: str, duels: Sequence[RivalComparison]) -> Verdi
 
 def _count_budgets(found: Sequence[tuple[Tone, float, int]], where: str, unit: str) -> str:
     """ "At the median ahead at 10, 15 calls (by 2.2 to 2.7 dB), no clear difference at 20 calls (-0.2 dB)." """
-    said = {"ahead": "ahead", "behind": "behind", "even": "no clear difference"}
+    words = {"ahead": "ahead", "behind": "behind", "even": "no clear difference"}
     parts = []
-    for kind, word in said.items():
+    for kind, word in words.items():
         own = [(gap, budget) for t, gap, budget in found if t == kind]
         if own:
             gaps = [gap for gap, _ in own]
@@ -121,7 +121,7 @@ def _peers(found: Sequence[PeerComparison]) -> Verdict:
     if not reached:
         return Verdict("behind", title, f"No curve overlaps.{more}")
 
-    def least(equal: PeerComparison) -> tuple[bool, float]:  # what is only known to be at least so many says less
+    def least(equal: PeerComparison) -> tuple[bool, float]:  # a bound is weaker than a value
         return min((r.bound, r.value) for r in (equal.macs, equal.seconds) if r)
 
     hardest = min(reached, key=least)
@@ -143,9 +143,9 @@ def _judge_sentence(equal: PeerComparison) -> str:
     found = equal.judge
     if found is None:
         return "No judge of this model's pictures."
-    said = "equivalent" if found.equivalent else "not shown to be equivalent"
+    result = "equivalent" if found.equivalent else "not shown to be equivalent"
     return (
-        f"Judge's scores are {said} within {JUDGE_MARGIN:g} (ours minus theirs {found.mean:+.3f}, 90 % interval "
+        f"Judge's scores are {result} within {JUDGE_MARGIN:g} (ours minus theirs {found.mean:+.3f}, 90 % interval "
         f"{found.low:+.3f} to {found.high:+.3f})."
     )
 

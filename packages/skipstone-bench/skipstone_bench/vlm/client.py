@@ -209,7 +209,7 @@ def _parse_reply(judge: JudgeEndpoint, raw: bytes) -> JudgeReply:
 
 
 def _is_private_host(host: str) -> bool:
-    """Whether a host is this machine or in a private network, as far as its name tells."""
+    """Whether a host is this machine or in a private network, as far as its name shows."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -218,7 +218,7 @@ def _is_private_host(host: str) -> bool:
 
 
 def check_distinct(judges: list[JudgeEndpoint]) -> list[JudgeEndpoint]:
-    """The judges, each once. Raises BenchError where two share a name, which tables could not tell apart."""
+    """The judges, each once. Raises BenchError where two share a name, which would be one in tables."""
     found = list(dict.fromkeys(judges))
     names = [j.name for j in found]
     if doubled := next((n for n in names if names.count(n) > 1), None):

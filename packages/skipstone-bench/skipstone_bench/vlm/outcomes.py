@@ -37,8 +37,8 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """first or second: both orders name that row. tie: both say tie. flip: the same side both times, which is a tie
-        by position bias. unsure: a row once and a tie once, a tie too. identical: a tie that nobody was asked about.
+        """first or second: both orders name that row. tie: both answers are tie. flip: the same side both times, which
+        is a tie by position bias. unsure: a row once and a tie once, a tie too. identical: a tie that nobody was asked about.
         unparsed, open: not both orders have an answer, and the pair counts nowhere.
         """
         if self.identical:
@@ -75,8 +75,8 @@ def collect_outcomes(plan: JudgingPlan, answer_log: AnswerLog) -> list[Outcome]:
 
 def _outcome(plan: JudgingPlan, answer_log: AnswerLog, both: Sequence[JudgeQuestion]) -> Outcome:
     one = both[0]
-    said = [answer_log.answer(q.key) if q.key else None for q in both]
+    answers = [answer_log.answer(q.key) if q.key else None for q in both]
     more = any(
-        s is None and answer_log.attempts(q.key) < plan.protocol.attempts for q, s in zip(both, said, strict=True)
+        s is None and answer_log.attempts(q.key) < plan.protocol.attempts for q, s in zip(both, answers, strict=True)
     )
-    return Outcome(one.judge.name, (one.left, one.right), one.sample, said[0], said[1], more, not one.key)
+    return Outcome(one.judge.name, (one.left, one.right), one.sample, answers[0], answers[1], more, not one.key)

@@ -114,8 +114,8 @@ def pair_table(v: Verdicts) -> list[list[str]]:
     for p in v.pairs:
         c = p.counts
         numbers = [c["first"], c["second"], c["tie"] + c["unsure"] + c["identical"], c["flip"]]
-        said = f"{p.verdict}: {p.why}" if p.verdict == REFUSED else p.verdict
-        body.append([*p.pair, p.judge, *map(str, numbers), format_interval(p.rate), f"{p.p_holm:.2g}", said])
+        verdict = f"{p.verdict}: {p.why}" if p.verdict == REFUSED else p.verdict
+        body.append([*p.pair, p.judge, *map(str, numbers), format_interval(p.rate), f"{p.p_holm:.2g}", verdict])
     return [head, *body]
 
 
@@ -218,11 +218,11 @@ def markdown(report: JudgingReport, command: str) -> str:
 
 def describe_unfinished(report: JudgingReport) -> list[str]:
     """What is missing, in words."""
-    said = [f"Stopped: {why}" for why in report.stopped.values()]
-    said += ["The cap is reached."] if report.capped else []
+    lines = [f"Stopped: {why}" for why in report.stopped.values()]
+    lines += ["The cap is reached."] if report.capped else []
     if report.verdicts.open:
-        said.append(f"{report.verdicts.open} pairs are open: the same command goes on.")
-    return said
+        lines.append(f"{report.verdicts.open} pairs are open: the same command goes on.")
+    return lines
 
 
 def _scales(v: Verdicts) -> list[str]:
