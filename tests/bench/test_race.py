@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 from torch import nn
 
+from skipstone import registry
 from skipstone.cli.options import ModelOptions
 from skipstone.errors import GuestError
 from skipstone.evaluation.checkpoints import Checkpoint
@@ -24,13 +25,14 @@ from skipstone.evaluation.prompts import Prompt
 from skipstone.evaluation.references import EvaluationSample, References
 from skipstone.evaluation.subject import SampleRequest
 from skipstone.integrations.torch import CallCounter
-from skipstone.metrics import PSNR, SSIM
+from skipstone.metrics import PSNR, SSIM, Metric, Sample
 from skipstone.metrics.latents import LatentError
 from skipstone_bench.baselines import interval_calls, make_policy_row
 from skipstone_bench.benchmark import Benchmark, BenchSettings, PromptSettings, ReferenceSettings, RowSettings
 from skipstone_bench.fixed import Tuner, find_greedy_masks, improve_mask, samplers_for_calls
 from skipstone_bench.race import BenchRow, BenchRunner, time_rows
 from skipstone_bench.store import SAMPLES, Header, Record, Store
+from skipstone_bench.summary import metric_direction
 
 STEPS = 6
 SHOTS = [EvaluationSample(Prompt(text, text, ""), seed) for seed, text in enumerate(("a", "b", "c"))]
@@ -284,3 +286,46 @@ def test_prompts_of_the_tuning_are_not_in_the_test(guest: PipelineSubject, tmp_p
     alone = plan(replace(quick, prompts=str(few)))
     assert "other seeds" in alone.about["tuning"]
     assert not {s.seed for s in alone.eval_samples} & {s.seed for s in alone.tuning}
+
+
+def test_a_registered_metric_is_measured(
+    guest: PipelineSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that compares becomes two numbers of a record, one that does not becomes one."""
+    known = dict(registry._KINDS["metric"]) if registry.names("metric") else {}
+    monkeypatch.setitem(registry._KINDS, "metric", known)
+
+    @dataclass(frozen=True)
+    class Redness(Metric):
+        """Mean of the red channel."""
+
+        name: ClassVar[str] = "redness"
+        better: ClassVar[Literal["higher", "lower"]] = "lower"
+        compares: ClassVar[bool] = False
+
+        def measure(self, sample: Sample) -> float:
+            return float(sample.pixels[..., 0].mean())
+
+    @dataclass(frozen=True)
+    class Shift(Redness):
+        """How far the red channel is from that of the reference."""
+
+        name: ClassVar[str] = "shift"
+        compares: ClassVar[bool] = True
+
+        def measure(self, sample: Sample) -> float:
+            return abs(super().measure(sample) - float(sample.reference[..., 0].mean()))
+
+    registry.register("metric")(Redness)
+    registry.register("metric")(Shift)
+    (tmp_path / "prompts.txt").write_text("a\nb\nc\n")
+    settings = BenchSettings(
+        PromptSettings(str(tmp_path / "prompts.txt"), tuned=1),
+        RowSettings(budgets=(2,), peers=("none",)),
+        ReferenceSettings(steps=STEPS),
+    )
+    planned = Benchmark.from_settings(guest, settings)
+    assert {"psnr", "ssim", "latent", "shift"} <= planned.reference_metrics.keys()
+    assert set(planned.picture_metrics) == {"redness"}
+    assert metric_direction("shift_full") == metric_direction("redness") == metric_direction("latent_full") == "lower"
+    assert metric_direction("of_an_absent_plug_in") == "higher"

@@ -6,5 +6,11 @@ A peer is a class with `@register("peer")` in a module of this folder: importing
 from importlib import import_module
 from pkgutil import iter_modules
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+
+def import_peers() -> None:
+    """Import every module of this folder."""
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+
+
+import_peers()

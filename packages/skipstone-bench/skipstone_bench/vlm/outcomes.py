@@ -37,8 +37,10 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """first or second: both orders name that row. tie: both answers are tie. flip: the same side both times, which
-        is a tie by position bias. unsure: a row once and a tie once, a tie too. identical: a tie that nobody was asked about.
+        """What both orders say together.
+
+        first or second: both name that row. tie: both answers are tie. flip: the same side both times, which is a tie
+        by position bias. unsure: a row once and a tie once, a tie too. identical: a tie that nobody was asked about.
         unparsed, open: not both orders have an answer, and the pair counts nowhere.
         """
         if self.identical:
