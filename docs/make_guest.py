@@ -108,8 +108,8 @@ def scheduler_rows() -> str:
     """Every declared family of schedulers."""
     rows = []
     for spec in schedulers.list_scheduler_specs():
-        calls = "2 a step" if spec.stages.__name__ == "in_pairs" else "1 a step"
-        calls = "2 or 4 in the first steps, then 1" if spec.stages.__name__ == "as_pndm" else calls
+        calls = "2 a step" if spec.stages.__name__ == "two_call_stages" else "1 a step"
+        calls = "2 or 4 in the first steps, then 1" if spec.stages.__name__ == "pndm_stages" else calls
         noise = "yes" if spec.stochastic is schedulers.always else "by its settings" if not _never(spec) else "no"
         rows.append((spec.name, ", ".join(f"`{name}`" for name in spec.schedulers), calls, noise))
     return table(("Family", "Schedulers", "Calls", "Draws noise"), rows)
@@ -156,13 +156,14 @@ HINTS = """\
 ## Declare your own
 
 ```python
-from skipstone.integrations.diffusers.pipeline_specs import PipelineSpec, add
+from skipstone.integrations.diffusers.pipeline_specs import PipelineSpec, register_pipeline
 
-add(PipelineSpec(("MyPipeline",), "My model", denoisers=("network",), branches=("cond", "uncond")))
+register_pipeline(PipelineSpec(("MyPipeline",), "My model", denoisers=("network",), branches=("cond", "uncond")))
 ```
 
 in a module that your package names as an entry point of the group `skipstone`; `skipstone.testing.guest.guest_checks`
-then tells whether it holds. Schedulers likewise: `skipstone.integrations.diffusers.scheduler_specs.SchedulerSpec`.
+then tells whether it holds. Schedulers likewise: `SchedulerSpec` and `register_scheduler` of
+`skipstone.integrations.diffusers.scheduler_specs`.
 """
 
 if __name__ == "__main__":

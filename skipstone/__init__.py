@@ -21,8 +21,10 @@ __version__ = "0.2.0.dev0"
 _HOME = {
     "Adapted": "integrations.diffusers.guest",
     "Attempt": "engine.contracts",
+    "AuditOptions": "calibration.audit",
     "Backbone": "engine.requests",
     "Cached": "engine.contracts",
+    "CalibrationOptions": "calibration.calibration",
     "Certified": "policies.certified",
     "Estimate": "engine.requests",
     "Finish": "engine.contracts",

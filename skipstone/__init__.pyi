@@ -1,6 +1,8 @@
 from skipstone_pebble.model import Pebble as Pebble
 
+from .calibration.audit import AuditOptions as AuditOptions
 from .calibration.audit import audit as audit
+from .calibration.calibration import CalibrationOptions as CalibrationOptions
 from .calibration.run import calibrate as calibrate
 from .engine.contracts import Attempt as Attempt
 from .engine.contracts import Cached as Cached

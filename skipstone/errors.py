@@ -2,7 +2,7 @@
 
     SkipstoneError
     ├── SpecError (ValueError)         a spec string or setting that cannot be understood
-    │   └── UnknownName                no policy, solver, grid ... of that name
+    │   └── UnknownNameError           no policy, solver, grid ... of that name
     ├── PlanError (ValueError)         a policy planned something the engine cannot do
     ├── BackboneError (ValueError)     a denoiser was asked for, or returned, something impossible
     ├── GuestError (ValueError)        a pipeline, scheduler or policy that cannot be adapted as it is
@@ -11,7 +11,7 @@
     ├── MetricError (ValueError)       a metric that cannot be taken of these pictures
     ├── TraceError (ValueError)        a trace file that cannot be read or does not fit
     ├── CertificateError (ValueError)  a calibrated policy on what its certificate was not made for
-    ├── TargetMissed                   no setting keeps the promise that was asked for
+    ├── TargetMissedError              no setting keeps the promise that was asked for
     ├── BenchError                     results of a benchmark that cannot be read, merged or written
     ├── OutputError                    a result that cannot be written
     └── MissingPackage (ImportError)   what comes with a package that is not installed
@@ -20,6 +20,10 @@ Each message says what was expected, what was got, where, and what to type inste
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .deprecation import old_names
 
 
 class SkipstoneError(Exception):
@@ -84,3 +88,7 @@ class OutputError(SkipstoneError):
 
 class MissingPackage(SkipstoneError, ImportError):
     """A name or a command that comes with a package which is not installed."""
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, {"UnknownName": "UnknownNameError", "TargetMissed": "TargetMissedError"})

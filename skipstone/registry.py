@@ -35,9 +35,7 @@ KIND_MODULES = {
 _KINDS: dict[str, dict[str, type]] = {kind: {} for kind in KIND_MODULES}
 _PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in KIND_MODULES}
 _loaded: set[str] = set()
-FACTORIES = {
-    "policy": {"auto": "skipstone.policies.saved"}
-}  # names that a function reads: it looks at more than settings
+FACTORIES = {"policy": {"auto": "skipstone.policies.saved"}}  # names that a function builds, from more than settings
 
 
 def register(kind: str) -> Callable[[T], T]:
@@ -98,7 +96,7 @@ def suggest_spelling(wrong: str, known: tuple[str, ...] | list[str]) -> str:
 
 
 def find_class(kind: str, name: str) -> type:
-    """The class of that name. Raises UnknownName with the nearest known name."""
+    """The class of that name. Raises UnknownNameError with the nearest known name."""
     known = _load(kind)
     if name not in known:
         listed = (*names(kind), *_PRESETS[kind])

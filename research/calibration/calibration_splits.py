@@ -153,7 +153,8 @@ def run_calibration(
     run = Calibration(
         SUBJECT,
         target,
-        CalibrationOptions(CONFIDENCE),
+        CONFIDENCE,
+        CalibrationOptions(),
         samples,
         SUBJECT.default_sampler,
         FULL,

@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..deprecation import old_keywords
 from ..errors import OutputError, SpecError
 from ..evaluation.columns import Sampler, parse_column
 from ..evaluation.engine_subject import EngineSubject
 from ..evaluation.json_lines import format_line, read_lines, repair_lines
 from ..evaluation.pipeline_subject import PipelineSubject
 from ..evaluation.progress import ProgressCallback, no_progress
-from ..evaluation.prompts import Prompt
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
 from ..policies.certified import Certified
-from ..policies.saved import load_policy
+from ..policies.saved import read_policy
 from . import cache as caches
 from . import certificate as papers
 from .cache import Cache
@@ -28,7 +28,7 @@ from .samples import PromptSource, hashed_seed, load_unique_prompts
 from .scores import CachedScores, PictureMeasure
 from .sequential import AuditResult, Watchdog
 from .subjects import make_subject
-from .target import MetricFacts, Target
+from .target import Target, user_metric
 
 AUDIT_FILE, PROMPTS = "audit.jsonl", "prompts.jsonl"
 
@@ -105,6 +105,21 @@ def _mean(found: AuditResult) -> str:
     return f"{span.value:.4g} in the mean, between {span.low:.4g} and {span.high:.4g}"
 
 
+@dataclass(frozen=True)
+class AuditOptions:
+    """Options of `skipstone.audit` beyond the usual ones.
+
+    Args:
+        metric, better: The function that the target names, as in `CalibrationOptions`.
+        batch: Samples of one call, >= 1.
+    """
+
+    metric: Callable[[Any, Any], float] | None = None
+    better: str = "higher"
+    batch: int = 8
+
+
+@old_keywords(renamed={"tell": "on_progress"}, moved={"options": (AuditOptions, ("metric", "better", "batch"))})
 def audit(
     folder: str | os.PathLike[str],
     pipe: Any = None,
@@ -112,11 +127,9 @@ def audit(
     samples: int = 20,
     prompts: PromptSource | None = None,
     false_alarm: float = 0.05,
-    metric: Callable[[Any, Any], float] | None = None,
-    better: str = "higher",
-    batch: int = 8,
     cache: str | os.PathLike[str] | None = None,
     on_progress: ProgressCallback = no_progress,
+    options: AuditOptions | None = None,
 ) -> AuditReport:
     """Draw a few samples in full and by a calibrated policy, and bet against its promise.
 
@@ -133,10 +146,9 @@ def audit(
         prompts: What is drawn now, or like it; the calibration's own by default, under new seeds: that notices changes
             of model, libraries and machine, but none of what people ask for.
         false_alarm: In (0, 0.5); that of the first audit holds for all of them.
-        metric, better: The function, where the target has one.
-        batch: Samples of one call, >= 1.
         cache: Folder of full runs.
-        tell: Is told of the progress.
+        on_progress: Called with (what is being done, calls done, calls in all).
+        options: All else; see `AuditOptions`.
 
     Raises:
         SpecError: no certificate in the folder, or a number out of range.
@@ -144,76 +156,102 @@ def audit(
     """
     if samples < 1:
         raise SpecError(f"audit: expected at least 1 sample, got {samples}.")
-    certified = load_certified(folder)
-    certificate = certified.certificate
-    known = {getattr(metric, "__name__", "metric"): MetricFacts(better)} if metric else {}  # type: ignore[arg-type]
-    target = Target.parse(certificate.target, known)
-    path = Path(folder) / AUDIT_FILE
-    before = _load_earlier(path, false_alarm)
-    Watchdog(target, false_alarm)  # holds the number against its range before anything is drawn
-    own = prompts is None
-    found, _, _ = load_unique_prompts(Path(folder) / PROMPTS if prompts is None else prompts)
-    groups = sorted(certified.point.groups) or None
-    eval_samples = _next_samples(found, before, samples, certificate.seed, groups)
-    used = {line["prompt"] for line in before}
-    subject = _subject(pipe, certificate.source)
-    scores = _scores(subject, certified, target, metric if known else None, caches.folder(cache), batch, on_progress)
-    way = parse_column(f"{certified.point.setting} @ {certified.point.way}", *Sampler())
-    column = replace(subject.resolve_column(way), policy=certified)
-    subject.load([column])
-    scores.total = len(eval_samples) * (certified.point.calls + certificate.full_calls)
-    for i in range(0, len(eval_samples), batch):
-        part = eval_samples[i : i + batch]
-        lines = [
-            {
-                "prompt": eval_sample.prompt.text,
-                "category": eval_sample.prompt.category,
-                "seed": eval_sample.seed,
-                "value": one.value,
-                "calls": one.calls,
-            }
-            for eval_sample, one in zip(part, scores.of(column, part, "audit"), strict=True)
-        ]
-        _append_lines(path, [{**line, "false_alarm": false_alarm, "date": papers.today()} for line in lines])
-        before += lines
-    parts = {
-        name: [line["value"] for line in before if groups is None or line["category"] == name]
-        for name in groups or [""]
-    }
-    watch = Watchdog(target, false_alarm / len(parts))
-    each = {name: watch.update(values) for name, values in parts.items() if values}
-    again = any(eval_sample.prompt.text in used for eval_sample in eval_samples) or len(
-        {s.prompt.text for s in eval_samples}
-    ) < len(eval_samples)
-    return AuditReport(each, target, false_alarm, samples, own, again, len(parts))
+    options = options or AuditOptions()
+    run = _AuditRun.open(Path(folder), options, false_alarm)
+    eval_samples = run.next_samples(prompts, samples)
+    audited = {line["prompt"] for line in run.lines}
+    subject = _subject(pipe, run.certified.certificate.source)
+    scores = _scores(subject, run.certified, run.target, options, caches.folder(cache), on_progress)
+    run.draw(eval_samples, scores)
+    texts = [eval_sample.prompt.text for eval_sample in eval_samples]
+    again = len(set(texts)) < len(texts) or not audited.isdisjoint(texts)
+    tests = len(run.groups or [""])
+    return AuditReport(run.test(), run.target, false_alarm, samples, prompts is None, again, tests)
 
 
-def _next_samples(
-    prompts: Sequence[Prompt], before: Sequence[Mapping[str, Any]], samples: int, seed: int, groups: list[str] | None
-) -> list[EvaluationSample]:
-    """The samples to audit now, in random order: prompts that were audited least come first, each with a new seed.
+@dataclass
+class _AuditRun:
+    """What was promised, and the samples of all audits so far."""
 
-    Raises:
-        SpecError: a prompt of no group that was promised anything.
-    """
-    if groups is not None and (other := next((p for p in prompts if p.category not in groups), None)):
-        raise SpecError(
-            f"audit: the promise is to each of {', '.join(groups)}; the category of {other.text!r} is "
-            f"{other.category!r}. Give prompts with one of these categories each."
-        )
-    uses = Counter(line["prompt"] for line in before)
-    order = {prompt.text: hashed_seed(seed, "audit", prompt.text) for prompt in prompts}
-    eval_samples = []
-    for k in range(len(before), len(before) + samples):
-        prompt = min(prompts, key=lambda p: (uses[p.text], order[p.text]))
-        uses[prompt.text] += 1
-        eval_samples.append(EvaluationSample(prompt, hashed_seed(seed, "audit", str(k), prompt.text)))
-    return eval_samples
+    folder: Path
+    certified: Certified
+    target: Target
+    false_alarm: float
+    lines: list[dict[str, Any]]
+
+    @classmethod
+    def open(cls, folder: Path, options: AuditOptions, false_alarm: float) -> _AuditRun:
+        """An audit that goes on from those before. Raises SpecError."""
+        certified = load_certified(folder)
+        target = Target.parse(certified.certificate.target, user_metric(options.metric, options.better))
+        lines = _load_earlier(folder / AUDIT_FILE, false_alarm)
+        Watchdog(target, false_alarm)  # holds the number against its range before anything is drawn
+        return cls(folder, certified, target, false_alarm, lines)
+
+    @property
+    def groups(self) -> list[str] | None:
+        """Groups that were each promised the target; None where there are none."""
+        return sorted(self.certified.point.groups) or None
+
+    def next_samples(self, prompts: PromptSource | None, samples: int) -> list[EvaluationSample]:
+        """The samples to audit now, in random order: prompts that were audited least come first, each with a new seed.
+
+        Raises:
+            SpecError: a prompt of no group that was promised anything.
+        """
+        found, _, _ = load_unique_prompts(self.folder / PROMPTS if prompts is None else prompts)
+        groups, seed = self.groups, self.certified.certificate.seed
+        if groups is not None and (other := next((p for p in found if p.category not in groups), None)):
+            raise SpecError(
+                f"audit: the promise is to each of {', '.join(groups)}; the category of {other.text!r} is "
+                f"{other.category!r}. Give prompts with one of these categories each."
+            )
+        uses = Counter(line["prompt"] for line in self.lines)
+        order = {prompt.text: hashed_seed(seed, "audit", prompt.text) for prompt in found}
+        eval_samples = []
+        for k in range(len(self.lines), len(self.lines) + samples):
+            prompt = min(found, key=lambda p: (uses[p.text], order[p.text]))
+            uses[prompt.text] += 1
+            eval_samples.append(EvaluationSample(prompt, hashed_seed(seed, "audit", str(k), prompt.text)))
+        return eval_samples
+
+    def draw(self, eval_samples: Sequence[EvaluationSample], scores: CachedScores) -> None:
+        """Draw samples by the calibrated policy and write their lines, batch by batch."""
+        point, full_calls = self.certified.point, self.certified.certificate.full_calls
+        way = parse_column(f"{point.setting} @ {point.way}", *Sampler())
+        column = replace(scores.subject.resolve_column(way), policy=self.certified)
+        scores.subject.load([column])
+        scores.total = len(eval_samples) * (point.calls + full_calls)
+        for i in range(0, len(eval_samples), scores.batch):
+            part = eval_samples[i : i + scores.batch]
+            lines = [
+                {
+                    "prompt": eval_sample.prompt.text,
+                    "category": eval_sample.prompt.category,
+                    "seed": eval_sample.seed,
+                    "value": one.value,
+                    "calls": one.calls,
+                }
+                for eval_sample, one in zip(part, scores.of(column, part, "audit"), strict=True)
+            ]
+            about = {"false_alarm": self.false_alarm, "date": papers.today()}
+            _append_lines(self.folder / AUDIT_FILE, [{**line, **about} for line in lines])
+            self.lines += lines
+
+    def test(self) -> dict[str, AuditResult]:
+        """The sequential test of each group after all samples so far; of all under "" where there are no groups."""
+        names = self.groups or [""]
+        watch = Watchdog(self.target, self.false_alarm / len(names))
+        parts = {
+            name: [line["value"] for line in self.lines if self.groups is None or line["category"] == name]
+            for name in names
+        }
+        return {name: watch.update(values) for name, values in parts.items() if values}
 
 
 def load_certified(folder: str | os.PathLike[str]) -> Certified:
     """The calibrated policy of a folder. Raises SpecError where there is none."""
-    policy = load_policy(folder, allow_sampler=True)
+    policy = read_policy(folder, allow_sampler=True)
     if not isinstance(policy, Certified):
         raise SpecError(f"{folder} holds a policy without a certificate: nothing was promised that could be audited.")
     return policy
@@ -231,9 +269,8 @@ def _scores(
     subject: Subject,
     certified: Certified,
     target: Target,
-    metric: Callable[[Any, Any], float] | None,
+    options: AuditOptions,
     root: Path,
-    batch: int,
     on_progress: ProgressCallback,
 ) -> CachedScores:
     """What draws and measures, with a reference like that of the calibration; scores are never taken from a cache."""
@@ -242,8 +279,8 @@ def _scores(
     full = subject.resolve_column(parse_column(certified.certificate.full, *Sampler()))
     subject.load([full])
     kept, _ = Cache.open(root, papers.configuration(subject, full))
-    gauge = replace(PictureMeasure.of(target.metric, subject, metric), is_cacheable=False)
-    scores = CachedScores(subject, reference, gauge, kept, batch, on_progress)
+    measure = replace(PictureMeasure.of(target.metric, subject, options.metric), is_cacheable=False)
+    scores = CachedScores(subject, reference, measure, kept, options.batch, on_progress)
     scores.spent["audit"] = 0.0
     return scores
 

@@ -24,7 +24,7 @@ from .risk import p_value_by_group
 from .samples import PromptSource, SampleSplit, split_prompts
 from .scores import CachedScores, PictureMeasure, full_calls
 from .search import FIRST, PassCriterion, expected_calls, search
-from .target import MetricFacts, Target
+from .target import Target, user_metric
 
 FULL: str = "full"
 CONVERGED: str = "converged"
@@ -43,16 +43,36 @@ def no_message(what: str) -> None:
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """What `calibrate` is told, in the words of its arguments."""
+    """Options of `skipstone.calibrate` beyond the usual ones.
 
-    confidence: float | None = 0.9
-    settings: tuple[str, ...] = ()
+        skipstone.calibrate(pipe, prompts, target, options=skipstone.CalibrationOptions(samplers=True, seed=1))
+
+    Args:
+        samplers: Also try fixed samplers in place of the model's own; see `auto`.
+        reference: "full", the model's own run at full steps; "converged", a solver with many steps; or a column.
+        groups: "category": the promise is made to every category of prompts, each of which must be proved by itself.
+        metric: A function (picture, reference) -> number, pictures being (height, width, 3) in [0, 1]; the target calls
+            it by its name.
+        better: "higher" or "lower", of `metric`.
+        solver, grid, steps: Of the full run; the model's own by default.
+        guidance: Of every run; the model's own by default.
+        arguments: More of a pipeline's call, such as {"height": 512}.
+        seed: Of the split, and of the samples' seeds.
+        batch: Samples of one call, >= 1.
+        limit: Prompts that are taken; all of them by default.
+        source: Where the model is, for the certificate: `skipstone audit` loads it from there.
+    """
+
     samplers: bool = False
     reference: str = FULL
     groups: str | None = None
+    metric: Callable[[Any, Any], float] | None = None
+    better: str = "higher"
     solver: str | None = None
     grid: str | None = None
     steps: int | None = None
+    guidance: float | None = None
+    arguments: Mapping[str, Any] | None = None
     seed: int = 0
     batch: int = 8
     limit: int | None = None
@@ -66,22 +86,24 @@ class Calibration:
     Args:
         subject: The model.
         target: What is asked for.
+        confidence: That the promise holds; None where it is to hold in the mean over calibrations.
         options: How.
         samples: Prompts and seeds.
         sampler: Solver, grid and steps of the full run.
         full: The full run.
-        rungs: Settings to choose from.
-        gauge: The metric.
+        candidates: Settings to choose from.
+        measure: The metric.
     """
 
     subject: Subject
     target: Target
+    confidence: float | None
     options: CalibrationOptions
     samples: SampleSplit
     sampler: Sampler
     full: Column
     candidates: Sequence[CandidateSetting]
-    gauge: PictureMeasure
+    measure: PictureMeasure
 
     @classmethod
     def of(
@@ -89,18 +111,14 @@ class Calibration:
         subject: Subject,
         prompts: PromptSource,
         target: str,
+        confidence: float | None,
+        settings: Sequence[str],
         options: CalibrationOptions,
-        metric: Callable[[Any, Any], float] | None = None,
-        better: str = "higher",
     ) -> Calibration:
         """Understand all that is asked for, before anything is drawn. Raises as `calibrate`."""
-        known = {}
-        if metric is not None:
-            if better not in ("higher", "lower"):
-                raise SpecError(f"better: expected 'higher' or 'lower', got {better!r}.")
-            known = {getattr(metric, "__name__", "metric"): MetricFacts(better)}  # type: ignore[arg-type]  # just checked
+        known = user_metric(options.metric, options.better)
         wanted = Target.parse(target, known)
-        confidence = _confidence(wanted, options.confidence)
+        _check_confidence(wanted, confidence)
         samples = split_prompts(
             prompts, wanted, confidence, groups=options.groups, limit=options.limit, seed=options.seed
         )
@@ -109,9 +127,9 @@ class Calibration:
         subject.check([eval_sample.prompt.text for eval_sample in (*samples.search, *samples.test)])
         sampler = resolve_sampler(subject, options.solver, options.grid, options.steps)
         full = subject.resolve_column(parse_column("fixed", *sampler))
-        ladder = candidates(subject, sampler, options.settings, options.samplers)
-        gauge = PictureMeasure.of(wanted.metric, subject, metric if wanted.metric in known else None)
-        return cls(subject, wanted, options, samples, sampler, full, ladder, gauge)
+        ladder = candidates(subject, sampler, settings, options.samplers)
+        measure = PictureMeasure.of(wanted.metric, subject, options.metric if wanted.metric in known else None)
+        return cls(subject, wanted, confidence, options, samples, sampler, full, ladder, measure)
 
     @property
     def duplicates_message(self) -> str:
@@ -122,7 +140,7 @@ class Calibration:
     def plan(self) -> list[str]:
         """What is going to be done, and what it takes, said beforehand."""
         test, searching = len(self.samples.test), len(self.samples.search)
-        confidence = self.options.confidence
+        confidence = self.confidence
         sure = "in the mean over calibrations" if confidence is None else f"with confidence {confidence:.0%}"
         lines = [f"Asked for: {self.target.words}, {sure}."]
         lines.append(f"{searching} prompts order {len(self.candidates)} settings, {test} others test them.")
@@ -150,20 +168,20 @@ class Calibration:
         on_message: MessageCallback = warn_user,
         note: MessageCallback = no_message,
     ) -> Certified:
-        """Draw, search, test. Raises TargetMissed where no setting is accepted.
+        """Draw, search, test. Raises TargetMissedError where no setting is accepted.
 
         Args:
-            root: Of the cache.
-            tell: Of the progress.
-            say: Of what a user should know: families that do not run here, caches that are ignored.
-            note: Of how long it takes.
+            root: Folder of the cache.
+            on_progress: Called with the progress.
+            on_message: Called with what a user should know: settings that do not run here, caches that are ignored.
+            note: Called with how long it takes.
         """
         self.subject.load([self.full])
         reference = self._reference()
         kept, ignored = Cache.open(root, papers.configuration(self.subject, self.full))
         if ignored:
             on_message(ignored)
-        scores = CachedScores(self.subject, reference, self.gauge, kept, self.options.batch, on_progress)
+        scores = CachedScores(self.subject, reference, self.measure, kept, self.options.batch, on_progress)
         ready, left_out = runnable(self.subject, self.candidates, self.samples.search[0].request)
         for why in left_out:
             on_message(why)
@@ -185,7 +203,7 @@ class Calibration:
 
     @property
     def _delta(self) -> float | None:
-        return None if self.options.confidence is None else 1 - self.options.confidence
+        return None if self.confidence is None else 1 - self.confidence
 
     @property
     def _smallest(self) -> int:
@@ -268,8 +286,7 @@ class Calibration:
         groups: list[str] | None,
     ) -> CalibrationPoint:
         scheduler = papers.scheduler_config_of(self.subject, candidate.column)
-        confidence = self.options.confidence
-        return papers.point(candidate, found, self.target, confidence, scheduler, tested, accepted, groups)
+        return papers.point(candidate, found, self.target, self.confidence, scheduler, tested, accepted, groups)
 
     def _missed(self, nearest: CalibrationPoint) -> str:
         found = papers.describe_measurement(nearest, self.target)
@@ -284,9 +301,9 @@ class Calibration:
         certificate = Certificate(
             target=self.target.spell(),
             promise=self.target.words,
-            confidence=self.options.confidence,
+            confidence=self.confidence,
             method=self._method,
-            reference="" if self.gauge.needs_no_reference else scores.reference.spec,
+            reference="" if self.measure.needs_no_reference else scores.reference.spec,
             full=self.full.spec,
             points=tuple(points),
             full_calls=full_calls(self.full),
@@ -310,19 +327,17 @@ class Calibration:
 
     @property
     def _method(self) -> str:
-        if self.options.confidence is None:
+        if self.confidence is None:
             return "Conformal risk control on the monotonised losses"
         test = "exact binomial test" if self.target.fraction is not None else "betting test"
         each = " in every group" if self.samples.by else ""
         return f"Learn then Test: fixed sequence, {test}{each}"
 
 
-def _confidence(target: Target, said: float | None) -> float | None:
-    """As said. Raises SpecError out of range, or where none is said of a share of prompts."""
-    if said is None:
+def _check_confidence(target: Target, confidence: float | None) -> None:
+    """Raise SpecError out of range, or where a share of prompts is promised without one."""
+    if confidence is None:
         if target.fraction is not None:
             raise SpecError("confidence: a share of prompts is promised with a confidence, such as 0.9; got none.")
-        return None
-    if not 0.5 < said < 1:
-        raise SpecError(f"confidence: expected a number in (0.5, 1), such as 0.9, got {said}.")
-    return said
+    elif not 0.5 < confidence < 1:
+        raise SpecError(f"confidence: expected a number in (0.5, 1), such as 0.9, got {confidence}.")

@@ -1,4 +1,4 @@
-"""What calibration hands on: the certificate and the card that says in words what it promises, and what not."""
+"""What a calibration writes: the certificate, and the README that says in words what it promises, and what not."""
 
 from __future__ import annotations
 
@@ -152,24 +152,10 @@ def describe_promise(certificate: Certificate) -> str:
 
 def render_card(certificate: Certificate, target: Target) -> bytes:
     """README.md of a certified policy."""
-    best = certificate.best
+    best, about = certificate.best, certificate.prompts
     saved = 1 - best.calls / certificate.full_calls
     against = f"the run `{certificate.reference}` of the same prompt and seed" if certificate.reference else "nothing"
-    rows = "\n".join(
-        f"| {p.label} | {p.calls:.1f} | {p.value:.1%} | {p.n} | {_verdict(p)} |"
-        if p.failures is not None
-        else f"| {p.label} | {p.calls:.1f} | {p.value:.4g} | {p.n} | {_verdict(p)} |"
-        for p in certificate.points
-    )
     p_said = "" if best.p is None else f" p = {best.p:.3g}."
-    told = {"guidance": certificate.identity.get("guidance"), **certificate.call}
-    call = ", ".join(f"{k}={v!r}" for k, v in told.items() if v is not None)
-    each = "".join(
-        f"- {name or '(none)'}: {g['n'] - g['failures']} of {g['n']} prompts meet it, p = {g['p']:.3g}\n"
-        for name, g in best.groups.items()
-    )
-    each = f"\nIt holds for each of these groups by itself:\n\n{each}" if each else ""
-    about = certificate.prompts
     return f"""# {certificate.target}
 
 **{describe_promise(certificate)}**
@@ -185,18 +171,10 @@ instead of {certificate.full_calls:g}, {saved:.0%} saved. On the final test {des
 
 To prompts that are exchangeable with the {about["test"]} of the final test ({about["source"]},
 see prompts.jsonl), each with a seed drawn at random: drawn from the same source, in any order. On this model, under
-this configuration: full run {certificate.full}; {call}. Pictures are compared with {against};
+this configuration: full run {certificate.full}; {_call_text(certificate)}. Pictures are compared with {against};
 the metric of the target, nothing else, is promised.
-{each}
-## What is not promised
-
-- Anything of a single picture, of other prompts than those, or of a subset of them.
-- Anything on other weights, schedulers, steps, guidance or sizes: `skipstone.adapt` refuses or warns there.
-- That it stays so when libraries or hardware change. `skipstone audit` tells: a test that may be run as often as one
-  likes.
-- That this was the first attempt: one calibration is one test. Who repeats it with other seeds until it passes has no
-  promise.
-
+{_groups_text(best)}
+{NOT_PROMISED}
 ## How it was found
 
 {certificate.method}. {about["search"]} prompts chose the order of the settings, {about["test"]}
@@ -205,8 +183,39 @@ others tested them. {format_spent(certificate.spent)} were spent. Seed {certific
 
 | setting | calls | {"meets" if target.fraction is not None else "mean"} | prompts | |
 |---|--:|--:|--:|---|
-{rows}
-""".encode()
+{"".join(map(_table_row, certificate.points))}""".encode()
+
+
+NOT_PROMISED = """\
+## What is not promised
+
+- Anything of a single picture, of other prompts than those, or of a subset of them.
+- Anything on other weights, schedulers, steps, guidance or sizes: `skipstone.adapt` refuses or warns there.
+- That it stays so when libraries or hardware change. `skipstone audit` tells: a test that may be run as often as one
+  likes.
+- That this was the first attempt: one calibration is one test. Who repeats it with other seeds until it passes has no
+  promise.
+"""
+
+
+def _call_text(certificate: Certificate) -> str:
+    """The arguments of the pipeline's call: 'guidance=3.0, height=512'."""
+    arguments = {"guidance": certificate.identity.get("guidance"), **certificate.call}
+    return ", ".join(f"{k}={v!r}" for k, v in arguments.items() if v is not None)
+
+
+def _groups_text(best: CalibrationPoint) -> str:
+    """What was measured of each group that was promised the target; empty where there are none."""
+    each = "".join(
+        f"- {name or '(none)'}: {g['n'] - g['failures']} of {g['n']} prompts meet it, p = {g['p']:.3g}\n"
+        for name, g in best.groups.items()
+    )
+    return f"\nIt holds for each of these groups by itself:\n\n{each}" if each else ""
+
+
+def _table_row(found: CalibrationPoint) -> str:
+    value = f"{found.value:.1%}" if found.failures is not None else f"{found.value:.4g}"
+    return f"| {found.label} | {found.calls:.1f} | {value} | {found.n} | {_verdict(found)} |\n"
 
 
 def _verdict(found: CalibrationPoint) -> str:

@@ -61,10 +61,10 @@ def candidates(
 def runnable(
     subject: Subject, found: Sequence[CandidateSetting], item: SampleRequest
 ) -> tuple[list[CandidateSetting], list[str]]:
-    """The rungs of families whose first setting draws a sample, and why the others do not.
+    """The settings of policies whose first setting draws a sample, and why the others do not.
 
     Raises:
-        SkipstoneError: no family does.
+        SkipstoneError: none does.
     """
     why: dict[str, SkipstoneError] = {}
     for candidate in {candidate.family: candidate for candidate in reversed(found)}.values():

@@ -27,7 +27,7 @@ class SampleSplit:
         search: For choosing the order of the settings.
         test: For the final test, none of them in `search`.
         about: {"source", "count", "sha256", ...} for the certificate.
-        doubles: Prompts that were there twice or more, and counted once.
+        num_duplicates: Prompts that were there twice or more, and counted once.
         by: "category" where the promise is made to every category.
     """
 
@@ -38,7 +38,7 @@ class SampleSplit:
     by: str = ""
 
     def groups(self, eval_samples: Sequence[EvaluationSample]) -> list[str] | None:
-        """The group of each shot; None where there are none."""
+        """The group of each sample; None where there are none."""
         return [eval_sample.prompt.category for eval_sample in eval_samples] if self.by else None
 
 

@@ -1,4 +1,4 @@
-"""The quality and the calls of settings on samples: drawn once, kept, and drawn no second time."""
+"""The quality and the calls of settings on samples: drawn once, cached, and drawn no second time."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class PictureMeasure:
 
     Args:
         name: Of the metric.
-        take: Of a sample, the number.
-        alone: Whether it looks at the picture without a reference.
-        kept: Whether its values may be kept on disk: those of a function may be others tomorrow.
+        measure_sample: Of a sample, the number.
+        needs_no_reference: Whether it measures a picture by itself.
+        is_cacheable: Whether its values may be written to disk: those of a function may be others tomorrow.
     """
 
     name: str
@@ -65,10 +65,10 @@ class CachedScores:
     Args:
         subject: The model, loaded.
         reference: The run that pictures are compared with.
-        gauge: The metric.
+        measure: The metric.
         cache: Where full runs and scores are kept.
         batch: Samples of one call, >= 1.
-        tell: Of the progress, in calls.
+        on_progress: Called with the progress, in calls.
         total: Calls that the whole calibration is expected to take, for `on_progress`.
         spent: What has been drawn for what: calls.
         seconds: Of drawing them, decoding and measuring included.
@@ -76,7 +76,7 @@ class CachedScores:
 
     subject: Subject
     reference: Column
-    gauge: PictureMeasure
+    measure: PictureMeasure
     cache: Cache
     batch: int = 8
     on_progress: ProgressCallback = no_progress
@@ -88,8 +88,8 @@ class CachedScores:
     _references: References = field(init=False)
 
     def __post_init__(self) -> None:
-        self._path = self.cache.path(self.gauge.name, "" if self.gauge.needs_no_reference else self.reference.spec)
-        self._known = self.cache.scores(self._path) if self.gauge.is_cacheable else {}
+        self._path = self.cache.path(self.measure.name, "" if self.measure.needs_no_reference else self.reference.spec)
+        self._known = self.cache.scores(self._path) if self.measure.is_cacheable else {}
         self._references = References(self.cache.folder, self.reference, ())
 
     @property
@@ -99,14 +99,14 @@ class CachedScores:
 
     def missing(self, eval_samples: Sequence[EvaluationSample]) -> list[EvaluationSample]:
         """Samples whose reference is not there yet."""
-        return [] if self.gauge.needs_no_reference else self._references.missing(eval_samples, self.reference)
+        return [] if self.measure.needs_no_reference else self._references.missing(eval_samples, self.reference)
 
     def of(self, column: Column, eval_samples: Sequence[EvaluationSample], part: str = "search") -> list[SampleScore]:
         """The scores of a setting, made where they are not there.
 
         Args:
             column: The setting.
-            shots: Samples.
+            eval_samples: Samples.
             part: What `spent` counts them under.
         """
         missing = [eval_sample for eval_sample in eval_samples if (column.spec, eval_sample.id) not in self._known]
@@ -124,7 +124,7 @@ class CachedScores:
     def _draw(self, column: Column, eval_samples: Sequence[EvaluationSample], part: str) -> None:
         """A batch: its lines appear together, when all of it is measured."""
         theirs: Sequence[RunOutput | None] = [None] * len(eval_samples)
-        if not self.gauge.needs_no_reference:
+        if not self.measure.needs_no_reference:
             missing = self._references.missing(eval_samples, self.reference)
             theirs = self._references.load_or_draw(self.subject, eval_samples, self.reference)
             self.spent["reference"] += len(missing) * full_calls(self.reference)
@@ -136,7 +136,7 @@ class CachedScores:
             for eval_sample, one, pixels, reference in zip(eval_samples, generated, pictures, theirs, strict=True)
         ]
         self._known |= {(spec, sample): score for spec, sample, score in found}
-        if self.gauge.is_cacheable:
+        if self.measure.is_cacheable:
             self.cache.add(self._path, found)
 
     def _value(
@@ -156,7 +156,7 @@ class CachedScores:
             generated.latent,
             None if theirs is None else theirs.latent,
         )
-        value = self.gauge.measure_sample(sample)
+        value = self.measure.measure_sample(sample)
         return math.nan if math.isnan(value) else min(IDENTICAL, max(-IDENTICAL, value))
 
 

@@ -123,11 +123,11 @@ def search(
     as good as sure to pass.
 
     Args:
-        rungs: Settings, in any order.
-        shots: Prompts that the final test does not see, >= 1.
+        candidates: Settings, in any order.
+        eval_samples: Prompts that the final test does not see, >= 1.
         scores: Draws them.
         bar: What the final test will ask.
-        groups: The group of each shot.
+        groups: The group of each sample.
     """
     live, count = list(candidates), min(FIRST, len(eval_samples))
     while True:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from .. import registry
 from ..errors import SpecError, UnknownNameError
@@ -31,6 +31,15 @@ class MetricFacts(NamedTuple):
 
     better: Literal["higher", "lower"]
     span: tuple[float, float] = (-math.inf, math.inf)
+
+
+def user_metric(metric: Callable[[Any, Any], float] | None, better: str) -> dict[str, MetricFacts]:
+    """A user's function by its name, for `Target.parse`; nothing where there is none. Raises SpecError."""
+    if metric is None:
+        return {}
+    if better not in RELATIONS:
+        raise SpecError(f"better: expected 'higher' or 'lower', got {better!r}.")
+    return {getattr(metric, "__name__", "metric"): MetricFacts(better)}  # type: ignore[arg-type]  # just checked
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class Target:
 
         Raises:
             SpecError: a text of another form, a relation against the metric's direction, a number out of range.
-            UnknownName: a metric that is neither registered nor known.
+            UnknownNameError: a metric that is neither registered nor known.
         """
         found = GRAMMAR.fullmatch(text)
         if found is None:
@@ -187,7 +196,7 @@ def _registered(metric: str) -> MetricFacts | None:
 
 
 def _metric_facts(metric: str, known: Mapping[str, MetricFacts]) -> MetricFacts:
-    """Facts of a metric. Raises UnknownName; SpecError for a metric of a set of pictures."""
+    """Facts of a metric. Raises UnknownNameError; SpecError for a metric of a set of pictures."""
     if metric in known:
         return known[metric]
     found = _registered(metric)

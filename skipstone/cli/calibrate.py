@@ -83,9 +83,10 @@ def calibrate(
 
     console = Console(stderr=True)
     _check_writable(out, force)
+    confidence, settings = _confidence(promise.confidence), promise.setting or ()
     asked = _calibration_options(promise, model, sampler, batch)
     with console.status("Looking the model up ..."):
-        planned = Calibration.of(model.subject(sampler.guidance), prompts, target, asked)
+        planned = Calibration.of(model.subject(sampler.guidance), prompts, target, confidence, settings, asked)
     policy = _run(planned, caches.folder(cache), console)
     policy.save_pretrained(out)
     _show(policy, out)
@@ -106,8 +107,6 @@ def _calibration_options(
         "as_guest": model.as_guest,
     }
     return CalibrationOptions(
-        confidence=_confidence(promise.confidence),
-        settings=tuple(promise.setting or ()),
         samplers=promise.samplers,
         reference=promise.reference,
         groups=promise.groups,
@@ -142,16 +141,24 @@ def _run(planned: Calibration, root: Path, console: Console) -> Certified:
         raise
 
 
-def audit(
-    folder: Annotated[Path, typer.Argument(help="The --out of skipstone calibrate.")],
-    samples: Annotated[int, typer.Option(help="Samples to draw now.", min=1)] = 20,
+@dataclass(frozen=True)
+class AuditedSamples:
+    """What is drawn now, and how sure an alarm is."""
+
+    samples: Annotated[int, typer.Option(help="Samples to draw now.", min=1)] = 20
     prompts: Annotated[
         str | None,
         typer.Option(
             help="What is drawn now; the calibration's own by default.", metavar="FILE|SET", show_default=False
         ),
-    ] = None,
-    false_alarm: Annotated[float, typer.Option(help="Chance of ever raising an alarm for nothing.")] = 0.05,
+    ] = None
+    false_alarm: Annotated[float, typer.Option(help="Chance of ever raising an alarm for nothing.")] = 0.05
+
+
+@grouped
+def audit(
+    folder: Annotated[Path, typer.Argument(help="The --out of skipstone calibrate.")],
+    audited: AuditedSamples,
     model: Annotated[
         str | None, typer.Option(help="The model, where it is elsewhere by now.", metavar="pebble|PATH|ID")
     ] = None,
@@ -176,8 +183,8 @@ def audit(
     """
     from rich.console import Console
 
+    from ..calibration.audit import AuditOptions, load_certified
     from ..calibration.audit import audit as run_audit
-    from ..calibration.audit import load_certified
 
     console = Console(stderr=True)
     source = load_certified(folder).certificate.source
@@ -187,12 +194,12 @@ def audit(
         found = run_audit(
             folder,
             subject,
-            samples=samples,
-            prompts=prompts,
-            false_alarm=false_alarm,
+            samples=audited.samples,
+            prompts=audited.prompts,
+            false_alarm=audited.false_alarm,
             cache=cache,
-            batch=batch,
             on_progress=on_progress,
+            options=AuditOptions(batch=batch),
         )
     for line in found.words:
         typer.echo(line)

@@ -1,6 +1,6 @@
 """What policies see and say: read this file and one policy to write the next.
 
-A policy sees a `TrainingArguments` and says a `JudgingPlan`. The other half of the library's types, what solvers ask
+A policy sees a `Run` and returns a `Plan`. The other half of the library's types, what solvers ask
 and backbones answer, is in `requests.py`.
 """
 
@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from ..deprecation import old_attributes
+from ..numerics.parametrize import PredictionType as PredictionType
+
 Clock: TypeAlias = Literal["t", "logsnr", "angle"]
 ForecastClock: TypeAlias = Clock | Literal["calls", "sada"]  # what a forecast knows besides, for rules of others
-PredictionType: TypeAlias = Literal["eps", "x0", "v", "flow"]
 INFINITY = float("inf")
 
 
@@ -42,7 +44,7 @@ class Forecast:
     """Do not run the backbone: extrapolate its past predictions. Costs nothing.
 
     `order` 0 repeats the last prediction, 1 draws a line through the last two, and so on; `of` says
-    which view of them, `clock` against what. `Forecast(0, "x0")` landing on the end is a *freeze*: the
+    which kind of prediction, `clock` against what. `Forecast(0, "x0")` landing on the end is a *freeze*: the
     clean estimate of now becomes the result.
 
     Two clocks are there to repeat what others published. On "calls" the calls are numbered and the forecast is the
@@ -81,6 +83,7 @@ class Refine:
     below: bool = False
 
 
+COND, UNCOND = "cond", "uncond"  # guidance branches, as sites
 ATTENTION = "attention"  # what a backbone calls its map: words' share of each cell's attention, (height, width)
 Evaluate: TypeAlias = Full | Cached | Forecast | Finish | Refine
 
@@ -166,6 +169,12 @@ class Run:
     def accepted_attempts(self) -> tuple[Attempt, ...]:
         """The attempts that count: all but the rejected ones."""
         return tuple(a for a in self.attempts if a.accepted is not False)
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether the pending attempt begins where one was rejected."""
+        last = self.past[-1] if self.past else None
+        return last is not None and self.pending is not None and last.accepted is False and last.t == self.pending.t
 
     @property
     def num_consecutive_forecasts(self) -> int:
@@ -321,3 +330,18 @@ class Chain(Policy):
         for part in self.parts:
             plans = part.consult(runs, plans)
         return plans
+
+
+old_attributes(Attempt, {"called": "is_full_call", "skipped": "is_forecast"})
+old_attributes(Plan, {"plain": "is_unamended"})
+old_attributes(
+    Run,
+    {
+        "told": "display_attempts",
+        "kept": "accepted_attempts",
+        "streak": "num_consecutive_forecasts",
+        "here": "next_start",
+        "left": "remaining_times",
+        "ending": "is_in_tail",
+    },
+)

@@ -1,9 +1,8 @@
 """The denoising loop, written once, as a coroutine.
 
-It yields a `TrainingArguments` and is sent a `JudgingPlan`; it yields a `Query` and is sent an `RiskEstimate`; a
-`Noise`, an array;
-a `ScalarsRequest`, floats. It calls neither policies nor networks, so everything that denoises is a driver of it. Where
-somebody else owns the loop, it also asks for the `LatentRequest` and for its `StepRequest`.
+It yields a `Run` and is sent a `Plan`; it yields a `Query` and is sent an `Estimate`; a `Noise`, an array; a
+`ScalarsRequest`, floats. It calls neither policies nor networks, so everything that denoises is a driver of it. Where
+somebody else owns the loop, it also yields a `LatentRequest` and a `StepRequest`, and is sent the sample.
 """
 
 from __future__ import annotations
@@ -42,15 +41,27 @@ HISTORY_LENGTH = 6  # estimates that the timeline remembers; no solver or foreca
 
 @dataclass
 class _Timeline:
-    """What the run has been told so far; the only thing in a flow that grows."""
+    """The estimates of the run so far; the only thing in a flow that grows."""
 
     nodes: list[Node] = field(default_factory=list)  # all estimates, oldest first
     real: list[Node] = field(default_factory=list)  # those that were calls
     features: dict[str, list[tuple[float, Any]]] = field(default_factory=dict)
-    paid_call: Node | None = None  # a call already paid for, at the place of a rejected attempt
+    paid_call: Node | None = None  # a call already paid for, at the start of a rejected attempt
     paid_evaluation: Evaluate = field(default_factory=Full)  # how it was made
 
+    def settle(self, made: _StepMade, accept: bool, ends: bool) -> None:
+        """Keep what an accepted step asked of the network; of a rejected one, the call at its start."""
+        if not accept:
+            self.paid_call = next((n for n in made.fresh if n.real), self.paid_call)
+            self.paid_evaluation = Full() if isinstance(made.plan.evaluate, Refine) else made.plan.evaluate
+            return
+        self.add(made.fresh)
+        self.paid_call = None
+        if made.refinement is not None and not ends:
+            self.apply_refinement(made.refinement.rewrite_node, made.refinement.nodes)
+
     def add(self, fresh: Sequence[Node]) -> None:
+        """Append estimates, and forget those that are too old to be used."""
         self.nodes = [*self.nodes, *fresh][-HISTORY_LENGTH:]
         for node in fresh:
             if node.real:
@@ -76,6 +87,29 @@ class _RefineResult:
     share: float
 
 
+@dataclass(frozen=True, slots=True)
+class _StepMade:
+    """A step that was computed, for the pending attempt.
+
+    Args:
+        plan: As it was carried out.
+        step: Where it went.
+        fresh: The estimates that it asked for, forecasts included.
+        refinement: What a plan to refine added.
+    """
+
+    plan: Plan
+    step: Step
+    fresh: list[Node]
+    refinement: _RefineResult | None = None
+
+    @property
+    def cost(self) -> float:
+        """In calls."""
+        nodes: list[Node] = [*self.fresh, *(self.refinement.nodes if self.refinement else ())]
+        return sum(n.estimate.cost for n in nodes if n.real)
+
+
 def flow(
     problem: Problem,
     solver: Solver,
@@ -83,14 +117,12 @@ def flow(
     sites: frozenset[str] = frozenset(),
 ) -> Flow:
     """One run, from noise to data. `needs` are the signals to compute, `sites` the outputs to keep."""
-    schedule, x, candidate = problem.schedule, problem.x, problem.x
+    schedule, grid, x = problem.schedule, problem.grid, problem.x
     signals = {spec: registry.parse("signal", spec) for spec in sorted(needs)}
-    timeline, fresh = _Timeline(), list[Node]()
-    refine_result: _RefineResult | None = None
-    clocks = tuple(schedule.clock(t) for t in problem.grid)
-    run = Run(
-        problem.grid[0], problem.grid[-1], problem.grid, clocks, solver.stages, problem.branches, prompt=problem.prompt
-    )
+    timeline = _Timeline()
+    made: _StepMade | None = None
+    clocks = tuple(schedule.clock(t) for t in grid)
+    run = Run(grid[0], grid[-1], grid, clocks, solver.stages, problem.branches, prompt=problem.prompt)
     status = Status.done
 
     while True:
@@ -99,48 +131,40 @@ def flow(
             plan = Plan(Forecast(), run.t_end, True, (*plan.why, "budget"))
             status = Status.budget
 
-        if run.pending is not None:  # settle the pending attempt
-            if plan.accept:
-                x = candidate
-                timeline.add(fresh)
-                timeline.paid_call = None
-                if refine_result is not None and run.pending.t_next > run.t_end:
-                    timeline.apply_refinement(refine_result.rewrite_node, refine_result.nodes)
-            else:
-                timeline.paid_call = next((n for n in fresh if n.real), timeline.paid_call)
-                how = run.pending.plan.evaluate
-                timeline.paid_evaluation = Full() if isinstance(how, Refine) else how
+        if run.pending is not None and made is not None:
+            x = made.step.x if plan.accept else x
+            timeline.settle(made, plan.accept, ends=run.pending.t_next <= run.t_end)
             run = _settle(run, run.pending, plan.accept)
         if run.t <= run.t_end:
             return Result(x, run, status)
         _check(plan, run, solver)
 
-        evaluate = _feasible_evaluation(plan.evaluate, timeline)
-        if isinstance(evaluate, Finish):
-            advance = _run_finishing_step(x, run.t, plan.t_next, evaluate, problem, timeline.nodes, solver.hosted)
-        else:
-            frozen = evaluate == FREEZE and plan.t_next <= run.t_end
-            history = () if frozen else timeline.nodes
-            advance = solver.step(x, run.t, plan.t_next, schedule, history)
-        if isinstance(evaluate, Refine):
-            step, fresh, refine_result = yield from _run_refined_step(
-                advance, evaluate, plan.t_next, problem, solver, timeline, sites
-            )
-            plan = replace(plan, memo=_refine_memo(plan, fresh, refine_result))
-        else:
-            step, fresh = yield from _run_step(advance, evaluate, problem, timeline, sites)
-            refine_result = None
+        made = yield from _make_step(x, run, plan, problem, solver, timeline, sites)
+        start = made.fresh[0].x if made.fresh else x  # a pipeline may have changed the sample since the last step
+        times, nodes = (run.t, plan.t_next), (timeline.real, timeline.nodes, made.fresh)
+        context = StepContext(schedule, start, *times, made.step, *nodes, problem.feature_extractors)
+        measured = yield from _measure(signals, context)
+        run = replace(run, pending=Attempt(run.t, plan.t_next, made.plan, made.cost, measured))
 
-        candidate = step.x
-        start = fresh[0].x if fresh else x  # a host may have moved the sample since the last step
-        moment = StepContext(
-            schedule, start, run.t, plan.t_next, step, timeline.real, timeline.nodes, fresh, problem.feature_extractors
+
+def _make_step(
+    x: Any, run: Run, plan: Plan, problem: Problem, solver: Solver, timeline: _Timeline, sites: frozenset[str]
+) -> Generator[SolverRequest | ScalarsRequest, Any, _StepMade]:
+    """Carry out a plan: one step from x, its prediction obtained as the plan says, or fully where that cannot be."""
+    evaluate = _feasible_evaluation(plan.evaluate, timeline)
+    plan = plan if evaluate is plan.evaluate else replace(plan, evaluate=evaluate)
+    if isinstance(evaluate, Finish):
+        advance = _run_finishing_step(x, run.t, plan.t_next, evaluate, problem, timeline.nodes, solver.hosted)
+    else:
+        frozen = evaluate == FREEZE and plan.t_next <= run.t_end
+        advance = solver.step(x, run.t, plan.t_next, problem.schedule, () if frozen else timeline.nodes)
+    if isinstance(evaluate, Refine):
+        step, fresh, refinement = yield from _run_refined_step(
+            advance, evaluate, plan.t_next, problem, solver, timeline, sites
         )
-        measured = yield from _measure(signals, moment)
-        cost = sum(n.estimate.cost for n in (*fresh, *(refine_result.nodes if refine_result else ())) if n.real)
-        plan = plan if evaluate is plan.evaluate else replace(plan, evaluate=evaluate)
-        pending = Attempt(run.t, plan.t_next, plan, cost, measured)
-        run = replace(run, pending=pending)
+        return _StepMade(replace(plan, memo=_refine_memo(plan, fresh, refinement)), step, fresh, refinement)
+    step, fresh = yield from _run_step(advance, evaluate, problem, timeline, sites)
+    return _StepMade(plan, step, fresh)
 
 
 def _settle(run: Run, pending: Attempt, accept: bool) -> Run:
@@ -273,18 +297,18 @@ def _run_finishing_step(
     if hosted:
         x = yield LatentRequest(x, t)
     estimate: Estimate = yield Query(x, t)
-    starts = problem.grid if hosted else None  # a host's second calls lie off the solution, by an order or two
+    starts = problem.grid if hosted else None  # a scheduler's second calls lie off the solution, by an order or two
     kept = [(n.t, n.estimate.x0) for n in past if n.t > t and (starts is None or n.t in starts)]
     nodes = [*kept, (t, estimate.x0)]
     usable = [nodes[i] for i in usable_indices([s for s, _ in nodes], "logsnr", schedule)][-how.order :]
     return Step(finishing_step(x, t, t_next, schedule, usable))
 
 
-def _measure(signals: dict[str, Any], moment: StepContext) -> Generator[ScalarsRequest, Any, dict[str, float]]:
-    """The declared signals of a step, by one request; one of several values is spread into `spec[0]`, `spec[1]` ..."""
+def _measure(signals: dict[str, Any], context: StepContext) -> Generator[ScalarsRequest, Any, dict[str, float]]:
+    """The declared signals of a step, by one request; one of several values becomes `spec[0]`, `spec[1]` ..."""
     known: dict[str, Any] = {}
     for spec, signal in signals.items():
-        value = signal.measure(moment)
+        value = signal.measure(context)
         if value is not None and len(getattr(value, "shape", ())) == 1:
             known |= {signal_key(spec, k): number for k, number in enumerate(value)}
         elif value is not None:

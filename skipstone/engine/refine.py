@@ -55,8 +55,9 @@ def compute_mask(node: Node, how: Refine) -> Any:
     evidence = node.estimate.features.get(ATTENTION)
     if evidence is None:
         raise BackboneError(
-            "Expected a map of attention beside the estimate, as a step is to be refined where the prompt looks, and "
-            "this backbone gave none. Leave `refine` out, or use a backbone that answers `Query.want` 'attention'."
+            "Expected a map of attention beside the estimate, as a step is to be refined where the prompt attends, and "
+            "this backbone gave none. Leave `refine` out, or use a backbone that answers 'attention' among "
+            "`Query.wanted_sites`."
         )
     if tuple(evidence.shape[-2:]) != tuple(node.x.shape[-2:]):
         raise BackboneError(

@@ -1,7 +1,7 @@
 """What solvers ask and backbones answer, what the engine is given and what it gives back.
 
-A solver asks `Query` (and `Noise`), a backbone answers with an `RiskEstimate`; a `Problem` becomes a `Result`. The
-flow ties them to the `TrainingArguments` and the `JudgingPlan` of `contracts.py` and calls none of them.
+A solver yields a `Query` (or `Noise`), a backbone answers with an `Estimate`; a `Problem` becomes a `Result`. The flow
+ties them to the `Run` and the `Plan` of `contracts.py` and calls none of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
+from ..deprecation import old_attributes
 from ..numerics.parametrize import from_x0
 from ..numerics.schedule import Schedule
 from .contracts import INFINITY, Evaluate, Full, PredictionType, Run
@@ -45,8 +46,8 @@ class ScalarsRequest:
 class Estimate:
     """A backbone's answer to a query.
 
-    `x0` is the currency of solvers. `output`, of the kind `prediction`, is what the network really said,
-    so that a forecast of that kind works on untouched values; without it, views are made from `x0`.
+    `x0` is the currency of solvers. `output`, of the kind `prediction`, is what the network returned,
+    so that a forecast of that kind works on untouched values; without it, other predictions are made from `x0`.
     """
 
     x0: Any
@@ -58,7 +59,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class LatentRequest:
-    """A request for the sample at t, asked where somebody else owns the loop and may have touched it.
+    """A request for the sample at t, asked where a pipeline owns the loop and may have changed it.
 
     The flow writes in what has been planned there, so that the owner knows what to compute before it arrives:
     `evaluate`, and the outputs `known_outputs` for the sites that are not to be computed.
@@ -72,7 +73,7 @@ class LatentRequest:
 
 @dataclass(frozen=True, slots=True)
 class StepRequest:
-    """A request for the sample at t_next, the estimate being the one at (x, t): a step done by somebody else."""
+    """A request for the sample at t_next, the estimate being the one at (x, t), where a scheduler makes the step."""
 
     x: Any
     t: float
@@ -90,7 +91,7 @@ class Node(NamedTuple):
 
 
 def get_prediction(node: Node, of: PredictionType, schedule: Schedule) -> Any:
-    """What the network said at a node, as `of`."""
+    """The network's prediction at a node, as `of`."""
     e = node.estimate
     if e.output is not None and e.prediction == of:
         return e.output
@@ -118,9 +119,7 @@ class Solver:
     name: ClassVar[str]
     diffusers_class: ClassVar[str] = ""  # the diffusers class that the tests compare it with
     variants: ClassVar[tuple[str, ...]] = ()  # specs beside the default that the tests check too
-    hosted: ClassVar[bool] = (
-        False  # whether somebody else owns the loop, who is asked `LatentRequest` and `StepRequest`
-    )
+    hosted: ClassVar[bool] = False  # whether a pipeline owns the loop, and answers `LatentRequest` and `StepRequest`
 
     @property
     def order(self) -> int:
@@ -168,7 +167,7 @@ class Backbone(Protocol):
 
 
 class FeatureExtractor(Protocol):
-    """What looks at one sample: features of its picture and of its prompt, each an array of one axis."""
+    """Features of one sample: of its picture and of its prompt, each an array of one axis."""
 
     def image_features(self, x0: Any) -> Any:
         """Of the picture that a clean estimate decodes to."""
@@ -191,8 +190,8 @@ class Problem:
         budget: Calls after which the rest is forecast, whatever the policy says.
         x0_filter: Applied to every clean estimate, e.g. dynamic thresholding.
         prompt: What policies may know of the prompt: its text states, averaged over tokens. Empty where unknown.
-        look: Opens eyes for signals that look at pictures: the model's own by "", others by the name of their weights.
-            None where nobody can decode the sample.
+        feature_extractors: Makes the feature extractor for signals of pictures and prompts: the model's own by "",
+            others by the name of their weights. None where the sample cannot be decoded.
     """
 
     schedule: Schedule
@@ -224,5 +223,7 @@ class Result:
     status: Status = Status.done
 
 
-# A Run is answered by a Plan, a Query by an Estimate, a Noise, a Latent or an Advance by an array, a Measure by floats.
+# A Run is answered by a Plan, a Query by an Estimate, a ScalarsRequest by floats, every other request by an array.
 Flow: TypeAlias = Generator[Run | SolverRequest | ScalarsRequest, Any, Result]
+
+old_attributes(Query, {"given": "known_outputs", "want": "wanted_sites"})

@@ -204,12 +204,12 @@ class Stability(Signal):
 class ImageFeatures(Signal):
     """Features of the picture that the clean estimate of a call decodes to, one value after another.
 
-    Each costs a decoding and a pass through what looks, which is far from free: see `PublishedPeer.fee`. Known once for
-    each call: a step that is taken again has been looked at. Unknown where no call was made, and where nobody can
-    decode the sample.
+    Each costs a decoding and a pass through an image encoder, which is far from free: see `PublishedObservation.fee`.
+    Known once for each call: not again for a step that is taken again. Unknown where no call was made, and where the
+    sample cannot be decoded.
 
     Args:
-        by: What looks: "" the model's own eyes, else weights, as `Problem.look` knows them.
+        by: Name of the weights, for `Problem.feature_extractors`; "" is the model's own feature extractor.
     """
 
     by: str = ""
@@ -230,7 +230,7 @@ class PromptFeatures(Signal):
     """Features of the prompt, one value after another; known once, at the first call.
 
     Args:
-        by: What reads, as of `feature_extractors`.
+        by: Name of the weights, as of `look`.
     """
 
     by: str = ""

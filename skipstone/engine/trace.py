@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import os
 import re
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import TraceError
+from ..numerics.nonfinite import read_nonfinite, spell_nonfinite
 from .contracts import Attempt, Cached, Chain, Evaluate, Finish, Forecast, Full, Plan, Policy, Refine, Run
 
 FORMAT = 1
@@ -65,7 +65,7 @@ def save(path: str | os.PathLike[str], run: Run, **meta: Any) -> None:
 
 
 def _to_jsonable(value: Any) -> Any:
-    """Dataclasses as objects, evaluations tagged by kind, sets sorted, non-finite numbers spelt out."""
+    """Dataclasses as objects, evaluations tagged by kind, sets sorted, non-finite numbers as texts."""
     if type(value) in EVALUATION_NAMES:
         return {
             "kind": EVALUATION_NAMES[type(value)],
@@ -73,13 +73,11 @@ def _to_jsonable(value: Any) -> Any:
         }
     if isinstance(value, Run | Attempt | Plan):
         return {f.name: _to_jsonable(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # "inf", "-inf" or "nan": JSON has no such numbers
     if isinstance(value, Mapping):
         return {k: _to_jsonable(v) for k, v in value.items()}
     if isinstance(value, tuple):
         return [_to_jsonable(v) for v in value]
-    return sorted(value) if isinstance(value, frozenset) else value
+    return sorted(value) if isinstance(value, frozenset) else spell_nonfinite(value)
 
 
 # -- Reading -------------------------------------------------------------------------------------
@@ -132,8 +130,7 @@ def _object(value: Any, cls: type, where: str) -> dict[str, Any]:
 
 
 def _number(value: Any, where: str) -> float:
-    if value in ("inf", "-inf", "nan") and isinstance(value, str):
-        return float(value)
+    value = read_nonfinite(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TraceError(f"Expected `{where}` to be a number, got {value!r}.")
     return value

@@ -29,7 +29,7 @@ from ..errors import SpecError, UnknownNameError
 from ..numerics.grid import Grid
 from ..policies.certified import Certified
 from ..policies.from_file import is_file_spec, load_policy_from_file, spell_policy
-from ..policies.saved import FILE, load_policy
+from ..policies.saved import FILE, read_policy
 from .peers import Peer
 
 FEWER, OWN = "fewer", "own"
@@ -182,7 +182,7 @@ def _parse_policy(spec: str) -> Policy | Peer:
     if is_file_spec(spec):
         return load_policy_from_file(spec)
     if (Path(spec) / FILE).is_file():
-        return load_policy(spec)
+        return read_policy(spec)
     if spec.partition("(")[0].strip() in registry.names("peer"):
         peer: Peer = registry.parse("peer", spec)
         return peer

@@ -7,13 +7,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..engine.contracts import Cached
+from ..engine.contracts import UNCOND, Cached
 from ..integrations.diffusers.batch_router import find_batch
 from ..integrations.torch import CallCounter
 from .columns import Column
 from .subject import GeneratedSample, SampleRequest, Subject
 
-UNCOND = "uncond"
 BACKWARD_COST = (
     2.0  # forwards that a backward pass is charged as: the convention for gradients of activations and weights
 )

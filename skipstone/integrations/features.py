@@ -1,4 +1,4 @@
-"""CLIP as eyes: features of decoded pictures and of prompts, from weights that the user brings.
+"""CLIP as a feature extractor: of decoded pictures and of prompts, from weights that the user brings.
 
 Imports torch: load lazily.
 """
@@ -24,37 +24,37 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class LatentImageEncoder(nn.Module):
     """A latent (channels, height, width) in, the features (width,) of its picture out, as one network.
 
-    One module, so that what a look costs can be counted as of any other.
+    One module, so that its cost can be counted as that of any other.
 
     Args:
         decode: Latent to picture (3, height, width) in [0, 1].
-        see: Picture to features.
+        encode_image: Picture to features.
     """
 
     def __init__(
-        self, decode: Callable[[torch.Tensor], torch.Tensor], see: Callable[[torch.Tensor], torch.Tensor]
+        self, decode: Callable[[torch.Tensor], torch.Tensor], encode_image: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
         super().__init__()
-        self._decode, self._see = decode, see
+        self._decode, self._encode_image = decode, encode_image
 
     def forward(self, x0: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self._see(self._decode(x0))
+        found: torch.Tensor = self._encode_image(self._decode(x0))
         return found
 
 
 @dataclass(frozen=True, eq=False)
 class SampleFeatureExtractor:
-    """What looks at one sample, see `engine.requests.Eyes`.
+    """The feature extractor of one sample, see `engine.requests.FeatureExtractor`.
 
     Args:
-        look: Of its pictures.
-        read: Of its prompt.
+        image_encoder: Of its pictures.
+        encode_prompt: Of its prompt.
         widths: Of the two kinds of features.
         aligned: Whether both live in one space, so that their cosine says how well the picture fits the prompt.
     """
 
     image_encoder: LatentImageEncoder
-    read: Callable[[], torch.Tensor]
+    encode_prompt: Callable[[], torch.Tensor]
     widths: tuple[int, int]
     aligned: bool = False
 
@@ -67,7 +67,7 @@ class SampleFeatureExtractor:
     @torch.inference_mode()
     def prompt_features(self) -> torch.Tensor:
         """Features of the prompt, float32."""
-        return self.read().float()
+        return self.encode_prompt().float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ class ClipEncoder:
         mean, spread = (torch.tensor(v, device=here.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
         return self.net.get_image_features((square - mean) / spread)[0]
 
-    def read(self, prompt: str) -> torch.Tensor:
+    def encode_prompt(self, prompt: str) -> torch.Tensor:
         """Features of a prompt, cut at as many tokens as CLIP reads."""
         longest = self.net.config.text_config.max_position_embeddings
         made = self.tokenizer(
@@ -104,9 +104,12 @@ class ClipEncoder:
         return self.net.get_text_features(made.input_ids, made.attention_mask)[0]
 
     def for_sample(self, decode: Callable[[torch.Tensor], torch.Tensor], prompt: str) -> SampleFeatureExtractor:
-        """These eyes on one sample: how its latent is decoded, and its prompt."""
+        """The feature extractor of one sample: how its latent is decoded, and its prompt."""
         return SampleFeatureExtractor(
-            LatentImageEncoder(decode, self.encode_image), lambda: self.read(prompt), (self.width, self.width), True
+            LatentImageEncoder(decode, self.encode_image),
+            lambda: self.encode_prompt(prompt),
+            (self.width, self.width),
+            True,
         )
 
     @property

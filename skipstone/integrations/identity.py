@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..engine.contracts import Policy
+from ..numerics.nonfinite import read_nonfinite, spell_nonfinite
 from ..policies.certified import Certified, prefix_keys
-from ..policies.saved import load_policy as _load
+from ..policies.saved import read_policy
 
-INFINITY_STRINGS = ("inf", "-inf")
 DIGEST_VALUES = 1024  # values of each tensor that its digest looks at
 
 
@@ -31,7 +31,7 @@ def load_policy(
         SpecError: there is none, or it is damaged.
         CertificateError: a certificate of another model or configuration.
     """
-    policy = _load(folder, force=force, allow_sampler=allow_sampler)
+    policy = read_policy(folder, force=force, allow_sampler=allow_sampler)
     if pipe is not None and isinstance(policy, Certified):
         check_identity(policy, pipe)
     return policy
@@ -44,7 +44,7 @@ def check_identity(policy: Certified, pipe: Any) -> None:
 
 
 def identity(model: Any) -> dict[str, Any]:
-    """{"pipeline", "weights", "dtype"} and, of a model that is told it once and for all, "guidance"."""
+    """{"pipeline", "weights", "dtype"} and, of a model with a fixed one, "guidance"."""
     parts = dict(_networks(model))
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for part in parts.values() for p in part.parameters()})
     found: dict[str, Any] = {"pipeline": type(model).__name__, "dtype": ", ".join(dtypes), "weights": digest(parts)}
@@ -84,7 +84,8 @@ def scheduler_facts(scheduler: Any) -> dict[str, Any]:
     """Class and configuration of a scheduler, as JSON gives them back; empty where there is none."""
     if scheduler is None:
         return {}
-    config = {k: _spell_infinity(v) for k, v in dict(scheduler.config).items() if not k.startswith("_")}
+    # some schedulers clip at -inf
+    config = {k: spell_nonfinite(v) for k, v in dict(scheduler.config).items() if not k.startswith("_")}
     facts: dict[str, Any] = json.loads(json.dumps({"class": type(scheduler).__name__, **config}, default=str))
     return facts
 
@@ -94,10 +95,5 @@ def build_scheduler(facts: Mapping[str, Any]) -> Any:
     import diffusers
 
     kind = getattr(diffusers, facts["class"])
-    config = {k: float(v) if v in INFINITY_STRINGS else v for k, v in facts.items() if k != "class"}
+    config = {k: read_nonfinite(v) for k, v in facts.items() if k != "class"}
     return kind.from_config(config)
-
-
-def _spell_infinity(value: Any) -> Any:
-    """JSON has no infinity: it is spelt, as some schedulers clip at -inf."""
-    return str(value) if str(value) in INFINITY_STRINGS else value

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from ..engine.contracts import ATTENTION, PredictionType
+from ..engine.contracts import ATTENTION, COND, UNCOND, PredictionType
 from ..engine.requests import Estimate, Query
 from ..errors import BackboneError
 from ..numerics.parametrize import to_x0
@@ -19,7 +19,6 @@ from .cross_attention import AttentionRecorder
 from .diffusers.batch_router import find_batch
 
 ForwardFunction: TypeAlias = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-COND, UNCOND = "cond", "uncond"
 CONTENT = "content"  # in a sample's condition: places of its prompt's own tokens, for the map of attention
 
 
@@ -38,7 +37,7 @@ def call_diffusers_unet(
 
 
 class CallCounter:
-    """Counts the rows that enter a denoiser, by a forward hook on the module itself.
+    """Counts the rows that enter denoisers, by a forward hook on each module itself.
 
     with CallCounter(unet) as counter:
         ...
@@ -47,17 +46,18 @@ class CallCounter:
     Everything that reports calls reads them here, not from what a policy says it did.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.rows, self.forwards = module, 0, 0
+    def __init__(self, *modules: nn.Module) -> None:
+        self.modules, self.rows, self.forwards = modules, 0, 0
 
     def __enter__(self) -> CallCounter:
-        self._hook = self.module.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._hooks = [m.register_forward_pre_hook(self._count, with_kwargs=True) for m in self.modules]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.rows += find_batch(module, args, kwargs).shape[0]

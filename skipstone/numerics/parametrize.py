@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from ..errors import SpecError
 from .array import cast_like, upcast, weighted_sum
 
-PredictionType: TypeAlias = Literal["x0", "eps", "v", "flow"]
+PredictionType: TypeAlias = Literal["eps", "x0", "v", "flow"]
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 FLOOR = 1e-6  # alpha or sigma below which a division by it would only amplify rounding
 

@@ -68,7 +68,7 @@ class TableSchedule(Schedule):
 @register("schedule")
 @dataclass(frozen=True)
 class Table(TableSchedule):
-    """A table given in full: that of any diffusers scheduler, by `PopulationScores.of(scheduler)`.
+    """A table given in full: that of any diffusers scheduler, by `Table.of(scheduler)`.
 
     Args:
         alpha_bars: N values in [0, 1), falling; a last value of 0 is zero terminal SNR.

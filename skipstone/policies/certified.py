@@ -137,7 +137,6 @@ class Certified(Chain):
     In a chain with others it is the bare policy: the promise is about it alone.
 
     Args:
-        parts: The policy.
         certificate: What is promised.
         point: The setting in use.
         forced: Whether it may run on what the certificate was not made for.

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, get_args
 
-from ..engine.contracts import Cached, Clock, Plan, Policy, Run
+from ..engine.contracts import UNCOND, Cached, Clock, Plan, Policy, Run
 from ..errors import SpecError
 from ..registry import register
 from .ranges import check_choice, check_integer, check_number
 
-UNCOND = frozenset({"uncond"})
+UNCOND_BRANCH = frozenset({UNCOND})
 
 
 @register("policy")
@@ -39,7 +39,7 @@ class GuidanceGate(Policy):
     order: int = 0
     clock: Clock = "logsnr"
     name: ClassVar[str] = "guidance_gate"
-    sites: ClassVar[frozenset[str]] = UNCOND
+    sites: ClassVar[frozenset[str]] = UNCOND_BRANCH
     neutral: ClassVar[Mapping[str, Any]] = {"below": 0.0}
 
     def __post_init__(self) -> None:
@@ -60,4 +60,4 @@ class GuidanceGate(Policy):
         )  # steps since a full call
         if self.every and since >= self.every:
             return proposal
-        return replace(proposal, evaluate=Cached(UNCOND, self.order, self.clock))
+        return replace(proposal, evaluate=Cached(UNCOND_BRANCH, self.order, self.clock))

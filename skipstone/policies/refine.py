@@ -35,7 +35,7 @@ class RefineOnce(Policy):
     Raises:
         SpecError: a setting out of range.
 
-    References: Lugmayr et al. 2022, arXiv 2201.09865 (RePaint); the idea of refining where the prompt looks is that
+    References: Lugmayr et al. 2022, arXiv 2201.09865 (RePaint); the idea of refining where the prompt attends is that
     of AdDiffusion (github.com/d3v-26/addiffusion).
     """
 

@@ -38,8 +38,8 @@ def save_policy(policy: Policy | str, folder: str | os.PathLike[str], **notes: A
     return target
 
 
-def load_policy(folder: str | os.PathLike[str], force: bool = False, allow_sampler: bool = False) -> Policy:
-    """The policy of a folder that `save_policy` wrote, or `save_pretrained` of a calibrated one.
+def read_policy(folder: str | os.PathLike[str], force: bool = False, allow_sampler: bool = False) -> Policy:
+    """The policy of a folder, not held against any model; `skipstone.load_policy` does that.
 
     Args:
         folder: Where it is.
@@ -85,7 +85,7 @@ def auto(certificate: str = "", allow_sampler: bool = False) -> Policy:
             f"auto chooses from a certificate, and {got}. Make one: skipstone calibrate --samplers --prompts FILE "
             f"--target 'psnr >= 30 @ 90%' --out DIR; then say 'auto(certificate=\"DIR\")'."
         )
-    policy = load_policy(certificate, allow_sampler=allow_sampler)
+    policy = read_policy(certificate, allow_sampler=allow_sampler)
     if not isinstance(policy, Certified):
         raise SpecError(f"{certificate} holds a policy without a certificate: make one with skipstone calibrate.")
     return policy

@@ -70,7 +70,8 @@ class Stride(Policy):
         if self.tol == 0.0 or not proposal.is_unamended:
             return proposal
         last = run.pending
-        if last is not None and isinstance(last.plan.evaluate, Full | Cached) and not _is_retry(run, last):
+        # a step that was taken again already stays: by this policy, or by one that must not be overruled
+        if last is not None and isinstance(last.plan.evaluate, Full | Cached) and not run.is_retry:
             wanted = self._landing(run, last)
             if wanted != last.t_next:
                 return replace(proposal, evaluate=last.plan.evaluate, accept=False, t_next=wanted)
@@ -124,8 +125,3 @@ class Stride(Policy):
             if run.angle(places[-1]) > angle and len(places) > self.places:
                 break
         return min(places, key=lambda t: abs(run.angle(t) - angle))
-
-
-def _is_retry(run: Run, last: Attempt) -> bool:
-    """Whether the pending step was taken again already: by this policy, or by one that must not be overruled."""
-    return bool(run.past) and run.past[-1].accepted is False and run.past[-1].t == last.t

@@ -18,11 +18,11 @@ import torch
 
 from ..engine.contracts import Plan, Policy, Run
 from ..engine.flow import FREEZE
-from ..integrations.diffusers.batch_router import find_batch
 from ..integrations.diffusers.guest import Adapted, adapt
 from ..integrations.diffusers.pipeline_specs import find_pipeline_spec
 from ..integrations.diffusers.rows import BatchLayout
 from ..integrations.diffusers.scheduler_specs import Trajectory, trajectory
+from ..integrations.torch import CallCounter
 from .policies import Check
 
 MIN_STEPS = 6  # steps: `third_order` calls the first four and the last
@@ -107,7 +107,7 @@ class GuestSetup:
 
         pipe.__dict__.pop("_num_timesteps", None)
         pipe.scheduler.step = step
-        with RowCounter(pipe) as counter:
+        with count_rows(pipe) as counter:
             try:
                 seen.output = self.call(pipe)
             finally:
@@ -115,32 +115,17 @@ class GuestSetup:
         seen.rows, seen.forwards = counter.rows, counter.forwards
         return seen
 
-    def adapted(self, pipe: Any, policy: Policy | str, samples: int | None = None) -> tuple[Any, Adapted, RowCounter]:
+    def adapted(self, pipe: Any, policy: Policy | str, samples: int | None = None) -> tuple[Any, Adapted, CallCounter]:
         """One run under a policy."""
-        with adapt(pipe, policy) as guest, RowCounter(pipe) as counter:
+        with adapt(pipe, policy) as guest, count_rows(pipe) as counter:
             output = self.call(pipe, samples)
         return output, guest, counter
 
 
-class RowCounter:
+def count_rows(pipe: Any) -> CallCounter:
     """Counts the rows that enter the denoisers of a pipeline, by hooks that know nothing of the guest."""
-
-    def __init__(self, pipe: Any) -> None:
-        spec = find_pipeline_spec(pipe)
-        self.models = spec.models(pipe, spec.denoisers)
-        self.rows, self.forwards = 0, 0
-
-    def __enter__(self) -> RowCounter:
-        self._hooks = [m.register_forward_pre_hook(self._count, with_kwargs=True) for m in self.models]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def _count(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.rows += find_batch(module, args, kwargs).shape[0]
-        self.forwards += 1
+    spec = find_pipeline_spec(pipe)
+    return CallCounter(*spec.models(pipe, spec.denoisers))
 
 
 def fixed_changes_nothing(setup: GuestSetup) -> None:
@@ -194,7 +179,7 @@ def frozen_row_lands(setup: GuestSetup) -> None:
 
 
 def gate_halves_calls(setup: GuestSetup) -> None:
-    """With two guidance branches, a gate that is always shut costs half a call a step after the first."""
+    """With two guidance branches, leaving one out at every step after the first costs half a call a step."""
     setup, pipe, bare = setup.ready()
     output, guest, counter = setup.adapted(pipe, "guidance_gate(below=1.0)")
     assert torch.isfinite(output.float()).all()

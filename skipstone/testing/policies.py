@@ -15,13 +15,13 @@ import numpy as np
 from .. import registry
 from ..engine.contracts import Attempt, Plan, Policy, Run
 from ..engine.drivers import add_controller, denoise, denoise_many, replay
-from ..engine.requests import Backbone, Estimate, Problem, Query, Result, Solver
+from ..engine.requests import Backbone, Problem, Result, Solver
 from ..engine.trace import from_json, to_json
 from ..errors import SkipstoneError
-from ..numerics.schedule import Schedule
 from ..policies.budget import Budget
 from ..policies.fixed import Fixed
 from ..solvers.ddim import DDIM
+from .backbones.counting import CountingBackbone
 from .backbones.mixture import Mixture
 from .decisions import get_decision, states
 
@@ -47,30 +47,6 @@ class PolicySetup:
     def run(self, policy: Policy, problem: Problem | None = None) -> Result:
         """One sample denoised."""
         return denoise(self.backbone, problem or self.problem(), self.solver, policy)
-
-
-class CountingBackbone:
-    """A backbone that counts what enters it, so that no run needs to be believed."""
-
-    def __init__(self, inner: Backbone) -> None:
-        self.inner = inner
-        self.calls = 0.0
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.inner.schedule
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        return self.inner.sites
-
-    @property
-    def branches(self) -> int:
-        return self.inner.branches
-
-    def predict(self, queries: Sequence[Query]) -> Sequence[Estimate]:
-        self.calls += sum(1 - len(q.known_outputs) / self.branches for q in queries)
-        return self.inner.predict(queries)
 
 
 def policy_checks(policy: Policy, setup: PolicySetup | None = None) -> Iterator[Check]:

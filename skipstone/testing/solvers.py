@@ -10,18 +10,19 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from functools import cache, partial
 from typing import Any
 
 from .. import registry
 from ..engine.drivers import denoise, denoise_many, replay
-from ..engine.requests import Estimate, Problem, Query, Solver
+from ..engine.requests import Problem, Solver
 from ..numerics.array import array_namespace, rms
-from ..numerics.schedule import Cosine, FlowMatching, Schedule, VPLinear
+from ..numerics.schedule import Cosine, FlowMatching, VPLinear
 from ..numerics.tables import ScaledLinear, ZeroTerminalSNR
 from ..policies.fixed import Fixed
+from .backbones.counting import CountingBackbone
 from .backbones.gaussian import Gaussian
 from .backbones.mixture import Mixture
 from .orders import gaussian_truth, measured_order, reference, run_without_noise
@@ -39,33 +40,6 @@ def solver_checks(solver: Solver) -> Iterator[Check]:
 def check_id(check: Any) -> str:
     """Name of a check in a test report."""
     return str(check.func.__name__.removeprefix("check_"))
-
-
-@dataclass
-class TimesRecorder:
-    """A backbone that counts the queries it is asked; what a solver says of itself is not believed."""
-
-    backbone: Any
-    times: list[float] = field(default_factory=list)
-
-    @property
-    def schedule(self) -> Schedule:
-        schedule: Schedule = self.backbone.schedule
-        return schedule
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        sites: tuple[str, ...] = self.backbone.sites
-        return sites
-
-    @property
-    def branches(self) -> int:
-        return int(self.backbone.branches)
-
-    def predict(self, queries: Sequence[Query]) -> list[Estimate]:
-        """What the backbone answers."""
-        self.times += [q.t for q in queries]
-        return list(self.backbone.predict(queries))
 
 
 def _require(truth: bool, solver: Solver, message: str) -> None:
@@ -138,7 +112,7 @@ def check_calls_per_step(solver: Solver) -> None:
     """`stages` calls on steps inside the schedule, no more anywhere, and never one where sigma vanishes."""
     inside, into_data, at_once = (0.9, 0.7, 0.5), (0.9, 0.6, 0.3, 0.0), (1.0, 0.0)
     for schedule, grid in ((Cosine(), inside), (VPLinear(), into_data), (FlowMatching(), at_once)):
-        counted = TimesRecorder(Gaussian(schedule=schedule))
+        counted = CountingBackbone(Gaussian(schedule=schedule))
         run_without_noise(counted, Problem(schedule, _noise(), grid), solver)
         ends_in_data = schedule.sigma(grid[-1]) == 0.0
         steps, calls = len(grid) - 1, len(counted.times)

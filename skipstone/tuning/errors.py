@@ -64,11 +64,11 @@ def local_errors(angles: Any, gram: Any, longest: int) -> LocalErrors:
 
     the latter because the pair at k is that of a wrong place, and the correction inherits it. The last
     step is never corrected; its error is that of the forecast. All of these are sums of pairs of the fine
-    run, so their mean squares are quadratic forms in `RequestRecord.gram`.
+    run, so their mean squares are quadratic forms in `RecordedTrajectory.gram`.
 
     Args:
         angles: (n + 1) of the fine run, falling.
-        gram: (samples, 2 n + 2, 2 n + 2), see `RequestRecord.gram`.
+        gram: (samples, 2 n + 2, 2 n + 2), see `RecordedTrajectory.gram`.
         longest: Places that a step may pass, at most, >= 1.
 
     References: Sabour et al. 2024, arXiv 2404.14507; Hairer, Norsett & Wanner 1993, Solving ODEs I, III.1.

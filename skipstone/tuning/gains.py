@@ -23,7 +23,7 @@ class Probe(NamedTuple):
 
 
 def make_probes(fine: FineGrid) -> list[Probe]:
-    """One for each of SHARES, as far as they are apart on these places."""
+    """One for each share, as far as they are apart on these places."""
     base, angles = fine.every(EVERY), np.array(fine.angles)
     found: dict[int, Probe] = {}
     for share in PROBE_SHARES:

@@ -19,7 +19,7 @@ def refine_path(
         score: Of a path, higher is better.
         path: (0, ..., n); its ends stay.
         sweeps: Over all places, >= 0; the first moves by 8 fine places, those that follow by 4.
-        tell: Called with (moves tried, moves in all).
+        on_progress: Called with (moves tried, moves in all).
     """
     best = score(path) if sweeps else 0.0
     total = sweeps * (len(path) - 2)

@@ -36,15 +36,15 @@ class RunScore(NamedTuple):
 
 @dataclass(frozen=True)
 class CachedRuns:
-    """Runs of one model, kept as they are made.
+    """Runs of one model, cached as they are made.
 
     Args:
         subject: The model.
-        kept: What has been drawn before.
+        run_cache: What has been drawn before.
         steps: Of fine runs, on even angles.
         batch: Samples of one call, >= 1.
         seed: Of the positions that are looked at in large latents.
-        tell: Of the progress.
+        on_progress: Called with the progress.
     """
 
     subject: Subject

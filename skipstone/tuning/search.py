@@ -72,8 +72,8 @@ class TunedGrid(NamedTuple):
     Args:
         path: Its places on the fine run.
         of: What `adams` forecasts on it.
-        weighed: By which gains: each sample's "own", the "upper" quartile of all, or "alike" at all places.
-        tuned: Its mean PSNR on the tuning prompts.
+        weighting: By which gains: each sample's "own", the "upper" quartile of all, or "alike" at all places.
+        tuning_psnr: Its mean PSNR on the tuning prompts.
     """
 
     path: tuple[int, ...]
@@ -158,10 +158,11 @@ class TimeGridSearch:
     Args:
         subject: The model.
         settings: How.
-        shots: Tuning prompts and seeds.
+        eval_samples: Tuning prompts and seeds.
         check: On which the grids run in the end; the tuning prompts where there are none.
-        kept: Where runs are kept.
-        tell: Of the progress.
+        run_cache: Where runs are kept.
+        on_progress: Called with the progress.
+        notes: What the user should know, after the run.
     """
 
     subject: Subject
@@ -302,20 +303,20 @@ class TimeGridSearch:
         return TuningRow(calls, label, column.spec, group, self.draws.measured(column, eval_samples, FINE_RUNS, full))
 
     def _strides(self, eval_samples: Sequence[EvaluationSample], full: Sequence[Any]) -> Iterator[TuningRow]:
-        """For each number of calls the rung of its ladder that makes the most calls within it."""
-        rungs: list[TuningRow] = []
+        """For each number of calls the setting that makes the most calls within it."""
+        rows: list[TuningRow] = []
         for settings in reversed(registry.find_class("policy", "stride").calibration_settings):  # type: ignore[attr-defined]  # a Policy
             column = self._admitted(f"stride(tol={settings['tol']}) @ adams / {self.subject.default_sampler.steps}")
             if column is None:
                 return
-            self.on_progress("Checking stride", len(rungs), len(rungs) + 1)
-            rungs.append(self._row(0, f"stride(tol={settings['tol']})", "rival", column, eval_samples, full))
-            if rungs[-1].spent > max(self.settings.calls) + SLACK:
+            self.on_progress("Checking stride", len(rows), len(rows) + 1)
+            rows.append(self._row(0, f"stride(tol={settings['tol']})", "rival", column, eval_samples, full))
+            if rows[-1].spent > max(self.settings.calls) + SLACK:
                 break
         for calls in self.settings.calls:
-            within = [rung for rung in rungs if rung.spent <= calls + SLACK]
+            within = [row for row in rows if row.spent <= calls + SLACK]
             if within:
-                yield replace(max(within, key=lambda rung: rung.spent), calls=calls)
+                yield replace(max(within, key=lambda row: row.spent), calls=calls)
 
 
 def _upper_quartile(gain: Any) -> Any:

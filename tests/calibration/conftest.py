@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 import skipstone
+from skipstone import CalibrationOptions
 from skipstone.policies.certified import Certified
 
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cat", "dog", "bus", "house")]
-ASKED = {"target": "psnr >= 20 @ 60%", "confidence": 0.7, "steps": 6}
+OPTIONS = CalibrationOptions(steps=6)
+ASKED = {"target": "psnr >= 20 @ 60%", "confidence": 0.7, "options": OPTIONS}
 SETTINGS = (
     "error_control(tol=0.0)",
     "error_control(tol=0.05, warmup=2)",

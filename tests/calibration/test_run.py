@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ASKED, PROMPTS, SETTINGS
+from conftest import ASKED, OPTIONS, PROMPTS, SETTINGS
 
 import skipstone
 from skipstone.calibration.planning import fewest
@@ -86,7 +87,7 @@ def test_a_function_of_the_user_and_a_mean(pipe: Any, cache: Path) -> None:
     def close(picture: Any, reference: Any) -> float:
         return float(1 - abs(picture - reference).mean())
 
-    found = again(pipe, cache, target="close >= 0.5 @ mean within 0..1", metric=close)
+    found = again(pipe, cache, target="close >= 0.5 @ mean within 0..1", options=replace(OPTIONS, metric=close))
     assert found.certificate.target == "close >= 0.5 @ mean within 0..1"
     assert found.point.failures is None
     assert found.point.low >= 0.5
@@ -106,12 +107,13 @@ def test_a_function_that_gives_nan_fails_every_prompt(pipe: Any, cache: Path) ->
         return float("nan")
 
     with pytest.raises(TargetMissedError, match="0 of 8 prompts meet it"):
-        again(pipe, cache, target="nothing >= 0 @ 60%", metric=nothing, settings=SETTINGS[:1])
+        again(pipe, cache, target="nothing >= 0 @ 60%", settings=SETTINGS[:1], options=replace(OPTIONS, metric=nothing))
 
 
 def test_groups_are_each_promised(pipe: Any, cache: Path) -> None:
     prompts = [Prompt(text, text, text.split()[1][0]) for text in PROMPTS]
-    found = again(pipe, cache, prompts, groups="category", settings=SETTINGS[:1], target="psnr >= 20 @ 40%")
+    by_category = replace(OPTIONS, groups="category")
+    found = again(pipe, cache, prompts, settings=SETTINGS[:1], target="psnr >= 20 @ 40%", options=by_category)
     assert set(found.point.groups) == {"r", "b", "g"}
     assert all(group["p"] <= 0.3 for group in found.point.groups.values())
     assert found.point.p == max(group["p"] for group in found.point.groups.values())
@@ -128,12 +130,13 @@ def test_a_cache_of_another_configuration_is_ignored_and_that_is_said(
     policy: Certified, pipe: Any, cache: Path
 ) -> None:
     with pytest.warns(GuestWarning, match=r"(guidance|pipeline) is .* ignored"):
-        found = again(pipe, cache, guidance=2.0, settings=SETTINGS[:1])
+        found = again(pipe, cache, settings=SETTINGS[:1], options=replace(OPTIONS, guidance=2.0))
     assert found.certificate.spent["reference"] > 0
 
 
 def test_a_reference_of_the_users_own(pipe: Any, cache: Path) -> None:
-    found = again(pipe, cache, reference="fixed @ own / 12", settings=SETTINGS[:1], target="psnr >= 1 @ 60%")
+    options = replace(OPTIONS, reference="fixed @ own / 12")
+    found = again(pipe, cache, settings=SETTINGS[:1], target="psnr >= 1 @ 60%", options=options)
     assert found.certificate.reference == "fixed @ own / 12"
     assert 0 < found.point.value <= 1
 
@@ -151,10 +154,14 @@ def test_a_reference_of_the_users_own(pipe: Any, cache: Path) -> None:
         ({"prompts": [*PROMPTS, " "]}, PromptError, "empty"),
         ({"settings": ["strid"]}, UnknownNameError, "Did you mean 'stride'"),
         ({"settings": ["fewer"]}, SpecError, "expected policies or fixed samplers"),
-        ({"reference": "nothing"}, UnknownNameError, "nothing"),
-        ({"metric": print, "target": "print >= 3 @ 60%", "better": "bigger"}, SpecError, "'higher' or 'lower'"),
-        ({"groups": "colour"}, SpecError, "'category'"),
-        ({"arguments": {"heigth": 64}}, SpecError, "Did you mean 'height'"),
+        ({"options": replace(OPTIONS, reference="nothing")}, UnknownNameError, "nothing"),
+        (
+            {"target": "print >= 3 @ 60%", "options": replace(OPTIONS, metric=print, better="bigger")},
+            SpecError,
+            "'higher' or 'lower'",
+        ),
+        ({"options": replace(OPTIONS, groups="colour")}, SpecError, "'category'"),
+        ({"options": replace(OPTIONS, arguments={"heigth": 64})}, SpecError, "Did you mean 'height'"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_drawn(
@@ -174,4 +181,17 @@ def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(skipstone.SkipstoneError):
         skipstone.calibrate(3, PROMPTS, **ASKED)
     with pytest.raises(SpecError, match="take no arguments"):
-        skipstone.calibrate("pebble", PROMPTS, arguments={"height": 64}, **ASKED)
+        skipstone.calibrate("pebble", PROMPTS, **{**ASKED, "options": replace(OPTIONS, arguments={"height": 64})})
+
+
+def test_keywords_of_0_1_0_work_with_a_warning(policy: Certified, pipe: Any, cache: Path) -> None:
+    told: list[str] = []
+    asked = {"target": ASKED["target"], "confidence": 0.7, "settings": SETTINGS, "cache": cache}
+    with pytest.warns(FutureWarning) as warned:
+        found = skipstone.calibrate(pipe, PROMPTS, **asked, steps=6, seed=0, tell=lambda *args: told.append(args[0]))
+    assert found.certificate.points == policy.certificate.points
+    assert {str(one.message).split(";")[0] for one in warned if one.category is FutureWarning} == {
+        "skipstone.calibrate(tell=...) is now on_progress=...",
+        "skipstone.calibrate(steps=...) is now options=CalibrationOptions(steps=...)",
+        "skipstone.calibrate(seed=...) is now options=CalibrationOptions(seed=...)",
+    }

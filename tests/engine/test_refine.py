@@ -20,7 +20,7 @@ from skipstone.engine.trace import explain, from_json, letters, to_json
 from skipstone.errors import BackboneError
 from skipstone.numerics.schedule import Cosine, FlowMatching, Schedule, VPLinear
 from skipstone.solvers import DDIM
-from skipstone.testing.policies import CountingBackbone
+from skipstone.testing.backbones.counting import CountingBackbone
 
 SIZE = 8
 SCHEDULES: list[Schedule] = [Cosine(), VPLinear(), FlowMatching(shift=3.0)]

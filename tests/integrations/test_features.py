@@ -84,19 +84,19 @@ def test_features_are_those_of_transformers(weights: str) -> None:
     with torch.no_grad():
         assert torch.allclose(eyes.encode_image(image), tensor(net.get_image_features(pixels))[0], atol=1e-5)
         asked = tokenizer(["a cat"], padding="max_length", max_length=16, return_tensors="pt")
-        assert torch.allclose(eyes.read("a cat"), tensor(net.get_text_features(**asked))[0], atol=1e-5)
+        assert torch.allclose(eyes.encode_prompt("a cat"), tensor(net.get_text_features(**asked))[0], atol=1e-5)
 
 
 def test_any_picture_and_prompt_can_be_looked_at(weights: str) -> None:
     eyes = load_clip(weights)
-    assert eyes.encode_image(picture(40, 72)).shape == eyes.read("very " * 40).shape == (768,)
+    assert eyes.encode_image(picture(40, 72)).shape == eyes.encode_prompt("very " * 40).shape == (768,)
     grey = torch.full((3, 1, 1), 0.5)
     with torch.no_grad():
         assert torch.allclose(
             eyes.encode_image(grey.expand(3, 7, 50)), eyes.encode_image(grey.expand(3, 32, 32)), atol=1e-5
         )
         assert not torch.allclose(eyes.encode_image(picture(32, 32)), eyes.encode_image(picture(32, 32, 1)), atol=1e-3)
-        assert not torch.allclose(eyes.read("a cat"), eyes.read("a dog"), atol=1e-3)
+        assert not torch.allclose(eyes.encode_prompt("a cat"), eyes.read("a dog"), atol=1e-3)
 
 
 def test_it_is_loaded_once_and_nothing_is_downloaded(weights: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from skipstone.policies.agent.actions import ACTION, DEFAULT, ActionSpace
 from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.agent.observation import Observation
 from skipstone.policies.agent.policy import Agent, AgentCheckpoint
-from skipstone.policies.saved import load_policy, save_policy
+from skipstone.policies.saved import read_policy, save_policy
 
 LOG = log()
 POOL = LOG.pool(range(len(LOG)), SCHEDULE)
@@ -103,7 +103,7 @@ def test_a_file_holds_all_of_it(tmp_path: Path) -> None:
 def test_it_is_saved_and_loaded_as_any_policy(tmp_path: Path) -> None:
     policy = agent(tmp_path, 1.0)
     save_policy(policy, tmp_path / "kept")
-    assert load_policy(tmp_path / "kept") == policy
+    assert read_policy(tmp_path / "kept") == policy
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from skipstone.integrations.diffusers.guest import adapt
 from skipstone.integrations.torch import CallCounter
 from skipstone.policies.refine import RefineOnce
 from skipstone.solvers import DDIM
+from skipstone.testing.backbones.counting import CountingBackbone
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import CountingBackbone, PolicySetup
+from skipstone.testing.policies import PolicySetup
 from skipstone_pebble.model import Pebble
 
 SETUP = PolicySetup(DDIM(), Mixture(), 20)

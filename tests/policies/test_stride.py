@@ -23,9 +23,10 @@ from skipstone.numerics.array import rms
 from skipstone.policies.path import Path
 from skipstone.policies.stride import Stride
 from skipstone.solvers.adams import Adams
+from skipstone.testing.backbones.counting import CountingBackbone
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import CountingBackbone, PolicySetup
+from skipstone.testing.policies import PolicySetup
 
 MIXED = PolicySetup(Adams(), Mixture(), 24)
 SMOOTH = PolicySetup(Adams(), Gaussian(), 24)

@@ -7,8 +7,9 @@ import pytest
 from skipstone import policy, registry
 from skipstone.engine.drivers import denoise, replay
 from skipstone.engine.requests import Result
+from skipstone.testing.backbones.counting import CountingBackbone
 from skipstone.testing.backbones.mixture import Mixture
-from skipstone.testing.policies import CountingBackbone, PolicySetup
+from skipstone.testing.policies import PolicySetup
 
 GUIDED = Mixture(guidance=3.0)
 

@@ -1,4 +1,4 @@
-"""Eyes on a sample of Pebble: the features that its judge reads facts from, and its own text state; or a CLIP."""
+"""Features of a sample of Pebble: those that its judge reads facts from, and its own text state; or a CLIP's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skipstone.integrations.features import LatentImageEncoder, SampleFeatureExt
 
 
 class Model(Protocol):
-    """What is looked through: the parts of a `Pebble` that decode its latents."""
+    """What decodes a sample: the parts of a `Pebble` that decode its latents."""
 
     @property
     def name(self) -> str: ...
@@ -24,12 +24,12 @@ class Model(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FeatureExtractorLoader:
-    """`Problem.look` of a sample: what is to look is loaded when somebody looks.
+    """`Problem.feature_extractors` of a sample: each is loaded when it is asked for.
 
     Args:
         model: Of the sample.
         prompt: Of the sample.
-        state: Its text states (tokens, width).
+        text_states: Its text states (tokens, width).
     """
 
     model: Model
@@ -37,11 +37,11 @@ class FeatureExtractorLoader:
     text_states: torch.Tensor
 
     def __call__(self, by: str = "") -> SampleFeatureExtractor:
-        """The eyes of a name.
+        """The feature extractor of a name.
 
         Args:
             by: "" is the judge's features, 128 wide, and the mean text state. Otherwise a CLIP, see
-                `backbones.looking.clip`.
+                `skipstone.integrations.features.load_clip`.
 
         Raises:
             ModelError: no such CLIP, or a model whose pictures the judge cannot read.
@@ -50,8 +50,8 @@ class FeatureExtractorLoader:
             return load_clip(by).for_sample(self._decode, self.prompt)
         if not self.model.has_judge:
             raise ModelError(
-                f"{self.model.name} has no judge that could look at its pictures. Name a CLIP: eyes: FOLDER in the "
-                f"configuration, or leave image, text and quality out of what is seen."
+                f"{self.model.name} has no judge that knows its pictures. Name a CLIP: eyes: FOLDER in the "
+                f"configuration, or leave image, text and quality out of the observation."
             )
         from .judge import Judge
 

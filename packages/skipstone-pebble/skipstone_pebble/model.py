@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 import skipstone_pebble as pebble
 from skipstone import registry
-from skipstone.engine.contracts import INFINITY, PredictionType
+from skipstone.engine.contracts import COND, INFINITY, UNCOND, PredictionType
 from skipstone.engine.requests import Problem
 from skipstone.errors import ModelError, PromptError
 from skipstone.evaluation.pixels import quantise
 from skipstone.integrations.cross_attention import content_tokens
-from skipstone.integrations.torch import COND, CONTENT, UNCOND, ModuleBackbone
+from skipstone.integrations.torch import CONTENT, ModuleBackbone
 from skipstone.numerics.noise import standard_normal
 from skipstone.numerics.schedule import Schedule
 from skipstone.numerics.tables import Table
@@ -58,7 +58,7 @@ class Pebble:
         schedule: The noise schedule that the denoiser was trained on.
         prediction: What the denoiser puts out.
         guidance: Classifier-free guidance weight; 1 evaluates the prompt's branch alone, at half the rows.
-        judged: Whether the judge that ships with Pebble can read its pictures: where one is in the folder.
+        has_judge: Whether the judge that ships with Pebble can read its pictures: where one is in the folder.
     """
 
     name: str

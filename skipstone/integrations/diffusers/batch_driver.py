@@ -1,11 +1,10 @@
 """One trajectory of an adapted pipeline: the engine's flows, one per sample, driven by the pipeline's own loop.
 
 The pipeline calls its denoiser, then its scheduler. Each flow is ahead of it by one decision: when the denoiser is
-called, every flow has asked for the `LatentRequest` there and said what it wants computed (the gate obeys); when the
-scheduler
-steps, the flows are told the latent and the estimate, their forecasts take the place of outputs that were not computed,
-and what the scheduler makes of it answers their `StepRequest`. The scheduler always steps the whole batch, so the
-random stream is that of the bare pipeline.
+called, every flow has yielded a `LatentRequest` that says what it wants computed, which the router follows; when the
+scheduler steps, the flows are sent the latent and the estimate, their forecasts take the place of outputs that were not
+computed, and what the scheduler makes of it answers their `StepRequest`. The scheduler always steps the whole batch, so
+the random stream is that of the bare pipeline.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from ...engine.flow import FREEZE, flow
 from ...engine.requests import Estimate, Flow, LatentRequest, Problem, Query, Result, ScalarsRequest, StepRequest
 from ...errors import GuestError
 from ...numerics.array import to_floats
+from ...numerics.parametrize import PREDICTION_TYPES
 from ...numerics.schedule import Schedule
 from ...solvers.ddim import ddim_update
 from .batch_router import BatchRouter, RowRequest
@@ -29,7 +29,6 @@ from .prompt_state import mean_prompt_states
 from .rows import BatchLayout
 from .scheduler_specs import Trajectory
 
-PREDICTION_TYPES = ("eps", "x0", "v", "flow")
 NO_ROWS = RowRequest(compute=False)
 
 
@@ -63,7 +62,7 @@ class BatchDriver:
     Args:
         trajectory: What the scheduler is about to do.
         layout: Which rows of its batch are whose.
-        gate: Of the denoiser, after its first iteration, which it still remembers.
+        router: Of the denoiser, after its first iteration, whose arguments it still has.
         policy: Which calls to make.
         base: The schedule between the scheduler's own times.
         switches: Times at which another network takes over, whose first call is never skipped.
@@ -73,16 +72,16 @@ class BatchDriver:
         self,
         trajectory: Trajectory,
         layout: BatchLayout,
-        gate: BatchRouter,
+        router: BatchRouter,
         policy: Policy,
         base: Schedule,
         switches: Sequence[float] = (),
     ) -> None:
-        self.trajectory, self.layout, self.router, self.policy = trajectory, layout, gate, policy
+        self.trajectory, self.layout, self.router, self.policy = trajectory, layout, router, policy
         self.switches = switches
         self.scheduler_solver = SchedulerSolver.from_trajectory(trajectory)
         self.schedule = HostSchedule.from_trajectory(trajectory, base)
-        self.prompts = mean_prompt_states(gate)
+        self.prompts = mean_prompt_states(router)
         self.shape: torch.Size | None = None
         self.call = 0  # index of the next call of the scheduler
         self.states: list[SampleState] = []
@@ -97,7 +96,7 @@ class BatchDriver:
             run = next(sample_flow)
             assert isinstance(run, Run)
             self.states.append(SampleState(sample_flow, run, run))
-        self._decide(self.states)  # the first call is made already, whatever they wish
+        self._decide(self.states)  # the first call is made already, whatever they want
 
     @property
     def finished(self) -> bool:
@@ -204,7 +203,7 @@ class BatchDriver:
         return moved, ended
 
     def _advance_flows(self) -> None:
-        """Bring every flow to its next `LatentRequest`, and tell the gate what they want."""
+        """Bring every flow to its next `LatentRequest`, and hand the router what they want."""
         self._decide([state for state in self.states if not isinstance(state.request, LatentRequest | Result)])
         self.router.begin_iteration([self._row_request(state) for state in self.states])
 

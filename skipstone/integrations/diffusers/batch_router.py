@@ -1,4 +1,4 @@
-"""Who of a batch enters the denoiser: all rows, some, or none."""
+"""Which rows of a batch enter the denoiser: all, some, or none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...engine.contracts import COND
 from ...errors import GuestError
 from .pipeline_specs import PipelineSpec
 from .rows import (
@@ -54,10 +55,10 @@ class DenoiserCall:
 
 @dataclass
 class BatchRouter:
-    """The door of the denoiser, for the length of one trajectory.
+    """Decides which rows enter the denoiser, for the length of one trajectory.
 
     The first iteration passes through it and shows how the pipeline calls its network. From then on each
-    sample's wish decides whether its rows enter. The others find their last output, for which the scheduler's
+    sample's request decides whether its rows enter. The others get their last output, for which the scheduler's
     side of the guest substitutes what was forecast.
     """
 
@@ -92,11 +93,11 @@ class BatchRouter:
     def _names(self, count: int) -> tuple[str, ...]:
         if count == len(self.spec.branches):
             return self.spec.branches
-        return ("cond",) if count == 1 else tuple(f"branch {i + 1}" for i in range(count))
+        return (COND,) if count == 1 else tuple(f"branch {i + 1}" for i in range(count))
 
-    def begin_iteration(self, wishes: Sequence[RowRequest]) -> None:
+    def begin_iteration(self, requests: Sequence[RowRequest]) -> None:
         """Begin an iteration."""
-        self.row_requests, self.ordinal = wishes, 0
+        self.row_requests, self.ordinal = requests, 0
         for p in self.denoiser_calls.values():
             p.ran = frozenset()
 
@@ -129,9 +130,9 @@ class BatchRouter:
         if p is None or p.rows != rows:
             p = self.denoiser_calls[here] = self._new_call(p, here, rows, module, run)
         wanted = self._rows_to_compute(p)
-        if len(wanted) > (wished := sum(self._wanted(r, p.branches) for r in range(rows))):
+        if len(wanted) > (requested := sum(self._wanted(r, p.branches) for r in range(rows))):
             self.forced_reason = "its rows may not be told apart (per_sample=False, or a cache)"
-            self.num_forced_rows += len(wanted) - wished
+            self.num_forced_rows += len(wanted) - requested
         if len(wanted) == rows:
             made = run(*args, **kwargs)
             p.output = main_output(made)
@@ -173,7 +174,7 @@ class BatchRouter:
             for p in self.denoiser_calls.values()
             for j, b in enumerate(p.branches)
         }
-        some = known.get("cond", next(iter(known.values())))
+        some = known.get(COND, next(iter(known.values())))
         output = torch.cat([known.get(name, some) for name in names])
         return DenoiserCall(module, run, (), {}, rows, self.denoiser_calls[0].template, output, names, extra)
 
@@ -192,10 +193,10 @@ class BatchRouter:
             self.extra[r % self.samples] += p.extra
 
     def _write_given(self, p: DenoiserCall) -> None:
-        for s, wish in enumerate(self.row_requests):
+        for s, request in enumerate(self.row_requests):
             for j, branch in enumerate(p.branches):
-                if wish.compute and branch in wish.known_outputs:
-                    p.output[j * self.samples + s] = wish.known_outputs[branch]
+                if request.compute and branch in request.known_outputs:
+                    p.output[j * self.samples + s] = request.known_outputs[branch]
 
     def select_rows(self, arguments: Any, wanted: Sequence[int], rows: int) -> Any:
         """The arguments of a call for some of its rows."""

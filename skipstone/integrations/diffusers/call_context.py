@@ -31,7 +31,7 @@ GUIDANCE_ARGUMENTS = (
     "skip_guidance_layers",
     "guidance_rescale",
 )  # arguments that a takeover cannot follow
-CURRENT_CALL: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("skipstone_visit", default=None)
+CURRENT_CALL: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("skipstone_call", default=None)
 _STEP_SIGNATURE = inspect.signature(lambda model_output, timestep, sample, *args, **kwargs: None)
 
 
@@ -163,8 +163,8 @@ class CallContext:
             driver.begin(x)
         else:
             self._refuse_takeover(self.settings.solver)
-            told = self.scheduler.timesteps.tolist()[first : first + len(ahead.calls)]
-            take_over(driver, self.settings.solver, policy, output, told, x)
+            timesteps = self.scheduler.timesteps.tolist()[first : first + len(ahead.calls)]
+            take_over(driver, self.settings.solver, policy, output, timesteps, x)
         self.router.drop_arguments()
         return driver
 
@@ -198,7 +198,7 @@ class CallContext:
 
     def close(self) -> None:
         """Note how the trajectory went."""
-        driver, gate = self.driver, self.router
+        driver, router = self.driver, self.router
         if driver is None:
             return
         runs = tuple(line.run for line in driver.states)
@@ -207,16 +207,16 @@ class CallContext:
         made = (
             len(driver.trajectory.calls) if driver.finished else driver.call
         )  # an interrupted run saves nothing by it
-        full = tuple(made + extra / gate.branches for extra in gate.extra)
+        full = tuple(made + extra / router.branches for extra in router.extra)
         self.finished.append(
-            FinishedTrajectory(runs, tuple(gate.num_rows), gate.branches, full, gate.verified, seconds)
+            FinishedTrajectory(runs, tuple(router.num_rows), router.branches, full, router.verified, seconds)
         )
-        planned = sum(run.cost for run in runs) * gate.branches + gate.verified
-        beyond = max(gate.num_forced_rows, sum(gate.num_rows) - planned)
+        planned = sum(run.cost for run in runs) * router.branches + router.verified
+        beyond = max(router.num_forced_rows, sum(router.num_rows) - planned)
         if beyond > 1e-6:
             self.notes.append(
-                f"{sum(gate.num_rows)} rows entered the network, {beyond:g} more than were wanted, because "
-                f"{gate.forced_reason or 'the pipeline was interrupted'}."
+                f"{sum(router.num_rows)} rows entered the network, {beyond:g} more than were wanted, because "
+                f"{router.forced_reason or 'the pipeline was interrupted'}."
             )
 
     def _check_used(self) -> None:
@@ -260,7 +260,7 @@ def _with_sample(made: Any, after: torch.Tensor, ended: dict[int, torch.Tensor],
     return type(made)(**{**made, **changed})
 
 
-# -- what the swapped methods do: act in a visit of their own, and pass on otherwise --------------
+# -- what the swapped methods do: act in the current call, and pass on otherwise --------------
 
 
 def _denoise(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -64,24 +64,27 @@ def adapt(
     decides = _policy(policy)
     if isinstance(decides, Certified):
         check_identity(decides, pipe)
-    solver = solver or decides.solver or None
+    chosen = _solver(solver or decides.solver or None)
+    if "error" in decides.needs and chosen is None:
+        raise GuestError(
+            f"{registry.spell(decides)} needs the error that an adaptive solver estimates, and a pipeline's scheduler "
+            f"has none. Let Skipstone take the loop over: adapt(pipe, policy, solver='dpm_adaptive')."
+        )
+    return Adapted(pipe, AdaptSettings(decides, chosen, per_sample, verify_rows))
+
+
+def _solver(solver: Solver | str | None) -> Solver | None:
     chosen = registry.parse("solver", solver) if isinstance(solver, str) else solver
     if not isinstance(chosen, Solver | None):
         raise GuestError(
             f"Expected a solver of Skipstone or its spec, got {type(chosen).__name__}: solver='dpmpp'. To change the "
             f"pipeline's own scheduler, set pipe.scheduler."
         )
-    settings = AdaptSettings(decides, chosen, per_sample, verify_rows)
-    if "error" in settings.policy.needs and chosen is None:
-        raise GuestError(
-            f"{registry.spell(settings.policy)} needs the error that an adaptive solver estimates, and a pipeline's "
-            f"scheduler has none. Let Skipstone take the loop over: adapt(pipe, policy, solver='dpm_adaptive')."
-        )
-    return Adapted(pipe, settings)
+    return chosen
 
 
 def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
-    from ...policies.saved import FILE, load_policy
+    from ...policies.saved import FILE, read_policy
 
     if isinstance(policy, Policy):
         return policy
@@ -92,7 +95,7 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
         )
     folder = isinstance(policy, os.PathLike) or (os.sep in policy and "(" not in policy)
     if folder or (Path(policy) / FILE).is_file():
-        return load_policy(policy)
+        return read_policy(policy)
     parsed: Policy = registry.parse("policy", str(policy))
     return parsed
 
@@ -203,7 +206,7 @@ def _call_adapted(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _outside_call(callback: Any) -> Any:
-    """A user's callback, during which other pipelines run as if no visit were on."""
+    """A user's callback, during which other pipelines run as if no call were going on."""
     if callback is None or hasattr(callback, "tensor_inputs"):  # diffusers asks whether it is one of its own objects
         return callback
 

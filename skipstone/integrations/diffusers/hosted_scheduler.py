@@ -1,4 +1,4 @@
-"""A diffusers scheduler as the engine sees it: a solver whose steps are done by somebody else."""
+"""A diffusers scheduler as the engine sees it: a solver whose steps the pipeline does."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class HostSchedule(Schedule):
         return HostSchedule({p.t: p for p in (*trajectory.calls, trajectory.end)}, base)
 
     def alpha(self, t: float) -> float:
-        place = self.noise_levels.get(t)
-        return self.base.alpha(t) if place is None else place.alpha
+        level = self.noise_levels.get(t)
+        return self.base.alpha(t) if level is None else level.alpha
 
     def sigma(self, t: float) -> float:
-        place = self.noise_levels.get(t)
-        return self.base.sigma(t) if place is None else place.sigma
+        level = self.noise_levels.get(t)
+        return self.base.sigma(t) if level is None else level.sigma
 
     def timestep(self, t: float) -> float:
         return self.base.timestep(t)
@@ -44,7 +44,7 @@ class HostSchedule(Schedule):
 
 @dataclass(frozen=True)
 class SchedulerSolver(Solver):
-    """Asks where the sample is, for its estimate, and where the host took it.
+    """Asks where the sample is, for its estimate, and where the scheduler took it.
 
     Args:
         steps: The times of each step's calls, in order.

@@ -22,7 +22,7 @@ MIN_TIME_GAP = 1e-6  # least difference between the times of two steps
 TIMESTEP_TOLERANCE = (
     0.5  # how far from every timestep of a scheduler the one it is given may lie (they are floats in half precision)
 )
-NonstandardPrediction: TypeAlias = Literal["edm", "reversed flow"]  # outputs that are none of the engine's views
+NonstandardPrediction: TypeAlias = Literal["edm", "reversed flow"]  # outputs that are none of the engine's kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +63,27 @@ class PredictionConverter:
     sign: float = 1.0
     data: float = 1.0
 
-    def x0(self, output: Any, x: Any, place: NoiseLevel) -> Any:
+    def x0(self, output: Any, x: Any, level: NoiseLevel) -> Any:
         """The clean estimate that `output` means at `x`, which is in engine coordinates."""
-        alpha, sigma, unit = self._units(place)
+        alpha, sigma, unit = self._units(level)
         return scale_array(
             to_x0(self.kind, scale_array(output, self.sign), scale_array(x, unit), alpha, sigma), self.data
         )
 
-    def output(self, x0: Any, x: Any, place: NoiseLevel) -> Any:
+    def output(self, x0: Any, x: Any, level: NoiseLevel) -> Any:
         """The output that means `x0` at `x`, which is in engine coordinates."""
-        alpha, sigma, unit = self._units(place)
+        alpha, sigma, unit = self._units(level)
         return scale_array(
             from_x0(self.kind, scale_array(x0, 1.0 / self.data), scale_array(x, unit), alpha, sigma), self.sign
         )
 
-    def _units(self, place: NoiseLevel) -> tuple[float, float, float]:
+    def _units(self, level: NoiseLevel) -> tuple[float, float, float]:
         """Alpha and sigma for pictures in units of their deviation, and what x is to be multiplied by."""
         if self.data == 1.0:
-            return place.alpha, place.sigma, 1.0
-        s = place.sigma / (place.alpha * self.data)
+            return level.alpha, level.sigma, 1.0
+        s = level.sigma / (level.alpha * self.data)
         alpha = 1.0 / math.hypot(1.0, s)
-        return alpha, s * alpha, alpha / (place.alpha * self.data)
+        return alpha, s * alpha, alpha / (level.alpha * self.data)
 
 
 CONVERTERS: dict[str, PredictionConverter] = {
@@ -137,7 +137,7 @@ def apply_clipping(scheduler: Any, x0: Any) -> Any:
     return x0.clamp(-config.clip_sample_range, config.clip_sample_range)
 
 
-# -- where the sample is: one place for each call from index `begin` on ----------------------------
+# -- where the sample is: one noise level for each call from index `begin` on ------------------------
 
 
 def table_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
@@ -189,11 +189,9 @@ def flow_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
 
 def cosine_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
     """Of Wuerstchen's, whose timesteps are times and whose last one is never called."""
-    scale_array = scheduler.timesteps[begin:-1]
-    bars = scheduler._alpha_cumprod(scale_array.float(), scale_array.device).tolist()
-    return [
-        NoiseLevel(t, 1.0, math.sqrt(b), math.sqrt(1.0 - b)) for t, b in zip(scale_array.tolist(), bars, strict=True)
-    ]
+    times = scheduler.timesteps[begin:-1]
+    bars = scheduler._alpha_cumprod(times.float(), times.device).tolist()
+    return [NoiseLevel(t, 1.0, math.sqrt(b), math.sqrt(1.0 - b)) for t, b in zip(times.tolist(), bars, strict=True)]
 
 
 def angle_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
@@ -221,13 +219,13 @@ def get_table(scheduler: Any) -> Table:
 
 def _levels_from_sigmas(scheduler: Any, sigmas: Sequence[float], scale: Callable[[float], float]) -> list[NoiseLevel]:
     table = get_table(scheduler) if hasattr(scheduler, "alphas_cumprod") else None
-    places = []
+    levels = []
     for s in sigmas:
         alpha = 1.0 / math.hypot(1.0, s)
         # without a table, the time that a flow of the same signal-to-noise ratio has
         t = s / (1.0 + s) if table is None or s <= 0.0 else _snap_to_entry(table.time(-math.log(s)), scheduler)
-        places.append(NoiseLevel(t, scale(alpha), alpha, s * alpha))
-    return places
+        levels.append(NoiseLevel(t, scale(alpha), alpha, s * alpha))
+    return levels
 
 
 def _snap_to_entry(t: float, scheduler: Any) -> float:
@@ -264,8 +262,8 @@ def first_stages(stages: Sequence[int], calls: int) -> tuple[int, ...]:
     return tuple(min(n, calls - end + n) for n, end in zip(stages, ends, strict=True) if end - n < calls)
 
 
-def make_decreasing(places: Sequence[NoiseLevel], stages: Sequence[int], who: str) -> list[NoiseLevel]:
-    """The same places with the times of steps falling strictly: equal ones are set apart by a hair.
+def make_decreasing(levels: Sequence[NoiseLevel], stages: Sequence[int], who: str) -> list[NoiseLevel]:
+    """The same noise levels with the times of steps falling strictly: equal ones are set apart by a hair.
 
     Raises:
         GuestError: they rise.
@@ -273,17 +271,17 @@ def make_decreasing(places: Sequence[NoiseLevel], stages: Sequence[int], who: st
     settled: list[NoiseLevel] = []
     at, before = 0, math.inf
     for step, n in enumerate(stages):
-        t, raw = places[at].t, places[at - stages[step - 1]].t if step else math.inf
+        t, raw = levels[at].t, levels[at - stages[step - 1]].t if step else math.inf
         if t > raw + MIN_TIME_GAP:
             raise GuestError(
                 f"The timesteps of {who} turn back from t={raw:.4g} to t={t:.4g} (1 is noise, 0 data). Only runs "
                 f"towards the data can be adapted."
             )
         before = max(min(t, before - MIN_TIME_GAP), MIN_TIME_GAP * (len(stages) - step))
-        first = replace(places[at], t=before)
-        # a second call where this step begins is at the same place
-        settled = [first if place == places[at] else place for place in settled]
-        settled += [first, *places[at + 1 : at + n]]
+        first = replace(levels[at], t=before)
+        # a second call where this step begins is at the same noise level
+        settled = [first if level == levels[at] else level for level in settled]
+        settled += [first, *levels[at + 1 : at + n]]
         at += n
     return settled
 

@@ -25,16 +25,16 @@ class PipelineSpec:
         pipelines: Names of their classes; a subclass is recognised too.
         title: What people call the family.
         denoisers: Attributes that hold the denoiser, or several that take turns.
-        beside: Attributes of models called in every step before it, whose only reader it is: ControlNets.
+        companions: Attributes of models called in every step before it, whose only reader it is: ControlNets.
         branches: The guidance branches in the order in which they enter, in one batch or one after another; runs
-            with another number of them have no names for theirs, and cannot be gated.
+            with another number of them have no names for theirs, and `guidance_gate` cannot skip one.
         frames: Whether the scheduler steps the frames of a video as rows of their own.
         doubled: Whether the scheduler steps the guidance branches as rows of their own.
         shared: Arguments that are the same for all rows, whatever their first axis: position ids.
         repeated: Arguments that hold each row several times side by side: a video's text, once per frame.
         between: What else acts on the sample between two steps, or nothing: it rules `solver=` out.
         switches: Times (1 noise, 0 data) at which another denoiser takes over.
-        known: Whether this was declared; rows of undeclared pipelines are verified.
+        is_declared: Whether this was declared; rows of undeclared pipelines are verified.
     """
 
     pipelines: tuple[str, ...] = ()

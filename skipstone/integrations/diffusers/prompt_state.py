@@ -6,29 +6,29 @@ from typing import Any
 
 import torch
 
+from ...engine.contracts import COND
 from .batch_router import BatchRouter, DenoiserCall
 
 TEXT_STATES_ARGUMENT = "encoder_hidden_states"  # of the argument that holds text states, in the denoisers of diffusers
-COND = "cond"
 
 
-def mean_prompt_states(gate: BatchRouter) -> list[tuple[float, ...]]:
-    """`TrainingArguments.prompt` of each sample: its conditional branch's text states, averaged over tokens in float32.
+def mean_prompt_states(router: BatchRouter) -> list[tuple[float, ...]]:
+    """`Run.prompt` of each sample: its conditional branch's text states, averaged over tokens in float32.
 
     Tokens whose state is 0 throughout are left out: pipelines pad with them where an encoder is missing. Empty where
-    the denoiser is given no text states, or such as cannot be told apart: it may be asked once the gate is open, and
-    before it forgets.
+    the denoiser is given no text states, or such as cannot be told apart. Ask once the router is open, and before it
+    drops the arguments.
     """
-    for p in gate.denoiser_calls.values():
-        if COND in p.branches and (states := _states(p, gate)) is not None:
+    for p in router.denoiser_calls.values():
+        if COND in p.branches and (states := _states(p, router)) is not None:
             words = states.float()
             said = (words != 0).any(-1, keepdim=True)
             means = (words * said).sum(1) / said.sum(1).clamp_min(1)
             return [tuple(mean) for mean in means.tolist()]
-    return [()] * gate.samples
+    return [()] * router.samples
 
 
-def _states(p: DenoiserCall, gate: BatchRouter) -> torch.Tensor | None:
+def _states(p: DenoiserCall, router: BatchRouter) -> torch.Tensor | None:
     """(samples, tokens, width) of the branch COND."""
     states: Any = p.kwargs.get(TEXT_STATES_ARGUMENT)
     if not isinstance(states, torch.Tensor) or states.ndim != 3 or not states.is_floating_point():
@@ -37,9 +37,9 @@ def _states(p: DenoiserCall, gate: BatchRouter) -> torch.Tensor | None:
     if (
         left
         or each < 1
-        or (each > 1 and TEXT_STATES_ARGUMENT not in gate.spec.repeated)
-        or TEXT_STATES_ARGUMENT in gate.spec.shared
+        or (each > 1 and TEXT_STATES_ARGUMENT not in router.spec.repeated)
+        or TEXT_STATES_ARGUMENT in router.spec.shared
     ):
         return None
-    first = p.branches.index(COND) * gate.samples
-    return states[first * each : (first + gate.samples) * each : each]
+    first = p.branches.index(COND) * router.samples
+    return states[first * each : (first + router.samples) * each : each]

@@ -1,8 +1,8 @@
 """The schedulers of diffusers in the engine's terms: one small declaration for each family.
 
 `trajectory` says what a scheduler is about to do, call by call. Another package declares its own scheduler by
-`register_scheduler(SchedulerSpec(...))` in a module named by an entry point of the group `skipstone`; `places.py` has
-the parts.
+`register_scheduler(SchedulerSpec(...))` in a module named by an entry point of the group `skipstone`; `noise_levels.py`
+has the parts.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class SchedulerSpec:
     Args:
         name: What to call the family.
         schedulers: Names of their classes; a subclass is recognised too.
-        places: (scheduler, index of the next call) -> one place for each call from there to the end.
-        reading: What the network's output means.
+        places: (scheduler, index of the next call) -> one noise level for each call from there to the end.
+        converter: What the network's output means.
         stages: (scheduler, calls to come) -> calls of each step.
         clean: (scheduler, x0) -> the clean estimate as the scheduler clips it.
         stochastic: Whether `step` draws noise unless it is told otherwise.
-        flaw: What in its settings cannot be adapted, and what would work; or nothing.
+        unsupported_reason: What in its settings cannot be adapted, and what would work; or nothing.
     """
 
     name: str
@@ -69,10 +69,10 @@ class Trajectory:
     """What a scheduler is about to do, call by call, in the engine's terms.
 
     Args:
-        calls: One place for each call of `step` to come, as the sample is at that call.
+        calls: One noise level for each call of `step` to come, as the sample is at that call.
         end: Where the last call leaves the sample.
         stages: Calls of each step; they add up to `len(calls)`.
-        reading: What the network's output means.
+        converter: What the network's output means.
         clean: The scheduler's own clipping of a clean estimate.
         stochastic: Whether `step` draws noise unless it is told otherwise.
         reaches_end: Whether the last call is the scheduler's last.
@@ -88,7 +88,7 @@ class Trajectory:
 
     @property
     def prediction(self) -> PredictionType | NonstandardPrediction:
-        """What the network predicts: one of the engine's views, or "edm" or "reversed flow", which are none."""
+        """What the network predicts: one of the engine's kinds, or "edm" or "reversed flow", which are none."""
         return self.converter.prediction
 
     def x0(self, k: int, output: Tensor, x: Tensor) -> Tensor:
@@ -96,17 +96,17 @@ class Trajectory:
 
         A learned variance behind the first channels of `output` is left out.
         """
-        place = self.calls[k]
+        level = self.calls[k]
         if output.shape != x.shape:
             for axis, size in enumerate(x.shape):
                 output = output.narrow(axis, 0, size)
-        estimate = self.converter.x0(upcast(output), at.scale_array(upcast(x), place.scale), place)
+        estimate = self.converter.x0(upcast(output), at.scale_array(upcast(x), level.scale), level)
         return cast_like(self.clean(estimate), x)  # type: ignore[no-any-return]
 
     def output(self, k: int, x0: Tensor, x: Tensor) -> Tensor:
         """The network output that means `x0` at call k for the pipeline's sample `x`: as many channels as it has."""
-        place = self.calls[k]
-        return cast_like(self.converter.output(upcast(x0), at.scale_array(upcast(x), place.scale), place), x)  # type: ignore[no-any-return]
+        level = self.calls[k]
+        return cast_like(self.converter.output(upcast(x0), at.scale_array(upcast(x), level.scale), level), x)  # type: ignore[no-any-return]
 
 
 def trajectory(scheduler: Any, timestep: Any, count: int | None = None) -> Trajectory:

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from ...engine.contracts import Policy
+from ...engine.contracts import COND, UNCOND, Policy
 from ...engine.drivers import denoise_many
 from ...engine.requests import Estimate, Problem, Query, Solver
 from ...errors import GuestError
-from ...numerics.parametrize import to_x0
+from ...numerics.parametrize import PREDICTION_TYPES, to_x0
 from ...numerics.schedule import Schedule
 from ...registry import spell
-from .batch_driver import PREDICTION_TYPES, BatchDriver, SampleState
+from .batch_driver import BatchDriver, SampleState
 from .batch_router import BATCH_ARGUMENTS, BatchRouter, find_batch
 from .rows import main_output
 
@@ -35,10 +35,10 @@ def take_over(
     timesteps: Sequence[float],
     x: torch.Tensor,
 ) -> None:
-    """Denoise every sample to the end, and leave lines that wait for the pipeline to arrive there.
+    """Denoise every sample to the end, and leave states that wait for the pipeline to arrive there.
 
     Args:
-        voyage: Of the samples, not yet begun.
+        driver: Of the samples, not yet begun.
         solver, policy: Of the run.
         output, x: What the first step of the scheduler was given.
         timesteps: What the scheduler is told at each of its calls.
@@ -86,12 +86,12 @@ def _measure_guidance(driver: BatchDriver, output: torch.Tensor) -> float:
     branch_outputs = [driver.router.get_new_outputs(s) for s in range(driver.layout.samples)]
     branches = {b: torch.stack([f[b][:channels] for f in branch_outputs]).double() for b in branch_outputs[0]}
     guided = output.double()[:, : next(iter(branches.values())).shape[1]]
-    if len(branches) == 1 and torch.equal(branches["cond"], guided):
+    if len(branches) == 1 and torch.equal(branches[COND], guided):
         return 1.0
-    if len(branches) == 2 and branches.keys() == {"cond", "uncond"}:
-        gap = branches["cond"] - branches["uncond"]
-        weight = float(((guided - branches["uncond"]) * gap).sum() / (gap * gap).sum().clamp_min(1e-300))
-        error = (branches["uncond"] + weight * gap - guided).norm() / guided.norm()
+    if len(branches) == 2 and branches.keys() == {COND, UNCOND}:
+        gap = branches[COND] - branches[UNCOND]
+        weight = float(((guided - branches[UNCOND]) * gap).sum() / (gap * gap).sum().clamp_min(1e-300))
+        error = (branches[UNCOND] + weight * gap - guided).norm() / guided.norm()
         if error < (1e-4 if output.dtype == torch.float32 else 2e-2):
             return weight
     raise GuestError(
@@ -100,9 +100,9 @@ def _measure_guidance(driver: BatchDriver, output: torch.Tensor) -> float:
     )
 
 
-def _time_factor(gate: BatchRouter, timestep: float) -> float:
+def _time_factor(router: BatchRouter, timestep: float) -> float:
     """What the denoiser is told over what the scheduler is told: 1, or 1/1000."""
-    p = gate.denoiser_calls[0]
+    p = router.denoiser_calls[0]
     model_timestep = next((p.kwargs[n] for n in TIME_NAMES if n in p.kwargs), p.args[1] if len(p.args) > 1 else None)
     factor = (
         0.0
@@ -155,7 +155,7 @@ class PipelineBackbone:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        return ("cond", "uncond") if self.router.branches == 2 else ()
+        return (COND, UNCOND) if self.router.branches == 2 else ()
 
     @property
     def branches(self) -> int:
@@ -191,16 +191,16 @@ class PipelineBackbone:
 
     def _estimate(self, query: Query, fresh: dict[str, torch.Tensor]) -> Estimate:
         both = {**query.known_outputs, **fresh}
-        output = both["cond"]
+        output = both[COND]
         if self.router.branches == 2:
-            output = both["uncond"] + self.guidance_scale * (both["cond"] - both["uncond"])
+            output = both[UNCOND] + self.guidance_scale * (both[COND] - both[UNCOND])
         mean, kind = output[: query.x.shape[0]], str(self.driver.trajectory.prediction)
         x0 = to_x0(kind, mean, query.x, self.schedule.alpha(query.t), self.schedule.sigma(query.t))
         x0 = self.driver.trajectory.clean(x0)
         mean = x0 if kind == "x0" else mean
         self.latest_x0[query.cond] = x0
         features = {b: v for b, v in fresh.items() if b in query.wanted_sites}
-        return Estimate(x0, len(fresh) / self.branches, mean, kind, features)  # type: ignore[arg-type]  # a View
+        return Estimate(x0, len(fresh) / self.branches, mean, kind, features)  # type: ignore[arg-type]  # a PredictionType
 
 
 def _replace_batch(args: tuple[Any, ...], x: torch.Tensor, times: torch.Tensor) -> tuple[Any, ...]:

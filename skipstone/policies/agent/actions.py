@@ -1,4 +1,4 @@
-"""What an agent may do at a call: how far the next step goes, measured on a fixed schedule that guides it."""
+"""What an agent may do at a call: how far the next step goes, measured on a fixed schedule, its base schedule."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from functools import cached_property
 from operator import gt
 from typing import Any
 
-from ...engine.contracts import ATTENTION, Attempt, Cached, Full, Plan, Refine, Run
+from ...engine.contracts import ATTENTION, UNCOND, Attempt, Cached, Full, Plan, Refine, Run
 from ...errors import SpecError
 
-PLACES_PER_STEP = 4  # places to land on for each step of a guide
+PLACES_PER_STEP = 4  # places to land on for each step of a base schedule
 PLACE_DIGITS = 3  # of a place between two steps: networks taught at 1000 whole timesteps are noisy between them
 STOP, GATE, REFINE, ACTION = "stop", "gate", "refine", "action"  # words of actions, and memos
 STEP_ACTIONS = ("continue", "skip", "short")  # actions that are nothing but a landing
-UNCOND = frozenset({"uncond"})
+UNCOND_BRANCH = frozenset({UNCOND})
 DEFAULT = ("short 0.5", "short 0.75", "continue", "skip 1.25", "skip 1.5", "skip 2", "skip 3", "stop 1", "stop 2")
 
 
@@ -32,7 +32,7 @@ class BaseSchedule:
     def __post_init__(self) -> None:
         numbers = all(isinstance(t, int | float) for t in self.times)
         if len(self.times) < 2 or not numbers or not all(map(gt, self.times, self.times[1:])):  # nan does not fall
-            raise SpecError(f"Expected a guide of at least two falling times, got {self.times!r}.")
+            raise SpecError(f"Expected a base schedule of at least two falling times, got {self.times!r}.")
 
     @property
     def steps(self) -> int:
@@ -41,7 +41,7 @@ class BaseSchedule:
 
     @cached_property
     def places(self) -> tuple[float, ...]:
-        """PARTS for each step, and the end."""
+        """`PLACES_PER_STEP` for each step, and the end."""
         found: list[float] = []
         for a, b in zip(self.times, self.times[1:], strict=False):
             inner = [a + (b - a) * j / PLACES_PER_STEP for j in range(1, PLACES_PER_STEP)]
@@ -67,15 +67,15 @@ class BaseSchedule:
 class ActionSpace:
     """The actions of an agent, in order.
 
-    `continue` goes on to where the guide's next step would land; `skip k` passes k steps of it in one, `short k` a
-    part of one; `stop m` ends the run in m steps of equal share, each a call, without looking again; `gate`
-    continues, and calls the prompt's branch alone where that step lands; `refine` continues, and denoises the
+    `continue` goes on to where the base schedule's next step would land; `skip k` passes k steps of it in one,
+    `short k` a part of one; `stop m` ends the run in m steps of equal share, each a call, without deciding again;
+    `gate` continues, and calls the prompt's branch alone where that step lands; `refine` continues, and denoises the
     marked region again.
 
     Args:
         names: Of the actions.
         first: Calls before which a run may not be stopped, >= 1.
-        calls: Calls that a run may make, for each call of the guide, >= 1.
+        calls: Calls that a run may make, for each call of the base schedule, >= 1.
         refines: Refinements that a run may make, >= 0.
 
     Raises:
@@ -102,7 +102,7 @@ class ActionSpace:
     @property
     def sites(self) -> frozenset[str]:
         """Outputs of the network that some action needs."""
-        branch = UNCOND if GATE in self.names else frozenset[str]()
+        branch = UNCOND_BRANCH if GATE in self.names else frozenset[str]()
         return branch | (frozenset({ATTENTION}) if REFINE in self.names else frozenset[str]())
 
     @cached_property
@@ -110,22 +110,22 @@ class ActionSpace:
         """Places that each action passes; minus the number of steps of a stop."""
         return tuple(map(_parse_length, self.names))
 
-    def action_mask(self, run: Run, guide: BaseSchedule) -> Any:
+    def action_mask(self, run: Run, schedule: BaseSchedule) -> Any:
         """(actions,) whether each may be taken by a run that is about to decide."""
         assert run.pending is not None
-        left = len(guide.places) - 1 - guide.index(run.pending.t)
+        left = len(schedule.places) - 1 - schedule.index(run.pending.t)
         calls = sum(not a.is_forecast for a in run.accepted_attempts)
         return self.action_masks(
-            [left], [calls], [guide.steps], run.branches > 1, count_refinements(run) < self.refines
+            [left], [calls], [schedule.steps], run.branches > 1, count_refinements(run) < self.refines
         )[0]
 
     def action_masks(self, left: Any, calls: Any, steps: Any, gates: Any = False, refines: Any = True) -> Any:
         """(n, actions) whether each action may be taken: one for each landing, and only such as can be paid for.
 
         Args:
-            left: (n,) places of the guide ahead.
+            left: (n,) places of the base schedule ahead.
             calls: (n,) made so far.
-            steps: (n,) of the guide.
+            steps: (n,) of the base schedule.
             gates: Whether there is a branch to leave out.
             refines: Whether a refinement is left; of all, or (n,).
         """
@@ -179,42 +179,38 @@ def is_decision_due(run: Run) -> bool:
     last = run.pending
     if last is None or last.plan.memo.get(STOP) is not None:
         return False
-    return not last.is_forecast and not _is_retry(run, last)
+    return not last.is_forecast and not run.is_retry
 
 
-def _is_retry(run: Run, last: Attempt) -> bool:
-    return bool(run.past) and run.past[-1].accepted is False and run.past[-1].t == last.t
-
-
-def plan_action(run: Run, guide: BaseSchedule, moves: ActionSpace, action: int | None = None) -> Plan:
+def plan_action(run: Run, schedule: BaseSchedule, action_space: ActionSpace, action: int | None = None) -> Plan:
     """The plan that an action means; without one, that which goes on where no decision is due."""
     last = run.pending
     if last is None:
-        return Plan(Full(), guide.landing_time(run.t, PLACES_PER_STEP, run.t_end))
+        return Plan(Full(), schedule.landing_time(run.t, PLACES_PER_STEP, run.t_end))
     if action is None:
-        return _continue_plan(run, guide, last)
-    name, length = moves.names[action], moves.lengths[action]
+        return _continue_plan(run, schedule, last)
+    name, length = action_space.names[action], action_space.lengths[action]
     memo = {ACTION: float(action)}
     if length < 0:
         memo[STOP] = float(-length - 1)
-        length = -(-(len(guide.places) - 1 - guide.index(last.t)) // -length)
+        length = -(-(len(schedule.places) - 1 - schedule.index(last.t)) // -length)
     if name == GATE:
         memo[GATE] = 1.0
-    landing = guide.landing_time(last.t, length, run.t_end)
+    landing = schedule.landing_time(last.t, length, run.t_end)
     if landing == last.t_next and name.partition(" ")[0] in STEP_ACTIONS:  # the pending step is what the action means
-        return _continue_plan(run, guide, last)
+        return _continue_plan(run, schedule, last)
     evaluate = Refine() if name == REFINE else last.plan.evaluate
     return Plan(evaluate, landing, False, memo=memo)
 
 
-def _continue_plan(run: Run, guide: BaseSchedule, last: Attempt) -> Plan:
+def _continue_plan(run: Run, schedule: BaseSchedule, last: Attempt) -> Plan:
     """Accept the pending step, and take the next."""
     if last.t_next <= run.t_end:
         return Plan(Full(), run.t_end)
     rest = last.plan.memo.get(STOP, 0.0)
-    evaluate = Cached(UNCOND, 1) if last.plan.memo.get(GATE) else Full()
-    step = Plan(evaluate, guide.landing_time(last.t_next, PLACES_PER_STEP, run.t_end))
+    evaluate = Cached(UNCOND_BRANCH, 1) if last.plan.memo.get(GATE) else Full()
+    step = Plan(evaluate, schedule.landing_time(last.t_next, PLACES_PER_STEP, run.t_end))
     if rest:
-        share = -(-(len(guide.places) - 1 - guide.index(last.t_next)) // int(rest))
-        return replace(step, t_next=guide.landing_time(last.t_next, share, run.t_end), memo={STOP: rest - 1})
+        share = -(-(len(schedule.places) - 1 - schedule.index(last.t_next)) // int(rest))
+        return replace(step, t_next=schedule.landing_time(last.t_next, share, run.t_end), memo={STOP: rest - 1})
     return step

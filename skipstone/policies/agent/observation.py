@@ -1,6 +1,6 @@
 """What an agent sees of a run: numbers of the trace and of the prompt, the same in training and in use.
 
-Pictures too, where it is told to look at them: see `published.py`.
+Features of pictures too, where its blocks ask for them: see `published.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .published import PublishedObservation
 LINEAR_ERROR_SIGNAL, REPEAT_ERROR_SIGNAL = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 BLOCKS = ("place", "trace", "errors", "prompt")  # those that cost nothing
 ALL_PUBLISHED = "published"  # short for all of PUBLISHED
-NO_IMAGES = PublishedObservation()  # looks at nothing
+NO_IMAGES = PublishedObservation()  # needs nothing
 HISTORY_LENGTH = 3  # calls whose signals are seen: this one and the two before
 LOG_FLOOR = 1e-6
 HALF_PI = math.pi / 2
@@ -32,24 +32,24 @@ HALF_PI = math.pi / 2
 class Observation:
     """The observation of an agent, block by block.
 
-    - place: where the run is, on the guide and on the angle; calls made, and how far that is ahead of the guide; what
-      a call costs.
+    - place: where the run is, on the base schedule and on the angle; calls made, and how far that is ahead of the base
+      schedule; what a call costs.
     - trace: how far each of the last calls has left the line through the two before it, and the one before it; how
       long the steps were.
-    - errors: the bend of the path as `stride` measures it, what the next step of the guide would spoil by it, and
-      what the steps so far have.
+    - errors: the bend of the path as `stride` measures it, the error that the next step of the base
+      schedule would make by it, and that of the steps so far.
     - prompt: the mean text state, on `axes`.
     - image, text, timestep, quality: the observation that AdDiffusion published, see `PublishedObservation`;
       "published" is all four.
 
-    The first four, which are the default, cost nothing beside the calls themselves. Looking at pictures costs
-    `published.fee` calls each time.
+    The first four, which are the default, cost nothing beside the calls themselves. Features of pictures
+    cost `published.fee` calls each time.
 
     Args:
         blocks: Those that are seen. A block that is left out is not in the observation at all, and not computed.
         centre: (width,) subtracted from the text state; empty without a prompt block.
         axes: (k, width) directions that the text state is seen along.
-        published: What looks at pictures and prompts, how wide its features are, and what a look costs.
+        published: What makes features of pictures and prompts, how wide they are, and what they cost.
 
     Raises:
         SpecError: an unknown block, or none.
@@ -75,7 +75,7 @@ class Observation:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Signals that are looked at."""
+        """Signals that it is made of."""
         return frozenset({LINEAR_ERROR_SIGNAL, REPEAT_ERROR_SIGNAL}) | self.published.needs(self.published_blocks)
 
     @cached_property
@@ -95,15 +95,15 @@ class Observation:
                 found += self.published.names(part, "place" in self.blocks)
         return tuple(found)
 
-    def observe(self, run: Run, guide: BaseSchedule, price: float) -> Any:
+    def observe(self, run: Run, schedule: BaseSchedule, price: float) -> Any:
         """The observation (len(names),) of a run that is about to decide, float32."""
-        seen = observe_run(run, guide, price)
+        seen = observe_run(run, schedule, price)
         if self.published_blocks:
             seen = seen._replace(**self.published.observe(run, self.published_blocks))
         return self.features(seen)[0]
 
     def fee(self, run: Run) -> float:
-        """What was paid for looking at a run, in calls; not among the calls of the network."""
+        """What the features of pictures of a run have cost, in calls; not among the calls of the network."""
         return self.published.fee * self.published.count_images(run)
 
     def features(self, seen: ObservationBatch) -> Any:
@@ -157,7 +157,7 @@ class Observation:
             return [np.zeros(len(seen.prompt))] * len(self.axes)
         if seen.prompt.shape[1] != len(self.centre):
             raise SpecError(
-                f"This agent looks at text states of width {len(self.centre)}, and this run has one of "
+                f"This agent needs text states of width {len(self.centre)}, and this run has one of "
                 f"{seen.prompt.shape[1]}: it was trained on another model. Train one there, or without 'prompt'."
             )
         centre, axes = self._arrays
@@ -183,8 +183,8 @@ def path_curvature(angles: Any, lines: Any, lasts: Any, k: int) -> Any:
     return np.maximum(np.where(np.isnan(line), last, line), LOG_FLOOR)
 
 
-def observe_run(run: Run, guide: BaseSchedule, price: float) -> ObservationBatch:
-    """A run as a view of one row."""
+def observe_run(run: Run, schedule: BaseSchedule, price: float) -> ObservationBatch:
+    """A run as a batch of one row."""
     import numpy as np
 
     calls = [a for a in run.accepted_attempts if not a.is_forecast]
@@ -192,11 +192,11 @@ def observe_run(run: Run, guide: BaseSchedule, price: float) -> ObservationBatch
     lines, lasts = (
         [a.signals.get(name, math.nan) for a in calls] for name in (LINEAR_ERROR_SIGNAL, REPEAT_ERROR_SIGNAL)
     )
-    place = guide.index(calls[-1].t)
-    ahead = grid_angle(run.grid, run.clocks, guide.places[min(place + PLACES_PER_STEP, len(guide.places) - 1)])
+    place = schedule.index(calls[-1].t)
+    ahead = grid_angle(run.grid, run.clocks, schedule.places[min(place + PLACES_PER_STEP, len(schedule.places) - 1)])
     tables = [np.array([_newest(values, k + 1) for k in range(len(calls))]) for values in (angles, lines, lasts)]
     spoilt = accumulated_error(*tables)
-    found = (place, len(guide.places), len(calls), price)
+    found = (place, len(schedule.places), len(calls), price)
     place_, places, count, cost = (np.array([v], float) for v in found)
     known, lined, lasted = (table[-1:] for table in tables)
     prompt = np.array(run.prompt, float)[None]
@@ -204,14 +204,14 @@ def observe_run(run: Run, guide: BaseSchedule, price: float) -> ObservationBatch
 
 
 def accumulated_error(angles: Any, lines: Any, lasts: Any) -> Any:
-    """(1,) sum of squares of b h^3 over calls, a row each: the bend at a call tells what the step to it has spoilt."""
+    """(1,) sum of squares of b h^3 over calls, a row each: the curvature b at one gives the error of the step to it."""
     import numpy as np
 
     return np.nansum((path_curvature(angles, lines, lasts, 0) * (angles[:, 1] - angles[:, 0]) ** 3) ** 2)[None]
 
 
 def _newest(values: list[float], count: int) -> list[float]:
-    """The last of the first `count` values, newest first, LOOKS + 2 of them."""
+    """The last of the first `count` values, newest first, HISTORY_LENGTH + 2 of them."""
     newest = values[max(0, count - HISTORY_LENGTH - 2) : count][::-1]
     return newest + [math.nan] * (HISTORY_LENGTH + 2 - len(newest))
 
@@ -225,5 +225,5 @@ def _log(signal: Any) -> Any:
 
 @lru_cache(maxsize=65536)
 def grid_angle(grid: tuple[float, ...], clocks: tuple[float, ...], t: float) -> float:
-    """`TrainingArguments.angle` of a run on this grid: all that a policy knows of the schedule."""
+    """`Run.angle` of a run on this grid: all that a policy knows of the schedule."""
     return Run(grid[0], grid[-1], grid, clocks).angle(t)

@@ -9,16 +9,16 @@ class ObservationBatch(NamedTuple):
     """Runs that are about to decide, one a row; what is not known yet is nan.
 
     Args:
-        place: (n,) places of the guide behind.
-        places: (n,) of the guide, in all.
+        place: (n,) places of the base schedule behind.
+        places: (n,) of the base schedule, in all.
         calls: (n,) made so far, the one just made included.
         price: (n,) of a call.
-        angles: (n, LOOKS + 2) of the last calls, newest first.
-        lines, lasts: (n, LOOKS) the signals LINE and LAST at the last calls, newest first.
-        ahead: (n,) angle at which the guide's next step would land.
-        made: (n,) sum of squares of what the steps so far have spoilt, as `bend` tells.
+        angles: (n, HISTORY_LENGTH + 2) of the last calls, newest first.
+        linear_errors, repeat_errors: (n, HISTORY_LENGTH) the signals of these names at the last calls, newest first.
+        ahead: (n,) angle at which the base schedule's next step would land.
+        accumulated_error: (n,) sum of squares of the errors of the steps so far, by `path_curvature`.
         prompt: (n, width) mean text states.
-        t, pictures, words: What `PublishedPeer` looks at; None where it does not.
+        t, pictures, words: What `PublishedObservation` needs; None where it needs nothing.
     """
 
     place: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,11 +27,12 @@ class AgentCheckpoint:
     """All that an agent's file holds.
 
     Args:
-        brain: Scores of actions.
-        moves: The actions.
-        sight: What it sees.
-        guides: The fixed schedule that it began with, of each price, by falling price: its moves are measured on it.
-        learned: Whether the brain is better than the guides on prompts it was not trained on; else it plays them.
+        action_scorer: Scores of actions.
+        action_space: The actions.
+        observation: What it sees.
+        base_schedules: The fixed schedule that it began with, of each price, by falling price: its actions are measured
+            on it.
+        learned: Whether it is better than its base schedules on prompts it was not trained on; else it follows them.
         solver: Spec of the solver it was trained with.
         notes: What its maker says: model, learner, figures.
     """
@@ -51,14 +52,13 @@ class AgentCheckpoint:
             or self.action_scorer.inputs != len(self.observation.names)
         ):
             raise SpecError(
-                f"Expected guides and a brain of {len(self.observation.names)} inputs and {len(self.action_space)} "
-                f"actions, got "
-                f"{len(self.base_schedules)} guides, {self.action_scorer.inputs} inputs and "
-                f"{self.action_scorer.actions} actions."
+                f"Expected base schedules and a network of {len(self.observation.names)} inputs and "
+                f"{len(self.action_space)} actions, got {len(self.base_schedules)} base schedules, "
+                f"{self.action_scorer.inputs} inputs and {self.action_scorer.actions} actions."
             )
         if not all(0 < price < INFINITY for price, _ in self.base_schedules):
             raise SpecError(
-                f"Expected prices > 0 of the guides, got {', '.join(str(p) for p, _ in self.base_schedules)}."
+                f"Expected prices > 0 of the base schedules, got {', '.join(str(p) for p, _ in self.base_schedules)}."
             )
 
     @property
@@ -73,11 +73,11 @@ class AgentCheckpoint:
 
     def choose(self, run: Run, price: float) -> int:
         """The action of a run at which a decision is due."""
-        guide = self.base_schedule(price)
+        schedule = self.base_schedule(price)
         if not self.learned:
             return self.action_space.names.index("continue")
         return self.action_scorer.choose(
-            self.observation.observe(run, guide, price), self.action_space.action_mask(run, guide)
+            self.observation.observe(run, schedule, price), self.action_space.action_mask(run, schedule)
         )
 
     def save(self, path: str | Path) -> Path:
@@ -85,23 +85,22 @@ class AgentCheckpoint:
         about = {
             "moves": asdict(self.action_space),
             "sight": asdict(self.observation),
-            "guides": [{"price": price, "times": list(guide.times)} for price, guide in self.base_schedules],
+            "guides": [{"price": price, "times": list(schedule.times)} for price, schedule in self.base_schedules],
             "learned": self.learned,
             "solver": self.solver,
             "notes": dict(self.notes or {}),
         }
-        brain = self.action_scorer
-        return ActionScorer(brain.centre, brain.spread, brain.layers, brain.activation, about).save(path)
+        return replace(self.action_scorer, about=about).save(path)
 
     @classmethod
     def load(cls, path: str | Path) -> AgentCheckpoint:
         """What `save` wrote. Raises SpecError where it cannot be read."""
-        brain = ActionScorer.load(path)
+        scorer = ActionScorer.load(path)
         try:
-            about = brain.about
+            about = scorer.about
             moves, sight = about["moves"], about["sight"]
             return cls(
-                brain,
+                scorer,
                 ActionSpace(**{**moves, "names": tuple(moves["names"])}),
                 Observation(
                     tuple(sight["blocks"]),
@@ -116,7 +115,7 @@ class AgentCheckpoint:
             )
         except (KeyError, TypeError, AttributeError):
             raise SpecError(
-                f"{path} holds a brain, but not what an agent needs beside it. Train it again: skipstone train agent."
+                f"{path} holds a network, but not what an agent needs beside it. Train it again: skipstone train agent."
             ) from None
 
 
@@ -152,14 +151,15 @@ class Agent(Policy):
     """Let a trained agent choose how far each step goes, by what the call at its start has shown.
 
     At every call it sees the trace so far and the prompt's text state, and takes the action of the highest score, of
-    those that are allowed: go on along its guide (the fixed schedule that it began with), take a shorter or a longer
+    those that are allowed: go on along its base schedule (the fixed one that it began with), take a shorter or a longer
     step, stop in one or two. The step is set when the call at its start is known, as `stride` does. Where training
-    found nothing surely better on the network, it plays the guide. "pebble" is such a one, on schedules that were
-    searched for Pebble; "pebble-even" has learnt, beginning with even steps. For the model and the solver it was
+    found nothing surely better on the network, it follows the base schedule. "pebble" is such a one, on schedules that
+    were searched for Pebble; "pebble-even" has learnt, beginning with even steps. For the model and the solver it was
     trained with, whose steps make one call.
 
-    One that was trained to look at pictures (`PublishedObservation`) decodes the clean estimate at every call, which
-    costs `mind.sight.published.fee` calls each time: it is charged in training, and no count of calls shows it.
+    One that was trained on features of pictures (`PublishedObservation`) decodes the clean estimate at every call,
+    which costs `checkpoint.observation.published.fee` calls each time: it is charged in training, and no count of calls
+    shows it.
 
     Args:
         path: File or folder of `skipstone train agent`, or the name of a shipped one. "" changes nothing.
@@ -170,7 +170,7 @@ class Agent(Policy):
         SpecError: no such agent, or a price beyond what it was trained at.
 
     References: Schulman et al. 2017, arXiv 1707.06347 (PPO); the decision process is that of AdDiffusion
-    (github.com/d3v-26/addiffusion), rebuilt; actions relative to a guide, and the utility, are ours.
+    (github.com/d3v-26/addiffusion), rebuilt; actions relative to a base schedule, and the utility, are ours.
     """
 
     path: str = "pebble"
@@ -204,9 +204,9 @@ class Agent(Policy):
 
     @property
     def needs(self) -> frozenset[str]:
-        return (
-            self.checkpoint.observation.needs if self.path and self.checkpoint.learned else frozenset()
-        )  # a guide looks at nothing
+        if not self.path or not self.checkpoint.learned:  # a base schedule reads no signals
+            return frozenset()
+        return self.checkpoint.observation.needs
 
     @property
     def sites(self) -> frozenset[str]:
@@ -219,7 +219,6 @@ class Agent(Policy):
     def plan(self, run: Run, proposal: Plan) -> Plan:
         if not self.path or not proposal.is_unamended:
             return proposal
-        mind, guide = self.checkpoint, self.checkpoint.base_schedule(self._price)
-        return plan_action(
-            run, guide, mind.action_space, mind.choose(run, self._price) if is_decision_due(run) else None
-        )
+        checkpoint, schedule = self.checkpoint, self.checkpoint.base_schedule(self._price)
+        action = checkpoint.choose(run, self._price) if is_decision_due(run) else None
+        return plan_action(run, schedule, checkpoint.action_space, action)

@@ -12,11 +12,11 @@ from ...engine.contracts import Run
 from ...engine.signals import ImageFeatures, PromptFeatures, signal_key
 from ...errors import SpecError
 from ...registry import spell
-from . import actions as moves
+from .actions import PLACES_PER_STEP
 from .observation_batch import ObservationBatch
 
 IMAGE, TEXT, TIMESTEP, QUALITY = PARTS = ("image", "text", "timestep", "quality")
-NUM_IMAGES = 3  # looks that qualities are made of: this one and the two before
+NUM_IMAGES = 3  # images that qualities are made of: this one and the two before
 NUM_FREQUENCIES = 64  # of the sines and cosines of time
 NUM_TRAIN_TIMESTEPS = 1000.0  # t of the engine, 0..1, in the timesteps that networks are taught
 PRICE_ENTRY = "log price"
@@ -31,21 +31,22 @@ class PublishedObservation:
     """phi = [image | text | timestep | quality], 768 + 768 + 128 + 8 = 1,672 numbers with CLIP ViT-L/14.
 
     - image: features of the picture that the clean estimate of this call decodes to, of length 1.
-    - text: features of the prompt, of length 1. On Pebble's own eyes its mean text state.
+    - text: features of the prompt, of length 1. Of Pebble's own feature extractor its mean text state.
     - timestep: sin and cos of 1000 t 10000^(-i / 63), i = 0..63, as published: nothing of a sample.
-    - quality: the cosine of image and text where both live in one space, else 0; its change since the last look; the
-      cosine of this image and the last one, and that of the last one and the one before; the share of the guide that
-      is behind; calls over those of the guide; log of the price of a call; log of the signal LAST.
+    - quality: the cosine of image and text where both live in one space, else 0; its change since the last image; the
+      cosine of this image and the last one, and that of the last one and the one before; the share of the base
+      schedule that is behind; calls over its calls; log of the price of a call; log of `repeat_errors`.
 
     Missing numbers are 0, as published. Of the published qualities the first four were those of the reward of the
     step before: score, change of aesthetics, change of ImageReward, likeness of the last two pictures by DINO. Where
     nobody computed a reward, as in use, they were 0, so that agents saw other numbers than they had learnt on. Ours
-    are made of what is looked at, the same in training and in use; the two paddings hold the price and LAST.
+    are made of images and prompts, the same in training and in use; the two paddings hold the price and
+    `repeat_errors`.
 
     Args:
-        by: What looks, as of the signal `look`: "" the model's own eyes, else the folder or id of a CLIP.
+        by: The feature extractor, as of the signal `look`: "" the model's own, else the folder or id of a CLIP.
         image, text: Widths of the features.
-        fee: What a look costs, in full calls of the network: a decoding and a pass of what looks. There is one look
+        fee: What an image costs, in full calls of the network: a decoding and a pass of the image encoder. There is one
             at every call. The prompt is read once in a run, as a pipeline's own encoder reads it, at no charge.
     """
 
@@ -62,20 +63,20 @@ class PublishedObservation:
 
     def needs(self, parts: frozenset[str]) -> frozenset[str]:
         """Signals that these parts are made of."""
-        looks = {spell(ImageFeatures(self.by))} if parts & {IMAGE, QUALITY} else set()
-        return frozenset(looks | ({spell(PromptFeatures(self.by))} if parts & {TEXT, QUALITY} else set()))
+        images = {spell(ImageFeatures(self.by))} if parts & {IMAGE, QUALITY} else set()
+        return frozenset(images | ({spell(PromptFeatures(self.by))} if parts & {TEXT, QUALITY} else set()))
 
     def count_images(self, run: Run) -> int:
-        """Times that the run was looked at."""
+        """Images that the run has decoded."""
         first = signal_key(spell(ImageFeatures(self.by)), 0)
         return sum(first in a.signals for a in run.attempts)
 
     def observe(self, run: Run, parts: frozenset[str]) -> dict[str, Any]:
-        """Fields of `ObservationBatch` for a run: t (1,), pictures (1, REMEMBERED, image) newest
-        first, words (1, text).
+        """Fields of `ObservationBatch` for a run: t (1,), pictures (1, NUM_IMAGES, image) newest first,
+        words (1, text).
 
         Raises:
-            SpecError: nothing was seen, or features of other widths.
+            SpecError: no features, or features of other widths.
         """
         import numpy as np
 
@@ -91,19 +92,20 @@ class PublishedObservation:
     def _recent_features(self, run: Run, signal: ImageFeatures | PromptFeatures, width: int, most: int) -> list[Any]:
         """The last values of a signal of several, newest first."""
         spec = spell(signal)
-        told = [a.signals for a in reversed(run.attempts) if signal_key(spec, 0) in a.signals][:most]
-        if not told:
+        recent = [a.signals for a in reversed(run.attempts) if signal_key(spec, 0) in a.signals][:most]
+        if not recent:
             raise SpecError(
-                f"This agent looks at pictures and prompts (`{spell(signal)}`), and here nobody can: recorded runs "
-                f"have nothing to decode (say live: true), and samples of a pipeline are not decoded on the way (run "
-                f"its model by `skipstone generate`, if it is of Pebble's format). Or leave out {', '.join(PARTS)}."
+                f"This agent needs features of pictures and prompts (`{spell(signal)}`), and has none here: recorded "
+                f"runs have nothing to decode (say live: true), and samples of a pipeline are not decoded on the "
+                f"way (run its model by `skipstone generate`, if it is of Pebble's format). Or leave out "
+                f"{', '.join(PARTS)}."
             )
-        if any(signal_key(spec, width) in signals or signal_key(spec, width - 1) not in signals for signals in told):
+        if any(signal_key(spec, width) in signals or signal_key(spec, width - 1) not in signals for signals in recent):
             raise SpecError(
-                f"This agent looks at features of width {width} (`{spell(signal)}`), and sees others here: it was "
-                f"trained on another model, or with other eyes. Train one here."
+                f"This agent needs features of width {width} (`{spell(signal)}`), and here are others: it was trained "
+                f"on another model, or with another feature extractor. Train one here."
             )
-        return [_values(spec, width)(signals) for signals in told]
+        return [_values(spec, width)(signals) for signals in recent]
 
     def features(self, part: str, seen: ObservationBatch) -> Any:
         """(n, entries) of a part."""
@@ -126,7 +128,7 @@ class PublishedObservation:
             fits = (pictures * words[:, None]).sum(-1)
         known = ~np.isnan(seen.pictures[:, :, 0])
         like = (pictures[:, :-1] * pictures[:, 1:]).sum(-1)
-        steps = (seen.places - 1) / moves.PLACES_PER_STEP
+        steps = (seen.places - 1) / PLACES_PER_STEP
         last = np.nan_to_num(np.log(10.0 * seen.repeat_errors[:, 0] + 1e-6))
         columns = (
             fits[:, 0], np.where(known[:, 1], fits[:, 0] - fits[:, 1], 0.0), like[:, 0], like[:, 1],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar
 
-from ...engine.contracts import ATTENTION, PredictionType
+from ...engine.contracts import ATTENTION, COND, UNCOND, PredictionType
 from ...engine.requests import Estimate, Query
 from ...errors import BackboneError, SpecError
 from ...numerics.array import array_namespace, weighted_sum
@@ -16,7 +16,6 @@ from ...numerics.parametrize import from_x0, to_x0
 from ...numerics.schedule import Cosine, Schedule
 from ...registry import register
 
-COND, UNCOND = "cond", "uncond"
 COSINE = Cosine()
 
 

@@ -26,7 +26,8 @@ from skipstone.evaluation.cost import BACKWARD_COST, BackwardCallCounter, count_
 from skipstone.evaluation.peers import Peer
 from skipstone.evaluation.pipeline_subject import PipelineSubject
 from skipstone.evaluation.subject import SampleRequest
-from skipstone.testing.guest import RowCounter
+from skipstone.integrations.torch import CallCounter
+from skipstone.testing.guest import count_rows
 from skipstone_bench.baselines import make_policy_row
 from skipstone_bench.peers.published import content_tokens, cross_attention_sides
 from tests.integrations.guest.families.parts import PROMPTS, call
@@ -53,12 +54,12 @@ def draw(pipe: Any, batch: int = BATCH, steps: int = STEPS, **more: Any) -> torc
     return made
 
 
-def under(spec: str, pipe: Any, **more: Any) -> tuple[torch.Tensor, RowCounter]:
+def under(spec: str, pipe: Any, **more: Any) -> tuple[torch.Tensor, CallCounter]:
     """A run under a peer, counted by hooks that know nothing of peers, and the bare pipeline after it as before."""
     bare, own, attributes = draw(pipe), pipe.scheduler, {n: dict(vars(m)) for n, m in pipe.unet.named_modules()}
     peer: Peer = registry.parse("peer", spec)
     assert peer.refusal_reason(pipe) is None
-    with peer.apply(pipe), RowCounter(pipe) as counter:
+    with peer.apply(pipe), count_rows(pipe) as counter:
         made = draw(pipe, **more)
     assert torch.isfinite(made).all()
     assert pipe.scheduler is own

@@ -9,7 +9,7 @@ import torch
 
 import skipstone
 from skipstone.integrations.diffusers.run_stats import RunStats
-from skipstone.testing.guest import RowCounter
+from skipstone.testing.guest import count_rows
 
 from .families import FAMILIES, build, with_scheduler
 
@@ -48,7 +48,7 @@ def run_bare(pipe: Any, **more: Any) -> torch.Tensor:
 
 def run_adapted(pipe: Any, spec: Any, **more: Any) -> GuestResult:
     """The output of a call under a policy; its account must agree with the hook."""
-    with skipstone.adapt(pipe, spec) as guest, RowCounter(pipe) as counter:
+    with skipstone.adapt(pipe, spec) as guest, count_rows(pipe) as counter:
         output = run_bare(pipe, **more)
     account = guest.last
     assert counter.rows == sum(s.calls * s.run.branches for s in account)

@@ -12,7 +12,7 @@ from diffusers.callbacks import SDCFGCutoffCallback
 
 import skipstone
 from skipstone.errors import GuestError, GuestWarning
-from skipstone.testing.guest import RowCounter
+from skipstone.testing.guest import count_rows
 
 from .families import SCHEDULERS, with_scheduler
 from .families.parts import generators
@@ -221,11 +221,11 @@ def test_guidance_cut_off_in_the_middle(pipe: Any, spec: str) -> None:
         return {**one, "callback_on_step_end": SDCFGCutoffCallback(cutoff_step_ratio=0.5)}
 
     reference = run_bare(pipe, **call())
-    with RowCounter(pipe) as counter:
+    with count_rows(pipe) as counter:
         run_bare(pipe, **call())
     full = counter.rows
     assert full == 2 * (STEPS // 2) + STEPS // 2 + 1
-    with skipstone.adapt(pipe, spec) as guest, RowCounter(pipe) as counter, warnings.catch_warnings():
+    with skipstone.adapt(pipe, spec) as guest, count_rows(pipe) as counter, warnings.catch_warnings():
         warnings.simplefilter("ignore", GuestWarning)
         output = run_bare(pipe, **call())
     (sample,) = guest.last

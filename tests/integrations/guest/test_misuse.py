@@ -11,7 +11,7 @@ from torch import nn
 
 import skipstone
 from skipstone.errors import GuestError, GuestWarning, SpecError
-from skipstone.testing.guest import RowCounter
+from skipstone.testing.guest import count_rows
 
 from .families import build, with_scheduler
 from .families.parts import generators
@@ -218,7 +218,7 @@ def test_rows_that_depend_on_each_other_enter_together_without_per_sample() -> N
 
 def test_pid_with_a_solver_of_its_own(pipe: Any) -> None:
     steps = 100
-    with skipstone.adapt(pipe, **PID) as guest, RowCounter(pipe) as counter:
+    with skipstone.adapt(pipe, **PID) as guest, count_rows(pipe) as counter:
         taken = run_bare(pipe, steps=steps)
     assert counter.rows == 2 * sum(s.calls for s in guest.last) == 2 * sum(s.run.cost for s in guest.last)
     assert guest.last.saved > 0.5

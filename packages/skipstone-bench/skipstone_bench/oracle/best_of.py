@@ -116,7 +116,7 @@ def make_scorer(subject: Subject, name: str = JUDGE_NAME) -> ScoreFunction:
     """The model's own judge, or a metric that looks at picture and prompt alone: "clip_score".
 
     Raises:
-        UnknownName: no such metric.
+        UnknownNameError: no such metric.
         MetricError: it cannot be taken here; the message says what is missing.
     """
     if name == JUDGE_NAME:

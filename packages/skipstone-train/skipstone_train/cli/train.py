@@ -168,11 +168,11 @@ def _guides(folders: Sequence[Path], start: float) -> tuple[dict[int, Any], str]
     from skipstone.errors import SpecError
     from skipstone.policies.agent.actions import BaseSchedule
     from skipstone.policies.path import Path as Times
-    from skipstone.policies.saved import load_policy
+    from skipstone.policies.saved import read_policy
 
     found, solvers = dict[int, Any](), set[str]()
     for folder in folders:
-        policy = load_policy(str(folder))
+        policy = read_policy(str(folder))
         if not isinstance(policy, Times) or not policy.places:
             raise SpecError(f"--guide: expected a folder with a path, as skipstone tune writes it, got {folder}.")
         solvers.add(policy.solver)
