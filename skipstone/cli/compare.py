@@ -94,7 +94,7 @@ def run_comparison(
         subject = model.subject(sampler.guidance)
     shared = sampler.sampler(subject)
     full = subject.resolve_column(_full_run_column(parse_column(comparison.reference, *shared)))
-    columns = [c for c in map(subject.resolve_column, parse_columns(policies, *shared)) if c != full]
+    columns = [c for c in map(subject.resolve_column, parse_columns(policies, *shared, run_files=True)) if c != full]
     check_prompts(prompts, subject, console)
     items = [SampleRequest(prompt, comparison.seed + k) for prompt in prompts for k in range(comparison.n)]
     out = comparison.out

@@ -138,8 +138,14 @@ class Column:
         return replace(self, steps=max(1, math.ceil(calls - 1e-9)))
 
 
-def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int) -> Column:
+def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int, run_files: bool = False) -> Column:
     """The column of a spec; the parts that it leaves out are taken from the arguments.
+
+    Args:
+        spec: Of the column.
+        solver, grid, steps: Of what it leaves out.
+        run_files: Whether a policy may come from a Python file, which is run: only where the user has typed the spec,
+            never where it was read from a folder that may be somebody else's.
 
     Raises:
         SpecError: unknown names or arguments, parts out of order, fewer than one step.
@@ -148,7 +154,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     parts = [part.strip() for part in tail.split("/")] if at else []
     if not head.strip() or "" in parts or len(parts) > 3:
         raise SpecError(f"{GRAMMAR_HINT}, got {spec!r}.")
-    policy = None if head.strip() == FEWER else _parse_policy(head.strip())
+    policy = None if head.strip() == FEWER else _parse_policy(head.strip(), run_files)
     explicit = tuple(parts)
     if isinstance(policy, Certified) and policy.point.fixed and not parts:
         parts = [part.strip() for part in policy.point.way.split("/")]  # a sampler is all that it is
@@ -177,9 +183,11 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     return Column(policy, solver, grid, 0 if policy is None else steps, explicit)
 
 
-def _parse_policy(spec: str) -> Policy | Peer:
+def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
     """A policy, or the folder of one, or one of a Python file, or a peer."""
     if is_file_spec(spec):
+        if not run_files:
+            raise SpecError(f"A policy of a Python file is taken with --policies (-p) or --policy only, got {spec!r}.")
         return load_policy_from_file(spec)
     if (Path(spec) / FILE).is_file():
         return read_policy(spec)
@@ -212,13 +220,15 @@ def expand_specs(specs: Sequence[str]) -> list[str]:
     return [spec for one in specs for spec in (SPEC_SETS[one.strip()][1] if one.strip() in SPEC_SETS else (one,))]
 
 
-def parse_columns(specs: Sequence[str], solver: Solver | None, grid: Grid | None, steps: int) -> list[Column]:
-    """The columns of a comparison; the name of a set stands for all of its columns.
+def parse_columns(
+    specs: Sequence[str], solver: Solver | None, grid: Grid | None, steps: int, run_files: bool = False
+) -> list[Column]:
+    """The columns of a comparison; the name of a set stands for all of its columns. Arguments as of `parse_column`.
 
     Raises:
         SpecError: as `parse_column`; a `fewer` with no other column to its left.
     """
-    columns = [parse_column(spec, solver, grid, steps) for spec in expand_specs(specs)]
+    columns = [parse_column(spec, solver, grid, steps, run_files) for spec in expand_specs(specs)]
     for i, column in enumerate(columns):
         if column.policy is None and find_partner(columns, i) < 0:
             raise SpecError(f"{FEWER!r} takes as many steps as the column to its left makes calls; put one there.")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from skipstone import cli, registry
 from skipstone.cli import progress
-from skipstone.errors import BackboneError
+from skipstone.errors import BackboneError, SpecError
 from skipstone.evaluation import engine_subject as bench
 from skipstone.evaluation.columns import parse_column
 from skipstone.integrations.torch import CallCounter
@@ -254,7 +254,9 @@ def test_a_policy_of_a_file(shell: Shell, tiny_pebble: Path, tmp_path: Path) -> 
     ]  # fmt: skip
     assert records[0]["calls"] > records[1]["calls"] > records[2]["calls"] > 0
     solver, grid = registry.parse("solver", "heun"), registry.parse("grid", "leading")
-    assert all(parse_column(r["spec"], solver, grid, 3).spec == r["spec"] for r in records)
+    assert all(parse_column(r["spec"], solver, grid, 3, run_files=True).spec == r["spec"] for r in records)
+    with pytest.raises(SpecError, match="with --policies"):  # of a certificate, say, that somebody has handed on
+        parse_column("./mine.py:Mine", solver, grid, 3)
     drawn = shell(
         "generate", "a cat", "--model", str(tiny_pebble), "--steps", "12", "--policy", "./mine.py:Mine", "--json"
     )

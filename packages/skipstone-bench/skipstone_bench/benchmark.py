@@ -284,7 +284,7 @@ def _load_prompts(settings: PromptSettings) -> tuple[list[Prompt], list[Prompt],
 def _make_rows(settings: RowSettings, sampler: Sampler) -> list[BenchRow]:
     """Rows of policies, then of peers."""
     policies = [] if list(settings.policies) == [NONE] else settings.policies or DEFAULT_POLICIES
-    rows = [make_policy_row(parse_column(spec, *sampler)) for spec in expand_specs(policies)]
+    rows = [make_policy_row(parse_column(spec, *sampler, run_files=True)) for spec in expand_specs(policies)]
     return rows + ([] if list(settings.peers) == [NONE] else make_peer_rows(sampler, settings.peers))
 
 
