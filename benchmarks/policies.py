@@ -15,7 +15,7 @@ import numpy as np
 
 from skipstone import registry
 from skipstone.evaluation.columns import parse_columns
-from skipstone.evaluation.engine_subject import counted
+from skipstone.evaluation.engine_subject import denoise_counted
 from skipstone.metrics import PSNR, Sample
 from skipstone_pebble import scenes
 from skipstone_pebble.model import Pebble
@@ -75,7 +75,7 @@ def rows(model: Pebble, prompts: list[str], seed: int, specs: list[str]) -> list
     def draw(column):  # type: ignore[no-untyped-def]
         grid_times = column.grid.times(model.schedule, column.steps)
         batch = [type(p)(p.schedule, p.x, grid_times, p.cond, p.seed, p.branches) for p in problems]
-        results, seconds = counted(model, batch, column)
+        results, seconds = denoise_counted(model, batch, column)
         return model.decode([r.x for r in results]), [r.run.cost for r in results], seconds / len(batch)
 
     def closeness(made: list[np.ndarray], full: list[np.ndarray]) -> list[float]:

@@ -144,8 +144,7 @@ def functions(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFun
 
 LONG = {  # to be divided
     "skipstone_train.cli.train", "skipstone_train.agents.learners.base", "skipstone_train.agents.episodes",
-    "skipstone_research.agents.command", "skipstone_bench.cli.prefer", "skipstone_bench.cli.bench",
-    "skipstone.evaluation.compare",
+    "skipstone_research.agents.command",
 }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def main() -> None:
         low, high = interval(gaps)
         fixed = statistics.fmean(line["guide_utility"] for line in lines)
         spent, before = (statistics.fmean(line[name] for line in lines) for name in ("calls", "guide_calls"))
-        own = sum(choice.tried.kind != "guide" for choice in chosen)
+        own = sum(choice.result.kind != "guide" for choice in chosen)
         gap = statistics.fmean(gaps)
         cells = [f"{price:g}", f"`{lines[0]['guide']}`", f"{fixed:.2f}", f"{before:.1f}", f"{fixed + gap:.2f}"]
         cells += [f"{spent:.1f}", f"{gap:.2f} ({low:.2f} to {high:.2f})", f"{own} of {len(lines)}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from . import options
 from .files import check_targets, encode_picture, slug, write_atomically
+from .grouping import grouped
 from .progress import print_warnings
 
 if TYPE_CHECKING:
@@ -20,6 +22,19 @@ if TYPE_CHECKING:
 SHEET, TIMELINE, TABLE, SAMPLES = "sheet.png", "timeline.png", "table.md", "samples.jsonl"
 
 
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """The samples of a comparison, what they are compared with, and where the results are written."""
+
+    seed: options.SeedOption = 0
+    n: Annotated[int, typer.Option("-n", help="Samples of each prompt, of seeds SEED, SEED + 1, ...", min=1)] = 1
+    reference: Annotated[str, typer.Option(help="The full run that closeness is measured to, as a column.")] = "fixed"
+    repeats: Annotated[int, typer.Option(help="Runs of each column for its seconds, taking turns.", min=1)] = 3
+    out: Annotated[Path, typer.Option(help="A folder.")] = Path("comparison")
+    force: options.ForceOption = False
+
+
+@grouped
 def compare(
     policies: Annotated[
         list[str], typer.Option("--policies", "-p", help="A column: 'policy @ solver / grid / steps'. Repeat it.")
@@ -27,30 +42,20 @@ def compare(
     prompts: Annotated[
         list[str] | None, typer.Argument(help="What to draw.", metavar="PROMPTS", show_default=False)
     ] = None,
-    model: options.ModelOption = "pebble",
-    steps: options.StepsOption = None,
-    solver: options.SolverOption = None,
-    grid: options.GridOption = None,
-    guidance: options.GuidanceOption = None,
-    seed: options.SeedOption = 0,
-    n: Annotated[int, typer.Option("-n", help="Samples of each prompt, of seeds SEED, SEED + 1, ...", min=1)] = 1,
-    reference: Annotated[str, typer.Option(help="The full run that closeness is measured to, as a column.")] = "fixed",
-    repeats: Annotated[int, typer.Option(help="Runs of each column for its seconds, taking turns.", min=1)] = 3,
-    out: Annotated[Path, typer.Option(help="A folder.")] = Path("comparison"),
-    force: options.ForceOption = False,
-    settings: options.SettingsOption = None,
-    image: options.ImageOption = None,
-    device: options.DeviceOption = None,
-    dtype: options.DtypeOption = "auto",
-    as_guest: options.AsGuestOption = False,
+    *,
+    model: options.ModelOptions,
+    sampler: options.SamplerOptions,
+    comparison: ComparisonOptions,
 ) -> None:
     """Compare policies with the full run, and with simply taking fewer steps.
 
-    A column is spelt [bold]policy @ solver / grid / steps[/bold]. What follows the @ may be
+    A column is written [bold]policy @ solver / grid / steps[/bold]. What follows the @ may be
     left out, in part or in whole, and is then that of the command. The policy
     [bold]fewer[/bold] is a fixed sampler with as many steps as the column to its left
     makes calls in the mean, rounded up: what a policy has to beat. In a diffusers
     pipeline [bold]own[/bold] is its scheduler, and solvers and grids are those of diffusers.
+    A policy of your own is taken from a Python file: [bold]./mine.py:Mine(tol=0.02)[/bold],
+    where Mine is a class derived from skipstone.Policy, or a policy.
 
     Writes a contact sheet, a timeline of decisions, a Markdown table, JSON
     Lines with a record for every sample, and the pictures. Calls are counted
@@ -64,47 +69,39 @@ def compare(
         --reference "fixed @ dpmpp / trailing / 200"
       skipstone compare "a cat" --model org/name -p error_control \\
         -p fewer -p "fewer @ dpmpp / karras" --set height=512
+      skipstone compare "a cat" -p "./mine.py:Mine(tol=0.02)" -p fewer
     """
-    choice = options.ModelChoice(model, guidance, settings or (), image, device, dtype, as_guest)
-    run_comparison(prompts or [], policies, choice, (solver, grid, steps), (seed, n), reference, repeats, out, force)
+    run_comparison(prompts or [], policies, model, sampler, comparison)
 
 
 def run_comparison(
     prompts: Sequence[str],
     policies: Sequence[str],
-    choice: options.ModelChoice,
-    sampler: tuple[str | None, str | None, int | None],
-    seeds: tuple[int, int],
-    reference: str,
-    repeats: int,
-    out: Path,
-    force: bool,
+    model: options.ModelOptions,
+    sampler: options.SamplerOptions,
+    comparison: ComparisonOptions,
 ) -> None:
-    """What the command does; `demo` does it with settings of its own.
-
-    Args:
-        sampler: Solver, grid and steps where they are said.
-        seeds: The first one, and how many.
-    """
+    """What the command does; `demo` does it with settings of its own."""
     from rich.console import Console
 
     from ..evaluation.columns import parse_column, parse_columns
-    from ..evaluation.subject import SampleRequest, resolve_sampler
+    from ..evaluation.subject import SampleRequest
     from .prompts import check_prompts
 
     console = Console(stderr=True)
     prompts = list(dict.fromkeys(prompts)) or [""]
     with console.status("Looking the model up ..."):
-        subject = choice.subject()
-    shared = resolve_sampler(subject, *sampler)
-    full = subject.resolve_column(_full_run_column(parse_column(reference, *shared)))
-    columns = [c for c in map(subject.resolve_column, parse_columns(policies, *shared)) if c != full]
+        subject = model.subject(sampler.guidance)
+    shared = sampler.sampler(subject)
+    full = subject.resolve_column(_full_run_column(parse_column(comparison.reference, *shared)))
+    columns = [c for c in map(subject.resolve_column, parse_columns(policies, *shared, run_files=True)) if c != full]
     check_prompts(prompts, subject, console)
-    items = [SampleRequest(prompt, seeds[0] + k) for prompt in prompts for k in range(seeds[1])]
+    items = [SampleRequest(prompt, comparison.seed + k) for prompt in prompts for k in range(comparison.n)]
+    out = comparison.out
     pictures = _targets(out, [full, *columns], items, ".webp" if subject.is_video else ".png")
-    check_targets([*pictures.values(), *(out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES))], force)
+    check_targets([*pictures.values(), *(out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES))], comparison.force)
     with print_warnings(console):
-        result = _run_comparison_with_progress(subject, items, columns, full, repeats, console)
+        result = _run_comparison_with_progress(subject, items, columns, full, comparison.repeats, console)
     with console.status("Drawing the sheet ..."):
         write_atomically(_files(result, pictures, out))
     _show(result, out)
@@ -150,17 +147,17 @@ def _run_comparison_with_progress(
 
 def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path) -> dict[Path, bytes]:
     from ..evaluation.sheet import render_sheet
-    from ..evaluation.table import format_json_lines, format_markdown, records
-    from ..evaluation.timeline import timeline
+    from ..evaluation.table import format_json_lines, format_markdown, make_records
+    from ..evaluation.timeline import render_timeline
 
-    found = records(result, {key: path.relative_to(out).as_posix() for key, path in pictures.items()})
+    found = make_records(result, {key: path.relative_to(out).as_posix() for key, path in pictures.items()})
     names = [(c, p) for c in range(len(result.columns)) for p in range(len(result.cells[0]))]
     files = {
         pictures[c, p]: encode_picture(pictures[c, p].suffix, result.cells[c][p].pixels, record)
         for (c, p), record in zip(names, found, strict=True)
     }
     files[out / SHEET] = render_sheet(result)
-    files[out / TIMELINE] = timeline(result)
+    files[out / TIMELINE] = render_timeline(result)
     files[out / TABLE] = format_markdown(result).encode()
     files[out / SAMPLES] = format_json_lines(found).encode()
     return files

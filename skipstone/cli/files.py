@@ -14,7 +14,6 @@ from ..errors import OutputError
 
 METADATA = ("prompt", "seed", "spec", "model", "guidance", "settings", "version")
 DESCRIPTION = 0x010E  # the EXIF tag ImageDescription
-FPS = 8  # of videos, unless the file is played by something else
 
 
 def check_targets(paths: Iterable[Path], force: bool) -> None:
@@ -79,24 +78,17 @@ def encode_picture(suffix: str, pixels: Any, facts: Mapping[str, Any]) -> bytes:
 
     PNG files hold it as text chunks, WebP files as JSON in the EXIF description.
     """
-    from io import BytesIO
-
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    from ..evaluation.pixels import quantise
+    from ..evaluation.pixels import encode_image
 
     metadata = {name: facts[name] for name in METADATA if name in facts}
-    frames = [Image.fromarray(frame) for frame in quantise(pixels if pixels.ndim == 4 else pixels[None])]
-    moving: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": 1000 // FPS, "loop": 0}
-    buffer = BytesIO()
     if suffix == ".webp":
         exif = Image.Exif()
         exif[DESCRIPTION] = json.dumps(metadata, ensure_ascii=False)
-        frames[0].save(buffer, "WEBP", lossless=True, exif=exif, **moving)
-        return buffer.getvalue()
+        return encode_image("WEBP", pixels, lossless=True, exif=exif)
     info = PngInfo()
     for name, value in metadata.items():
         info.add_itxt(name, json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value))
-    frames[0].save(buffer, "PNG", pnginfo=info, **(moving if len(frames) > 1 else {}))
-    return buffer.getvalue()
+    return encode_image("PNG", pixels, pnginfo=info)

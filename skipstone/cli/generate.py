@@ -98,7 +98,7 @@ def _column(subject: Subject, policy: str, sampler: options.SamplerOptions) -> C
     from ..errors import SpecError
     from ..evaluation.columns import parse_column
 
-    column = parse_column(policy, *sampler.sampler(subject))
+    column = parse_column(policy, *sampler.sampler(subject), run_files=True)
     if column.policy is None:
         raise SpecError("'fewer' only makes sense in a comparison: skipstone compare ... --policies fewer.")
     return subject.resolve_column(column)

@@ -149,24 +149,6 @@ class ModelOptions:
         )
 
 
-@dataclass(frozen=True)
-class ModelChoice:
-    """`ModelOptions` and a guidance, of commands that do not take the options as groups."""
-
-    model: str = "pebble"
-    guidance: float | None = None
-    settings: Sequence[str] = ()
-    image: Path | None = None
-    device: str | None = None
-    dtype: str = "auto"
-    as_guest: bool = False
-
-    def subject(self) -> Subject:
-        """As `ModelOptions.subject`."""
-        model = ModelOptions(self.model, list(self.settings), self.image, self.device, self.dtype, self.as_guest)
-        return model.subject(self.guidance)
-
-
 def _settings(spoken: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE, the values read as JSON where they are; NAME=@FILE is a picture."""
     found: dict[str, Any] = {}

@@ -169,7 +169,7 @@ def _search(
 
 def _about(search: TimeGridSearch, prompts: str, check: str) -> dict[str, Any]:
     """What the results say of themselves."""
-    from ..evaluation.fingerprint import fingerprint, machine
+    from ..evaluation.fingerprint import describe_machine, fingerprint
 
     subject = search.subject
     return {
@@ -181,7 +181,7 @@ def _about(search: TimeGridSearch, prompts: str, check: str) -> dict[str, Any]:
         "samples": len(search.eval_samples),
         "checked": len(search.check or search.eval_samples),
         "fingerprint": fingerprint(subject, search.check or search.eval_samples, search.eval_samples),
-        "machine": machine(subject),
+        "machine": describe_machine(subject),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["skipstone", *sys.argv[1:]]),
     }

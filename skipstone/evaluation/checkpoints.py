@@ -27,7 +27,7 @@ class Checkpoint:
 
     Args:
         model: Path or hub id.
-        index: What its model_index.json says.
+        index: Its model_index.json.
         kind: The pipeline's class.
     """
 
@@ -134,11 +134,11 @@ class Checkpoint:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def _dtype(self, device: str, said: str) -> Any:
+    def _dtype(self, device: str, dtype: str) -> Any:
         import torch
 
-        if said != "auto":
-            return getattr(torch, said)
+        if dtype != "auto":
+            return getattr(torch, dtype)
         return torch.float32 if torch.device(device).type == "cpu" else self._stored()
 
     def _stored(self) -> Any:
@@ -186,9 +186,9 @@ class LoadedPipeline(Checkpoint):
 
 
 def first_line(e: BaseException) -> str:
-    """What an error of somebody else says, as the end of a sentence."""
-    said = (str(e).strip() or type(e).__name__).splitlines()[0].strip()
-    return said if said.endswith(".") else f"{said}."
+    """The message of another library's error, as the end of a sentence."""
+    line = (str(e).strip() or type(e).__name__).splitlines()[0].strip()
+    return line if line.endswith(".") else f"{line}."
 
 
 def _from_hub(model: str) -> Path:

@@ -7,8 +7,9 @@
     stride @ 50                                   a policy that brings its own solver, `adams`
     third_order @ own                             the model's own solver and grid; `own / karras` changes the grid
     deepcache(interval=3) @ dpmpp                 a peer: somebody else's accelerator, in a diffusers pipeline
-    lcm_lora @ 8                                  one that brings its own scheduler, and 4 steps where none are said
+    lcm_lora @ 8                                  one that brings its own scheduler, and 4 steps by default
     out                                           the folder of a saved or calibrated policy
+    ./mine.py:Mine(tol=0.02)                      a policy of a Python file
 
 What follows the @ may leave out any of solver, grid and steps, but keeps their order.
 """
@@ -27,6 +28,7 @@ from ..engine.requests import Solver
 from ..errors import SpecError, UnknownNameError
 from ..numerics.grid import Grid
 from ..policies.certified import Certified
+from ..policies.from_file import is_file_spec, load_policy_from_file, spell_policy
 from ..policies.saved import FILE, read_policy
 from .peers import Peer
 
@@ -84,7 +86,7 @@ class Column:
         solver: How steps are made; None is the model's own way.
         grid: Where they go; None is the model's own.
         steps: How many; of a `fewer` column, 0 until its partner's calls are known.
-        said: The parts that were spelt after the @, to be spelt again.
+        explicit_parts: The parts that were written after the @, for the label.
     """
 
     policy: Policy | Peer | None
@@ -113,31 +115,37 @@ class Column:
     @property
     def spec(self) -> str:
         """The column in full: what it takes to run it again, which for a `fewer` with its steps is `fixed`."""
-        head = "fixed" if self.policy is None and self.steps else self._head
+        head = "fixed" if self.policy is None and self.steps else self._policy_spec
         return f"{head} @ {self.way}"
 
     @property
     def way(self) -> str:
-        """Solver, grid and steps, spelt."""
+        """The spec of solver, grid and steps."""
         way = f"{format_component(self.solver)} / {format_component(self.grid)}"
         return f"{OWN if way == OWN_SAMPLER_SPEC else way} / {self.steps}"
 
     @property
     def label(self) -> str:
-        """The column as it was asked for: what it left to the command stays unsaid."""
-        return f"{self._head} @ {' / '.join(self.explicit_parts)}" if self.explicit_parts else self._head
+        """The column as it was written: without the parts that it left to the command."""
+        return f"{self._policy_spec} @ {' / '.join(self.explicit_parts)}" if self.explicit_parts else self._policy_spec
 
     @property
-    def _head(self) -> str:
-        return FEWER if self.policy is None else registry.spell(self.policy)
+    def _policy_spec(self) -> str:
+        return FEWER if self.policy is None else spell_policy(self.policy)
 
     def with_calls(self, calls: float) -> Column:
         """A `fewer` column once its partner's mean calls are known."""
         return replace(self, steps=max(1, math.ceil(calls - 1e-9)))
 
 
-def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int) -> Column:
-    """The column of a spec; what it does not say is taken from the arguments.
+def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int, run_files: bool = False) -> Column:
+    """The column of a spec; the parts that it leaves out are taken from the arguments.
+
+    Args:
+        spec: Of the column.
+        solver, grid, steps: Of what it leaves out.
+        run_files: Whether a policy may come from a Python file, which is run: only where the user has typed the spec,
+            never where it was read from a folder that may be somebody else's.
 
     Raises:
         SpecError: unknown names or arguments, parts out of order, fewer than one step.
@@ -146,8 +154,8 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     parts = [part.strip() for part in tail.split("/")] if at else []
     if not head.strip() or "" in parts or len(parts) > 3:
         raise SpecError(f"{GRAMMAR_HINT}, got {spec!r}.")
-    policy = None if head.strip() == FEWER else _head(head.strip())
-    said = tuple(parts)
+    policy = None if head.strip() == FEWER else _parse_policy(head.strip(), run_files)
+    explicit = tuple(parts)
     if isinstance(policy, Certified) and policy.point.fixed and not parts:
         parts = [part.strip() for part in policy.point.way.split("/")]  # a sampler is all that it is
     if parts and parts[-1].lstrip("+-").isdigit():
@@ -165,18 +173,22 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     if isinstance(policy, Peer) and policy.brings_scheduler:
         if parts and parts != [OWN, OWN]:
             raise SpecError(f"{policy.name} brings its own scheduler: write '{policy.name} @ {steps}', got {spec!r}.")
-        return Column(policy, None, None, steps, said)
+        return Column(policy, None, None, steps, explicit)
     if len(parts) == 2 or (parts and _component_kind(parts[0]) == "solver"):
         solver = Sampler.parse_component("solver", parts.pop(0))
     elif isinstance(policy, Policy) and policy.solver:
         solver = registry.parse("solver", policy.solver)
     if parts:
         grid = Sampler.parse_component("grid", parts[0])
-    return Column(policy, solver, grid, 0 if policy is None else steps, said)
+    return Column(policy, solver, grid, 0 if policy is None else steps, explicit)
 
 
-def _head(spec: str) -> Policy | Peer:
-    """A policy, or the folder of one, or a peer."""
+def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
+    """A policy, or the folder of one, or one of a Python file, or a peer."""
+    if is_file_spec(spec):
+        if not run_files:
+            raise SpecError(f"A policy of a Python file is taken with --policies (-p) or --policy only, got {spec!r}.")
+        return load_policy_from_file(spec)
     if (Path(spec) / FILE).is_file():
         return read_policy(spec)
     if spec.partition("(")[0].strip() in registry.names("peer"):
@@ -203,18 +215,20 @@ def _component_kind(spec: str) -> str:
     )
 
 
-def expand_specs(said: Sequence[str]) -> list[str]:
+def expand_specs(specs: Sequence[str]) -> list[str]:
     """Specs, the names of sets replaced by what is in them."""
-    return [spec for one in said for spec in (SPEC_SETS[one.strip()][1] if one.strip() in SPEC_SETS else (one,))]
+    return [spec for one in specs for spec in (SPEC_SETS[one.strip()][1] if one.strip() in SPEC_SETS else (one,))]
 
 
-def parse_columns(specs: Sequence[str], solver: Solver | None, grid: Grid | None, steps: int) -> list[Column]:
-    """The columns of a comparison; the name of a set stands for all of its columns.
+def parse_columns(
+    specs: Sequence[str], solver: Solver | None, grid: Grid | None, steps: int, run_files: bool = False
+) -> list[Column]:
+    """The columns of a comparison; the name of a set stands for all of its columns. Arguments as of `parse_column`.
 
     Raises:
         SpecError: as `parse_column`; a `fewer` with no other column to its left.
     """
-    columns = [parse_column(spec, solver, grid, steps) for spec in expand_specs(specs)]
+    columns = [parse_column(spec, solver, grid, steps, run_files) for spec in expand_specs(specs)]
     for i, column in enumerate(columns):
         if column.policy is None and find_partner(columns, i) < 0:
             raise SpecError(f"{FEWER!r} takes as many steps as the column to its left makes calls; put one there.")

@@ -5,20 +5,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from .. import registry
 from ..errors import MetricError, PromptError, SpecError
-from ..metrics import PSNR, SSIM, Cost, JudgeScore, Metric, Sample
+from ..metrics import AvailableMetrics, Metric, Sample, SetMetric, metrics_available
 from ..metrics.base import worst
 from .columns import Column, find_partner
 from .pixels import flatten_frames
 from .subject import GeneratedSample, SampleRequest, Subject
 
-ComparisonProgressCallback: TypeAlias = Callable[
-    [int, int, int, float], None
-]  # column, repeat, sample, share of its way
+ComparisonProgressCallback: TypeAlias = Callable[[int, int, int, float], None]  # column, repeat, sample, share done
+ORDER = ("psnr", "ssim", "judge")  # of what is measured; other metrics follow by name
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +42,7 @@ class Comparison:
 
     `cells[c][p]` is prompt p under column c; column 0 is the full run that the others are compared with.
     `seconds[c]` is the median over the repeats of a column's time for one sample, decoding left out.
+    `set_values[c]` are the metrics of all pictures of a column at once: metric name -> value.
     """
 
     columns: tuple[Column, ...]
@@ -51,7 +51,8 @@ class Comparison:
     model: str
     guidance: float | None
     repeats: int
-    settings: Mapping[str, Any] = field(default_factory=dict)  # what else the model was told
+    settings: Mapping[str, Any] = field(default_factory=dict)  # other arguments of the pipeline's call
+    set_values: tuple[Mapping[str, float], ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -65,8 +66,13 @@ class Comparison:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of what was measured."""
+        """Names of what was measured of each sample."""
         return tuple(dict.fromkeys(name for row in self.cells for cell in row for name in cell.values))
+
+    @property
+    def set_metrics(self) -> tuple[str, ...]:
+        """Names of what was measured of all pictures of a column at once."""
+        return tuple(dict.fromkeys(name for values in self.set_values for name in values))
 
     def mean_calls(self, column: int) -> float:
         """Mean calls of a column's samples."""
@@ -100,15 +106,16 @@ def compare(
     """Denoise every sample under every column.
 
     All samples of a column run in one batch with decisions of their own. The columns take turns, `repeats`
-    times over, so that a change of the machine's mood falls on all of them.
+    times over, so that a change of the machine's speed falls on all of them. What is measured: every registered metric
+    that `skipstone compare` takes by default and that this model and this machine allow.
 
     Args:
         subject: The model.
-        items: What to draw.
-        columns: What to compare; a `fewer` is given its steps when its partner's calls are known.
+        items: Prompts and seeds.
+        columns: What to compare; a `fewer` gets its steps when the calls of the column to its left are known.
         reference: The full run; becomes column 0, in place of its equal where that is among the columns.
         repeats: Times that each column is run for its seconds, >= 1.
-        watch: Called with (column, repeat, sample, share of its way).
+        watch: Called with (column, repeat, sample, share done).
 
     Raises:
         SpecError: no samples, fewer than one repeat, or a column that the subject cannot run.
@@ -120,6 +127,29 @@ def compare(
     lineup = [reference, *(c for c in columns if c != reference)]
     subject.load(lineup)
     subject.warm_up(items, reference)
+    generated, seconds = _generate_in_turns(subject, items, lineup, repeats, watch)
+    pictures = [subject.pictures(row) for row in generated]
+    measured = metrics_available(judge=subject.judge is not None, is_video=subject.is_video, by_default=True)
+    return Comparison(
+        tuple(lineup),
+        _measure_cells(subject, items, measured, pictures, generated),
+        seconds,
+        subject.name,
+        subject.guidance,
+        repeats,
+        subject.settings,
+        tuple(_measure_sets(measured.sets, items, row, pictures[0]) for row in pictures),
+    )
+
+
+def _generate_in_turns(
+    subject: Subject,
+    items: Sequence[SampleRequest],
+    lineup: list[Column],
+    repeats: int,
+    watch: ComparisonProgressCallback | None,
+) -> tuple[list[list[GeneratedSample]], tuple[float, ...]]:
+    """Samples of each column's first run, and the median seconds of one sample; gives every `fewer` its steps."""
     seconds: list[list[float]] = [[] for _ in lineup]
     generated: list[list[GeneratedSample]] = [[] for _ in lineup]
     for repeat in range(repeats):
@@ -127,48 +157,63 @@ def compare(
             if lineup[c].policy is None and repeat == 0:
                 like = find_partner(lineup, c)
                 lineup[c] = lineup[c].with_calls(_equal_steps(generated[like], lineup[like]))
-            drawn, took = subject.draw(items, lineup[c], _bind_callback(watch, c, repeat))
-            generated[c] = generated[c] or drawn
+            samples, took = subject.draw(items, lineup[c], _bind_callback(watch, c, repeat))
+            generated[c] = generated[c] or samples
             seconds[c].append(took / len(items))
-    pictures = [subject.pictures(row) for row in generated]
+    return generated, tuple(statistics.median(s) for s in seconds)
+
+
+def _measure_cells(
+    subject: Subject,
+    items: Sequence[SampleRequest],
+    measured: AvailableMetrics,
+    pictures: Sequence[Sequence[Any]],
+    generated: Sequence[Sequence[GeneratedSample]],
+) -> tuple[tuple[ComparisonCell, ...], ...]:
+    """Every sample of every column, compared with column 0."""
+    metrics = [m for m in measured.metrics if not m.counts_calls]
+    metrics.sort(key=lambda m: ORDER.index(m.name) if m.name in ORDER else len(ORDER))
     judge = subject.judge
-    measured: list[Metric] = [PSNR(), SSIM(), Cost(), *([JudgeScore()] if judge else [])]
-    cells = tuple(
-        tuple(
-            _cell(
-                item,
-                measured,
-                Sample(flatten_frames(pixels), item.prompt, one.calls, flatten_frames(full), judge),
-                one,
-                pixels,
-            )
-            for item, pixels, full, one in zip(items, row, pictures[0], drawn, strict=True)
-        )
-        for row, drawn in zip(pictures, generated, strict=True)
-    )
-    medians = tuple(statistics.median(s) for s in seconds)
-    return Comparison(tuple(lineup), cells, medians, subject.name, subject.guidance, repeats, subject.settings)
+    found = []
+    for row, samples in zip(pictures, generated, strict=True):
+        cells = []
+        for p, (item, one) in enumerate(zip(items, samples, strict=True)):
+            sample = Sample(row[p], item.prompt, one.calls, pictures[0][p], judge, one.latent, generated[0][p].latent)
+            cells.append(ComparisonCell(item.prompt, item.seed, row[p], one, _measure(metrics, sample)))
+        found.append(tuple(cells))
+    return tuple(found)
+
+
+def _measure(metrics: Sequence[Metric], sample: Sample) -> dict[str, float]:
+    """Metric name -> value. The frames of a video are one tall picture, but for metrics that are for videos only."""
+    flat = replace(sample, pixels=flatten_frames(sample.pixels), reference=flatten_frames(sample.reference))
+    values = {}
+    for metric in metrics:
+        # The judge reads sentences of Pebble's grammar only, and SSIM needs 11 pixels: left out where they cannot be.
+        with suppress(PromptError, MetricError):
+            values[metric.name] = metric.measure(sample if metric.of == "video" else flat)
+    return values
+
+
+def _measure_sets(
+    metrics: Sequence[SetMetric], items: Sequence[SampleRequest], pictures: Sequence[Any], references: Sequence[Any]
+) -> dict[str, float]:
+    """Metric name -> value for all pictures of a column, left out where it cannot be measured."""
+    values = {}
+    for metric in metrics:
+        with suppress(PromptError, MetricError):
+            values[metric.name] = metric.measure(pictures, [item.prompt for item in items], references)
+    return values
 
 
 def _equal_steps(generated: Sequence[GeneratedSample], column: Column) -> float:
     """Steps to ask for so that as many calls are made in the mean as here.
 
-    A pipeline may make fewer steps than it is asked for (image to image); then the fixed sampler asks for more.
+    A pipeline may make fewer steps than its argument (image to image); then the fixed sampler is given more.
     """
     grids = [len(m.run.grid) - 1 for m in generated if m.run is not None] or [column.steps]
-    kept = statistics.fmean(grids) / column.steps
-    return statistics.fmean(m.calls for m in generated) / min(1.0, kept)
-
-
-def _cell(
-    item: SampleRequest, measured: Sequence[Metric], sample: Sample, generated: GeneratedSample, pixels: Any
-) -> ComparisonCell:
-    values = {}
-    for metric in measured:
-        # The judge reads sentences of Pebble's grammar only, and SSIM wants 11 pixels: left out where they cannot be.
-        with suppress(PromptError, MetricError):
-            values[metric.name] = metric.measure(sample)
-    return ComparisonCell(item.prompt, item.seed, pixels, generated, values)
+    share = statistics.fmean(grids) / column.steps
+    return statistics.fmean(m.calls for m in generated) / min(1.0, share)
 
 
 def _bind_callback(

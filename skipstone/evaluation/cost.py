@@ -58,7 +58,7 @@ def count_macs(denoisers: Sequence[Any]) -> Iterator[MacsMeter]:
     """Count the multiply-accumulates of networks within the block, whoever calls them.
 
     By torch's own counter of floating-point operations, two of which are one multiply-accumulate: matrix products,
-    convolutions and attention, which on a CPU is a kernel that the counter has to be told of. Norms and activations
+    convolutions and attention, which on a CPU is a kernel that is given to the counter here. Norms and activations
     are not counted, as everywhere. A backward pass is charged as BACKWARD of its forward, whatever it computes of it.
     """
     import torch
@@ -94,9 +94,9 @@ def count_macs(denoisers: Sequence[Any]) -> Iterator[MacsMeter]:
     meter.rows = sum(counter.rows for counter in counters)
 
 
-def _on_gradient(sample: Any, told: Callable[[], None]) -> None:
+def _on_gradient(sample: Any, callback: Callable[[], None]) -> None:
     """Tell when a gradient comes back to a sample."""
-    sample.register_hook(lambda gradient: told())
+    sample.register_hook(lambda gradient: callback())
 
 
 class _NoModuleTracker:
@@ -139,7 +139,7 @@ def split_branch_rows(generated: GeneratedSample) -> tuple[float, float]:
 
 
 class PeakMemory:
-    """Largest memory allocated on a GPU since `begin`; None on a CPU, where no allocator tells."""
+    """Largest memory allocated on a GPU since `begin`; None on a CPU, where no allocator counts."""
 
     def __init__(self, denoisers: Sequence[Any]) -> None:
         devices = {p.device for network in denoisers for p in network.parameters()}

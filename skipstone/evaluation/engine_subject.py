@@ -32,7 +32,7 @@ class EngineSubject:
     Args:
         model: Its name or folder.
         name: What tables call it.
-        said_guidance: Weight of guidance; None is the model's own.
+        guidance_override: Weight of guidance; None is the model's own.
     """
 
     model: str
@@ -67,7 +67,7 @@ class EngineSubject:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The engine is told nothing else."""
+        """None: the engine has no other arguments."""
         return {}
 
     @property
@@ -91,7 +91,7 @@ class EngineSubject:
             raise PromptError('The prompt is empty. Say what to draw: "a red apple on a blue background".')
 
     def resolve_column(self, column: Column) -> Column:
-        """The column with `own` spelt out. Raises SpecError of a peer."""
+        """The column with a solver and a grid in place of `own`. Raises SpecError of a peer."""
         _ = column.effective_policy
         return replace(column, solver=column.solver or DEFAULT_SAMPLER.solver, grid=column.grid or DEFAULT_SAMPLER.grid)
 
@@ -117,7 +117,7 @@ class EngineSubject:
         column = self.resolve_column(column)
         assert column.solver is not None
         problems = [self.embedded.problem(item.prompt, item.seed, column.steps, column.grid) for item in items]
-        results, seconds = counted(self.embedded, problems, column, watch and _share_callback(watch))
+        results, seconds = denoise_counted(self.embedded, problems, column, watch and _share_callback(watch))
         full = float(column.steps * column.solver.stages)
         branches = self.embedded.backbone.branches
         return [
@@ -130,7 +130,7 @@ class EngineSubject:
         problems = [
             self.embedded.problem(i.prompt, i.seed, c.steps, c.grid) for i, c in zip(items, columns, strict=True)
         ]
-        results, _ = counted(
+        results, _ = denoise_counted(
             self.embedded, problems, columns[0], policies=[column.effective_policy for column in columns]
         )
         branches = self.embedded.backbone.branches
@@ -147,7 +147,7 @@ def _share_callback(watch: SampleProgressCallback) -> Callable[[int, Run], None]
     return lambda sample, run: watch(sample, (run.grid[0] - run.next_start) / (run.grid[0] - run.t_end))
 
 
-def counted(
+def denoise_counted(
     model: EmbeddedModel,
     problems: Sequence[Problem],
     column: Column,
@@ -167,10 +167,10 @@ def counted(
     return results, took
 
 
-def verify_calls(column: Column, said: float, counted: float) -> None:
+def verify_calls(column: Column, claimed: float, counted: float) -> None:
     """Raise BackboneError where the calls that runs claim are not those that a hook has counted."""
-    if abs(said - counted) > 1e-6:
+    if abs(claimed - counted) > 1e-6:
         raise BackboneError(
-            f"{column.spec}: the runs say that they cost {said:g} calls, but the hook on the denoiser counted "
+            f"{column.spec}: the runs say that they cost {claimed:g} calls, but the hook on the denoiser counted "
             f"{counted:g}. Please report this."
         )

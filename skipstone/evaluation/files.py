@@ -15,7 +15,7 @@ IDENTICAL = 99.0  # dB that stand for infinity, which JSON does not have
 
 
 def put(path: Path, content: bytes) -> Path:
-    """Write a file under a passing name and move it into place. Raises BenchError where it cannot be written."""
+    """Write a file under a temporary name and move it into place. Raises BenchError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -29,6 +29,6 @@ def put(path: Path, content: bytes) -> Path:
 
 
 def safe_file_name(text: str, limit: int = 48) -> str:
-    """A file name that tells texts apart: what can be read of it, and a hash."""
+    """A file name of its own for each text: its readable part, and a hash."""
     words = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")[:limit].rstrip("-.")
     return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

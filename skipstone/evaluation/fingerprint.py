@@ -52,7 +52,7 @@ def hash_samples(eval_samples: Sequence[EvaluationSample]) -> str:
     return hashlib.sha256(json.dumps([[s.id, s.prompt.text] for s in eval_samples]).encode()).hexdigest()
 
 
-def machine(subject: Subject) -> str:
+def describe_machine(subject: Subject) -> str:
     """Processor, cores and threads, GPU, system."""
     import torch
 
@@ -63,7 +63,7 @@ def machine(subject: Subject) -> str:
 
 
 def _processor() -> str:
-    """Its name, where the system tells."""
+    """Its name, where the system has it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""JSON Lines that a run may be cut off in: torn records are seen, and dropped when the run goes on."""
+"""JSON Lines of runs that may be cut off: torn records are found, and dropped when the run goes on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..errors import BenchError
 
 def json_roundtrip(value: Any) -> Any:
     """As JSON gives it back, so that what was read can be compared with what is to be written."""
-    json_roundtrip: Any = json.loads(json.dumps(value, default=str))
-    return json_roundtrip
+    read: Any = json.loads(json.dumps(value, default=str))
+    return read
 
 
 def format_line(found: Mapping[str, Any]) -> str:

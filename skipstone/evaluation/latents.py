@@ -24,23 +24,23 @@ class LatentRecorder:
 
 @contextmanager
 def record_latents(pipe: Any) -> Iterator[LatentRecorder]:
-    """Listen to the autoencoder within the block; a pipeline without one decodes nothing."""
-    seen = LatentRecorder()
+    """Record what the autoencoder decodes within the block; a pipeline without one decodes nothing."""
+    recorder = LatentRecorder()
     parts = [getattr(pipe, name, None) for name in AUTOENCODER_NAMES]
     coder = next((part for part in parts if hasattr(part, "decode")), None)
     if coder is None or "decode" in vars(coder):  # somebody else has put a function there
-        yield seen
+        yield recorder
         return
     decode = coder.decode
 
-    def listening(z: Any, *args: Any, **kwargs: Any) -> Any:
+    def recording(z: Any, *args: Any, **kwargs: Any) -> Any:
         scale, shift = _scaling(coder)
-        seen.batches.append(((z.detach() - shift) * scale).float().cpu().numpy())
+        recorder.batches.append(((z.detach() - shift) * scale).float().cpu().numpy())
         return decode(z, *args, **kwargs)
 
-    coder.decode = listening
+    coder.decode = recording
     try:
-        yield seen
+        yield recorder
     finally:
         del coder.decode
 

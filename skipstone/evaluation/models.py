@@ -40,12 +40,12 @@ class EmbeddedModel(Protocol):
 
 
 class ModelPackage(Protocol):
-    """What a package says of the models that it brings; imports no array library until one is loaded."""
+    """The models that a package brings; imports no array library until one is loaded."""
 
     @property
     def names(self) -> Sequence[str]: ...
     @property
-    def guidance(self) -> float: ...  # where none is said
+    def guidance(self) -> float: ...  # by default
     @property
     def prompt_sets(self) -> Mapping[str, str]: ...  # name -> what is in it
 
@@ -62,7 +62,7 @@ class ModelPackage(Protocol):
         """The prompts of one of its sets."""
 
     def warning(self, model: str, prompts: Sequence[str]) -> str:
-        """What to tell about prompts that the model was not trained for; empty where there is nothing."""
+        """A warning about prompts that the model was not trained for; empty where there is nothing."""
 
     def facts(self, prompt: str) -> int | None:
         """How many facts a prompt of its grammar states; None of any other text."""
@@ -91,7 +91,7 @@ def package_of(model: Any) -> ModelPackage | None:
 def load_embedded(model: str, guidance: float | None = None) -> EmbeddedModel:
     """A model of a package by its name or folder. Raises ModelError where it is nobody's."""
     package = package_of(model)
-    if package is None:  # each package says best what it expects
+    if package is None:  # the error of a package says what it expects
         found = packages()
         if not found:
             raise ModelError(f"No package of models is installed, so that {model} cannot be loaded.")

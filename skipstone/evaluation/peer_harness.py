@@ -1,4 +1,4 @@
-"""How a peer is put on a pipeline so that it can be taken off without a trace, and is seen to work."""
+"""How a peer is put on a pipeline so that it can be taken off without a trace, and shows that it works."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def around_each_run(
 ) -> Iterator[list[Callable[[Mapping[str, Any]], AbstractContextManager[Any]]]]:
     """A list of what to open around each call of the pipeline inside the block, given its arguments.
 
-    What is to run `instead` of the call is told the pipeline, the call itself, and its arguments by name.
+    `instead` runs in place of the call, with the pipeline, the call itself, and its arguments by name.
 
     The pipeline gets a class of its own for as long, so that others of its class are left alone, also by peers
     that change the class.
@@ -117,7 +117,7 @@ def watch_savings(denoiser: Any, probes: list[Any]) -> Iterator[SavingsCounter]:
 
     A hook on the denoiser and one on each probe: two or three small Python calls for each call of the network.
     """
-    seen = SavingsCounter()
+    savings = SavingsCounter()
     rows: dict[int, int] = {}  # of each probe, in this call of the denoiser
     most: dict[int, int] = {}  # of each probe, in a full call of this run
 
@@ -126,11 +126,11 @@ def watch_savings(denoiser: Any, probes: list[Any]) -> Iterator[SavingsCounter]:
 
     def started(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         rows.clear()
-        if not seen.last:
+        if not savings.last:
             most.clear()
 
     def ended(module: Any, args: Any, output: Any) -> None:
-        seen.add(any(rows.get(i, 0) < most.get(i, 0) for i in range(len(probes))))
+        savings.add(any(rows.get(i, 0) < most.get(i, 0) for i in range(len(probes))))
         for i, count in rows.items():
             most[i] = max(most.get(i, 0), count)
 
@@ -140,7 +140,7 @@ def watch_savings(denoiser: Any, probes: list[Any]) -> Iterator[SavingsCounter]:
     hooks = [denoiser.register_forward_pre_hook(started, with_kwargs=True), denoiser.register_forward_hook(ended)]
     hooks += [probe.register_forward_pre_hook(counting(i), with_kwargs=True) for i, probe in enumerate(probes)]
     try:
-        yield seen
+        yield savings
     finally:
         for hook in hooks:
             hook.remove()

@@ -19,14 +19,14 @@ CallContextFactory: TypeAlias = Callable[[Mapping[str, Any]], AbstractContextMan
 class Peer:
     """Base of peers: frozen settings, and a way to accelerate a pipeline that leaves nothing behind.
 
-    A subclass says where it cannot run (`unsupported_reason`), what a run looks like that it saved something in
+    A subclass defines where it cannot run (`unsupported_reason`), which modules show that a run saved something
     (`probe_modules`), and how it is put on and taken off (`install`); everything else is here.
     """
 
     name: ClassVar[str]
     skips_work: ClassVar[bool] = True  # whether it leaves out parts of calls; others are other samplers or guidance
     brings_scheduler: ClassVar[bool] = False  # whether it brings its own scheduler
-    steps: ClassVar[int] = 0  # of its runs where none are said; 0 takes the command's
+    steps: ClassVar[int] = 0  # by default; 0 takes the command's
     package: ClassVar[str] = ""  # what pip calls it, where it is not part of diffusers
     module: ClassVar[str] = ""  # what Python calls it
 
@@ -49,11 +49,11 @@ class Peer:
     def apply(self, pipe: Any) -> Iterator[SavingsCounter]:
         """The pipeline accelerated inside the block, and exactly as before after it.
 
-        What comes out of the block tells which calls of the network were saved in part. A block in which none
+        The value of the block counts which calls of the network were saved in part. A block in which none
         was warns: its pictures are those of the bare pipeline.
 
         Raises:
-            GuestError: the pipeline cannot run it; the message says why.
+            GuestError: the pipeline cannot run it; the message has the reason.
         """
         if why := self.refusal_reason(pipe):
             raise GuestError(f"{spell(self)} on {type(pipe).__name__}: {why}.")
@@ -62,16 +62,16 @@ class Peer:
             around_each_run(pipe, None if self.skips_work else self.run) as runs,
             self._put_on(pipe) as running,
         ):
-            with watch_savings(denoiser_of(pipe), self.probe_modules(pipe)) as seen:
-                runs.append(lambda call: seen.run())
+            with watch_savings(denoiser_of(pipe), self.probe_modules(pipe)) as savings:
+                runs.append(lambda call: savings.run())
                 runs.append(running)
-                yield seen
+                yield savings
             runs.clear()
-        if self.skips_work and seen.calls and not seen.saved:
-            said = f"{spell(self)} saved nothing in {seen.calls} calls of {type(denoiser_of(pipe)).__name__}"
-            warnings.warn(f"{said}: these are runs of the bare pipeline.", GuestWarning, stacklevel=3)
+        if self.skips_work and savings.calls and not savings.saved:
+            message = f"{spell(self)} saved nothing in {savings.calls} calls of {type(denoiser_of(pipe)).__name__}"
+            warnings.warn(f"{message}: these are runs of the bare pipeline.", GuestWarning, stacklevel=3)
 
-    # -- what a subclass says ---------------------------------------------------------------------
+    # -- what a subclass defines ------------------------------------------------------------------
 
     def unsupported_reason(self, pipe: Any) -> str | None:
         """Why it cannot run in this pipeline, in a few words, or None."""

@@ -24,7 +24,7 @@ from .pipeline_samples import apply_peer, samples_from_account, samples_from_pee
 from .step_timer import track_steps
 from .subject import GeneratedSample, SampleProgressCallback, SampleRequest
 
-# Arguments that options and columns say, or that would change what a sample is.
+# Arguments that options and columns set, or that would change what a sample is.
 RESERVED_ARGUMENTS = {
     "prompt": "the prompt",
     "class_labels": "the prompt",
@@ -57,7 +57,7 @@ class PipelineSubject:
         arguments: More of its call.
         image: What an image-to-image pipeline starts from, a PIL image.
         device, dtype: See `Checkpoint.load`.
-        noise: Seed -> the latent to start from, where the pipeline is not to draw it from a generator.
+        noise: Seed -> the latent to start from, where the pipeline does not make it from a generator.
         own: What columns leave unsaid, where it is not what the pipeline would do.
         called: A name for tables, where it is not the checkpoint's.
         scored: The judge of `Subject`.
@@ -106,16 +106,16 @@ class PipelineSubject:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What its call is told, pictures by the names of their files."""
-        told = {**self.arguments, **({} if self.image is None else {"image": self.image})}
-        return {name: f"@{v.info.get('file')}" if hasattr(v, "info") else v for name, v in told.items()}
+        """The arguments of its call, pictures by the names of their files."""
+        arguments = {**self.arguments, **({} if self.image is None else {"image": self.image})}
+        return {name: f"@{v.info.get('file')}" if hasattr(v, "info") else v for name, v in arguments.items()}
 
     @property
     def guidance(self) -> float | None:
         """Weight of guidance, None where the pipeline has none."""
         default = self.checkpoint.default("guidance_scale")
-        said = default if self.guidance_override is None else self.guidance_override
-        return None if said is None else float(said)
+        guidance = default if self.guidance_override is None else self.guidance_override
+        return None if guidance is None else float(guidance)
 
     @property
     def is_video(self) -> bool:
@@ -264,7 +264,7 @@ class PipelineSubject:
         return generated, seconds
 
     def _branches(self, item: SampleRequest, column: Column) -> int:
-        """Rows of a full call of one sample, which a peer does not tell: those of the bare pipeline, looked at once."""
+        """Rows of a full call of one sample, which a peer does not count: those of the bare pipeline, measured once."""
         if "rows" not in self._known:
             with self.adapted(replace(column, policy=FIXED_POLICY)) as adapted:
                 self._call([item], replace(column, policy=FIXED_POLICY, steps=min(column.steps, WARMUP_STEPS)))
@@ -277,7 +277,7 @@ class PipelineSubject:
 
     @property
     def _supports_batching(self) -> bool:
-        """Whether one call may draw several samples: videos are large, and images are not batched by every pipeline."""
+        """Whether one call may make several samples: videos are large, and images are not batched by every pipeline."""
         takes = self._accepted_arguments.keys()
         return self.image is None and not self.is_video and bool({"prompt", "class_labels", "batch_size"} & takes)
 
@@ -287,45 +287,45 @@ class PipelineSubject:
         except SkipstoneError:
             raise
         except Exception as e:  # a wrong --set, no memory left, a package that is missing: diffusers raises anything
-            said = first_line(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {first_line(e)}"
+            reason = first_line(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {first_line(e)}"
             hint = (
                 " It takes a picture: --image FILE."
                 if "image" in self._accepted_arguments and self.image is None
                 else ""
             )
-            raise ModelError(f"{self.checkpoint.kind.__name__} stopped under {column.spec}. {said}{hint}") from e
+            raise ModelError(f"{self.checkpoint.kind.__name__} stopped under {column.spec}. {reason}{hint}") from e
 
     def call_arguments(self, items: Sequence[SampleRequest], column: Column) -> dict[str, Any]:
-        """The arguments of a call that draws these samples."""
+        """The arguments of a call that generates these samples."""
         import torch
 
         takes = self._accepted_arguments
         seeds = [item.seed for item in items]
         prompts = [item.prompt for item in items]
-        said: dict[str, Any] = dict(self.arguments)
-        said["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        call: dict[str, Any] = dict(self.arguments)
+        call["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         if "class_labels" in takes:
-            said["class_labels"] = self._labels(prompts)
+            call["class_labels"] = self._labels(prompts)
         elif "prompt" in takes and all(prompts):
-            said["prompt"] = prompts
+            call["prompt"] = prompts
         elif "batch_size" in takes:
-            said["batch_size"] = len(items)
+            call["batch_size"] = len(items)
         if self.noise is not None:
-            said["latents"] = torch.stack([self.noise(seed) for seed in seeds])
+            call["latents"] = torch.stack([self.noise(seed) for seed in seeds])
         if self._supports_batching:  # diffusers wants a negative prompt of the type of the prompt
             texts = {name: v for name, v in self.arguments.items() if "prompt" in name and isinstance(v, str)}
-            said |= {name: [text] * len(items) for name, text in texts.items()}
+            call |= {name: [text] * len(items) for name, text in texts.items()}
         else:
-            said |= {name: said[name][0] for name in ("prompt", "generator") if name in said}
+            call |= {name: call[name][0] for name in ("prompt", "generator") if name in call}
         if (eta := samplers.ddim_eta(column.solver)) is not None:
-            said["eta"] = eta
+            call["eta"] = eta
         offered = {
             "num_inference_steps": column.steps,
             "guidance_scale": self.guidance_override,
             "image": self.image,
             "output_type": "np",
         }
-        return said | {name: value for name, value in offered.items() if name in takes and value is not None}
+        return call | {name: value for name, value in offered.items() if name in takes and value is not None}
 
     def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
         """What the pipeline has decoded, NaN in black."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import ModelError
 
 OUTPUT_FIELDS = ("images", "frames")  # what the outputs of diffusers call them
+FPS = 8  # of videos, unless the file is played by something else
 
 
 def to_pixels(output: Any) -> list[Any]:
@@ -55,6 +57,24 @@ def first_frame(picture: Any) -> Any:
     return picture[0] if picture.ndim == 4 else picture
 
 
-def quantise(to_pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+def quantise(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Pixels in [0, 1] as 8-bit values, rounded to the nearest."""
-    return np.rint(np.clip(to_pixels, 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def encode_image(file_format: str, pixels: Any, **options: Any) -> bytes:
+    """A picture as the bytes of a file with 8 bits, a video as those of an animated one.
+
+    Args:
+        file_format: "PNG" or "WEBP".
+        pixels: (height, width, 3) in [0, 1]; a video has its frames first.
+        options: Of Pillow's `save`.
+    """
+    from PIL import Image
+
+    frames = [Image.fromarray(frame) for frame in quantise(pixels if pixels.ndim == 4 else pixels[None])]
+    if len(frames) > 1 or file_format == "WEBP":
+        options |= {"save_all": True, "append_images": frames[1:], "duration": 1000 // FPS, "loop": 0}
+    buffer = BytesIO()
+    frames[0].save(buffer, file_format, **options)
+    return buffer.getvalue()

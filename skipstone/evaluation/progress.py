@@ -1,4 +1,4 @@
-"""How callers of long work are told how far it is."""
+"""Callbacks for the progress of long work."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class ProgressCallback(Protocol):
-    """Is told what is being done, and how much is done of how much."""
+    """Called with what is being done, and how much is done of how much."""
 
     def __call__(self, what: str, done: float, total: float) -> None: ...
 
 
 def no_progress(what: str, done: float, total: float) -> None:
-    """Tell nobody."""
+    """Do nothing."""

@@ -12,7 +12,7 @@ class Prompt:
     Args:
         id: Of its own in its set: what the file calls it, or its place there with a hash of the text, so that a
             file that was edited meanwhile is noticed.
-        text: What is to be drawn.
+        text: Of the prompt.
         category: What the set files it under; empty where it does not.
     """
 

@@ -36,7 +36,7 @@ FORMATS_HINT = (
 
 
 class PromptEntry(NamedTuple):
-    """One prompt as a file tells it."""
+    """One prompt as a file has it."""
 
     text: str
     category: str = ""
@@ -63,7 +63,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def _numbered(entries: Sequence[PromptEntry], prefix: str = "") -> list[Prompt]:
-    """Entries with ids: their own, or their place and a hash of what they say."""
+    """Entries with ids: their own, or their place and a hash of their text."""
     return [
         Prompt(e.id or f"{prefix}{place:04d}-{hashlib.sha256(e.text.encode()).hexdigest()[:6]}", e.text, e.category)
         for place, e in enumerate(entries, 1)
@@ -131,7 +131,7 @@ def _text(path: Path) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Lines that say something; `str.splitlines` would also break at characters that prompts may have in them."""
+    """Lines that are not empty; `str.splitlines` would also break at characters that prompts may have in them."""
     return [_unquote(line) for line in text.split("\n") if line.strip()]
 
 
@@ -181,7 +181,7 @@ def _table(text: str, path: Path) -> list[PromptEntry] | None:
 
 
 def _json(text: str) -> Any:
-    """What a JSON document says, None of anything else."""
+    """The value of a JSON document, None of anything else."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -233,7 +233,7 @@ def _annotations(annotations: Sequence[Mapping[str, Any]], path: Path) -> list[P
 
 
 def _entry(one: Any, where: str) -> PromptEntry:
-    """What an object or a row says. Raises PromptError."""
+    """The prompt of an object or a row. Raises PromptError."""
     fields = {str(name).lower(): value for name, value in one.items()} if isinstance(one, Mapping) else {}
     text = _first(fields, TEXT_FIELDS)
     if not text:
@@ -243,7 +243,7 @@ def _entry(one: Any, where: str) -> PromptEntry:
 
 
 def _first(fields: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The first of the fields that says something; of a list, its first: VBench's first dimension is the prompt's."""
+    """The first of the fields that is not empty; of a list, its first: VBench's first dimension is the prompt's."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, list):

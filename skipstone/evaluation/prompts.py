@@ -40,10 +40,10 @@ def load_prompts(
 
     Args:
         name_or_path: A name out of `prompt_sets()`, or a file or folder in a format that `prompt_files.read` knows.
-        limit: How many; None is all of them in the order of the file. Fewer are drawn so that every category has
+        limit: How many; None is all of them in the order of the file. Fewer are chosen so that every category has
             as many as every other until it runs out, and so that the first n of a larger limit are those of n.
         seed: Of the drawing.
-        categories: Those to keep; None keeps all.
+        categories: Those to use; None uses all.
 
     Raises:
         PromptError: no such set or file, a file that is not prompts, no prompts, an unknown category.
@@ -59,7 +59,7 @@ def load_prompts(
 
 
 def describe_prompts(source: str | Path, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What the header of a benchmark says of its prompts: `sha256` tells two lists apart, whatever their names."""
+    """What the header of a benchmark has of its prompts: `sha256` distinguishes two lists, whatever their names."""
     text = "\n".join(f"{p.id}\t{p.category}\t{p.text}" for p in prompts)
     return {
         "source": str(source),
@@ -100,10 +100,10 @@ def _filter_categories(prompts: Sequence[Prompt], categories: Sequence[str], sou
             raise PromptError(
                 f"{source} has no category {category!r}.{registry.suggest_spelling(category, known)} It has: {listed}."
             )
-    kept = [p for p in prompts if p.category in categories]
-    if not kept:
+    chosen = [p for p in prompts if p.category in categories]
+    if not chosen:
         raise PromptError(f"Expected at least one category to keep, got none; {source} has: {', '.join(known)}.")
-    return kept
+    return chosen
 
 
 def _load_all(name_or_path: str | Path) -> list[Prompt]:

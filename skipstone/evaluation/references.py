@@ -27,7 +27,7 @@ CONVERGED_PAIRS = (
     ("own / own", "euler / own"),
 )
 CONVERGED_STEPS = 500
-MAX_AGREEMENT_SAMPLES = 32  # samples of which the second is drawn
+MAX_AGREEMENT_SAMPLES = 32  # samples of which the second is run
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EvaluationSample:
 
     @property
     def request(self) -> SampleRequest:
-        """What a subject draws."""
+        """Prompt and seed for a subject."""
         return SampleRequest(self.prompt.text, self.seed)
 
 
@@ -61,21 +61,21 @@ class RunOutput:
     latent: Any = None
 
 
-def converged_columns(subject: Subject, steps: int = CONVERGED_STEPS, said: Sequence[str] = ()) -> tuple[Column, ...]:
-    """Two solvers with many steps that this model runs, or those that were said.
+def converged_columns(subject: Subject, steps: int = CONVERGED_STEPS, specs: Sequence[str] = ()) -> tuple[Column, ...]:
+    """Two solvers with many steps that this model runs, or the columns of `specs`.
 
     Raises:
-        SpecError: what was said cannot be run.
+        SpecError: a spec that the model cannot run, or not two of them.
     """
     own = subject.default_sampler
-    if said:
-        if len(said) != 2:
-            raise SpecError(f"Expected two --converged, the second to confirm the first, got {len(said)}.")
-        return tuple(subject.resolve_column(parse_column(spec, own.solver, own.grid, steps)) for spec in said)
+    if specs:
+        if len(specs) != 2:
+            raise SpecError(f"Expected two --converged, the second to confirm the first, got {len(specs)}.")
+        return tuple(subject.resolve_column(parse_column(spec, own.solver, own.grid, steps)) for spec in specs)
     for pair in CONVERGED_PAIRS:
         try:
-            told = [f"fixed @ {way} / {n}" for way, n in zip(pair, (steps, max(1, steps // 2)), strict=True)]
-            columns = [subject.resolve_column(parse_column(spec, None, None, steps)) for spec in told]
+            pair_specs = [f"fixed @ {way} / {n}" for way, n in zip(pair, (steps, max(1, steps // 2)), strict=True)]
+            columns = [subject.resolve_column(parse_column(spec, None, None, steps)) for spec in pair_specs]
             subject.load(columns)
         except SkipstoneError:
             continue
@@ -88,7 +88,7 @@ def converged_columns(subject: Subject, steps: int = CONVERGED_STEPS, said: Sequ
 
 @dataclass(frozen=True)
 class References:
-    """Pictures of the reference columns, drawn once and kept in the folder as arrays.
+    """Pictures of the reference columns, generated once and stored in the folder as arrays.
 
     Args:
         folder: Of the benchmark.

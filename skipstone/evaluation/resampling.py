@@ -1,7 +1,7 @@
 """Figures with their intervals: the bootstrap over prompts.
 
 Samples are mappings from the id `prompt:seed` to a number; two of them are joined by these ids, never by the order
-of a file. The unit that is drawn at random is the *prompt*, with all of its seeds, for two seeds of one prompt are no
+of a file. The unit of resampling is the *prompt*, with all of its seeds, for two seeds of one prompt are no
 two prompts.
 """
 
@@ -57,7 +57,7 @@ def quantile(q: float) -> Statistic:
     return lambda a: np.nanquantile(a, q, axis=-1) if np.isnan(a).any() else np.quantile(a, q, axis=-1)
 
 
-def tail(better: Direction) -> Statistic:
+def tail_statistic(better: Direction) -> Statistic:
     """The value that the unlucky tenth does not reach: the 10 % quantile, or the 90 % one where lower is better."""
     return quantile(TAIL if better == "higher" else 1 - TAIL)
 
@@ -151,7 +151,7 @@ def paired_bootstraps(
 def _resampled(
     tables: Sequence[Any], how: Sequence[Statistic], join: Callable[[Sequence[Any]], Any], level: float, seed: int
 ) -> list[ConfidenceInterval]:
-    """Spans of `join` of each statistic of all tables, whose prompts are drawn alike."""
+    """Spans of `join` of each statistic of all tables, whose prompts are resampled alike."""
     import numpy as np
     from scipy.stats import bootstrap as scipy_bootstrap
 

@@ -55,7 +55,7 @@ def is_flow_matching(scheduler: Any) -> bool:
 
 
 def ddim_eta(solver: Solver | None) -> float | None:
-    """DDIM's eta, which in diffusers is an argument of the pipeline's call; None where there is none to say."""
+    """DDIM's eta, which in diffusers is an argument of the pipeline's call; None where there is none."""
     return solver.eta if isinstance(solver, DDIM) and solver.eta else None
 
 

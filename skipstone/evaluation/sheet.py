@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..metrics.closeness import format_decibels
 from .columns import Column
 from .compare import Comparison, ComparisonCell
 from .pixels import first_frame, quantise
-from .table import format_decibels
 
 PAPER, INK, QUIET, RULE = (252, 252, 250), (28, 30, 34), (108, 112, 120), (222, 223, 226)
 GOOD = (20, 110, 84)

@@ -25,7 +25,7 @@ from .resampling import paired_bootstraps as paired_bootstraps
 from .resampling import paired_differences as paired_differences
 from .resampling import prompt_id_of as prompt_id_of
 from .resampling import quantile as quantile
-from .resampling import tail as tail
+from .resampling import tail_statistic as tail_statistic
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def compare_paired(a: SampleValues, b: SampleValues, better: Direction = "higher
     sign = 1 if better == "higher" else -1
     wins = sum(1.0 if sign * d > 0 else 0.5 if d == 0 else 0.0 for d in found) / len(found)
     p, effect = signed_rank(found)
-    middle, centre, unlucky = paired_bootstraps(a, b, [median, mean, tail(better)])
+    middle, centre, unlucky = paired_bootstraps(a, b, [median, mean, tail_statistic(better)])
     return PairedComparison(len(found), middle, centre, unlucky, p, effect, wins)
 
 

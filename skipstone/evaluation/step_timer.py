@@ -39,7 +39,7 @@ class Stopwatch:
 
 @contextmanager
 def track_steps(pipe: Any, samples: Sequence[int], watch: SampleProgressCallback | None) -> Iterator[Stopwatch]:
-    """The pipeline's own bar tells the watch how far its samples are, and shows nothing itself."""
+    """The pipeline's own bar calls the watch with the share that is done, and shows nothing itself."""
     clock = Stopwatch(getattr(pipe, "device", None))
 
     def on_progress(share: float) -> None:
@@ -55,7 +55,7 @@ def track_steps(pipe: Any, samples: Sequence[int], watch: SampleProgressCallback
 
 
 class _SilentProgressBar(tqdm):  # type: ignore[misc]  # has no types
-    """A bar of tqdm's that draws nothing and tells how far it is."""
+    """A bar of tqdm's that shows nothing and reports how much is done."""
 
     def __init__(
         self, on_progress: Callable[[float], None], clock: Stopwatch, iterable: Any, total: int | None

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..engine.contracts import Run
 from ..engine.requests import Status
-from .columns import FIXED_POLICY as FIXED_POLICY
 from .columns import Column, Sampler
 
 SampleProgressCallback: TypeAlias = Callable[[int, float], None]  # sample, share of its way
 
 
 class SampleRequest(NamedTuple):
-    """One sample to draw."""
+    """One sample to generate."""
 
     prompt: str  # empty where the model takes none
     seed: int
@@ -24,7 +23,7 @@ class SampleRequest(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GeneratedSample:
-    """One sample that was drawn.
+    """One sample that was generated.
 
     Args:
         x: What the run ended with; the subject makes a picture of it.
@@ -48,20 +47,20 @@ class GeneratedSample:
 
 
 class Subject(Protocol):
-    """A model that draws samples under columns."""
+    """A model that generates samples under columns."""
 
     @property
     def name(self) -> str: ...
     @property
     def guidance(self) -> float | None: ...  # None where the model has none
     @property
-    def default_sampler(self) -> Sampler: ...  # of what neither column nor command says
+    def default_sampler(self) -> Sampler: ...  # what columns and commands leave out is taken from it
     @property
-    def policy(self) -> str: ...  # spec of what is used where no policy is said
+    def policy(self) -> str: ...  # spec of the default policy
     @property
     def is_video(self) -> bool: ...  # whether it makes videos
     @property
-    def settings(self) -> Mapping[str, Any]: ...  # what else it is told
+    def settings(self) -> Mapping[str, Any]: ...  # other arguments of the pipeline's call
     @property
     def judge(self) -> Callable[[Any, str], float] | None: ...
 
@@ -71,7 +70,7 @@ class Subject(Protocol):
     def denoisers(self) -> Sequence[Any]: ...  # its networks, once loaded
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raise PromptError for prompts that it cannot draw."""
+        """Raise PromptError for prompts that it cannot generate."""
 
     def resolve_column(self, column: Column) -> Column:
         """The column as this model runs it, before anything is loaded. Raises SpecError where it cannot."""
@@ -80,10 +79,10 @@ class Subject(Protocol):
         """Load the weights, and raise for columns that they cannot run: ModelError, GuestError."""
 
     def warm_up(self, items: Sequence[SampleRequest], column: Column) -> None:
-        """Make the first calls, whose seconds would tell nothing."""
+        """Make the first calls, which also allocate and are not timed."""
 
     def prepare(self, items: Sequence[SampleRequest], column: Column) -> None:
-        """Let a peer measure what it has to know of such runs."""
+        """Let a peer measure what it needs for such runs."""
 
     def draw(
         self, items: Sequence[SampleRequest], column: Column, watch: SampleProgressCallback | None = None
@@ -95,7 +94,7 @@ class Subject(Protocol):
 
 
 def resolve_sampler(subject: Subject, solver: str | None, grid: str | None, steps: int | None) -> Sampler:
-    """The sampler of a command: what it says, and the subject's own for the rest."""
+    """The sampler of a command; what it leaves out is the subject's own."""
     own = subject.default_sampler
     return Sampler(
         own.solver if solver is None else Sampler.parse_component("solver", solver),

@@ -7,33 +7,55 @@ import math
 import statistics
 from typing import Any
 
-from .. import __version__
+from .. import __version__, registry
+from ..metrics import Metric
+from ..metrics.base import BaseMetric
 from .columns import FEWER, Column, find_partner, format_component
 from .compare import Comparison
+from .markdown import format_table
 
-
-def format_decibels(value: float) -> str:
-    """A PSNR for people: identical pictures are called so."""
-    return "identical" if math.isinf(value) else f"{value:.1f}"
+LEADING = ("psnr", "ssim")  # metrics whose columns stand before the calls; those of others stand at the end
 
 
 def format_rows(result: Comparison) -> list[list[str]]:
-    """A head and one row for each column: closeness at the median and worst sample, calls, saving, seconds."""
-    judged = "judge" in result.metrics
-    head = ["column", "PSNR", "worst", "SSIM", "worst", "calls", "saved", "seconds"]
-    found = [[*head, "judge"] if judged else head]
+    """A head and one row for each column: closeness at the median and worst sample, calls, saving, seconds, others."""
+    metrics: list[Metric] = [registry.parse("metric", name) for name in result.metrics]
+    sets: list[BaseMetric] = [registry.parse("metric", name) for name in result.set_metrics]
+    first = [m for m in metrics if m.name in LEADING]
+    last = [m for m in metrics if m.name not in LEADING]
+    head = ["column", *_titles(first), "calls", "saved", "seconds", *_titles(last), *(m.title or m.name for m in sets)]
+    found = [head]
     for c in range(len(result.columns)):
-        row = [_format_label(result, c)]
-        row += (
-            [format_decibels(result.median(c, "psnr")), format_decibels(result.worst(c, "psnr"))]
-            if c
-            else ["full run", ""]
-        )
-        row += [f"{result.median(c, 'ssim'):.3f}", f"{result.worst(c, 'ssim'):.3f}"] if c else ["", ""]
+        row = [_format_label(result, c), *_metric_cells(result, c, first)]
         row += [f"{result.mean_calls(c):.1f}", f"{result.saving(c):.0%}" if c else "", f"{result.seconds[c]:.2f}"]
-        row += [f"{statistics.fmean(result.values(c, 'judge')):.2f}"] if judged else []
+        row += _metric_cells(result, c, last)
+        row += [m.format(result.set_values[c][m.name]) if m.name in result.set_values[c] else "" for m in sets]
         found.append(row)
+    found[1][1] = found[1][1] or "full run"
     return found
+
+
+def _titles(metrics: list[Metric]) -> list[str]:
+    return [title for m in metrics for title in [m.title or m.name, "worst"][: _width(m)]]
+
+
+def _width(metric: Metric) -> int:
+    """Columns of a metric."""
+    return 1 if metric.summary == "mean" else 2
+
+
+def _metric_cells(result: Comparison, c: int, metrics: list[Metric]) -> list[str]:
+    """What a column has of some metrics; nothing of the full run where it would be compared with itself."""
+    cells = []
+    for metric in metrics:
+        values = result.values(c, metric.name)
+        if not values or (c == 0 and metric.compares):
+            cells += [""] * _width(metric)
+        elif metric.summary == "mean":
+            cells.append(metric.format(statistics.fmean(values)))
+        else:
+            cells += [metric.format(result.median(c, metric.name)), metric.format(result.worst(c, metric.name))]
+    return cells
 
 
 def format_markdown(result: Comparison) -> str:
@@ -41,7 +63,7 @@ def format_markdown(result: Comparison) -> str:
     head, *body = format_rows(result)
     rule = [":--", *["--:"] * (len(head) - 1)]
     named = [[f"`{name}`", *rest] for name, *rest in body]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, rule, *named)]
+    lines = format_table([head, *named], rule)
     return "\n".join([*_preamble(result), "", *lines, "", *_notes(result), ""])
 
 
@@ -53,9 +75,9 @@ def _format_label(result: Comparison, c: int) -> str:
 def _preamble(result: Comparison) -> list[str]:
     cells = result.cells[0]
     seeds = ", ".join(map(str, result.seeds))
-    told = "".join(f", {name} {value}" for name, value in result.settings.items())
+    settings = "".join(f", {name} {value}" for name, value in result.settings.items())
     guidance = "" if result.guidance is None else f", guidance {result.guidance:g}"
-    made = f"model {result.model}{guidance}{told}, {len(cells)} samples, seed {seeds}"
+    made = f"model {result.model}{guidance}{settings}, {len(cells)} samples, seed {seeds}"
     own = " `own` is the scheduler that the pipeline came with." if any(_own(c) for c in result.columns) else ""
     return [
         f"Skipstone {__version__}, {made}. PSNR (dB) and SSIM, at the median and at the worst sample, are to the "
@@ -82,12 +104,15 @@ def _notes(result: Comparison) -> list[str]:
     return notes
 
 
-def records(result: Comparison, pictures: dict[tuple[int, int], str]) -> list[dict[str, Any]]:
-    """One JSON-ready record for each sample; `pictures` are file names by (column, prompt)."""
+def make_records(result: Comparison, pictures: dict[tuple[int, int], str]) -> list[dict[str, Any]]:
+    """One JSON-ready record for each sample; `pictures` are file names by (column, prompt).
+
+    Numbers that JSON does not have are null, such as the PSNR of identical pictures.
+    """
     found = []
     for c, (column, row) in enumerate(zip(result.columns, result.cells, strict=True)):
         for p, cell in enumerate(row):
-            psnr = cell.values["psnr"]
+            values = {**cell.values, **(result.set_values[c] if result.set_values else {})}
             found.append(
                 {
                     "prompt": cell.prompt,
@@ -100,9 +125,8 @@ def records(result: Comparison, pictures: dict[tuple[int, int], str]) -> list[di
                     "calls": cell.calls,
                     "saving": 1 - cell.calls / result.cells[0][p].calls,
                     "seconds": result.seconds[c],
-                    **{name: value for name, value in cell.values.items() if name != "cost"},
-                    "psnr": psnr if math.isfinite(psnr) else None,
-                    "identical": math.isinf(psnr),
+                    **{name: value if math.isfinite(value) else None for name, value in values.items()},
+                    "identical": math.isinf(cell.values["psnr"]),
                     "status": cell.result.status.name,
                     "picture": pictures[c, p],
                     "reference": result.columns[0].spec,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from io import BytesIO
 
 from ..engine.timeline import Panel
-from ..engine.timeline import timeline as drawn
+from ..engine.timeline import timeline as plot_timeline
 from .compare import Comparison
 
 
-def timeline(result: Comparison) -> bytes:
+def render_timeline(result: Comparison) -> bytes:
     """The decision timeline as a PNG file's bytes: the full run and every column that adapts."""
     shown = [c for c, column in enumerate(result.columns) if column.is_adaptive or (c == 0 and not column.peer)]
     buffer = BytesIO()
-    drawn([_panel(result, c) for c in shown]).savefig(buffer, format="png")
+    plot_timeline([_panel(result, c) for c in shown]).savefig(buffer, format="png")
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Which metrics can be taken of a model on this machine, and why the others cannot."""
+"""Which metrics can be measured of a model on this machine, and why the others cannot."""
 
 from __future__ import annotations
 
@@ -25,20 +25,23 @@ class AvailableMetrics(NamedTuple):
     absent: tuple[tuple[str, str], ...]
 
 
-def metrics_available(*, judge: bool = False, latents: bool = True, is_video: bool = False) -> AvailableMetrics:
+def metrics_available(
+    *, judge: bool = False, latents: bool = True, is_video: bool = False, by_default: bool = False
+) -> AvailableMetrics:
     """The registered metrics, divided.
 
     Args:
         judge: Whether the model has a judge of its own.
         latents: Whether samples come with what the decoder was given.
-        moving: Whether it makes videos.
+        is_video: Whether it makes videos.
+        by_default: Take only those that `skipstone compare` takes.
     """
     has, kind = {"judge": judge, "latent": latents}, "video" if is_video else "picture"
     found: list[BaseMetric] = []
     absent: list[tuple[str, str]] = []
     for name in registry.names("metric"):
         variants: tuple[BaseMetric, ...] = registry.find_class("metric", name).variants()  # type: ignore[attr-defined]
-        if variants[0].of not in ("any", kind):
+        if variants[0].of not in ("any", kind) or (by_default and not variants[0].by_default):
             continue
         lacking = next((MISSING_REASONS[want] for want in variants[0].requires if not has[want]), "")
         usable = None if lacking else next((one for one in variants if not one.missing()), None)

@@ -42,12 +42,21 @@ class BaseMetric:
     name: ClassVar[str]
     better: ClassVar[Literal["higher", "lower"]]
     unit: ClassVar[str] = ""
-    span: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # what promises count at least and at most
-    of: ClassVar[Literal["any", "picture", "video"]] = "any"  # what it can be taken of
+    span: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # least and greatest value that a guarantee counts
+    of: ClassVar[Literal["any", "picture", "video"]] = "any"  # what it can be measured of
     requires: ClassVar[tuple[Literal["judge", "latent"], ...]] = ()  # what not every model has
+    compares: ClassVar[bool] = True  # with the full run; False where it looks at the picture alone
+    counts_calls: ClassVar[bool] = False  # whether it is what every record and table has as `calls`
+    by_default: ClassVar[bool] = True  # whether `skipstone compare` takes it
+    title: ClassVar[str] = ""  # of its column in a table; its name where it is empty
+    summary: ClassVar[Literal["median", "mean"]] = "median"  # in a table: the median and the worst sample, or the mean
+
+    def format(self, value: float) -> str:
+        """A value as tables show it."""
+        return f"{value:.4g}"
 
     def missing(self) -> str:
-        """The file or package that this machine lacks, and where to get it; empty where the metric can be taken."""
+        """The file or package that this machine lacks, and where to get it; empty where the metric can be measured."""
         return ""
 
     @classmethod
@@ -65,7 +74,7 @@ class Metric(BaseMetric):
 
 
 class SetMetric(BaseMetric):
-    """Base of metrics that say one number of many samples.
+    """Base of metrics that are one number for many samples.
 
     Few samples bias such numbers: compare only those of equally many.
     """
@@ -79,7 +88,7 @@ class SetMetric(BaseMetric):
             references: What they are compared with: the full run's, or real ones; as many or another number.
 
         Raises:
-            MetricError: `missing` says something, or these pictures cannot be measured.
+            MetricError: `missing` is not empty, or these pictures cannot be measured.
         """
         raise NotImplementedError
 

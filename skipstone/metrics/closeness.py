@@ -11,6 +11,11 @@ from ..registry import register
 from .base import Metric, Sample, get_image_pair
 
 
+def format_decibels(value: float) -> str:
+    """A PSNR for people: identical pictures are called so."""
+    return "identical" if math.isinf(value) else f"{value:.1f}"
+
+
 @register("metric")
 @dataclass(frozen=True)
 class PSNR(Metric):
@@ -24,6 +29,10 @@ class PSNR(Metric):
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     unit: ClassVar[str] = "dB"
     span: ClassVar[tuple[float, float]] = (0.0, 99.0)  # identical pictures count as 99 dB in a mean
+    title: ClassVar[str] = "PSNR"
+
+    def format(self, value: float) -> str:
+        return format_decibels(value)
 
     def measure(self, sample: Sample) -> float:
         ours, theirs = get_image_pair(self, sample)
@@ -51,6 +60,10 @@ class SSIM(Metric):
     name: ClassVar[str] = "ssim"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     span: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    title: ClassVar[str] = "SSIM"
+
+    def format(self, value: float) -> str:
+        return f"{value:.3f}"
 
     def measure(self, sample: Sample) -> float:
         from skimage.metrics import structural_similarity

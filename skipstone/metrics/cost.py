@@ -22,6 +22,8 @@ class Cost(Metric):
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     span: ClassVar[tuple[float, float]] = (0.0, math.inf)
     unit: ClassVar[str] = "calls"
+    compares: ClassVar[bool] = False
+    counts_calls: ClassVar[bool] = True
 
     def measure(self, sample: Sample) -> float:
         return float(sample.calls)

@@ -42,6 +42,7 @@ class FramePSNR(Metric):
     unit: ClassVar[str] = "dB"
     span: ClassVar[tuple[float, float]] = (0.0, MAX_PSNR)
     of: ClassVar[Literal["any", "picture", "video"]] = "video"
+    by_default: ClassVar[bool] = False
 
     def measure(self, sample: Sample) -> float:
         frames = measure_frames(self, PSNR(), sample)
@@ -76,6 +77,7 @@ class FrameSSIM(Metric):
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     span: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     of: ClassVar[Literal["any", "picture", "video"]] = "video"
+    by_default: ClassVar[bool] = False
 
     def measure(self, sample: Sample) -> float:
         return statistics.fmean(measure_frames(self, SSIM(), sample))

@@ -1,4 +1,4 @@
-"""What the model's own judge says of a picture."""
+"""The score that the model's own judge gives to a picture."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from .base import Metric, Sample
 class JudgeScore(Metric):
     """Share of what the prompt asks for that the model's own judge sees in the picture, in [0, 1].
 
-    Pebble's judge is a small classifier of Pebble's own scenes: it says nothing about other models.
+    Pebble's judge is a small classifier of Pebble's own scenes: it cannot judge other models.
     """
 
     name: ClassVar[str] = "judge"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     span: ClassVar[tuple[float, float]] = (0.0, 1.0)
     requires: ClassVar[tuple[Literal["judge", "latent"], ...]] = ("judge",)
+    compares: ClassVar[bool] = False
+    summary: ClassVar[Literal["median", "mean"]] = "mean"
+
+    def format(self, value: float) -> str:
+        return f"{value:.2f}"
 
     def measure(self, sample: Sample) -> float:
         if sample.judge is None:

@@ -26,6 +26,7 @@ class LatentError(Metric):
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     span: ClassVar[tuple[float, float]] = (0.0, math.inf)
     requires: ClassVar[tuple[Literal["judge", "latent"], ...]] = ("latent",)
+    by_default: ClassVar[bool] = False
 
     def measure(self, sample: Sample) -> float:
         import numpy as np

@@ -29,7 +29,7 @@ BACKBONES = {
 }
 # Layers of each network after which its features are compared.
 LAYER_INDICES = {"alex": (1, 4, 7, 9, 11), "squeeze": (1, 4, 7, 9, 10, 11, 12), "vgg": (3, 8, 15, 22, 29)}
-# Pictures in [-1, 1] to what the networks were trained on: rounded so by the authors, and so we keep them.
+# Pictures in [-1, 1] to what the networks were trained on: with the rounding of the authors.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 MIN_SIZE = 32  # pixels: below, the last features of some networks have no pixel left
 
@@ -59,6 +59,7 @@ class LPIPS(Metric):
     name: ClassVar[str] = "lpips"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     span: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    by_default: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.net not in BACKBONES:

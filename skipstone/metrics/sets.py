@@ -1,11 +1,10 @@
-"""What many pictures say together: FID, KID, CLIP score, FVD, by torchmetrics; the weights are yours to bring."""
+"""One number for many pictures: FID, KID, CLIP score, FVD, by torchmetrics; the weights are yours to bring."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import MetricError
@@ -33,9 +32,39 @@ BATCH = 16  # pictures that go through a network at once
 SUBSET = 1000  # pictures of one subset of KID
 
 
+@dataclass(frozen=True)
+class InceptionDistance(SetMetric):
+    """Base of distances between two sets of pictures in the features of Inception v3.
+
+    Args:
+        weights: File of the Inception that FID was published with, or the folder that has it; empty looks in the
+            folder that the environment variable SKIPSTONE_WEIGHTS names, then where torch keeps its downloads.
+    """
+
+    weights: str = ""
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    of: ClassVar[Literal["any", "picture", "video"]] = "picture"
+    by_default: ClassVar[bool] = False
+
+    def missing(self) -> str:
+        return missing(self.name, INCEPTION, self.weights, "torchmetrics", "torch-fidelity")
+
+    def measure(self, pictures: Sequence[Any], prompts: Sequence[str], references: Sequence[Any]) -> float:
+        check_sets(self, pictures, references)
+        if why := self.missing():
+            raise MetricError(why)
+        from .networks import load_inception
+
+        return self.distance(load_inception(INCEPTION.find(self.name, self.weights)), pictures, references)
+
+    def distance(self, network: Any, pictures: Sequence[Any], references: Sequence[Any]) -> float:
+        """The distance in the features of this network, a torch module from 8-bit pictures (n, 3, h, w) to (n, d)."""
+        raise NotImplementedError
+
+
 @register("metric")
 @dataclass(frozen=True)
-class FID(SetMetric):
+class FID(InceptionDistance):
     """Fréchet distance of two sets of pictures in the features of Inception v3, 0 for the same set.
 
     With fewer than 2,049 pictures the covariance of its 2,048 features has no full rank, and the distance is
@@ -51,22 +80,15 @@ class FID(SetMetric):
     References: Heusel et al. 2017, arXiv 1706.08500.
     """
 
-    weights: str = ""
     name: ClassVar[str] = "fid"
-    better: ClassVar[Literal["higher", "lower"]] = "lower"
-    of: ClassVar[Literal["any", "picture", "video"]] = "picture"
 
-    def missing(self) -> str:
-        return missing(self.name, INCEPTION, self.weights, "torchmetrics", "torch-fidelity")
-
-    def measure(self, pictures: Sequence[Any], prompts: Sequence[str], references: Sequence[Any]) -> float:
-        check_sets(self, pictures, references)
-        return frechet_distance(_load_inception(self, self.weights), pictures, references)
+    def distance(self, network: Any, pictures: Sequence[Any], references: Sequence[Any]) -> float:
+        return frechet_distance(network, pictures, references)
 
 
 @register("metric")
 @dataclass(frozen=True)
-class KID(SetMetric):
+class KID(InceptionDistance):
     """Kernel distance of two sets of pictures in the features of Inception v3: unbiased, about 0 for like sets.
 
     The squared maximum mean discrepancy under a cubic kernel: of all pictures at once up to a thousand, above that
@@ -81,17 +103,10 @@ class KID(SetMetric):
     References: Binkowski et al. 2018, arXiv 1801.01401.
     """
 
-    weights: str = ""
     name: ClassVar[str] = "kid"
-    better: ClassVar[Literal["higher", "lower"]] = "lower"
-    of: ClassVar[Literal["any", "picture", "video"]] = "picture"
 
-    def missing(self) -> str:
-        return missing(self.name, INCEPTION, self.weights, "torchmetrics", "torch-fidelity")
-
-    def measure(self, pictures: Sequence[Any], prompts: Sequence[str], references: Sequence[Any]) -> float:
-        check_sets(self, pictures, references)
-        return kernel_distance(_load_inception(self, self.weights), pictures, references)
+    def distance(self, network: Any, pictures: Sequence[Any], references: Sequence[Any]) -> float:
+        return kernel_distance(network, pictures, references)
 
 
 @register("metric")
@@ -99,7 +114,7 @@ class KID(SetMetric):
 class ClipScore(SetMetric):
     """Mean of 100 cos(picture, prompt) in the features of CLIP, at least 0: whether pictures show what was asked for.
 
-    CLIP reads 77 tokens: what a longer prompt says after them is not judged. Numbers of two CLIPs do not compare.
+    CLIP reads 77 tokens: what a longer prompt has after them is not judged. Numbers of two CLIPs do not compare.
 
     Args:
         weights: Folder of a CLIP in the format of transformers; empty looks for clip-vit-base-patch16, then
@@ -115,6 +130,8 @@ class ClipScore(SetMetric):
     name: ClassVar[str] = "clip_score"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     of: ClassVar[Literal["any", "picture", "video"]] = "picture"
+    compares: ClassVar[bool] = False
+    by_default: ClassVar[bool] = False
 
     def missing(self) -> str:
         return missing(self.name, CLIP, self.weights, "torchmetrics", "transformers")
@@ -151,6 +168,7 @@ class FVD(SetMetric):
     name: ClassVar[str] = "fvd"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     of: ClassVar[Literal["any", "picture", "video"]] = "video"
+    by_default: ClassVar[bool] = False
 
     def missing(self) -> str:
         return missing(self.name, I3D, self.weights, "torchmetrics")
@@ -209,13 +227,10 @@ def frechet_distance(network: Any, pictures: Sequence[Any], references: Sequence
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     with torch.no_grad():
-        network.num_features = network(next(uint8_batches(pictures, 1))).shape[
-            -1
-        ]  # it would guess the shape of an input
+        # torchmetrics would guess the shape of an input to find the number of features.
+        network.num_features = network(next(uint8_batches(pictures, 1))).shape[-1]
         measured = FrechetInceptionDistance(feature=network)
-        for group, real in ((pictures, False), (references, True)):
-            for images in uint8_batches(group, batch):
-                measured.update(images, real=real)
+        _update(measured, pictures, references, batch)
         return max(0.0, float(measured.compute()))
 
 
@@ -232,16 +247,12 @@ def kernel_distance(network: Any, pictures: Sequence[Any], references: Sequence[
         measured = KernelInceptionDistance(
             feature=network, subsets=1 if whole else 100, subset_size=fewest if whole else SUBSET
         )
-        for group, real in ((pictures, False), (references, True)):
-            for images in uint8_batches(group, BATCH):
-                measured.update(images, real=real)
+        _update(measured, pictures, references, BATCH)
         return float(measured.compute()[0])
 
 
-def _load_inception(metric: SetMetric, said: str) -> Any:
-    if why := metric.missing():
-        raise MetricError(why)
-    from .networks import load_inception
-
-    path: Path = INCEPTION.find(metric.name, said)
-    return load_inception(path)
+def _update(measured: Any, pictures: Sequence[Any], references: Sequence[Any], batch: int) -> None:
+    """Give both sets to a metric of torchmetrics."""
+    for group, real in ((pictures, False), (references, True)):
+        for images in uint8_batches(group, batch):
+            measured.update(images, real=real)

@@ -24,7 +24,7 @@ class Weights:
         names: It is published by, the newest first. One that ends in `-` and eight digits is checked against the
             hash that these digits begin.
         source: Where to get it.
-        marker: A file that tells the folder; empty for a file.
+        marker: A file by which the folder is recognised; empty for a file.
     """
 
     names: tuple[str, ...]
@@ -36,11 +36,11 @@ class Weights:
 
         Args:
             metric: Who asks.
-            said: A file or folder that the user named; empty looks in the folder that the environment variable
+            user_path: A file or folder that the user named; empty looks in the folder that the environment variable
                 SKIPSTONE_WEIGHTS names, then where torch keeps what it downloads.
 
         Raises:
-            MetricError: it is not there, or is not what its name says.
+            MetricError: it is not there, or not the file of that name.
         """
         path = next((p for p in self._places(user_path) if self._fits(p)), None)
         if path is None:
@@ -87,9 +87,11 @@ def _download_folder() -> str:
 
 
 def _check_hash(metric: str, path: Path) -> None:
-    told = re.fullmatch(r".*-([0-9a-f]{8})\.\w+", path.name)
-    if told and not _hash(path, path.stat().st_mtime_ns).startswith(told[1]):
-        raise MetricError(f"{metric}: {path} is not the file of that name: its SHA-256 does not begin with {told[1]}.")
+    digits = re.fullmatch(r".*-([0-9a-f]{8})\.\w+", path.name)
+    if digits and not _hash(path, path.stat().st_mtime_ns).startswith(digits[1]):
+        raise MetricError(
+            f"{metric}: {path} is not the file of that name: its SHA-256 does not begin with {digits[1]}."
+        )
 
 
 @lru_cache(maxsize=16)

@@ -75,14 +75,14 @@ tries = st.lists(
 def test_the_best_is_worth_most_and_of_equals_costs_least(tried: list[TrialResult], price: float) -> None:
     utility = Utility(price, 20.0, 60.0)
     choice = best_choice("s", tried, utility)
-    worth = [utility.of(one.psnr, one.calls) for one in tried]
+    worth = [utility.evaluate(one.psnr, one.calls) for one in tried]
     assert choice.utility == max(worth)
-    assert choice.tried.calls == min(t.calls for t, w in zip(tried, worth, strict=True) if w == max(worth))
+    assert choice.result.calls == min(t.calls for t, w in zip(tried, worth, strict=True) if w == max(worth))
 
 
 @given(st.floats(-50, 200), st.floats(0, 50), st.floats(0, 3))
 def test_utility_is_clipped_and_charged(psnr: float, calls: float, price: float) -> None:
-    value = Utility(price, 20.0, 60.0).of(psnr, calls) + price * calls
+    value = Utility(price, 20.0, 60.0).evaluate(psnr, calls) + price * calls
     assert 20.0 - 1e-9 <= value <= 60.0 + 1e-9
     if 20.0 <= psnr <= 60.0:
         assert value == pytest.approx(psnr)
@@ -120,7 +120,7 @@ def test_paths_of_several_lengths_are_those_of_brute_force(seed: int) -> None:
 def test_every_schedule_that_is_listed_was_run_and_charged(tmp_path: Path) -> None:
     subject = Counted(HARD)
     made = oracle(tmp_path, subject)
-    found = made.tried()
+    found = made.run_trials()
     assert list(found) == [eval_sample.id for eval_sample in made.eval_samples]
     for eval_sample in made.eval_samples:
         kinds = [one.kind for one in found[eval_sample.id]]
@@ -136,13 +136,13 @@ def test_every_schedule_that_is_listed_was_run_and_charged(tmp_path: Path) -> No
 
 def test_the_choice_is_that_of_brute_force_and_no_guide_beats_it(tmp_path: Path) -> None:
     made = oracle(tmp_path)
-    found, choices = made.tried(), made.choices(UTILITY)
+    found, choices = made.run_trials(), made.choices(UTILITY)
     for choice in choices:
-        worth = {one.spec: UTILITY.of(one.psnr, one.calls) for one in found[choice.sample]}
-        assert choice.utility == max(worth.values()) == worth[choice.tried.spec]
+        worth = {one.spec: UTILITY.evaluate(one.psnr, one.calls) for one in found[choice.sample]}
+        assert choice.utility == max(worth.values()) == worth[choice.result.spec]
     fixed = best_shared_schedule(found, UTILITY)
     means = {
-        spec: np.mean([UTILITY.of(t.psnr, t.calls) for one in found.values() for t in one if t.spec == spec])
+        spec: np.mean([UTILITY.evaluate(t.psnr, t.calls) for one in found.values() for t in one if t.spec == spec])
         for spec in {t.spec for one in found.values() for t in one if t.kind == "guide"}
     }
     assert fixed is not None
@@ -152,7 +152,8 @@ def test_the_choice_is_that_of_brute_force_and_no_guide_beats_it(tmp_path: Path)
 def test_a_dearer_call_never_buys_more_of_them(tmp_path: Path) -> None:
     made = oracle(tmp_path)
     spent = [
-        sum(choice.tried.calls for choice in made.choices(Utility(price, 10.0, 50.0))) for price in (0.0, 0.3, 1.0, 4.0)
+        sum(choice.result.calls for choice in made.choices(Utility(price, 10.0, 50.0)))
+        for price in (0.0, 0.3, 1.0, 4.0)
     ]
     assert spent == sorted(spent, reverse=True)
     assert spent[0] > spent[-1]
@@ -160,7 +161,7 @@ def test_a_dearer_call_never_buys_more_of_them(tmp_path: Path) -> None:
 
 def test_own_grids_are_worth_more_than_even_ones_and_moves_never_lose(tmp_path: Path) -> None:
     made = oracle(tmp_path, calls=(8,), guides=("fixed @ adams / uniform / 8",))
-    found = made.tried()
+    found = made.run_trials()
     for tried in found.values():
         assert max(t.psnr for t in tried if t.kind == "own") > max(t.psnr for t in tried if t.kind == "guide")
     before = [choice.utility for choice in made.choices(UTILITY)]
@@ -168,7 +169,7 @@ def test_own_grids_are_worth_more_than_even_ones_and_moves_never_lose(tmp_path: 
     after = [choice.utility for choice in moved.choices(UTILITY)]
     assert all(b >= a for a, b in zip(before, after, strict=True))
     assert sum(after) > sum(before)
-    assert any(t.kind == "moved" for t in moved.tried(UTILITY)["p0:0"])
+    assert any(t.kind == "moved" for t in moved.run_trials(UTILITY)["p0:0"])
 
 
 def test_what_was_run_is_not_run_again_and_prices_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,13 +183,13 @@ def test_what_was_run_is_not_run_again_and_prices_share_it(tmp_path: Path, monke
 
     monkeypatch.setattr(Counted, "draw_each", cut)
     with pytest.raises(KeyboardInterrupt):
-        oracle(tmp_path, subject, batch=3).tried()
+        oracle(tmp_path, subject, batch=3).run_trials()
     before = subject.drawn
     left[0] = 10**6
-    found = oracle(tmp_path, subject, batch=3).tried()
+    found = oracle(tmp_path, subject, batch=3).run_trials()
     total = subject.drawn
     whole = oracle(tmp_path / "whole", fresh := Counted(HARD), batch=3)
-    assert whole.tried() == found
+    assert whole.run_trials() == found
     assert total - 1 == fresh.drawn  # one more for where its runs begin
     assert 0 < before < total
     again = oracle(tmp_path, subject, batch=3)
@@ -208,7 +209,7 @@ def test_results_can_be_read_by_others(tmp_path: Path, monkeypatch: pytest.Monke
     assert [line["sample"] for line in lines] == [choice.sample for choice in chosen]
     for line, choice in zip(lines, chosen, strict=True):
         assert line["utility"] == choice.utility >= line["guide_utility"]
-        assert line["utility"] == UTILITY.of(line["psnr"], line["calls"])
+        assert line["utility"] == UTILITY.evaluate(line["psnr"], line["calls"])
         assert {"spec", "kind", "tried", "price", "floor", "cap", "guide", "guide_calls"} <= line.keys()
     with pytest.raises(SpecError, match="one of them twice"):
         oracle_schedule(subject, [*eval_samples(1), *eval_samples(1)], tmp_path, UTILITY, ladder)
@@ -284,7 +285,7 @@ def test_the_oracle_ending_is_that_of_brute_force_and_asks_nothing_twice() -> No
     exact = [denoise(HARD, replace(p, grid=fine()), SOLVER, registry.parse("policy", "fixed")).x for p in asked]
 
     def worth(s: int, pixels: Any, calls: float) -> float:
-        return UTILITY.of(-10 * float(np.log10(((pixels - exact[s]) ** 2).mean())), calls)
+        return UTILITY.evaluate(-10 * float(np.log10(((pixels - exact[s]) ** 2).mean())), calls)
 
     found = oracle_ending(HARD, asked, SOLVER, list, worth, stops, finish)
     for s, (problem, ending) in enumerate(zip(asked, found, strict=True)):

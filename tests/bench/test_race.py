@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 from torch import nn
 
-from skipstone.cli.options import ModelChoice
+from skipstone import registry
+from skipstone.cli.options import ModelOptions
 from skipstone.errors import GuestError
 from skipstone.evaluation.checkpoints import Checkpoint
 from skipstone.evaluation.columns import Column, parse_column
@@ -24,13 +25,14 @@ from skipstone.evaluation.prompts import Prompt
 from skipstone.evaluation.references import EvaluationSample, References
 from skipstone.evaluation.subject import SampleRequest
 from skipstone.integrations.torch import CallCounter
-from skipstone.metrics import PSNR, SSIM
+from skipstone.metrics import PSNR, SSIM, Metric, Sample
 from skipstone.metrics.latents import LatentError
 from skipstone_bench.baselines import interval_calls, make_policy_row
-from skipstone_bench.benchmark import Benchmark, BenchSettings
+from skipstone_bench.benchmark import Benchmark, BenchSettings, PromptSettings, ReferenceSettings, RowSettings
 from skipstone_bench.fixed import Tuner, find_greedy_masks, improve_mask, samplers_for_calls
 from skipstone_bench.race import BenchRow, BenchRunner, time_rows
 from skipstone_bench.store import SAMPLES, Header, Record, Store
+from skipstone_bench.summary import metric_direction
 
 STEPS = 6
 SHOTS = [EvaluationSample(Prompt(text, text, ""), seed) for seed, text in enumerate(("a", "b", "c"))]
@@ -125,7 +127,7 @@ def test_a_race_counts_what_each_row_costs_and_how_close_it_comes(guest: Pipelin
 def test_latents_are_those_of_the_loop() -> None:
     fast = parse_column("fixed @ ddim / trailing / 2", None, None, 2)
     item = SampleRequest("a red apple on a blue background", 3)
-    [[engine], _], [[guest], _] = (ModelChoice(as_guest=way).subject().draw([item], fast) for way in (False, True))
+    [[engine], _], [[guest], _] = (ModelOptions(as_guest=way).subject().draw([item], fast) for way in (False, True))
     assert engine.latent.shape == guest.latent.shape
     assert abs(engine.latent - guest.latent).max() < 1e-3
 
@@ -266,16 +268,64 @@ def test_prompts_of_the_tuning_are_not_in_the_test(guest: PipelineSubject, tmp_p
     many, few = tmp_path / "many.txt", tmp_path / "few.txt"
     many.write_text("".join(f"{c} {d}\n" for c in "abcde" for d in "fghij"))
     few.write_text("a\n")
-    quick = BenchSettings(str(many), limit=6, tuned=3, seeds=2, budgets=(2,), steps=STEPS, peers=("none",))
-    planned = Benchmark.from_settings(guest, quick)
+    quick = PromptSettings(str(many), limit=6, tuned=3, seeds=2)
+
+    def plan(prompts: PromptSettings) -> Benchmark:
+        settings = BenchSettings(prompts, RowSettings(budgets=(2,), peers=("none",)), ReferenceSettings(steps=STEPS))
+        return Benchmark.from_settings(guest, settings)
+
+    planned = plan(quick)
     assert (len(planned.eval_samples), len(planned.tuning)) == (12, 3)
     assert not {s.prompt.text for s in planned.eval_samples} & {s.prompt.text for s in planned.tuning}
     for text, limit, kept in (("a\nb\nc\n", 32, 2), ("a\nb\nc\n", 1, 1), ("a\nb\nc\n", None, 2), ("a\na\n", 32, 1)):
         few.write_text(text)
-        some = Benchmark.from_settings(guest, replace(quick, prompts=str(few), limit=limit, tuned=8, seeds=1))
+        some = plan(replace(quick, prompts=str(few), limit=limit, tuned=8, seeds=1))
         assert len(some.eval_samples) == kept, "tuning takes no more than half of few prompts"
         assert ("other seeds" in some.about["tuning"]) == (text == "a\na\n"), "the same words are the same prompt"
     few.write_text("a\n")
-    alone = Benchmark.from_settings(guest, replace(quick, prompts=str(few)))
+    alone = plan(replace(quick, prompts=str(few)))
     assert "other seeds" in alone.about["tuning"]
     assert not {s.seed for s in alone.eval_samples} & {s.seed for s in alone.tuning}
+
+
+def test_a_registered_metric_is_measured(
+    guest: PipelineSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that compares becomes two numbers of a record, one that does not becomes one."""
+    known = dict(registry._KINDS["metric"]) if registry.names("metric") else {}
+    monkeypatch.setitem(registry._KINDS, "metric", known)
+
+    @dataclass(frozen=True)
+    class Redness(Metric):
+        """Mean of the red channel."""
+
+        name: ClassVar[str] = "redness"
+        better: ClassVar[Literal["higher", "lower"]] = "lower"
+        compares: ClassVar[bool] = False
+
+        def measure(self, sample: Sample) -> float:
+            return float(sample.pixels[..., 0].mean())
+
+    @dataclass(frozen=True)
+    class Shift(Redness):
+        """How far the red channel is from that of the reference."""
+
+        name: ClassVar[str] = "shift"
+        compares: ClassVar[bool] = True
+
+        def measure(self, sample: Sample) -> float:
+            return abs(super().measure(sample) - float(sample.reference[..., 0].mean()))
+
+    registry.register("metric")(Redness)
+    registry.register("metric")(Shift)
+    (tmp_path / "prompts.txt").write_text("a\nb\nc\n")
+    settings = BenchSettings(
+        PromptSettings(str(tmp_path / "prompts.txt"), tuned=1),
+        RowSettings(budgets=(2,), peers=("none",)),
+        ReferenceSettings(steps=STEPS),
+    )
+    planned = Benchmark.from_settings(guest, settings)
+    assert {"psnr", "ssim", "latent", "shift"} <= planned.reference_metrics.keys()
+    assert set(planned.picture_metrics) == {"redness"}
+    assert metric_direction("shift_full") == metric_direction("redness") == metric_direction("latent_full") == "lower"
+    assert metric_direction("of_an_absent_plug_in") == "higher"

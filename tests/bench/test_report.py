@@ -20,8 +20,8 @@ from skipstone.errors import BenchError
 from skipstone.evaluation.files import REFERENCES, safe_file_name
 from skipstone_bench.answers import CostRatio, _cost_at, compare_at_equal_ssim, compute_answers
 from skipstone_bench.report import write_report
-from skipstone_bench.report.gallery import Album, galleries
-from skipstone_bench.report.verdicts import lead
+from skipstone_bench.report.gallery import Album, build_galleries
+from skipstone_bench.report.verdicts import ratio_tone
 from skipstone_bench.store import Header, Record, RowInfo, Store, Timing
 from skipstone_bench.summary import pareto_front, summarise
 
@@ -206,7 +206,7 @@ def test_what_is_only_a_bound_says_so() -> None:
     assert _cost_at(curve, 20.0) == (10.0, False)
     assert _cost_at(curve, 12.0) == (10.0, True)
     assert _cost_at(curve, 31.0) == (None, False)
-    assert [lead(CostRatio(*r)) for r in ((1.2, True), (0.9, True), (0.9, False))] == ["ahead", "even", "behind"]
+    assert [ratio_tone(CostRatio(*r)) for r in ((1.2, True), (0.9, True), (0.9, False))] == ["ahead", "even", "behind"]
 
 
 def test_a_front_keeps_only_what_nothing_else_beats(store: Store) -> None:
@@ -230,7 +230,7 @@ def test_half_a_benchmark_is_reported_too(tmp_path: Path) -> None:
 
 def test_galleries_begin_with_the_worst_and_keep_each_picture_once(store: Store) -> None:
     summary, album = summarise(store), Album(store.folder)
-    shown = galleries(summary, album)
+    shown = build_galleries(summary, album)
     assert FULL not in shown
     for spec, samples in shown.items():
         closeness = [s.record.values["psnr_converged"] for s in samples]

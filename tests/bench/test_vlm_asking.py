@@ -16,6 +16,7 @@ from local_judges import (
     JudgeBehaviour,
     JudgeRequest,
     LocalJudge,
+    always_left,
     folders,
     prefer_brighter,
     prefer_darker,
@@ -28,7 +29,7 @@ from skipstone_bench.vlm.answer_cache import ANSWERS, AnswerLog
 from skipstone_bench.vlm.budget import SpendingCaps, SpendingLedger
 from skipstone_bench.vlm.client import JudgeEndpoint, RequestError, check_distinct, post_request
 from skipstone_bench.vlm.material import JudgingMaterial, load_material
-from skipstone_bench.vlm.outcomes import outcomes
+from skipstone_bench.vlm.outcomes import collect_outcomes
 from skipstone_bench.vlm.protocol import JudgingProtocol
 from skipstone_bench.vlm.round import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 
@@ -69,7 +70,7 @@ def ask(found: JudgingMaterial, tmp_path: Path) -> Ask:
 
 
 def kinds(asked: JudgingRun) -> list[str]:
-    return [o.kind for o in outcomes(asked.plan, asked.answer_log)]
+    return [o.kind for o in collect_outcomes(asked.plan, asked.answer_log)]
 
 
 QUESTIONS = 3 * 3 * 2
@@ -221,7 +222,8 @@ def test_a_refused_picture_is_open_and_the_judge_goes_on(ask: Ask) -> None:
     with LocalJudge(shy) as server:
         asked = ask(server.judge, request_settings=replace(QUICK, max_concurrent=1))
         told = [
-            (o.kind == "open", o.sample.prompt == "thing 2, please") for o in outcomes(asked.plan, asked.answer_log)
+            (o.kind == "open", o.sample.prompt == "thing 2, please")
+            for o in collect_outcomes(asked.plan, asked.answer_log)
         ]
         assert all(lost == refused for lost, refused in told)
         assert sum(lost for lost, _ in told) == 3
@@ -299,6 +301,17 @@ def test_the_key_is_sent_and_neither_kept_nor_shown(ask: Ask, monkeypatch: pytes
         assert all("Authorization" not in h for h in server.headers)
 
 
+def test_a_redirect_takes_the_key_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    with LocalJudge(always_left) as other:
+        there = f"{other.url}/chat/completions"
+        with LocalJudge(lambda _: HttpReply(307, b"", {"Location": there})) as server:
+            with pytest.raises(RequestError, match="HTTP 307") as told:
+                post_request(JudgeEndpoint("mock", server.url, "MY_KEY"), {}, 5.0)
+            assert told.value.kind == "judge"
+        assert other.requests == []
+
+
 def test_judges_and_keys_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = JudgeEndpoint.parse("org/model@v2@https://api.example.com/v1/chat/completions#SOME_KEY")
     assert judge == JudgeEndpoint("org/model@v2", "https://api.example.com/v1", "SOME_KEY")
@@ -307,6 +320,7 @@ def test_judges_and_keys_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) ->
         "gpt-4o",
         "@http://x",
         "m@http://u:secret@h/v1",
+        "m@http://h:secret/v1",
         "m@https://h/v1?key=secret",
         "m@https://h/v1#sk_secret",
     ):

@@ -24,7 +24,7 @@ from local_judges import (
 )
 
 from skipstone.errors import SpecError
-from skipstone_bench.vlm.agreement import bootstrap_tables, kappa, sign_test, symmetrize, wilson_interval
+from skipstone_bench.vlm.agreement import bootstrap_tables, cohen_kappa, sign_test, symmetrize, wilson_interval
 from skipstone_bench.vlm.budget import SpendingCaps
 from skipstone_bench.vlm.client import JudgeEndpoint
 from skipstone_bench.vlm.disagreements import find_disagreements, render_disagreements
@@ -33,7 +33,7 @@ from skipstone_bench.vlm.outcomes import Outcome
 from skipstone_bench.vlm.protocol import Answer, JudgingProtocol
 from skipstone_bench.vlm.report import JSON, PAGE, PLOT, SHEET, JudgingReport
 from skipstone_bench.vlm.round import JudgingPlan, JudgingRun, RequestSettings, list_pairs
-from skipstone_bench.vlm.verdict import NONE, REFUSED, SAME, Verdicts, verdicts
+from skipstone_bench.vlm.verdict import NONE, REFUSED, SAME, Verdicts, compute_verdicts
 
 ANSWERS = {"l": Answer("left", ""), "r": Answer("right", ""), "t": Answer("tie", ""), "?": None}
 
@@ -53,7 +53,7 @@ def of(said: Sequence[str], **more: Any) -> list[Outcome]:
 
 
 def concluded(said: Sequence[str]) -> Verdicts:
-    return verdicts(["a", "b"], of(said))
+    return compute_verdicts(["a", "b"], of(said))
 
 
 @pytest.mark.parametrize(
@@ -74,31 +74,31 @@ def test_what_two_answers_come_to(said: str, kind: str, category: int | None) ->
 
 def test_kappa_by_hand() -> None:
     # Two raters on 50: p_o = 0.7, p_e = 0.5 * 0.6 + 0.5 * 0.4 = 0.5.
-    assert kappa([[20, 5], [10, 15]]) == pytest.approx(0.4)
-    assert kappa([[3, 0], [0, 5]]) == 1.0
-    assert kappa([[0, 5], [5, 0]]) == -1.0
-    assert kappa([[1, 1], [1, 1]]) == 0.0
-    assert math.isnan(kappa([[4, 0], [0, 0]]))
-    assert math.isnan(kappa([[0, 0], [0, 0]]))
-    assert kappa(np.array([[[20, 5], [10, 15]], [[1, 1], [1, 1]]])) == pytest.approx([0.4, 0.0])
+    assert cohen_kappa([[20, 5], [10, 15]]) == pytest.approx(0.4)
+    assert cohen_kappa([[3, 0], [0, 5]]) == 1.0
+    assert cohen_kappa([[0, 5], [5, 0]]) == -1.0
+    assert cohen_kappa([[1, 1], [1, 1]]) == 0.0
+    assert math.isnan(cohen_kappa([[4, 0], [0, 0]]))
+    assert math.isnan(cohen_kappa([[0, 0], [0, 0]]))
+    assert cohen_kappa(np.array([[[20, 5], [10, 15]], [[1, 1], [1, 1]]])) == pytest.approx([0.4, 0.0])
     with pytest.raises(SpecError, match="square"):
-        kappa([[1, 2, 3]])
+        cohen_kappa([[1, 2, 3]])
 
 
 @given(st.lists(st.lists(st.integers(0, 20), min_size=3, max_size=3), min_size=3, max_size=3))
 @settings(deadline=None, max_examples=40)
 def test_kappa_does_not_depend_on_naming_and_stays_in_its_bounds(table: list[list[int]]) -> None:
     counts = np.array(table)
-    found = kappa(symmetrize(counts))
-    other = kappa(symmetrize(counts[[1, 0, 2]][:, [1, 0, 2]]))
+    found = cohen_kappa(symmetrize(counts))
+    other = cohen_kappa(symmetrize(counts[[1, 0, 2]][:, [1, 0, 2]]))
     assert found == pytest.approx(other, nan_ok=True)
     assert math.isnan(found) or -1 <= found <= 1 + 1e-12
-    assert kappa(symmetrize(counts.T)) == pytest.approx(found, nan_ok=True)
+    assert cohen_kappa(symmetrize(counts.T)) == pytest.approx(found, nan_ok=True)
 
 
 def test_agreement_on_one_row_that_always_wins_is_agreement() -> None:
-    assert math.isnan(kappa([[9, 0, 0], [0, 0, 0], [0, 0, 0]]))
-    assert kappa(symmetrize([[9, 0, 0], [0, 0, 0], [0, 0, 0]])) == 1.0
+    assert math.isnan(cohen_kappa([[9, 0, 0], [0, 0, 0], [0, 0, 0]]))
+    assert cohen_kappa(symmetrize([[9, 0, 0], [0, 0, 0], [0, 0, 0]])) == 1.0
 
 
 def test_wilson_by_hand_and_signs() -> None:
@@ -142,7 +142,7 @@ def test_a_preference_and_its_figures() -> None:
 
 def test_the_seeds_of_a_prompt_are_no_samples_of_their_own() -> None:
     seeds = [outcome("lr", k, prompt=f"p{k // 10}") for k in range(40)]  # 40 wins on 4 prompts
-    (pair,) = verdicts(["a", "b"], seeds).pairs
+    (pair,) = compute_verdicts(["a", "b"], seeds).pairs
     assert (pair.prompts, pair.ahead, pair.p, pair.verdict) == (4, 4, 0.125, NONE)
     assert "4 of 4 prompts were decided" in pair.why
 
@@ -150,11 +150,11 @@ def test_the_seeds_of_a_prompt_are_no_samples_of_their_own() -> None:
 def test_holm_counts_all_pairs_of_a_judge() -> None:
     clear = of(["lr"] * 7 + ["tt"])  # p = 2 / 128
     more = [o for k in range(3) for o in of(["tt"] * 8, pair=("a", f"x{k}"))]
-    found = verdicts(["a", "b", "x0", "x1", "x2"], clear + more)
+    found = compute_verdicts(["a", "b", "x0", "x1", "x2"], clear + more)
     assert found.pairs[0].p == pytest.approx(2 / 128)
     assert found.pairs[0].p_holm == pytest.approx(8 / 128)
     assert found.pairs[0].verdict == NONE
-    assert verdicts(["a", "b"], clear).pairs[0].verdict == "a"
+    assert compute_verdicts(["a", "b"], clear).pairs[0].verdict == "a"
 
 
 @pytest.mark.parametrize(
@@ -196,24 +196,24 @@ def test_the_panel_needs_all_that_can_be_believed() -> None:
     rows = ["a", "b"]
     like, other, left = of(["lr"] * 9), of(["rl"] * 9, judge="k"), of(["ll"] * 9, judge="m")
     unsure = of(["tt"] * 9, judge="n")
-    assert verdicts(rows, like + left).panel == {("a", "b"): "a"}
-    assert verdicts(rows, like + other).panel == {("a", "b"): "judges disagree"}
-    assert verdicts(rows, like + unsure).panel == {("a", "b"): "judges disagree"}
-    assert verdicts(rows, left).panel == {("a", "b"): REFUSED}
+    assert compute_verdicts(rows, like + left).panel == {("a", "b"): "a"}
+    assert compute_verdicts(rows, like + other).panel == {("a", "b"): "judges disagree"}
+    assert compute_verdicts(rows, like + unsure).panel == {("a", "b"): "judges disagree"}
+    assert compute_verdicts(rows, left).panel == {("a", "b"): REFUSED}
 
 
 def test_kappa_between_known_judges() -> None:
     said = ["lr"] * 6 + ["rl"] * 4 + ["tt"] * 2
     other = ["lr"] * 5 + ["rl"] * 4 + ["tt"] * 2 + ["l?"]
-    (found,) = verdicts(["a", "b"], of(said) + of(other, judge="k")).agreements
+    (found,) = compute_verdicts(["a", "b"], of(said) + of(other, judge="k")).agreements
     # Of 11 pairs 9 agree: 5 first, 3 second, 1 tie. Both namings: 10 wins, 10 losses and 2 ties of 22 in the first
     # judge's margin, 9, 9 and 4 in the second's, so that p_e = (10 * 9 + 10 * 9 + 2 * 4) / 22^2.
     assert (found.pairs, found.same) == (11, pytest.approx(9 / 11))
     assert found.kappa.value == pytest.approx((9 / 11 - 188 / 484) / (1 - 188 / 484))
     assert found.kappa.low < found.kappa.value < found.kappa.high
-    (same,) = verdicts(["a", "b"], of(said) + of(said, judge="k")).agreements
+    (same,) = compute_verdicts(["a", "b"], of(said) + of(said, judge="k")).agreements
     assert same.kappa.value == 1.0
-    (none,) = verdicts(["a", "b"], of(["="]) + of(["="], judge="k")).agreements
+    (none,) = compute_verdicts(["a", "b"], of(["="]) + of(["="], judge="k")).agreements
     assert none.pairs == 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from skipstone.cli.options import ModelChoice
+from skipstone.cli.options import ModelOptions
 from skipstone.engine.trace import letters
 from skipstone.evaluation.columns import parse_column, parse_columns
 from skipstone.evaluation.compare import compare
@@ -19,12 +19,12 @@ COLUMNS = ["third_order", "guidance_gate | early_stop @ ddim", "fewer @ dpmpp"]
 
 @pytest.fixture(scope="module")
 def engine() -> Subject:
-    return ModelChoice().subject()
+    return ModelOptions().subject()
 
 
 @pytest.fixture(scope="module")
 def guest() -> Subject:
-    return ModelChoice(as_guest=True).subject()
+    return ModelOptions(as_guest=True).subject()
 
 
 def test_the_tables_agree(engine: Subject, guest: Subject) -> None:

@@ -26,8 +26,8 @@ def samples(values: list[float], seeds: int = 1) -> dict[str, float]:
 
 def test_unlucky_tenth_lies_in_the_bad_direction() -> None:
     values = np.arange(11.0)  # 0..10
-    assert S.tail("higher")(values) == pytest.approx(1.0)
-    assert S.tail("lower")(values) == pytest.approx(9.0)
+    assert S.tail_statistic("higher")(values) == pytest.approx(1.0)
+    assert S.tail_statistic("lower")(values) == pytest.approx(9.0)
     with pytest.raises(SpecError, match=r"quantile in \[0, 1\]"):
         S.quantile(1.5)
 
@@ -118,7 +118,7 @@ def test_prompts_with_missing_seeds_are_counted_by_what_they_have() -> None:
 @pytest.mark.parametrize(("statistic", "truth"), [("mean", 0.0), ("median", 0.0), ("tail", NormalDist().inv_cdf(0.1))])
 def test_intervals_cover_the_truth(statistic: str, truth: float) -> None:
     """Of 100 intervals at 95 % from 40 normal samples each, about 95 hold the truth."""
-    how = {"mean": S.mean, "median": S.median, "tail": S.tail("higher")}[statistic]
+    how = {"mean": S.mean, "median": S.median, "tail": S.tail_statistic("higher")}[statistic]
     rng = np.random.default_rng(1)
     spans = [S.bootstrap(samples(list(rng.normal(size=40))), how, seed=i) for i in range(100)]
     assert 0.88 <= np.mean([s.low <= truth <= s.high for s in spans]) <= 0.99

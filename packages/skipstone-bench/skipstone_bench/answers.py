@@ -25,11 +25,11 @@ from skipstone.evaluation.statistics import (
     paired_bootstraps,
     paired_differences,
     rank_correlation,
-    tail,
+    tail_statistic,
     tost,
 )
 
-from .summary import BEST_FIXED, Summary, TableRow, better, categories, pareto_front, to_jsonable
+from .summary import BEST_FIXED, Summary, TableRow, categories, metric_direction, pareto_front, to_jsonable
 
 BLIND = ("mask", "gate", "random")
 RELEASED = "third_order_released"
@@ -126,9 +126,9 @@ def compute_answers(summary: Summary) -> Answers:
 
 def comparison_budgets(summary: Summary) -> tuple[int, ...]:
     """Calls at which rows are compared: those of the command, or of the tuned fixed samplers."""
-    told = summary.header.options.get("budget") or summary.header.options.get("budgets")
-    if isinstance(told, list | tuple) and told:
-        return tuple(sorted({int(b) for b in told}))
+    budgets = summary.header.options.get("budget") or summary.header.options.get("budgets")
+    if isinstance(budgets, list | tuple) and budgets:
+        return tuple(sorted({int(b) for b in budgets}))
     fixed = {round(r.calls.value) for r in summary.ran if r.info.family == BEST_FIXED and r.calls}
     return tuple(sorted(fixed)) or BUDGETS
 
@@ -178,7 +178,7 @@ def _rivals(rows: Sequence[TableRow], ours: TableRow, budget: int) -> dict[str, 
 
 def _duel(summary: Summary, against: str, budget: int, ours: TableRow, rivals: Sequence[TableRow]) -> RivalComparison:
     metric = summary.closeness
-    way = better(metric)
+    way = metric_direction(metric)
     choose: Callable[..., TableRow] = max if way == "higher" else min
     middle = choose(rivals, key=lambda r: r.median(metric))
     unlucky = choose(rivals, key=lambda r: r.tail(metric))
@@ -192,7 +192,7 @@ def _duel(summary: Summary, against: str, budget: int, ours: TableRow, rivals: S
         ours=spec,
         calls=ours.calls.value if ours.calls else math.nan,
         median=_gap(summary, ours, middle, median, TableRow.median),
-        tail=_gap(summary, ours, unlucky, tail(way), TableRow.tail),
+        tail=_gap(summary, ours, unlucky, tail_statistic(way), TableRow.tail),
         p=test.p,
         p_holm=test.p,
         effect=test.effect,

@@ -21,18 +21,18 @@ BELOW = (0.3, 0.5, 0.7)  # gates that masks are joined with
 EVERY = range(2, 11)
 WARMUP = (2, 3, 4, 5, 6, 8, 10, 12, 15, 18)
 JOINED = (2, 4, 8, 12, 18)  # warm-ups of masks that are joined with gates
-DEFAULT_POLICIES = ("safe", "balanced", "fast", "adaptive_diffusion")  # policies where none are said
+DEFAULT_POLICIES = ("safe", "balanced", "fast", "adaptive_diffusion")  # where no policies are given
 
 
 def make_row(column: Column, group: str, family: str, knob: str = "", label: str = "") -> BenchRow:
-    """A column, filed."""
+    """A column as a row of the table."""
     return BenchRow(column, RowInfo(column.spec, label or column.label, group, family, knob, column.steps))
 
 
 def default_forecast() -> str:
     """How masks forecast: as `error_control` does by default, so that only the choice of steps differs."""
-    make_policy_row = ErrorControl()
-    return f"order={make_policy_row.order}, of={make_policy_row.of!r}, clock={make_policy_row.clock!r}"
+    control = ErrorControl()
+    return f"order={control.order}, of={control.of!r}, clock={control.clock!r}"
 
 
 def interval_calls(steps: int, every: int, warmup: int, tail: int = 1) -> list[bool]:
@@ -154,7 +154,7 @@ def _skipped(called: Sequence[bool]) -> frozenset[int]:
 
 
 def make_policy_row(column: Column) -> BenchRow:
-    """A row that was asked for: policies of one kind are points of one curve."""
+    """A row of the command: policies of one kind are points of one curve."""
     if column.policy is None:
         raise SpecError(f"The table always has the best fixed sampler of each budget: leave {FEWER!r} out.")
     parts = getattr(column.policy, "parts", (column.policy,))
@@ -164,10 +164,10 @@ def make_policy_row(column: Column) -> BenchRow:
     return make_row(column, group, family, _spec_arguments(registry.spell(column.policy)) or f"steps={column.steps}")
 
 
-def peers(sampler: Sampler, said: Sequence[str] = ()) -> list[BenchRow]:
-    """Peers at the settings that they bring, or those that were said."""
+def make_peer_rows(sampler: Sampler, specs: Sequence[str] = ()) -> list[BenchRow]:
+    """Peers of these specs, or all of them at the settings that they bring."""
     kinds = [registry.find_class("peer", name) for name in registry.names("peer")]
-    specs = said or [spec for kind in kinds for spec in kind.settings()]  # type: ignore[attr-defined]  # a Peer
+    specs = specs or [spec for kind in kinds for spec in kind.settings()]  # type: ignore[attr-defined]  # a Peer
     return [make_policy_row(parse_column(spec, *sampler)) for spec in specs]
 
 

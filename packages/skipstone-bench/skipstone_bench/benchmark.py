@@ -1,17 +1,17 @@
-"""A whole benchmark: prompts, baselines tuned, rows raced, seconds taken, all of it kept in one folder."""
+"""A whole benchmark in one folder: prompts, tuned baselines, measured rows, seconds."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from skipstone import __version__
 from skipstone.errors import MetricError, SpecError
 from skipstone.evaluation.columns import Column, Sampler, expand_specs, parse_column
-from skipstone.evaluation.fingerprint import fingerprint, machine
+from skipstone.evaluation.fingerprint import describe_machine, fingerprint
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.prompts import Prompt, describe_prompts, load_prompts
 from skipstone.evaluation.references import EvaluationSample, References, converged_columns
@@ -19,42 +19,30 @@ from skipstone.evaluation.subject import Subject, resolve_sampler
 from skipstone.metrics import Metric, SetMetric, metrics_available
 from skipstone.registry import find_class
 
-from .baselines import DEFAULT_POLICIES, Baselines, make_policy_row, peers
+from .baselines import DEFAULT_POLICIES, Baselines, make_peer_rows, make_policy_row
 from .fixed import Tuner
 from .race import BenchRow, BenchRunner, time_rows
 from .sets import measure_set_metrics
 from .store import Header, Store
+from .summary import RECORD_NAMES
 
+S = TypeVar("S")
 NONE = "none"
-SHORT = {"latent_error": "latent"}  # names of metrics in records
-EXCLUDED_METRICS = ("cost",)  # metrics that records have under another name
 TUNING_SEED = 10_000  # first seed of tuning prompts, far from those of the test
 
 
 @dataclass(frozen=True)
-class BenchSettings:
-    """What a benchmark is asked for.
+class PromptSettings:
+    """What is generated.
 
     Args:
         prompts: A set or a file.
         tuning: Another for tuning; "" takes prompts of the same set that are not in the test.
         limit: Prompts of the test; None takes all.
         tuned: Samples to tune on, >= 1.
-        categories: Those to keep; None keeps all.
+        categories: Those to use; None uses all.
         seeds: Samples of each prompt, >= 1.
         seed: The first one.
-        policies: Rows of ours, or sets of rows; SHOWN where there are none, "none" for none at all.
-        peers: Specs of peers; all of them at their own settings where there are none, "none" for none at all.
-        budgets: Calls at which baselines are tuned, below the full run's.
-        solver, grid, steps: Of the full run; the model's own where they are not said.
-        reference: The full run as a column.
-        converged: Two columns that stand for the exact solution; chosen by the model where they are not said.
-        batch: Samples of one call, >= 1.
-        timed: Samples whose seconds are taken, >= 0.
-        repeats: Times that they are taken, >= 1.
-        searched: Tuning prompts that the best common mask is searched on, >= 0: hundreds of masks each.
-        oracle: Samples of which the greedy oracle is searched, >= 0: hundreds of runs each.
-        metrics: Names of metrics; all that can be taken where there are none.
     """
 
     prompts: str
@@ -64,36 +52,95 @@ class BenchSettings:
     categories: Sequence[str] | None = None
     seeds: int = 1
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """What is compared.
+
+    Args:
+        policies: Rows of ours, or sets of rows; DEFAULT_POLICIES where there are none, "none" for none at all.
+        peers: Specs of peers; all of them at their own settings where there are none, "none" for none at all.
+        budgets: Calls at which baselines are tuned, below the full run's.
+        searched: Tuning prompts that the best common mask is searched on, >= 0: hundreds of masks each.
+        oracle: Samples of which the greedy oracle is searched, >= 0: hundreds of runs each.
+    """
+
     policies: Sequence[str] = ()
     peers: Sequence[str] = ()
     budgets: Sequence[int] = (10, 15, 20, 25)
+    searched: int = 4
+    oracle: int = 0
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """What rows are compared with.
+
+    Args:
+        solver, grid, steps: Of the full run; the model's own where they are None.
+        reference: The full run as a column.
+        converged: Two columns that stand for the exact solution; chosen by the model where there are none.
+    """
+
     solver: str | None = None
     grid: str | None = None
     steps: int | None = None
     reference: str = "fixed"
     converged: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class MeasurementSettings:
+    """How rows are measured.
+
+    Args:
+        batch: Samples of one call, >= 1.
+        timed: Samples that are timed, >= 0.
+        repeats: Times that they are timed, >= 1.
+        metrics: Names of metrics; all that can be measured where there are none.
+    """
+
     batch: int = 8
     timed: int = 4
     repeats: int = 5
-    searched: int = 4
-    oracle: int = 0
     metrics: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
+class BenchSettings:
+    """The settings of a benchmark."""
+
+    prompts: PromptSettings
+    rows: RowSettings = field(default_factory=RowSettings)
+    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
+    measurement: MeasurementSettings = field(default_factory=MeasurementSettings)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> BenchSettings:
+        """Settings by the names of all their fields; names of other things are passed over."""
+
+        def group(kind: type[S]) -> S:
+            names = [f.name for f in fields(kind)]  # type: ignore[arg-type]  # all are dataclasses
+            return kind(**{name: options[name] for name in names if name in options})
+
+        return cls(group(PromptSettings), group(RowSettings), group(ReferenceSettings), group(MeasurementSettings))
+
+
+@dataclass(frozen=True)
 class Benchmark:
-    """A benchmark of one model, all of its settings held against it; `run` makes it.
+    """A benchmark of one model, whose settings have been checked; `run` makes it.
 
     Args:
         subject: The model.
         settings: What is asked for.
         sampler: Solver, grid and steps of the full run.
         full: The full run.
-        shots, tuning: Samples of the test, and those that baselines are tuned on.
+        eval_samples, tuning: Samples of the test, and those that baselines are tuned on.
         rows: Policies and peers.
-        close, alone: Metrics, as `BenchRunner` has them.
+        reference_metrics, picture_metrics: As `BenchRunner` has them.
         sets: Metrics of all pictures of a row.
-        absent: (metric, why it cannot be taken).
+        absent: (metric, why it cannot be measured).
         about: The prompts, for the header.
     """
 
@@ -112,30 +159,29 @@ class Benchmark:
 
     @classmethod
     def from_settings(cls, subject: Subject, settings: BenchSettings) -> Benchmark:
-        """Understand all that is asked for, before anything is loaded.
+        """Check all settings before anything is loaded.
 
         Raises:
-            SpecError, PromptError, MetricError: what cannot be understood, or made no sense.
+            SpecError, PromptError, MetricError: a setting that is wrong.
         """
-        sampler = resolve_sampler(subject, settings.solver, settings.grid, settings.steps)
-        full = subject.resolve_column(parse_column(settings.reference, *sampler))
+        against, prompts = settings.reference, settings.prompts
+        sampler = resolve_sampler(subject, against.solver, against.grid, against.steps)
+        full = subject.resolve_column(parse_column(against.reference, *sampler))
         if full.policy is None or full.peer is not None:
-            raise SpecError(f"Expected a --reference that is a policy, e.g. fixed, got {settings.reference!r}.")
-        for calls in settings.budgets:
+            raise SpecError(f"Expected a --reference that is a policy, e.g. fixed, got {against.reference!r}.")
+        for calls in settings.rows.budgets:
             if not 0 < calls < sampler.steps:
                 raise SpecError(f"Expected a --budget between 1 and {sampler.steps - 1} calls, got {calls}.")
-        if settings.converged:
-            converged_columns(subject, said=settings.converged)
-        test, tuning, about = _load_prompts(settings)
+        if against.converged:
+            converged_columns(subject, specs=against.converged)
+        test, tuning, about = _load_prompts(prompts)
         subject.check([prompt.text for prompt in (*test, *tuning)])
-        seeds = range(settings.seed, settings.seed + settings.seeds)
+        seeds = range(prompts.seed, prompts.seed + prompts.seeds)
         eval_samples = [EvaluationSample(prompt, seed) for prompt in test for seed in seeds]
         tuned = [EvaluationSample(prompt, TUNING_SEED + k) for k, prompt in enumerate(tuning)]
-        policies = [] if list(settings.policies) == [NONE] else settings.policies or DEFAULT_POLICIES
-        rows = [make_policy_row(parse_column(spec, *sampler)) for spec in expand_specs(policies)]
-        rows += [] if list(settings.peers) == [NONE] else peers(sampler, settings.peers)
-        close, alone, sets, absent = _make_metrics(subject, settings.metrics)
-        return cls(subject, settings, sampler, full, eval_samples, tuned, rows, close, alone, sets, absent, about)
+        metrics = _make_metrics(subject, settings.measurement.metrics)
+        rows = _make_rows(settings.rows, sampler)
+        return cls(subject, settings, sampler, full, eval_samples, tuned, rows, *metrics, about)
 
     def run(
         self,
@@ -145,19 +191,24 @@ class Benchmark:
         options: Mapping[str, Any],
         on_progress: ProgressCallback = no_progress,
     ) -> Store:
-        """Make what is not there yet. Raises BenchError where the folder cannot be gone on with."""
+        """Make what is missing. Raises BenchError where the folder holds results that these cannot be added to."""
         Store.check(out, resume)
         _disable_tf32()
         self.subject.load([self.full])
-        converged = converged_columns(self.subject, said=self.settings.converged)
+        converged = converged_columns(self.subject, specs=self.settings.reference.converged)
         header = self._header(converged, command, options)
         store = Store.open(out, header) if resume else Store.create(out, header)
         references = References(out, self.full, converged)
         tuner = Tuner(self.subject, references, store, self.tuning, on_progress)
-        searcher = self._fewer(tuner, self.tuning[: self.settings.searched])
-        baselines = Baselines(self.full, self.sampler, self.settings.budgets, tuner, searcher)
+        searcher = self._fewer(tuner, self.tuning[: self.settings.rows.searched])
+        baselines = Baselines(self.full, self.sampler, self.settings.rows.budgets, tuner, searcher)
         race = BenchRunner(
-            self.subject, references, self.reference_metrics, self.picture_metrics, self.settings.batch, on_progress
+            self.subject,
+            references,
+            self.reference_metrics,
+            self.picture_metrics,
+            self.settings.measurement.batch,
+            on_progress,
         )
         on_progress("Loading", 0, 1)
         first = {row.info.spec: row for row in self.rows}
@@ -167,15 +218,16 @@ class Benchmark:
         store = race.measure_agreement(store, self.eval_samples)
         store = self._oracle(store, baselines, race)
         store = measure_set_metrics(store, self.sets, on_progress)
-        if self.settings.timed:
-            timed = self.eval_samples[: self.settings.timed]
-            time_rows(self.subject, store, timed, rows, self.full, self.settings.repeats, on_progress)
+        measured = self.settings.measurement
+        if measured.timed:
+            timed = self.eval_samples[: measured.timed]
+            time_rows(self.subject, store, timed, rows, self.full, measured.repeats, on_progress)
         return store
 
     def _oracle(self, store: Store, baselines: Baselines, race: BenchRunner) -> Store:
-        """The best mask of each of the first samples, found by looking at its own converged solution."""
+        """The best mask of each of the first samples, searched on its own converged solution."""
         way = baselines.column("fixed").spec.partition(" @ ")[2]
-        for eval_sample in self.eval_samples[: self.settings.oracle]:
+        for eval_sample in self.eval_samples[: self.settings.rows.oracle]:
             own = self._fewer(baselines.tuner, [eval_sample])
             for found in baselines.greedy(own, "greedy oracle", "oracle"):
                 spec = f"oracle({found.info.knob}) @ {way}"
@@ -197,7 +249,7 @@ class Benchmark:
             settings=subject.settings,
             reference=self.full.spec,
             converged=tuple(column.spec for column in converged),
-            machine=machine(subject),
+            machine=describe_machine(subject),
             date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             command=command,
             prompts={**self.about, "absent": dict(self.absent)},
@@ -205,8 +257,8 @@ class Benchmark:
         )
 
 
-def _load_prompts(settings: BenchSettings) -> tuple[list[Prompt], list[Prompt], dict[str, Any]]:
-    """Prompts of the test and of the tuning, no prompt in both, and what the header says of them."""
+def _load_prompts(settings: PromptSettings) -> tuple[list[Prompt], list[Prompt], dict[str, Any]]:
+    """Prompts of the test and of the tuning, no prompt in both, and their description for the header."""
     tuned = settings.tuned
     more = None if settings.limit is None or settings.tuning else settings.limit + tuned
     found = load_prompts(settings.prompts, limit=more, categories=settings.categories)
@@ -214,42 +266,47 @@ def _load_prompts(settings: BenchSettings) -> tuple[list[Prompt], list[Prompt], 
         test = load_prompts(settings.prompts, limit=settings.limit, categories=settings.categories)
         texts = {prompt.text for prompt in test}
         tuning = [p for p in load_prompts(settings.tuning, limit=tuned + len(texts)) if p.text not in texts][:tuned]
-        told = settings.tuning
+        source = settings.tuning
     else:
         count = len(found) if settings.limit is None else settings.limit
         spare = max(len(found) - count, len(found) // 2)  # of few prompts, tuning takes no more than half
         kept = min(count, len(found) - min(tuned, spare))
-        test, told = found[:kept], "prompts of the same set that are not in the test"
+        test, source = found[:kept], "prompts of the same set that are not in the test"
         texts = {prompt.text for prompt in test}
         tuning = [p for p in found[kept:] if p.text not in texts][:tuned]
     if not tuning:
-        tuning, told = test[:tuned], "the prompts of the test under other seeds: there are no others"
+        tuning, source = test[:tuned], "the prompts of the test under other seeds: there are no others"
     seeds = list(range(settings.seed, settings.seed + settings.seeds))
     about = {"set": Path(settings.prompts).name, **describe_prompts(settings.prompts, test)}
-    return test, tuning, {**about, "seeds": seeds, "tuning": told, "tuned": len(tuning)}
+    return test, tuning, {**about, "seeds": seeds, "tuning": source, "tuned": len(tuning)}
+
+
+def _make_rows(settings: RowSettings, sampler: Sampler) -> list[BenchRow]:
+    """Rows of policies, then of peers."""
+    policies = [] if list(settings.policies) == [NONE] else settings.policies or DEFAULT_POLICIES
+    rows = [make_policy_row(parse_column(spec, *sampler, run_files=True)) for spec in expand_specs(policies)]
+    return rows + ([] if list(settings.peers) == [NONE] else make_peer_rows(sampler, settings.peers))
 
 
 def _make_metrics(
-    subject: Subject, said: Sequence[str]
+    subject: Subject, names: Sequence[str]
 ) -> tuple[dict[str, Metric], dict[str, Metric], list[SetMetric], Sequence[tuple[str, str]]]:
-    """Those that compare, those that do not, those of all pictures at once, and those that cannot be taken."""
-    for name in said:
+    """Those that compare, those that do not, those of all pictures at once, and those that cannot be measured."""
+    for name in names:
         find_class("metric", name)
     found = metrics_available(judge=subject.judge is not None, is_video=subject.is_video)
     for name, why in found.absent:
-        if name in said:
+        if name in names:
             raise MetricError(f"{name} cannot be taken here: {why}")
-    wanted = [
-        m for m in found.metrics if (not said or m.name in said or m.name == "psnr") and m.name not in EXCLUDED_METRICS
-    ]
-    close = {SHORT.get(m.name, m.name): m for m in wanted if "judge" not in m.requires}
-    alone = {m.name: m for m in wanted if "judge" in m.requires}
-    sets = [m for m in found.sets if not said or m.name in said]
-    return close, alone, sets, [] if said else found.absent
+    wanted = [m for m in found.metrics if not m.counts_calls and (not names or m.name in (*names, "psnr"))]
+    close = {RECORD_NAMES.get(m.name, m.name): m for m in wanted if m.compares}
+    alone = {m.name: m for m in wanted if not m.compares}
+    sets = [m for m in found.sets if not names or m.name in names]
+    return close, alone, sets, [] if names else found.absent
 
 
 def _disable_tf32() -> None:
-    """Keep a GPU from rounding float32 to 19 bits: references must be what they say they are."""
+    """Keep a GPU from rounding float32 to 19 bits: references must be exact."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -44,14 +44,14 @@ class TuningScore:
 
 @dataclass
 class Tuner:
-    """Tries candidates on tuning prompts, each once: what was measured is kept in the folder.
+    """Tries candidates on tuning prompts, each once: the folder has what was measured.
 
     Args:
         subject: The model.
         references: The converged solution on these prompts.
         store: The folder.
-        shots: Tuning prompts and seeds.
-        tell: Of the progress.
+        eval_samples: Tuning prompts and seeds.
+        on_progress: Called with the progress.
     """
 
     subject: Subject
@@ -140,16 +140,16 @@ def find_greedy_masks(
 ) -> dict[int, frozenset[int]]:
     """The steps to skip for each number of calls, found by skipping more and more of them.
 
-    Every round tries to skip each further step, and keeps those that cost least; a share of the candidates at a
+    Every round tries to skip each further step, and skips those that cost least; a share of the candidates at a
     time, no two of them neighbours, which is coarser than one by one and as many times faster.
 
     Args:
-        score: Of a set of skipped steps, higher is better; None where it cannot be had.
+        score: Of a set of skipped steps, higher is better; None where there is none.
         steps: Of the grid.
         targets: Numbers of calls.
         warmup, tail: Steps at the start and at the end that are always called, >= 1 and >= 0.
         take: Share of the candidates that is skipped in a round, in (0, 1]; at least one is.
-        tell: Called with (skips, skips in the end).
+        on_progress: Called with (skips, skips in the end).
     """
     goals = sorted({steps - calls for calls in targets if 0 < calls < steps})
     found: dict[int, frozenset[int]] = {}

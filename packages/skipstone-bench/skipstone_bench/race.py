@@ -1,4 +1,4 @@
-"""Rows times samples on one model: pictures, counted cost, closeness; what is there already is not made again."""
+"""Rows times samples on one model: pictures, counted cost, closeness; records that are there are not made again."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from io import BytesIO
-from typing import Any
 
 from skipstone.engine.trace import letters
 from skipstone.errors import SkipstoneError
 from skipstone.evaluation.columns import Column
 from skipstone.evaluation.cost import PeakMemory, count_macs, measure_row_macs, split_branch_rows
 from skipstone.evaluation.files import IDENTICAL, safe_file_name
-from skipstone.evaluation.pixels import flatten_frames
+from skipstone.evaluation.pixels import encode_image, flatten_frames
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import MAX_AGREEMENT_SAMPLES, EvaluationSample, References, RunOutput
 from skipstone.evaluation.subject import GeneratedSample, Subject
@@ -22,13 +20,13 @@ from skipstone.metrics import Metric, Sample
 
 from .store import PICTURES, Record, RowInfo, Store, Timing
 
-PROBE_STEPS = 4  # steps of the run that tells what a row of the network costs
+PROBE_STEPS = 4  # steps of the run by which the cost of a row of the network is measured
 NOT_APPLICABLE = "not applicable: "
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """A column, and how it is filed."""
+    """A column, and its place in the table."""
 
     column: Column
     info: RowInfo
@@ -36,16 +34,16 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchRunner:
-    """How rows are raced.
+    """Generates and measures rows.
 
     Args:
         subject: The model.
-        references: What is compared with.
-        close: Metrics of closeness, by the name that they have in records: "psnr" becomes "psnr_full" and
+        references: What rows are compared with.
+        reference_metrics: Metrics of closeness, by the name that they have in records: "psnr" becomes "psnr_full" and
             "psnr_converged".
-        alone: Metrics that look at the picture alone.
+        picture_metrics: Metrics that look at the picture alone.
         batch: Samples of one call, >= 1.
-        tell: Of the progress.
+        on_progress: Called with the progress.
     """
 
     subject: Subject
@@ -56,7 +54,7 @@ class BenchRunner:
     on_progress: ProgressCallback = no_progress
 
     def run(self, store: Store, eval_samples: Sequence[EvaluationSample], rows: Sequence[BenchRow]) -> Store:
-        """Draw and measure every row; the store with a note at every row that could not run."""
+        """Generate and measure every row; the store with a note at every row that could not run."""
         ready, store = self._admitted(store, rows)
         done = {(r.row, r.sample) for r in store.records}
         chunks = [eval_samples[i : i + self.batch] for i in range(0, len(eval_samples), self.batch)]
@@ -89,7 +87,7 @@ class BenchRunner:
         return ready, store.with_rows(infos)
 
     def measure_agreement(self, store: Store, eval_samples: Sequence[EvaluationSample]) -> Store:
-        """How well the two converged runs agree, told in the header."""
+        """How well the two converged runs agree; the header has it."""
         few = eval_samples[:MAX_AGREEMENT_SAMPLES]
         for i in range(0, len(few), self.batch):
             self.on_progress("Confirming the converged solution", i, len(few))
@@ -119,7 +117,7 @@ class BenchRunner:
             macs = rows * weight if meter is None else meter.macs / len(chunk)
             calls = macs / (weight * generated[k].branches)
             name = f"{PICTURES}/{safe_file_name(row.info.spec)}/{safe_file_name(eval_sample.id)}.png"
-            store.write(name, encode_png(mine.pixels))
+            store.write(name, encode_image("PNG", mine.pixels))
             identical = bool((mine.pixels == full[k].pixels).all())
             records.append(make_record(row.info.spec, eval_sample, generated[k], macs, calls, values, name, identical))
         store.append(*records)
@@ -131,7 +129,7 @@ class BenchRunner:
         generated: GeneratedSample,
         theirs: Mapping[str, RunOutput],
     ) -> dict[str, float]:
-        """Every metric that can be taken of a picture."""
+        """Every metric that can be measured of a picture."""
         judge = self.subject.judge
         sample = Sample(
             flatten_frames(mine.pixels), eval_sample.prompt.text, generated.calls, judge=judge, latent=mine.latent
@@ -155,7 +153,7 @@ def make_record(
     picture: str,
     identical: bool,
 ) -> Record:
-    """What is kept of a sample."""
+    """The record of a sample."""
     cond, uncond = split_branch_rows(generated)
     return Record(
         row=spec,
@@ -179,12 +177,12 @@ def make_record(
 
 
 def _not_applicable(row: BenchRow, why: SkipstoneError) -> RowInfo:
-    said = str(why)
-    return replace(row.info, note=said if NOT_APPLICABLE in said else f"{NOT_APPLICABLE}{said}")
+    message = str(why)
+    return replace(row.info, note=message if NOT_APPLICABLE in message else f"{NOT_APPLICABLE}{message}")
 
 
 def _measure_metric(metric: Metric, sample: Sample) -> float | None:
-    """A metric's value, at most IDENTICAL; None where it cannot be taken of this sample."""
+    """A metric's value, at most IDENTICAL; None where it cannot be measured of this sample."""
     try:
         value = metric.measure(sample)
     except SkipstoneError:
@@ -199,19 +197,6 @@ def _is_missing(done: set[tuple[str, str]], row: BenchRow, chunk: Sequence[Evalu
 def _expected_calls(row: BenchRow) -> float:
     """Calls that a row is guessed to make, for the time that is left."""
     return row.column.steps * (0.5 if row.column.is_adaptive else 1.0)
-
-
-def encode_png(pixels: Any) -> bytes:
-    """A picture as an 8-bit PNG file; a video as an animated one."""
-    from PIL import Image
-
-    from skipstone.evaluation.pixels import quantise
-
-    frames = [Image.fromarray(frame) for frame in quantise(pixels if pixels.ndim == 4 else pixels[None])]
-    moving: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": 125, "loop": 0}
-    buffer = BytesIO()
-    frames[0].save(buffer, "PNG", **(moving if len(frames) > 1 else {}))
-    return buffer.getvalue()
 
 
 def time_rows(
@@ -235,7 +220,7 @@ def time_rows(
     peak, warm = PeakMemory(subject.denoisers), set[str]()
     for turn, (repeat, row) in enumerate(turns):
         on_progress(f"Seconds of {row.info.label}", turn, len(turns))
-        if row.info.spec not in warm:  # what a first call allocates and compiles is nobody's speed
+        if row.info.spec not in warm:  # a first call also allocates and compiles
             subject.warm_up([eval_samples[0].request], full)
             subject.prepare([eval_samples[0].request], row.column)
             subject.draw([eval_samples[0].request], row.column)

@@ -1,4 +1,4 @@
-"""Metrics of all pictures of a row at once, taken of the files that a benchmark has kept."""
+"""Metrics of all pictures of a row at once, measured on the files of a benchmark."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def measure_set_metrics(
 def _measure_metric(
     metric: SetMetric, pictures: Sequence[Any], prompts: Sequence[str], theirs: Sequence[Any]
 ) -> float | None:
-    """Its value, None where it cannot be taken of these: too few of them, mostly."""
+    """Its value, None where it cannot be measured: too few of them, mostly."""
     try:
         value = metric.measure(pictures, prompts, theirs)
     except SkipstoneError:

@@ -1,4 +1,4 @@
-"""The folder of a benchmark: a header, a record for each row and sample, and seconds, kept line by line."""
+"""The folder of a benchmark: a header, a record for each row and sample, and seconds, written line by line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RowInfo:
         knob: What varies along the curve, e.g. "tol=0.01".
         steps: Of the grid.
         note: Why it did not run ("not applicable: ..."), or nothing.
-        values: Metrics of all its pictures at once, such as FID, which say nothing of one.
+        values: Metrics of all its pictures at once, such as FID, which do not exist for one picture.
     """
 
     spec: str
@@ -51,15 +51,15 @@ class Record:
     Args:
         row: Spec of the row.
         sample: Prompt's id and seed, "id:seed".
-        prompt, prompt_id, category, seed: What was drawn.
+        prompt, prompt_id, category, seed: What was generated.
         calls: Rows that entered the denoiser, over the branches of a full call; of backward passes two for each.
         cond, uncond: Rows of each guidance branch.
         macs: Multiply-accumulates of the denoiser; None where they were not counted.
         macs_calls: The same over those of one full guided call.
-        values: Metric -> value, absent where it could not be taken.
+        values: Metric -> value, absent where it could not be measured.
         decisions: A letter for each step; empty of a peer.
         status: How the run ended.
-        picture: Its file in the folder; empty where it was not kept.
+        picture: Its file in the folder; empty where it was not written.
         identical: Whether the picture is the full run's to the last bit; its PSNR is then written as 99.
         backward: Rows of backward passes, over the branches of a full call, which `calls` and `macs` have in them.
     """
@@ -112,7 +112,7 @@ class Header:
         model: What tables call it.
         fingerprint: Name -> what must be the same for records to be comparable: weights, versions, prompts.
         guidance: Weight of guidance; None where the model has none.
-        settings: What else the model is told.
+        settings: Other arguments of the pipeline's call.
         reference: Spec of the full run.
         converged: Specs of the two runs that stand for the exact solution; the first is the reference.
         machine, date, command: Of the run.

@@ -20,12 +20,12 @@ from skipstone.evaluation.statistics import (
     mean,
     median,
     prompt_id_of,
-    tail,
+    tail_statistic,
 )
 
 from .store import Header, Record, RowInfo, Store, Timing
 
-LOWER = ("latent", "latent_error", "lpips", "fid", "kid", "fvd", "cost")  # where no registered metric says it
+RECORD_NAMES = {"latent_error": "latent"}  # of metrics that records have under another name
 SIDES = ("_full", "_converged")  # what a picture is compared with
 BEST_FIXED = "best fixed sampler"  # the family of those that tuning has chosen
 BORROWED = ("third_order_released", "sada", "zeus")  # policies of ours that are somebody else's published rule
@@ -85,11 +85,11 @@ class TableRow:
         return self.macs_calls if self.macs_calls is not None else self.calls.value if self.calls else math.nan
 
     def median(self, metric: str) -> float:
-        """Median of a metric, NaN where it was not taken."""
+        """Median of a metric, NaN where it was not measured."""
         return self.figures[metric].median.value if metric in self.figures else math.nan
 
     def tail(self, metric: str) -> float:
-        """Unlucky tenth of a metric, NaN where it was not taken."""
+        """Unlucky tenth of a metric, NaN where it was not measured."""
         return self.figures[metric].tail.value if metric in self.figures else math.nan
 
 
@@ -161,24 +161,25 @@ def summarise(store: Store) -> Summary:
     return Summary(store.header, rows, records, timings)
 
 
-def better(metric: str) -> Direction:
-    """Which way a metric is good: what its class says, of `psnr_full` the class of `psnr`."""
+def metric_direction(metric: str) -> Direction:
+    """Which way a metric is good, as its class has it: of `psnr_full` the class of `psnr`."""
     base = next((metric.removesuffix(side) for side in SIDES if metric.endswith(side)), metric)
+    name = next((name for name, recorded in RECORD_NAMES.items() if recorded == base), base)
     try:
-        direction: Direction = registry.parse("metric", base).better
+        direction: Direction = registry.parse("metric", name).better
         return direction
-    except SpecError:
-        return "lower" if base in LOWER else "higher"
+    except SpecError:  # of a plug-in that is not installed here
+        return "higher"
 
 
 def pareto_front(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
-    """The rows that no other of these beats at equal or less cost, by cost: what a curve is drawn through."""
-    sign = 1 if better(metric) == "higher" else -1
-    kept: list[TableRow] = []
+    """The rows that no other of these beats at equal or less cost, by cost: the points of a curve."""
+    sign = 1 if metric_direction(metric) == "higher" else -1
+    front: list[TableRow] = []
     for row in sorted((r for r in rows if metric in r.figures), key=lambda r: (r.cost, -sign * r.median(metric))):
-        if not kept or sign * row.median(metric) > sign * kept[-1].median(metric):
-            kept.append(row)
-    return tuple(kept)
+        if not front or sign * row.median(metric) > sign * front[-1].median(metric):
+            front.append(row)
+    return tuple(front)
 
 
 def _row(info: RowInfo, records: Mapping[str, Record], timings: Sequence[Timing]) -> TableRow:
@@ -206,9 +207,9 @@ def _row(info: RowInfo, records: Mapping[str, Record], timings: Sequence[Timing]
 
 
 def _figure(metric: str, values: Mapping[str, float]) -> MetricSummary:
-    way = better(metric)
+    way = metric_direction(metric)
     worst = (min if way == "higher" else max)(sorted(values), key=lambda sample: values[sample])
-    spans = bootstraps(values, [median, mean, tail(way)])
+    spans = bootstraps(values, [median, mean, tail_statistic(way)])
     return MetricSummary(way, spans[0], spans[1], spans[2], values[worst], worst)
 
 

@@ -30,16 +30,12 @@ def demo(
     The same as skipstone compare with six prompts from simple to crowded; it
     takes a minute or two and says where the contact sheet is.
     """
-    from skipstone.cli.compare import run_comparison
+    from skipstone.cli.compare import ComparisonOptions, run_comparison
 
     run_comparison(
         PROMPTS,
         POLICIES,
-        options.ModelChoice(),
-        sampler=(None, None, STEPS),
-        seeds=(0, 1),
-        reference="fixed",
-        repeats=3,
-        out=out,
-        force=force,
+        options.ModelOptions(),
+        options.SamplerOptions(steps=STEPS),
+        ComparisonOptions(out=out, force=force),
     )

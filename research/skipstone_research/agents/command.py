@@ -160,10 +160,8 @@ def _run_evaluation(said: Mapping[str, Any], out: Path, resume: bool, command: s
 
     from .evaluation import Evaluation, EvaluationSettings
 
-    choice = options.ModelChoice(
-        said["model"], said["guidance"], said["settings"] or (), None, said["device"], said["dtype"], said["as_guest"]
-    )
-    subject = choice.subject()
+    model = options.ModelOptions(said["model"], said["settings"], None, said["device"], said["dtype"], said["as_guest"])
+    subject = model.subject(said["guidance"])
     found = load_prompts(said["prompts"], limit=said["limit"] or None)
     subject.check([prompt.text for prompt in found])
     numbers = list(range(said["seed"], said["seed"] + said["seeds"]))

@@ -14,7 +14,7 @@ from skipstone import __version__, registry
 from skipstone.engine.signals import ImageFeatures
 from skipstone.errors import BenchError, SpecError
 from skipstone.evaluation.columns import Column, parse_column
-from skipstone.evaluation.fingerprint import fingerprint, machine
+from skipstone.evaluation.fingerprint import describe_machine, fingerprint
 from skipstone.evaluation.json_lines import json_roundtrip
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import EvaluationSample, References, converged_columns
@@ -97,7 +97,7 @@ class Evaluation:
         full = self.subject.resolve_column(self._column(self.settings.full))
         on_progress("Loading", 0, 1)
         self.subject.load([full])
-        converged = converged_columns(self.subject, said=self.settings.converged)
+        converged = converged_columns(self.subject, specs=self.settings.converged)
         header = self._header(full, converged, command, options)
         store = Store.open(out, header) if resume else Store.create(out, header)
         close: dict[str, Metric] = {name: registry.parse("metric", name) for name in ("psnr", "ssim")}
@@ -195,7 +195,7 @@ class Evaluation:
             settings=subject.settings,
             reference=full.spec,
             converged=tuple(column.spec for column in converged),
-            machine=machine(subject),
+            machine=describe_machine(subject),
             date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             command=command,
             prompts=dict(self.about),

@@ -11,6 +11,7 @@ from typing import Any
 
 from skipstone.evaluation.figures import svg
 from skipstone.evaluation.files import put
+from skipstone.evaluation.markdown import format_line
 from skipstone_bench.summary import to_jsonable
 
 from .evaluated import LoadedEvaluation, load_evaluation
@@ -96,13 +97,13 @@ class VerdictReport:
             "",
             "## Rows",
             "",
-            _table_line(["row", "kind", "calls", "PSNR", "SSIM", "judge", "utility"]),
-            _table_line([":--", ":--", *["--:"] * 5]),
+            format_line(["row", "kind", "calls", "PSNR", "SSIM", "judge", "utility"]),
+            format_line([":--", ":--", *["--:"] * 5]),
         ]
         for row in sort_rows(scores):
             t = summarize_row(row, scores)
             figures = [_format_number(t[name], form) for name, form in NUMBER_FORMATS.items()]
-            lines.append(_table_line([f"`{row.name}`", row.kind, *figures]))
+            lines.append(format_line([f"`{row.name}`", row.kind, *figures]))
         return "\n".join([*lines, ""])
 
     @property
@@ -158,12 +159,8 @@ def sort_rows(scores: Scores) -> list[ScoreRow]:
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
-    rows = [_table_line([f"**{v.name}**", VERDICT_WORDS[v.holds], v.claim, v.why]) for v in verdicts]
-    return [_table_line(["", "", "claim", "what was found"]), _table_line([":--", ":--", ":--", ":--"]), *rows]
-
-
-def _table_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    rows = [format_line([f"**{v.name}**", VERDICT_WORDS[v.holds], v.claim, v.why]) for v in verdicts]
+    return [format_line(["", "", "claim", "what was found"]), format_line([":--", ":--", ":--", ":--"]), *rows]
 
 
 def _format_number(value: float | None, form: str) -> str:

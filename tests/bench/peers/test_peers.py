@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import skipstone_pebble as pebble
 from skipstone import registry
 from skipstone.errors import GuestError, GuestWarning, SpecError
-from skipstone.evaluation.peers import denoiser_of
-from skipstone_bench.peers import Peer
+from skipstone.evaluation.peers import Peer, denoiser_of
+from skipstone_bench import peers
 from tests.integrations.guest.families.dits import sd3
 
 STEPS = 7
@@ -221,3 +223,21 @@ def test_no_peer_announces_itself(
                     pass
     assert not caplog.records
     assert capfd.readouterr().out == ""
+
+
+def test_a_peer_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the folder of peers, which is not edited otherwise."""
+    monkeypatch.setitem(registry._KINDS, "peer", dict(registry._KINDS["peer"]))
+    monkeypatch.setattr(peers, "__path__", [*peers.__path__, str(tmp_path)])
+    (tmp_path / "sleepy.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from skipstone.evaluation.peers import Peer\n"
+        "from skipstone.registry import register\n\n"
+        "@register('peer')\n"
+        "@dataclass(frozen=True)\n"
+        "class Sleepy(Peer):\n"
+        "    name = 'sleepy'\n"
+    )
+    peers.import_peers()
+    monkeypatch.delitem(sys.modules, f"{peers.__name__}.sleepy")
+    assert "sleepy" in registry.names("peer")

@@ -23,12 +23,12 @@ from skipstone.errors import GuestError, SpecError, UnknownNameError
 from skipstone.evaluation.checkpoints import Checkpoint, LoadedPipeline
 from skipstone.evaluation.columns import expand_specs, parse_column
 from skipstone.evaluation.cost import BACKWARD_COST, BackwardCallCounter, count_macs
+from skipstone.evaluation.peers import Peer
 from skipstone.evaluation.pipeline_subject import PipelineSubject
 from skipstone.evaluation.subject import SampleRequest
 from skipstone.integrations.torch import CallCounter
 from skipstone.testing.guest import count_rows
 from skipstone_bench.baselines import make_policy_row
-from skipstone_bench.peers import Peer
 from skipstone_bench.peers.published import content_tokens, cross_attention_sides
 from tests.integrations.guest.families.parts import PROMPTS, call
 from tests.integrations.guest.families.unets import sd, sdxl, sdxl_parts

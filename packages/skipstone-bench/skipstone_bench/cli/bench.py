@@ -2,72 +2,123 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skipstone.cli import options
+from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import print_warnings, progress_bar
 
 if TYPE_CHECKING:
-    pass
+    from rich.console import Console
+
+    from ..benchmark import Benchmark, BenchSettings
 
 
-def bench(
-    context: typer.Context,
-    model: options.ModelOption = "pebble",
+@dataclass(frozen=True)
+class PromptOptions:
+    """What is generated."""
+
     prompts: Annotated[
         str, typer.Option(help="A file of prompts, or a set. Pebble's own by default.", metavar="FILE|SET")
-    ] = "pebble",
+    ] = "pebble"
     tuning: Annotated[
         str,
         typer.Option(help="What baselines are tuned on; other prompts of the same set by default.", metavar="FILE|SET"),
-    ] = "",
-    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 32,
-    category: Annotated[list[str] | None, typer.Option(help="Keep only these. Repeat it.")] = None,
-    tuned: Annotated[int, typer.Option(help="Prompts to tune on.", min=1)] = 8,
+    ] = ""
+    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 32
+    category: Annotated[list[str] | None, typer.Option(help="Keep only these. Repeat it.")] = None
+    tuned: Annotated[int, typer.Option(help="Prompts to tune on.", min=1)] = 8
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """What is compared, and by which metrics."""
+
     policies: Annotated[
         list[str] | None,
         typer.Option(
             "--policies", "-p", help="A row: 'policy @ solver / grid / steps', a set (addiffusion), or none. Repeat it."
         ),
-    ] = None,
+    ] = None
     peers: Annotated[
         list[str] | None, typer.Option(help="A peer's spec, or none; all of them by default. Repeat it.")
-    ] = None,
+    ] = None
     metrics: Annotated[
         list[str] | None, typer.Option("--metric", help="Only these; all that can be taken by default. Repeat it.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1,
-    seed: options.SeedOption = 0,
-    budget: Annotated[
-        list[int] | None,
-        typer.Option(help="Calls to compare at; 10, 15, 20 and 25 by default. Repeat it.", show_default=False),
-    ] = None,
-    steps: options.StepsOption = None,
-    solver: options.SolverOption = None,
-    grid: options.GridOption = None,
-    guidance: options.GuidanceOption = None,
-    reference: Annotated[str, typer.Option(help="The full run that closeness is measured to, as a column.")] = "fixed",
+    ] = None
+
+
+@dataclass(frozen=True)
+class ReferenceOptions:
+    """What rows are compared with, besides the sampler of the full run."""
+
+    reference: Annotated[str, typer.Option(help="The full run that closeness is measured to, as a column.")] = "fixed"
     converged: Annotated[
         list[str] | None,
         typer.Option(help="A run that has converged, and another that confirms it. Two of them.", show_default=False),
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Samples of one call of the pipeline.", min=1)] = 8,
-    timed: Annotated[int, typer.Option(help="Samples whose seconds are taken, one by one; 0 takes none.", min=0)] = 4,
-    repeats: Annotated[int, typer.Option(help="Times that seconds are taken.", min=1)] = 5,
-    searched: Annotated[int, typer.Option(help="Tuning prompts to search the best common mask on.", min=0)] = 4,
-    oracle: Annotated[int, typer.Option(help="Samples to search the best mask of: hundreds of runs each.", min=0)] = 0,
-    out: Annotated[Path, typer.Option(help="A folder.")] = Path("bench"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left; say nothing else.")] = False,
-    settings: options.SettingsOption = None,
-    device: options.DeviceOption = None,
-    dtype: options.DtypeOption = "float32",
+    ] = None
+
+
+@dataclass(frozen=True)
+class MeasurementOptions:
+    """How much is run."""
+
+    batch: Annotated[int, typer.Option(help="Samples of one call of the pipeline.", min=1)] = 8
+    timed: Annotated[int, typer.Option(help="Samples whose seconds are taken, one by one; 0 takes none.", min=0)] = 4
+    repeats: Annotated[int, typer.Option(help="Times that seconds are taken.", min=1)] = 5
+    searched: Annotated[int, typer.Option(help="Tuning prompts to search the best common mask on.", min=0)] = 4
+    oracle: Annotated[int, typer.Option(help="Samples to search the best mask of: hundreds of runs each.", min=0)] = 0
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How many samples of a prompt, and at how many calls rows are compared."""
+
+    seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1
+    seed: options.SeedOption = 0
+    budget: Annotated[
+        list[int] | None,
+        typer.Option(help="Calls to compare at; 10, 15, 20 and 25 by default. Repeat it.", show_default=False),
+    ] = None
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where results are, and whether a run goes on."""
+
+    out: Annotated[Path, typer.Option(help="A folder.")] = Path("bench")
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left; say nothing else.")] = False
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """How the model is run: always in its pipeline."""
+
+    settings: options.SettingsOption = None
+    device: options.DeviceOption = None
+    dtype: options.DtypeOption = "float32"
+
+
+@grouped
+def bench(
+    context: typer.Context,
+    *,
+    model: options.ModelOption = "pebble",
+    prompts: PromptOptions,
+    rows: RowOptions,
+    samples: SampleOptions,
+    sampler: options.SamplerOptions,
+    reference: ReferenceOptions,
+    measurement: MeasurementOptions,
+    output: OutputOptions,
+    pipeline: PipelineOptions,
 ) -> None:
     """Measure policies against what has to be beaten, on many prompts.
 
@@ -91,25 +142,18 @@ def bench(
     """
     from rich.console import Console
 
-    from ..benchmark import Benchmark
     from ..report import write_report
 
     console = Console(stderr=True)
-    said = _resolve_options(context, out, resume)
+    # Options are read from the context: a resumed run has those of its first start, unless they are given again.
+    values = _resolve_options(context, output)
     with console.status("Looking the model up ..."):
-        subject = _model_choice(said).subject()
-        planned = Benchmark.from_settings(subject, _bench_settings(said))
+        planned = _plan(values)
     for name, why in planned.absent:
         console.print(f"{name} is left out: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    try:
-        with print_warnings(console), progress_bar(console) as on_progress:
-            planned.run(out, resume, shlex.join(["skipstone", *sys.argv[1:]]), said, on_progress)
-    except KeyboardInterrupt:
-        again = shlex.join(["skipstone", "bench", "--out", str(out), "--resume"])
-        console.print(f"Stopped. What is done is kept; {again} goes on.", markup=False, highlight=False, soft_wrap=True)
-        raise
+    _run(planned, output, values, console)
     with console.status("Writing the report ..."):
-        written = write_report(out)
+        written = write_report(output.out)
     _show(written)
 
 
@@ -125,36 +169,48 @@ def report(folder: Annotated[Path, typer.Argument(help="The --out of skipstone b
     _show(write_report(folder))
 
 
-def _resolve_options(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
-    """The options; of a resumed run those of its first start, unless they are said again."""
-    said = {name: str(v) if isinstance(v, Path) else v for name, v in context.params.items() if name != "context"}
-    if not resume:
-        return said
+def _resolve_options(context: typer.Context, output: OutputOptions) -> dict[str, Any]:
+    """The values of all options by name; of a resumed run those of its first start, unless they are given again."""
+    values = {name: str(v) if isinstance(v, Path) else v for name, v in context.params.items() if name != "context"}
+    if not output.resume:
+        return values
     from ..store import Store
 
-    sources = {name: context.get_parameter_source(name) for name in said}
+    sources = {name: context.get_parameter_source(name) for name in values}
     given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    stored = Store.load(out).header.options
-    return {name: said[name] if name in given or name not in stored else stored[name] for name in said}
+    stored = Store.load(output.out).header.options
+    return {name: values[name] if name in given or name not in stored else stored[name] for name in values}
 
 
-def _model_choice(said: Mapping[str, Any]) -> options.ModelChoice:
-    """The model, always in its pipeline, so that peers and policies run in one loop."""
-    return options.ModelChoice(
-        said["model"], said["guidance"], said["settings"] or (), None, said["device"], said["dtype"], as_guest=True
+def _plan(values: Mapping[str, Any]) -> Benchmark:
+    """The benchmark of these options: the model in its pipeline, so that peers and policies run in one loop."""
+    from ..benchmark import Benchmark
+
+    model = options.ModelOptions(
+        values["model"], values["settings"], None, values["device"], values["dtype"], as_guest=True
     )
+    return Benchmark.from_settings(model.subject(values["guidance"]), _bench_settings(values))
 
 
-def _bench_settings(said: Mapping[str, Any]) -> Any:
+def _bench_settings(values: Mapping[str, Any]) -> BenchSettings:
     from ..benchmark import BenchSettings
 
-    names = {field.name for field in dataclasses.fields(BenchSettings)}
-    settings_fields = {name: value for name, value in said.items() if name in names and value is not None}
-    settings_fields["limit"] = said["limit"] or None
-    settings_fields["categories"] = said["category"] or None
-    if said["budget"]:
-        settings_fields["budgets"] = said["budget"]
-    return BenchSettings(**settings_fields)
+    named = {name: value for name, value in values.items() if value is not None}
+    named |= {"limit": values["limit"] or None, "categories": values["category"] or None}
+    if values["budget"]:
+        named["budgets"] = values["budget"]
+    return BenchSettings.from_options(named)
+
+
+def _run(planned: Benchmark, output: OutputOptions, values: Mapping[str, Any], console: Console) -> None:
+    """Run it; Ctrl-C prints how to go on."""
+    try:
+        with print_warnings(console), progress_bar(console) as on_progress:
+            planned.run(output.out, output.resume, shlex.join(["skipstone", *sys.argv[1:]]), values, on_progress)
+    except KeyboardInterrupt:
+        again = shlex.join(["skipstone", "bench", "--out", str(output.out), "--resume"])
+        console.print(f"Stopped. What is done is kept; {again} goes on.", markup=False, highlight=False, soft_wrap=True)
+        raise
 
 
 def _show(written: list[Path]) -> None:

@@ -6,11 +6,13 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -18,10 +20,105 @@ if TYPE_CHECKING:
 
     from ..vlm.budget import SpendingCaps
     from ..vlm.client import JudgeEndpoint
+    from ..vlm.material import JudgingMaterial
+    from ..vlm.protocol import JudgingProtocol
     from ..vlm.report import JudgingReport
-    from ..vlm.round import JudgingPlan
+    from ..vlm.round import JudgingRun
 
 
+@dataclass(frozen=True)
+class MaterialOptions:
+    """What is compared."""
+
+    row: Annotated[
+        list[str] | None, typer.Option("--row", "-r", help="A row to compare: its label or spec. Repeat it.")
+    ] = None
+    against: Annotated[
+        str | None, typer.Option(help="Compare each row with this one only; all with all by default.", metavar="ROW")
+    ] = None
+    prompts: Annotated[
+        Path | None, typer.Option(help="Of folders: a table or JSON Lines with name and prompt.", metavar="FILE")
+    ] = None
+    limit: Annotated[int, typer.Option(help="Samples, all categories alike; 0 takes all of them.", min=0)] = 40
+    seed: Annotated[int, typer.Option(help="Of the choice of samples, and sent to the judges.")] = 0
+
+    def material(self, sources: Sequence[Path]) -> JudgingMaterial:
+        """The rows and the samples that were chosen. Raises BenchError, PromptError."""
+        from ..vlm.material import load_material
+
+        rows = self.row or []
+        named = [*rows, self.against] if rows and self.against else rows
+        return load_material(sources, named, self.prompts).subsample(self.limit or None, self.seed)
+
+
+@dataclass(frozen=True)
+class SpendingOptions:
+    """What may be spent."""
+
+    calls: Annotated[int | None, typer.Option(help="Send no more requests than this.", min=0)] = None
+    spend: Annotated[float | None, typer.Option(help="Spend no more than this; needs prices.", min=0)] = None
+    price_in: Annotated[
+        list[float] | None, typer.Option(help="Of a million tokens sent; once, or once a judge.", min=0)
+    ] = None
+    price_out: Annotated[list[float] | None, typer.Option(help="Of a million tokens answered; likewise.", min=0)] = None
+
+    def caps(self, judges: Sequence[JudgeEndpoint], tokens: int) -> SpendingCaps:
+        """The caps; prices are one for all judges, or one for each.
+
+        Args:
+            judges: Who is asked.
+            tokens: Of the longest answer.
+
+        Raises:
+            SpecError: another number of prices.
+        """
+        from skipstone.errors import SpecError
+
+        from ..vlm.budget import SpendingCaps
+
+        for name, prices in (("--price-in", self.price_in), ("--price-out", self.price_out)):
+            if prices and len(prices) not in (1, len(judges)):
+                raise SpecError(f"Expected {name} once, or once for each of {len(judges)} judges, got {len(prices)}.")
+        both = [(list(p or [0.0]) * len(judges))[: len(judges)] for p in (self.price_in, self.price_out)]
+        by_judge = {j.name: pair for j, pair in zip(judges, zip(*both, strict=True), strict=True)}
+        return SpendingCaps(self.calls, self.spend, by_judge if self.price_in or self.price_out else {}, tokens)
+
+
+@dataclass(frozen=True)
+class ProtocolOptions:
+    """How a question is asked."""
+
+    layout: Annotated[str, typer.Option(help="One image with both pictures, or two images.", metavar="joined|two")] = (
+        "joined"
+    )
+    side: Annotated[int, typer.Option(help="Longest side of a picture as it is sent, in pixels.", min=64)] = 1024
+    attempts: Annotated[int, typer.Option(help="Times a question is asked until its answer is readable.", min=1)] = 3
+    tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", min=16)] = 300
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A field of every request, as JSON; null takes it out. Repeat it.", metavar="NAME=VALUE"
+        ),
+    ] = None
+
+    def protocol(self, seed: int) -> JudgingProtocol:
+        """Raises SpecError."""
+        from ..vlm.protocol import JudgingProtocol
+
+        fields = _fields(self.settings or ())
+        return JudgingProtocol(self.layout, self.side, seed, self.attempts, self.tokens, fields)
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """How requests are sent."""
+
+    together: Annotated[int, typer.Option(help="Requests under way at once.", min=1)] = 4
+    timeout: Annotated[float, typer.Option(help="Seconds of silence until a request counts as unanswered.")] = 120.0
+    tries: Annotated[int, typer.Option(help="Times a request is sent until it is answered.", min=1)] = 5
+
+
+@grouped
 def prefer(
     sources: Annotated[
         list[Path], typer.Argument(help="The --out of skipstone bench, or two or more folders of pictures.")
@@ -29,40 +126,11 @@ def prefer(
     judge: Annotated[
         list[str], typer.Option("--judge", "-j", help="Whom to ask. Repeat it.", metavar="MODEL@URL[#KEY_VARIABLE]")
     ],
-    row: Annotated[
-        list[str] | None, typer.Option("--row", "-r", help="A row to compare: its label or spec. Repeat it.")
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(help="Compare each row with this one only; all with all by default.", metavar="ROW")
-    ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Of folders: a table or JSON Lines with name and prompt.", metavar="FILE")
-    ] = None,
-    limit: Annotated[int, typer.Option(help="Samples, all categories alike; 0 takes all of them.", min=0)] = 40,
-    seed: Annotated[int, typer.Option(help="Of the choice of samples, and sent to the judges.")] = 0,
-    calls: Annotated[int | None, typer.Option(help="Send no more requests than this.", min=0)] = None,
-    spend: Annotated[float | None, typer.Option(help="Spend no more than this; needs prices.", min=0)] = None,
-    price_in: Annotated[
-        list[float] | None, typer.Option(help="Of a million tokens sent; once, or once a judge.", min=0)
-    ] = None,
-    price_out: Annotated[
-        list[float] | None, typer.Option(help="Of a million tokens answered; likewise.", min=0)
-    ] = None,
-    layout: Annotated[
-        str, typer.Option(help="One image with both pictures, or two images.", metavar="joined|two")
-    ] = "joined",
-    side: Annotated[int, typer.Option(help="Longest side of a picture as it is sent, in pixels.", min=64)] = 1024,
-    attempts: Annotated[int, typer.Option(help="Times a question is asked until its answer is readable.", min=1)] = 3,
-    tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", min=16)] = 300,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="A field of every request, as JSON; null takes it out. Repeat it.", metavar="NAME=VALUE"
-        ),
-    ] = None,
-    together: Annotated[int, typer.Option(help="Requests under way at once.", min=1)] = 4,
-    timeout: Annotated[float, typer.Option(help="Seconds of silence until a request counts as unanswered.")] = 120.0,
-    tries: Annotated[int, typer.Option(help="Times a request is sent until it is answered.", min=1)] = 5,
+    *,
+    material: MaterialOptions,
+    spending: SpendingOptions,
+    protocol: ProtocolOptions,
+    requests: RequestOptions,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much there is to ask, and ask nothing.")] = False,
     out: Annotated[Path, typer.Option(help="A folder.")] = Path("preference"),
 ) -> None:
@@ -90,68 +158,54 @@ def prefer(
       skipstone prefer ours/ theirs/ --prompts prompts.csv --calls 200 \\
         -j a@http://localhost:8000/v1 -j b@http://localhost:8001/v1
     """
-    from rich.console import Console
-
-    from ..vlm.client import JudgeEndpoint, check_distinct
-    from ..vlm.material import load_material
-    from ..vlm.protocol import JudgingProtocol
-    from ..vlm.report import JudgingReport
     from ..vlm.round import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 
+    judges = _judges(judge)
+    asking = protocol.protocol(material.seed)
+    caps = spending.caps(judges, asking.longest)
+    chosen = material.material(sources)
+    plan = JudgingPlan(chosen, list_pairs(chosen, material.against), judges, asking)
+    for one in () if dry_run else judges:
+        one.key()
+    _ask(JudgingRun(plan, out, caps, RequestSettings(requests.together, requests.timeout, requests.tries)), dry_run)
+
+
+def _judges(specs: Sequence[str]) -> tuple[JudgeEndpoint, ...]:
+    """The judges of these specs. Raises SpecError, BenchError."""
+    from ..vlm.client import JudgeEndpoint, check_distinct
+
+    return tuple(check_distinct([JudgeEndpoint.parse(spec) for spec in specs]))
+
+
+def _ask(run: JudgingRun, dry_run: bool) -> None:
+    """Say what there is to ask; ask it, and write and show the verdict."""
+    from rich.console import Console
+
+    from ..vlm.report import JudgingReport
+
     console = Console(stderr=True)
-    judges = tuple(check_distinct([JudgeEndpoint.parse(spec) for spec in judge]))
-    protocol = JudgingProtocol(layout, side, seed, attempts, tokens, _fields(settings or ()))
-    caps = _caps(judges, calls, spend, price_in, price_out, protocol.longest)
-    named = [*row, against] if row and against else row or ()
-    chosen = load_material(sources, named, prompts).subsample(limit or None, seed)
-    plan = JudgingPlan(chosen, list_pairs(chosen, against), judges, protocol)
-    if not dry_run:
-        for one in judges:
-            one.key()
-    asked = JudgingRun(plan, out, caps, RequestSettings(together, timeout, tries))
-    _announce(console, plan, asked)
+    _announce(console, run)
     if dry_run:
         return
     try:
         with progress_bar(console) as on_progress:
-            asked.run(on_progress)
+            run.run(on_progress)
     except KeyboardInterrupt:
         _print(console, "Stopped. What is answered is kept; the same command goes on.")
         raise
     with console.status("Writing the verdict ..."):
-        report = JudgingReport.from_run(asked)
-        written = report.write(out, shlex.join(["skipstone", *sys.argv[1:]]))
+        report = JudgingReport.from_run(run)
+        written = report.write(run.answer_log.path.parent, shlex.join(["skipstone", *sys.argv[1:]]))
     _show(report, written)
     _fail(report)
 
 
-def _caps(
-    judges: Sequence[JudgeEndpoint],
-    calls: int | None,
-    spend: float | None,
-    price_in: Sequence[float] | None,
-    price_out: Sequence[float] | None,
-    tokens: int,
-) -> SpendingCaps:
-    """What may be spent; prices are one for all judges, or one for each."""
-    from skipstone.errors import SpecError
-
-    from ..vlm.budget import SpendingCaps
-
-    for name, said in (("--price-in", price_in), ("--price-out", price_out)):
-        if said and len(said) not in (1, len(judges)):
-            raise SpecError(f"Expected {name} once, or once for each of {len(judges)} judges, got {len(said)}.")
-    both = [(list(p or [0.0]) * len(judges))[: len(judges)] for p in (price_in, price_out)]
-    prices = {j.name: pair for j, pair in zip(judges, zip(*both, strict=True), strict=True)}
-    return SpendingCaps(calls, spend, prices if price_in or price_out else {}, tokens)
-
-
-def _fields(said: Sequence[str]) -> dict[str, Any]:
+def _fields(settings: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE, the values read as JSON where they are."""
     from skipstone.errors import SpecError
 
     found: dict[str, Any] = {}
-    for one in said:
+    for one in settings:
         name, equals, value = one.partition("=")
         if not equals or not name.strip().isidentifier():
             raise SpecError(f"Expected --set NAME=VALUE, e.g. --set temperature=null, got {one!r}.")
@@ -162,22 +216,23 @@ def _fields(said: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _announce(console: Console, plan: JudgingPlan, asked: Any) -> None:
+def _announce(console: Console, run: JudgingRun) -> None:
     """What there is to ask, before anything is spent."""
+    plan = run.plan
     found, pairs, judges = plan.material, len(plan.pairs), len(plan.judges)
     if found.missing:
         _print(console, f"{found.missing} samples are left out: not all rows have a picture of them.")
     every = list(plan.questions())
     same = sum(not q.key for q in every)
-    left = len(plan.open(asked.answer_log))
+    left = len(plan.open(run.answer_log))
     line = (
         f"{pairs} pairs of rows, {len(found.samples)} samples, {judges} judges, both ways round: {len(every)} questions"
     )
     line += f", {same} of them about identical pictures, which nobody is asked" if same else ""
     _print(console, f"{line}. {left} are open.")
     keys = {q.key for q in every}
-    if other := sum(kept.key not in keys for kept in asked.answer_log.lines):
-        _print(console, f"{other} answers in {asked.answer_log.path} are of other questions, and are kept apart.")
+    if other := sum(line.key not in keys for line in run.answer_log.lines):
+        _print(console, f"{other} answers in {run.answer_log.path} are of other questions, and are kept apart.")
 
 
 def _show(report: JudgingReport, written: Sequence[Path]) -> None:
@@ -185,31 +240,31 @@ def _show(report: JudgingReport, written: Sequence[Path]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..vlm import report as told
+    from ..vlm import report as lines
 
     console = Console()
-    head, *body = told.short_table(report.verdicts)
+    head, *body = lines.short_table(report.verdicts)
     table = Table(box=None, pad_edge=False)
     for k, title in enumerate(head):
         table.add_column(title, justify="right" if 2 <= k <= 7 else "left", overflow="fold")
-    for line in body:
-        table.add_row(*line)
+    for cells in body:
+        table.add_row(*cells)
     console.print(table, highlight=False, markup=False)
     console.print()
     notes = [f"{j.judge}: {j.note}." for j in report.verdicts.judges if j.note]
     words = [
-        *told.describe_missing(report.verdicts),
-        *told.agreement_lines(report.verdicts),
+        *lines.describe_missing(report.verdicts),
+        *lines.agreement_lines(report.verdicts),
         *notes,
-        *told.panel_lines(report.verdicts),
-        told.CAVEAT,
+        *lines.panel_lines(report.verdicts),
+        lines.CAVEAT,
     ]
-    for said in (*words, *told.describe_unfinished(report), *map(str, written)):
-        _print(console, said)
+    for text in (*words, *lines.describe_unfinished(report), *map(str, written)):
+        _print(console, text)
 
 
 def _fail(report: JudgingReport) -> None:
-    """A judge that was given up is an error, though what the others said is shown."""
+    """A judge that was given up is an error, though the answers of the others are shown."""
     from skipstone.errors import BenchError
 
     if report.stopped:

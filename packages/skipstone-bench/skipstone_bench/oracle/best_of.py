@@ -1,4 +1,4 @@
-"""Best of N: draw a prompt under several seeds and keep the picture that a score likes best."""
+"""Best of N: generate a prompt under several seeds and take the picture of the highest score."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SEED_STRIDE = 1_000_000  # between the seeds of a sample, so that no sample's ar
 
 @dataclass(frozen=True, eq=False)
 class BestOf:
-    """What was kept of a sample.
+    """The best of a sample.
 
     Args:
         sample: Which.
-        seed: Of the picture that was kept.
-        calls: Of all that were drawn: choosing is not free.
+        seed: Of the best picture.
+        calls: Of all that were generated: choosing is not free.
         scores: Of all of them, the sample's own seed first.
         pixels: The picture.
     """
@@ -40,7 +40,7 @@ class BestOf:
 
     @property
     def score(self) -> float:
-        """Of the picture that was kept."""
+        """Of the best picture."""
         return max(self.scores)
 
 
@@ -55,17 +55,17 @@ def best_of(
 ) -> list[BestOf]:
     """Each sample's best of n seeds, its own among them, by a score; of equals the first.
 
-    With n=8 on 'fixed @ ddim / 20' it is the random search that adaptive methods are told to beat: 160 calls a picture,
+    With n=8 on 'fixed @ ddim / 20' it is the random search that adaptive methods have to beat: 160 calls a picture,
     and as many decoded pictures and scores, which are no calls and not counted.
 
     Args:
         subject: The model.
-        shots: Prompts and seeds.
-        column: How each picture is drawn.
+        eval_samples: Prompts and seeds.
+        column: How each picture is generated.
         score: What is best; see `make_scorer`.
         n: Pictures of each sample, >= 1. 1 is the sample itself.
         batch: Runs of one batch, >= 1.
-        tell: Of the progress.
+        on_progress: Called with the progress.
 
     Raises:
         SpecError: fewer than one picture; a column that this model cannot run.
@@ -75,10 +75,27 @@ def best_of(
     column = subject.resolve_column(column)
     subject.load([column])
     items = [
-        SampleRequest(eval_sample.prompt.text, eval_sample.seed + k * SEED_STRIDE)
-        for eval_sample in eval_samples
-        for k in range(n)
+        SampleRequest(sample.prompt.text, sample.seed + k * SEED_STRIDE) for sample in eval_samples for k in range(n)
     ]
+    calls, scores, best = _score_all(subject, items, column, score, n, batch, on_progress)
+    found = []
+    for s, eval_sample in enumerate(eval_samples):
+        own = tuple(scores[s * n : (s + 1) * n])
+        seed = eval_sample.seed + own.index(max(own)) * SEED_STRIDE
+        found.append(BestOf(eval_sample.id, seed, sum(calls[s * n : (s + 1) * n]), own, best[s]))
+    return found
+
+
+def _score_all(
+    subject: Subject,
+    items: Sequence[SampleRequest],
+    column: Column,
+    score: ScoreFunction,
+    n: int,
+    batch: int,
+    on_progress: ProgressCallback,
+) -> tuple[list[float], list[float], list[Any]]:
+    """Calls and score of each item, and of every n items the picture of the best; others are dropped at once."""
     calls: list[float] = []
     scores: list[float] = []
     best: dict[int, tuple[float, Any]] = {}
@@ -92,12 +109,7 @@ def best_of(
             scores.append(value)
             if k // n not in best or value > best[k // n][0]:
                 best[k // n] = value, pixels
-    found = []
-    for s, eval_sample in enumerate(eval_samples):
-        mine = tuple(scores[s * n : (s + 1) * n])
-        seed = eval_sample.seed + mine.index(max(mine)) * SEED_STRIDE
-        found.append(BestOf(eval_sample.id, seed, sum(calls[s * n : (s + 1) * n]), mine, best[s][1]))
-    return found
+    return calls, scores, [best[s][1] for s in range(len(items) // n)]
 
 
 def make_scorer(subject: Subject, name: str = JUDGE_NAME) -> ScoreFunction:

@@ -79,7 +79,7 @@ def _initial_state(
     grids = [one for one in tried if isinstance(columns[one].policy, Path)]
     if not grids:
         return None
-    policy = columns[best_choice(eval_sample.id, grids, utility).tried].policy
+    policy = columns[best_choice(eval_sample.id, grids, utility).result].policy
     assert isinstance(policy, Path)
     near = {min(range(1, fine.steps), key=lambda k: abs(fine.times[k] - t)) for t in policy.places}
     return ClimbState(eval_sample, (0, *sorted(near), fine.steps), policy.of, float("-inf"))
@@ -106,7 +106,7 @@ def _climb_step(
         tried = seen.get(stand.eval_sample.id, [])
         known = {one.spec for one in found[stand.eval_sample.id]}
         found[stand.eval_sample.id] += [one for one in tried if one.spec not in known]
-        worth = [utility.of(one.psnr, one.calls) for one in tried]
+        worth = [utility.evaluate(one.psnr, one.calls) for one in tried]
         if not worth or max(worth) <= stand.utility:
             made.append(replace(stand, next=stand.next + 1))
             continue

@@ -43,7 +43,7 @@ class OracleSettings:
         guides: Columns that are tried on every sample: 'path(times="...")', 'stride(tol=0.01)', 'fixed @ unipc / 20'.
         forecasts: Of `adams` on own grids: "pair", "x0", or both.
         fine: Steps of the run that a sample's errors are computed from, >= 8.
-        gain: (angle, gain) pairs: how much of an error made there is left, as `TuningResult.gain` of a search says;
+        gain: (angle, gain) pairs: how much of an error made there is left, as in `TuningResult.gain` of a search;
             own grids are found with it and without. None finds them without.
         reference: The converged run as a column; "" takes the fine run.
         sweeps: Of moving and dropping single places of a sample's best grid by what they really do, >= 0. These are
@@ -77,14 +77,14 @@ class OracleSettings:
 
 @dataclass(frozen=True)
 class ScheduleOracle:
-    """A search for the best schedule of each sample; `tried` really runs them, once for all utilities.
+    """A search for the best schedule of each sample; `run_trials` really runs them, once for all utilities.
 
     Args:
         subject: The model.
-        shots: Prompts and seeds.
-        kept: Where runs are kept; what is there is not made again.
+        eval_samples: Prompts and seeds.
+        run_cache: Runs that were made before are read from it.
         ladder: What is tried.
-        tell: Of the progress.
+        on_progress: Called with the progress.
     """
 
     subject: Subject
@@ -120,7 +120,7 @@ class ScheduleOracle:
         same |= {"fine": ladder.fine, "reference": ladder.reference}
         return cls(subject, eval_samples, RunCache.open(out, same), ladder, on_progress)
 
-    def tried(self, utility: Utility | None = None) -> dict[str, list[TrialResult]]:
+    def run_trials(self, utility: Utility | None = None) -> dict[str, list[TrialResult]]:
         """Sample -> every schedule that ran on it.
 
         Args:
@@ -142,7 +142,7 @@ class ScheduleOracle:
 
     def choices(self, utility: Utility) -> list[ScheduleChoice]:
         """The best that was tried, of each sample."""
-        found = self.tried(utility)
+        found = self.run_trials(utility)
         return [best_choice(eval_sample.id, found[eval_sample.id], utility) for eval_sample in self.eval_samples]
 
     # -- what is tried ----------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class ScheduleOracle:
         return list(dict.fromkeys(listed))
 
     def _gain(self, fine: FineGrid) -> Any:
-        """At every place, linear in its logarithm between those that were said."""
+        """At every place, linear in its logarithm between those of the ladder."""
         import numpy as np
 
         pairs = sorted(self.ladder.gain or ())
@@ -202,7 +202,7 @@ class ScheduleOracle:
         return TrialRunner(self.subject, self.run_cache, references, against, self.ladder.batch, self.on_progress)
 
     def _references(self) -> list[Any]:
-        """Pictures of the converged run, kept."""
+        """Pictures of the converged run, from the cache where they are there."""
         own = self.subject.default_sampler
         column = self.subject.resolve_column(parse_column(self.ladder.reference, *own))
         missing = [
@@ -238,28 +238,32 @@ def oracle_schedule(
 
     Args:
         subject: The model.
-        shots: Prompts and seeds.
+        eval_samples: Prompts and seeds.
         out: A folder.
         utility: What is best.
         ladder: What is tried.
-        tell: Of the progress.
+        on_progress: Called with the progress.
 
     Raises:
         SpecError: guides that this model cannot run.
         BenchError: the folder cannot be written, or a reference run was lost.
     """
     oracle = ScheduleOracle.open(subject, eval_samples, out, ladder, on_progress)
-    found = oracle.tried(utility)
+    found = oracle.run_trials(utility)
     chosen = [best_choice(eval_sample.id, found[eval_sample.id], utility) for eval_sample in eval_samples]
     fixed = best_shared_schedule(found, utility)
     lines = []
     for choice in chosen:
-        one = choice.tried
+        one = choice.result
         line = {"sample": choice.sample, "utility": choice.utility, "calls": one.calls, "psnr": one.psnr}
         line |= {"kind": one.kind, "spec": one.spec, "tried": len(found[choice.sample])}
         if fixed is not None:
             same = next(t for t in found[choice.sample] if t.spec == fixed and t.kind == "guide")
-            line |= {"guide": fixed, "guide_utility": utility.of(same.psnr, same.calls), "guide_calls": same.calls}
+            line |= {
+                "guide": fixed,
+                "guide_utility": utility.evaluate(same.psnr, same.calls),
+                "guide_calls": same.calls,
+            }
         lines.append(line | {"price": utility.price, "floor": utility.floor, "cap": utility.cap})
     text = "".join(json.dumps(json_roundtrip(line), ensure_ascii=False) + "\n" for line in lines)
     put(out / RESULTS, text.encode())
@@ -275,6 +279,6 @@ def best_shared_schedule(found: Mapping[str, Sequence[TrialResult]], utility: Ut
     for tried in found.values():
         for one in tried:
             if one.kind == "guide":
-                listed.setdefault(one.spec, []).append(utility.of(one.psnr, one.calls))
+                listed.setdefault(one.spec, []).append(utility.evaluate(one.psnr, one.calls))
     means = {spec: statistics.fmean(values) for spec, values in listed.items() if len(values) == len(found)}
     return max(means, key=means.__getitem__) if means else None

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias
 
-from skipstone import registry
 from skipstone.engine.contracts import Finish, Plan, Policy, Run
 from skipstone.engine.drivers import denoise_many
 from skipstone.engine.requests import Backbone, Estimate, Problem, Query, Solver
 from skipstone.errors import SpecError
+from skipstone.evaluation.columns import FIXED_POLICY
 from skipstone.numerics.schedule import Schedule
 from skipstone.tuning.recorder import Recorder
 
@@ -19,7 +19,6 @@ DecodeFunction: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]  # samples 
 WorthFunction: TypeAlias = Callable[[int, Any, float], float]  # index of the sample, pixels, calls -> higher is better
 
 FINISH_STEPS = (1, 2, 3, 4)
-FIXED_POLICY: Policy = registry.parse("policy", "fixed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +29,7 @@ class BestStop:
         at: Calls after which it was there: what the original counted.
         calls: That were really made: all of the run, and as many pictures decoded.
         worth: Of every clean estimate, first call first.
-        pixels: The picture that was kept.
+        pixels: The best picture.
     """
 
     at: int
@@ -63,7 +62,7 @@ class BestEnding:
 def oracle_stop(
     backbone: Backbone, problems: Sequence[Problem], solver: Solver, pictures: DecodeFunction, worth: WorthFunction
 ) -> list[BestStop]:
-    """Decode the clean estimate at every step and keep the one that is worth most; of equals the earliest.
+    """Decode the clean estimate at every step and take the one that is worth most; of equals the earliest.
 
     The oracle of AdDiffusion: it counts the step of the peak as its cost, and has made all the calls. What it decodes
     in the middle of a run is the mean of all pictures that are still possible, which is blurred.
@@ -73,7 +72,7 @@ def oracle_stop(
         problems: One for each sample.
         solver: Of one call a step.
         pictures: Decodes samples.
-        worth: What is best; told as its calls those up to the step.
+        worth: Higher is better; its calls are those up to the step.
 
     References: github.com/d3v-26/addiffusion (OracleStop).
     """
@@ -109,7 +108,7 @@ def oracle_ending(
         problems: One for each sample.
         solver: Of the steps before.
         pictures: Decodes samples.
-        worth: What is best, told the calls of each ending.
+        worth: Higher is better; its calls are those of each ending.
         stops: Steps before the ending, each at least 0 and below the grid's.
         finish: Long steps of the ending, each >= 1.
         order: Of the long steps, see `Finish`.
@@ -158,11 +157,11 @@ class StopAt(Policy):
 
 @dataclass(eq=False)
 class MemoizedBackbone:
-    """A backbone that is asked nothing twice; `spent` counts what it was really asked, in calls."""
+    """A backbone that computes no query twice; `spent` counts what it has computed, in calls."""
 
     backbone: Backbone
     spent: float = 0.0
-    _said: dict[tuple[int, float, bytes], Estimate] = field(default_factory=dict)
+    _answers: dict[tuple[int, float, bytes], Estimate] = field(default_factory=dict)
 
     @property
     def schedule(self) -> Schedule:
@@ -180,16 +179,16 @@ class MemoizedBackbone:
         return self.backbone.branches
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
-        """Answers, each question put to the backbone once."""
+        """Estimates; each query goes to the backbone once."""
         import numpy as np
 
         keys = [(id(query.cond), query.t, np.ascontiguousarray(query.x).tobytes()) for query in queries]
-        new = {key: query for key, query in zip(keys, queries, strict=True) if key not in self._said}
+        new = {key: query for key, query in zip(keys, queries, strict=True) if key not in self._answers}
         if new:
-            answers = self.backbone.predict(list(new.values()))
-            self.spent += sum(answer.cost for answer in answers)
-            self._said |= dict(zip(new, answers, strict=True))
-        return [self._said[key] for key in keys]
+            estimates = self.backbone.predict(list(new.values()))
+            self.spent += sum(answer.cost for answer in estimates)
+            self._answers |= dict(zip(new, estimates, strict=True))
+        return [self._answers[key] for key in keys]
 
 
 def _to_array_like(x: Any, row: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Schedules that are really run, each on its own sample, many in one batch, and kept as they are measured."""
+"""Schedules that are really run, each on its own sample, many in one batch, and stored as they are measured."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class TrialRunner:
 
     Args:
         subject: The model.
-        kept: What was measured before.
+        run_cache: What was measured before.
         references: Sample -> pixels of its converged picture.
         against: A name for these.
         batch: Runs of one batch, >= 1.
-        tell: Of the progress.
+        on_progress: Called with the progress.
     """
 
     subject: Subject
@@ -46,10 +46,10 @@ class TrialRunner:
     batch: int = 8
     on_progress: ProgressCallback = no_progress
 
-    def run(self, asked: Sequence[Trial]) -> dict[str, list[TrialResult]]:
-        """Sample -> what was asked for on it, in that order; a schedule that is asked for twice is tried once."""
-        first = {(trial.eval_sample.id, trial.column.spec): trial for trial in reversed(asked)}
-        once = [trial for trial in asked if first[trial.eval_sample.id, trial.column.spec] is trial]
+    def run(self, wanted: Sequence[Trial]) -> dict[str, list[TrialResult]]:
+        """Sample -> its trials, in the order given; a schedule that is given twice is tried once."""
+        first = {(trial.eval_sample.id, trial.column.spec): trial for trial in reversed(wanted)}
+        once = [trial for trial in wanted if first[trial.eval_sample.id, trial.column.spec] is trial]
         known = self.run_cache.scores()
         missing = [trial for trial in once if self._key(trial) not in known]
         done = 0

@@ -32,7 +32,7 @@ class Utility:
         if not self.floor < self.cap:
             raise SpecError(f"Expected a floor below the cap, got {self.floor} and {self.cap} dB.")
 
-    def of(self, psnr: float, calls: float) -> float:
+    def evaluate(self, psnr: float, calls: float) -> float:
         """In dB."""
         return min(max(psnr, self.floor), self.cap) - self.price * calls
 
@@ -58,12 +58,14 @@ class ScheduleChoice(NamedTuple):
 
     sample: str
     utility: float
-    tried: TrialResult
+    result: TrialResult
 
 
 def best_choice(sample: str, tried: Iterable[TrialResult], utility: Utility) -> ScheduleChoice:
     """Of the highest utility; of equals the cheapest, and of these the first."""
     listed = list(tried)
-    chosen = max(range(len(listed)), key=lambda k: (utility.of(listed[k].psnr, listed[k].calls), -listed[k].calls, -k))
+    chosen = max(
+        range(len(listed)), key=lambda k: (utility.evaluate(listed[k].psnr, listed[k].calls), -listed[k].calls, -k)
+    )
     one = listed[chosen]
-    return ScheduleChoice(sample, utility.of(one.psnr, one.calls), one)
+    return ScheduleChoice(sample, utility.evaluate(one.psnr, one.calls), one)

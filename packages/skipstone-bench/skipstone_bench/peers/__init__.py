@@ -1,17 +1,16 @@
-"""Other people's accelerators, run as themselves in the same bench."""
+"""Other people's accelerators, run as themselves in the same bench.
 
-from skipstone.evaluation.peer_harness import SavingsCounter as SavingsCounter
-from skipstone.evaluation.peers import Peer as Peer
+A peer is a class with `@register("peer")` in a module of this folder: importing the package imports all of them.
+"""
 
-from .attention import FasterCache as FasterCache
-from .attention import PyramidAttention as PyramidAttention
-from .attention import TaylorSeer as TaylorSeer
-from .blocks import FirstBlockCache as FirstBlockCache
-from .blocks import MagCache as MagCache
-from .cachedit import DBCache as DBCache
-from .deepcache import DeepCache as DeepCache
-from .distilled import LCMLoRA as LCMLoRA
-from .distilled import OtherScheduler as OtherScheduler
-from .distilled import SDXLTurbo as SDXLTurbo
-from .published import AttendAndExcite as AttendAndExcite
-from .published import SelfAttentionGuidance as SelfAttentionGuidance
+from importlib import import_module
+from pkgutil import iter_modules
+
+
+def import_peers() -> None:
+    """Import every module of this folder."""
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+
+
+import_peers()

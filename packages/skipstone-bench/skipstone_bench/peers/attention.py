@@ -153,7 +153,7 @@ class FasterCache(HookedCache):
 class TaylorSeer(HookedCache):
     """Compute modules every k-th step and forecast their outputs by Taylor's series between; diffusers' TaylorSeer.
 
-    Differences are taken per step, not per unit of time, and kept in float32. Diffusers hooks attention alone by
+    Differences are taken per step, not per unit of time, and stored in float32. Diffusers hooks attention alone by
     default; the paper forecasts the feed-forward too (`modules`), to which a UNet adds its residual blocks.
 
     Args:

@@ -209,9 +209,9 @@ def remove_hooks(denoiser: Any) -> None:
 def without_hooks(denoiser: Any) -> Iterator[None]:
     """No forward hooks on the denoiser itself, so that counters do not see a run that is not theirs."""
     names = ("_forward_pre_hooks", "_forward_hooks")
-    kept = {name: denoiser.__dict__[name] for name in names}
-    denoiser.__dict__.update({name: type(hooks)() for name, hooks in kept.items()})
+    own = {name: denoiser.__dict__[name] for name in names}
+    denoiser.__dict__.update({name: type(hooks)() for name, hooks in own.items()})
     try:
         yield
     finally:
-        denoiser.__dict__.update(kept)
+        denoiser.__dict__.update(own)

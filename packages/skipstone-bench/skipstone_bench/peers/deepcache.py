@@ -66,7 +66,7 @@ class DeepCache(Peer):
         helper.enable()
 
         def running(call: Mapping[str, Any]) -> AbstractContextManager[None]:
-            helper.start_timestep = None  # the package keeps it, and what it cached, from run to run
+            helper.start_timestep = None  # the package does not reset it, nor what it cached, between runs
             helper.cached_output = {}
             return no_context(call)
 

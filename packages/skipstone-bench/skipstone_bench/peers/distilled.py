@@ -211,9 +211,9 @@ def swap_weights(network: Any, other: Any) -> Iterator[None]:
 
 
 def _describe_load_error(peer: DistilledPeer, what: str, where: str, e: Exception) -> str:
-    said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
+    reason = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
     missing = "" if importlib.util.find_spec("huggingface_hub") else " (huggingface_hub is not installed)"
     return (
-        f"not applicable: the {what} of {peer.name} cannot be loaded from {where}{missing}: {said}. Fetch them and say "
-        f"{peer.name}(weights='FOLDER')."
+        f"not applicable: the {what} of {peer.name} cannot be loaded from {where}{missing}: {reason}. Fetch them and "
+        f"say {peer.name}(weights='FOLDER')."
     )

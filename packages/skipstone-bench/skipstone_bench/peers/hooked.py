@@ -9,7 +9,7 @@ from typing import Any
 from skipstone.errors import GuestError
 from skipstone.evaluation.peers import CallContextFactory, Peer, denoiser_of
 
-# Pipelines whose guidance branches enter in one batch: caches that do not tell branches apart mix them up elsewhere.
+# Pipelines whose guidance branches enter in one batch: caches that do not separate branches mix them up elsewhere.
 BATCHED_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
 ALL_TIMESTEPS = (-1, 10**6)  # timesteps in which a cache may act: all
 
@@ -45,7 +45,7 @@ class HookedCache(Peer):
 
     @contextmanager
     def _run(self, pipe: Any, call: Mapping[str, Any]) -> Iterator[None]:
-        """Forget the last run, and say that all calls are of one kind, where the pipeline does not say it itself."""
+        """Forget the last run, and set one kind for all calls, where the pipeline does not set it itself."""
         self.begin(pipe, call)
         with fresh_cache_state(denoiser_of(pipe)):
             yield
@@ -62,8 +62,8 @@ class TimestepClock:
 
     def read(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Hook: the `timestep` of a call, or its second argument."""
-        told = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        self.timestep = float(told.flatten()[0]) if hasattr(told, "flatten") else float(told)
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        self.timestep = float(timestep.flatten()[0]) if hasattr(timestep, "flatten") else float(timestep)
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def fresh_cache_state(denoiser: Any) -> Iterator[None]:
 
 
 def unbatched_reason(pipe: Any) -> str | None:
-    """Why a cache that does not tell guidance branches apart cannot run."""
+    """Why a cache that does not separate guidance branches cannot run."""
     if type(pipe).__name__ in BATCHED_PIPELINES:
         return None
     return (
@@ -95,7 +95,7 @@ def transformer_blocks(pipe: Any) -> list[Any]:
 
 
 def attention_modules(pipe: Any, cross: bool | None = None) -> list[Any]:
-    """The attention modules of a denoiser's blocks; `cross` keeps those to the text, or the others."""
+    """The attention modules of a denoiser's blocks; `cross` chooses those to the text, or the others."""
     found = [m for name, m in denoiser_of(pipe).named_modules() if hasattr(m, "to_q") and "transformer_blocks" in name]
     return [m for m in found if cross is None or bool(getattr(m, "is_cross_attention", False)) is cross]
 

@@ -26,7 +26,7 @@ class PublishedPeer(Peer):
 
     @classmethod
     def settings(cls) -> list[str]:
-        """None: they run where they are asked for."""
+        """None: they run only where they are named."""
         return []
 
     def unsupported_reason(self, pipe: Any) -> str | None:
@@ -69,7 +69,7 @@ class OtherPipelinePeer(PublishedPeer):
         return other(**accepted, **self.extra_arguments(pipe, accepted))
 
     def extra_arguments(self, pipe: Any, call_arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """What its call takes beside what the bare pipeline is told."""
+        """Arguments of its call beside those of the bare pipeline."""
         raise NotImplementedError
 
     def build_pipeline(self, pipe: Any) -> Any:

@@ -14,7 +14,7 @@ PARETO, TIMELINE, WORST = "pareto.png", "timeline.png", "worst.png"
 
 
 def write_report(folder: str | Path) -> list[Path]:
-    """Write the report of a folder of results into it; what cannot be drawn of them is left out.
+    """Write the report of a folder of results into it; plots and sheets without data are left out.
 
     Args:
         folder: The --out of `skipstone bench`.

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from skipstone.evaluation.files import IDENTICAL
 from skipstone.evaluation.statistics import ConfidenceInterval
 
-from ..summary import Summary, TableRow, better
+from ..summary import Summary, TableRow, metric_direction
 from .plots import NAMES, SIDES
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """What is shown, what it sorts by (None last), and what is said in small print."""
+    """What is shown, what it sorts by (None last), and the small print."""
 
     text: str
     key: float | None = None
@@ -26,7 +26,7 @@ EMPTY_CELL = TableCell("")
 
 @dataclass(frozen=True)
 class TableColumn:
-    """One column. `main`: seen without asking; `start`: the way it sorts at the first click."""
+    """One column. `main`: shown from the start; `start`: the way it sorts at the first click."""
 
     title: str
     about: str
@@ -35,7 +35,7 @@ class TableColumn:
     cell: Callable[[TableRow], TableCell]
 
 
-def columns(summary: Summary) -> list[TableColumn]:
+def table_columns(summary: Summary) -> list[TableColumn]:
     """All columns that any row fills."""
     found = [*_cost()]
     leading = [m for m in (summary.closeness, "ssim_converged") if m in summary.metrics]
@@ -102,8 +102,8 @@ def _metric(metric: str, closeness: str) -> list[TableColumn]:
     name = NAMES.get(base, base).partition(",")[0] if side in SIDES else metric
     near = {"full": " to full", "converged": ""}.get(side, "")
     about = f"{name}{f' to {SIDES[side]}' if side in SIDES else ''}"
-    form = {"psnr": ".1f", "ssim": ".4f"}.get(base, ".3f" if better(metric) == "higher" else ".2g")
-    down = "descending" if better(metric) == "higher" else "ascending"
+    form = {"psnr": ".1f", "ssim": ".4f"}.get(base, ".3f" if metric_direction(metric) == "higher" else ".2g")
+    down = "descending" if metric_direction(metric) == "higher" else "ascending"
     if metric == "judge":
         return [
             TableColumn("judge", "Mean score of the model's own judge; below, its 95 % interval.", True, down,
@@ -125,7 +125,7 @@ def _set_metric_column(name: str) -> TableColumn:
         value = row.info.values.get(name)
         return EMPTY_CELL if value is None else TableCell(f"{value:.4g}", value)
 
-    start = "descending" if better(name) == "higher" else "ascending"
+    start = "descending" if metric_direction(name) == "higher" else "ascending"
     return TableColumn(name, f"{name} of all pictures of the row at once.", True, start, cell)
 
 

@@ -10,21 +10,20 @@ from typing import Any
 
 from skipstone.evaluation.files import IDENTICAL, REFERENCES, safe_file_name
 from skipstone.evaluation.pixels import first_frame
-from skipstone.evaluation.sheet import GOOD, load_font, wrap_text
+from skipstone.evaluation.sheet import GOOD, INK, PAPER, QUIET, RULE, load_font, wrap_text
 
 from ..store import Record
-from ..summary import Summary, TableRow, better
+from ..summary import Summary, TableRow, metric_direction
 from .strips import chief_rows
 
 WORST = 10  # samples of a row
-MAX_SIDE = 256  # pixels of a side that a page keeps
-MAX_LOSSLESS_SIDE = 128  # up to which pictures are kept to the last bit
-INK, QUIET, RULE, PAPER = (28, 30, 34), (108, 112, 120), (222, 223, 226), (252, 252, 250)
+MAX_SIDE = 256  # pixels of a side of a picture in the page
+MAX_LOSSLESS_SIDE = 128  # up to which pictures are lossless
 
 
 @dataclass(frozen=True)
 class GallerySample:
-    """One sample of one row: numbers of its pictures (None where there is none) and what to say of it."""
+    """One sample of one row: numbers of its pictures (None where there is none)."""
 
     record: Record
     picture: int | None
@@ -34,7 +33,7 @@ class GallerySample:
 
 @dataclass
 class Album:
-    """Pictures as data URIs, each kept once however often it is shown."""
+    """Pictures as data URIs, each stored once however often it is shown."""
 
     folder: Path
     uris: list[str] = field(default_factory=list)
@@ -53,12 +52,12 @@ def worst_samples(summary: Summary, row: TableRow, count: int = WORST) -> list[R
     """The samples of a row that are furthest from the converged picture, the worst first."""
     metric = summary.closeness
     records = [r for r in summary.records[row.info.spec].values() if metric in r.values]
-    sign = 1 if better(metric) == "higher" else -1
+    sign = 1 if metric_direction(metric) == "higher" else -1
     return sorted(records, key=lambda r: (sign * r.values[metric], r.sample))[:count]
 
 
-def galleries(summary: Summary, album: Album) -> dict[str, list[GallerySample]]:
-    """Spec -> its worst samples, of every row that kept pictures but the full run."""
+def build_galleries(summary: Summary, album: Album) -> dict[str, list[GallerySample]]:
+    """Spec -> its worst samples, of every row with pictures but the full run."""
     found = {}
     for row in summary.ran:
         records = [r for r in worst_samples(summary, row) if r.picture] if row.group != "full" else []
@@ -68,7 +67,7 @@ def galleries(summary: Summary, album: Album) -> dict[str, list[GallerySample]]:
                     r,
                     album.number(r.picture),
                     album.number(reference_file(summary, r.sample)),
-                    album.number(converged(summary, album.folder, r.sample)),
+                    album.number(converged_file(summary, album.folder, r.sample)),
                 )
                 for r in records
             ]
@@ -81,7 +80,7 @@ def reference_file(summary: Summary, sample: str) -> str:
     return record.picture if record else ""
 
 
-def converged(summary: Summary, folder: Path, sample: str) -> str:
+def converged_file(summary: Summary, folder: Path, sample: str) -> str:
     """The file of the converged picture of a sample, empty where there is none."""
     for spec in summary.header.converged:
         if record := summary.records.get(spec, {}).get(sample):
@@ -92,18 +91,18 @@ def converged(summary: Summary, folder: Path, sample: str) -> str:
     return ""
 
 
-def figures(record: Record) -> str:
+def describe_figures(record: Record) -> str:
     """Closeness and cost of a sample in a few words."""
-    said = [f"{record.calls:.4g} calls"]
+    parts = [f"{record.calls:.4g} calls"]
     for name, word in (("psnr_converged", "to converged"), ("psnr_full", "to full run")):
         if name in record.values:
             value = record.values[name]
-            said.append(f"identical {word}" if value >= IDENTICAL else f"{value:.1f} dB {word}")
-    return ", ".join(said)
+            parts.append(f"identical {word}" if value >= IDENTICAL else f"{value:.1f} dB {word}")
+    return ", ".join(parts)
 
 
 def open_picture(path: Path) -> Any:
-    """A picture file, or the arrays that references are kept in, as a picture; None where it cannot be read."""
+    """A picture file, or the arrays of a reference, as a picture; None where it cannot be read."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
@@ -166,21 +165,21 @@ def _band(page: Any, draw: Any, summary: Summary, folder: Path, row: TableRow, r
     draw.text(
         (MARGIN, top), wrap_text(row.info.label, load_font(15, bold=True), 620, 1)[0], INK, load_font(15, bold=True)
     )
-    told = f"{row.info.family}, {calls:.1f} calls: its worst samples"
-    draw.text((MARGIN, top + 22), told, QUIET, load_font(12))
+    caption = f"{row.info.family}, {calls:.1f} calls: its worst samples"
+    draw.text((MARGIN, top + 22), caption, QUIET, load_font(12))
     names = ("this row", "full run", "converged")
     for line, name in enumerate(names):
         draw.text((MARGIN, top + TOP + line * (TILE + 6) + TILE // 2 - 8), name, QUIET, load_font(13))
     for column, record in enumerate(records):
         left = MARGIN + SIDE + column * (TILE + GAP)
-        files = (record.picture, reference_file(summary, record.sample), converged(summary, folder, record.sample))
+        files = (record.picture, reference_file(summary, record.sample), converged_file(summary, folder, record.sample))
         for line, name in enumerate(files):
             _tile(page, draw, folder / name if name else None, left, top + TOP + line * (TILE + 6))
         value = record.values[summary.closeness]
-        said = "identical" if value >= IDENTICAL else f"{value:.1f} dB"
+        closeness = "identical" if value >= IDENTICAL else f"{value:.1f} dB"
         under = top + TOP + 3 * (TILE + 6) + 2
         draw.text((left, under), f"{record.calls:.4g} calls", INK, load_font(11))
-        draw.text((left + TILE, under), said, GOOD if value >= 30 else INK, load_font(11), anchor="ra")
+        draw.text((left + TILE, under), closeness, GOOD if value >= 30 else INK, load_font(11), anchor="ra")
 
 
 def _tile(page: Any, draw: Any, path: Path | None, left: int, top: int) -> None:

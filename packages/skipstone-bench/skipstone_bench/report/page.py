@@ -13,12 +13,12 @@ from skipstone.evaluation.statistics import RESAMPLES
 from ..answers import JUDGE_MARGIN, SLACK, Answers, RivalComparison
 from ..summary import Summary, TableRow
 from . import plots, strips
-from .cells import columns
-from .gallery import Album, GallerySample, figures, galleries
-from .verdicts import ALPHA, UNITS, lead, orient_gap, tone, trust, verdicts
+from .cells import table_columns
+from .gallery import Album, GallerySample, build_galleries, describe_figures
+from .verdicts import ALPHA, UNITS, agreement_verdict, gap_tone, make_verdicts, orient_gap, ratio_tone
 
 TEMPLATE = "page.html.j2"
-LEADING = ("psnr_converged", "psnr_full")  # metrics whose plots are always seen
+LEADING = ("psnr_converged", "psnr_full")  # metrics whose plots are always shown
 
 
 def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
@@ -30,26 +30,26 @@ def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     album = Album(folder)
-    shown = galleries(summary, album)
+    shown = build_galleries(summary, album)
     decided = strips.plot_timeline(summary)
     return there.get_template(TEMPLATE).render(
         header=summary.header,
         about=_about(summary),
-        trust=trust(summary),
-        verdicts=verdicts(summary, answers),
+        trust=agreement_verdict(summary),
+        verdicts=make_verdicts(summary, answers),
         families=_families(summary),
         colours={name: VARIABLES.get(s.colour, s.colour) for name, s in plots.family_styles(summary).items()},
         plots=_plots(summary),
         duels=_duels(answers),
         peers=answers.peers,
         spreads=answers.spreads,
-        columns=columns(summary),
+        columns=table_columns(summary),
         rows=sorted(summary.rows, key=lambda r: (not r.ran, r.cost if r.ran else 0.0)),
         timeline=None if decided is None else svg(decided, "timeline"),
         galleries=_ordered(summary, shown),
         row=summary.row,
-        figures=figures,
-        lead=lead,
+        figures=describe_figures,
+        lead=ratio_tone,
         most=max(row.n for row in summary.rows),
         points=_json([_point(summary, row) for row in summary.rows]),
         pictures=_json(album.uris),
@@ -133,12 +133,12 @@ def _duel(duel: RivalComparison) -> dict[str, Any]:
     sides = []
     for statistic, p in (("median", duel.p_holm), ("tail", 0.0)):
         gap, span = getattr(duel, statistic), orient_gap(duel, statistic)
-        sides.append({"gap": gap, "span": span, "tone": tone(span, p), "unit": unit})
+        sides.append({"gap": gap, "span": span, "tone": gap_tone(span, p), "unit": unit})
     return {"duel": duel, "median": sides[0], "tail": sides[1]}
 
 
 def _point(summary: Summary, row: TableRow) -> dict[str, Any]:
-    """What a point of a plot says when it is touched."""
+    """What the page shows of a point under the pointer."""
     metric = summary.closeness
     calls = f"{row.calls.value:.1f} calls" if row.calls else ""
     macs = f"{row.macs_calls:.1f} in multiply-accumulates" if row.macs_calls is not None else ""

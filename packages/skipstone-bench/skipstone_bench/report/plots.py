@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE
 from skipstone.evaluation.files import IDENTICAL
 
-from ..summary import BEST_FIXED, Summary, TableRow, better, pareto_front
+from ..summary import BEST_FIXED, Summary, TableRow, metric_direction, pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ SIDES = {"full": "the full run", "converged": "the converged picture"}
 
 @dataclass(frozen=True)
 class Style:
-    """How a family is drawn."""
+    """Colour, line and marker of a family."""
 
     colour: str
     line: str
@@ -127,7 +127,7 @@ def _frame(axis: Any, summary: Summary, metric: str) -> None:
     ticks = [t for t in TICKS if low <= t <= high]
     axis.set_xticks(ticks, [str(t) for t in ticks])
     axis.set_xticks([], minor=True)
-    if better(metric) == "lower":
+    if metric_direction(metric) == "lower":
         axis.set_yscale("log")
     unit = "multiply-accumulates, in full guided calls" if counted else "network calls"
     axis.set_xlabel(f"cost of a sample: {unit}", fontsize=9.5, color=QUIET)
@@ -145,6 +145,3 @@ def _legend_handle(name: str, style: Style) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=style.colour, ls=style.line, marker=style.marker, lw=style.weight, ms=5, label=name)
-
-
-# -- Files ------------------------------------------------------------------------------------------

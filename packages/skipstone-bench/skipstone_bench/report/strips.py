@@ -1,4 +1,4 @@
-"""What was decided at each attempt, drawn from the letters that records keep."""
+"""Plots of what was decided at each attempt, from the letters in records."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from skipstone.evaluation.figures import INK, PAPER, QUIET
 
 from ..answers import BLIND, RELEASED, comparison_budgets
 from ..store import Record
-from ..summary import Summary, TableRow, better
+from ..summary import Summary, TableRow, metric_direction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = {"C": "full call", "c": "one branch", ".": "forecast", "F": "finish or stop", "x": "rejected"}
 MAX_CHIEF_ROWS = 8  # rows that are shown side by side
-MAX_SAMPLES = 12  # of a row that are drawn
+MAX_SAMPLES = 12  # of a row that are shown
 CHIEF_BUDGET = 20  # calls at which rows are shown, or the nearest budget of the run
 
 
@@ -31,7 +31,7 @@ def chief_rows(summary: Summary) -> list[TableRow]:
     """One row for each family that a reader wants to see side by side, near one budget: ours, rivals, closest peers."""
     budget = min(comparison_budgets(summary), key=lambda b: abs(b - CHIEF_BUDGET))
     metric = summary.closeness
-    sign = 1 if better(metric) == "higher" else -1
+    sign = 1 if metric_direction(metric) == "higher" else -1
 
     def nearest(rows: Sequence[TableRow]) -> list[TableRow]:
         return [min(rows, key=lambda r: abs(r.cost - budget))] if rows else []
@@ -50,7 +50,7 @@ def chief_rows(summary: Summary) -> list[TableRow]:
 
 
 def plot_timeline(summary: Summary) -> Figure | None:
-    """A panel for each chief row that decides, a strip for each sample; None where none kept its decisions."""
+    """A panel for each chief row that decides, a strip for each sample; None where no record has decisions."""
     from matplotlib.figure import Figure
 
     shown = [row for row in chief_rows(summary) if row.group != "fixed" and _pick_samples(summary, row)]

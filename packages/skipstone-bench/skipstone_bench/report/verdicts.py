@@ -25,7 +25,7 @@ class Verdict:
     text: str
 
 
-def verdicts(summary: Summary, answers: Answers) -> list[Verdict]:
+def make_verdicts(summary: Summary, answers: Answers) -> list[Verdict]:
     """All sentences, the most wanted first."""
     found = []
     for family in dict.fromkeys(d.family for d in answers.duels):
@@ -38,35 +38,35 @@ def verdicts(summary: Summary, answers: Answers) -> list[Verdict]:
     return found
 
 
-def trust(summary: Summary) -> Verdict:
-    """Whether the converged solution is exact enough for what is said about it."""
+def agreement_verdict(summary: Summary) -> Verdict:
+    """Whether the converged solution is exact enough for the figures of the table."""
     room, agreement = summary.headroom, summary.header.agreement
     if room is None:
         text = "It is not known how exact the converged solution is: figures to it are figures to one more run."
         return Verdict("warning", "The converged solution was not checked.", text)
-    said = (
+    text = (
         f"Two solvers agree on it{_on(agreement)} at {agreement['median']:.1f} dB in the median"
         + (f" and {agreement['worst']:.1f} dB on the worst sample" if "worst" in agreement else "")
         + f"; the best median reported here is {agreement['median'] - room:.1f} dB."
     )
     if room < HEADROOM:
         title = f"The converged solution is only {room:.1f} dB beyond the best figure."
-        return Verdict("warning", title, f"{said} Differences near the top are not to be trusted.")
-    return Verdict("even", "The converged solution is exact enough.", said)
+        return Verdict("warning", title, f"{text} Differences near the top are not to be trusted.")
+    return Verdict("even", "The converged solution is exact enough.", text)
 
 
 def _on(agreement: Mapping[str, float]) -> str:
     return f" on {agreement['samples']:g} samples" if "samples" in agreement else ""
 
 
-def tone(span: ConfidenceInterval, p: float = 0.0) -> Tone:
+def gap_tone(span: ConfidenceInterval, p: float = 0.0) -> Tone:
     """Ahead or behind where the interval leaves out zero and chance is ruled out; gaps are larger-is-better."""
     if p >= ALPHA or not (span.low > 0 or span.high < 0):
         return "even"
     return "ahead" if span.low > 0 else "behind"
 
 
-def lead(ratio: CostRatio | None) -> Tone:
+def ratio_tone(ratio: CostRatio | None) -> Tone:
     """Whether the peer spends more than ours; a bound below 1 leaves it open."""
     if ratio is None or (ratio.bound and ratio.value < 1):
         return "even"
@@ -75,16 +75,18 @@ def lead(ratio: CostRatio | None) -> Tone:
 
 def orient_gap(duel: RivalComparison, statistic: str) -> ConfidenceInterval:
     """A duel's gap with its sign turned so that more is better."""
-    from ..summary import better
+    from ..summary import metric_direction
 
     gap: ConfidenceInterval = getattr(duel, statistic).gap
-    return gap if better(duel.metric) == "higher" else ConfidenceInterval(-gap.value, -gap.high, -gap.low, gap.n)
+    return (
+        gap if metric_direction(duel.metric) == "higher" else ConfidenceInterval(-gap.value, -gap.high, -gap.low, gap.n)
+    )
 
 
 def _duels(family: str, against: str, duels: Sequence[RivalComparison]) -> Verdict:
     unit = UNITS.get(duels[0].metric, "")
-    middle = [(tone(orient_gap(d, "median"), d.p_holm), orient_gap(d, "median").value, d.budget) for d in duels]
-    unlucky = [(tone(orient_gap(d, "tail")), orient_gap(d, "tail").value, d.budget) for d in duels]
+    middle = [(gap_tone(orient_gap(d, "median"), d.p_holm), orient_gap(d, "median").value, d.budget) for d in duels]
+    unlucky = [(gap_tone(orient_gap(d, "tail")), orient_gap(d, "tail").value, d.budget) for d in duels]
     tones = {t for t, _, _ in (*middle, *unlucky)}
     overall: Tone = "ahead" if tones == {"ahead"} else "behind" if "behind" in tones else "even"
     text = f"{_count_budgets(middle, 'At the median', unit)} {_count_budgets(unlucky, 'In the unlucky tenth', unit)}"
@@ -93,9 +95,9 @@ def _duels(family: str, against: str, duels: Sequence[RivalComparison]) -> Verdi
 
 def _count_budgets(found: Sequence[tuple[Tone, float, int]], where: str, unit: str) -> str:
     """ "At the median ahead at 10, 15 calls (by 2.2 to 2.7 dB), no clear difference at 20 calls (-0.2 dB)." """
-    said = {"ahead": "ahead", "behind": "behind", "even": "no clear difference"}
+    words = {"ahead": "ahead", "behind": "behind", "even": "no clear difference"}
     parts = []
-    for kind, word in said.items():
+    for kind, word in words.items():
         own = [(gap, budget) for t, gap, budget in found if t == kind]
         if own:
             gaps = [gap for gap, _ in own]
@@ -119,7 +121,7 @@ def _peers(found: Sequence[PeerComparison]) -> Verdict:
     if not reached:
         return Verdict("behind", title, f"No curve overlaps.{more}")
 
-    def least(equal: PeerComparison) -> tuple[bool, float]:  # what is only known to be at least so many says less
+    def least(equal: PeerComparison) -> tuple[bool, float]:  # a bound is weaker than a value
         return min((r.bound, r.value) for r in (equal.macs, equal.seconds) if r)
 
     hardest = min(reached, key=least)
@@ -132,7 +134,7 @@ def _peers(found: Sequence[PeerComparison]) -> Verdict:
         f"The hardest to beat of the settings in reach ({len(reached)}) is {hardest.peer}. Where both come "
         f"equally close (median SSIM {hardest.ssim:.4f}), it spends {_join_words(costs)} that ours spends."
     )
-    tones = {lead(r) for r in (hardest.macs, hardest.seconds) if r}
+    tones = {ratio_tone(r) for r in (hardest.macs, hardest.seconds) if r}
     verdict: Tone = "behind" if "behind" in tones else "even" if beyond or "even" in tones else "ahead"
     return Verdict(verdict, title, f"{text} {_judge_sentence(hardest)}{more}")
 
@@ -141,9 +143,9 @@ def _judge_sentence(equal: PeerComparison) -> str:
     found = equal.judge
     if found is None:
         return "No judge of this model's pictures."
-    said = "equivalent" if found.equivalent else "not shown to be equivalent"
+    result = "equivalent" if found.equivalent else "not shown to be equivalent"
     return (
-        f"Judge's scores are {said} within {JUDGE_MARGIN:g} (ours minus theirs {found.mean:+.3f}, 90 % interval "
+        f"Judge's scores are {result} within {JUDGE_MARGIN:g} (ours minus theirs {found.mean:+.3f}, 90 % interval "
         f"{found.low:+.3f} to {found.high:+.3f})."
     )
 

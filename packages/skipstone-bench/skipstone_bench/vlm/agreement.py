@@ -1,4 +1,4 @@
-"""How far judges agree with each other and with themselves; intervals draw prompts at random."""
+"""How far judges agree with each other and with themselves; intervals are over prompts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from skipstone.evaluation.resampling import LEVEL, SEED, ConfidenceInterval
 RESAMPLES = 1000
 
 
-def kappa(tables: Any) -> Any:
+def cohen_kappa(tables: Any) -> Any:
     """Cohen's unweighted kappa: agreement beyond what the two judges' own shares make by chance.
 
         kappa = (p_o - p_e) / (1 - p_e),  p_o = sum_k p_kk,  p_e = sum_k p_k. p_.k
 
     Args:
-        tables: Counts, square on the last two axes: what the first judge said (rows) against the second (columns).
+        tables: Counts, square on the last two axes: answers of the first judge (rows) against the second's (columns).
 
     Returns:
-        1 for full agreement, 0 for chance; NaN where there is nothing, or where both always say the same one thing, so
+        1 for full agreement, 0 for chance; NaN where there is nothing, or where both always give the same answer, so
         that chance alone agrees fully. A number, or an array over the leading axes.
 
     Raises:
@@ -84,9 +84,9 @@ def bootstrap_tables(
     ends = np.full((2, len(point)), np.nan)
     if n > 1:
         weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
-        drawn = np.asarray(statistic(np.tensordot(weights, counts, 1)), float).reshape(RESAMPLES, -1)
-        told = ~np.isnan(drawn).all(0)
-        ends[:, told] = np.nanquantile(drawn[:, told], [(1 - level) / 2, (1 + level) / 2], axis=0)
+        resampled = np.asarray(statistic(np.tensordot(weights, counts, 1)), float).reshape(RESAMPLES, -1)
+        known = ~np.isnan(resampled).all(0)
+        ends[:, known] = np.nanquantile(resampled[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return [ConfidenceInterval(float(v), float(a), float(b), n) for v, a, b in zip(point, *ends, strict=True)]
 
 

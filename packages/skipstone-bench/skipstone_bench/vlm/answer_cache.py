@@ -63,7 +63,7 @@ class AnswerLog:
             self._index(line)
 
     def prepare(self) -> None:
-        """See that lines can be written, before any is paid for. Raises BenchError."""
+        """Check that lines can be written, before any is paid for. Raises BenchError."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab"):
@@ -72,7 +72,7 @@ class AnswerLog:
             raise BenchError(f"Cannot write {self.path}: {e.strerror}. Choose another --out.") from None
 
     def append(self, line: RequestRecord) -> None:
-        """Keep a line, and see it to the disk. Raises BenchError where it cannot be written."""
+        """Write a line to the disk. Raises BenchError where it cannot be written."""
         with self._lock:
             try:
                 with self.path.open("ab") as stream:
@@ -91,7 +91,7 @@ class AnswerLog:
         return len(self._by_key.get(key, ()))
 
     def answer(self, key: str) -> Answer | None:
-        """What was said; None of a question that is open or unparsed."""
+        """The answer; None of a question that is open or unparsed."""
         found = next((line for line in self._by_key.get(key, ()) if line.winner), None)
         return Answer(found.winner, found.reason) if found else None
 

@@ -1,4 +1,4 @@
-"""A cap on calls and one on money, kept by every thread: what might exceed it is not sent."""
+"""A cap on calls and one on money, for all threads: a request that might exceed it is not sent."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class SpendingLedger:
             self._lock.notify_all()
 
     def settle(self, judge: str, share: float, tokens_in: int | None = None, tokens_out: int | None = None) -> None:
-        """A request came back; without tokens it failed, which costs nothing that anybody told us of."""
+        """A request came back; without tokens it failed, whose cost is not known and counts as nothing."""
         with self._lock:
             self._held.remove(share)
             self._count(judge, tokens_in, tokens_out)
@@ -104,6 +104,6 @@ class SpendingLedger:
             return 0.0
         if judge not in self._largest:
             least = self.caps.cost(judge, 0, self.caps.tokens)
-            return max(least, self.caps.spend - self.spent, 1e-12)  # of an empty purse nothing fits
+            return max(least, self.caps.spend - self.spent, 1e-12)  # with nothing left no request is sent
         tokens_in, tokens_out = self._largest[judge]
         return self.caps.cost(judge, int(MARGIN * tokens_in) + 1, max(self.caps.tokens, tokens_out))

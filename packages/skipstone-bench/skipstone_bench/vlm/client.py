@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import json
 import os
 import re
-import urllib.error
+import ssl
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
+
+import httpx
 
 from skipstone.errors import BenchError, SkipstoneError, SpecError
 
 COMPLETIONS_PATH = "/chat/completions"
-MAX_REPLY_BYTES = 1 << 20  # bytes of an answer that are read
-MAX_MESSAGE_CHARS = 200  # characters of a server's complaint that are passed on
+MAX_REPLY_BYTES = 1 << 20  # longest answer that is read
+MAX_ERROR_BYTES = 4096  # of the body of an HTTP error that are read
+MAX_MESSAGE_CHARS = 200  # of a server's error message that are shown
 RETRY_STATUSES = (408, 409, 425, 429)  # beside all from 500 on
 FATAL_STATUSES = (401, 403, 404, 405)  # what no other question of this judge will change
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -26,12 +28,18 @@ MAX_RETRY_AFTER = 60.0  # seconds that a server may ask for at most
 
 
 class RequestError(SkipstoneError):
-    """A request without an answer. `kind`: what it is about: try `again`, this `question`, or the whole `judge`."""
+    """A request without an answer.
+
+    Args:
+        kind: What to do: send it `again`, leave out this `question`, or ask this `judge` nothing more.
+        message: For people.
+        wait: Seconds to wait before the next try, as the server asked.
+    """
 
     def __init__(self, kind: Literal["again", "question", "judge"], message: str, wait: float = 0.0) -> None:
         super().__init__(message)
         self.kind = kind
-        self.wait = wait  # seconds that the server asked for
+        self.wait = wait
 
 
 class JudgeReply(NamedTuple):
@@ -50,7 +58,7 @@ class JudgeEndpoint:
         model: Its name there.
         url: Of the endpoint, up to and without /chat/completions.
         secret: Name of the environment variable with the key; empty sends none. The key itself is read when it is
-            sent, and is neither kept nor shown.
+            sent, and is neither stored nor shown.
     """
 
     model: str
@@ -68,9 +76,9 @@ class JudgeEndpoint:
             )
         url, _, secret = spec[at + 1 :].partition("#")
         parts = urllib.parse.urlsplit(url)
-        if not parts.hostname or parts.query or "@" in parts.netloc:
+        if not parts.hostname or parts.query or "@" in parts.netloc or not _is_valid(url):
             raise SpecError("Expected an endpoint such as http://localhost:8000/v1, without password, query or key.")
-        if secret and not VARIABLE.fullmatch(secret):  # which no key looks like, so that none is ever shown or kept
+        if secret and not VARIABLE.fullmatch(secret):  # which no key looks like, so that none is ever shown or stored
             raise SpecError("Expected an environment variable's name in capitals after the #, never the key itself.")
         return cls(spec[:at].strip(), url.rstrip("/").removesuffix(COMPLETIONS_PATH), secret)
 
@@ -106,58 +114,84 @@ def post_request(judge: JudgeEndpoint, body: Mapping[str, Any], timeout: float) 
         timeout: Seconds of silence until it counts as unanswered.
 
     Raises:
-        Trouble: no answer; what the server says of it is cut short and freed of the key.
+        RequestError: no answer; the server's message is cut short, and the key is removed from it.
         SpecError: no key.
     """
     key = judge.key()
-    headers = {"Content-Type": "application/json", "User-Agent": "skipstone"}
+    # No compression: the limits on bytes are then limits on memory, too.
+    headers = {"Content-Type": "application/json", "User-Agent": "skipstone", "Accept-Encoding": "identity"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(judge.url + COMPLETIONS_PATH, json.dumps(body).encode(), headers, method="POST")
     try:
-        # Redirects are not followed: they would take the key and the pictures to where nobody sent them.
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout) as answer:
-            raw = answer.read(MAX_REPLY_BYTES + 1)
-    except urllib.error.HTTPError as e:
-        raise _to_request_error(judge, e, key) from None
-    except (OSError, http.client.HTTPException) as e:  # URLError and timeouts are OSErrors
-        reason = getattr(e, "reason", None) or e
-        said = f"no answer in {timeout:g} s" if isinstance(reason, TimeoutError) else str(reason) or type(e).__name__
-        raise RequestError("again", f"{judge.name} does not answer: {said}. Is {judge.url} right?") from None
+        # Redirects are not followed: they would send the key and the pictures to an address that nobody chose.
+        # A new client for each request: a connection that was kept open may be closed by the server before the next
+        # request arrives, and a request that fails may be charged.
+        with (
+            httpx.Client(timeout=timeout, follow_redirects=False, verify=_tls_context()) as client,
+            client.stream(
+                "POST", judge.url + COMPLETIONS_PATH, content=json.dumps(body).encode(), headers=headers
+            ) as response,
+        ):
+            if not response.is_success:
+                raise _to_request_error(judge, response, key)
+            raw = _read(response, MAX_REPLY_BYTES + 1)
+    except httpx.HTTPError as e:
+        what = f"no answer in {timeout:g} s" if isinstance(e, httpx.TimeoutException) else str(e) or type(e).__name__
+        raise RequestError("again", f"{judge.name} does not answer: {what}. Is {judge.url} right?") from None
     if len(raw) > MAX_REPLY_BYTES:
         raise RequestError("question", f"{judge.name} answered with more than {MAX_REPLY_BYTES} bytes.")
     return _parse_reply(judge, raw)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """No redirect: the server's answer comes back as the error that it is."""
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """The certificates of this system, not those that come with httpx: a company's proxy has one of its own."""
+    return ssl.create_default_context()
 
 
-def _to_request_error(judge: JudgeEndpoint, e: urllib.error.HTTPError, key: str) -> RequestError:
+def _is_valid(url: str) -> bool:
     try:
-        said = e.read(4096).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):
-        said = ""
+        httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return True
+
+
+def _read(response: httpx.Response, limit: int) -> bytes:
+    """The first `limit` bytes of a body."""
+    raw = bytearray()
+    for part in response.iter_bytes():
+        raw += part
+        if len(raw) >= limit:
+            break
+    return bytes(raw[:limit])
+
+
+def _to_request_error(judge: JudgeEndpoint, response: httpx.Response, key: str) -> RequestError:
     try:
-        found = json.loads(said)["error"]
-        said = str(found["message"] if isinstance(found, dict) else found)
+        text = _read(response, MAX_ERROR_BYTES).decode("utf-8", "replace")
+    except httpx.HTTPError:
+        text = ""
+    try:
+        found = json.loads(text)["error"]
+        text = str(found["message"] if isinstance(found, dict) else found)
     except (ValueError, KeyError, TypeError):
         pass
     if key:
-        said = said.replace(key, "***")
-    said = " ".join(said.split())[:MAX_MESSAGE_CHARS]
-    hint = " Name the variable that holds its key: MODEL@URL#VARIABLE." if e.code == 401 and not judge.secret else ""
-    end = "" if said.endswith((".", "!", "?")) else "."
-    message = f"{judge.name} refused with HTTP {e.code}{': ' + said if said else ''}{end}{hint}"
-    if e.code in RETRY_STATUSES or e.code >= 500:
-        return RequestError("again", message, _parse_retry_after(e.headers.get("Retry-After")))
-    return RequestError("judge" if e.code in FATAL_STATUSES or e.code < 400 else "question", message)
+        text = text.replace(key, "***")
+    text = " ".join(text.split())[:MAX_MESSAGE_CHARS]
+    code = response.status_code
+    hint = " Name the variable that holds its key: MODEL@URL#VARIABLE." if code == 401 and not judge.secret else ""
+    end = "" if text.endswith((".", "!", "?")) else "."
+    message = f"{judge.name} refused with HTTP {code}{': ' + text if text else ''}{end}{hint}"
+    if code in RETRY_STATUSES or code >= 500:
+        return RequestError("again", message, _parse_retry_after(response.headers.get("Retry-After")))
+    return RequestError("judge" if code in FATAL_STATUSES or code < 400 else "question", message)
 
 
-def _parse_retry_after(said: str | None) -> float:
+def _parse_retry_after(header: str | None) -> float:
     try:
-        return min(MAX_RETRY_AFTER, max(0.0, float(said or 0)))
+        return min(MAX_RETRY_AFTER, max(0.0, float(header or 0)))
     except ValueError:  # a date: our own pauses will do
         return 0.0
 
@@ -175,7 +209,7 @@ def _parse_reply(judge: JudgeEndpoint, raw: bytes) -> JudgeReply:
 
 
 def _is_private_host(host: str) -> bool:
-    """Whether a host is this machine or in a private network, as far as its name tells."""
+    """Whether a host is this machine or in a private network, as far as its name shows."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -184,7 +218,7 @@ def _is_private_host(host: str) -> bool:
 
 
 def check_distinct(judges: list[JudgeEndpoint]) -> list[JudgeEndpoint]:
-    """The judges, each once. Raises BenchError where two share a name, which tables could not tell apart."""
+    """The judges, each once. Raises BenchError where two share a name, which would be one in tables."""
     found = list(dict.fromkeys(judges))
     names = [j.name for j in found]
     if doubled := next((n for n in names if names.count(n) > 1), None):

@@ -24,7 +24,7 @@ class DavidsonFit:
         log_strengths: log pi of each row; their mean is 0. pi_i / pi_j is wins of i over j for each win of j over i.
         nu: How often there are ties, >= 0; two equal rows tie with chance nu / (2 + nu).
         log_likelihood: Of the answers, without the multinomial coefficients.
-        note: What has to be said of the fit; empty where nothing has.
+        note: Of the fit; empty where there is none.
     """
 
     log_strengths: tuple[float, ...]
@@ -77,23 +77,23 @@ def fit_davidson(counts: Sequence[tuple[int, int, float, float, float]], rows: i
     pairs, n = [(int(c[0]), int(c[1])) for c, held in zip(counts, asked, strict=True) if held], n[asked]
     if not is_connected(pairs, rows):
         raise SpecError("Expected rows that a chain of comparisons connects: others have no common scale.")
-    seen = 3 if n[:, 2].any() else 2
-    separated = _is_separated(_features(pairs, rows, seen), n[:, :seen])
+    kinds = 3 if n[:, 2].any() else 2
+    separated = _is_separated(_features(pairs, rows, kinds), n[:, :kinds])
     if separated:
-        seen, n = 3, n + PSEUDO
-    X = _features(pairs, rows, seen)
-    found = _maximize(X, n[None, :, :seen])[0]
+        kinds, n = 3, n + PSEUDO
+    X = _features(pairs, rows, kinds)
+    found = _maximize(X, n[None, :, :kinds])[0]
     if np.isnan(found).any():
         raise SpecError("Davidson's model could not be fitted: are some counts thousands of times as large as others?")
-    likelihood = float((n[:, :seen] * _log_chances(X, found)).sum())
-    theta, nu = _centred(found[None], rows, seen)
+    likelihood = float((n[:, :kinds] * _log_chances(X, found)).sum())
+    theta, nu = _centred(found[None], rows, kinds)
     return DavidsonFit(tuple(map(float, theta[0])), float(nu[0]), likelihood, SEPARATED if separated else "")
 
 
 def fit_resamples(pairs: Sequence[tuple[int, int]], tables: Any, rows: int) -> tuple[Any, Any]:
     """The same fit of many tables of counts at once, for a bootstrap: log pi of each row, then nu; and which had none.
 
-    A likelihood without a maximum is told by estimates beyond exp(+-30), and fitted with half an answer of each kind,
+    A likelihood without a maximum shows in estimates beyond exp(+-30), and is fitted with half an answer of each kind,
     as by `fit_davidson`. NaN where no chain of comparisons connects the rows.
 
     Args:
@@ -112,21 +112,21 @@ def fit_resamples(pairs: Sequence[tuple[int, int]], tables: Any, rows: int) -> t
     linked = [all(a) or is_connected([p for p, held in zip(pairs, a, strict=True) if held], rows) for a in asked]
     whole = np.array(linked, bool)
     tied = n[:, :, 2].any(1)
-    for seen, those in ((2, whole & ~tied), (3, whole & tied)):
-        b = _maximize(_features(pairs, rows, seen), n[those][:, :, :seen])
-        found[those] = np.column_stack(_centred(b, rows, seen))
+    for kinds, those in ((2, whole & ~tied), (3, whole & tied)):
+        b = _maximize(_features(pairs, rows, kinds), n[those][:, :, :kinds])
+        found[those] = np.column_stack(_centred(b, rows, kinds))
     lost = whole & np.isnan(found).any(1)
     b = _maximize(_features(pairs, rows, 3), n[lost] + PSEUDO * asked[lost][:, :, None])
     found[lost] = np.column_stack(_centred(b, rows, 3))
     return found, lost
 
 
-def _centred(b: Any, rows: int, seen: int) -> tuple[Any, Any]:
+def _centred(b: Any, rows: int, kinds: int) -> tuple[Any, Any]:
     """log pi with mean 0, and nu, of many estimates."""
     import numpy as np
 
     theta = np.concatenate([np.zeros((len(b), 1)), b[:, : rows - 1]], axis=1)
-    nu = np.exp(b[:, -1]) if seen == 3 else np.where(np.isnan(b).any(1), np.nan, 0.0)
+    nu = np.exp(b[:, -1]) if kinds == 3 else np.where(np.isnan(b).any(1), np.nan, 0.0)
     return theta - theta.mean(1, keepdims=True), nu
 
 
@@ -139,7 +139,7 @@ def is_connected(pairs: Sequence[tuple[int, int]], rows: int) -> bool:
     return len(set(group)) == 1
 
 
-def _features(pairs: Sequence[tuple[int, int]], rows: int, seen: int) -> Any:
+def _features(pairs: Sequence[tuple[int, int]], rows: int, kinds: int) -> Any:
     """Of each pair and outcome (2: no ties): what log chances are linear in; the first row's log pi is 0."""
     import numpy as np
 
@@ -147,7 +147,7 @@ def _features(pairs: Sequence[tuple[int, int]], rows: int, seen: int) -> Any:
     for k, (i, j) in enumerate(pairs):
         X[k, 0, i] = X[k, 1, j] = X[k, 2, rows] = 1.0
         X[k, 2, [i, j]] = 0.5
-    return X[:, :, 1:] if seen == 3 else X[:, :2, 1:rows]
+    return X[:, :, 1:] if kinds == 3 else X[:, :2, 1:rows]
 
 
 def _log_chances(X: Any, b: Any) -> Any:
@@ -158,7 +158,7 @@ def _log_chances(X: Any, b: Any) -> Any:
 
 
 def _is_separated(X: Any, n: Any) -> bool:
-    """Whether some direction d has (x_seen - x_other) d >= 0 for all answers that were seen, and > 0 for one."""
+    """Whether some direction d has (x_seen - x_other) d >= 0 for all answers that were given, and > 0 for one."""
     import numpy as np
     from scipy.optimize import linprog
 

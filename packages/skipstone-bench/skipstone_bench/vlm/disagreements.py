@@ -1,4 +1,4 @@
-"""A sheet of what judges disagree on, with each other or with themselves: both pictures, and what was said of them."""
+"""A sheet of what judges disagree on, with each other or with themselves: both pictures, and the answers on them."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def _height(group: Sequence[Outcome]) -> int:
 
 
 def _lines(o: Outcome) -> list[str]:
-    """What one judge said in both orders, in lines of the sheet."""
-    return [line for told in _row_lines(o) for line in wrap_text(told, load_font(12), WORDS - 12, 3)]
+    """The answers of one judge in both orders, in lines of the sheet."""
+    return [line for text in _row_lines(o) for line in wrap_text(text, load_font(12), WORDS - 12, 3)]
 
 
 def _row_lines(o: Outcome) -> list[str]:

@@ -37,7 +37,9 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """first or second: both orders name that row. tie: both say tie. flip: the same side both times, which is a tie
+        """What both orders say together.
+
+        first or second: both name that row. tie: both answers are tie. flip: the same side both times, which is a tie
         by position bias. unsure: a row once and a tie once, a tie too. identical: a tie that nobody was asked about.
         unparsed, open: not both orders have an answer, and the pair counts nowhere.
         """
@@ -60,7 +62,7 @@ class Outcome:
         return self.first_left.winner if self.kind == "flip" and self.first_left else ""
 
 
-def outcomes(plan: JudgingPlan, answer_log: AnswerLog) -> list[Outcome]:
+def collect_outcomes(plan: JudgingPlan, answer_log: AnswerLog) -> list[Outcome]:
     """Of all judges, pairs and samples of a plan, from what has been answered so far."""
     asked: dict[tuple[str, str, Pair], JudgeQuestion] = {}
     for q in plan.questions():
@@ -75,8 +77,8 @@ def outcomes(plan: JudgingPlan, answer_log: AnswerLog) -> list[Outcome]:
 
 def _outcome(plan: JudgingPlan, answer_log: AnswerLog, both: Sequence[JudgeQuestion]) -> Outcome:
     one = both[0]
-    said = [answer_log.answer(q.key) if q.key else None for q in both]
+    answers = [answer_log.answer(q.key) if q.key else None for q in both]
     more = any(
-        s is None and answer_log.attempts(q.key) < plan.protocol.attempts for q, s in zip(both, said, strict=True)
+        s is None and answer_log.attempts(q.key) < plan.protocol.attempts for q, s in zip(both, answers, strict=True)
     )
-    return Outcome(one.judge.name, (one.left, one.right), one.sample, said[0], said[1], more, not one.key)
+    return Outcome(one.judge.name, (one.left, one.right), one.sample, answers[0], answers[1], more, not one.key)

@@ -38,7 +38,7 @@ FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
 
 
 class Answer(NamedTuple):
-    """What a judge said: `winner` is one of WINNERS."""
+    """The answer of a judge: `winner` is one of WINNERS."""
 
     winner: str
     reason: str
@@ -96,8 +96,8 @@ class JudgingProtocol:
         words = [self.question(prompt)] if self.layout == "joined" else [self.question(prompt), "The right image:"]
         content: list[dict[str, Any]] = []
         for k, uri in enumerate(images):
-            said = words[k] if k or self.layout == "joined" else f"{words[0]}\nThe left image:"
-            content += [{"type": "text", "text": said}, {"type": "image_url", "image_url": {"url": uri}}]
+            text = words[k] if k or self.layout == "joined" else f"{words[0]}\nThe left image:"
+            content += [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": uri}}]
         payload = {**self.fields(model, attempt), "messages": [{"role": "user", "content": content}]}
         return {name: value for name, value in payload.items() if value is not None}
 
@@ -113,7 +113,7 @@ class JudgingProtocol:
         return max([self.tokens, *(t for t in payload if isinstance(t, int))])
 
     def key(self, url: str, model: str, prompt: str, pixels: Sequence[str]) -> str:
-        """The question's own name: a hash of the endpoint, all that is said, and the pixels from left to right.
+        """The question's own name: a hash of the endpoint, the request's text, and the pixels from left to right.
 
         Of pixels, not of files, for another release of a library packs the same picture in other bytes.
         """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,13 @@ from typing import Any
 from skipstone import __version__
 from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE, png
 from skipstone.evaluation.files import put
+from skipstone.evaluation.markdown import format_table
 from skipstone.evaluation.statistics import ConfidenceInterval
 
-from .outcomes import Outcome, outcomes
+from ..summary import to_jsonable
+from .outcomes import Outcome, collect_outcomes
 from .round import JudgingPlan, JudgingRun
-from .verdict import REFUSED, JudgeReport, Verdicts, verdicts
+from .verdict import REFUSED, JudgeReport, Verdicts, compute_verdicts
 
 JSON, PAGE, PLOT, SHEET = "verdict.json", "verdict.md", "strengths.png", "disagreements.png"
 CAVEAT = "A preference is this judge's, not people's, and no difference found does not mean that there is none."
@@ -37,17 +38,17 @@ class JudgingReport:
     @classmethod
     def from_run(cls, asked: JudgingRun) -> JudgingReport:
         """The report of a round that was run, to its end or not."""
-        found = tuple(outcomes(asked.plan, asked.answer_log))
-        kept = asked.answer_log.lines
+        found = tuple(collect_outcomes(asked.plan, asked.answer_log))
+        lines = asked.answer_log.lines
         spent = {
-            "requests": len(kept),
-            "failed": sum(bool(line.failed) for line in kept),
-            "tokens_in": sum(line.tokens_in or 0 for line in kept),
-            "tokens_out": sum(line.tokens_out or 0 for line in kept),
+            "requests": len(lines),
+            "failed": sum(bool(line.failed) for line in lines),
+            "tokens_in": sum(line.tokens_in or 0 for line in lines),
+            "tokens_out": sum(line.tokens_out or 0 for line in lines),
             "money": round(asked.ledger.spent, 6) if asked.ledger.caps.prices else None,
         }
-        told = verdicts(asked.plan.material.rows, found)
-        return cls(asked.plan, told, found, spent, dict(asked.stopped), asked.capped)
+        judged = compute_verdicts(asked.plan.material.rows, found)
+        return cls(asked.plan, judged, found, spent, dict(asked.stopped), asked.capped)
 
     def write(self, folder: Path, command: str) -> list[Path]:
         """Write all files, and take away the pictures of an earlier run that this one has not.
@@ -57,9 +58,9 @@ class JudgingReport:
         """
         from .disagreements import render_disagreements
 
-        told = to_json_value(self.document(command))
+        document = to_jsonable(self.document(command))
         files = {
-            JSON: json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False).encode(),
+            JSON: json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode(),
             PAGE: markdown(self, command).encode(),
             PLOT: plot(self.verdicts),
             SHEET: render_disagreements(self.outcomes, self.plan.protocol.side),
@@ -96,15 +97,6 @@ class JudgingReport:
         }
 
 
-def to_json_value(value: Any) -> Any:
-    """As JSON can hold it: no number beyond all bounds, no keys but text."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(k): to_json_value(v) for k, v in value.items()}
-    return [to_json_value(v) for v in value] if isinstance(value, list | tuple) else value
-
-
 # -- Tables -----------------------------------------------------------------------------------------
 
 
@@ -122,8 +114,8 @@ def pair_table(v: Verdicts) -> list[list[str]]:
     for p in v.pairs:
         c = p.counts
         numbers = [c["first"], c["second"], c["tie"] + c["unsure"] + c["identical"], c["flip"]]
-        said = f"{p.verdict}: {p.why}" if p.verdict == REFUSED else p.verdict
-        body.append([*p.pair, p.judge, *map(str, numbers), format_interval(p.rate), f"{p.p_holm:.2g}", said])
+        verdict = f"{p.verdict}: {p.why}" if p.verdict == REFUSED else p.verdict
+        body.append([*p.pair, p.judge, *map(str, numbers), format_interval(p.rate), f"{p.p_holm:.2g}", verdict])
     return [head, *body]
 
 
@@ -210,12 +202,12 @@ def markdown(report: JudgingReport, command: str) -> str:
         "\n".join(f"- {line}" for line in panel_lines(v)),
         CAVEAT,
         "## Pairs",
-        _table(pair_table(v)),
+        "\n".join(format_table(pair_table(v))),
         "Wins and losses name the same row in both orders. Flips name the same side and count as ties, as does a row "
         "once and a tie once. The win rate counts ties half (Wilson's 95 % interval); p is of the sign test over "
         "prompts, corrected over the pairs of a judge.",
         "## Judges",
-        _table(judge_table(v)),
+        "\n".join(format_table(judge_table(v))),
         "A judge that looks at pictures alone says left half of the time, whatever they show. p is of the sign test of "
         "flips to the left against flips to the right.",
         *(["## Agreement", "\n".join(f"- {line}" for line in agreement_lines(v))] if v.agreements else []),
@@ -226,11 +218,11 @@ def markdown(report: JudgingReport, command: str) -> str:
 
 def describe_unfinished(report: JudgingReport) -> list[str]:
     """What is missing, in words."""
-    said = [f"Stopped: {why}" for why in report.stopped.values()]
-    said += ["The cap is reached."] if report.capped else []
+    lines = [f"Stopped: {why}" for why in report.stopped.values()]
+    lines += ["The cap is reached."] if report.capped else []
     if report.verdicts.open:
-        said.append(f"{report.verdicts.open} pairs are open: the same command goes on.")
-    return said
+        lines.append(f"{report.verdicts.open} pairs are open: the same command goes on.")
+    return lines
 
 
 def _scales(v: Verdicts) -> list[str]:
@@ -240,17 +232,12 @@ def _scales(v: Verdicts) -> list[str]:
     notes = [f"{j.judge}: {j.note}." for j in v.judges if j.note and j.strengths is not None]
     return [
         "## Strengths",
-        _table(table),
+        "\n".join(format_table(table)),
         "log pi of Davidson's model, mean 0, with 95 % intervals over prompts: a row that is 1 above another wins 2.7 "
         "times for each time that it loses. nu is how often there are ties; two equal rows tie with chance "
         "nu / (2 + nu).",
         *notes,
     ]
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body])
 
 
 # -- Plot -------------------------------------------------------------------------------------------

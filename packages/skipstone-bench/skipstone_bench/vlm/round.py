@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from skipstone.errors import BenchError
+from skipstone.evaluation.progress import ProgressCallback, no_progress
 
 from .answer_cache import AnswerLog, RequestRecord
 from .budget import SpendingCaps, SpendingLedger
@@ -19,7 +20,6 @@ from .material import JudgedSample, JudgingMaterial
 from .protocol import Answer, JudgingProtocol, parse_answer
 
 Pair: TypeAlias = tuple[str, str]
-ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 MAX_LOST_QUESTIONS = 3  # in a row without an answer after which a judge is given up
 
 
@@ -28,10 +28,10 @@ class RequestSettings:
     """How an endpoint is treated.
 
     Args:
-        together: Requests under way at once, >= 1.
+        max_concurrent: Requests under way at once, >= 1.
         timeout: Seconds of silence until a request counts as unanswered, > 0.
-        tries: Times that a request is sent until it is answered, >= 1.
-        pause: Seconds before the second try, doubled each time, unless the server asks for more.
+        max_tries: Times that a request is sent until it is answered, >= 1.
+        retry_delay: Seconds before the second try, doubled each time, unless the server asks for more.
 
     Raises:
         BenchError: a number out of range.
@@ -108,7 +108,7 @@ def list_pairs(material: JudgingMaterial, against: str | None = None) -> tuple[P
 
 
 class JudgingRun:
-    """One run over the open questions of a folder. `stopped` says of each judge why it was given up, if it was."""
+    """One run over the open questions of a folder. `stopped`: judge -> why it was given up."""
 
     def __init__(
         self, plan: JudgingPlan, folder: Path, caps: SpendingCaps, request_settings: RequestSettings | None = None
@@ -125,16 +125,16 @@ class JudgingRun:
         self._lock = threading.Lock()
         self._error: BaseException | None = None
 
-    def run(self, on_progress: ProgressCallback = lambda *_: None) -> None:
+    def run(self, on_progress: ProgressCallback = no_progress) -> None:
         """Ask. Returns when all is asked, no judge is left, or a cap is reached; answers are in `answer_log`.
 
-        After Ctrl-C what is under way is waited for and kept, for it has been paid.
+        After Ctrl-C the requests under way are waited for and their answers written, for they have been paid.
 
         Raises:
             SkipstoneError: no key, an answer that cannot be written; what a judge does wrong is in `stopped`.
         """
         for judge in self.plan.judges:
-            judge.key()  # one that is missing is missed now
+            judge.key()  # raises where it is missing
         self.answer_log.prepare()
         waiting = self.plan.open(self.answer_log)
         source, total = iter(waiting), len(waiting)
@@ -187,7 +187,7 @@ class JudgingRun:
                 self._in_a_row.pop(judge.name, None)
 
     def _lost(self, question: JudgeQuestion, e: RequestError) -> None:
-        """Give the judge up after DEAD questions in a row, or DEAD samples where it is they that are refused."""
+        """Give the judge up after MAX_LOST_QUESTIONS questions in a row, or as many samples where these are refused."""
         name = question.judge.name
         with self._lock:
             lost = self._in_a_row.setdefault(name, set())
@@ -196,7 +196,7 @@ class JudgingRun:
                 self.stopped.setdefault(name, str(e))
 
     def _attempt(self, question: JudgeQuestion, attempt: int) -> None:
-        """One answer, after as many tries as it takes. Raises Trouble where there is none."""
+        """One answer, after as many tries as it takes. Raises RequestError where there is none."""
         judge, protocol = question.judge, self.plan.protocol
         left, right = (question.sample.pictures[row] for row in (question.left, question.right))
         sent = encode_images(left, right, protocol.side, protocol.layout)
@@ -235,6 +235,6 @@ class JudgingRun:
             raise
         finally:
             self.ledger.settle(judge.name, share, reply.tokens_in, reply.tokens_out)
-        said = parse_answer(reply.text) or Answer("", "")
+        answer = parse_answer(reply.text) or Answer("", "")
         answered = replace(asked, text=reply.text, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
-        self.answer_log.append(replace(answered, winner=said.winner, reason=said.reason))
+        self.answer_log.append(replace(answered, winner=answer.winner, reason=answer.reason))

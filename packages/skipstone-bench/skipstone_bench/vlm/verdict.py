@@ -12,13 +12,13 @@ from typing import Any
 from skipstone.errors import SpecError
 from skipstone.evaluation.statistics import LEVEL, SEED, ConfidenceInterval, holm
 
-from .agreement import bootstrap_tables, kappa, sign_test, symmetrize, wilson_interval
+from .agreement import bootstrap_tables, cohen_kappa, sign_test, symmetrize, wilson_interval
 from .davidson import fit_davidson, fit_resamples
 from .outcomes import CATEGORY_OF_KIND, FIRST, SECOND, Outcome
 from .round import Pair
 
 ALPHA = 1 - LEVEL
-UNREADABLE = 0.2  # share of unparsed pairs beyond which a judge has no verdict: what it did not say may be anything
+UNREADABLE = 0.2  # share of unparsed pairs beyond which a judge has no verdict: its unparsed answers may be any
 NONE = "no difference found"
 SAME = "identical pictures"
 REFUSED = "no verdict"
@@ -37,7 +37,7 @@ class PairVerdict:
     `counts` has the number of samples of each kind of outcome. `rate` is the share of wins of the first row, ties
     counted half; `ahead` and `behind` are the prompts on which it wins and loses over their samples, `p` is of the sign
     test on these, `p_holm` corrected for all pairs of this judge. `verdict` is the preferred row, NONE, SAME, or
-    REFUSED; `why` says what there is to say of it.
+    REFUSED; `why` is the reason, or a note.
     """
 
     judge: str
@@ -87,7 +87,7 @@ class JudgeAgreement:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """All that is concluded. `panel`: of each pair what all judges with a verdict say, or that they disagree."""
+    """All that is concluded. `panel`: pair -> the verdict of all judges that have one, or that they disagree."""
 
     rows: tuple[str, ...]
     judges: tuple[JudgeReport, ...]
@@ -97,7 +97,7 @@ class Verdicts:
     open: int
 
 
-def verdicts(rows: Sequence[str], found: Sequence[Outcome], seed: int = SEED) -> Verdicts:
+def compute_verdicts(rows: Sequence[str], found: Sequence[Outcome], seed: int = SEED) -> Verdicts:
     """Conclude from outcomes.
 
     Args:
@@ -179,15 +179,15 @@ def _prompts(found: Iterable[Outcome]) -> list[list[Outcome]]:
 
 
 def _panel(pairs: Sequence[PairVerdict]) -> dict[Pair, str]:
-    """What all judges with a verdict say. That each says it at the level keeps the level, however many there are."""
-    said: dict[Pair, set[str]] = {}
+    """The verdict that all judges with one share. Each holds at the level, and so does what they share."""
+    by_pair: dict[Pair, set[str]] = {}
     for v in pairs:
-        said.setdefault(v.pair, set())
+        by_pair.setdefault(v.pair, set())
         if v.verdict != REFUSED:
-            said[v.pair].add(v.verdict)
+            by_pair[v.pair].add(v.verdict)
     return {
         pair: REFUSED if not found else found.pop() if len(found) == 1 else "judges disagree"
-        for pair, found in said.items()
+        for pair, found in by_pair.items()
     }
 
 
@@ -238,8 +238,8 @@ def _left(own: Sequence[Outcome], seed: int) -> ConfidenceInterval | None:
     """The share of left among answers that name a side."""
     tables = []
     for group in _prompts(own):
-        said = [a.winner for o in group for a in (o.first_left, o.second_left) if a is not None]
-        tables.append([said.count("left"), said.count("right")])
+        winners = [a.winner for o in group for a in (o.first_left, o.second_left) if a is not None]
+        tables.append([winners.count("left"), winners.count("right")])
     if not sum(map(sum, tables)):
         return None
 
@@ -255,7 +255,7 @@ def _left(own: Sequence[Outcome], seed: int) -> ConfidenceInterval | None:
 def _scale(
     rows: Sequence[str], own: Sequence[Outcome], seed: int
 ) -> tuple[tuple[ConfidenceInterval, ...] | None, ConfidenceInterval | None, str]:
-    """Davidson's strengths and nu, with intervals over prompts, and what has to be said of them."""
+    """Davidson's strengths and nu, with intervals over prompts, and a note on the fit."""
     import numpy as np
 
     pairs = list(dict.fromkeys(o.pair for o in own))
@@ -301,4 +301,6 @@ def _agreement(a: str, b: str, by_judge: dict[str, list[Outcome]], seed: int) ->
     if not tables:
         return JudgeAgreement((a, b), 0, math.nan, ConfidenceInterval(math.nan, math.nan, math.nan, 0))
     same = sum(t[k][k] for t in tables for k in range(3)) / pairs
-    return JudgeAgreement((a, b), pairs, same, bootstrap_tables(tables, lambda t: kappa(symmetrize(t)), seed=seed)[0])
+    return JudgeAgreement(
+        (a, b), pairs, same, bootstrap_tables(tables, lambda t: cohen_kappa(symmetrize(t)), seed=seed)[0]
+    )
