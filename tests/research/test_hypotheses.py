@@ -349,7 +349,7 @@ def test_gates_that_close() -> None:
     assert [found[g].holds for g in ("G0", "G2", "G3")] == [False, False, False]
     assert "given up" in found["G3"].why
     worse = world.scores(row("bad", "agent", world.psnr(12), 12, world.judge * 0.9, price=0.5))
-    assert gates(scores, elsewhere=worse)[-1].holds is False
+    assert gates(scores, transfer_scores=worse)[-1].holds is False
 
 
 # -- Summaries are refused --------------------------------------------------------------------------

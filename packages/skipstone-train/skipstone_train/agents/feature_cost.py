@@ -17,7 +17,7 @@ def published(model: Any, by: str = "", fee: float | None = None) -> PublishedOb
 
     Args:
         model: Whose pictures are looked at.
-        by: What looks, as of the signal `image_encoder`: "" the model's own, else the folder or id of a CLIP.
+        by: What looks, as of the signal `look`: "" the model's own, else the folder or id of a CLIP.
         fee: Of a look, in full calls, >= 0; None measures it: multiply-accumulates of a decoding and of what looks,
             over those of a full call of the network.
 
@@ -28,7 +28,7 @@ def published(model: Any, by: str = "", fee: float | None = None) -> PublishedOb
     if fee is not None and not fee >= 0:
         raise SpecError(f"Expected a fee >= 0, in full calls, got {fee}; null measures it.")
     problem = model.problem(EXAMPLE_PROMPT)
-    extractor = problem.image_encoder(by)
+    extractor = problem.feature_extractors(by)
     if fee is None:
         with count_macs([extractor.image_encoder]) as looked:
             extractor.image_features(problem.x)
