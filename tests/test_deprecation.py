@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
 from skipstone import deprecation, errors
 from skipstone.engine.contracts import Run
+from skipstone.numerics.tables import Table
 
 
 @dataclass(frozen=True)
@@ -69,3 +71,10 @@ def test_runs_have_their_old_attributes() -> None:
 def test_other_attributes_are_still_missing() -> None:
     with pytest.raises(AttributeError, match="no attribute 'UnknownNam'"):
         errors.UnknownNam  # noqa: B018
+
+
+def test_a_table_of_a_scheduler_has_its_old_name() -> None:
+    scheduler = SimpleNamespace(alphas_cumprod=[0.9, 0.5, 0.1])
+    with pytest.warns(FutureWarning, match=r"Table\.of is now Table\.from_scheduler") as warned:
+        assert Table.of(scheduler) == Table.from_scheduler(scheduler)
+    assert warned[0].filename == __file__

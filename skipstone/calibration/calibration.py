@@ -33,12 +33,12 @@ MessageCallback = Callable[[str], None]
 
 
 def warn_user(what: str) -> None:
-    """Say it as a warning of Python's."""
+    """Emit the message as a GuestWarning."""
     warnings.warn(what, GuestWarning, stacklevel=5)
 
 
 def no_message(what: str) -> None:
-    """Say it to nobody."""
+    """Ignore the message."""
 
 
 @dataclass(frozen=True)

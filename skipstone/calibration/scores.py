@@ -142,7 +142,7 @@ class CachedScores:
     def _value(
         self, eval_sample: EvaluationSample, generated: GeneratedSample, pixels: Any, theirs: RunOutput | None
     ) -> float:
-        """The metric, at most IDENTICAL; NaN of a sample that is spoilt."""
+        """The metric, at most IDENTICAL; NaN of a sample that is not finite."""
         import numpy as np
 
         if generated.status is Status.nonfinite or not np.isfinite(pixels).all():

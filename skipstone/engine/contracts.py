@@ -1,4 +1,4 @@
-"""What policies see and say: read this file and one policy to write the next.
+"""What policies see and return: read this file and one policy to write the next.
 
 A policy sees a `Run` and returns a `Plan`. The other half of the library's types, what solvers ask
 and backbones answer, is in `requests.py`.
@@ -103,7 +103,7 @@ class Plan:
 
     @property
     def is_unamended(self) -> bool:
-        """Whether nobody objected yet: the attempt is accepted and the next prediction is a full call.
+        """Whether no policy has amended it: the attempt is accepted and the next prediction is a full call.
 
         What policies that save calls amend. The retry of a rejected step they leave alone: its first call
         is already paid for, and a forecast there would undo what the rejection was for.
@@ -116,7 +116,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One step that was computed, kept or not."""
+    """One step that was computed, accepted or not."""
 
     t: float
     t_next: float
@@ -148,7 +148,7 @@ class Run:
     branches: int = 1  # guidance branches of a full call
     past: tuple[Attempt, ...] = ()  # settled attempts, oldest first
     pending: Attempt | None = None
-    prompt: tuple[float, ...] = ()  # mean text state of the prompt; empty where nobody gave one
+    prompt: tuple[float, ...] = ()  # mean text state of the prompt; empty where there is none
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -235,7 +235,7 @@ class Run:
         return grid[-1]
 
     def proposal(self) -> Plan:
-        """What to do when nobody objects: accept, full evaluation, next time of the grid."""
+        """What to do where no policy amends it: accept, full evaluation, next time of the grid."""
         here = self.next_start
         return Plan(Full(), next((g for g in self.grid if g < here), self.t_end))
 

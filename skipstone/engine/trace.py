@@ -201,7 +201,7 @@ def _evaluate(value: Any, where: str) -> Evaluate:
     if not isinstance(d.get("below", False), bool):
         raise TraceError(f"Expected `{where}.below` to be true or false, got {d['below']!r}.")
     if not all(isinstance(d[key], str) for key in ("of", "clock") if key in d):
-        raise TraceError(f"Expected `{where}` to name its view and clock, got {value!r}.")
+        raise TraceError(f"Expected `{where}` to name its prediction and clock, got {value!r}.")
     if "sites" in d:
         d["sites"] = frozenset(_list(d["sites"], f"{where}.sites", str))
     return kind(**d)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Where a prompt's words are looked at: cross-attention of a diffusers denoiser, read by hooks that change nothing.
+"""Where a prompt's words are attended to: cross-attention of a diffusers denoiser, read by hooks that change nothing.
 
 The processors stay as they are (LoRA, IP-Adapter, fused or sliced ones alike): what enters an attention layer is
 seen before it is called, and its queries and the keys of its words are computed once more, for the rows asked alone.

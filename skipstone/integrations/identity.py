@@ -91,7 +91,7 @@ def scheduler_facts(scheduler: Any) -> dict[str, Any]:
 
 
 def build_scheduler(facts: Mapping[str, Any]) -> Any:
-    """The scheduler that `scheduler_facts` tells of."""
+    """The scheduler that `scheduler_facts` describes."""
     import diffusers
 
     kind = getattr(diffusers, facts["class"])

@@ -1,4 +1,4 @@
-"""Time grids: where the steps of a run go when nobody adapts them.
+"""Time grids: where the steps of a run go without a policy.
 
 Times fall from noise (1, or the last timestep of a table) to data (0). On a table the grids reproduce the
 timesteps of diffusers schedulers, so that results can be compared number by number.
@@ -158,7 +158,7 @@ class Karras(_SigmaGrid):
     """Equal steps of (sigma / alpha)^(1 / rho): more of them where there is little noise.
 
     On a table `use_karras_sigmas=True` of DPMSolverMultistepScheduler, and of EulerDiscreteScheduler and
-    HeunDiscreteScheduler with linspace spacing; the network is told fractional timesteps, which
+    HeunDiscreteScheduler with linspace spacing; the network is given fractional timesteps, which
     DPMSolverMultistepScheduler and UniPCMultistepScheduler round. A schedule that starts in pure noise has its
     second level counted from sigma / alpha = 80.
 

@@ -25,7 +25,7 @@ class Schedule:
         raise NotImplementedError
 
     def timestep(self, t: float) -> float:
-        """What the network is told at t: 1000 t, unless the schedule is a table."""
+        """The timestep that the network is given at t: 1000 t, unless the schedule is a table."""
         return 1000.0 * t
 
     def sample_scale(self, t: float) -> float:

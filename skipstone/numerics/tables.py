@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+from ..deprecation import warn_renamed
 from ..errors import SpecError
 from ..registry import register
 from .schedule import CLOCK_LIMIT, FlowMatching, Schedule
@@ -68,7 +69,7 @@ class TableSchedule(Schedule):
 @register("schedule")
 @dataclass(frozen=True)
 class Table(TableSchedule):
-    """A table given in full: that of any diffusers scheduler, by `Table.of(scheduler)`.
+    """A table given in full: that of any diffusers scheduler, by `Table.from_scheduler(scheduler)`.
 
     Args:
         alpha_bars: N values in [0, 1), falling; a last value of 0 is zero terminal SNR.
@@ -87,11 +88,17 @@ class Table(TableSchedule):
         if len(bars) < 2 or not 0.0 <= bars[-1] < bars[0] < 1.0 or any(b <= c for b, c in itertools.pairwise(bars)):
             raise SpecError(
                 f"table: expected at least two alpha-bars in [0, 1) that fall from data to noise, got {len(bars)} "
-                f"from {bars[0] if bars else 'nothing'} to {bars[-1] if bars else 'nothing'}; see Table.of(scheduler)."
+                f"from {bars[0] if bars else 'nothing'} to {bars[-1] if bars else 'nothing'}; see Table.from_scheduler(scheduler)."
             )
 
     @staticmethod
     def of(scheduler: Any, mu: float | None = None) -> Schedule:
+        """The old name of `from_scheduler`."""
+        warn_renamed("skipstone.numerics.tables.Table.of", "Table.from_scheduler", stacklevel=3)
+        return Table.from_scheduler(scheduler, mu)
+
+    @staticmethod
+    def from_scheduler(scheduler: Any, mu: float | None = None) -> Schedule:
         """The schedule of a diffusers scheduler: its table, or FlowMatching where it is a flow-match scheduler.
 
         Args:
@@ -112,7 +119,9 @@ class Table(TableSchedule):
         if not getattr(config, "use_dynamic_shifting", False):
             return FlowMatching(float(shift))
         if mu is None:
-            raise SpecError(f"{kind} shifts by the size of the picture: pass the pipeline's mu, Table.of(it, mu=...).")
+            raise SpecError(
+                f"{kind} shifts by the size of the picture: pass the pipeline's mu, Table.from_scheduler(it, mu=...)."
+            )
         linear = getattr(config, "time_shift_type", "exponential") == "linear"
         return FlowMatching(mu if linear else math.exp(mu))
 

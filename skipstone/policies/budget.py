@@ -32,7 +32,7 @@ class Budget(Policy):
         ahead: Share of the budget by which spending may run ahead of an even one at the start, in [0, 1],
             less and less later. 0 spreads evenly from the first step, 1 allows to spend it all at once.
         order: Of the forecast, 0..3.
-        of: View that is forecast: eps, x0, v or flow.
+        of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
     Raises:

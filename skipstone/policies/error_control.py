@@ -1,4 +1,4 @@
-"""Skip until the forecast is expected to have spoilt the picture by so much."""
+"""Skip until the expected error of the forecasts reaches a tolerance."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ErrorControl(Policy):
         warmup: Steps at the start that are always called, >= 0; it never skips before it can measure.
         tail: Steps at the end that are always called, >= 0.
         order: Of the forecast, 0..3.
-        of: View that is forecast: eps, x0, v or flow.
+        of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
     Raises:

@@ -22,7 +22,7 @@ class ForecastKind(Policy):
 
     Args:
         order: Of the polynomial, 0..3. 0 repeats the last prediction.
-        of: View that is forecast: eps, x0, v or flow.
+        of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
         hold: Forecasts in a row after which the last prediction is repeated instead, >= 0. 0 always repeats.
 

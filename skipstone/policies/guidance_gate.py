@@ -22,8 +22,8 @@ class GuidanceGate(Policy):
     Without guidance (one branch) it changes nothing.
 
     Args:
-        below: Time under which the gate is shut, in [0, 1], 1 being pure noise. 0 never shuts it.
-        every: Steps from one full call to the next below that time, >= 0. 1 never shuts it; 0 calls no more.
+        below: Time under which the unconditional branch is forecast, in [0, 1], 1 being pure noise. 0 never.
+        every: Steps from one full call to the next below that time, >= 0. 1 makes every call full, 0 makes none so.
         order: Of the branch's forecast, 0..3. 0 repeats its last output; more needs `every` >= 2, because
             a polynomial that is never renewed runs away.
         clock: What it is forecast against: logsnr, t or angle.

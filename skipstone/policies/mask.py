@@ -1,4 +1,4 @@
-"""Skip steps by their numbers: the mask that a search found, or that somebody thought of."""
+"""Skip steps by their numbers: a mask from a search, or one given by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Mask(Policy):
         skips: Numbers of steps and ranges of them, the first step being 0: "3,4,6-8". The first step is always
             called, as is every step where nothing was called before; numbers past the last step do nothing.
         order: Of the forecast, 0..3.
-        of: View that is forecast: eps, x0, v or flow.
+        of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
     Raises:

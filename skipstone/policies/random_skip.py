@@ -26,7 +26,7 @@ class RandomSkip(Policy):
         warmup: Steps at the start that are always called, >= 1.
         tail: Steps at the end that are always called, >= 0.
         order: Of the forecast, 0..3.
-        of: View that is forecast: eps, x0, v or flow.
+        of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
     Raises:

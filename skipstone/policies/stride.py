@@ -26,7 +26,7 @@ class Stride(Policy):
 
     On the angle u = atan(sigma / alpha) the sample moves by dz / du = v. Every call shows how far v has left the line
     through the two calls before, e = rms(v - line), over steps of k and k_1; then b = e / (k (k + k_1)) is the bend,
-    and a step of h spoils the picture by about b h^3 exp(-fade u). So
+    and a step of h makes an error of about b h^3 exp(-fade u) in the picture. So
     h = (tol exp(fade u) / b)^(1/3), at most twice the step before. The step is set when the call at its
     start is known: the attempt made before is taken again from there, which costs nothing. Lands on times of
     the grid and on `places` - 1 even places between two of them, and never makes more calls than the grid has

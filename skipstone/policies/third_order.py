@@ -28,7 +28,7 @@ class ThirdOrder(Policy):
         warmup: Steps at the start that are always called, >= 4: the criterion needs them.
         tail: Steps at the end that are always called, >= 0.
         order: Of the forecast, 0..3. Order 0 of eps repeats the last noise prediction, as published.
-        of: View that is forecast: eps, x0, v or flow.
+        of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
     Raises:

@@ -164,7 +164,7 @@ class Adams(Solver):
     """Adams-Bashforth-Moulton on the angle: predict, call, correct the step that led here; one call a step.
 
     With u = atan(sigma / alpha), z = x / hypot(alpha, sigma) is cos(u) x0 + sin(u) eps and obeys dz / du = v, whatever
-    the schedule. Every call tells the pair (x0, eps). The predictor blends its constant forecast, which is `ddim`,
+    the schedule. Every call gives the pair (x0, eps). The predictor blends its constant forecast, which is `ddim`,
     and its linear one by how wrong each was at the last call (`linear_share`); once the network has been asked where a
     step led, the step is taken again by the parabola through its pairs. Both ends are steps like any
     other. Made for long and uneven steps, as `stride` takes them.

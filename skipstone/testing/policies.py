@@ -103,7 +103,7 @@ def check_spelling_round_trips(policy: Policy) -> None:
     """One spelling in Python, shell, YAML and URLs."""
     spec = registry.spell(policy)
     if registry.parse("policy", spec) != policy:
-        _fail(policy, f"is spelt {spec!r}, which parses to something else.")
+        _fail(policy, f"has the spec {spec!r}, which parses to something else.")
 
 
 def check_reaches_the_end(policy: Policy, setup: PolicySetup) -> None:

@@ -81,7 +81,9 @@ def check_has_summary_and_reference(solver: Solver) -> None:
 
 def check_spec_round_trips(solver: Solver) -> None:
     spec = registry.spell(solver)
-    _require(registry.parse("solver", spec) == solver, solver, f"is spelt {spec!r}, which parses to something else.")
+    _require(
+        registry.parse("solver", spec) == solver, solver, f"has the spec {spec!r}, which parses to something else."
+    )
 
 
 def check_order_is_as_declared(solver: Solver) -> None:

@@ -50,7 +50,7 @@ class RecordedTrajectory:
 
 
 class Recorder(Solver):
-    """Another solver, listened to: what it is told at each step, and where it ends. It changes nothing.
+    """Another solver, whose estimates at each step and whose end are recorded. It changes nothing.
 
     For runs in which no step is taken twice, as those of `path` and `fixed`. A sample is known by the very array
     that its last step has returned, so that samples of a batch, or of several batches, cannot be mistaken for each
@@ -132,6 +132,6 @@ class Recorder(Solver):
 
 
 def _split_unqueried(x: Any, t: float, schedule: Schedule) -> tuple[Any, Any]:
-    """A place where nobody was asked, as if picture and noise both were the sample itself: their sum is."""
+    """A node without a query, as if picture and noise both were the sample itself: their sum is."""
     angle, z = schedule.angle(t), upcast(x) * (1.0 / sample_norm(schedule, t))
     return z * float(np.cos(angle)), z * float(np.sin(angle))

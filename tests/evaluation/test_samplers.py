@@ -44,7 +44,7 @@ def test_the_scheduler_goes_where_the_grid_says_or_is_refused(solver: str, grid:
     scheduler = made(own, f"{solver} / {grid}")
     assert type(scheduler).__name__ in registry.parse("solver", solver).diffusers_class
     scheduler.set_timesteps(STEPS)
-    schedule = Table.of(scheduler)
+    schedule = Table.from_scheduler(scheduler)
     times = registry.parse("grid", grid).times(schedule, STEPS)
     if grid in ("karras", "logsnr"):
         ours = [schedule.sigma(t) / schedule.alpha(t) for t in times]

@@ -61,7 +61,7 @@ def test_times_fall_from_noise_to_data(name: str, schedule: str, steps: int) -> 
 def test_timesteps_are_those_of_diffusers(scheduler: Any, spacing: str, grid: Grid, steps: int) -> None:
     theirs = scheduler(**SCALED, timestep_spacing=spacing, steps_offset=1)
     theirs.set_timesteps(steps)
-    schedule = Table.of(theirs)
+    schedule = Table.from_scheduler(theirs)
     ours = [schedule.timestep(t) for t in grid.times(schedule, steps)[:-1]]
     assert np.allclose(ours, np.unique(theirs.timesteps.numpy())[::-1], atol=1e-6)
 
@@ -81,7 +81,7 @@ def test_timesteps_are_those_of_diffusers(scheduler: Any, spacing: str, grid: Gr
 def test_noise_levels_are_those_of_diffusers(scheduler: Any, setting: str, grid: Grid, steps: int) -> None:
     theirs = scheduler(**SCALED, **{setting: True})
     theirs.set_timesteps(steps)
-    schedule = Table.of(theirs)
+    schedule = Table.from_scheduler(theirs)
     ours = [schedule.sigma(t) / schedule.alpha(t) for t in grid.times(schedule, steps)]
     levels = theirs.sigmas.unique().flip(0).numpy()
     assert np.allclose(ours, levels, rtol=1e-4, atol=1e-6)

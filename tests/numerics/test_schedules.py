@@ -85,30 +85,30 @@ def test_tables_are_those_of_diffusers(schedule: Any, scheduler: Any) -> None:
 
 def test_of_a_scheduler_takes_its_table_and_its_end() -> None:
     first = diffusers.DDIMScheduler(set_alpha_to_one=False)
-    schedule = Table.of(first)
+    schedule = Table.from_scheduler(first)
     assert schedule.alpha(0.0) ** 2 == pytest.approx(float(first.alphas_cumprod[0]))
-    assert Table.of(diffusers.DDIMScheduler(set_alpha_to_one=True)).sigma(0.0) == 0.0
-    assert Table.of(diffusers.EulerDiscreteScheduler()).sigma(0.0) == 0.0
+    assert Table.from_scheduler(diffusers.DDIMScheduler(set_alpha_to_one=True)).sigma(0.0) == 0.0
+    assert Table.from_scheduler(diffusers.EulerDiscreteScheduler()).sigma(0.0) == 0.0
 
 
 def test_of_a_flow_scheduler_is_a_flow() -> None:
-    assert Table.of(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)) == FlowMatching(3.0)
-    assert Table.of(diffusers.FlowMatchHeunDiscreteScheduler(shift=2.0)) == FlowMatching(2.0)
+    assert Table.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)) == FlowMatching(3.0)
+    assert Table.from_scheduler(diffusers.FlowMatchHeunDiscreteScheduler(shift=2.0)) == FlowMatching(2.0)
     changed = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     changed.set_shift(1.5)
-    assert Table.of(changed) == FlowMatching(1.5)
+    assert Table.from_scheduler(changed) == FlowMatching(1.5)
     flow = diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0
     )
-    assert Table.of(flow) == FlowMatching(5.0)
+    assert Table.from_scheduler(flow) == FlowMatching(5.0)
 
 
 @pytest.mark.parametrize("kind", ["exponential", "linear"])
 def test_of_a_flow_scheduler_that_shifts_by_size(kind: str) -> None:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
     with pytest.raises(SpecError, match="mu"):
-        Table.of(scheduler)
-    schedule = Table.of(scheduler, mu=0.9)
+        Table.from_scheduler(scheduler)
+    schedule = Table.from_scheduler(scheduler, mu=0.9)
     scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=0.9)
     assert [schedule.sigma(t) for t in (1.0, 0.75, 0.5, 0.25)] == pytest.approx(
         scheduler.sigmas[:-1].tolist(), rel=1e-6
@@ -117,7 +117,7 @@ def test_of_a_flow_scheduler_that_shifts_by_size(kind: str) -> None:
 
 def test_of_something_else_says_what_it_wants() -> None:
     with pytest.raises(SpecError, match="SimpleNamespace"):
-        Table.of(SimpleNamespace())
+        Table.from_scheduler(SimpleNamespace())
 
 
 @pytest.mark.parametrize("bars", [(), (0.5,), (0.5, 0.5), (0.1, 0.9), (1.0, 0.5), (0.5, -0.1)])

@@ -69,7 +69,7 @@ def test_on_a_table(case: Case, kind: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert name in registry.parse("solver", spec).diffusers_class
     scheduler = getattr(diffusers, name)(**SCALED, prediction_type=KINDS[kind], **config)
     scheduler.set_timesteps(STEPS)
-    schedule = Table.of(scheduler)
+    schedule = Table.from_scheduler(scheduler)
     module = importlib.import_module(type(scheduler).__module__)
     with patch_noise(monkeypatch, module) if hasattr(module, "randn_tensor") else nullcontext():
         theirs = by_diffusers(scheduler, **step)
@@ -83,7 +83,7 @@ def test_unipc_of_order_3_up_to_the_last_timestep_but_one(kind: str) -> None:
     config = {"solver_order": 3, "lower_order_final": False, "final_sigmas_type": "sigma_min"}
     scheduler = diffusers.UniPCMultistepScheduler(**SCALED, prediction_type=KINDS[kind], **config)
     scheduler.set_timesteps(STEPS)
-    schedule = Table.of(scheduler)
+    schedule = Table.from_scheduler(scheduler)
     grid = (*OPEN.times(schedule, STEPS)[:-1], 1 / 1000)
     ours = by_skipstone("unipc(order=3)", schedule, grid, kind)
     assert gap(ours, by_diffusers(scheduler)) < LIMIT
@@ -97,7 +97,7 @@ def test_on_a_flow(spec: str, name: str, shift: float) -> None:
     assert name in registry.parse("solver", spec).diffusers_class
     scheduler = getattr(diffusers, name)(shift=shift)
     scheduler.set_timesteps(STEPS)
-    schedule = Table.of(scheduler)
+    schedule = Table.from_scheduler(scheduler)
     assert schedule == FlowMatching(shift)
     levels = [float(s) for s in torch.unique(scheduler.sigmas).flip(0)]
     grid = tuple(s / (shift - (shift - 1) * s) for s in levels)  # inverts sigma(t)
@@ -117,7 +117,7 @@ def test_multistep_on_a_flow(spec: str, name: str, config: dict[str, Any]) -> No
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
     scheduler = getattr(diffusers, name)(**config, **flow)
     scheduler.set_timesteps(STEPS)
-    schedule = Table.of(scheduler)
+    schedule = Table.from_scheduler(scheduler)
     levels = np.asarray(scheduler.sigmas, dtype=float)
     ours = by_skipstone(
         spec, schedule, tuple(levels / (3.0 - 2.0 * levels)), "flow", network_timestep=nearest_timestep(scheduler)
@@ -148,7 +148,7 @@ def test_on_other_tables(
     """From alpha = 0 or nearly so, with the v prediction that such tables need."""
     scheduler = getattr(diffusers, name)(**table, **config, prediction_type="v_prediction")
     scheduler.set_timesteps(STEPS)
-    schedule = Table.of(scheduler)
+    schedule = Table.from_scheduler(scheduler)
     module = importlib.import_module(type(scheduler).__module__)
     with patch_noise(monkeypatch, module) if hasattr(module, "randn_tensor") else nullcontext():
         theirs = by_diffusers(scheduler)
@@ -164,7 +164,7 @@ def test_with_dynamic_thresholding(limit: float) -> None:
     settings = {"thresholding": True, "sample_max_value": limit, "dynamic_thresholding_ratio": 0.9}
     scheduler = diffusers.DPMSolverMultistepScheduler(**SCALED, **settings)
     scheduler.set_timesteps(STEPS)
-    schedule = Table.of(scheduler)
+    schedule = Table.from_scheduler(scheduler)
     grid = OPEN.times(schedule, STEPS)
     ours = by_skipstone("dpmpp", schedule, grid, "eps", x0_filter=DynamicThreshold(0.9, limit))
     assert gap(ours, by_diffusers(scheduler)) < LIMIT

@@ -233,7 +233,7 @@ def _components(folder: Path) -> dict[str, Any]:
         "encoder": network.encoder,
         "unet": network.denoiser,
         "autoencoder": part("vae").float().eval(),
-        "schedule": Table.of(scheduler),
+        "schedule": Table.from_scheduler(scheduler),
         "prediction": PREDICTIONS[scheduler.config.get("prediction_type", "flow_prediction")],
         "family": family,
     }

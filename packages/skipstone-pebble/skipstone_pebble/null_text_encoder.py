@@ -1,4 +1,4 @@
-"""A T5 that says nothing: `StableDiffusion3Pipeline.from_pretrained` wants one unless it is told otherwise."""
+"""A T5 without layers: `StableDiffusion3Pipeline.from_pretrained` wants one where none is passed as None."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def take_over(
         driver: Of the samples, not yet begun.
         solver, policy: Of the run.
         output, x: What the first step of the scheduler was given.
-        timesteps: What the scheduler is told at each of its calls.
+        timesteps: Those of the scheduler's calls.
 
     Raises:
         GuestError: the network cannot be called in the pipeline's place; the message says why.
@@ -101,7 +101,7 @@ def _measure_guidance(driver: BatchDriver, output: torch.Tensor) -> float:
 
 
 def _time_factor(router: BatchRouter, timestep: float) -> float:
-    """What the denoiser is told over what the scheduler is told: 1, or 1/1000."""
+    """Timesteps of the denoiser over those of the scheduler: 1, or 1/1000."""
     p = router.denoiser_calls[0]
     model_timestep = next((p.kwargs[n] for n in TIME_NAMES if n in p.kwargs), p.args[1] if len(p.args) > 1 else None)
     factor = (

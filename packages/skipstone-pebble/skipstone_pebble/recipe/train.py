@@ -37,7 +37,7 @@ from .loop import TrainingArguments, plot_curve
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the command can be told.
+    """The options of the command.
 
     Args:
         pictures: folder of the artwork, see `sprites.load`.
