@@ -51,12 +51,12 @@ def test_logs_whose_parts_do_not_fit_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("slots: &a [*a]\n", r"line 1: .*\*a repeats another value"),
-        ("{[1, 2]: 3}\n", "line 1: .*a key is a word"),
-        ("out: 2026-13-45\n", "line 1: .*2026-13-45"),
+        ("slots: &a [*a]\n", "expected YAML.*Circular reference"),
+        ("{[1, 2]: 3}\n", "line 1: .*unhashable key"),
+        ("out: 2026-13-45\n", "expected YAML.*month"),
         ("out: \x00\n", "expected YAML"),
-        ("minutes: .nan\n", "expected minutes to be a number"),
-        ("out: !!python/object/apply:os.getcwd []\n", "expected out to be a text"),
+        ("minutes: .nan\n", "expected YAML.*NaN"),
+        ("out: !!python/object/apply:os.getcwd []\n", "line 1: .*could not determine a constructor"),
     ],
 )
 def test_configurations_that_are_none(text: str, said: str) -> None:

@@ -17,6 +17,7 @@ from .gates import MemoryUsage, TrainingSummary
 from .scores import RowKind, ScoreRow, Scores, row_from_jsonl, row_from_records
 
 EVALUATION_FILE = "evaluation.json"
+UNTRACKED = ["tracking=none"]  # a training may have used a tracker that is no longer supported
 FLOOR, CAP = 10.0, 50.0  # dB of the utility, where no training says otherwise
 
 
@@ -83,7 +84,7 @@ def read_training(path: str) -> dict[str, Any] | None:
     except ValueError:
         raise BenchError(f"{file.parent / RESULT_FILE} is damaged: delete it, or train the agent again.") from None
     if (file.parent / CONFIG_FILE).is_file():
-        environment = load_config(file.parent / CONFIG_FILE).environment
+        environment = load_config(file.parent / CONFIG_FILE, UNTRACKED).environment
         found["bounds"] = [environment.floor, environment.cap]
     return found
 
@@ -98,7 +99,7 @@ def logged_base_schedules(path: str) -> list[Any]:
     if not config.is_file():
         return []
     try:
-        return list(load_config(config).environment.trajectory_log.base_schedules.values())
+        return list(load_config(config, UNTRACKED).environment.trajectory_log.base_schedules.values())
     except SpecError:  # the log was on another machine, or is gone
         return []
 

@@ -19,7 +19,7 @@ from .curves import curve_to_csv, curve_to_png
 from .held_out import HeldOutEpisodes, PairedDifference, constant_scorer, paired_difference
 from .learners.base import BEST_SCORER_FILE, CHECKPOINT_FILE, CURVE_FILE, FitResult, write_file
 from .learners.standard import one_thread
-from .tracking import tracker
+from .tracking import make_tracker
 from .transitions import evaluate
 from .yaml_settings import settings_name, to_plain, to_yaml
 
@@ -160,7 +160,7 @@ class Training:
 
     def _check_same_training(self) -> None:
         """A checkpoint means nothing to another environment or learner."""
-        before, now = to_plain(load_config(self.out / CONFIG_FILE)), to_plain(self.config)
+        before, now = to_plain(load_config(self.out / CONFIG_FILE, ["tracking=none"])), to_plain(self.config)
         for name in RESUME_KEYS:
             if before[name] != now[name]:
                 raise SpecError(
@@ -171,7 +171,7 @@ class Training:
     def _fit(self, held: HeldOutEpisodes, print_line: LineCallback, callback: RoundCallback) -> tuple[FitResult, bool]:
         config, folder = self.config, self.out / LEARNER_FOLDER
         env = config.environment.build("train", config.slots, TRAINING_SEED + self.seed)
-        tracked = tracker(config.tracking, self.out, f"{self.learner}, seed {self.seed}", to_plain(config))
+        tracker = make_tracker(config.tracking, self.out, f"{self.learner}, seed {self.seed}", to_plain(config))
         tenths = _TenthsPrinter(print_line)
 
         def told(share: float, row: Mapping[str, float]) -> None:
@@ -181,7 +181,7 @@ class Training:
         try:
             fitted: FitResult = config.learner.fit(
                 env, held, steps=self.steps, seconds=60 * self.minutes, seed=self.seed, folder=folder, callback=told,
-                tracker=tracked, curriculum=config.curriculum,
+                tracker=tracker, curriculum=config.curriculum,
             )  # fmt: skip
             return fitted, False
         except KeyboardInterrupt:
@@ -190,7 +190,7 @@ class Training:
             print_line("Stopped. The best so far is kept; --resume goes on.")
             return _load_interrupted(folder), True
         finally:
-            tracked.close()
+            tracker.close()
 
     def _compare_and_write(
         self, held: HeldOutEpisodes, fitted: FitResult, interrupted: bool, print_line: LineCallback
