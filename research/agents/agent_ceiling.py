@@ -23,10 +23,10 @@ import numpy as np
 from scipy.stats import rankdata
 
 from skipstone.evaluation.prompts import load_prompts
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace
 from skipstone_train.agents.environment import Environment
 from skipstone_train.agents.episodes import SamplePool
-from skipstone_train.agents.rewards import Utility
 from skipstone_train.agents.settings import EnvironmentSettings, live
 from skipstone_train.agents.trajectory_log import TrajectoryLog
 

@@ -75,23 +75,23 @@ tries = st.lists(
 def test_the_best_is_worth_most_and_of_equals_costs_least(tried: list[TrialResult], price: float) -> None:
     utility = Utility(price, 20.0, 60.0)
     choice = best_choice("s", tried, utility)
-    worth = [utility.of(one.psnr, one.calls) for one in tried]
+    worth = [utility(one.psnr, one.calls) for one in tried]
     assert choice.utility == max(worth)
     assert choice.tried.calls == min(t.calls for t, w in zip(tried, worth, strict=True) if w == max(worth))
 
 
 @given(st.floats(-50, 200), st.floats(0, 50), st.floats(0, 3))
 def test_utility_is_clipped_and_charged(psnr: float, calls: float, price: float) -> None:
-    value = Utility(price, 20.0, 60.0).of(psnr, calls) + price * calls
+    value = Utility(price, 20.0, 60.0)(psnr, calls) + price * calls
     assert 20.0 - 1e-9 <= value <= 60.0 + 1e-9
     if 20.0 <= psnr <= 60.0:
         assert value == pytest.approx(psnr)
 
 
-@pytest.mark.parametrize("wrong", [{"price": -1.0}, {"floor": 60.0}, {"price": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"price": -1.0}, {"floor": 60.0, "cap": 60.0}, {"price": float("nan")}])
 def test_utilities_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(SpecError, match="Expected"):
-        Utility(**wrong)
+    with pytest.raises(SpecError, match="expected price >= 0 and floor < cap"):
+        Utility(**{"price": 1.0, **wrong})
 
 
 # -- shortest paths of several lengths ------------------------------------------------------------
@@ -192,8 +192,8 @@ def test_what_was_run_is_not_run_again_and_prices_share_it(tmp_path: Path, monke
     assert total - 1 == fresh.drawn  # one more for where its runs begin
     assert 0 < before < total
     again = oracle(tmp_path, subject, batch=3)
-    again.choices(Utility(0.1))
-    again.choices(Utility(3.0))
+    again.choices(Utility(0.1, 20.0, 60.0))
+    again.choices(Utility(3.0, 20.0, 60.0))
     assert subject.drawn == total + 1
 
 

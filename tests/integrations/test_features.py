@@ -17,6 +17,7 @@ from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Query
 from skipstone.errors import ModelError, SpecError
 from skipstone.evaluation.cost import count_macs
+from skipstone.evaluation.utility import Utility
 from skipstone.integrations.features import CLIP_MEAN, CLIP_STD, LatentImageEncoder, load_clip
 from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
 from skipstone.policies.agent.checkpoint import ActionScorer
@@ -27,7 +28,6 @@ from skipstone_pebble.model import Pebble
 from skipstone_train.agents.environment import Environment
 from skipstone_train.agents.episodes import SamplePool
 from skipstone_train.agents.feature_cost import published
-from skipstone_train.agents.rewards import Utility
 from skipstone_train.agents.settings import EnvironmentSettings
 
 GUIDE = BaseSchedule((1.0, 0.9, 0.6, 0.25, 0.0))

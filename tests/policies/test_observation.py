@@ -22,6 +22,7 @@ from skipstone.engine.contracts import Run
 from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent import observation as sights
 from skipstone.policies.agent.actions import ActionSpace
 from skipstone.policies.agent.checkpoint import ActionScorer
@@ -34,7 +35,6 @@ from skipstone.testing.policies import _DeclaredSignals, _WithSignals
 from skipstone_train.agents.environment import Environment
 from skipstone_train.agents.episodes import SamplePool
 from skipstone_train.agents.held_out import HeldOutEpisodes
-from skipstone_train.agents.rewards import Utility
 from skipstone_train.agents.settings import EnvironmentSettings, run_base_schedules
 from skipstone_train.agents.vectorized_env import VectorizedEnv
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import BenchError, SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone_research.agents import hypotheses as H
 from skipstone_research.agents.gap import measure_gap_closed
 from skipstone_research.agents.gates import MemoryUsage, TrainingSummary, g1, gates
 from skipstone_research.agents.refined import DEFECT_METRIC, load_refine_scores
 from skipstone_research.agents.scores import ScoreRow, Scores, average_rows, row_from_jsonl
 from skipstone_train.agents.complexity import FACTS_UNIT, WORDS_UNIT, count_content_words, prompt_complexities
-from skipstone_train.agents.rewards import Utility
 
 TEXTS = ("a cat on a red background", "a small cat on a red background", "a cat above a bus on a red background")
 LADDER = (8, 10, 12, 16, 20)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from skipstone.errors import BenchError, SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
 from skipstone.policies.agent.policy import Agent
 from skipstone_research.agents.evaluated import _load_bound_row, name_trainings
@@ -21,7 +22,6 @@ from skipstone_train.agents.config import AgentConfig
 from skipstone_train.agents.held_out import HeldOutEpisodes
 from skipstone_train.agents.learners import LEARNERS, learner
 from skipstone_train.agents.recording import _check_parts_folder
-from skipstone_train.agents.rewards import Utility
 from skipstone_train.agents.settings import EnvironmentSettings
 from skipstone_train.agents.trajectory_log import TrajectoryLog
 from skipstone_train.agents.transitions import Transitions

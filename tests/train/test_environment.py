@@ -12,13 +12,13 @@ from logs import SCHEDULE, log
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace
 from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone_train.agents.environment import Environment
 from skipstone_train.agents.episodes import DenoisingEnv, SamplePool
-from skipstone_train.agents.rewards import Utility
 from skipstone_train.agents.settings import EnvironmentSettings, live, run_base_schedules
 from skipstone_train.agents.trajectory_log import TrajectoryLog
 from skipstone_train.agents.vectorized_env import VectorizedEnv

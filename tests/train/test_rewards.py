@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone_train.agents.optimum import policy_value
 from skipstone_train.agents.published_rewards import (
@@ -23,7 +24,7 @@ from skipstone_train.agents.published_rewards import (
     final_reward,
     step_reward,
 )
-from skipstone_train.agents.rewards import Shaping, Utility, constant_policies, cost_potential, rank_constant_policies
+from skipstone_train.agents.rewards import Shaping, constant_policies, cost_potential, rank_constant_policies
 from skipstone_train.agents.surrogate import SurrogateEnv, SurrogateSettings
 from skipstone_train.agents.toy import OBSERVATION_NAMES, ToyEnv, ToySettings
 from skipstone_train.agents.transitions import constant_behaviour, evaluate

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from skipstone.errors import BenchError, SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone_bench.store import Record, Store
-from skipstone_train.agents.rewards import Utility
 
 from .gates import MemoryUsage, TrainingSummary
 from .scores import RowKind, ScoreRow, Scores, row_from_jsonl, row_from_records

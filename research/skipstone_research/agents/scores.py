@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 from skipstone.errors import BenchError, SpecError
 from skipstone.evaluation.json_lines import read_lines
 from skipstone.evaluation.resampling import SampleValues, mean_by_prompt
+from skipstone.evaluation.utility import Utility
 from skipstone_bench.store import SAMPLES, Record
-from skipstone_train.agents.rewards import Utility
 
 RowKind: TypeAlias = Literal["agent", "rule", "fixed", "full", "random", "oracle", "ceiling"]
 SUMMARY_KEYS = ("mean", "std", "median", "n", "sem", "ci")  # keys that only a summary has

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from skipstone.engine.requests import Backbone, Problem, Solver
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
 from skipstone.policies.agent.observation import Observation
-
-from .rewards import Utility
 
 FloatArray = NDArray[np.float32]
 

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.checkpoint import ActionScorer
 
-from .rewards import Shaping, Utility
+from .rewards import Shaping
 from .toy import (
     ToySettings,
     ToyState,

@@ -1,6 +1,7 @@
-"""What an agent is paid: one utility at the end, and shaping that changes no ranking. Constant policies come first.
+"""Rewards: shaping that changes no ranking of policies, and the ranking of constant policies before any training.
 
-The rewards that an earlier project published are in `published.py`, for study.
+The reward itself is `skipstone.evaluation.utility.Utility`, once, at the end of an episode. The rewards that an earlier
+project published are in `published_rewards.py`, for study.
 """
 
 from __future__ import annotations
@@ -17,35 +18,6 @@ from skipstone.errors import SpecError
 from .transitions import Behaviour, PolicyScore, constant_behaviour, evaluate
 
 SIGNIFICANCE = 3.0  # standard errors of a paired difference, for it to count
-
-
-@dataclass(frozen=True)
-class Utility:
-    """U = clip(quality, floor, cap) - price * calls, paid once, at the end of an episode.
-
-    Args:
-        price: Of a call, in dB, >= 0. 0 asks for quality alone.
-        floor: Quality below which nothing worse is known, in dB: a ruined picture is ruined.
-        cap: Quality above which nobody sees a difference, in dB, > floor.
-
-    Raises:
-        SpecError: a setting out of range.
-    """
-
-    price: float
-    floor: float = 0.0
-    cap: float = 100.0
-
-    def __post_init__(self) -> None:
-        if not (self.price >= 0 and self.floor < self.cap):
-            raise SpecError(
-                f"utility: expected price >= 0 and floor < cap, got price={self.price!r}, floor={self.floor!r} "
-                f"and cap={self.cap!r}; try price=0.5, floor=10, cap=45."
-            )
-
-    def __call__(self, quality: Any, calls: Any) -> Any:
-        """Of a picture this close (in dB) to the same seed's converged run, after so many calls. Arrays are welcome."""
-        return np.clip(quality, self.floor, self.cap) - self.price * np.asarray(calls)
 
 
 @dataclass(frozen=True)

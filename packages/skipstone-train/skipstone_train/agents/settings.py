@@ -12,6 +12,7 @@ import numpy as np
 
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.numerics.schedule import Schedule
 from skipstone.policies.agent import actions as moves
 from skipstone.policies.agent import observation as sight
@@ -26,7 +27,6 @@ from skipstone.tuning.grids import even_times
 from .environment import Environment
 from .episodes import DenoisingEnv, SamplePool
 from .logged_backbone import RecordedBackbone
-from .rewards import Utility
 from .trajectory_log import TrajectoryLog
 from .vectorized_env import SOLVER, VectorizedEnv
 

@@ -16,9 +16,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 
 from .published_rewards import PRESETS, Baseline, RewardWeights, StepScores, final_reward, step_reward
-from .rewards import Utility
 
 ACTIONS = ("continue", "stop", "refine")
 SCORES_OF_NOISE, SCORES_OF_PICTURE = (

@@ -15,8 +15,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 
-from .rewards import Shaping, Utility
+from .rewards import Shaping
 
 ACTIONS = ("continue", "skip 2", "skip 3", "stop", "refine")
 OBSERVATION_NAMES = ("progress", "calls", "evidence", "damage", "refined", "price")
