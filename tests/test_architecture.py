@@ -142,8 +142,7 @@ def functions(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFun
 
 
 LONG = {  # to be divided
-    "skipstone_train.cli.train", "skipstone_train.agents.learners.base", "skipstone_train.agents.episodes",
-    "skipstone_research.agents.command", "skipstone_bench.cli.prefer", "skipstone_bench.cli.bench",
+    "skipstone_bench.cli.prefer", "skipstone_bench.cli.bench",
     "skipstone.integrations.diffusers.guest", "skipstone.evaluation.compare", "skipstone.engine.flow",
     "skipstone.cli.tune", "skipstone.cli.generate", "skipstone.cli.calibrate", "skipstone.calibration.run",
     "skipstone.calibration.certificate", "skipstone.calibration.audit",

@@ -138,11 +138,11 @@ def test_the_choice_is_that_of_brute_force_and_no_guide_beats_it(tmp_path: Path)
     made = oracle(tmp_path)
     found, choices = made.tried(), made.choices(UTILITY)
     for choice in choices:
-        worth = {one.spec: UTILITY.of(one.psnr, one.calls) for one in found[choice.sample]}
+        worth = {one.spec: UTILITY(one.psnr, one.calls) for one in found[choice.sample]}
         assert choice.utility == max(worth.values()) == worth[choice.tried.spec]
     fixed = best_shared_schedule(found, UTILITY)
     means = {
-        spec: np.mean([UTILITY.of(t.psnr, t.calls) for one in found.values() for t in one if t.spec == spec])
+        spec: np.mean([UTILITY(t.psnr, t.calls) for one in found.values() for t in one if t.spec == spec])
         for spec in {t.spec for one in found.values() for t in one if t.kind == "guide"}
     }
     assert fixed is not None
@@ -208,7 +208,7 @@ def test_results_can_be_read_by_others(tmp_path: Path, monkeypatch: pytest.Monke
     assert [line["sample"] for line in lines] == [choice.sample for choice in chosen]
     for line, choice in zip(lines, chosen, strict=True):
         assert line["utility"] == choice.utility >= line["guide_utility"]
-        assert line["utility"] == UTILITY.of(line["psnr"], line["calls"])
+        assert line["utility"] == UTILITY(line["psnr"], line["calls"])
         assert {"spec", "kind", "tried", "price", "floor", "cap", "guide", "guide_calls"} <= line.keys()
     with pytest.raises(SpecError, match="one of them twice"):
         oracle_schedule(subject, [*eval_samples(1), *eval_samples(1)], tmp_path, UTILITY, ladder)
@@ -284,7 +284,7 @@ def test_the_oracle_ending_is_that_of_brute_force_and_asks_nothing_twice() -> No
     exact = [denoise(HARD, replace(p, grid=fine()), SOLVER, registry.parse("policy", "fixed")).x for p in asked]
 
     def worth(s: int, pixels: Any, calls: float) -> float:
-        return UTILITY.of(-10 * float(np.log10(((pixels - exact[s]) ** 2).mean())), calls)
+        return UTILITY(-10 * float(np.log10(((pixels - exact[s]) ** 2).mean())), calls)
 
     found = oracle_ending(HARD, asked, SOLVER, list, worth, stops, finish)
     for s, (problem, ending) in enumerate(zip(asked, found, strict=True)):

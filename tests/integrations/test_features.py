@@ -26,7 +26,7 @@ from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone_pebble.judge import Judge
 from skipstone_pebble.model import Pebble
 from skipstone_train.agents.environment import Environment
-from skipstone_train.agents.episodes import SamplePool
+from skipstone_train.agents.episodes import DecisionProcess, SamplePool
 from skipstone_train.agents.feature_cost import published
 from skipstone_train.agents.settings import EnvironmentSettings
 
@@ -182,7 +182,9 @@ def test_episodes_of_the_published_state_and_the_agent_in_use(
     pool = SamplePool(model.backbone, problems, [0 * p.x for p in problems], 4.0, PROMPTS, np.ones(2, np.float32))
     agent = mind(sight)
     solver = registry.parse("solver", SOLVER)
-    env = Environment(pool, solver, agent.action_space, sight, agent.base_schedules, Utility(1.0, 0.0, 40.0), 2, True)
+    utility = Utility(1.0, 0.0, 40.0)
+    process = DecisionProcess(pool, solver, agent.action_space, sight, agent.base_schedules, utility)
+    env = Environment(process, 2, True)
     seen, finals = env.reset(seed=0)[0], dict[int, dict[str, float]]()
     while len(finals) < 2:
         assert seen.shape == (2, len(sight.names))

@@ -171,7 +171,7 @@ class Watched:
         self.read: set[str] = set()
 
     def of(self, settings: Any, path: str = "") -> Any:
-        """The same settings, which tell when a field is looked at by other code than dataclasses and `yaml_settings`."""
+        """The same settings, which tell when a field is looked at by code outside dataclasses and `yaml_settings`."""
         read_, kind = self.read, type(settings)
         names = {f.name for f in dataclasses.fields(settings)}
 

@@ -167,16 +167,16 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path) -> None:
         SHORT["search"].fit(env, steps=300, folder=tmp_path / "file" / "below")
 
 
-def test_validation_may_be_an_environment_and_figures_are_tracked() -> None:
-    class Tracker:
-        rows: list[tuple[int, Any]] = []  # noqa: RUF012
-
-        def log(self, step: int, figures: Any) -> None:
-            self.rows.append((step, dict(figures)))
-
-    fitted = SHORT["search"].fit(STOP.build(n=8), STOP.build("validation", 32), steps=2_000, tracker=Tracker())
+def test_validation_may_be_an_environment_and_rounds_are_reported() -> None:
+    steps: list[int] = []
+    fitted = SHORT["search"].fit(
+        STOP.build(n=8),
+        STOP.build("validation", 32),
+        steps=2_000,
+        callback=lambda _, row: steps.append(int(row["steps"])),
+    )
     assert {"score", "error", "calls", "quality", "search/best"} <= set(fitted.curve[-1])
-    assert [step for step, _ in Tracker.rows] == [int(r["steps"]) for r in fitted.curve[1:]]
+    assert steps == [int(r["steps"]) for r in fitted.curve[1:]]
     best = evaluate(STOP.build("validation", 32), fitted.action_scorer, 32, 7_919)
     assert fitted.score == pytest.approx(best.utility)
 
@@ -478,5 +478,5 @@ def test_curriculum_on_two_classes() -> None:
 def test_curriculum_that_cannot_be_followed() -> None:
     with pytest.raises(SpecError, match="first and whole"):
         Curriculum(first=0.0)
-    with pytest.raises(SpecError, match="no weigh"):
+    with pytest.raises(SpecError, match="set_sample_weights"):
         SHORT["search"].fit(SurrogateSettings().build(n=2), curriculum=Curriculum())

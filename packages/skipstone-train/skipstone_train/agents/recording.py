@@ -66,7 +66,7 @@ class RecordingSettings:
             prompts, seeds: One of each for every sample.
             guides: Fixed schedules, by calls.
             out: The file that is written in the end.
-            watch: Called with (samples drawn, samples in all).
+            callback: Called with (samples drawn, samples in all).
 
         Raises:
             SpecError: what is kept beside `out` was drawn of other samples, guides or settings.
@@ -84,13 +84,11 @@ class RecordingSettings:
             if not file.is_file():
                 problems = [model.problem(p, s, grid=grid) for p, s in zip(prompts[here], seeds[here], strict=True)]
                 self._record_batch(model, problems, times, guides, file)
-            with np.load(file) as drawn:
-                found.append({name: drawn[name] for name in drawn.files})
+            with np.load(file) as part:
+                found.append(dict(part))
             if callback is not None:
                 callback(min(first + self.batch, len(prompts)), len(prompts))
-        whole = {
-            name: np.concatenate([part[name] for part in found]) for name in found[0] if name not in _SHARED_ARRAYS
-        }
+        whole = {name: np.concatenate([part[name] for part in found]) for name in found[0].keys() - _SHARED_ARRAYS}
         angles, marks = found[0]["angles"], found[0]["marks"]
         some = thin_indices(len(angles))
         runs = RecordedTrajectories(angles[some], whole["z"], whole["v"][:, some], whole["gains"], marks)
@@ -137,7 +135,7 @@ class RecordingSettings:
         os.replace(part, file)
 
 
-_SHARED_ARRAYS = ("angles", "marks")
+_SHARED_ARRAYS = {"angles", "marks"}  # alike in all parts
 
 
 def _check_parts_folder(parts: Path, about: Any) -> None:

@@ -25,7 +25,7 @@ from skipstone.registry import spell
 from skipstone.tuning.grids import even_times
 
 from .environment import Environment
-from .episodes import DenoisingEnv, SamplePool
+from .episodes import DecisionProcess, DenoisingEnv, SamplePool
 from .logged_backbone import RecordedBackbone
 from .trajectory_log import TrajectoryLog
 from .vectorized_env import SOLVER, VectorizedEnv
@@ -192,7 +192,7 @@ class EnvironmentSettings:
     def _build_env(
         self,
         pool: SamplePool,
-        guides: Sequence[tuple[float, BaseSchedule]],
+        base_schedules: Sequence[tuple[float, BaseSchedule]],
         slots: int,
         in_order: bool,
         baseline: Any = None,
@@ -206,10 +206,11 @@ class EnvironmentSettings:
             and spell(solver) == SOLVER
             and not {"gate", "refine"} & {*self.actions}
         )
+        observation = Observation(("place",)) if blind else self.observation
         utility = Utility(1.0, self.floor, self.cap)
+        process = DecisionProcess(pool, solver, self.action_space, observation, base_schedules, utility, baseline)
         kind = VectorizedEnv if same else Environment
-        sight = Observation(("place",)) if blind else self.observation
-        return kind(pool, solver, self.action_space, sight, guides, utility, slots, in_order, baseline)
+        return kind(process, slots, in_order)
 
     def build_live_validation(self) -> DenoisingEnv | None:
         """Episodes on the network itself, for what was learnt to be judged there: every other validation sample.

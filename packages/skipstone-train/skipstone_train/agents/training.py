@@ -17,7 +17,7 @@ from skipstone.policies.agent.checkpoint import ActionScorer
 from .config import AgentConfig, environments, learners, load_config
 from .curves import curve_to_csv, curve_to_png
 from .held_out import HeldOutEpisodes, PairedDifference, constant_scorer, paired_difference
-from .learners.base import BEST_SCORER_FILE, CHECKPOINT_FILE, CURVE_FILE, FitResult, write_file
+from .learners.base import BEST_SCORER_FILE, CHECKPOINT_FILE, CURVE_FILE, FitResult, RoundCallback, write_file
 from .learners.standard import one_thread
 from .tracking import make_tracker
 from .transitions import evaluate
@@ -31,7 +31,6 @@ RESUME_KEYS = ("environment", "slots", "learner", "curriculum", "held_out")  # k
 TRAINING_SEED = 1_000  # added to a training's seed, for its episodes
 
 LineCallback = Callable[[str], None]
-RoundCallback = Callable[[float, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,8 @@ class Training:
 
         Args:
             resume: Go on with the checkpoint that is there, if one is; otherwise it is deleted.
-            say: Told what a reader of the terminal should know, line by line.
-            watch: Told (share done, figures) after each round.
+            print_line: Called with each line that a reader of the terminal should see.
+            callback: Called with (share done, figures) after each round.
 
         Raises:
             SpecError: a reward that ranks constant policies wrongly, a checkpoint of other settings, a missing package.
@@ -174,14 +173,15 @@ class Training:
         tracker = make_tracker(config.tracking, self.out, f"{self.learner}, seed {self.seed}", to_plain(config))
         tenths = _TenthsPrinter(print_line)
 
-        def told(share: float, row: Mapping[str, float]) -> None:
+        def on_round(share: float, row: Mapping[str, float]) -> None:
             callback(share, row)
             tenths(share, row)
+            tracker.log(int(row["steps"]), row)
 
         try:
             fitted: FitResult = config.learner.fit(
-                env, held, steps=self.steps, seconds=60 * self.minutes, seed=self.seed, folder=folder, callback=told,
-                tracker=tracker, curriculum=config.curriculum,
+                env, held, steps=self.steps, seconds=60 * self.minutes, seed=self.seed, folder=folder,
+                callback=on_round, curriculum=config.curriculum,
             )  # fmt: skip
             return fitted, False
         except KeyboardInterrupt:
@@ -218,12 +218,12 @@ class Training:
         }
         learnt = (proven or over_fixed).is_significant
         agent = self._save(held, fitted.action_scorer, learnt, notes)
-        told = {
+        result = {
             **notes, "first": fitted.curve[0]["score"], "best": fitted.score, "learnt": learnt,
             "actions": held.actions(fitted.action_scorer),
             "environment": settings_name(environments(), self.config.environment),
         }  # fmt: skip
-        write_file(self.out / RESULT_FILE, json.dumps(told, indent=1).encode())
+        write_file(self.out / RESULT_FILE, json.dumps(result, indent=1).encode())
         write_file(self.out / CURVE_TABLE_FILE, curve_to_csv(fitted.curve).encode())
         write_file(self.out / CURVE_PLOT_FILE, curve_to_png(fitted.curve, held.curve_baselines))
         return TrainingResult(self.out, agent, over_random, over_fixed, proven, learnt, interrupted)

@@ -20,7 +20,7 @@ from skipstone.policies.agent.observation import BLOCKS, HISTORY_LENGTH, Observa
 from skipstone.registry import spell
 from skipstone.solvers.adams import clean_weights, correction_share
 
-from .episodes import DenoisingEnv, EpisodeResult, FloatArray
+from .episodes import DecisionProcess, DenoisingEnv, EpisodeResult, FloatArray
 from .logged_backbone import RecordedBackbone
 
 SOLVER = "adams(of='x0')"
@@ -38,8 +38,8 @@ class VectorizedEnv(DenoisingEnv):
         SpecError: another backbone, solver or kind of action than it computes.
     """
 
-    def __init__(self, *args: Any, swapped: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, process: DecisionProcess, slots: int, in_order: bool = False, *, swapped: float = 0.0) -> None:
+        super().__init__(process, slots, in_order)
         self.swapped = swapped
         if not isinstance(self.pool.backbone, RecordedBackbone) or spell(self.solver) != SOLVER:
             raise SpecError(f"The twin runs {SOLVER} on logged trajectories; run others in `Environment`.")

@@ -28,12 +28,6 @@ RoundCallback: TypeAlias = Callable[[float, Mapping[str, float]], None]
 ScoreFunction: TypeAlias = Callable[[ActionScorer], "float | PolicyScore"]
 
 
-class Tracker(Protocol):
-    """Where figures go besides: TensorBoard and its like."""
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None: ...
-
-
 @dataclass(frozen=True)
 class FitResult:
     """What a learner found.
@@ -90,7 +84,6 @@ class Learner:
         seed: int = 0,
         folder: str | Path | None = None,
         callback: RoundCallback | None = None,
-        tracker: Tracker | None = None,
         curriculum: Curriculum | None = None,
     ) -> FitResult:
         """Learn to act in an environment.
@@ -106,8 +99,7 @@ class Learner:
             seed: Of all chance.
             folder: Where the best brain, the curve and the checkpoint go after every round. A folder that has a
                 checkpoint is gone on with, to the same result as if nothing had happened; Ctrl-C leaves one.
-            watch: Told (share done, figures) after every round.
-            tracker: Told (steps, figures) after every round.
+            callback: Called with (share done, figures) after every round.
             curriculum: Which samples come first, for an environment with `complexity` and `set_sample_weights`.
 
         Raises:
@@ -124,11 +116,8 @@ class Learner:
         while (share := run.share) < 1.0:
             run.record_round(run.advance(share))
             run.save_checkpoint(place)
-            row = run.curve[-1]
             if callback is not None:
-                callback(min(1.0, run.share), row)
-            if tracker is not None:
-                tracker.log(int(row["steps"]), row)
+                callback(min(1.0, run.share), run.curve[-1])
         return FitResult(run.best, run.best_score, tuple(run.curve), run.env.num_decisions, run.seconds)
 
 
@@ -151,7 +140,9 @@ class _FitState:
         if self.steps is None and self.limit is None:
             self.steps = self.learner.default_steps
         if self.curriculum is not None and not hasattr(self.env, "set_sample_weights"):
-            raise SpecError("This environment cannot follow a curriculum: it has no weigh(). Leave the curriculum out.")
+            raise SpecError(
+                "This environment cannot follow a curriculum: it has no set_sample_weights(). Leave the curriculum out."
+            )
         self._start_time, self._seconds_before = time.monotonic(), 0.0
         with one_thread():
             self.session = self.learner.begin(self.env, self.seed)
