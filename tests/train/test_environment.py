@@ -157,7 +157,7 @@ def test_gate_and_refine_run_where_a_model_has_them_and_not_in_the_twin(settings
     assert isinstance(given.build("train", 3), Environment)
     assert isinstance(settings.build("train", 3), VectorizedEnv)
     pool = settings.trajectory_log.pool([0], SCHEDULE)
-    with pytest.raises(SpecError, match="knows no gate"):
+    with pytest.raises(SpecError, match="no action gate"):
         VectorizedEnv(replace(process(settings, pool, Utility(1.0)), action_space=ActionSpace(("continue", "gate"))), 1)
 
 

@@ -122,7 +122,7 @@ class Evaluation:
         return parse_column(spec, *self.subject.default_sampler)
 
     def _agent_rows(self) -> list[tuple[BenchRow, EvaluationRow]]:
-        """Every agent at every price, told apart by what its file holds."""
+        """Every agent at every price, identified by a digest of its file."""
         found = []
         for path, run in name_trainings(self.settings.agents).items():
             digest = _short_digest(path)
@@ -170,10 +170,10 @@ class Evaluation:
         """Specs of the fixed schedules of the agents' files, of what they were trained on, and of `skipstone tune`."""
         found = []
         for path in self.settings.agents:
-            mind = Agent(path).checkpoint
-            of = "x0" if "x0" in mind.solver else "pair"
-            guides = [guide for _, guide in mind.base_schedules] + logged_base_schedules(path)
-            found += [registry.spell(path_policy(guide.times, of)) for guide in guides]
+            checkpoint = Agent(path).checkpoint
+            of = "x0" if "x0" in checkpoint.solver else "pair"
+            schedules = [schedule for _, schedule in checkpoint.base_schedules] + logged_base_schedules(path)
+            found += [registry.spell(path_policy(schedule.times, of)) for schedule in schedules]
         for folder in map(Path, self.settings.grids):
             inside = sorted(path.parent for path in folder.glob("path-*/policy.json"))
             found += [str(path) for path in inside or [folder]]
@@ -221,14 +221,14 @@ def _family(column: Column) -> str:
 
 
 def _feature_cost(path: str) -> float:
-    """What an agent pays for looking at each call, in calls; one that plays its schedule looks at nothing."""
-    mind = Agent(path).checkpoint
-    seen = mind.observation.published
-    return seen.fee if mind.learned and registry.spell(ImageFeatures(seen.by)) in mind.observation.needs else 0.0
+    """Cost of encoding a picture at each call, in calls; 0 of an agent that runs its base schedule."""
+    checkpoint = Agent(path).checkpoint
+    published, needs = checkpoint.observation.published, checkpoint.observation.needs
+    return published.fee if checkpoint.learned and registry.spell(ImageFeatures(published.by)) in needs else 0.0
 
 
 def _short_digest(path: str) -> str:
-    """What tells one agent's file from another, in eight letters."""
+    """Digest of an agent's file, in eight letters."""
     import hashlib
 
     from skipstone.policies.agent.policy import find_agent

@@ -143,7 +143,7 @@ def row_from_records(
     Args:
         records: One for each sample.
         name, kind, price, run: Of the row.
-        fee: Of an agent that looks at a picture at every call, in calls: its `PublishedPeer.fee`, charged here.
+        fee: Of an agent that encodes a picture at every call, in calls: its `PublishedObservation.fee`, added here.
     """
     samples = {}
     for record in records:

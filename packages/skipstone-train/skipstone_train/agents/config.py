@@ -40,8 +40,8 @@ class AgentConfig:
         learner: How it learns: `name` and its settings.
         curriculum: Which samples come first; null for all alike.
         held_out: Episodes that nothing learns from, >= 4, the same ones every time; 0 takes each validation sample
-            once at each price. Half of them choose the best round, the others tell in the end whether it beats the
-            best fixed schedule.
+            once at each price. Half of them choose the best round, the others decide in the end whether it beats
+            the best fixed schedule.
         minutes: Of training, > 0, where the command says nothing else.
         seeds: One training each, where the command says nothing else.
         tracking: Where figures go besides curve.csv: tensorboard or none.

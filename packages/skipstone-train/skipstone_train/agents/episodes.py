@@ -28,7 +28,7 @@ class SamplePool:
     Args:
         backbone: Of all of them: a network, or recorded runs.
         problems: One for each sample.
-        ends: Where the converged run of each ends, to be held against.
+        ends: Latents of the converged run of each, the reference of its quality.
         peak: Of the latent, so that -20 log10(rms / peak) is about the PSNR of the picture, in dB.
         names: Of the samples, prompt and seed.
         complexity: Of the prompts, any unit.

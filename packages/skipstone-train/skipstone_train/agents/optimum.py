@@ -53,7 +53,7 @@ def policy_value(
 
     Args:
         settings: Of the process.
-        chooser: A brain, a behaviour that uses no chance, the name of a constant policy, or "random" for all
+        chooser: An action scorer, a deterministic behaviour, the name of a constant policy, or "random" for all
             allowed actions alike.
         shaping: Paid besides the utility.
         gamma: Discount.

@@ -55,7 +55,7 @@ class RecordingSettings:
         model: EmbeddedModel,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        guides: Mapping[int, BaseSchedule],
+        base_schedules: Mapping[int, BaseSchedule],
         out: Path,
         callback: SampleProgressCallback | None = None,
     ) -> TrajectoryLog:
@@ -64,17 +64,17 @@ class RecordingSettings:
         Args:
             model: The model.
             prompts, seeds: One of each for every sample.
-            guides: Fixed schedules, by calls.
+            base_schedules: Fixed schedules, by calls.
             out: The file that is written in the end.
             callback: Called with (samples drawn, samples in all).
 
         Raises:
-            SpecError: what is kept beside `out` was drawn of other samples, guides or settings.
+            SpecError: the parts beside `out` were recorded with other samples, schedules or settings.
         """
         grid = registry.parse("grid", "trailing").times(model.schedule, 50)
         times = fine_times(model.schedule, grid[0], self.fine)
         parts = out.with_name(f".{out.name}.parts")
-        known = {str(n): list(guide.times) for n, guide in guides.items()}
+        known = {str(n): list(schedule.times) for n, schedule in base_schedules.items()}
         identity_digest = identity(model)["weights"]
         _check_parts_folder(parts, [identity_digest, model.guidance, vars(self), list(prompts), list(seeds), known])
         found = []
@@ -83,7 +83,7 @@ class RecordingSettings:
             file = parts / f"{first:06d}.npz"
             if not file.is_file():
                 problems = [model.problem(p, s, grid=grid) for p, s in zip(prompts[here], seeds[here], strict=True)]
-                self._record_batch(model, problems, times, guides, file)
+                self._record_batch(model, problems, times, base_schedules, file)
             with np.load(file) as part:
                 found.append(dict(part))
             if callback is not None:
@@ -93,7 +93,7 @@ class RecordingSettings:
         some = thin_indices(len(angles))
         runs = RecordedTrajectories(angles[some], whole["z"], whole["v"][:, some], whole["gains"], marks)
         log = TrajectoryLog(
-            runs, grid, tuple(prompts), tuple(seeds), whole["states"], guides, whole["made"], whole["ends"],
+            runs, grid, tuple(prompts), tuple(seeds), whole["states"], base_schedules, whole["made"], whole["ends"],
             10 ** (float(np.median(whole["offset"])) / 20), self.solver, model.name,
             {"guidance": model.guidance, "identity": identity_digest, "fine": self.fine},
         )  # fmt: skip
@@ -106,7 +106,7 @@ class RecordingSettings:
         model: EmbeddedModel,
         problems: Sequence[Problem],
         times: tuple[float, ...],
-        guides: Mapping[int, BaseSchedule],
+        base_schedules: Mapping[int, BaseSchedule],
         file: Path,
     ) -> None:
         """Draw some samples, and keep what belongs into the log."""
@@ -119,8 +119,8 @@ class RecordingSettings:
         gains = _measure_error_gains(model, problems, times, z, v, marks)
         pictures = model.decode(ends)
         made, offsets = [], []
-        for guide in guides.values():
-            results = denoise_many(model.backbone, problems, solver, path_policy(guide.times))
+        for schedule in base_schedules.values():
+            results = denoise_many(model.backbone, problems, solver, path_policy(schedule.times))
             near = [_decibels(r.x.numpy(), x.numpy()) for r, x in zip(results, ends, strict=True)]
             made.append([_decibels(a, b) for a, b in zip(model.decode([r.x for r in results]), pictures, strict=True)])
             offsets.append(np.subtract(made[-1], near))

@@ -1,4 +1,4 @@
-"""What an agent is trained on: which trajectories, what it may do and see, what a call costs."""
+"""Settings of the environment of real trajectories: samples, actions, observations, prices."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
 from skipstone.evaluation.utility import Utility
 from skipstone.numerics.schedule import Schedule
-from skipstone.policies.agent import actions as moves
-from skipstone.policies.agent import observation as sight
-from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
+from skipstone.policies.agent.actions import DEFAULT, ActionSpace, BaseSchedule
 from skipstone.policies.agent.checkpoint import ActionScorer
-from skipstone.policies.agent.observation import NO_IMAGES, Observation
+from skipstone.policies.agent.observation import BLOCKS, NO_IMAGES, Observation
 from skipstone.policies.agent.policy import AgentCheckpoint
 from skipstone.policies.agent.published import PublishedObservation
 from skipstone.registry import spell
@@ -41,20 +39,20 @@ class EnvironmentSettings:
         log: Logged trajectories: a file of `skipstone train log`, or the name of a shipped one.
         live: Run on the network that was logged, not on its trajectories: exact, and some 20 times slower.
         share: Of the prompts that are kept for validation, in (0, 1); all seeds of a prompt go together.
-        guides_from: Fixed schedules that agents begin with, one for each price: the "logged" ones (searched by
+        guides_from: Base schedules, one for each price: the "logged" ones (searched by
             `skipstone tune`), or "even" steps of the angle, for an agent that has to find the grid by itself.
-        prices: Of a call, in dB; episodes draw one. The guide of each is the schedule of most mean utility.
+        prices: Of a call, in dB; episodes draw one. The base schedule of each has the highest mean utility.
         floor, cap: Of quality, in dB, see `Utility`.
-        actions: See `policies.moves.Moves`.
+        actions: See `ActionSpace`.
         first: Calls before which a run may not be stopped, >= 1.
-        calls: Calls that a run may make, for each call of its guide, >= 1.
-        blocks: What is seen, see `policies.sight.Sight`; leaving one out is an ablation.
-        eyes: What looks at pictures, where `blocks` do: "" the model's own, else the folder or id of a CLIP.
-        fee: What a look costs, in full calls; null measures it in multiply-accumulates.
-        axes: Directions of the mean text state that are seen: its principal components over the training prompts, >= 0.
-        relative: Pay an episode's utility less that of its guide on the same sample.
+        calls: Calls that a run may make, for each call of its base schedule, >= 1.
+        blocks: Of the observation, see `Observation`; leaving one out is an ablation.
+        eyes: The image encoder, where `blocks` need one: "" the model's own, else the folder or id of a CLIP.
+        fee: Cost of encoding a picture, in full calls; null measures it in multiply-accumulates.
+        axes: Directions of the mean text state that are observed: principal components over the training prompts, >= 0.
+        relative: Reward an episode's utility less that of its base schedule on the same sample.
         swapped: Chance that errors of a training episode fade as on another sample, in [0, 1], see `VectorizedEnv`.
-        judged: Judge what was learnt on the network, not on its trajectories: what wins there need not win here.
+        judged: Evaluate the result on the network too: what is best on recorded trajectories may not be best there.
 
     Raises:
         SpecError: a setting out of range.
@@ -67,10 +65,10 @@ class EnvironmentSettings:
     prices: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     floor: float = 10.0
     cap: float = 50.0
-    actions: tuple[str, ...] = moves.DEFAULT
+    actions: tuple[str, ...] = DEFAULT
     first: int = 2
     calls: float = 2.0
-    blocks: tuple[str, ...] = sight.BLOCKS
+    blocks: tuple[str, ...] = BLOCKS
     eyes: str = ""
     fee: float | None = None
     axes: int = 8
@@ -91,8 +89,8 @@ class EnvironmentSettings:
             )
         if Observation(self.blocks).published_blocks and not self.live:
             raise SpecError(
-                f"blocks: {', '.join(self.blocks)} look at pictures, and recorded runs have nothing to decode. Say "
-                f"live: true, which runs on the network that was logged, or leave the blocks out that look."
+                f"blocks: {', '.join(self.blocks)} need pictures, and recorded runs have nothing to decode. Say "
+                f"live: true, which runs on the network that was logged, or leave out the blocks that need pictures."
             )
         _ = self.action_space, Utility(1.0, self.floor, self.cap)
 
@@ -137,7 +135,7 @@ class EnvironmentSettings:
             utility = quality - price * calls
             lost = utility[:, [utility.mean(0).argmax()]] - utility
             error = lost.std(0) / train**0.5
-            best = int(calls[lost.mean(0) <= error].min())  # of those that cannot be told apart, that of fewest calls
+            best = int(calls[lost.mean(0) <= error].min())  # the fewest calls within one standard error
             found.append((price, known[best]))
         return tuple(found)
 
@@ -151,8 +149,8 @@ class EnvironmentSettings:
         known = {n: BaseSchedule(even_times(self._schedule, log.grid[0], n)) for n in log.base_schedules}
         pool = log.pool(train, self._schedule)
         made = [
-            run_base_schedules(self._build_env(pool, [(1.0, guide)], len(train), True, blind=True))["quality"]
-            for guide in known.values()
+            run_base_schedules(self._build_env(pool, [(1.0, schedule)], len(train), True, blind=True))["quality"]
+            for schedule in known.values()
         ]
         return known, np.stack(made, 1)
 
@@ -178,8 +176,8 @@ class EnvironmentSettings:
         pool = self.pool(split)
         if split == "validation" and len(pool) < 2:
             raise SpecError(
-                f"share: {self.share:g} of the prompts is one sample for validation, which cannot both choose and "
-                f"judge. Draw more of them, or keep a larger share."
+                f"share: {self.share:g} of the prompts is one sample for validation, which cannot both select and "
+                f"evaluate. Draw more of them, or keep a larger share."
             )
         slots = len(pool) * len(self.prices) if n is None else n
         baseline = self._baseline_utilities(pool) if self.relative else None
@@ -198,8 +196,7 @@ class EnvironmentSettings:
         baseline: Any = None,
         blind: bool = False,
     ) -> DenoisingEnv:
-        """Episodes of a pool: by the twin where that computes the same; `blind` for fixed schedules, which look at
-        nothing, on recorded runs either."""
+        """Episodes of a pool, in a `VectorizedEnv` where it computes the same; `blind` does not observe pictures."""
         solver = self.trajectory_log.build_solver()
         same = (
             isinstance(pool.backbone, RecordedBackbone)
@@ -213,7 +210,7 @@ class EnvironmentSettings:
         return kind(process, slots, in_order)
 
     def build_live_validation(self) -> DenoisingEnv | None:
-        """Episodes on the network itself, for what was learnt to be judged there: every other validation sample.
+        """Episodes on the network itself, to evaluate the result there: every other validation sample.
 
         Each sample at each price, once, in order. None where `judged` is off, or what was trained on is the network.
         """
@@ -236,22 +233,22 @@ class EnvironmentSettings:
         return schedule
 
     def _baseline_utilities(self, pool: SamplePool) -> Any:
-        """(samples, prices) utility of the guide, by running it."""
+        """(samples, prices) utility of the base schedules, by running them."""
         found = [
             run_base_schedules(self._build_env(pool, [one], len(pool), True, blind=True))["utility"]
             for one in self.base_schedules
         ]
         return np.stack(found, 1).astype(np.float32)
 
-    def agent(self, brain: ActionScorer, learned: bool, notes: Mapping[str, Any]) -> AgentCheckpoint:
-        """The file of an agent with this brain, which plays the guides where it has not learned more."""
+    def agent(self, scorer: ActionScorer, learned: bool, notes: Mapping[str, Any]) -> AgentCheckpoint:
+        """The agent with this action scorer; it runs the base schedules where it has not `learned` more."""
         return AgentCheckpoint(
-            brain, self.action_space, self.observation, self.base_schedules, learned, self.trajectory_log.solver, notes
+            scorer, self.action_space, self.observation, self.base_schedules, learned, self.trajectory_log.solver, notes
         )
 
 
 def run_base_schedules(env: DenoisingEnv) -> dict[str, Any]:
-    """Figures of the first episode of each slot when every action is to continue: the guide itself."""
+    """Figures of the first episode of each slot when every action is to continue: the base schedule itself."""
     go = env.actions.index("continue")
     found: dict[str, Any] = {}
     env.reset(seed=0)
@@ -268,7 +265,7 @@ def run_base_schedules(env: DenoisingEnv) -> dict[str, Any]:
 
 
 def live(model: Any, log: TrajectoryLog, samples: Sequence[int]) -> SamplePool:
-    """The same samples on the network itself, held against the ends of the logged runs."""
+    """The same samples on the network itself; the references are the ends of the logged runs."""
     problems: list[Problem] = [model.problem(log.prompts[i], log.seeds[i], grid=log.grid) for i in samples]
     ends = [p.x.new_tensor(log.ends[i].astype(np.float32)) for p, i in zip(problems, samples, strict=True)]
     recorded = log.pool(samples, model.schedule)

@@ -1,6 +1,6 @@
-"""A toy of skipping with a known optimum, which every learner has to find before it is let near a network.
+"""A toy of skipping with a known optimum, which every learner has to find before it trains on a network.
 
-A run has `steps` steps, a hidden hardness, and a coin of that hardness thrown at every call: the only thing that tells
+A run has `steps` steps, a hidden hardness, and a coin of that hardness thrown at every call: the only evidence of
 how much damage long steps do. Its best policy is found exactly, by dynamic programming over what can be observed.
 """
 

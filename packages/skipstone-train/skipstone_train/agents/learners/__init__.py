@@ -1,4 +1,4 @@
-"""Learners: what turns episodes of an environment into a brain. A name each, as a configuration says it."""
+"""Learners by the names that configurations use: each turns episodes of an environment into an action scorer."""
 
 from __future__ import annotations
 
