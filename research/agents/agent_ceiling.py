@@ -27,7 +27,7 @@ from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace
 from skipstone_train.agents.environment import Environment
 from skipstone_train.agents.episodes import DecisionProcess, SamplePool
-from skipstone_train.agents.settings import EnvironmentSettings, live
+from skipstone_train.agents.settings import EnvironmentSettings, build_live_pool
 from skipstone_train.agents.trajectory_log import TrajectoryLog
 
 PACES = ("short 0.5", "short 0.75", "continue", "skip 1.5", "skip 2")
@@ -176,7 +176,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     settings = replace(EnvironmentSettings(), guides_from="logged", live=True, relative=False)
     log = settings.trajectory_log
-    pool = live(settings.model, log, range(len(log)))
+    pool = build_live_pool(settings.model, log, range(len(log)))
     rows, kept = [], {}
     for calls, until in ((11, 4), (11, 6)):
         found = load_or_run(given.out, pool, settings, calls, until, "log")

@@ -132,7 +132,7 @@ def test_a_folder_without_a_finished_evaluation(folder: Path, tmp_path: Path) ->
 def test_transfer_is_judged_on_the_other_model(folder: Path) -> None:
     report, _ = write(folder, transfer=folder)
     assert report.gates[-1].holds is True  # the judge sees no difference
-    assert VerdictReport.of(load_evaluation(folder)).gates[-1].holds is None
+    assert VerdictReport.from_evaluation(load_evaluation(folder)).gates[-1].holds is None
 
 
 def test_the_line_of_fixed_rows_is_concave() -> None:

@@ -20,7 +20,7 @@ from skipstone_research.agents.gates import TrainingSummary, g1
 from skipstone_research.agents.scores import ScoreRow, row_from_records
 from skipstone_train.agents.config import AgentConfig
 from skipstone_train.agents.held_out import HeldOutEpisodes
-from skipstone_train.agents.learners import LEARNERS, learner
+from skipstone_train.agents.learners import LEARNERS, make_learner
 from skipstone_train.agents.recording import _check_parts_folder
 from skipstone_train.agents.settings import EnvironmentSettings
 from skipstone_train.agents.trajectory_log import TrajectoryLog
@@ -83,7 +83,7 @@ def test_configurations_that_are_none(text: str, said: str) -> None:
 def test_learners_say_which_setting_is_out_of_range(name: str, setting: dict[str, Any]) -> None:
     assert name in LEARNERS
     with pytest.raises(SpecError, match=f"^{name}: expected .*{next(iter(setting))}"):
-        learner(name, **setting)
+        make_learner(name, **setting)
 
 
 def test_parts_of_another_drawing_are_not_taken_for_ones_own(tmp_path: Path) -> None:

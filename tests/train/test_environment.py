@@ -19,7 +19,7 @@ from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone_train.agents.environment import Environment
 from skipstone_train.agents.episodes import DecisionProcess, DenoisingEnv, SamplePool
-from skipstone_train.agents.settings import EnvironmentSettings, live, run_base_schedules
+from skipstone_train.agents.settings import EnvironmentSettings, build_live_pool, run_base_schedules
 from skipstone_train.agents.trajectory_log import TrajectoryLog
 from skipstone_train.agents.vectorized_env import VectorizedEnv
 
@@ -255,7 +255,7 @@ def test_the_shipped_log_proves_on_the_network() -> None:
     """What the training command does in the end, on two samples: the guide there is as the log says."""
     settings = EnvironmentSettings(guides_from="logged", prices=(2.0,))
     _, held = settings.trajectory_log.split(settings.share)
-    pool = live(settings.model, settings.trajectory_log, held[1:4:2])
+    pool = build_live_pool(settings.model, settings.trajectory_log, held[1:4:2])
     env = Environment(process(settings, pool, Utility(1.0)), 2, True)
     found = run_base_schedules(env)
     guide = list(settings.trajectory_log.base_schedules).index(settings.base_schedules[0][1].steps)

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from skipstone.errors import OutputError, SpecError, UnknownNameError
 from skipstone.policies.agent.checkpoint import ActionScorer
-from skipstone_train.agents.learners import LEARNERS, PPO, Curriculum, FittedQ, Learner, Search, Stopping, learner
+from skipstone_train.agents.learners import LEARNERS, PPO, Curriculum, FittedQ, Learner, Search, Stopping, make_learner
 from skipstone_train.agents.learners.base import CountingEnv
 from skipstone_train.agents.learners.fitted_q import compute_targets, keep_recent
 from skipstone_train.agents.learners.networks import Ensemble
 from skipstone_train.agents.learners.sb3 import PPOSession, VecEnvAdapter, export_policy
 from skipstone_train.agents.learners.standard import StandardScaler
 from skipstone_train.agents.learners.stopping import ScheduleRuns
-from skipstone_train.agents.optimum import optimal_utility, policy_value, share
+from skipstone_train.agents.optimum import normalized_value, optimal_utility, policy_value
 from skipstone_train.agents.rewards import rank_constant_policies
 from skipstone_train.agents.surrogate import SurrogateSettings
 from skipstone_train.agents.toy import STOPPING, TWO_CLASSES, ToyEnv, ToySettings
@@ -71,7 +71,9 @@ def same(a: ActionScorer, b: ActionScorer) -> bool:
 def test_learners_reach_98_percent_of_the_optimum(own: Learner, process: ToySettings, steps: int, seed: int) -> None:
     fitted = own.fit(process.build(n=64), lambda brain: policy_value(process, brain), steps=steps, seed=seed)
     assert policy_value(process, fitted.action_scorer) >= 0.98 * optimal_utility(process)
-    assert share(process, fitted.action_scorer) > 0.95  # of the way from acting at random, which no offset can flatter
+    assert (
+        normalized_value(process, fitted.action_scorer) > 0.95
+    )  # of the way from acting at random, which no offset can flatter
     assert fitted.score == pytest.approx(policy_value(process, fitted.action_scorer))
     assert fitted.steps >= steps
 
@@ -198,13 +200,13 @@ def test_global_generators_are_left_alone() -> None:
 
 def test_learners_have_names() -> None:
     assert set(LEARNERS) == {"ppo", "fitted_q", "stopping", "search"}
-    assert learner("ppo", rate=0.1) == PPO(rate=0.1)
+    assert make_learner("ppo", rate=0.1) == PPO(rate=0.1)
     with pytest.raises(UnknownNameError, match="Did you mean 'ppo'"):
-        learner("pp0")
+        make_learner("pp0")
     with pytest.raises(SpecError, match="rat"):
-        learner("ppo", rat=0.1)
+        make_learner("ppo", rat=0.1)
     with pytest.raises(SpecError, match="elite in"):
-        learner("search", elite=1.0)
+        make_learner("search", elite=1.0)
 
 
 def test_importing_learners_loads_no_torch() -> None:

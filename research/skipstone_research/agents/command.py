@@ -151,7 +151,7 @@ def _evaluate(given: Mapping[str, Any], out: Path, resume: bool) -> None:
         console.print(f"Stopped. What is done is kept; {again} goes on.", markup=False, highlight=False, soft_wrap=True)
         raise
     with console.status("Writing the reports ..."):
-        found, written = report.write(out, **files, command=command)
+        found, written = report.write_report(out, **files, command=command)
         written += bench.write_report(out)
     _print_verdicts(found, written, store)
 

@@ -23,7 +23,7 @@ FLOOR, CAP = 10.0, 50.0  # dB of the utility, where no training says otherwise
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """What a row of the bench is to the hypotheses; see `scores.Row`, and for `fee` `scores.of_records`."""
+    """What a row of the bench is to the hypotheses; see `ScoreRow`, and for `fee` `row_from_records`."""
 
     spec: str
     name: str
@@ -123,7 +123,7 @@ def load_evaluation(folder: str | Path, oracle: Path | None = None, ceiling: Pat
 
     Args:
         folder: The --out of `skipstone evaluate agent`.
-        oracle, ceiling: JSON Lines of samples that know more, at the same price: see `scores.of_lines`.
+        oracle, ceiling: JSON Lines of samples that know more, at the same price: see `row_from_jsonl`.
 
     Raises:
         BenchError: no evaluation there, or a damaged one; what `row_from_jsonl` says.

@@ -66,7 +66,7 @@ class Evaluation:
     Args:
         subject: The model.
         settings: What is asked for.
-        shots: Samples: prompts that no agent was trained on.
+        eval_samples: Prompts and seeds: prompts that no agent was trained on.
         about: Of the prompts, for the header.
     """
 

@@ -86,7 +86,7 @@ def decide(findings: Sequence[Finding]) -> list[Verdict]:
     return found
 
 
-def hypotheses(scores: Scores, refine: ArmScores | None = None) -> list[Verdict]:
+def check_hypotheses(scores: Scores, refine: ArmScores | None = None) -> list[Verdict]:
     """H1 to H4, tested together.
 
     Args:

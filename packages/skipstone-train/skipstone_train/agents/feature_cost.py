@@ -12,7 +12,7 @@ from skipstone.policies.agent.published import PublishedObservation
 EXAMPLE_PROMPT = "a cat"  # any prompt: the cost depends on shapes only
 
 
-def published(model: Any, by: str = "", fee: float | None = None) -> PublishedObservation:
+def build_published_observation(model: Any, by: str = "", fee: float | None = None) -> PublishedObservation:
     """The published observation of a model.
 
     Args:

@@ -72,7 +72,7 @@ def policy_value(
     return _expected(settings, chances, shaping, gamma, which, of)
 
 
-def share(settings: ToySettings, chooser: ActionScorer | Behaviour | str) -> float:
+def normalized_value(settings: ToySettings, chooser: ActionScorer | Behaviour | str) -> float:
     """(V - V_random) / (V_best - V_random): 1 for the best policy, 0 for acting at random."""
     base = _random_value(settings)
     return (policy_value(settings, chooser) - base) / (optimal_utility(settings) - base)

@@ -38,7 +38,7 @@ class EnvironmentSettings:
     Args:
         log: Logged trajectories: a file of `skipstone train log`, or the name of a shipped one.
         live: Run on the network that was logged, not on its trajectories: exact, and some 20 times slower.
-        share: Of the prompts that are kept for validation, in (0, 1); all seeds of a prompt go together.
+        share: Of the prompts that are used for validation, in (0, 1); all seeds of a prompt go together.
         guides_from: Base schedules, one for each price: the "logged" ones (searched by
             `skipstone tune`), or "even" steps of the angle, for an agent that has to find the grid by itself.
         prices: Of a call, in dB; episodes draw one. The base schedule of each has the highest mean utility.
@@ -106,7 +106,7 @@ class EnvironmentSettings:
 
     @cached_property
     def observation(self) -> Observation:
-        """What is seen; the axes are those of the training prompts alone."""
+        """The observation; the axes are those of the training prompts alone."""
         train, _ = self.trajectory_log.split(self.share)
         states = np.unique(np.asarray(self.trajectory_log.states, np.float64)[train], axis=0)
         centre = states.mean(0)
@@ -117,15 +117,17 @@ class EnvironmentSettings:
 
     @cached_property
     def _published_features(self) -> PublishedObservation:
-        from .feature_cost import published
+        from .feature_cost import build_published_observation
 
-        return published(self.model, self.eyes, self.fee) if Observation(self.blocks).published_blocks else NO_IMAGES
+        if not Observation(self.blocks).published_blocks:
+            return NO_IMAGES
+        return build_published_observation(self.model, self.eyes, self.fee)
 
     @cached_property
     def base_schedules(self) -> tuple[tuple[float, BaseSchedule], ...]:
-        """Of each price the schedule of most mean utility on the training samples; by falling price.
+        """For each price, by falling price, the schedule of the highest mean utility on the training samples.
 
-        Of those within one standard error of it (of paired differences) that of the fewest calls.
+        Of those within one standard error of it (of paired differences) the one of the fewest calls.
         """
         known, made = self._candidate_schedules
         calls, train = np.array(list(known)), len(made)
@@ -217,14 +219,14 @@ class EnvironmentSettings:
         if not self.judged or self.live:
             return None
         _, held = self.trajectory_log.split(self.share)
-        pool = live(self.model, self.trajectory_log, held[1::2])
+        pool = build_live_pool(self.model, self.trajectory_log, held[1::2])
         return self._build_env(pool, self.base_schedules, len(pool) * len(self.prices), True)
 
     def pool(self, split: Split) -> SamplePool:
         """The samples."""
         samples = dict(zip(("train", "validation"), self.trajectory_log.split(self.share), strict=True))[split]
         if self.live:
-            return live(self.model, self.trajectory_log, samples)
+            return build_live_pool(self.model, self.trajectory_log, samples)
         return self.trajectory_log.pool(samples, self._schedule)
 
     @cached_property
@@ -264,7 +266,7 @@ def run_base_schedules(env: DenoisingEnv) -> dict[str, Any]:
     return found
 
 
-def live(model: Any, log: TrajectoryLog, samples: Sequence[int]) -> SamplePool:
+def build_live_pool(model: Any, log: TrajectoryLog, samples: Sequence[int]) -> SamplePool:
     """The same samples on the network itself; the references are the ends of the logged runs."""
     problems: list[Problem] = [model.problem(log.prompts[i], log.seeds[i], grid=log.grid) for i in samples]
     ends = [p.x.new_tensor(log.ends[i].astype(np.float32)) for p, i in zip(problems, samples, strict=True)]

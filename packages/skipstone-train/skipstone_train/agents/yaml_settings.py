@@ -56,8 +56,8 @@ def to_yaml(settings: Any) -> str:
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None))
 
 
-class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [key for key, _ in node.value]
         for key in (key for n, key in enumerate(keys) if key.value in [one.value for one in keys[:n]]):
             raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
@@ -141,4 +141,4 @@ def _known(name: Any, names: Iterable[str]) -> str:
 def _type_of_field(kind: type, name: str) -> type:
     """The dataclass of a field, which may be None."""
     hint = get_type_hints(kind)[name]
-    return next(one for one in (hint, *get_args(hint)) if is_dataclass(one))
+    return next(one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one))

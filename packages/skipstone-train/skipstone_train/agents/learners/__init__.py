@@ -16,10 +16,10 @@ from .stopping import Stopping
 
 LEARNERS: dict[str, type[Learner]] = {cls.name: cls for cls in (PPO, FittedQ, Stopping, Search)}
 
-__all__ = ["LEARNERS", "PPO", "Curriculum", "FitResult", "FittedQ", "Learner", "Search", "Stopping", "learner"]
+__all__ = ["LEARNERS", "PPO", "Curriculum", "FitResult", "FittedQ", "Learner", "Search", "Stopping", "make_learner"]
 
 
-def learner(name: str, **settings: Any) -> Learner:
+def make_learner(name: str, **settings: Any) -> Learner:
     """The learner of that name. Raises UnknownName, or SpecError for a setting that it does not have."""
     if name not in LEARNERS:
         raise UnknownNameError(

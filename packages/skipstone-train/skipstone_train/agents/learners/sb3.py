@@ -47,11 +47,11 @@ class VecEnvAdapter(VecEnv):  # type: ignore[misc]  # its types are not followed
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         done = np.asarray(terminated) | np.asarray(truncated)
         paid = (np.asarray(rewards, float) - np.where(done, self.standard.shift, 0.0)) / self.standard.scale
-        infos = [self._empty_info] * self.num_envs
+        slot_infos = [self._empty_info] * self.num_envs
         for i in np.flatnonzero(np.asarray(truncated) & ~np.asarray(terminated)):
             last = self.standard(np.asarray(infos["final_obs"][i], np.float32))
-            infos[i] = {"TimeLimit.truncated": True, "terminal_observation": last}
-        return self.standard(observations), paid.astype(np.float32), done, infos
+            slot_infos[i] = {"TimeLimit.truncated": True, "terminal_observation": last}
+        return self.standard(observations), paid.astype(np.float32), done, slot_infos
 
     def action_masks(self) -> Any:
         """(n, actions) of the observation just given."""
