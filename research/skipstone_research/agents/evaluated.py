@@ -1,4 +1,4 @@
-"""The folder of an evaluation as scores: which of the bench's rows is what, and what lies beside."""
+"""The folder of an evaluation as scores: the kinds of the bench's rows, and the trainings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LoadedEvaluation:
 
     Args:
         scores: Of all rows.
-        learnt: What is known of the trainings of the agents.
+        learnt: Summaries of the trainings of the agents.
         machine: Memory of the evaluation.
         about: Model, prompts, machine, date and command, as the bench's header has them.
     """
@@ -123,7 +123,7 @@ def load_evaluation(folder: str | Path, oracle: Path | None = None, ceiling: Pat
 
     Args:
         folder: The --out of `skipstone evaluate agent`.
-        oracle, ceiling: JSON Lines of samples that know more, at the same price: see `row_from_jsonl`.
+        oracle, ceiling: JSON Lines of samples of an oracle or a ceiling, at the same price: see `row_from_jsonl`.
 
     Raises:
         BenchError: no evaluation there, or a damaged one; what `row_from_jsonl` says.

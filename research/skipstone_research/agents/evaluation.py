@@ -1,4 +1,4 @@
-"""Agents and their rivals on a real model, raced by the bench: what the hypotheses are decided on."""
+"""Agents and their baselines on a real model, run by the bench: the data of the hypotheses."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ GROUPS = {"agent": "ours", "rule": "ours", "fixed": "fixed", "full": "full"}
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What an evaluation is asked for.
+    """Settings of an evaluation.
 
     Args:
         agents: Folders or files of agents, or names of shipped ones: one for each training.
-        prices: At which each agent plays, in dB a call, the one that is judged first; () is the middle one of the
+        prices: At which each agent plays, in dB a call, the first is evaluated; () is the middle one of the
             first agent's.
         full: The full run that quality is held against, as a column.
         rules: Columns that adapt without learning.
         calls: At which fixed samplers run, besides those next to what agents and rules make.
         grids: Folders of `skipstone tune` with fixed schedules, besides those of the agents' files, and those of the
             logged trajectories that they were trained on where these are at hand.
-        converged: Two columns that stand for the exact solution; chosen by the model where they are not said.
+        converged: Two columns that stand for the exact solution; chosen by the model where they are not given.
         batch: Samples of one call, >= 1.
     """
 
@@ -91,7 +91,7 @@ class Evaluation:
         options: Mapping[str, Any],
         on_progress: ProgressCallback = no_progress,
     ) -> Store:
-        """Draw and score what is not there yet. Raises BenchError, SpecError; what the model cannot run is noted."""
+        """Run and score what is missing. Raises BenchError, SpecError; what the model cannot run is noted."""
         Store.check(out, resume)
         agents = self._agent_rows()  # a name misspelt leaves no folder behind
         full = self.subject.resolve_column(self._column(self.settings.full))
@@ -138,7 +138,7 @@ class Evaluation:
 
     @property
     def _price(self) -> float:
-        """The price that is judged."""
+        """The price that is evaluated."""
         if self.settings.prices:
             return self.settings.prices[0]
         prices = sorted(price for price, _ in Agent(self.settings.agents[0]).checkpoint.base_schedules)

@@ -1,4 +1,4 @@
-"""Scores of single samples, the only thing that hypotheses are decided on; summaries are refused."""
+"""Scores of single samples, which hypotheses are tested on; summaries are refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Scores:
     Args:
         rows: Of all kinds; the trainings of one agent at one price are rows of their own.
         prompts: Sample id -> its text.
-        utility: What agents were trained for, at the price that is judged.
+        utility: What agents were trained for, at the price that is evaluated.
     """
 
     rows: tuple[ScoreRow, ...]
@@ -112,7 +112,7 @@ class Scores:
 
 
 def _with_utilities(row: ScoreRow, utility: Utility) -> ScoreRow:
-    """The row with each sample's worth among its scores."""
+    """The row with each sample's utility among its scores."""
     worth = row.utilities(utility)
     found = {s: {**values, **({UTILITY_KEY: worth[s]} if s in worth else {})} for s, values in row.samples.items()}
     return replace(row, samples=found)

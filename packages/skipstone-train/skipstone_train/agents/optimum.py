@@ -1,4 +1,4 @@
-"""The exact solution of the toy: its best policy, and what any other is worth, without playing an episode."""
+"""The exact solution of the toy: its best policy, and the value of any other, without running an episode."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def policy_value(
     which: int | None = None,
     of: str = "return",
 ) -> float:
-    """Mean return of a policy, exactly: no episode is played.
+    """Mean return of a policy, exactly: no episode is run.
 
     Args:
         settings: Of the process.
         chooser: An action scorer, a deterministic behaviour, the name of a constant policy, or "random" for all
             allowed actions alike.
-        shaping: Paid besides the utility.
+        shaping: Added to the utility.
         gamma: Discount.
         which: Class of the samples; None mixes all by their chances.
         of: "return", or "calls" or "quality" for the mean of these at the end.

@@ -59,7 +59,7 @@ class RecordingSettings:
         out: Path,
         callback: SampleProgressCallback | None = None,
     ) -> TrajectoryLog:
-        """The log of these samples; what was drawn before an interruption is kept beside `out` until it is written.
+        """The log of these samples; parts that are done are stored beside `out` until it is written.
 
         Args:
             model: The model.
@@ -109,7 +109,7 @@ class RecordingSettings:
         base_schedules: Mapping[int, BaseSchedule],
         file: Path,
     ) -> None:
-        """Draw some samples, and keep what belongs into the log."""
+        """Run some samples, and write their part of the log."""
         solver = registry.parse("solver", self.solver)
         angles = np.array([model.schedule.angle(t) for t in times])
         recorder = Recorder(registry.parse("solver", "adams"))
@@ -139,7 +139,7 @@ _SHARED_ARRAYS = {"angles", "marks"}  # alike in all parts
 
 
 def _check_parts_folder(parts: Path, about: Any) -> None:
-    """A folder for parts of this drawing, and of no other. Raises SpecError."""
+    """Make the folder of the parts, or check that it is of this recording. Raises SpecError."""
     parts.mkdir(parents=True, exist_ok=True)
     note, text = parts / "about.json", json.dumps(about)
     if not any(parts.glob("*.npz")):
@@ -158,7 +158,7 @@ def fine_times(schedule: Any, start: float, steps: int) -> tuple[float, ...]:
 
 
 def thin_indices(places: int) -> list[int]:
-    """Places that a log keeps: every second, and all of the last ones, where the path bends hard."""
+    """Places that are stored in a log: every second, and all of the last ones, where the path bends hard."""
     return sorted(
         {*range(0, places - NUM_DENSE_TAIL_PLACES, 2), *range(max(0, places - NUM_DENSE_TAIL_PLACES), places)}
     )

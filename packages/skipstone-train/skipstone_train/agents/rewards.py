@@ -22,12 +22,12 @@ SIGNIFICANCE = 3.0  # standard errors of a paired difference, for it to count
 
 @dataclass(frozen=True)
 class Shaping:
-    """F = gamma * Phi(s') - Phi(s), Phi being 0 where an episode has ended: pays early what would be paid in the end.
+    """F = gamma * Phi(s') - Phi(s), Phi being 0 where an episode has ended.
 
     Over an episode it adds up to -Phi(first state), whatever was done: no ranking of policies changes.
 
     Args:
-        gamma: Discount of the learner that it is paid to, in (0, 1].
+        gamma: Discount of the learner, in (0, 1].
 
     References: Ng, Harada & Russell 1999, Policy invariance under reward transformations.
     """
@@ -35,12 +35,12 @@ class Shaping:
     gamma: float = 1.0
 
     def __call__(self, before: Any, after: Any, ended: Any) -> Any:
-        """Pay for a step between states of potential `before` and `after`; `after` counts as 0 where `ended`."""
+        """Reward of a step between states of potential `before` and `after`; `after` counts as 0 where `ended`."""
         return self.gamma * np.where(ended, 0.0, after) - before
 
 
 def cost_potential(price: Any, calls: Any) -> Any:
-    """Potential -price * calls: with it, each call is paid for when it is made, not in the end."""
+    """Potential -price * calls: with it, the cost of a call is in the reward of the step that makes it."""
     return -np.asarray(price) * np.asarray(calls)
 
 
@@ -49,7 +49,7 @@ def cost_potential(price: Any, calls: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class ConstantPolicyResult:
-    """A constant policy and what became of it: mean pay, utility, quality (dB) and calls; error is the utility's."""
+    """Scores of a constant policy: mean return, utility, quality (dB) and calls; error is the utility's."""
 
     name: str
     mean_return: float
@@ -81,7 +81,7 @@ class Ranking:
 
     @property
     def inversions(self) -> tuple[tuple[ConstantPolicyResult, ConstantPolicyResult], ...]:
-        """Pairs (better, worse) by utility of which the reward surely pays the worse more; the largest error first."""
+        """Pairs (better, worse) by utility where the worse has a significantly higher return; largest error first."""
         found = []
         for i, a in enumerate(self.rows):
             for b in self.rows[i + 1 :]:
@@ -92,7 +92,7 @@ class Ranking:
         return tuple(sorted(found, key=lambda ab: ab[0].mean_return - ab[1].mean_return))
 
     def check(self) -> None:
-        """Raise SpecError where the reward pays a worse policy more than a better one: nobody should train on that."""
+        """Raise SpecError where the reward ranks a worse policy above a better one."""
         if self.inversions:
             better, worse = self.inversions[0]
             raise SpecError(
@@ -118,7 +118,7 @@ def constant_policies(env: Any, episodes: int = 64, seed: int = 0) -> dict[str, 
 def rank_constant_policies(
     env: Any, episodes: int = 64, seed: int = 0, policies: Mapping[str, Behaviour] | None = None
 ) -> Ranking:
-    """Play constant policies on the same episodes, before any training. `Ranking.check` then judges the reward."""
+    """Score constant policies on the same episodes, before any training. `Ranking.check` then checks the reward."""
     rows = []
     for name, behaviour in (policies or constant_policies(env, episodes, seed)).items():
         s = evaluate(env, behaviour, episodes, seed)

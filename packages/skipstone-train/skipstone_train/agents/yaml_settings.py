@@ -114,7 +114,7 @@ def _convert(values: Any, error: Any) -> bool:
     if error["type"] == "float_type" and isinstance(value, str):
         with suppress(ValueError):
             inside[key] = float(value)
-            return True
+            return not math.isnan(inside[key])
     return False
 
 

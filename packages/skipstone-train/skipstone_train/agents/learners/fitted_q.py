@@ -17,7 +17,7 @@ from .standard import StandardScaler, temporary_seed
 
 @dataclass(frozen=True)
 class FittedQ(Learner):
-    """Batch learning: plays episodes, fits Q(o, a) to all that was played, plays better ones, and so on.
+    """Batch learning: runs episodes, fits Q(o, a) to all of them, runs better ones, and so on.
 
     The target of a decision is what the episode earned from there on, as long as it went on as Q now would; from the
     first decision that Q would not have made, it is the best Q there: y = r + y' where a' is greedy, else r + max Q'.
@@ -29,8 +29,8 @@ class FittedQ(Learner):
         sweeps: Fits of a round, each to new targets.
         passes: Over the memory, in a fit, of minibatches drawn anew.
         batch: Decisions in a minibatch.
-        episodes: Played in a round.
-        explore: Chance of acting at random while playing, from the second round on.
+        episodes: Run in a round.
+        explore: Chance of acting at random in an episode, from the second round on.
         memory: Decisions remembered, the newest.
         caution: Weight of log sum exp Q - Q(a), which keeps the value of actions that were never tried low; >= 0.
         warm: Episodes from which observations and pay are standardised.
@@ -125,7 +125,7 @@ def keep_recent(t: Transitions, most: int) -> Transitions:
 
 
 def compute_targets(scorer: ActionScorer | None, t: Transitions, scale: tuple[float, float] | None = None) -> Any:
-    """(m,) what each decision is worth in pay, backward from the end of its episode.
+    """(m,) the return of each decision, backward from the end of its episode.
 
     Args:
         scorer: Q in units of reward once `scale` is undone; None takes the returns of the episodes as they were.

@@ -21,9 +21,9 @@ LOGGED_METRICS = ("approx_kl", "clip_fraction", "entropy_loss", "explained_varia
 
 
 class VecEnvAdapter(VecEnv):  # type: ignore[misc]  # its types are not followed
-    """A gymnasium `VectorEnv` with masks, as a `VecEnv`; observations and pay standardised.
+    """A gymnasium `VectorEnv` with masks, as a `VecEnv`; observations and rewards standardised.
 
-    The mean pay is taken off at the end of an episode: a constant that changes no policy's rank.
+    The mean return is subtracted at the end of an episode: a constant that changes no policy's rank.
     """
 
     def __init__(self, env: Any, standard: StandardScaler) -> None:
