@@ -147,7 +147,7 @@ def test_fixed_schedules_are_judged_without_looking(tmp_path: Path) -> None:
 def test_one_sample_cannot_choose_and_judge(tmp_path: Path) -> None:
     path = str(log(6).save(tmp_path / "log.npz"))
     settings = EnvironmentSettings(log=path, share=0.2, axes=1)
-    with pytest.raises(SpecError, match="choose and"):
+    with pytest.raises(SpecError, match="select and"):
         settings.build("validation")
 
 
