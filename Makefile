@@ -6,7 +6,7 @@ OLDEST := .oldest
 READY := $(VENV)/.ready
 MLX := $(shell [ "$$(uname -s)" = Linux ] && echo "mlx[cpu]" || echo mlx)
 
-.PHONY: demo test test-oldest lint bench matrix docs clean
+.PHONY: demo test test-fast test-oldest lint bench matrix goldens docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -33,6 +33,10 @@ demo: $(DEMO)  ## six prompts on the embedded model: pictures, calls, timeline, 
 test: $(READY)  ## the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
+test-fast: $(READY)  ## the tests of the inner loop: numerics, engine, solvers, policies, layout
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/numerics tests/engine tests/solvers tests/policies \
+		tests/test_architecture.py tests/test_goldens.py
+
 $(OLDEST)/.ready: constraints-oldest.txt $(READY)
 	rm -rf $(OLDEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(OLDEST) -r $<
@@ -48,12 +52,16 @@ test-oldest: $(OLDEST)/.ready  ## the tests of the guest with the oldest diffuse
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(READY)  ## engine overhead, import time, orders of convergence
+bench: $(READY)  ## engine overhead, start of commands, orders of convergence
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/orders.py
 
 matrix: $(READY)  ## the guest: every family of pipelines under every scheduler (about 20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix.py
+
+goldens: $(READY)  ## record the decisions of every policy again
+	$(BIN)/python tests/goldens/make_decisions.py
 
 docs: $(READY)  ## regenerate the reference page of policies, solvers, grids ...
 	$(BIN)/python docs/make_reference.py

@@ -1,6 +1,7 @@
 """Move every module of 0.1.0 to its place in 0.2.0 and rewrite what imports it: python research/layout/move.py.
 
-Run once, on a tree that has the old layout. Files move with `git mv`; imports are rewritten from the syntax tree, so
+With `modules_2.tsv` as its argument it renames single modules of the new layout. Run once, on a tree that has the old
+layout. Files move with `git mv`; imports are rewritten from the syntax tree, so
 that only they change; dotted names and paths in strings, comments and pages are replaced by the same tables.
 """
 
@@ -10,9 +11,9 @@ import ast
 import re
 import subprocess
 
-from tables import FILES, HOMES, MODULES, ROOT, SOURCES, module_of, new_module, new_path, path_of, table
+from tables import FILES, HOMES, MODULES, ROOT, SECOND, SOURCES, module_of, new_module, new_path, path_of, table
 
-TEXTS = (".py", ".md", ".toml", ".yaml", ".yml", ".j2", ".txt")
+TEXTS = (".py", ".pyi", ".md", ".toml", ".yaml", ".yml", ".j2", ".txt")
 PUBLIC = {"skipstone.calibrate", "skipstone.peers"}  # a function and an entry point group as well
 
 
@@ -46,14 +47,14 @@ def spelt(target: str, here: str | None, package: bool) -> str:
 
 def rewritten(text: str, path: str, modules: set[str]) -> str:
     """A file with its imports as they are in 0.2.0."""
-    old, package = module_of(path), path.endswith("__init__.py")
+    old, package = module_of(path), path.endswith(("__init__.py", "__init__.pyi"))
     here = new_module(old) if old else None
     lines = text.splitlines(keepends=True)
     for node in sorted(ast.walk(ast.parse(text)), key=lambda n: getattr(n, "lineno", 0), reverse=True):
         if not isinstance(node, ast.ImportFrom) or (node.level and old is None):
             continue
         base = absolute(node, old, package)
-        if base.split(".")[0] != "skipstone":
+        if not base.startswith("skipstone"):
             continue
         indent = " " * node.col_offset
         made = []
@@ -78,7 +79,7 @@ def rewritten(text: str, path: str, modules: set[str]) -> str:
 
 def replaced(text: str) -> str:
     """Dotted names and paths of 0.1.0 in any text."""
-    dotted = re.compile(r"(?<![\w./])skipstone(?:\.[a-z_]\w*)+")
+    dotted = re.compile(r"(?<![\w./])skipstone(?:_\w+)?(?:\.[a-z_]\w*)+")
 
     def module(match: re.Match[str]) -> str:
         name = match.group(0)
@@ -90,9 +91,11 @@ def replaced(text: str) -> str:
 
     text = dotted.sub(module, text)
     paths = sorted(FILES, key=len, reverse=True)
-    known = re.compile(r"(?<![\w/-])(" + "|".join(map(re.escape, paths)) + r")(?=[/_.\w`)\s\"']|$)")
-    python = re.compile(r"(?<![\w/-])skipstone/[\w/]+\.py")
+    python = re.compile(r"(?<![\w/-])(?:packages/[\w-]+/|research/)?skipstone[\w/]+\.py")
     text = python.sub(lambda m: new_path(m.group(0)), text)
+    if not paths:
+        return text
+    known = re.compile(r"(?<![\w/-])(" + "|".join(map(re.escape, paths)) + r")(?=[/_.\w`)\s\"']|$)")
     return known.sub(lambda m: FILES[m.group(1)] if "/" in m.group(1) else m.group(1), text)
 
 
@@ -114,7 +117,7 @@ def main() -> None:
         text = None
         if path.endswith(TEXTS) and not path.startswith(("CHANGELOG", "research/layout")):
             text = file.read_text(encoding="utf-8")
-            if path.endswith(".py"):
+            if path.endswith((".py", ".pyi")):
                 text = rewritten(text, path, modules)
             text = replaced(text)
         if target != file:
@@ -122,7 +125,8 @@ def main() -> None:
             subprocess.run(["git", "mv", path, str(target.relative_to(ROOT))], cwd=ROOT, check=True)
         if text is not None:
             target.write_text(text, encoding="utf-8")
-    packages()
+    if not SECOND:
+        packages()
     for folder in (*HOMES.values(), *SOURCES):
         assert (ROOT / folder).is_dir() or folder == "examples", folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -26,8 +27,9 @@ def table(name: str, columns: int = 2) -> list[tuple[str, ...]]:
     return found
 
 
-MODULES = dict(table("modules.tsv"))
-FILES = dict(table("files.tsv"))
+SECOND = "modules_2.tsv" in sys.argv  # the second pass, over the new layout
+MODULES = dict(table("modules_2.tsv" if SECOND else "modules.tsv"))
+FILES = {} if SECOND else dict(table("files.tsv"))
 
 
 def new_module(name: str) -> str:
@@ -47,16 +49,19 @@ def path_of(module: str, package: bool = False) -> str:
 
 
 def module_of(path: str) -> str | None:
-    """The module of 0.1.0 that a file is, None of a script or a test."""
-    if not (path.startswith("skipstone/") and path.endswith(".py")):
-        return None
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    """The module that a file is, None of a script or a test."""
+    for top, home in HOMES.items():
+        if path.startswith(f"{home}/") and path.endswith((".py", ".pyi")):
+            inside = path.removeprefix(f"{home}/").removesuffix("i").removesuffix(".py").removesuffix("__init__")
+            return f"{top}/{inside}".rstrip("/").replace("/", ".")
+    return None
 
 
 def new_path(path: str) -> str:
     """Where a file of 0.1.0 is in 0.2.0."""
     if (module := module_of(path)) is not None:
-        return path_of(new_module(module), path.endswith("__init__.py"))
+        package = path.endswith(("__init__.py", "__init__.pyi"))
+        return path_of(new_module(module), package) + ("i" if path.endswith(".pyi") else "")
     parts = path
     for prefix in sorted(FILES, key=len, reverse=True):
         if parts == prefix or parts.startswith((f"{prefix}/", f"{prefix}_", f"{prefix}.")):

@@ -11,6 +11,7 @@ from typing import Any
 from .. import __version__
 from ..evaluation.columns import Column
 from ..evaluation.engine_subject import EngineSubject
+from ..evaluation.fingerprint import RESULTS_VERSION
 from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
@@ -71,6 +72,7 @@ def configuration(subject: Subject, column: Column) -> dict[str, Any]:
         "full run": column.spec,
         "device": ", ".join(device),
         **versions(),
+        "skipstone": RESULTS_VERSION,
     }
 
 

@@ -45,7 +45,9 @@ def listing(shelf: Annotated[ListedKind | None, typer.Argument(help="Which; all 
         names = registry.names(kind)
         if len(shelves) > 1:
             typer.echo(f"{title}:")
-        width = max(map(len, (*names, *registry.list_presets(kind))))
+        width = max(map(len, (*names, *registry.list_presets(kind))), default=0)
+        if not names:
+            typer.echo("  none: they come with skipstone-bench: pip install 'skipstone[bench]'")
         for name in names:
             typer.echo(f"  {name:{width}}  {registry.first_doc_line(registry.find_class(kind, name))}")
         for name, (spec, about) in registry.list_presets(kind).items():

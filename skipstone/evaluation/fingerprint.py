@@ -11,10 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from .references import EvaluationSample
 from .subject import Subject
 
+# The first version that draws, to the bit, what today's draws: results of all versions since may stand in one table,
+# and an interrupted run goes on. Raise it with every change of a decision, a solver or a metric.
+RESULTS_VERSION = "0.1.0"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")
 
 
@@ -25,7 +27,7 @@ def fingerprint(
     parameters = [next(iter(network.parameters())) for network in subject.denoisers]
     return {
         "weights": hash_weights(subject.folder),
-        "skipstone": __version__,
+        "skipstone": RESULTS_VERSION,
         "torch": version("torch"),
         "diffusers": version("diffusers"),
         "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})),

@@ -85,7 +85,7 @@ def broken(scenario: Any, rule: Callable[[Target, list[list[float]], list[str] |
     for _ in range(60):
         accepted = rule(target, scenario.draw(rng, scenario.n).tolist(), groups)
         count += bool(accepted) and scenario.risks[max(accepted)] > target.risk  # all ladders get cheaper
-    return float(simulation.Outcome(60, 60, count, math.nan, math.nan).low)
+    return float(simulation.SimulationOutcome(60, 60, count, math.nan, math.nan).low)
 
 
 def test_testing_every_setting_without_a_correction_is_noticed() -> None:
@@ -118,7 +118,7 @@ def test_dropping_nan_is_noticed() -> None:
 def test_the_audit_looks_after_every_sample_and_still_seldom_errs(alpha: float) -> None:
     when = simulation.alarms(lambda rng, n: (rng.random(n) < alpha).astype(float), alpha, 600, RUNS)
     raised = int(np.isfinite(when).sum())
-    assert simulation.Outcome(RUNS, 0, raised, math.nan, 0.0).low <= 0.05
+    assert simulation.SimulationOutcome(RUNS, 0, raised, math.nan, 0.0).low <= 0.05
     broken_twice = simulation.alarms(lambda rng, n: (rng.random(n) < 2 * alpha).astype(float), alpha, 600, 40)
     assert np.isfinite(broken_twice).mean() > 0.8
 
@@ -130,7 +130,7 @@ def test_stopping_a_plain_test_at_will_errs_far_too_often() -> None:
         failed = (rng.random(300) < 0.1).cumsum()
         looks = range(20, 300, 5)
         alarms += any(p_value(Target.parse("ssim >= 0.5 @ 10%"), _met(failed[n - 1], n)) <= 0.05 for n in looks)
-    assert simulation.Outcome(40, 0, alarms, math.nan, 0.0).low > 0.05
+    assert simulation.SimulationOutcome(40, 0, alarms, math.nan, 0.0).low > 0.05
 
 
 def _met(failed: int, n: int) -> list[float]:

@@ -15,7 +15,7 @@ import skipstone_pebble as pebble
 from skipstone.errors import ModelError
 from skipstone_pebble import text
 from skipstone_pebble.dit import DiTSettings
-from skipstone_pebble.families import FAMILIES
+from skipstone_pebble.families import FAMILIES, load_family
 from skipstone_pebble.recipe import autoencoder, data, denoiser, export, train
 from skipstone_pebble.recipe.autoencoder import AutoencoderSettings, DecoderTrainer
 from skipstone_pebble.recipe.denoiser import DenoiserTrainer
@@ -49,8 +49,8 @@ def cache(coder, discs):
 
 def _denoiser(cache, tokenizer, run: TrainingArguments, family: str = "unet") -> DenoiserTrainer:
     torch.manual_seed(1)
-    network = FAMILIES[family].build(SMALL[family], tokenizer)
-    return DenoiserTrainer(FAMILIES[family], network, cache, SMALL[family], run)
+    network = load_family(family).build(SMALL[family], tokenizer)
+    return DenoiserTrainer(load_family(family), network, cache, SMALL[family], run)
 
 
 def _same(one: Trainer, other: Trainer) -> bool:
@@ -194,4 +194,4 @@ def test_the_command_line_names_the_family_and_its_settings(family: str, monkeyp
     (recipe,) = seen
     assert recipe.family.name == family
     assert (recipe.denoiser.batch, recipe.denoiser.first) == (8, 0.7)
-    assert recipe.denoiser.rate == FAMILIES[family].settings().rate
+    assert recipe.denoiser.rate == load_family(family).settings().rate

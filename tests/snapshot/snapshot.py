@@ -112,7 +112,8 @@ class Case:
         if self.values:
             self.write("values.json", json.dumps(self.values, indent=1))
         if self.arrays:
-            np.savez(self.folder / "arrays.npz", **{k: np.asarray(v) for k, v in self.arrays.items()})
+            arrays: dict[str, Any] = {name: np.asarray(value) for name, value in self.arrays.items()}
+            np.savez(self.folder / "arrays.npz", **arrays)
 
     def run(self, *arguments: str, expect: int = 0) -> None:
         """`skipstone ARGUMENTS...`: its files stay in the folder, its exit code and what it says beside them."""
@@ -158,13 +159,14 @@ def record(folder: Path, only: str) -> int:
 
     os.environ.update({**QUIET, "SKIPSTONE_CACHE": str(folder.resolve() / "cache")})
     torch.set_num_threads(1)
-    if folder.exists() and any(folder.iterdir()):
-        raise SystemExit(f"{folder} is not empty: name another folder.")
+    chosen = {name: draw for name, draw in CASES.items() if re.search(only, name)}
+    if there := [name for name in chosen if (folder / name).exists()]:
+        raise SystemExit(f"{folder} holds {', '.join(there)}: name another folder, or say --only for other cases.")
     folder.mkdir(parents=True, exist_ok=True)
     package = Path(skipstone.__file__).resolve().parent
     roots = [str(folder.resolve()), str(package), str(package.parent), sys.prefix, str(Path.home())]
     (folder / "about.json").write_text(json.dumps({"roots": roots, "version": skipstone.__version__}))
-    failed = [name for name, draw in CASES.items() if re.search(only, name) and not drawn(folder / name, draw)]
+    failed = [name for name, draw in chosen.items() if not drawn(folder / name, draw)]
     if failed:
         print(f"Failed: {', '.join(failed)}")
     return 1 if failed else 0
@@ -347,7 +349,8 @@ def shipped(kind: str) -> Path:
     """The folder of a model that ships, wherever it lies, by the class of its pipeline."""
     import skipstone
 
-    for index in sorted(Path(skipstone.__file__).parent.rglob("model_index.json")):
+    home = sys.modules[skipstone.Pebble.__module__].__file__ or ""
+    for index in sorted(Path(home).parent.rglob("model_index.json")):
         if json.loads(index.read_text(encoding="utf-8"))["_class_name"] == kind:
             return index.parent
     raise LookupError(f"No {kind} ships.")
@@ -469,7 +472,7 @@ def calibrate(made: Case) -> None:
     made.run("audit", "mine", "--samples", "2", "--cache", "cache")
     made.run("audit", "mine", "--samples", "1", "--cache", "cache")
     made.run(*asked, "--target", "ssim >= 0.5 @ mean", "--confidence", "none", "--samplers", "-p", "interval(every=2)",
-             "--as-guest", "--out", "guest")  # fmt: skip
+             "--as-guest", "--cache", "guest-cache", "--out", "guest")  # fmt: skip
     made.run(*asked, "-p", "stride(tol=9.0)", "--target", "psnr >= 95 @ 60%", "--confidence", "0.7", "--out", "none",
              expect=3)  # fmt: skip
 
@@ -561,7 +564,7 @@ def brighter() -> Iterator[list[str]]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             answers.append(brightest(body))
             said = json.dumps({"winner": answers[-1], "reason": "it is brighter"})
-            sent = {"choices": [{"message": {"role": "assistant", "content": said}}]}
+            sent: dict[str, Any] = {"choices": [{"message": {"role": "assistant", "content": said}}]}
             sent |= {"usage": {"prompt_tokens": 1000, "completion_tokens": 20}}
             raw = json.dumps(sent).encode()
             self.send_response(200)
@@ -598,15 +601,18 @@ def brightest(body: Mapping[str, Any]) -> str:
 # -- Comparing --------------------------------------------------------------------------------------
 
 PASSING = re.compile(
-    r"(.*_)?(seconds|date|version|versions|machine|skipstone|torch|diffusers|python|time|took|peak_bytes|minutes)"
+    r"(.*_)?(seconds|date|version|versions|machine|skipstone|torch|diffusers|python|time|took|peak|peak_bytes|memory|minutes)"
 )
 MASKS = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?( UTC)?"), "DATE"),
     (re.compile(r"\b[Ss]kipstone \d+\.\d+\.\d+\S*"), "skipstone VERSION"),
     (re.compile(r"\d+(\.\d+)? (s|seconds|minutes)\b"), "TIME"),
+    (re.compile(r"[\d.]+ of [\d.]+ GB|peak(&#34;|\"): \d+"), "MEMORY"),
+    (re.compile(r" *\d+\.\d\d(?=\s+\d\.\d\d$)", re.MULTILINE), " TIME"),  # in a table, before the judge's score
     (re.compile(r"id=\"[^\"]*\"|url\(#[^)]*\)|href=\"#[^\"]*\""), "ID"),
 )
 HASH = re.compile(r"[0-9a-f]{16}")  # folders named by a hash of a configuration, the version among it
+TIMED = ("curve.png",)  # pictures with an axis of seconds: their size alone is compared, curve.csv has the numbers
 MOST = 8  # differences of a file that are listed
 
 
@@ -707,6 +713,8 @@ def read_picture(where: Recorded, path: Path) -> Content:
     from PIL import Image, ImageSequence
 
     with Image.open(path) as picture:
+        if path.name in TIMED:
+            return Content({"size": picture.size})
         frames = {f"frame {i}": np.asarray(frame.copy()) for i, frame in enumerate(ImageSequence.Iterator(picture))}
         said = {k: v for k, v in picture.info.items() if isinstance(v, str) and k != "Software"}
     return Content({**frames, **dict(where.flat(said))})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -127,7 +127,7 @@ class DiT(DenoiserFamily):
 
     name = "dit"
     settings = DiTSettings
-    pipeline = StableDiffusion3Pipeline
+    pipeline = "StableDiffusion3Pipeline"
 
     def build(self, settings: DiTSettings, tokenizer: CLIPTokenizer, base: Path | None = None) -> Network:
         """A new transformer whose blocks do nothing yet (arXiv:2212.09748); encoders new, or those of `base`."""

@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers import AutoencoderTiny, DiffusionPipeline
 from torch import nn
-from transformers import CLIPTokenizer
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny, DiffusionPipeline
+    from transformers import CLIPTokenizer
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class DenoiserFamily(ABC):
 
     name: ClassVar[str]
     settings: ClassVar[type[DenoiserSettings]]
-    pipeline: ClassVar[type[DiffusionPipeline]]
+    pipeline: ClassVar[str]  # name of its class in diffusers
 
     @abstractmethod
     def build(self, settings: Any, tokenizer: CLIPTokenizer, base: Path | None = None) -> Network:
@@ -109,4 +111,7 @@ class DenoiserFamily(ABC):
 
     def build_pipeline(self, autoencoder: AutoencoderTiny, network: Network) -> DiffusionPipeline:
         """The diffusers pipeline."""
-        return self.pipeline(vae=autoencoder, scheduler=self.scheduler(), **self.components(network))
+        import diffusers
+
+        pipeline = getattr(diffusers, self.pipeline)
+        return pipeline(vae=autoencoder, scheduler=self.scheduler(), **self.components(network))

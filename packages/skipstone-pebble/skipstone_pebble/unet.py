@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -38,7 +38,7 @@ class UNet(DenoiserFamily):
 
     name = "unet"
     settings = UNetSettings
-    pipeline = StableDiffusionPipeline
+    pipeline = "StableDiffusionPipeline"
 
     def build(self, settings: UNetSettings, tokenizer: CLIPTokenizer, base: Path | None = None) -> Network:
         """A new U-Net; the text encoder is new, or that of `base`."""

@@ -165,7 +165,8 @@ def g3(scores: Scores) -> Verdict:
 def g4(transfer_scores: Scores | None) -> Verdict:
     """It is of use on a model that it was not trained on."""
     claim = (
-        f"On another model, untrained there, the judge's mean score is at most {MAX_SCORE_DROP:.0%} below the full run."
+        f"On another model, untrained there, the judge's mean score is at most {MAX_SCORE_DROP:.0%} below the full "
+        f"run's."
     )
     if transfer_scores is None:
         return _not_applicable("G4", claim, "no scores on another model were given (--transfer)")

@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel
 from skipstone.errors import ModelError
 
 from .. import MANIFEST
-from ..families import FAMILIES
+from ..families import load_family
 from ..family import DenoiserFamily, Network
 from . import autoencoder
 
@@ -132,7 +132,7 @@ def export_run(run: Path, folder: Path, judge: Path | None = None) -> Path:
     """
     drawn = _checkpoint(run / "denoiser")
     options = _options(drawn)
-    family = FAMILIES[options.pop("family", "unet")]
+    family = load_family(options.pop("family", "unet"))
     network = family.build(family.settings(**options), CLIPTokenizer.from_pretrained(run / "tokenizer"))
     _copy_parameters(network.parameters, drawn["average"])
     save_pipeline(folder, _autoencoder(run / "autoencoder"), family, network)

@@ -24,7 +24,7 @@ from diffusers import AutoencoderTiny
 from rich.console import Console
 
 from .. import text
-from ..families import FAMILIES
+from ..families import FAMILIES, load_family
 from ..family import DenoiserFamily, DenoiserSettings
 from ..model import find_model
 from ..scenes import Sprites
@@ -68,7 +68,7 @@ class Recipe:
     @property
     def family(self) -> DenoiserFamily:
         """The family that the denoiser's settings are of."""
-        return next(family for family in FAMILIES.values() if type(self.denoiser) is family.settings)
+        return next(family for family in map(load_family, FAMILIES) if type(self.denoiser) is family.settings)
 
     def run(self, part: str, steps: int) -> TrainingArguments:
         """The settings of one part's training loop."""
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threads=given.threads,
         sheet_steps=given.sheet_steps,
         base=given.base,
-        denoiser=FAMILIES[given.family].settings(
+        denoiser=load_family(given.family).settings(
             **{name: value for name, value in overrides.items() if value is not None}
         ),
     )

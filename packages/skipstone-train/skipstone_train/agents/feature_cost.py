@@ -17,7 +17,7 @@ def build_published_observation(model: Any, by: str = "", fee: float | None = No
 
     Args:
         model: Whose pictures are observed.
-        by: The image encoder, as of the signal `image_encoder`: "" the model's own, else a CLIP's folder or id.
+        by: The image encoder, as of the signal `look`: "" the model's own, else a CLIP's folder or id.
         fee: Of one extraction, in full calls, >= 0; None measures it: multiply-accumulates of decoding and encoding,
             over those of a full call of the network.
 
@@ -28,7 +28,7 @@ def build_published_observation(model: Any, by: str = "", fee: float | None = No
     if fee is not None and not fee >= 0:
         raise SpecError(f"Expected a fee >= 0, in full calls, got {fee}; null measures it.")
     problem = model.problem(EXAMPLE_PROMPT)
-    extractor = problem.image_encoder(by)
+    extractor = problem.feature_extractors(by)
     if fee is None:
         with count_macs([extractor.image_encoder]) as extraction:
             extractor.image_features(problem.x)
