@@ -99,9 +99,9 @@ def test_changes_on_the_command_line() -> None:
     [
         (
             "count: 1\ninner:\n  rte: 2\n",
-            r"^f: inner has no key 'rte'. Did you mean 'rate'\? Known: rate, sizes, pair\.$",
+            r"^f: inner has no key 'rte'. Did you mean 'rate'\? It takes: rate, sizes, pair\.$",
         ),
-        ("cuont: 1\n", r"^f: the configuration has no key 'cuont'. Did you mean 'count'\?"),
+        ("cuont: 1\n", r"^f: The configuration has no key 'cuont'. Did you mean 'count'\?"),
         ("count: 1.5\n", r"^f, count: expected a valid integer, got 1.5\.$"),
         ("count: true\n", r"^f, count: expected a valid integer, got True"),
         ("\ninner:\n  rate: fast\n", r"^f, inner.rate: expected a valid number, got 'fast'"),
@@ -118,7 +118,7 @@ def test_changes_on_the_command_line() -> None:
         ("- 1\n", r"^f: expected an object, got \[1\]"),
         ("count: 1\ncount: 2\n", r"^f, line 2: .*'count' is there twice"),
         ("kind: three\n", r"^f: no kind is called 'three'. .*Known: one, two"),
-        ("kind:\n  name: two\n  rate: 1\n", r"^f: kind has no key 'rate'. Known: loud"),
+        ("kind:\n  name: two\n  rate: 1\n", r"^f: kind has no key 'rate'. It takes: loud"),
         ("kind: {rate: x}\n", r"^f, kind.rate: expected a valid number, got 'x'"),
         ("maybe: {loud: 1}\n", r"maybe has no key 'loud'"),
         ("a: b: c\n", r"^f, line 1: expected YAML"),

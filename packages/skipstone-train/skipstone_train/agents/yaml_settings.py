@@ -90,7 +90,8 @@ def _build(kind: type, values: Any, places: Mapping[str, str], path: str = "") -
             own = own if isinstance(own, dict) else {NAME_KEY: own}
             if (name := own.pop(NAME_KEY, next(iter(kinds)))) not in list(kinds):
                 place = _place(places, inner + NAME_KEY)
-                raise SpecError(f"{place}: no {f.name} is called {name!r}.{_known(name, kinds)}")
+                guess = suggest_spelling(str(name), list(kinds))
+                raise SpecError(f"{place}: no {f.name} is called {name!r}.{guess} Known: {', '.join(kinds)}.")
             chosen[f.name] = _build(kinds[name], own, places, inner)
     # In a tuple, as a dataclass alone takes no `config`; from JSON, where a mapping and a list are of strict types.
     adapter: TypeAdapter[Any] = TypeAdapter(tuple[kind], config=ConfigDict(strict=True, extra="forbid"))  # type: ignore[valid-type]
@@ -123,8 +124,9 @@ def _explain(kind: type, error: Any, places: Mapping[str, str], path: str) -> st
     name = (path + ".".join(keys)).strip(".")
     place, message = _place(places, name), error["msg"].replace("Input should be", "expected")
     if error["type"] == "unexpected_keyword_argument":
-        owner, whole = reduce(_type_of_field, keys[:-1], kind), name.rpartition(".")[0] or "the configuration"
-        return f"{place}: {whole} has no key {keys[-1]!r}.{_known(keys[-1], [f.name for f in fields(owner)])}"
+        owner, known = name.rpartition(".")[0], [f.name for f in fields(reduce(_type_of_field, keys[:-1], kind))]
+        guess = suggest_spelling(keys[-1], known)
+        return f"{place}: {owner or 'The configuration'} has no key {keys[-1]!r}.{guess} It takes: {', '.join(known)}."
     if error["type"] == "value_error":  # out of `__post_init__`
         return f"{place}{name and ', '}{name}: {error['ctx']['error']}"
     return f"{place}{name and ', '}{name}: {message}, got {error['input']!r}."
@@ -132,10 +134,6 @@ def _explain(kind: type, error: Any, places: Mapping[str, str], path: str) -> st
 
 def _place(places: Mapping[str, str], path: str) -> str:
     return places[max((key for key in places if f"{path}.".startswith(key and f"{key}.")), key=len)]
-
-
-def _known(name: Any, names: Iterable[str]) -> str:
-    return f"{suggest_spelling(str(name), list(names))} Known: {', '.join(names)}."
 
 
 def _type_of_field(kind: type, name: str) -> type:
