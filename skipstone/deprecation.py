@@ -91,7 +91,7 @@ def _renamed_attribute(owner: str, old: str, new: str, instance: Any) -> Any:
 MOVED_PACKAGES = {
     "skipstone.backbones": ("skipstone.testing.backbones", "skipstone.integrations"),
     "skipstone.bench": ("skipstone_bench", "skipstone.evaluation"),
-    "skipstone.peers": ("skipstone_bench.peers",),
+    "skipstone.peers": ("skipstone_bench.peers", "skipstone.evaluation.peers"),
     "skipstone.pebble": ("skipstone_pebble", "skipstone_pebble.recipe"),
     "skipstone.train": ("skipstone_train.agents",),
 }
@@ -105,7 +105,7 @@ class MovedModules(MetaPathFinder):
         for old, homes in MOVED_PACKAGES.items():
             if fullname == old and _exists(homes[0]):
                 warn_renamed(fullname, homes[0])
-                return ModuleSpec(fullname, _Package(homes[0]), is_package=True)
+                return ModuleSpec(fullname, _Package(homes), is_package=True)
             for home in homes:
                 name = home + fullname.removeprefix(old)
                 if fullname.startswith(f"{old}.") and _exists(name):
@@ -117,15 +117,17 @@ class MovedModules(MetaPathFinder):
 class _Package(Loader):
     """A package of 0.1.0: what is asked of it is in the package of today, or a module that has moved."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, homes: Sequence[str]) -> None:
+        self.homes = homes
 
     def exec_module(self, module: ModuleType) -> None:
         def find(name: str) -> Any:
             if name.startswith("__"):
                 raise AttributeError(name)
-            found = getattr(importlib.import_module(self.name), name, None)
-            return importlib.import_module(f"{module.__name__}.{name}") if found is None else found
+            for home in filter(_exists, self.homes):
+                if (found := getattr(importlib.import_module(home), name, None)) is not None:
+                    return found
+            return importlib.import_module(f"{module.__name__}.{name}")
 
         setattr(module, "__getattr__", find)  # noqa: B010
 

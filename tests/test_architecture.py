@@ -142,13 +142,7 @@ def functions(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFun
             yield node, len(names) - (names[:1] in (["self"], ["cls"]))
 
 
-LONG = {  # to be divided
-    "skipstone_train.cli.train", "skipstone_train.agents.learners.base", "skipstone_train.agents.episodes",
-    "skipstone_research.agents.command",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("module", [m for m in MODULES if m not in LONG])
+@pytest.mark.parametrize("module", MODULES)
 def test_functions_stay_readable(module: str) -> None:
     for node, parameters in functions(ast.parse(modules()[module].read_text(encoding="utf-8"))):
         lines = (node.end_lineno or node.lineno) - node.lineno + 1

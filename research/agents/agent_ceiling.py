@@ -23,11 +23,11 @@ import numpy as np
 from scipy.stats import rankdata
 
 from skipstone.evaluation.prompts import load_prompts
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace
 from skipstone_train.agents.environment import Environment
-from skipstone_train.agents.episodes import SamplePool
-from skipstone_train.agents.rewards import Utility
-from skipstone_train.agents.settings import EnvironmentSettings, live
+from skipstone_train.agents.episodes import DecisionProcess, SamplePool
+from skipstone_train.agents.settings import EnvironmentSettings, build_live_pool
 from skipstone_train.agents.trajectory_log import TrajectoryLog
 
 PACES = ("short 0.5", "short 0.75", "continue", "skip 1.5", "skip 2")
@@ -42,16 +42,9 @@ def run_at_pace(
     """Observations at call `until`, qualities and calls of samples that go on at a pace from there."""
     guide = settings.trajectory_log.base_schedules[calls]
     moves = ActionSpace((*PACES, "stop 1"), first=1, calls=3.0)
-    env = Environment(
-        pool,
-        settings.trajectory_log.build_solver(),
-        moves,
-        settings.observation,
-        [(1.0, guide)],
-        Utility(1.0, FLOOR, CAP),
-        len(pool),
-        True,
-    )
+    solver, utility = settings.trajectory_log.build_solver(), Utility(1.0, FLOOR, CAP)
+    process = DecisionProcess(pool, solver, moves, settings.observation, [(1.0, guide)], utility)
+    env = Environment(process, len(pool), True)
     seen, _ = env.reset(seed=0)
     shown = np.zeros_like(seen)
     quality, cost = np.full(len(pool), np.nan), np.zeros(len(pool))
@@ -183,7 +176,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     settings = replace(EnvironmentSettings(), guides_from="logged", live=True, relative=False)
     log = settings.trajectory_log
-    pool = live(settings.model, log, range(len(log)))
+    pool = build_live_pool(settings.model, log, range(len(log)))
     rows, kept = [], {}
     for calls, until in ((11, 4), (11, 6)):
         found = load_or_run(given.out, pool, settings, calls, until, "log")

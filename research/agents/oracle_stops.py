@@ -22,7 +22,7 @@ from skipstone_bench.oracle import Utility, best_of, make_scorer, oracle_ending,
 
 STEPS, STRIDE, N = 50, 4, 8
 REFERENCE = "fixed @ dpmpp / trailing / 200"
-UTILITY = Utility(price=1.0)
+UTILITY = Utility(1.0, 20.0, 60.0)
 
 
 def column(engine: EngineSubject, spec: str) -> Column:
@@ -84,7 +84,7 @@ def main() -> None:
             problems,
             registry.parse("solver", solver),
             decoded,
-            lambda s, pixels, calls: UTILITY.of(psnr(s, pixels), calls),
+            lambda s, pixels, calls: UTILITY(psnr(s, pixels), calls),
             stops,
         )
         print_row(

@@ -75,23 +75,23 @@ tries = st.lists(
 def test_the_best_is_worth_most_and_of_equals_costs_least(tried: list[TrialResult], price: float) -> None:
     utility = Utility(price, 20.0, 60.0)
     choice = best_choice("s", tried, utility)
-    worth = [utility.evaluate(one.psnr, one.calls) for one in tried]
+    worth = [utility(one.psnr, one.calls) for one in tried]
     assert choice.utility == max(worth)
     assert choice.result.calls == min(t.calls for t, w in zip(tried, worth, strict=True) if w == max(worth))
 
 
 @given(st.floats(-50, 200), st.floats(0, 50), st.floats(0, 3))
 def test_utility_is_clipped_and_charged(psnr: float, calls: float, price: float) -> None:
-    value = Utility(price, 20.0, 60.0).evaluate(psnr, calls) + price * calls
+    value = Utility(price, 20.0, 60.0)(psnr, calls) + price * calls
     assert 20.0 - 1e-9 <= value <= 60.0 + 1e-9
     if 20.0 <= psnr <= 60.0:
         assert value == pytest.approx(psnr)
 
 
-@pytest.mark.parametrize("wrong", [{"price": -1.0}, {"floor": 60.0}, {"price": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"price": -1.0}, {"floor": 60.0, "cap": 60.0}, {"price": float("nan")}])
 def test_utilities_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(SpecError, match="Expected"):
-        Utility(**wrong)
+    with pytest.raises(SpecError, match="expected price >= 0 and floor < cap"):
+        Utility(**{"price": 1.0, **wrong})
 
 
 # -- shortest paths of several lengths ------------------------------------------------------------
@@ -138,11 +138,11 @@ def test_the_choice_is_that_of_brute_force_and_no_guide_beats_it(tmp_path: Path)
     made = oracle(tmp_path)
     found, choices = made.run_trials(), made.choices(UTILITY)
     for choice in choices:
-        worth = {one.spec: UTILITY.evaluate(one.psnr, one.calls) for one in found[choice.sample]}
+        worth = {one.spec: UTILITY(one.psnr, one.calls) for one in found[choice.sample]}
         assert choice.utility == max(worth.values()) == worth[choice.result.spec]
     fixed = best_shared_schedule(found, UTILITY)
     means = {
-        spec: np.mean([UTILITY.evaluate(t.psnr, t.calls) for one in found.values() for t in one if t.spec == spec])
+        spec: np.mean([UTILITY(t.psnr, t.calls) for one in found.values() for t in one if t.spec == spec])
         for spec in {t.spec for one in found.values() for t in one if t.kind == "guide"}
     }
     assert fixed is not None
@@ -193,8 +193,8 @@ def test_what_was_run_is_not_run_again_and_prices_share_it(tmp_path: Path, monke
     assert total - 1 == fresh.drawn  # one more for where its runs begin
     assert 0 < before < total
     again = oracle(tmp_path, subject, batch=3)
-    again.choices(Utility(0.1))
-    again.choices(Utility(3.0))
+    again.choices(Utility(0.1, 20.0, 60.0))
+    again.choices(Utility(3.0, 20.0, 60.0))
     assert subject.drawn == total + 1
 
 
@@ -209,7 +209,7 @@ def test_results_can_be_read_by_others(tmp_path: Path, monkeypatch: pytest.Monke
     assert [line["sample"] for line in lines] == [choice.sample for choice in chosen]
     for line, choice in zip(lines, chosen, strict=True):
         assert line["utility"] == choice.utility >= line["guide_utility"]
-        assert line["utility"] == UTILITY.evaluate(line["psnr"], line["calls"])
+        assert line["utility"] == UTILITY(line["psnr"], line["calls"])
         assert {"spec", "kind", "tried", "price", "floor", "cap", "guide", "guide_calls"} <= line.keys()
     with pytest.raises(SpecError, match="one of them twice"):
         oracle_schedule(subject, [*eval_samples(1), *eval_samples(1)], tmp_path, UTILITY, ladder)
@@ -285,7 +285,7 @@ def test_the_oracle_ending_is_that_of_brute_force_and_asks_nothing_twice() -> No
     exact = [denoise(HARD, replace(p, grid=fine()), SOLVER, registry.parse("policy", "fixed")).x for p in asked]
 
     def worth(s: int, pixels: Any, calls: float) -> float:
-        return UTILITY.evaluate(-10 * float(np.log10(((pixels - exact[s]) ** 2).mean())), calls)
+        return UTILITY(-10 * float(np.log10(((pixels - exact[s]) ** 2).mean())), calls)
 
     found = oracle_ending(HARD, asked, SOLVER, list, worth, stops, finish)
     for s, (problem, ending) in enumerate(zip(asked, found, strict=True)):

@@ -148,10 +148,10 @@ def test_several_seeds_and_a_cluster(config: str, shell: Shell, tmp_path: Path) 
         (("--learner", "pp"), "no learner is called 'pp'. Did you mean 'ppo'?"),
         (("slots=0",), "slots >= 1"),
         (("environment=toy", "--minutes", "-1"), "--minutes: expected a number > 0"),
-        (("environment=toy", "tracking=mlflow"), "pip install mlflow"),
+        (("environment=toy", "tracking=mlflow"), "tracking: mlflow is no longer supported. Use tensorboard"),
         (("environment=toy", "--slurm", "hours=x"), "expected hours to be a number"),
         (("environment.log=nowhere.npz",), "got nowhere.npz"),
-        (("--resume", "environment=toy", "tracking=tensorbord"), "expected tracking to be 'tensorboard' or"),
+        (("--resume", "environment=toy", "tracking=tensorbord"), "Did you mean 'tensorboard'?"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(more: tuple[str, ...], said: str, shell: Shell) -> None:

@@ -17,6 +17,7 @@ from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Query
 from skipstone.errors import ModelError, SpecError
 from skipstone.evaluation.cost import count_macs
+from skipstone.evaluation.utility import Utility
 from skipstone.integrations.features import CLIP_MEAN, CLIP_STD, LatentImageEncoder, load_clip
 from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
 from skipstone.policies.agent.checkpoint import ActionScorer
@@ -25,9 +26,8 @@ from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone_pebble.judge import Judge
 from skipstone_pebble.model import Pebble
 from skipstone_train.agents.environment import Environment
-from skipstone_train.agents.episodes import SamplePool
-from skipstone_train.agents.feature_cost import published
-from skipstone_train.agents.rewards import Utility
+from skipstone_train.agents.episodes import DecisionProcess, SamplePool
+from skipstone_train.agents.feature_cost import build_published_observation
 from skipstone_train.agents.settings import EnvironmentSettings
 
 GUIDE = BaseSchedule((1.0, 0.9, 0.6, 0.25, 0.0))
@@ -134,7 +134,7 @@ def test_the_price_of_a_look_is_counted(pebble: Pebble, weights: str) -> None:
         pebble.backbone.predict([Query(problem.x, 1.0, problem.cond)])
     with count_macs([pebble.autoencoder.decoder.layers, judge.trunk, judge.middle]) as parts:
         judge.features(torch.from_numpy(pebble.decode([problem.x])[0]).permute(2, 0, 1)[None])
-    own, theirs = published(pebble), published(pebble, weights)
+    own, theirs = build_published_observation(pebble), build_published_observation(pebble, weights)
     assert own.fee == pytest.approx(parts.macs / called.macs, abs=1e-4)
     assert own.fee > 1.0, "looking has become cheaper than a call: say so where the observation is described"
     with count_macs([judge.trunk, judge.middle]) as reading:
@@ -146,9 +146,9 @@ def test_the_price_of_a_look_is_counted(pebble: Pebble, weights: str) -> None:
     assert seeing.macs > 0
     assert theirs.fee == pytest.approx(expected, abs=1e-4)
     assert (own.image, own.text, theirs.image, theirs.text) == (128, 128, 768, 768)
-    assert published(pebble, fee=0.25).fee == 0.25
+    assert build_published_observation(pebble, fee=0.25).fee == 0.25
     with pytest.raises(SpecError, match="fee"):
-        published(pebble, fee=-1.0)
+        build_published_observation(pebble, fee=-1.0)
 
 
 def test_a_model_without_a_judge_wants_a_clip(tiny_model: Path, weights: str) -> None:
@@ -176,13 +176,15 @@ def test_episodes_of_the_published_state_and_the_agent_in_use(
     which: str, tiny_model: Path, weights: str, tmp_path: Path
 ) -> None:
     model, by = (Pebble.load(tiny_model), weights) if which == "tiny" else (Pebble.load(), "")
-    sight = Observation(("published",), published=published(model, by))
+    sight = Observation(("published",), published=build_published_observation(model, by))
     assert len(sight.names) == (1672 if by else 128 + 128 + 128 + 8)
     problems = [model.problem(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
     pool = SamplePool(model.backbone, problems, [0 * p.x for p in problems], 4.0, PROMPTS, np.ones(2, np.float32))
     agent = mind(sight)
     solver = registry.parse("solver", SOLVER)
-    env = Environment(pool, solver, agent.action_space, sight, agent.base_schedules, Utility(1.0, 0.0, 40.0), 2, True)
+    utility = Utility(1.0, 0.0, 40.0)
+    process = DecisionProcess(pool, solver, agent.action_space, sight, agent.base_schedules, utility)
+    env = Environment(process, 2, True)
     seen, finals = env.reset(seed=0)[0], dict[int, dict[str, float]]()
     while len(finals) < 2:
         assert seen.shape == (2, len(sight.names))
@@ -210,7 +212,7 @@ def test_settings_say_what_looks_and_measure_its_price(tmp_path: Path) -> None:
         log=str(path), live=True, blocks=("place", "image", "quality"), actions=("continue", "skip 2", "stop 1")
     )
     env = settings.build("validation", 1)
-    assert settings.observation.published == published(Pebble.load())
+    assert settings.observation.published == build_published_observation(Pebble.load())
     assert env.reset(seed=0)[0].shape == (1, 6 + 128 + 8)
     given = replace(settings, fee=0.5)
     assert given.observation.published.fee == 0.5
@@ -232,7 +234,7 @@ def test_a_guest_says_that_nobody_can_look(weights: str, tmp_path: Path) -> None
 
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(shipped.path(), safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
-    sight = Observation(("published",), published=published(Pebble.load(), weights, 1.0))
+    sight = Observation(("published",), published=build_published_observation(Pebble.load(), weights, 1.0))
     file = mind(sight).save(tmp_path / "agent.safetensors")
     with skipstone.adapt(pipe, Agent(str(file), 1.0)), pytest.raises(SpecError, match="pipeline"):
         pipe("a cat", num_inference_steps=5, output_type="latent")

@@ -22,6 +22,7 @@ from skipstone.engine.contracts import Run
 from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent import observation as sights
 from skipstone.policies.agent.actions import ActionSpace
 from skipstone.policies.agent.checkpoint import ActionScorer
@@ -32,9 +33,8 @@ from skipstone.policies.stride import Stride
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.policies import _DeclaredSignals, _WithSignals
 from skipstone_train.agents.environment import Environment
-from skipstone_train.agents.episodes import SamplePool
+from skipstone_train.agents.episodes import DecisionProcess, SamplePool
 from skipstone_train.agents.held_out import HeldOutEpisodes
-from skipstone_train.agents.rewards import Utility
 from skipstone_train.agents.settings import EnvironmentSettings, run_base_schedules
 from skipstone_train.agents.vectorized_env import VectorizedEnv
 
@@ -79,7 +79,8 @@ def environment(sight: Observation, slots: int = 6, feature_extractors: bool = T
     backbone, given = Gaussian(schedule=SCHEDULE), problems(feature_extractors=feature_extractors)
     ends = [backbone.exact(p.x, GRID[0], GRID[-1]) for p in given]
     pool = SamplePool(backbone, given, ends, 1.0, ["a", "b", "c"], np.ones(3, np.float32))
-    return Environment(pool, SOLVER, ActionSpace(), sight, PRICES, Utility(1.0, -50.0, 90.0), slots, True, **more)
+    utility = Utility(1.0, -50.0, 90.0)
+    return Environment(DecisionProcess(pool, SOLVER, ActionSpace(), sight, PRICES, utility, **more), slots, True)
 
 
 def brain(sight: Observation, seed: int = 0) -> ActionScorer:
@@ -370,9 +371,9 @@ def test_recorded_runs_cannot_be_looked_at(tmp_path: Path) -> None:
         environment(PHI, feature_extractors=False).reset(seed=0)
     pool = logged.pool(range(3), SCHEDULE)
     with pytest.raises(SpecError, match="live: true"):
-        Environment(pool, SOLVER, ActionSpace(), PHI, PRICES, Utility(1.0), 2).reset(seed=0)
+        Environment(DecisionProcess(pool, SOLVER, ActionSpace(), PHI, PRICES, Utility(1.0)), 2).reset(seed=0)
     with pytest.raises(SpecError, match="live: true"):
-        VectorizedEnv(pool, SOLVER, ActionSpace(), PHI, PRICES, Utility(1.0), 2)
+        VectorizedEnv(DecisionProcess(pool, SOLVER, ActionSpace(), PHI, PRICES, Utility(1.0)), 2)
     with pytest.raises(SpecError, match="live: true"):
         EnvironmentSettings(blocks=("place", "image"))
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import BenchError, SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone_research.agents import hypotheses as H
 from skipstone_research.agents.gap import measure_gap_closed
-from skipstone_research.agents.gates import MemoryUsage, TrainingSummary, g1, gates
+from skipstone_research.agents.gates import MemoryUsage, TrainingSummary, check_gates, g1
 from skipstone_research.agents.refined import DEFECT_METRIC, load_refine_scores
 from skipstone_research.agents.scores import ScoreRow, Scores, average_rows, row_from_jsonl
 from skipstone_train.agents.complexity import FACTS_UNIT, WORDS_UNIT, count_content_words, prompt_complexities
-from skipstone_train.agents.rewards import Utility
 
 TEXTS = ("a cat on a red background", "a small cat on a red background", "a cat above a bus on a red background")
 LADDER = (8, 10, 12, 16, 20)
@@ -67,7 +67,7 @@ class World:
 
 
 def verdict(scores: Scores, name: str) -> H.Verdict:
-    return next(v for v in H.hypotheses(scores) if v.name == name)
+    return next(v for v in H.check_hypotheses(scores) if v.name == name)
 
 
 def test_an_oracle_passes_and_a_bad_agent_fails() -> None:
@@ -332,9 +332,9 @@ def learnt(**more: Any) -> TrainingSummary:
 def test_gates_of_an_oracle_and_of_nothing() -> None:
     world = World()
     scores = world.scores(world.oracle(price=0.5))
-    found = gates(scores, [learnt()], MemoryUsage(10**9, 16 * 10**9, 5000), scores)
+    found = check_gates(scores, [learnt()], MemoryUsage(10**9, 16 * 10**9, 5000), scores)
     assert {v.name: v.holds for v in found} == {"G0": True, "G1": True, "G2": True, "G3": True, "G4": True}
-    bare = {v.name: v for v in gates(scores)}
+    bare = {v.name: v for v in check_gates(scores)}
     assert [name for name, v in bare.items() if v.holds is None] == ["G0", "G1", "G4"]
     assert all("Not applicable, because" in bare[name].why for name in ("G0", "G1", "G4"))
 
@@ -345,11 +345,11 @@ def test_gates_that_close() -> None:
     world = World()
     calls = np.full(world.n, 45.0)
     scores = world.scores(row("slow", "agent", world.psnr(50), calls, world.judge, price=0.5))
-    found = {v.name: v for v in gates(scores, [learnt()], MemoryUsage(1, 2, 2_000_000), scores)}
+    found = {v.name: v for v in check_gates(scores, [learnt()], MemoryUsage(1, 2, 2_000_000), scores)}
     assert [found[g].holds for g in ("G0", "G2", "G3")] == [False, False, False]
     assert "given up" in found["G3"].why
     worse = world.scores(row("bad", "agent", world.psnr(12), 12, world.judge * 0.9, price=0.5))
-    assert gates(scores, transfer_scores=worse)[-1].holds is False
+    assert check_gates(scores, transfer_scores=worse)[-1].holds is False
 
 
 # -- Summaries are refused --------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from skipstone.errors import BenchError
 from skipstone_bench.store import Header, Record, RowInfo, Store
 from skipstone_research.agents.evaluated import EVALUATION_FILE, load_evaluation
 from skipstone_research.agents.figures import _hull, draw_figures
-from skipstone_research.agents.report import VerdictReport, write
+from skipstone_research.agents.report import VerdictReport, write_report
 
 THINGS = ("dog", "bus", "fox", "key", "crab")
 PROMPTS = [f"a {thing} on a {ground} background" for thing in THINGS for ground in ("red", "blue")]
@@ -73,7 +73,7 @@ def lines(path: Path, calls: float, psnr: Any, **more: Any) -> Path:
 def test_every_figure_is_that_of_the_records(folder: Path, tmp_path: Path) -> None:
     hard = np.linspace(-2, 2, SAMPLES)
     ceiling = lines(tmp_path / "c.jsonl", 10, 35 + hard, price=1.0)
-    report, written = write(folder, ceiling=ceiling, command="again")
+    report, written = write_report(folder, ceiling=ceiling, command="again")
     assert [path.name for path in written] == ["hypotheses.html", "hypotheses.md", "hypotheses.json"]
     found = json.loads((folder / "hypotheses.json").read_text())
     verdicts = {v["name"]: v for v in (*found["hypotheses"], *found["gates"])}
@@ -100,7 +100,7 @@ def test_every_figure_is_that_of_the_records(folder: Path, tmp_path: Path) -> No
 
 
 def test_the_page_and_the_table_say_the_same(folder: Path) -> None:
-    report, _ = write(folder)
+    report, _ = write_report(folder)
     page, text = (folder / "hypotheses.html").read_text(), (folder / "hypotheses.md").read_text()
     for verdict in (*report.hypotheses, *report.gates):
         assert f"| **{verdict.name}** |" in text
@@ -130,9 +130,9 @@ def test_a_folder_without_a_finished_evaluation(folder: Path, tmp_path: Path) ->
 
 
 def test_transfer_is_judged_on_the_other_model(folder: Path) -> None:
-    report, _ = write(folder, transfer=folder)
+    report, _ = write_report(folder, transfer=folder)
     assert report.gates[-1].holds is True  # the judge sees no difference
-    assert VerdictReport.of(load_evaluation(folder)).gates[-1].holds is None
+    assert VerdictReport.from_evaluation(load_evaluation(folder)).gates[-1].holds is None
 
 
 def test_the_line_of_fixed_rows_is_concave() -> None:

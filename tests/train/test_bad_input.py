@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from skipstone.errors import BenchError, SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
 from skipstone.policies.agent.policy import Agent
 from skipstone_research.agents.evaluated import _load_bound_row, name_trainings
@@ -19,9 +20,8 @@ from skipstone_research.agents.gates import TrainingSummary, g1
 from skipstone_research.agents.scores import ScoreRow, row_from_records
 from skipstone_train.agents.config import AgentConfig
 from skipstone_train.agents.held_out import HeldOutEpisodes
-from skipstone_train.agents.learners import LEARNERS, learner
+from skipstone_train.agents.learners import LEARNERS, make_learner
 from skipstone_train.agents.recording import _check_parts_folder
-from skipstone_train.agents.rewards import Utility
 from skipstone_train.agents.settings import EnvironmentSettings
 from skipstone_train.agents.trajectory_log import TrajectoryLog
 from skipstone_train.agents.transitions import Transitions
@@ -51,12 +51,12 @@ def test_logs_whose_parts_do_not_fit_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("slots: &a [*a]\n", r"line 1: .*\*a repeats another value"),
-        ("{[1, 2]: 3}\n", "line 1: .*a key is a word"),
-        ("out: 2026-13-45\n", "line 1: .*2026-13-45"),
+        ("slots: &a [*a]\n", "expected YAML.*Circular reference"),
+        ("{[1, 2]: 3}\n", "line 1: .*unhashable key"),
+        ("out: 2026-13-45\n", "expected YAML.*month"),
         ("out: \x00\n", "expected YAML"),
-        ("minutes: .nan\n", "expected minutes to be a number"),
-        ("out: !!python/object/apply:os.getcwd []\n", "expected out to be a text"),
+        ("minutes: .nan\n", "expected YAML.*NaN"),
+        ("out: !!python/object/apply:os.getcwd []\n", "line 1: .*could not determine a constructor"),
     ],
 )
 def test_configurations_that_are_none(text: str, said: str) -> None:
@@ -83,7 +83,7 @@ def test_configurations_that_are_none(text: str, said: str) -> None:
 def test_learners_say_which_setting_is_out_of_range(name: str, setting: dict[str, Any]) -> None:
     assert name in LEARNERS
     with pytest.raises(SpecError, match=f"^{name}: expected .*{next(iter(setting))}"):
-        learner(name, **setting)
+        make_learner(name, **setting)
 
 
 def test_parts_of_another_drawing_are_not_taken_for_ones_own(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_fixed_schedules_are_judged_without_looking(tmp_path: Path) -> None:
 def test_one_sample_cannot_choose_and_judge(tmp_path: Path) -> None:
     path = str(log(6).save(tmp_path / "log.npz"))
     settings = EnvironmentSettings(log=path, share=0.2, axes=1)
-    with pytest.raises(SpecError, match="choose and"):
+    with pytest.raises(SpecError, match="select and"):
         settings.build("validation")
 
 

@@ -12,14 +12,14 @@ from logs import SCHEDULE, log
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace
 from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone_train.agents.environment import Environment
-from skipstone_train.agents.episodes import DenoisingEnv, SamplePool
-from skipstone_train.agents.rewards import Utility
-from skipstone_train.agents.settings import EnvironmentSettings, live, run_base_schedules
+from skipstone_train.agents.episodes import DecisionProcess, DenoisingEnv, SamplePool
+from skipstone_train.agents.settings import EnvironmentSettings, build_live_pool, run_base_schedules
 from skipstone_train.agents.trajectory_log import TrajectoryLog
 from skipstone_train.agents.vectorized_env import VectorizedEnv
 
@@ -32,17 +32,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> EnvironmentSettings:
     )
 
 
+def process(settings: EnvironmentSettings, pool: SamplePool, utility: Utility) -> DecisionProcess:
+    solver = settings.trajectory_log.build_solver()
+    return DecisionProcess(pool, solver, settings.action_space, settings.observation, settings.base_schedules, utility)
+
+
 def both(settings: EnvironmentSettings, slots: int, in_order: bool = False) -> tuple[DenoisingEnv, DenoisingEnv]:
     pool = settings.trajectory_log.pool(range(len(settings.trajectory_log)), SCHEDULE)
-    given = (
-        pool,
-        settings.trajectory_log.build_solver(),
-        settings.action_space,
-        settings.observation,
-        settings.base_schedules,
-    )
-    utility = Utility(1.0, settings.floor, settings.cap)
-    return Environment(*given, utility, slots, in_order), VectorizedEnv(*given, utility, slots, in_order)
+    given = process(settings, pool, Utility(1.0, settings.floor, settings.cap))
+    return Environment(given, slots, in_order), VectorizedEnv(given, slots, in_order)
 
 
 def test_the_twin_is_equal(settings: EnvironmentSettings) -> None:
@@ -159,16 +157,8 @@ def test_gate_and_refine_run_where_a_model_has_them_and_not_in_the_twin(settings
     assert isinstance(given.build("train", 3), Environment)
     assert isinstance(settings.build("train", 3), VectorizedEnv)
     pool = settings.trajectory_log.pool([0], SCHEDULE)
-    with pytest.raises(SpecError, match="knows no gate"):
-        VectorizedEnv(
-            pool,
-            settings.trajectory_log.build_solver(),
-            ActionSpace(("continue", "gate")),
-            settings.observation,
-            settings.base_schedules,
-            Utility(1.0),
-            1,
-        )
+    with pytest.raises(SpecError, match="no action gate"):
+        VectorizedEnv(replace(process(settings, pool, Utility(1.0)), action_space=ActionSpace(("continue", "gate"))), 1)
 
 
 def test_any_backbone_will_do(settings: EnvironmentSettings) -> None:
@@ -178,16 +168,7 @@ def test_any_backbone_will_do(settings: EnvironmentSettings) -> None:
     problem = Problem(backbone.schedule, x, grid, prompt=tuple(settings.trajectory_log.states[0]))
     end = backbone.exact(x, grid[0], grid[-1])
     pool = SamplePool(backbone, [problem], [end], 1.0, ["one"], np.ones(1, np.float32))
-    env = Environment(
-        pool,
-        settings.trajectory_log.build_solver(),
-        settings.action_space,
-        settings.observation,
-        settings.base_schedules,
-        Utility(1.0),
-        3,
-        True,
-    )
+    env = Environment(process(settings, pool, Utility(1.0)), 3, True)
     found = run_base_schedules(env)
     assert (np.diff(found["quality"]) > 3).all()  # 5, 8 and 12 calls
     assert found["calls"].tolist() == [5, 8, 12]
@@ -274,17 +255,8 @@ def test_the_shipped_log_proves_on_the_network() -> None:
     """What the training command does in the end, on two samples: the guide there is as the log says."""
     settings = EnvironmentSettings(guides_from="logged", prices=(2.0,))
     _, held = settings.trajectory_log.split(settings.share)
-    pool = live(settings.model, settings.trajectory_log, held[1:4:2])
-    env = Environment(
-        pool,
-        settings.trajectory_log.build_solver(),
-        settings.action_space,
-        settings.observation,
-        settings.base_schedules,
-        Utility(1.0),
-        2,
-        True,
-    )
+    pool = build_live_pool(settings.model, settings.trajectory_log, held[1:4:2])
+    env = Environment(process(settings, pool, Utility(1.0)), 2, True)
     found = run_base_schedules(env)
     guide = list(settings.trajectory_log.base_schedules).index(settings.base_schedules[0][1].steps)
     assert found["quality"] == pytest.approx(

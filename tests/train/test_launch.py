@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from skipstone.errors import SpecError
+from skipstone_train.agents.config import AgentConfig
 from skipstone_train.agents.launch import SlurmSettings, TrainingJob, submit_jobs
-from skipstone_train.agents.tracking import TRACKERS, flatten_settings, tracker
+from skipstone_train.agents.tracking import TRACKERS, flatten_settings, make_tracker
+from skipstone_train.agents.yaml_settings import parse_settings
 
 SETTINGS = {"learner": {"name": "ppo", "rate": 0.1}, "slots": 4}
 
@@ -17,10 +19,10 @@ SETTINGS = {"learner": {"name": "ppo", "rate": 0.1}, "slots": 4}
 def test_tensorboard_holds_every_figure(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    told = tracker("tensorboard", tmp_path, "run", SETTINGS)
+    tracker = make_tracker("tensorboard", tmp_path, "run", SETTINGS)
     for step in (10, 20):
-        told.log(step, {"score": step / 2, "calls": 3.0})
-    told.close()
+        tracker.log(step, {"score": step / 2, "calls": 3.0})
+    tracker.close()
     events = EventAccumulator(str(tmp_path / "tensorboard" / "run")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("score")] == [(10, 5.0), (20, 10.0)]
     assert [e.value for e in events.Scalars("calls")] == [3.0, 3.0]
@@ -28,21 +30,28 @@ def test_tensorboard_holds_every_figure(tmp_path: Path) -> None:
     assert "learner.rate: 0.1" in text
 
 
-@pytest.mark.parametrize("name", ["mlflow", "wandb", "tensorboard"])
-def test_a_tracker_that_is_not_installed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
-    with pytest.raises(SpecError, match=f"pip install {name}, or say tracking=none"):
-        tracker(name, tmp_path, "run", {})
+def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SpecError, match="pip install tensorboard, or say tracking=none"):
+        make_tracker("tensorboard", tmp_path, "run", {})
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_trackers_that_have_gone(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=f"^f: tracking: {name} is no longer supported. Use tensorboard, or none"):
+        parse_settings(AgentConfig, f"tracking: {name}", "f")
+    with pytest.raises(SpecError, match="no longer supported"):
+        make_tracker(name, tmp_path, "run", {})
 
 
 def test_trackers_by_name(tmp_path: Path) -> None:
-    quiet = tracker("none", tmp_path, "run", SETTINGS)
-    quiet.log(1, {"score": 1.0})
-    quiet.close()
+    tracker = make_tracker("none", tmp_path, "run", SETTINGS)
+    tracker.log(1, {"score": 1.0})
+    tracker.close()
     assert not list(tmp_path.iterdir())
-    with pytest.raises(SpecError, match=r"Did you mean 'tensorboard'\? Known: none, tensorboard, mlflow, wandb"):
-        tracker("tensorbord", tmp_path, "run", {})
-    assert list(TRACKERS) == ["none", "tensorboard", "mlflow", "wandb"]
+    with pytest.raises(SpecError, match=r"Did you mean 'tensorboard'\? Known: none, tensorboard"):
+        make_tracker("tensorbord", tmp_path, "run", {})
+    assert list(TRACKERS) == ["none", "tensorboard"]
     assert flatten_settings(SETTINGS) == {"learner.name": "ppo", "learner.rate": 0.1, "slots": 4}
 
 

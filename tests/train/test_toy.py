@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from skipstone.errors import SpecError
 from skipstone.policies.agent.checkpoint import ActionScorer
-from skipstone_train.agents.optimum import optimal_utility, policy_value, share
+from skipstone_train.agents.optimum import normalized_value, optimal_utility, policy_value
 from skipstone_train.agents.toy import (
     OBSERVATION_NAMES,
     STOPPING,
@@ -194,13 +194,13 @@ def test_optimum_by_brute_force() -> None:
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
 def test_nothing_beats_the_optimum(seed: int) -> None:
-    assert share(SMALL, brain_of(seed, 5, 3.0)) <= 1 + 1e-9
+    assert normalized_value(SMALL, brain_of(seed, 5, 3.0)) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("s", [ToySettings(), STOPPING, TWO_CLASSES], ids=["all", "stopping", "two"])
 def test_constants_leave_something_to_learn(s: ToySettings) -> None:
     names = [a for a in s.actions if a != "stop"] + [f"stop at {k}" for k in range(1, s.steps)]
-    assert max(share(s, name) for name in names) < 0.7
+    assert max(normalized_value(s, name) for name in names) < 0.7
 
 
 def test_constant_policies_are_named() -> None:

@@ -6,12 +6,14 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skipstone.cli import options
+from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import print_warnings, progress_bar
 
 if TYPE_CHECKING:
@@ -27,53 +29,75 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def agent(
-    context: typer.Context,
-    out: Annotated[Path, typer.Option(help="A folder.")],
-    agents: Annotated[
-        list[str] | None,
-        typer.Argument(help="Folders of skipstone train agent, one for each training.", metavar="PATH..."),
-    ] = None,
+@dataclass(frozen=True)
+class SampleOptions:
+    """What is drawn."""
+
     prompts: Annotated[
         str, typer.Option(help="That no agent was trained on: a file, or a set.", metavar="FILE|SET")
-    ] = "pebble",
-    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 48,
-    seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1,
-    seed: options.SeedOption = 0,
+    ] = "pebble"
+    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 48
+    seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1
+    seed: options.SeedOption = 0
+
+
+@dataclass(frozen=True)
+class RivalOptions:
+    """At which prices the agents play, and against what."""
+
     price: Annotated[
         list[float] | None,
         typer.Option(help="dB a call; the first is judged. The first agent's middle one by default. Repeat it."),
-    ] = None,
+    ] = None
     full: Annotated[str, typer.Option(help="The full run that quality is held against, as a column.")] = (
         "fixed @ ddim / trailing / 50"
-    ),
+    )
     rule: Annotated[
         list[str] | None,
         typer.Option(help="A rival that adapts without learning, as a column; stride by default. Repeat it."),
-    ] = None,
+    ] = None
     calls: Annotated[
         list[int] | None, typer.Option(help="Of fixed samplers, besides those next to the agents'. Repeat it.")
-    ] = None,
+    ] = None
     grids: Annotated[
         list[str] | None,
         typer.Option(help="The --out of skipstone tune: more fixed schedules to beat. Repeat it.", metavar="DIR"),
-    ] = None,
+    ] = None
     converged: Annotated[
         list[str] | None,
         typer.Option(help="A run that has converged, and another that confirms it. Two of them.", show_default=False),
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True)
+class ScoreFiles:
+    """Scores that were made elsewhere."""
+
     oracle: Annotated[
         Path | None, typer.Option(help="Scores that knew each sample's outcome, as JSON Lines.", metavar="FILE")
-    ] = None,
+    ] = None
     ceiling: Annotated[
         Path | None, typer.Option(help="Scores of the best that the agent's signals allow.", metavar="FILE")
-    ] = None,
+    ] = None
     refine: Annotated[
         Path | None, typer.Option(help="Scores of refining, as research/agents/refine.py writes them.", metavar="FILE")
-    ] = None,
+    ] = None
     transfer: Annotated[
         Path | None, typer.Option(help="The --out of an evaluation on another model.", metavar="DIR")
+    ] = None
+
+
+@app.command()
+@grouped
+def agent(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="A folder.")],
+    samples: SampleOptions,
+    rivals: RivalOptions,
+    scores: ScoreFiles,
+    agents: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders of skipstone train agent, one for each training.", metavar="PATH..."),
     ] = None,
     model: options.ModelOption = "pebble",
     guidance: options.GuidanceOption = None,
@@ -104,6 +128,11 @@ def agent(
         --limit 48 --grids grids --oracle oracle/oracle-1.jsonl --out verdicts
       skipstone evaluate agent mine --out verdicts --resume --refine refine.json
     """
+    _evaluate(_resolve_options(context, out, resume), out, resume)
+
+
+def _evaluate(given: Mapping[str, Any], out: Path, resume: bool) -> None:
+    """Run what these options ask for, and write the reports."""
     from rich.console import Console
 
     from skipstone_bench import report as bench
@@ -111,34 +140,33 @@ def agent(
     from . import report
 
     console = Console(stderr=True)
-    said = _resolve_options(context, out, resume)
-    files = {n: None if said[n] is None else Path(said[n]) for n in ("oracle", "ceiling", "refine", "transfer")}
+    files = {f.name: None if given[f.name] is None else Path(given[f.name]) for f in dataclasses.fields(ScoreFiles)}
     _refuse_missing(files.values())
     command = shlex.join(["skipstone", *sys.argv[1:]])
     try:
         with print_warnings(console), progress_bar(console) as on_progress:
-            store = _run_evaluation(said, out, resume, command, on_progress)
+            store = _run_evaluation(given, out, resume, command, on_progress)
     except KeyboardInterrupt:
         again = shlex.join(["skipstone", "evaluate", "agent", "--out", str(out), "--resume"])
         console.print(f"Stopped. What is done is kept; {again} goes on.", markup=False, highlight=False, soft_wrap=True)
         raise
     with console.status("Writing the reports ..."):
-        found, written = report.write(out, **files, command=command)
+        found, written = report.write_report(out, **files, command=command)
         written += bench.write_report(out)
-    _show(found, written, store)
+    _print_verdicts(found, written, store)
 
 
 def _resolve_options(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
-    """The options; of a resumed run those of its first start, unless they are said again."""
-    said = {name: _to_plain(value) for name, value in context.params.items() if name != "context"}
+    """The options; of a resumed run those of its first start, where they are not given again."""
+    options = {name: _to_plain(value) for name, value in context.params.items() if name != "context"}
     if not resume:
-        return said
+        return options
     from skipstone_bench.store import Store
 
-    sources = {name: context.get_parameter_source(name) for name in said}
-    given = {n for n, source in sources.items() if source is not None and source.name == "COMMANDLINE" and said[n]}
+    sources = {name: context.get_parameter_source(name) for name in options}
+    given = {n for n, source in sources.items() if source is not None and source.name == "COMMANDLINE" and options[n]}
     stored = Store.load(out).header.options
-    return {name: said[name] if name in given or name not in stored else stored[name] for name in said}
+    return {name: options[name] if name in given or name not in stored else stored[name] for name in options}
 
 
 def _to_plain(value: Any) -> Any:
@@ -154,29 +182,31 @@ def _refuse_missing(files: Iterable[Path | None]) -> None:
             raise BenchError(f"{path} is not there.")
 
 
-def _run_evaluation(said: Mapping[str, Any], out: Path, resume: bool, command: str, on_progress: Any) -> Store:
+def _run_evaluation(given: Mapping[str, Any], out: Path, resume: bool, command: str, on_progress: Any) -> Store:
     from skipstone.evaluation.prompts import describe_prompts, load_prompts
     from skipstone.evaluation.references import EvaluationSample
 
     from .evaluation import Evaluation, EvaluationSettings
 
-    model = options.ModelOptions(said["model"], said["settings"], None, said["device"], said["dtype"], said["as_guest"])
-    subject = model.subject(said["guidance"])
-    found = load_prompts(said["prompts"], limit=said["limit"] or None)
+    model = options.ModelOptions(
+        given["model"], given["settings"], None, given["device"], given["dtype"], given["as_guest"]
+    )
+    subject = model.subject(given["guidance"])
+    found = load_prompts(given["prompts"], limit=given["limit"] or None)
     subject.check([prompt.text for prompt in found])
-    numbers = list(range(said["seed"], said["seed"] + said["seeds"]))
+    numbers = list(range(given["seed"], given["seed"] + given["seeds"]))
     eval_samples = [EvaluationSample(prompt, number) for prompt in found for number in numbers]
-    names = {"price": "prices", "rule": "rules"}
+    plural = {"price": "prices", "rule": "rules"}
     known = {field.name for field in dataclasses.fields(EvaluationSettings)}
-    told = {"agents": [], **{names.get(name, name): value for name, value in said.items() if value is not None}}
-    asked: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in told.items() if n in known}
-    about = {**describe_prompts(said["prompts"], found), "seeds": numbers}
-    return Evaluation(subject, EvaluationSettings(**asked), eval_samples, about).run(
-        out, resume, command, said, on_progress
+    values = {"agents": [], **{plural.get(name, name): value for name, value in given.items() if value is not None}}
+    settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in known}
+    about = {**describe_prompts(given["prompts"], found), "seeds": numbers}
+    return Evaluation(subject, EvaluationSettings(**settings), eval_samples, about).run(
+        out, resume, command, given, on_progress
     )
 
 
-def _show(found: VerdictReport, written: list[Path], store: Store) -> None:
+def _print_verdicts(found: VerdictReport, written: list[Path], store: Store) -> None:
     """The verdicts, and where everything is."""
     from .report import VERDICT_WORDS
 

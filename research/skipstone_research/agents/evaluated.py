@@ -1,4 +1,4 @@
-"""The folder of an evaluation as scores: which of the bench's rows is what, and what lies beside."""
+"""The folder of an evaluation as scores: the kinds of the bench's rows, and the trainings."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from skipstone.errors import BenchError, SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone_bench.store import Record, Store
-from skipstone_train.agents.rewards import Utility
 
 from .gates import MemoryUsage, TrainingSummary
 from .scores import RowKind, ScoreRow, Scores, row_from_jsonl, row_from_records
 
 EVALUATION_FILE = "evaluation.json"
+UNTRACKED = ["tracking=none"]  # a training may have used a tracker that is no longer supported
 FLOOR, CAP = 10.0, 50.0  # dB of the utility, where no training says otherwise
 
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """What a row of the bench is to the hypotheses; see `scores.Row`, and for `fee` `scores.of_records`."""
+    """What a row of the bench is to the hypotheses; see `ScoreRow`, and for `fee` `row_from_records`."""
 
     spec: str
     name: str
@@ -38,7 +39,7 @@ class LoadedEvaluation:
 
     Args:
         scores: Of all rows.
-        learnt: What is known of the trainings of the agents.
+        learnt: Summaries of the trainings of the agents.
         machine: Memory of the evaluation.
         about: Model, prompts, machine, date and command, as the bench's header has them.
     """
@@ -83,7 +84,7 @@ def read_training(path: str) -> dict[str, Any] | None:
     except ValueError:
         raise BenchError(f"{file.parent / RESULT_FILE} is damaged: delete it, or train the agent again.") from None
     if (file.parent / CONFIG_FILE).is_file():
-        environment = load_config(file.parent / CONFIG_FILE).environment
+        environment = load_config(file.parent / CONFIG_FILE, UNTRACKED).environment
         found["bounds"] = [environment.floor, environment.cap]
     return found
 
@@ -98,7 +99,7 @@ def logged_base_schedules(path: str) -> list[Any]:
     if not config.is_file():
         return []
     try:
-        return list(load_config(config).environment.trajectory_log.base_schedules.values())
+        return list(load_config(config, UNTRACKED).environment.trajectory_log.base_schedules.values())
     except SpecError:  # the log was on another machine, or is gone
         return []
 
@@ -122,7 +123,7 @@ def load_evaluation(folder: str | Path, oracle: Path | None = None, ceiling: Pat
 
     Args:
         folder: The --out of `skipstone evaluate agent`.
-        oracle, ceiling: JSON Lines of samples that know more, at the same price: see `scores.of_lines`.
+        oracle, ceiling: JSON Lines of samples of an oracle or a ceiling, at the same price: see `row_from_jsonl`.
 
     Raises:
         BenchError: no evaluation there, or a damaged one; what `row_from_jsonl` says.

@@ -1,4 +1,4 @@
-"""Agents and their rivals on a real model, raced by the bench: what the hypotheses are decided on."""
+"""Agents and their baselines on a real model, run by the bench: the data of the hypotheses."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ GROUPS = {"agent": "ours", "rule": "ours", "fixed": "fixed", "full": "full"}
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What an evaluation is asked for.
+    """Settings of an evaluation.
 
     Args:
         agents: Folders or files of agents, or names of shipped ones: one for each training.
-        prices: At which each agent plays, in dB a call, the one that is judged first; () is the middle one of the
+        prices: At which each agent plays, in dB a call, the first is evaluated; () is the middle one of the
             first agent's.
         full: The full run that quality is held against, as a column.
         rules: Columns that adapt without learning.
         calls: At which fixed samplers run, besides those next to what agents and rules make.
         grids: Folders of `skipstone tune` with fixed schedules, besides those of the agents' files, and those of the
             logged trajectories that they were trained on where these are at hand.
-        converged: Two columns that stand for the exact solution; chosen by the model where they are not said.
+        converged: Two columns that stand for the exact solution; chosen by the model where they are not given.
         batch: Samples of one call, >= 1.
     """
 
@@ -66,7 +66,7 @@ class Evaluation:
     Args:
         subject: The model.
         settings: What is asked for.
-        shots: Samples: prompts that no agent was trained on.
+        eval_samples: Prompts and seeds: prompts that no agent was trained on.
         about: Of the prompts, for the header.
     """
 
@@ -91,7 +91,7 @@ class Evaluation:
         options: Mapping[str, Any],
         on_progress: ProgressCallback = no_progress,
     ) -> Store:
-        """Draw and score what is not there yet. Raises BenchError, SpecError; what the model cannot run is noted."""
+        """Run and score what is missing. Raises BenchError, SpecError; what the model cannot run is noted."""
         Store.check(out, resume)
         agents = self._agent_rows()  # a name misspelt leaves no folder behind
         full = self.subject.resolve_column(self._column(self.settings.full))
@@ -122,7 +122,7 @@ class Evaluation:
         return parse_column(spec, *self.subject.default_sampler)
 
     def _agent_rows(self) -> list[tuple[BenchRow, EvaluationRow]]:
-        """Every agent at every price, told apart by what its file holds."""
+        """Every agent at every price, identified by a digest of its file."""
         found = []
         for path, run in name_trainings(self.settings.agents).items():
             digest = _short_digest(path)
@@ -138,7 +138,7 @@ class Evaluation:
 
     @property
     def _price(self) -> float:
-        """The price that is judged."""
+        """The price that is evaluated."""
         if self.settings.prices:
             return self.settings.prices[0]
         prices = sorted(price for price, _ in Agent(self.settings.agents[0]).checkpoint.base_schedules)
@@ -170,10 +170,10 @@ class Evaluation:
         """Specs of the fixed schedules of the agents' files, of what they were trained on, and of `skipstone tune`."""
         found = []
         for path in self.settings.agents:
-            mind = Agent(path).checkpoint
-            of = "x0" if "x0" in mind.solver else "pair"
-            guides = [guide for _, guide in mind.base_schedules] + logged_base_schedules(path)
-            found += [registry.spell(path_policy(guide.times, of)) for guide in guides]
+            checkpoint = Agent(path).checkpoint
+            of = "x0" if "x0" in checkpoint.solver else "pair"
+            schedules = [schedule for _, schedule in checkpoint.base_schedules] + logged_base_schedules(path)
+            found += [registry.spell(path_policy(schedule.times, of)) for schedule in schedules]
         for folder in map(Path, self.settings.grids):
             inside = sorted(path.parent for path in folder.glob("path-*/policy.json"))
             found += [str(path) for path in inside or [folder]]
@@ -221,14 +221,14 @@ def _family(column: Column) -> str:
 
 
 def _feature_cost(path: str) -> float:
-    """What an agent pays for looking at each call, in calls; one that plays its schedule looks at nothing."""
-    mind = Agent(path).checkpoint
-    seen = mind.observation.published
-    return seen.fee if mind.learned and registry.spell(ImageFeatures(seen.by)) in mind.observation.needs else 0.0
+    """Cost of encoding a picture at each call, in calls; 0 of an agent that runs its base schedule."""
+    checkpoint = Agent(path).checkpoint
+    published, needs = checkpoint.observation.published, checkpoint.observation.needs
+    return published.fee if checkpoint.learned and registry.spell(ImageFeatures(published.by)) in needs else 0.0
 
 
 def _short_digest(path: str) -> str:
-    """What tells one agent's file from another, in eight letters."""
+    """Digest of an agent's file, in eight letters."""
     import hashlib
 
     from skipstone.policies.agent.policy import find_agent

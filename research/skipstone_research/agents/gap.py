@@ -1,4 +1,4 @@
-"""How much of what there is to win an agent wins: its regret against an oracle, in shares of the best fixed rule's."""
+"""The share of the gap between the best fixed schedule and an oracle that an agent closes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .scores import MIN_PROMPTS, ScoreRow, Scores
 
 
 def measure_gap_closed(scores: Scores, to: Literal["oracle", "ceiling"]) -> Verdict:
-    """The share of the way from the best fixed schedule to a row that knows more, in mean utility.
+    """The share of the way from the best fixed schedule to an oracle or a ceiling, in mean utility.
 
     closed = (U_agent - U_fixed) / (U_to - U_fixed), each the mean over the prompts that all rows have; U_fixed is the
     best fixed row *on these prompts*, chosen anew in every resample. The interval is a percentile bootstrap over

@@ -59,7 +59,7 @@ class MemoryUsage:
     largest: int
 
 
-def gates(
+def check_gates(
     scores: Scores,
     learnt: Sequence[TrainingSummary] = (),
     machine: MemoryUsage | None = None,

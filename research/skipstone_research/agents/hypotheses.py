@@ -1,4 +1,4 @@
-"""What was claimed of agents, as checks on the scores of single samples: H1 to H4 and the share of the gap closed.
+"""Hypotheses about agents, tested on the scores of single samples: H1 to H4 and the share of the gap closed.
 
 Samples are joined by id, the seeds of a prompt count as one, the trainings of an agent are averaged sample by sample,
 and the p-values of hypotheses that are tested together are Holm-corrected.
@@ -38,7 +38,7 @@ MIN_ORACLE_SHARE, MIN_CEILING_SHARE, MIN_ORACLE_SAMPLES = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one claim.
+    """The result of one claim.
 
     Args:
         name: "H1".
@@ -66,7 +66,7 @@ class Finding:
 
 
 def make_untested(name: str, claim: str, why: str) -> Finding:
-    """A claim that these scores say nothing about."""
+    """A claim that these scores cannot test."""
     return Finding(Verdict(name, claim, None, {}, f"Not tested: {why}"), None, False)
 
 
@@ -86,7 +86,7 @@ def decide(findings: Sequence[Finding]) -> list[Verdict]:
     return found
 
 
-def hypotheses(scores: Scores, refine: ArmScores | None = None) -> list[Verdict]:
+def check_hypotheses(scores: Scores, refine: ArmScores | None = None) -> list[Verdict]:
     """H1 to H4, tested together.
 
     Args:
@@ -167,7 +167,7 @@ def h2(scores: Scores) -> Finding:
     The rival is the strongest fixed sampler *on these very prompts*; where none makes as many calls, a coin toss
     between two that make fewer and more: each sample's score is then the mixture of both. Wilcoxon's test decides, and
     the bootstrap interval of the mean (99 %) has to lie above zero. The same against all fixed schedules, those
-    searched for the model included, is said beside: agents begin with these, so it tells what learning has added.
+    searched for the model included, is reported too: agents begin with these, so it shows what learning has added.
     """
     claim = "Higher PSNR to the converged picture than the best fixed sampler at equal mean calls, p < 0.01."
     agent = scores.agent
@@ -295,7 +295,7 @@ def h4(refine: ArmScores | None) -> Finding:
     """Some way to refine beats the same calls spent on more full steps, on planted defects *and* by the judge.
 
     Of each way p is the larger of Wilcoxon's two: both must hold, so between them nothing is to be corrected. The best
-    of m ways counts, its p times m (Bonferroni). A way that is told where the defect is counts as no method.
+    of m ways counts, its p times m (Bonferroni). An arm that knows where the defect is counts as no method.
     """
     claim = "Refining a region beats the same calls spent on more full steps, on planted defects and by the judge."
     ways = {arm: figures for arm, figures in (refine or {}).items() if KNOWN_DEFECT_MARK not in arm}

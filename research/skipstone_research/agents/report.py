@@ -17,8 +17,8 @@ from skipstone_bench.summary import to_jsonable
 from .evaluated import LoadedEvaluation, load_evaluation
 from .figures import draw_figures
 from .gap import measure_gap_closed
-from .gates import gates
-from .hypotheses import Verdict, hypotheses
+from .gates import check_gates
+from .hypotheses import Verdict, check_hypotheses
 from .refined import ArmScores, load_refine_scores
 from .scores import ScoreRow, Scores, mean_over_prompts
 
@@ -45,7 +45,7 @@ class VerdictReport:
     command: str = ""
 
     @classmethod
-    def of(
+    def from_evaluation(
         cls,
         found: LoadedEvaluation,
         refine: ArmScores | None = None,
@@ -53,9 +53,9 @@ class VerdictReport:
         command: str = "",
     ) -> VerdictReport:
         """Decide everything that these scores say something about; `refine` as `hypotheses` takes it."""
-        decided = hypotheses(found.scores, refine)
+        decided = check_hypotheses(found.scores, refine)
         closed = [measure_gap_closed(found.scores, "oracle"), measure_gap_closed(found.scores, "ceiling")]
-        gated = gates(found.scores, found.learnt, found.machine, transfer_scores)
+        gated = check_gates(found.scores, found.learnt, found.machine, transfer_scores)
         return cls(found, (*decided, *closed), tuple(gated), command)
 
     @property
@@ -167,7 +167,7 @@ def _format_number(value: float | None, form: str) -> str:
     return "" if value is None or math.isnan(value) else format(value, form)
 
 
-def write(
+def write_report(
     folder: Path,
     oracle: Path | None = None,
     ceiling: Path | None = None,
@@ -189,5 +189,5 @@ def write(
     """
     transfer_scores = load_evaluation(transfer).scores if transfer is not None else None
     arms = load_refine_scores(refine) if refine is not None else None
-    report = VerdictReport.of(load_evaluation(folder, oracle, ceiling), arms, transfer_scores, command)
+    report = VerdictReport.from_evaluation(load_evaluation(folder, oracle, ceiling), arms, transfer_scores, command)
     return report, report.write(folder)

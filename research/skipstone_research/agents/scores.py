@@ -1,4 +1,4 @@
-"""Scores of single samples, the only thing that hypotheses are decided on; summaries are refused."""
+"""Scores of single samples, which hypotheses are tested on; summaries are refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 from skipstone.errors import BenchError, SpecError
 from skipstone.evaluation.json_lines import read_lines
 from skipstone.evaluation.resampling import SampleValues, mean_by_prompt
+from skipstone.evaluation.utility import Utility
 from skipstone_bench.store import SAMPLES, Record
-from skipstone_train.agents.rewards import Utility
 
 RowKind: TypeAlias = Literal["agent", "rule", "fixed", "full", "random", "oracle", "ceiling"]
 SUMMARY_KEYS = ("mean", "std", "median", "n", "sem", "ci")  # keys that only a summary has
@@ -79,7 +79,7 @@ class Scores:
     Args:
         rows: Of all kinds; the trainings of one agent at one price are rows of their own.
         prompts: Sample id -> its text.
-        utility: What agents were trained for, at the price that is judged.
+        utility: What agents were trained for, at the price that is evaluated.
     """
 
     rows: tuple[ScoreRow, ...]
@@ -112,7 +112,7 @@ class Scores:
 
 
 def _with_utilities(row: ScoreRow, utility: Utility) -> ScoreRow:
-    """The row with each sample's worth among its scores."""
+    """The row with each sample's utility among its scores."""
     worth = row.utilities(utility)
     found = {s: {**values, **({UTILITY_KEY: worth[s]} if s in worth else {})} for s, values in row.samples.items()}
     return replace(row, samples=found)
@@ -143,7 +143,7 @@ def row_from_records(
     Args:
         records: One for each sample.
         name, kind, price, run: Of the row.
-        fee: Of an agent that looks at a picture at every call, in calls: its `PublishedPeer.fee`, charged here.
+        fee: Of an agent that encodes a picture at every call, in calls: its `PublishedObservation.fee`, added here.
     """
     samples = {}
     for record in records:

@@ -1,5 +1,7 @@
 """What could be had if the right choice were known beforehand: bounds for policies, never policies themselves."""
 
+from skipstone.evaluation.utility import Utility as Utility
+
 from .best_of import BestOf as BestOf
 from .best_of import best_of as best_of
 from .best_of import make_scorer as make_scorer
@@ -12,4 +14,3 @@ from .stop import oracle_ending as oracle_ending
 from .stop import oracle_stop as oracle_stop
 from .utility import ScheduleChoice as ScheduleChoice
 from .utility import TrialResult as TrialResult
-from .utility import Utility as Utility

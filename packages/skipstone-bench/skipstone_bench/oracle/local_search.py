@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from skipstone.evaluation.columns import parse_column
 from skipstone.evaluation.references import EvaluationSample
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.path import Path
 from skipstone.tuning.grids import FineGrid
 from skipstone.tuning.refine import MOVE_SIZES
 from skipstone.tuning.runs import CachedRuns
 
 from .trials import Trial, TrialRunner
-from .utility import TrialResult, Utility, best_choice
+from .utility import TrialResult, best_choice
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _climb_step(
         tried = seen.get(stand.eval_sample.id, [])
         known = {one.spec for one in found[stand.eval_sample.id]}
         found[stand.eval_sample.id] += [one for one in tried if one.spec not in known]
-        worth = [utility.evaluate(one.psnr, one.calls) for one in tried]
+        worth = [float(utility(one.psnr, one.calls)) for one in tried]
         if not worth or max(worth) <= stand.utility:
             made.append(replace(stand, next=stand.next + 1))
             continue

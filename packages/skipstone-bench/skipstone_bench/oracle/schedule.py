@@ -18,6 +18,7 @@ from skipstone.evaluation.json_lines import json_roundtrip
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import EvaluationSample
 from skipstone.evaluation.subject import Subject
+from skipstone.evaluation.utility import Utility
 from skipstone.tuning.errors import local_errors
 from skipstone.tuning.grids import FineGrid
 from skipstone.tuning.run_cache import RunCache
@@ -27,7 +28,7 @@ from skipstone.tuning.shortest import shortest_paths
 
 from .local_search import climb
 from .trials import Trial, TrialRunner
-from .utility import ScheduleChoice, TrialResult, Utility, best_choice
+from .utility import ScheduleChoice, TrialResult, best_choice
 
 CALLS = (6, 8, 10, 12, 14, 16, 20, 24)
 RESULTS = "oracle.jsonl"
@@ -259,11 +260,7 @@ def oracle_schedule(
         line |= {"kind": one.kind, "spec": one.spec, "tried": len(found[choice.sample])}
         if fixed is not None:
             same = next(t for t in found[choice.sample] if t.spec == fixed and t.kind == "guide")
-            line |= {
-                "guide": fixed,
-                "guide_utility": utility.evaluate(same.psnr, same.calls),
-                "guide_calls": same.calls,
-            }
+            line |= {"guide": fixed, "guide_utility": float(utility(same.psnr, same.calls)), "guide_calls": same.calls}
         lines.append(line | {"price": utility.price, "floor": utility.floor, "cap": utility.cap})
     text = "".join(json.dumps(json_roundtrip(line), ensure_ascii=False) + "\n" for line in lines)
     put(out / RESULTS, text.encode())
@@ -279,6 +276,6 @@ def best_shared_schedule(found: Mapping[str, Sequence[TrialResult]], utility: Ut
     for tried in found.values():
         for one in tried:
             if one.kind == "guide":
-                listed.setdefault(one.spec, []).append(utility.evaluate(one.psnr, one.calls))
+                listed.setdefault(one.spec, []).append(float(utility(one.psnr, one.calls)))
     means = {spec: statistics.fmean(values) for spec, values in listed.items() if len(values) == len(found)}
     return max(means, key=means.__getitem__) if means else None

@@ -1,20 +1,21 @@
-"""All that a training of an agent is told, in one dataclass, as examples/configs/agent_pebble.yaml spells it."""
+"""All settings of a training of an agent in one dataclass; examples/configs/agent_pebble.yaml shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from skipstone.errors import SpecError
 
 from .learners.curriculum import Curriculum
-from .yaml_settings import CHOICES_KEY, DEFAULT_KEY, parse_settings
+from .tracking import check_tracker
+from .yaml_settings import CHOICES_KEY, parse_settings
 
 
 def environments() -> Mapping[str, type]:
-    """Name -> the settings of an environment, each with `build(split, n, seed)`."""
+    """Name -> the settings of an environment, each with `build(split, n, seed)`; the first is the default."""
     from .settings import EnvironmentSettings
     from .surrogate import SurrogateSettings
     from .toy import ToySettings
@@ -23,7 +24,7 @@ def environments() -> Mapping[str, type]:
 
 
 def learners() -> Mapping[str, type]:
-    """Name -> the settings of a learner, each with `fit`."""
+    """Name -> the settings of a learner, each with `fit`; the first is the default."""
     from .learners import LEARNERS
 
     return LEARNERS
@@ -34,37 +35,34 @@ class AgentConfig:
     """A training.
 
     Args:
-        environment: What is learnt on: `name` and its settings.
+        environment: What the agent learns on: `name` and its settings.
         slots: Episodes side by side, >= 1.
-        learner: How: `name` and its settings.
+        learner: How it learns: `name` and its settings.
         curriculum: Which samples come first; null for all alike.
         held_out: Episodes that nothing learns from, >= 4, the same ones every time; 0 takes each validation sample
-            once at each price. Half of them choose the best round, the others tell in the end whether it beats the
-            best fixed schedule.
+            once at each price. Half of them choose the best round, the others decide in the end whether it beats
+            the best fixed schedule.
         minutes: Of training, > 0, where the command says nothing else.
         seeds: One training each, where the command says nothing else.
-        tracking: Where figures go besides curve.csv: tensorboard, mlflow, wandb or none.
+        tracking: Where figures go besides curve.csv: tensorboard or none.
         out: Folder, where the command says nothing else.
 
     Raises:
         SpecError: a setting out of range.
     """
 
-    environment: Any = field(
-        default_factory=lambda: environments()["pebble"](), metadata={CHOICES_KEY: environments, DEFAULT_KEY: "pebble"}
-    )
+    environment: Any = field(default_factory=lambda: environments()["pebble"](), metadata={CHOICES_KEY: environments})
     slots: int = 128
-    learner: Any = field(
-        default_factory=lambda: learners()["ppo"](), metadata={CHOICES_KEY: learners, DEFAULT_KEY: "ppo"}
-    )
+    learner: Any = field(default_factory=lambda: learners()["ppo"](), metadata={CHOICES_KEY: learners})
     curriculum: Curriculum | None = None
     held_out: int = 0
     minutes: float = 10.0
     seeds: tuple[int, ...] = (0,)
-    tracking: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
+    tracking: str = "tensorboard"
     out: str = "agent"
 
     def __post_init__(self) -> None:
+        check_tracker(self.tracking)
         sound = self.slots >= 1 and self.minutes > 0 and (self.held_out == 0 or self.held_out >= 4)
         if not sound or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise SpecError(

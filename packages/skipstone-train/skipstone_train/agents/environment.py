@@ -44,14 +44,14 @@ class Environment(DenoisingEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions each slot may take now."""
-        runs, guides = (
+        runs, schedules = (
             [_pending_run(s) for s in self._slots],
             [self.base_schedules[s.price_index][1] for s in self._slots],
         )
-        left = [len(g.places) - 1 - g.index(r.pending.t) for r, g in zip(runs, guides, strict=True) if r.pending]
+        left = [len(g.places) - 1 - g.index(r.pending.t) for r, g in zip(runs, schedules, strict=True) if r.pending]
         calls = [sum(not a.is_forecast for a in r.accepted_attempts) for r in runs]
         fresh = [count_refinements(r) < self.agent_actions.refines for r in runs]
-        return self.agent_actions.action_masks(left, calls, [g.steps for g in guides], runs[0].branches > 1, fresh)  # type: ignore[no-any-return]
+        return self.agent_actions.action_masks(left, calls, [g.steps for g in schedules], runs[0].branches > 1, fresh)  # type: ignore[no-any-return]
 
     def step(self, actions: Any) -> tuple[FloatArray, FloatArray, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         self._check(actions, self.action_masks())

@@ -1,4 +1,4 @@
-"""Episodes of denoising as a vector environment: what is drawn, what is paid, what is told; not how it is computed."""
+"""Episodes of denoising as a vector environment: samples, rewards and infos; subclasses compute the steps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from skipstone.engine.requests import Backbone, Problem, Solver
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
 from skipstone.policies.agent.observation import Observation
-
-from .rewards import Utility
 
 FloatArray = NDArray[np.float32]
 
@@ -29,7 +28,7 @@ class SamplePool:
     Args:
         backbone: Of all of them: a network, or recorded runs.
         problems: One for each sample.
-        ends: Where the converged run of each ends, to be held against.
+        ends: Latents of the converged run of each, the reference of its quality.
         peak: Of the latent, so that -20 log10(rms / peak) is about the PSNR of the picture, in dB.
         names: Of the samples, prompt and seed.
         complexity: Of the prompts, any unit.
@@ -51,50 +50,66 @@ class SamplePool:
         return 20.0 * math.log10(self.peak / max(error, 1e-9)) if math.isfinite(error) else -math.inf
 
 
+@dataclass(frozen=True, eq=False)
+class DecisionProcess:
+    """What the decisions of an episode are about.
+
+    Args:
+        pool: The samples.
+        solver: How steps are made.
+        action_space: The actions.
+        observation: What an agent sees, by the same code as in use.
+        base_schedules: By price, see `skipstone.policies.agent.policy.AgentCheckpoint`.
+        utility: `floor` and `cap` of quality; its price is replaced by each episode's own.
+        baseline: Utility of the base schedules, (samples, prices): rewards are relative to it. None is 0.
+
+    Raises:
+        SpecError: no base schedules.
+    """
+
+    pool: SamplePool
+    solver: Solver
+    action_space: ActionSpace
+    observation: Observation
+    base_schedules: Sequence[tuple[float, BaseSchedule]]
+    utility: Utility
+    baseline: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        if not self.base_schedules:
+            raise SpecError("Expected at least one base schedule, got none.")
+
+
 class DenoisingEnv(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
     """Episodes of denoising, one in each slot; an action decides how far a step goes.
 
-    A slot that has ended begins another sample at once (`AutoresetMode.SAME_STEP`). The sample and the price of a
-    slot's j-th episode depend on the seed, the slot and j alone, so that agents can be compared on the same luck.
-    Calls are those of the network and, in units of them, what looking at pictures costs (`final_info["looks"]`). The
-    reward is the utility, once, at the end; relative to that of the guide on the same sample, where `baseline` is
-    given: a constant of the episode, which changes no ranking and takes out how hard the sample is.
+    A slot whose episode has ended begins another sample at once (`AutoresetMode.SAME_STEP`). The sample and the price
+    of a slot's j-th episode depend on the seed, the slot and j alone, so that agents are compared on the same samples.
+    Calls are those of the network and, in units of them, what feature extraction costs (`final_info["looks"]`). The
+    reward is the utility, once, at the end, less the baseline of the sample and price, where one is given: a constant
+    of the episode, which changes no ranking and takes out how hard the sample is.
 
     Args:
-        pool: What is denoised.
-        solver: How steps are made.
-        moves: Actions.
-        sight: Observations; the same code as in use.
-        guides: By price, see `policies.agent.Mind`.
-        utility: floor and cap of quality; its price is each episode's own.
+        process: What is decided.
         slots: Episodes at once, >= 1.
-        every: Whether the slots go through all samples and prices in turn, each slot its own, rather than draw them.
-        baseline: Utility of the guide: (samples, prices), or None.
+        in_order: Whether the slots go through all samples and prices in turn, each slot its own, rather than draw them.
 
     Raises:
-        SpecError: fewer than one slot, or no guides.
+        SpecError: fewer than one slot.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
 
-    def __init__(
-        self,
-        pool: SamplePool,
-        solver: Solver,
-        moves: ActionSpace,
-        sight: Observation,
-        guides: Sequence[tuple[float, BaseSchedule]],
-        utility: Utility,
-        slots: int,
-        in_order: bool = False,
-        baseline: FloatArray | None = None,
-    ) -> None:
-        if slots < 1 or not guides:
-            raise SpecError(f"Expected at least one slot and one guide, got {slots} and {len(guides)}.")
-        self.pool, self.solver, self.agent_actions, self.observation = pool, solver, moves, sight
-        self.base_schedules, self.utility, self.in_order, self.baseline = tuple(guides), utility, in_order, baseline
+    def __init__(self, process: DecisionProcess, slots: int, in_order: bool = False) -> None:
+        if slots < 1:
+            raise SpecError(f"Expected at least one slot, got {slots}.")
+        self.pool, self.solver, self.utility, self.baseline = (
+            process.pool, process.solver, process.utility, process.baseline
+        )  # fmt: skip
+        self.agent_actions, self.observation = process.action_space, process.observation
+        self.base_schedules, self.in_order = tuple(process.base_schedules), in_order
         self.num_envs = slots
-        width, count = len(sight.names), len(moves)
+        width, count = len(self.observation.names), len(self.agent_actions)
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (slots, width), np.float32)
         self.single_action_space = gymnasium.spaces.Discrete(count)
@@ -102,7 +117,7 @@ class DenoisingEnv(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
         self.seed = 0  # of the next reset, where none is given
         self._seed = 0
         self._num_begun = [0] * slots  # episodes of each slot
-        self.set_sample_weights(np.ones(len(pool)))
+        self.set_sample_weights(np.ones(len(self.pool)))
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -121,12 +136,14 @@ class DenoisingEnv(VectorEnv[Any, Any, Any]):  # type: ignore[misc]
 
     @property
     def blind(self) -> DenoisingEnv:
-        """The same episodes with nothing looked at, and nothing paid for it: how fixed schedules are to be judged."""
+        """The same episodes without observing pictures, and without its cost: fixed schedules are evaluated here."""
         if not self.observation.published_blocks:
             return self
-        sight = replace(self.observation, blocks=("place",))
-        given = (self.pool, self.solver, self.agent_actions, sight, self.base_schedules, self.utility, self.num_envs)
-        other = type(self)(*given, self.in_order, self.baseline)
+        observation = replace(self.observation, blocks=("place",))
+        process = DecisionProcess(
+            self.pool, self.solver, self.agent_actions, observation, self.base_schedules, self.utility, self.baseline
+        )
+        other = type(self)(process, self.num_envs, self.in_order)
         other.seed, other._cumulative_weights = self.seed, self._cumulative_weights
         return other
 
@@ -189,4 +206,4 @@ class EpisodeResult:
     price_index: int
     quality: float
     calls: float
-    looks: float = 0.0  # what was paid for looking, in calls
+    looks: float = 0.0  # cost of feature extraction, in calls

@@ -1,4 +1,4 @@
-"""What trainings are held against, on held-out episodes: constant policies, random actions, the best fixed schedule."""
+"""Baselines of a training on held-out episodes: constant policies, random actions, the best fixed schedule."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .transitions import Behaviour, PolicyScore, collect, evaluate
 HELD_OUT_SEED = 20_011  # of the held-out episodes
 PRICE_ENTRIES = {"price": float, "log price": math.exp}  # entries of an observation that hold the price of a call
 MIN_INDEPENDENT_SAMPLES = 16  # with fewer samples than this and no pool of them, slots count as independent
-NUM_STANDARD_ERRORS = 2.0  # standard errors by which one must lead to count as ahead
+NUM_STANDARD_ERRORS = 2.0  # standard errors above 0 that make a difference significant
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How far one is ahead of another on the same episodes: mean and standard error of the differences, in dB."""
+    """Difference of two policies on the same episodes: mean and standard error, in dB."""
 
     mean: float
     error: float
 
     @property
     def is_significant(self) -> bool:
-        """Whether the lead is no chance, by two standard errors."""
+        """Whether the mean is above 0 by two standard errors."""
         return self.mean > NUM_STANDARD_ERRORS * self.error and self.mean > 0
 
     def __str__(self) -> str:
@@ -45,10 +45,10 @@ def paired_difference(differences: Any, groups: Any) -> PairedDifference:
 
 
 class HeldOutEpisodes:
-    """Held-out episodes, one for each slot, divided in two: a half that chooses and a half that judges.
+    """Held-out episodes, one for each slot, divided in two: a half for selection and a half for evaluation.
 
-    What is chosen as the best of many (rounds of a training, constant policies) looks better on the episodes that it
-    was chosen on than it is; so everything is chosen on one half, and compared on the other.
+    The best of many (rounds of a training, constant policies) scores too high on the episodes that it was selected on;
+    so everything is selected on one half, and compared on the other.
 
     Args:
         env: A validation environment; each of its slots is one episode of `HELD_OUT_SEED`.
@@ -66,51 +66,53 @@ class HeldOutEpisodes:
         """Every episode once."""
         return evaluate(self.env, chooser, self.env.num_envs, HELD_OUT_SEED)
 
-    def __call__(self, brain: ActionScorer) -> float:
-        """Mean utility on the half that chooses: what rounds of a training are compared by."""
-        return float(self.evaluate(brain).utilities[self.is_selection].mean())
+    def __call__(self, scorer: ActionScorer) -> float:
+        """Mean utility on the half for selection: rounds of a training are compared by it."""
+        return float(self.evaluate(scorer).utilities[self.is_selection].mean())
 
     @cached_property
     def ranking(self) -> Ranking:
-        """Constant policies, ranked by utility; `check()` of it says whether the reward agrees."""
+        """Constant policies, ranked by utility; its `check()` raises where the reward disagrees."""
         return rank_constant_policies(self.blind, self.env.num_envs, HELD_OUT_SEED, self.schedules)
 
     @cached_property
     def schedules(self) -> Mapping[str, Behaviour]:
-        """All fixed schedules: those that the environment names, or its constant policies."""
+        """All fixed schedules: those of the environment, or its constant policies."""
         own: Mapping[str, Behaviour] | None = getattr(self.env, "fixed", None)
         return own or constant_policies(self.blind, self.env.num_envs, HELD_OUT_SEED)
 
     @cached_property
     def scores(self) -> dict[str, PolicyScore]:
-        """Every fixed schedule, played on every episode."""
+        """Scores of every fixed schedule on every episode."""
         return {row.name: row.score for row in self.ranking.rows}
 
     @cached_property
     def blind(self) -> Any:
-        """The same episodes for those that look at nothing, and pay nothing for it."""
+        """The same episodes without observing pictures, and without its cost."""
         return getattr(self.env, "blind", self.env)
 
     @cached_property
     def random(self) -> PolicyScore:
-        """Allowed actions drawn alike."""
+        """Score of random actions: each allowed one with the same chance."""
         return evaluate(self.blind, "random", self.env.num_envs, HELD_OUT_SEED)
 
     @cached_property
     def groups(self) -> Any:
         """(episodes,) what is independent: samples of a pool, each at all prices; slots where there are but classes."""
-        samples = np.asarray(self.random.sample, int)  # as they are, drawn or not: proofs leave out every other one
+        samples = np.asarray(
+            self.random.sample, int
+        )  # numbers in the pool: validation on the network leaves out every other one
         few = not hasattr(self.env, "pool") and len(np.unique(samples)) < MIN_INDEPENDENT_SAMPLES
         return np.arange(len(samples)) if few else samples
 
     @cached_property
     def is_selection(self) -> Any:
-        """(episodes,) true in the half that chooses: every other group."""
+        """(episodes,) true in the half for selection: every other group."""
         return self.groups % 2 == 0
 
     @cached_property
     def best_fixed(self) -> dict[float, str]:
-        """Price -> name of the fixed schedule of the highest utility on the half that chooses."""
+        """Price -> name of the fixed schedule of the highest utility on the half for selection."""
         found = {}
         for price in np.unique(self.prices):
             own = self.is_selection & (self.prices == price)
@@ -128,25 +130,27 @@ class HeldOutEpisodes:
 
     @property
     def curve_baselines(self) -> dict[str, float]:
-        """What a learning curve is drawn against, on the half that chooses."""
+        """The horizontal lines of a learning curve: utilities on the half for selection."""
         return {
             "best fixed schedule": float(self.fixed_utilities[self.is_selection].mean()),
             "random": float(self.random.utilities[self.is_selection].mean()),
         }
 
     def compare(self, utilities: Any, over: Any) -> PairedDifference:
-        """How far these utilities are ahead of those, on the half that judges."""
+        """How far these utilities are above those, on the half for evaluation."""
         own = ~self.is_selection
         return paired_difference((np.asarray(utilities) - np.asarray(over))[own], self.groups[own])
 
-    def actions(self, brain: ActionScorer) -> dict[str, float]:
-        """Share of each action in the decisions of a brain."""
-        taken = collect(self.env, brain, self.env.num_envs, np.random.default_rng(HELD_OUT_SEED), HELD_OUT_SEED).actions
+    def actions(self, scorer: ActionScorer) -> dict[str, float]:
+        """Share of each action in the decisions of an action scorer."""
+        taken = collect(
+            self.env, scorer, self.env.num_envs, np.random.default_rng(HELD_OUT_SEED), HELD_OUT_SEED
+        ).actions
         return {name: float((taken == k).mean()) for k, name in enumerate(self.env.actions)}
 
 
 def constant_scorer(actions: tuple[str, ...], action: str, inputs: int) -> ActionScorer:
-    """A brain that takes one action wherever it is allowed, and the first allowed one elsewhere."""
+    """An action scorer that takes one action wherever it is allowed, and the first allowed one elsewhere."""
     weight = np.zeros((len(actions), inputs), np.float32)
     bias = np.array([float(name == action) for name in actions], np.float32)
     return ActionScorer(np.zeros(inputs, np.float32), np.ones(inputs, np.float32), ((weight, bias),))

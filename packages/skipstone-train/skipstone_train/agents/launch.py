@@ -82,7 +82,7 @@ class TrainingJob:
     """One training, as a cluster runs it: where it is interrupted, it is put in the queue again and goes on.
 
     Args:
-        text: The configuration as YAML.
+        config_yaml: The configuration.
         minutes: Of training, > 0.
         seed: Of the training.
         out: Its folder.

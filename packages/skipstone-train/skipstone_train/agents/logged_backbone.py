@@ -1,7 +1,7 @@
-"""Recorded runs as a backbone: what a network would answer near them, at the price of a few multiplications.
+"""Recorded runs as a backbone: an approximation of the network near them, for a few multiplications.
 
-A run that was recorded finely says what the network answers along it. Beside it the answer is taken to bend back, or
-away, evenly in all directions, as much as errors made on the way were measured to fade: the probability-flow ODE,
+A run that was recorded in fine steps holds the network's outputs along it. Beside it the output is taken to change
+evenly in all directions, by as much as errors made on the way were measured to decay: the probability-flow ODE,
 linearised around the run. Any solver and any policy runs on it as on the network, and ends as far from the run's end as
 it would there, to first order.
 """
@@ -23,7 +23,7 @@ from skipstone.numerics.schedule import Schedule
 
 @dataclass(frozen=True, eq=False)
 class CachedSchedule(Schedule):
-    """A schedule that keeps what it was asked: recorded runs are asked about the same few times, over and over."""
+    """A schedule that caches its values: recorded runs use the same few times over and over."""
 
     base: Schedule
     _values: dict[tuple[str, float], float] = field(default_factory=dict, repr=False)
@@ -154,7 +154,7 @@ class RecordedBackbone:
         return self._evaluated[t]
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
-        """What the runs say of each query."""
+        """Answers from the runs."""
         answers = []
         for q in queries:
             if not isinstance(q.cond, int | np.integer) or not 0 <= q.cond < len(self.runs):

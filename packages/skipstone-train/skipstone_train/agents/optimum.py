@@ -1,4 +1,4 @@
-"""The exact solution of the toy: its best policy, and what any other is worth, without playing an episode."""
+"""The exact solution of the toy: its best policy, and the value of any other, without running an episode."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.checkpoint import ActionScorer
 
-from .rewards import Shaping, Utility
+from .rewards import Shaping
 from .toy import (
     ToySettings,
     ToyState,
@@ -48,13 +49,13 @@ def policy_value(
     which: int | None = None,
     of: str = "return",
 ) -> float:
-    """Mean return of a policy, exactly: no episode is played.
+    """Mean return of a policy, exactly: no episode is run.
 
     Args:
         settings: Of the process.
-        chooser: A brain, a behaviour that uses no chance, the name of a constant policy, or "random" for all
+        chooser: An action scorer, a deterministic behaviour, the name of a constant policy, or "random" for all
             allowed actions alike.
-        shaping: Paid besides the utility.
+        shaping: Added to the utility.
         gamma: Discount.
         which: Class of the samples; None mixes all by their chances.
         of: "return", or "calls" or "quality" for the mean of these at the end.
@@ -71,7 +72,7 @@ def policy_value(
     return _expected(settings, chances, shaping, gamma, which, of)
 
 
-def share(settings: ToySettings, chooser: ActionScorer | Behaviour | str) -> float:
+def normalized_value(settings: ToySettings, chooser: ActionScorer | Behaviour | str) -> float:
     """(V - V_random) / (V_best - V_random): 1 for the best policy, 0 for acting at random."""
     base = _random_value(settings)
     return (policy_value(settings, chooser) - base) / (optimal_utility(settings) - base)

@@ -1,7 +1,7 @@
-"""The three rewards that AdDiffusion published, with their constants: to study what they teach, not to train with.
+"""The three rewards that AdDiffusion published, with their constants: for study, not for training.
 
-Each pays per step for changes of scores and against calls, and at the end for the picture; they differ in the end.
-`additive` and `multiplicative` also pay for refining. What goes wrong is shown by the surrogate in `surrogate.py`.
+Each rewards changes of scores and charges calls per step, and rewards the picture at the end; they differ at the end.
+`additive` and `multiplicative` also reward refining. The surrogate in `surrogate.py` shows what goes wrong.
 
 References: github.com/d3v-26/addiffusion, rewards of February, April 8 and April 28, 2026, with the repairs of May 7.
 """
@@ -70,7 +70,7 @@ class StepScores:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Scores of the same prompt's fixed runs of 20 and of 50 steps: what counts as 0 and as 1."""
+    """Scores of the same prompt's fixed runs of 20 and of 50 steps, which are 0 and 1 of its scale."""
 
     low: tuple[float, float, float]
     high: tuple[float, float, float]
@@ -130,7 +130,7 @@ def episode_rewards(
     weights: RewardWeights | None = None,
     most: int = FULL_RUN_CALLS,
 ) -> Rewards:
-    """What each step of a finished episode was paid, the end's with the last."""
+    """The reward of each step of a finished episode; the last includes that of the picture."""
     own = weights or PRESETS[kind]
     steps = [step_reward(a, b, own) for a, b in zip((None, *records[:-1]), records, strict=True)]
     steps[-1] += final_reward(records[-1], sum(r.calls for r in records), own, kind, baseline, most)

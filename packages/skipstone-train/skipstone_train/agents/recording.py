@@ -55,26 +55,26 @@ class RecordingSettings:
         model: EmbeddedModel,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        guides: Mapping[int, BaseSchedule],
+        base_schedules: Mapping[int, BaseSchedule],
         out: Path,
         callback: SampleProgressCallback | None = None,
     ) -> TrajectoryLog:
-        """The log of these samples; what was drawn before an interruption is kept beside `out` until it is written.
+        """The log of these samples; parts that are done are stored beside `out` until it is written.
 
         Args:
             model: The model.
             prompts, seeds: One of each for every sample.
-            guides: Fixed schedules, by calls.
+            base_schedules: Fixed schedules, by calls.
             out: The file that is written in the end.
-            watch: Called with (samples drawn, samples in all).
+            callback: Called with (samples drawn, samples in all).
 
         Raises:
-            SpecError: what is kept beside `out` was drawn of other samples, guides or settings.
+            SpecError: the parts beside `out` were recorded with other samples, schedules or settings.
         """
         grid = registry.parse("grid", "trailing").times(model.schedule, 50)
         times = fine_times(model.schedule, grid[0], self.fine)
         parts = out.with_name(f".{out.name}.parts")
-        known = {str(n): list(guide.times) for n, guide in guides.items()}
+        known = {str(n): list(schedule.times) for n, schedule in base_schedules.items()}
         identity_digest = identity(model)["weights"]
         _check_parts_folder(parts, [identity_digest, model.guidance, vars(self), list(prompts), list(seeds), known])
         found = []
@@ -83,19 +83,17 @@ class RecordingSettings:
             file = parts / f"{first:06d}.npz"
             if not file.is_file():
                 problems = [model.problem(p, s, grid=grid) for p, s in zip(prompts[here], seeds[here], strict=True)]
-                self._record_batch(model, problems, times, guides, file)
-            with np.load(file) as drawn:
-                found.append({name: drawn[name] for name in drawn.files})
+                self._record_batch(model, problems, times, base_schedules, file)
+            with np.load(file) as part:
+                found.append(dict(part))
             if callback is not None:
                 callback(min(first + self.batch, len(prompts)), len(prompts))
-        whole = {
-            name: np.concatenate([part[name] for part in found]) for name in found[0] if name not in _SHARED_ARRAYS
-        }
+        whole = {name: np.concatenate([part[name] for part in found]) for name in found[0].keys() - _SHARED_ARRAYS}
         angles, marks = found[0]["angles"], found[0]["marks"]
         some = thin_indices(len(angles))
         runs = RecordedTrajectories(angles[some], whole["z"], whole["v"][:, some], whole["gains"], marks)
         log = TrajectoryLog(
-            runs, grid, tuple(prompts), tuple(seeds), whole["states"], guides, whole["made"], whole["ends"],
+            runs, grid, tuple(prompts), tuple(seeds), whole["states"], base_schedules, whole["made"], whole["ends"],
             10 ** (float(np.median(whole["offset"])) / 20), self.solver, model.name,
             {"guidance": model.guidance, "identity": identity_digest, "fine": self.fine},
         )  # fmt: skip
@@ -108,10 +106,10 @@ class RecordingSettings:
         model: EmbeddedModel,
         problems: Sequence[Problem],
         times: tuple[float, ...],
-        guides: Mapping[int, BaseSchedule],
+        base_schedules: Mapping[int, BaseSchedule],
         file: Path,
     ) -> None:
-        """Draw some samples, and keep what belongs into the log."""
+        """Run some samples, and write their part of the log."""
         solver = registry.parse("solver", self.solver)
         angles = np.array([model.schedule.angle(t) for t in times])
         recorder = Recorder(registry.parse("solver", "adams"))
@@ -121,8 +119,8 @@ class RecordingSettings:
         gains = _measure_error_gains(model, problems, times, z, v, marks)
         pictures = model.decode(ends)
         made, offsets = [], []
-        for guide in guides.values():
-            results = denoise_many(model.backbone, problems, solver, path_policy(guide.times))
+        for schedule in base_schedules.values():
+            results = denoise_many(model.backbone, problems, solver, path_policy(schedule.times))
             near = [_decibels(r.x.numpy(), x.numpy()) for r, x in zip(results, ends, strict=True)]
             made.append([_decibels(a, b) for a, b in zip(model.decode([r.x for r in results]), pictures, strict=True)])
             offsets.append(np.subtract(made[-1], near))
@@ -137,11 +135,11 @@ class RecordingSettings:
         os.replace(part, file)
 
 
-_SHARED_ARRAYS = ("angles", "marks")
+_SHARED_ARRAYS = {"angles", "marks"}  # alike in all parts
 
 
 def _check_parts_folder(parts: Path, about: Any) -> None:
-    """A folder for parts of this drawing, and of no other. Raises SpecError."""
+    """Make the folder of the parts, or check that it is of this recording. Raises SpecError."""
     parts.mkdir(parents=True, exist_ok=True)
     note, text = parts / "about.json", json.dumps(about)
     if not any(parts.glob("*.npz")):
@@ -160,7 +158,7 @@ def fine_times(schedule: Any, start: float, steps: int) -> tuple[float, ...]:
 
 
 def thin_indices(places: int) -> list[int]:
-    """Places that a log keeps: every second, and all of the last ones, where the path bends hard."""
+    """Places that are stored in a log: every second, and all of the last ones, where the path bends hard."""
     return sorted(
         {*range(0, places - NUM_DENSE_TAIL_PLACES, 2), *range(max(0, places - NUM_DENSE_TAIL_PLACES), places)}
     )

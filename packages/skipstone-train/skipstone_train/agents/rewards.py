@@ -1,6 +1,7 @@
-"""What an agent is paid: one utility at the end, and shaping that changes no ranking. Constant policies come first.
+"""Rewards: shaping that changes no ranking of policies, and the ranking of constant policies before any training.
 
-The rewards that an earlier project published are in `published.py`, for study.
+The reward itself is `skipstone.evaluation.utility.Utility`, once, at the end of an episode. The rewards that an earlier
+project published are in `published_rewards.py`, for study.
 """
 
 from __future__ import annotations
@@ -20,42 +21,13 @@ SIGNIFICANCE = 3.0  # standard errors of a paired difference, for it to count
 
 
 @dataclass(frozen=True)
-class Utility:
-    """U = clip(quality, floor, cap) - price * calls, paid once, at the end of an episode.
-
-    Args:
-        price: Of a call, in dB, >= 0. 0 asks for quality alone.
-        floor: Quality below which nothing worse is known, in dB: a ruined picture is ruined.
-        cap: Quality above which nobody sees a difference, in dB, > floor.
-
-    Raises:
-        SpecError: a setting out of range.
-    """
-
-    price: float
-    floor: float = 0.0
-    cap: float = 100.0
-
-    def __post_init__(self) -> None:
-        if not (self.price >= 0 and self.floor < self.cap):
-            raise SpecError(
-                f"utility: expected price >= 0 and floor < cap, got price={self.price!r}, floor={self.floor!r} "
-                f"and cap={self.cap!r}; try price=0.5, floor=10, cap=45."
-            )
-
-    def __call__(self, quality: Any, calls: Any) -> Any:
-        """Of a picture this close (in dB) to the same seed's converged run, after so many calls. Arrays are welcome."""
-        return np.clip(quality, self.floor, self.cap) - self.price * np.asarray(calls)
-
-
-@dataclass(frozen=True)
 class Shaping:
-    """F = gamma * Phi(s') - Phi(s), Phi being 0 where an episode has ended: pays early what would be paid in the end.
+    """F = gamma * Phi(s') - Phi(s), Phi being 0 where an episode has ended.
 
     Over an episode it adds up to -Phi(first state), whatever was done: no ranking of policies changes.
 
     Args:
-        gamma: Discount of the learner that it is paid to, in (0, 1].
+        gamma: Discount of the learner, in (0, 1].
 
     References: Ng, Harada & Russell 1999, Policy invariance under reward transformations.
     """
@@ -63,12 +35,12 @@ class Shaping:
     gamma: float = 1.0
 
     def __call__(self, before: Any, after: Any, ended: Any) -> Any:
-        """Pay for a step between states of potential `before` and `after`; `after` counts as 0 where `ended`."""
+        """Reward of a step between states of potential `before` and `after`; `after` counts as 0 where `ended`."""
         return self.gamma * np.where(ended, 0.0, after) - before
 
 
 def cost_potential(price: Any, calls: Any) -> Any:
-    """Potential -price * calls: with it, each call is paid for when it is made, not in the end."""
+    """Potential -price * calls: with it, the cost of a call is in the reward of the step that makes it."""
     return -np.asarray(price) * np.asarray(calls)
 
 
@@ -77,7 +49,7 @@ def cost_potential(price: Any, calls: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class ConstantPolicyResult:
-    """A constant policy and what became of it: mean pay, utility, quality (dB) and calls; error is the utility's."""
+    """Scores of a constant policy: mean return, utility, quality (dB) and calls; error is the utility's."""
 
     name: str
     mean_return: float
@@ -109,7 +81,7 @@ class Ranking:
 
     @property
     def inversions(self) -> tuple[tuple[ConstantPolicyResult, ConstantPolicyResult], ...]:
-        """Pairs (better, worse) by utility of which the reward surely pays the worse more; the largest error first."""
+        """Pairs (better, worse) by utility where the worse has a significantly higher return; largest error first."""
         found = []
         for i, a in enumerate(self.rows):
             for b in self.rows[i + 1 :]:
@@ -120,7 +92,7 @@ class Ranking:
         return tuple(sorted(found, key=lambda ab: ab[0].mean_return - ab[1].mean_return))
 
     def check(self) -> None:
-        """Raise SpecError where the reward pays a worse policy more than a better one: nobody should train on that."""
+        """Raise SpecError where the reward ranks a worse policy above a better one."""
         if self.inversions:
             better, worse = self.inversions[0]
             raise SpecError(
@@ -146,7 +118,7 @@ def constant_policies(env: Any, episodes: int = 64, seed: int = 0) -> dict[str, 
 def rank_constant_policies(
     env: Any, episodes: int = 64, seed: int = 0, policies: Mapping[str, Behaviour] | None = None
 ) -> Ranking:
-    """Play constant policies on the same episodes, before any training. `Ranking.check` then judges the reward."""
+    """Score constant policies on the same episodes, before any training. `Ranking.check` then checks the reward."""
     rows = []
     for name, behaviour in (policies or constant_policies(env, episodes, seed)).items():
         s = evaluate(env, behaviour, episodes, seed)

@@ -1,4 +1,4 @@
-"""What an agent is trained on: which trajectories, what it may do and see, what a call costs."""
+"""Settings of the environment of real trajectories: samples, actions, observations, prices."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ import numpy as np
 
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 from skipstone.numerics.schedule import Schedule
-from skipstone.policies.agent import actions as moves
-from skipstone.policies.agent import observation as sight
-from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
+from skipstone.policies.agent.actions import DEFAULT, ActionSpace, BaseSchedule
 from skipstone.policies.agent.checkpoint import ActionScorer
-from skipstone.policies.agent.observation import NO_IMAGES, Observation
+from skipstone.policies.agent.observation import BLOCKS, NO_IMAGES, Observation
 from skipstone.policies.agent.policy import AgentCheckpoint
 from skipstone.policies.agent.published import PublishedObservation
 from skipstone.registry import spell
 from skipstone.tuning.grids import even_times
 
 from .environment import Environment
-from .episodes import DenoisingEnv, SamplePool
+from .episodes import DecisionProcess, DenoisingEnv, SamplePool
 from .logged_backbone import RecordedBackbone
-from .rewards import Utility
 from .trajectory_log import TrajectoryLog
 from .vectorized_env import SOLVER, VectorizedEnv
 
@@ -40,21 +38,21 @@ class EnvironmentSettings:
     Args:
         log: Logged trajectories: a file of `skipstone train log`, or the name of a shipped one.
         live: Run on the network that was logged, not on its trajectories: exact, and some 20 times slower.
-        share: Of the prompts that are kept for validation, in (0, 1); all seeds of a prompt go together.
-        guides_from: Fixed schedules that agents begin with, one for each price: the "logged" ones (searched by
+        share: Of the prompts that are used for validation, in (0, 1); all seeds of a prompt go together.
+        guides_from: Base schedules, one for each price: the "logged" ones (searched by
             `skipstone tune`), or "even" steps of the angle, for an agent that has to find the grid by itself.
-        prices: Of a call, in dB; episodes draw one. The guide of each is the schedule of most mean utility.
+        prices: Of a call, in dB; episodes draw one. The base schedule of each has the highest mean utility.
         floor, cap: Of quality, in dB, see `Utility`.
-        actions: See `policies.moves.Moves`.
+        actions: See `ActionSpace`.
         first: Calls before which a run may not be stopped, >= 1.
-        calls: Calls that a run may make, for each call of its guide, >= 1.
-        blocks: What is seen, see `policies.sight.Sight`; leaving one out is an ablation.
-        eyes: What looks at pictures, where `blocks` do: "" the model's own, else the folder or id of a CLIP.
-        fee: What a look costs, in full calls; null measures it in multiply-accumulates.
-        axes: Directions of the mean text state that are seen: its principal components over the training prompts, >= 0.
-        relative: Pay an episode's utility less that of its guide on the same sample.
+        calls: Calls that a run may make, for each call of its base schedule, >= 1.
+        blocks: Of the observation, see `Observation`; leaving one out is an ablation.
+        eyes: The image encoder, where `blocks` need one: "" the model's own, else the folder or id of a CLIP.
+        fee: Cost of encoding a picture, in full calls; null measures it in multiply-accumulates.
+        axes: Directions of the mean text state that are observed: principal components over the training prompts, >= 0.
+        relative: Reward an episode's utility less that of its base schedule on the same sample.
         swapped: Chance that errors of a training episode fade as on another sample, in [0, 1], see `VectorizedEnv`.
-        judged: Judge what was learnt on the network, not on its trajectories: what wins there need not win here.
+        judged: Evaluate the result on the network too: what is best on recorded trajectories may not be best there.
 
     Raises:
         SpecError: a setting out of range.
@@ -67,10 +65,10 @@ class EnvironmentSettings:
     prices: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     floor: float = 10.0
     cap: float = 50.0
-    actions: tuple[str, ...] = moves.DEFAULT
+    actions: tuple[str, ...] = DEFAULT
     first: int = 2
     calls: float = 2.0
-    blocks: tuple[str, ...] = sight.BLOCKS
+    blocks: tuple[str, ...] = BLOCKS
     eyes: str = ""
     fee: float | None = None
     axes: int = 8
@@ -91,8 +89,8 @@ class EnvironmentSettings:
             )
         if Observation(self.blocks).published_blocks and not self.live:
             raise SpecError(
-                f"blocks: {', '.join(self.blocks)} look at pictures, and recorded runs have nothing to decode. Say "
-                f"live: true, which runs on the network that was logged, or leave the blocks out that look."
+                f"blocks: {', '.join(self.blocks)} need pictures, and recorded runs have nothing to decode. Say "
+                f"live: true, which runs on the network that was logged, or leave out the blocks that need pictures."
             )
         _ = self.action_space, Utility(1.0, self.floor, self.cap)
 
@@ -108,7 +106,7 @@ class EnvironmentSettings:
 
     @cached_property
     def observation(self) -> Observation:
-        """What is seen; the axes are those of the training prompts alone."""
+        """The observation; the axes are those of the training prompts alone."""
         train, _ = self.trajectory_log.split(self.share)
         states = np.unique(np.asarray(self.trajectory_log.states, np.float64)[train], axis=0)
         centre = states.mean(0)
@@ -119,15 +117,17 @@ class EnvironmentSettings:
 
     @cached_property
     def _published_features(self) -> PublishedObservation:
-        from .feature_cost import published
+        from .feature_cost import build_published_observation
 
-        return published(self.model, self.eyes, self.fee) if Observation(self.blocks).published_blocks else NO_IMAGES
+        if not Observation(self.blocks).published_blocks:
+            return NO_IMAGES
+        return build_published_observation(self.model, self.eyes, self.fee)
 
     @cached_property
     def base_schedules(self) -> tuple[tuple[float, BaseSchedule], ...]:
-        """Of each price the schedule of most mean utility on the training samples; by falling price.
+        """For each price, by falling price, the schedule of the highest mean utility on the training samples.
 
-        Of those within one standard error of it (of paired differences) that of the fewest calls.
+        Of those within one standard error of it (of paired differences) the one of the fewest calls.
         """
         known, made = self._candidate_schedules
         calls, train = np.array(list(known)), len(made)
@@ -137,7 +137,7 @@ class EnvironmentSettings:
             utility = quality - price * calls
             lost = utility[:, [utility.mean(0).argmax()]] - utility
             error = lost.std(0) / train**0.5
-            best = int(calls[lost.mean(0) <= error].min())  # of those that cannot be told apart, that of fewest calls
+            best = int(calls[lost.mean(0) <= error].min())  # the fewest calls within one standard error
             found.append((price, known[best]))
         return tuple(found)
 
@@ -151,8 +151,8 @@ class EnvironmentSettings:
         known = {n: BaseSchedule(even_times(self._schedule, log.grid[0], n)) for n in log.base_schedules}
         pool = log.pool(train, self._schedule)
         made = [
-            run_base_schedules(self._build_env(pool, [(1.0, guide)], len(train), True, blind=True))["quality"]
-            for guide in known.values()
+            run_base_schedules(self._build_env(pool, [(1.0, schedule)], len(train), True, blind=True))["quality"]
+            for schedule in known.values()
         ]
         return known, np.stack(made, 1)
 
@@ -178,8 +178,8 @@ class EnvironmentSettings:
         pool = self.pool(split)
         if split == "validation" and len(pool) < 2:
             raise SpecError(
-                f"share: {self.share:g} of the prompts is one sample for validation, which cannot both choose and "
-                f"judge. Draw more of them, or keep a larger share."
+                f"share: {self.share:g} of the prompts is one sample for validation, which cannot both select and "
+                f"evaluate. Draw more of them, or keep a larger share."
             )
         slots = len(pool) * len(self.prices) if n is None else n
         baseline = self._baseline_utilities(pool) if self.relative else None
@@ -192,41 +192,41 @@ class EnvironmentSettings:
     def _build_env(
         self,
         pool: SamplePool,
-        guides: Sequence[tuple[float, BaseSchedule]],
+        base_schedules: Sequence[tuple[float, BaseSchedule]],
         slots: int,
         in_order: bool,
         baseline: Any = None,
         blind: bool = False,
     ) -> DenoisingEnv:
-        """Episodes of a pool: by the twin where that computes the same; `blind` for fixed schedules, which look at
-        nothing, on recorded runs either."""
+        """Episodes of a pool, in a `VectorizedEnv` where it computes the same; `blind` does not observe pictures."""
         solver = self.trajectory_log.build_solver()
         same = (
             isinstance(pool.backbone, RecordedBackbone)
             and spell(solver) == SOLVER
             and not {"gate", "refine"} & {*self.actions}
         )
+        observation = Observation(("place",)) if blind else self.observation
         utility = Utility(1.0, self.floor, self.cap)
+        process = DecisionProcess(pool, solver, self.action_space, observation, base_schedules, utility, baseline)
         kind = VectorizedEnv if same else Environment
-        sight = Observation(("place",)) if blind else self.observation
-        return kind(pool, solver, self.action_space, sight, guides, utility, slots, in_order, baseline)
+        return kind(process, slots, in_order)
 
     def build_live_validation(self) -> DenoisingEnv | None:
-        """Episodes on the network itself, for what was learnt to be judged there: every other validation sample.
+        """Episodes on the network itself, to evaluate the result there: every other validation sample.
 
         Each sample at each price, once, in order. None where `judged` is off, or what was trained on is the network.
         """
         if not self.judged or self.live:
             return None
         _, held = self.trajectory_log.split(self.share)
-        pool = live(self.model, self.trajectory_log, held[1::2])
+        pool = build_live_pool(self.model, self.trajectory_log, held[1::2])
         return self._build_env(pool, self.base_schedules, len(pool) * len(self.prices), True)
 
     def pool(self, split: Split) -> SamplePool:
         """The samples."""
         samples = dict(zip(("train", "validation"), self.trajectory_log.split(self.share), strict=True))[split]
         if self.live:
-            return live(self.model, self.trajectory_log, samples)
+            return build_live_pool(self.model, self.trajectory_log, samples)
         return self.trajectory_log.pool(samples, self._schedule)
 
     @cached_property
@@ -235,22 +235,22 @@ class EnvironmentSettings:
         return schedule
 
     def _baseline_utilities(self, pool: SamplePool) -> Any:
-        """(samples, prices) utility of the guide, by running it."""
+        """(samples, prices) utility of the base schedules, by running them."""
         found = [
             run_base_schedules(self._build_env(pool, [one], len(pool), True, blind=True))["utility"]
             for one in self.base_schedules
         ]
         return np.stack(found, 1).astype(np.float32)
 
-    def agent(self, brain: ActionScorer, learned: bool, notes: Mapping[str, Any]) -> AgentCheckpoint:
-        """The file of an agent with this brain, which plays the guides where it has not learned more."""
+    def agent(self, scorer: ActionScorer, learned: bool, notes: Mapping[str, Any]) -> AgentCheckpoint:
+        """The agent with this action scorer; it runs the base schedules where it has not `learned` more."""
         return AgentCheckpoint(
-            brain, self.action_space, self.observation, self.base_schedules, learned, self.trajectory_log.solver, notes
+            scorer, self.action_space, self.observation, self.base_schedules, learned, self.trajectory_log.solver, notes
         )
 
 
 def run_base_schedules(env: DenoisingEnv) -> dict[str, Any]:
-    """Figures of the first episode of each slot when every action is to continue: the guide itself."""
+    """Figures of the first episode of each slot when every action is to continue: the base schedule itself."""
     go = env.actions.index("continue")
     found: dict[str, Any] = {}
     env.reset(seed=0)
@@ -266,8 +266,8 @@ def run_base_schedules(env: DenoisingEnv) -> dict[str, Any]:
     return found
 
 
-def live(model: Any, log: TrajectoryLog, samples: Sequence[int]) -> SamplePool:
-    """The same samples on the network itself, held against the ends of the logged runs."""
+def build_live_pool(model: Any, log: TrajectoryLog, samples: Sequence[int]) -> SamplePool:
+    """The same samples on the network itself; the references are the ends of the logged runs."""
     problems: list[Problem] = [model.problem(log.prompts[i], log.seeds[i], grid=log.grid) for i in samples]
     ends = [p.x.new_tensor(log.ends[i].astype(np.float32)) for p, i in zip(problems, samples, strict=True)]
     recorded = log.pool(samples, model.schedule)

@@ -1,4 +1,4 @@
-"""A picture that gets better by a known curve, denoised for a published reward or for ours: what does each teach?
+"""A picture that gets better by a known curve, to compare the best policies of the published rewards and of ours.
 
 Actions, warm-up, charges and observation of step and calls are those of AdDiffusion; scores follow one saturating
 curve, and a refine gains nothing, as its authors measured. All is deterministic, so that the best policy is exact.
@@ -16,9 +16,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 
 from .published_rewards import PRESETS, Baseline, RewardWeights, StepScores, final_reward, step_reward
-from .rewards import Utility
 
 ACTIONS = ("continue", "stop", "refine")
 SCORES_OF_NOISE, SCORES_OF_PICTURE = (
@@ -42,7 +42,7 @@ class SurrogateSettings:
         steps: Of the grid, > 3.
         pace: Steps in which the picture comes to 63 %.
         price: Of a call for ours, in dB.
-        entropy: Of the attention, which a published refine is paid for.
+        entropy: Of the attention, which the published rewards give for a refine.
         weights: Of a published reward; None takes its own.
     """
 
@@ -120,7 +120,7 @@ class SurrogateSettings:
 
 
 class SurrogateEnv(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's types are not followed
-    """`n` episodes of the surrogate side by side; `final_info` has our utility, whatever is paid."""
+    """`n` episodes of the surrogate side by side; `final_info` has our utility, whatever the reward is."""
 
     def __init__(self, settings: SurrogateSettings, n: int = 16) -> None:
         self.settings, self.num_envs = settings, n

@@ -1,6 +1,6 @@
-"""A toy of skipping with a known optimum, which every learner has to find before it is let near a network.
+"""A toy of skipping with a known optimum, which every learner has to find before it trains on a network.
 
-A run has `steps` steps, a hidden hardness, and a coin of that hardness thrown at every call: the only thing that tells
+A run has `steps` steps, a hidden hardness, and a coin of that hardness thrown at every call: the only evidence of
 how much damage long steps do. Its best policy is found exactly, by dynamic programming over what can be observed.
 """
 
@@ -15,8 +15,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from skipstone.errors import SpecError
+from skipstone.evaluation.utility import Utility
 
-from .rewards import Shaping, Utility
+from .rewards import Shaping
 
 ACTIONS = ("continue", "skip 2", "skip 3", "stop", "refine")
 OBSERVATION_NAMES = ("progress", "calls", "evidence", "damage", "refined", "price")
@@ -25,7 +26,7 @@ DAMAGE_SCALE = 10.0  # damage of 1 in the observation
 
 
 class ToyState(NamedTuple):
-    """What is known of an episode: the observation holds the same numbers."""
+    """The state of an episode; the observation holds the same numbers."""
 
     position: int = 0
     num_throws: int = 1  # coins thrown, one a call
@@ -95,7 +96,7 @@ class ToyEnv(VectorEnv[Any, Any, Any]):  # type: ignore[misc]  # gymnasium's typ
         settings: Of the process.
         n: Episodes at once, >= 1.
         seed: Of all episodes, beside that of a reset: another seed, other episodes.
-        shaping: Paid besides; potential(observations) is minus the price of the calls made, in dB.
+        shaping: Added to the reward; potential(observations) is minus the price of the calls made, in dB.
     """
 
     def __init__(
@@ -234,7 +235,7 @@ def quality_of(settings: ToySettings, which: int, damage: int) -> float:
 
 
 def potential(state: ToyState, price: float) -> float:
-    """Minus what the calls so far have cost: the shaping that pays for each call when it is made."""
+    """Minus what the calls so far have cost: with it as shaping, each call is charged when it is made."""
     return -price * state.calls
 
 

@@ -1,8 +1,7 @@
-"""Where the figures of a training go while it runs: TensorBoard, MLflow, Weights & Biases, or nowhere."""
+"""Where the figures of a training go while it runs: TensorBoard, or nowhere."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from skipstone.registry import suggest_spelling
 
 
 class Tracker(Protocol):
-    """Is told figures by name, at a number of environment steps."""
+    """Takes figures by name, at a number of environment steps."""
 
     def log(self, step: int, figures: Mapping[str, float]) -> None: ...
 
@@ -20,13 +19,13 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Tells nobody."""
+    """Takes figures and does nothing with them."""
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class TensorBoard:
@@ -36,7 +35,9 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise SpecError(_missing("tensorboard", "tensorboard")) from None
+            raise SpecError(
+                "tracking: tensorboard is not installed. Type: pip install tensorboard, or say tracking=none."
+            ) from None
         self._writer: Any = SummaryWriter(str(folder / "tensorboard" / run))
         text = "\n".join(f"    {name}: {value}" for name, value in flatten_settings(settings).items())
         self._writer.add_text("settings", text)
@@ -49,51 +50,22 @@ class TensorBoard:
         self._writer.close()
 
 
-class MLflow:
-    """A run of MLflow, where its own variables (MLFLOW_TRACKING_URI, ...) say."""
-
-    def __init__(self, folder: Path, run: str, settings: Mapping[str, Any]) -> None:
-        try:
-            import mlflow
-        except ImportError:
-            raise SpecError(_missing("mlflow", "mlflow")) from None
-        self._mlflow: Any = mlflow
-        mlflow.start_run(run_name=run)
-        mlflow.log_params(flatten_settings(settings))
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics(_finite(figures), step=step)
-
-    def close(self) -> None:
-        self._mlflow.end_run()
-
-
-class WandB:
-    """A run of Weights & Biases, where its own variables (WANDB_PROJECT, ...) say."""
-
-    def __init__(self, folder: Path, run: str, settings: Mapping[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise SpecError(_missing("wandb", "wandb")) from None
-        self._run: Any = wandb.init(name=run, dir=str(folder), config=dict(settings))
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        self._run.log(dict(_finite(figures)), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
 TRACKERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Tracker]] = {
     "none": lambda folder, run, settings: NullTracker(),
     "tensorboard": TensorBoard,
-    "mlflow": MLflow,
-    "wandb": WandB,
 }
 
 
-def tracker(name: str, folder: Path, run: str, settings: Mapping[str, Any]) -> Tracker:
+def check_tracker(name: str) -> None:
+    """Raise SpecError for a tracker that there is not."""
+    if name in ("mlflow", "wandb"):
+        raise SpecError(f"tracking: {name} is no longer supported. Use tensorboard, or none.")
+    if name not in TRACKERS:
+        guess = suggest_spelling(name, list(TRACKERS))
+        raise SpecError(f"tracking: no tracker is called {name!r}.{guess} Known: {', '.join(TRACKERS)}.")
+
+
+def make_tracker(name: str, folder: Path, run: str, settings: Mapping[str, Any]) -> Tracker:
     """The tracker of a name.
 
     Args:
@@ -105,10 +77,7 @@ def tracker(name: str, folder: Path, run: str, settings: Mapping[str, Any]) -> T
     Raises:
         SpecError: no such tracker, or what it needs is not installed.
     """
-    if name not in TRACKERS:
-        raise SpecError(
-            f"No tracker is called {name!r}.{suggest_spelling(name, list(TRACKERS))} Known: {', '.join(TRACKERS)}."
-        )
+    check_tracker(name)
     return TRACKERS[name](folder, run, settings)
 
 
@@ -119,11 +88,3 @@ def flatten_settings(settings: Mapping[str, Any], path: str = "") -> dict[str, A
         inner = f"{path}.{name}" if path else name
         found |= flatten_settings(value, inner) if isinstance(value, Mapping) else {inner: value}
     return found
-
-
-def _finite(figures: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if math.isfinite(value)}
-
-
-def _missing(name: str, package: str) -> str:
-    return f"tracking: {name} is not installed. Type: pip install {package}, or say tracking=none."

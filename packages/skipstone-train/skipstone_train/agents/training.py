@@ -17,9 +17,9 @@ from skipstone.policies.agent.checkpoint import ActionScorer
 from .config import AgentConfig, environments, learners, load_config
 from .curves import curve_to_csv, curve_to_png
 from .held_out import HeldOutEpisodes, PairedDifference, constant_scorer, paired_difference
-from .learners.base import BEST_SCORER_FILE, CHECKPOINT_FILE, CURVE_FILE, FitResult, write_file
+from .learners.base import BEST_SCORER_FILE, CHECKPOINT_FILE, CURVE_FILE, FitResult, RoundCallback, write_file
 from .learners.standard import one_thread
-from .tracking import tracker
+from .tracking import make_tracker
 from .transitions import evaluate
 from .yaml_settings import settings_name, to_plain, to_yaml
 
@@ -31,19 +31,18 @@ RESUME_KEYS = ("environment", "slots", "learner", "curriculum", "held_out")  # k
 TRAINING_SEED = 1_000  # added to a training's seed, for its episodes
 
 LineCallback = Callable[[str], None]
-RoundCallback = Callable[[float, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to.
+    """The result of a training.
 
     Args:
         folder: Of its files.
         agent: The agent's file.
-        over_random, over_fixed: Its lead on the half of the held-out episodes that did not choose it.
-        proven: Its lead over the fixed schedules on the network itself; None where that is what it was trained on.
-        learnt: Whether it beats the best fixed schedule; if not, the file holds that schedule.
+        over_random, over_fixed: Its lead on the half of the held-out episodes that it was not selected on.
+        lead_on_network: Its lead over the base schedules on the network itself; None where it was trained there.
+        beats_fixed: Whether it beats the best fixed schedule; if not, the file holds that schedule.
         interrupted: Whether it was stopped before its time.
     """
 
@@ -67,7 +66,9 @@ class TrainingResult:
         ]
         if self.lead_on_network is not None:
             fixed = "beats" if self.lead_on_network.is_significant else "does not surely beat"
-            lines.append(f"On the network itself it {fixed} the fixed schedule that guides it: {self.lead_on_network}.")
+            lines.append(
+                f"On the network itself it {fixed} the fixed schedule that it starts from: {self.lead_on_network}."
+            )
         if not self.beats_fixed:
             lines.append("So the agent's file plays the best fixed schedule, and says so.")
         return lines
@@ -109,8 +110,8 @@ class Training:
 
         Args:
             resume: Go on with the checkpoint that is there, if one is; otherwise it is deleted.
-            say: Told what a reader of the terminal should know, line by line.
-            watch: Told (share done, figures) after each round.
+            print_line: Called with each line that a reader of the terminal should see.
+            callback: Called with (share done, figures) after each round.
 
         Raises:
             SpecError: a reward that ranks constant policies wrongly, a checkpoint of other settings, a missing package.
@@ -160,7 +161,7 @@ class Training:
 
     def _check_same_training(self) -> None:
         """A checkpoint means nothing to another environment or learner."""
-        before, now = to_plain(load_config(self.out / CONFIG_FILE)), to_plain(self.config)
+        before, now = to_plain(load_config(self.out / CONFIG_FILE, ["tracking=none"])), to_plain(self.config)
         for name in RESUME_KEYS:
             if before[name] != now[name]:
                 raise SpecError(
@@ -171,17 +172,18 @@ class Training:
     def _fit(self, held: HeldOutEpisodes, print_line: LineCallback, callback: RoundCallback) -> tuple[FitResult, bool]:
         config, folder = self.config, self.out / LEARNER_FOLDER
         env = config.environment.build("train", config.slots, TRAINING_SEED + self.seed)
-        tracked = tracker(config.tracking, self.out, f"{self.learner}, seed {self.seed}", to_plain(config))
+        tracker = make_tracker(config.tracking, self.out, f"{self.learner}, seed {self.seed}", to_plain(config))
         tenths = _TenthsPrinter(print_line)
 
-        def told(share: float, row: Mapping[str, float]) -> None:
+        def on_round(share: float, row: Mapping[str, float]) -> None:
             callback(share, row)
             tenths(share, row)
+            tracker.log(int(row["steps"]), row)
 
         try:
             fitted: FitResult = config.learner.fit(
-                env, held, steps=self.steps, seconds=60 * self.minutes, seed=self.seed, folder=folder, callback=told,
-                tracker=tracked, curriculum=config.curriculum,
+                env, held, steps=self.steps, seconds=60 * self.minutes, seed=self.seed, folder=folder,
+                callback=on_round, curriculum=config.curriculum,
             )  # fmt: skip
             return fitted, False
         except KeyboardInterrupt:
@@ -190,12 +192,12 @@ class Training:
             print_line("Stopped. The best so far is kept; --resume goes on.")
             return _load_interrupted(folder), True
         finally:
-            tracked.close()
+            tracker.close()
 
     def _compare_and_write(
         self, held: HeldOutEpisodes, fitted: FitResult, interrupted: bool, print_line: LineCallback
     ) -> TrainingResult:
-        """Compare the best brain, and write everything."""
+        """Compare the best action scorer, and write everything."""
         score = held.evaluate(fitted.action_scorer)
         over_random = held.compare(score.utilities, held.random.utilities)
         over_fixed = held.compare(score.utilities, held.fixed_utilities)
@@ -218,44 +220,46 @@ class Training:
         }
         learnt = (proven or over_fixed).is_significant
         agent = self._save(held, fitted.action_scorer, learnt, notes)
-        told = {
+        result = {
             **notes, "first": fitted.curve[0]["score"], "best": fitted.score, "learnt": learnt,
             "actions": held.actions(fitted.action_scorer),
             "environment": settings_name(environments(), self.config.environment),
         }  # fmt: skip
-        write_file(self.out / RESULT_FILE, json.dumps(told, indent=1).encode())
+        write_file(self.out / RESULT_FILE, json.dumps(result, indent=1).encode())
         write_file(self.out / CURVE_TABLE_FILE, curve_to_csv(fitted.curve).encode())
         write_file(self.out / CURVE_PLOT_FILE, curve_to_png(fitted.curve, held.curve_baselines))
         return TrainingResult(self.out, agent, over_random, over_fixed, proven, learnt, interrupted)
 
-    def _compare_on_network(self, brain: ActionScorer, print_line: LineCallback) -> PairedDifference | None:
-        """How far the brain is ahead of its guides on the network itself, by samples that have not chosen it."""
+    def _compare_on_network(self, scorer: ActionScorer, print_line: LineCallback) -> PairedDifference | None:
+        """Its lead over the base schedules on the network itself, on samples that it was not selected on."""
         proof = getattr(self.config.environment, "build_live_validation", None)
         env = proof() if proof is not None else None
         if env is None:
             return None
-        print_line(f"On the network itself: {env.num_envs} episodes of the agent, and as many of its guides ...")
-        mine, guides = (evaluate(env, chooser, env.num_envs, 0) for chooser in (brain, "continue"))
-        return paired_difference(mine.utilities - guides.utilities, mine.sample)
+        print_line(
+            f"On the network itself: {env.num_envs} episodes of the agent, and as many of its base schedules ..."
+        )
+        own, base = (evaluate(env, chooser, env.num_envs, 0) for chooser in (scorer, "continue"))
+        return paired_difference(own.utilities - base.utilities, own.sample)
 
-    def _save(self, held: HeldOutEpisodes, brain: ActionScorer, learnt: bool, notes: Mapping[str, Any]) -> Path:
-        """The agent's file: what the environment makes of a brain, or the brain alone."""
+    def _save(self, held: HeldOutEpisodes, scorer: ActionScorer, learnt: bool, notes: Mapping[str, Any]) -> Path:
+        """Write the agent's file: the environment's checkpoint, or the action scorer alone."""
         target = self.out / AGENT_FILE
         agent = getattr(self.config.environment, "agent", None)
         if agent is not None:
-            saved: Path = agent(brain, learnt, dict(notes)).save(target)
+            saved: Path = agent(scorer, learnt, dict(notes)).save(target)
             return saved
         if not learnt:  # an environment that is no denoising: its best constant action, if one is among the best
             names = [name.removeprefix("always ") for name in held.best_fixed.values()]
             action = next((name for name in names if name in held.env.actions), "continue")
-            brain = constant_scorer(tuple(held.env.actions), action, brain.inputs)
+            scorer = constant_scorer(tuple(held.env.actions), action, scorer.inputs)
         about = {
             "actions": list(held.env.actions),
             "names": list(held.env.names),
             "learned": learnt,
             "notes": dict(notes),
         }
-        return ActionScorer(brain.centre, brain.spread, brain.layers, brain.activation, about).save(target)
+        return ActionScorer(scorer.centre, scorer.spread, scorer.layers, scorer.activation, about).save(target)
 
     def _log(self, resume: bool) -> LineCallback:
         """Writes a line into the log."""
@@ -283,7 +287,7 @@ def _tee(first: LineCallback, second: LineCallback) -> LineCallback:
 
 
 class _TenthsPrinter:
-    """A line for each tenth of the way, for those who watch no bar."""
+    """A line for each tenth of the training, where there is no progress bar."""
 
     def __init__(self, print_line: LineCallback) -> None:
         self._say, self._next = print_line, 0.1

@@ -36,13 +36,13 @@ class TrajectoryLog:
         prompts: One for each sample.
         seeds: One for each sample.
         states: (samples, width) mean text states.
-        guides: Fixed schedules, by calls.
-        made: (samples, guides) PSNR to the converged run in dB, of each guide on the network.
-        ends: (samples, *latent) where each fine run ends, half precision: what runs on the network are held against.
+        base_schedules: Fixed schedules, by calls.
+        made: (samples, schedules) PSNR to the converged run in dB, of each schedule on the network.
+        ends: (samples, *latent) where each fine run ends, half precision: the references of runs on the network.
         peak: See `SamplePool`.
-        solver: Spec of the solver that the guides were made for.
-        model: What they were drawn from: name and digest of the denoiser.
-        way: How: grid, guidance and whatever else was said.
+        solver: Spec of the solver that the schedules were found for.
+        model: Its name.
+        provenance: Guidance, digest of the weights and number of fine steps.
     """
 
     runs: RecordedTrajectories
@@ -61,7 +61,9 @@ class TrajectoryLog:
     def __post_init__(self) -> None:
         found = (self.runs.z, self.runs.v, self.runs.gains, self.seeds, self.states, self.made, self.ends)
         if any(len(one) != len(self.prompts) for one in found) or self.made.shape[1] != len(self.base_schedules):
-            raise SpecError("Expected as many trajectories, states and ends as prompts, and as many figures as guides.")
+            raise SpecError(
+                "Expected as many trajectories, states and ends as prompts, and as many figures as schedules."
+            )
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -75,7 +77,7 @@ class TrajectoryLog:
         """Numbers of the samples to train on, and of those to validate on: by the prompt, whatever its seed.
 
         Args:
-            share: Of the prompts that are kept for validation, in (0, 1).
+            share: Of the prompts that are used for validation, in (0, 1).
 
         Raises:
             SpecError: nothing is left for one of the two.
@@ -116,7 +118,7 @@ class TrajectoryLog:
             "grid": list(self.grid),
             "prompts": list(self.prompts),
             "seeds": list(self.seeds),
-            "guides": {str(n): list(guide.times) for n, guide in self.base_schedules.items()},
+            "guides": {str(n): list(schedule.times) for n, schedule in self.base_schedules.items()},
             "peak": self.peak,
             "solver": self.solver,
             "model": self.model,

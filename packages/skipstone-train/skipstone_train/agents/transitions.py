@@ -1,4 +1,4 @@
-"""Episodes of an environment, played and kept: what learners learn from, and how anything that decides is scored."""
+"""Transitions of whole episodes, which learners learn from, and scores of policies."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ EPISODE_METRICS = ("quality", "calls", "utility", "sample")
 # -- Ways to act ---------------------------------------------------------------------------------------------------
 
 
-def score_actions(brain: ActionScorer, observations: Any) -> Any:
-    """`brain.scores` of many observations at once: (n, inputs) -> (n, actions). Equal but for rounding."""
-    h = (np.asarray(observations, np.float32) - brain.centre) / brain.spread
-    for weight, bias in brain.layers[:-1]:
+def score_actions(scorer: ActionScorer, observations: Any) -> Any:
+    """`scorer.scores` of many observations at once: (n, inputs) -> (n, actions). Equal but for rounding."""
+    h = (np.asarray(observations, np.float32) - scorer.centre) / scorer.spread
+    for weight, bias in scorer.layers[:-1]:
         h = h @ weight.T + bias
-        h = np.tanh(h) if brain.activation == "tanh" else np.maximum(h, 0)
-    weight, bias = brain.layers[-1]
+        h = np.tanh(h) if scorer.activation == "tanh" else np.maximum(h, 0)
+    weight, bias = scorer.layers[-1]
     return h @ weight.T + bias
 
 
-def greedy_behaviour(brain: ActionScorer) -> Behaviour:
+def greedy_behaviour(scorer: ActionScorer) -> Behaviour:
     """The allowed action of the highest score."""
-    return lambda o, m, k, rng: np.where(m, score_actions(brain, o), -np.inf).argmax(1)
+    return lambda o, m, k, rng: np.where(m, score_actions(scorer, o), -np.inf).argmax(1)
 
 
 def random_behaviour(observations: Any, masks: Any, steps: Any, rng: Any) -> Any:
@@ -88,7 +88,7 @@ class EpisodicRandomBehaviour:
 
 
 def as_behaviour(chooser: ActionScorer | Behaviour | str, actions: Sequence[str]) -> Behaviour:
-    """A brain acts greedily, a name is a constant policy, "random" is `random_behaviour`; a behaviour is itself."""
+    """An action scorer acts greedily; a name is a constant policy; "random" is `random_behaviour`."""
     if isinstance(chooser, ActionScorer):
         return greedy_behaviour(chooser)
     if isinstance(chooser, str):
@@ -104,10 +104,10 @@ class Transitions:
     """Decisions of whole episodes, one after another.
 
     Args:
-        observations: (m, d) what was seen.
-        masks: (m, actions) what was allowed.
-        actions: (m,) what was done.
-        rewards: (m,) what was paid.
+        observations: (m, d).
+        masks: (m, actions) which actions were allowed.
+        actions: (m,) which were taken.
+        rewards: (m,).
         ends: (m,) true at the last decision of an episode.
         quality, calls, utility, sample: (episodes,) how each ended.
     """
@@ -220,7 +220,7 @@ class PolicyScore:
 
 
 def evaluate(env: Any, chooser: ActionScorer | Behaviour | str, episodes: int, seed: int = 0) -> PolicyScore:
-    """Score a brain, a behaviour or a constant policy on the episodes of a seed: the same for all that are compared."""
+    """Score an action scorer, a behaviour or a constant policy on the episodes of a seed, the same for all."""
     t = collect(env, chooser, episodes, np.random.default_rng(seed), seed)
     u = t.utility
     error = float(u.std(ddof=1) / len(u) ** 0.5) if len(u) > 1 else float("inf")

@@ -1,8 +1,8 @@
 """The same decision process on logged trajectories, all slots in one array program: some thirty times as fast.
 
-What `Environment` computes there by the engine, sample by sample, with `adams(of='x0')`: the tests hold the two equal,
-observation by observation. Learners that need a million decisions learn here; whatever they learn is judged there, and
-on the network.
+What `Environment` computes there by the engine, sample by sample, with `adams(of='x0')`: tests check that the two are
+equal, observation by observation. Learners need a million decisions and train here; results are evaluated there, and on
+the network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from skipstone.policies.agent.observation import BLOCKS, HISTORY_LENGTH, Observa
 from skipstone.registry import spell
 from skipstone.solvers.adams import clean_weights, correction_share
 
-from .episodes import DenoisingEnv, EpisodeResult, FloatArray
+from .episodes import DecisionProcess, DenoisingEnv, EpisodeResult, FloatArray
 from .logged_backbone import RecordedBackbone
 
 SOLVER = "adams(of='x0')"
@@ -38,25 +38,25 @@ class VectorizedEnv(DenoisingEnv):
         SpecError: another backbone, solver or kind of action than it computes.
     """
 
-    def __init__(self, *args: Any, swapped: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, process: DecisionProcess, slots: int, in_order: bool = False, *, swapped: float = 0.0) -> None:
+        super().__init__(process, slots, in_order)
         self.swapped = swapped
         if not isinstance(self.pool.backbone, RecordedBackbone) or spell(self.solver) != SOLVER:
-            raise SpecError(f"The twin runs {SOLVER} on logged trajectories; run others in `Environment`.")
+            raise SpecError(f"VectorizedEnv runs {SOLVER} on logged trajectories; run others in `Environment`.")
         if wrong := [name for name in self.actions if name in ("gate", "refine")]:
-            raise SpecError(f"The twin knows no {wrong[0]}: leave the action out, or run `Environment`.")
+            raise SpecError(f"VectorizedEnv has no action {wrong[0]}: leave it out, or run `Environment`.")
         if self.observation.published_blocks:
             raise SpecError(
-                f"Recorded runs have no pictures to look at, and "
-                f"{', '.join(sorted(self.observation.published_blocks))} do: say live: "
-                f"true, which runs on the network, or see {', '.join(BLOCKS)} alone."
+                f"Recorded runs have no pictures, and "
+                f"{', '.join(sorted(self.observation.published_blocks))} need them: say live: "
+                f"true, which runs on the network, or use the blocks {', '.join(BLOCKS)} alone."
             )
         runs, n = self.pool.backbone, self.num_envs
         own = np.array([p.cond for p in self.pool.problems])
-        longest = max(len(guide.places) for _, guide in self.base_schedules)
+        longest = max(len(schedule.places) for _, schedule in self.base_schedules)
         self._lengths = np.array(self.agent_actions.lengths)
-        self._steps = np.array([guide.steps for _, guide in self.base_schedules])
-        self._places = np.array([len(guide.places) for _, guide in self.base_schedules])
+        self._steps = np.array([schedule.steps for _, schedule in self.base_schedules])
+        self._places = np.array([len(schedule.places) for _, schedule in self.base_schedules])
         self._prices = np.array([price for price, _ in self.base_schedules])
         self._angles, self._observed_angles = (np.zeros((len(self.base_schedules), longest)) for _ in range(2))
         grid = self.pool.problems[0].grid
@@ -67,8 +67,8 @@ class VectorizedEnv(DenoisingEnv):
             np.zeros_like(self._v),
             np.zeros((len(self.base_schedules), longest, len(own)), np.float32),
         )
-        for g, (_, guide) in enumerate(self.base_schedules):
-            for k, t in enumerate(guide.places):
+        for g, (_, schedule) in enumerate(self.base_schedules):
+            for k, t in enumerate(schedule.places):
                 self._angles[g, k], self._observed_angles[g, k] = runs.schedule.angle(t), grid_angle(grid, clocks, t)
                 v, z, fade = runs.at(t)
                 self._v[g, k], self._z[g, k], self._error_gain[g, k] = v[own], z[own], fade[own]

@@ -1,12 +1,17 @@
-"""Settings out of YAML: every key known, every value of its kind, and an error that names the line."""
+"""Settings out of YAML, checked by pydantic: every key is known, every value of its type."""
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin
+import json
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields, is_dataclass, replace
+from functools import reduce
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from skipstone.errors import SpecError
 from skipstone.registry import suggest_spelling
@@ -14,50 +19,30 @@ from skipstone.registry import suggest_spelling
 T = TypeVar("T")
 NAME_KEY = "name"  # the key that says which of several kinds of settings follows
 CHOICES_KEY = "among"  # in a field's metadata: a function that gives the kinds, name -> dataclass with defaults alone
-DEFAULT_KEY = "default"  # beside it: the name that is taken where none is said
-
-
-@dataclass(frozen=True)
-class YamlEntry:
-    """A value that was read, and where it stands: "agent.yaml, line 7"."""
-
-    value: Any  # a mapping of entries, a list of entries, or a plain value
-    where: str
+INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}  # what JSON cannot say, and settings may be
 
 
 def parse_settings(kind: type[T], text: str, source: str, changes: Iterable[str] = ()) -> T:
-    """Settings out of a YAML text.
-
-    Args:
-        kind: A dataclass whose fields are plain values, tuples, or other such dataclasses. A field that holds one of
-            several kinds has {AMONG: kinds, DEFAULT: name} for metadata; its key `name` says which, as a word alone
-            does.
-        text: YAML; empty is all defaults.
-        source: What errors call it.
-        changes: "a.b=c" each, applied in turn; values are read as YAML.
-
-    Raises:
-        SpecError: no YAML, a key that is not known or stands twice, a value of another kind or out of range.
-    """
-    entry = _parse_yaml(text, source)
+    """The settings in a YAML text, which errors call `source`, after changes "a.b=c". Raises SpecError."""
+    values, places = _read_yaml(text, source) or {}, {"": source}
     for change in changes:
-        entry = _apply_change(entry, change)
-    built: T = _build_settings(kind, entry, "")
+        path, equals, value = change.partition("=")
+        keys = tuple(key.strip() for key in path.split("."))
+        if not equals or not all(keys):
+            raise SpecError(f"Expected KEY=VALUE, e.g. learner.name=search, got {change!r}.")
+        values = _change_value(values, keys, _read_yaml(value, change))
+        places[".".join(keys)] = change
+    built: T = _build(kind, values, places)
     return built
 
 
-def to_plain(settings: Any) -> Any:
-    """Settings as mappings, lists and plain values, which `parse_settings` gives back as they were."""
-    if is_dataclass(settings) and not isinstance(settings, type):
-        found = {}
-        for f in fields(settings):
-            value = getattr(settings, f.name)
-            name = {NAME_KEY: settings_name(f.metadata[CHOICES_KEY](), value)} if CHOICES_KEY in f.metadata else {}
-            found[f.name] = {**name, **to_plain(value)} if name else to_plain(value)
-        return found
-    if isinstance(settings, Mapping):
-        return {str(k): to_plain(v) for k, v in settings.items()}
-    return [to_plain(v) for v in settings] if isinstance(settings, tuple | list) else settings
+def to_plain(settings: Any) -> dict[str, Any]:
+    """Settings as mappings, lists and plain values."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    for f in (f for f in fields(settings) if CHOICES_KEY in f.metadata):
+        name = settings_name(f.metadata[CHOICES_KEY](), getattr(settings, f.name))
+        found[f.name] = {NAME_KEY: name, **found[f.name]}
+    return found
 
 
 def settings_name(kinds: Mapping[str, type], settings: Any) -> str:
@@ -66,201 +51,92 @@ def settings_name(kinds: Mapping[str, type], settings: Any) -> str:
 
 
 def to_yaml(settings: Any) -> str:
-    """Settings as YAML."""
-    import yaml
-
-    text: str = yaml.safe_dump(
-        to_plain(settings), sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
-    )
-    return text
+    """Settings as YAML, which `parse_settings` reads back as they were."""
+    plain = to_plain(settings)
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None))
 
 
-# -- Text to entries --------------------------------------------------------------------------------
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key for key, _ in node.value]
+        for key in (key for n, key in enumerate(keys) if key.value in [one.value for one in keys[:n]]):
+            raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
-def _parse_yaml(text: str, source: str) -> YamlEntry:
-    import yaml
-
+def _read_yaml(text: str, source: str) -> Any:
     try:
-        node, loader = _compose_yaml(text)
-        return YamlEntry({}, source) if node is None else _node_to_entry(node, loader, source)
-    except yaml.YAMLError as e:
-        mark, told = getattr(e, "problem_mark", None), getattr(e, "problem", None) or getattr(e, "context", None)
+        return json.loads(json.dumps(yaml.load(text, _Loader), default=str), parse_constant=INFINITIES.__getitem__)
+    except (yaml.YAMLError, ValueError, KeyError) as e:  # also: a date that is none, an alias of itself, not a number
+        mark, why = getattr(e, "problem_mark", None), getattr(e, "problem", None) or e
         line = f", line {mark.line + 1}" if mark else ""
-        raise SpecError(f"{source}{line}: expected YAML, 'key: value' on each line: {told or e}.") from None
+        raise SpecError(f"{source}{line}: expected YAML, 'key: value' on each line: {why}.") from None
 
 
-def _compose_yaml(text: str) -> tuple[Any, Any]:
-    """The node of a text, None of an empty one, and what makes values of it; aliases are refused, as they can loop."""
-    import yaml
-
-    alias = next((token for token in yaml.scan(text, yaml.SafeLoader) if isinstance(token, yaml.AliasToken)), None)
-    if alias is not None:
-        raise yaml.MarkedYAMLError(problem=f"*{alias.value} repeats another value", problem_mark=alias.start_mark)
-    loader = yaml.SafeLoader(text)
-    return loader.get_single_node(), loader
+def _change_value(values: Any, keys: tuple[str, ...], new: Any) -> Any:
+    """The values with a new one at this path; a new `name` drops the settings of the kind that was named before."""
+    old = values if isinstance(values, dict) else {} if values is None else {NAME_KEY: values}
+    if keys == (NAME_KEY,) and old.get(NAME_KEY, new) != new:
+        old = {}
+    return {**old, keys[0]: _change_value(old.get(keys[0]), keys[1:], new) if keys[1:] else new}
 
 
-def _node_to_entry(node: Any, loader: Any, source: str, only: str = "") -> YamlEntry:
-    """A node of YAML; `only` stands for a place that has no lines."""
-    import yaml
-
-    where = only or f"{source}, line {node.start_mark.line + 1}"
-    if isinstance(node, yaml.MappingNode):
-        found: dict[str, YamlEntry] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key is a word", problem_mark=key.start_mark)
-            if key.value in found:
-                raise SpecError(f"{source}, line {key.start_mark.line + 1}: {key.value!r} is there twice. Keep one.")
-            here = only or f"{source}, line {key.start_mark.line + 1}"
-            found[key.value] = YamlEntry(_node_to_entry(value, loader, source, only).value, here)
-        return YamlEntry(found, where)
-    if isinstance(node, yaml.SequenceNode):
-        return YamlEntry([_node_to_entry(one, loader, source, only) for one in node.value], where)
-    try:
-        return YamlEntry(loader.construct_object(node), where)
-    except ValueError as e:  # what looks like a date, and is none
-        raise yaml.MarkedYAMLError(problem=f"{node.value!r}: {e}", problem_mark=node.start_mark) from None
-
-
-def _apply_change(entry: YamlEntry, change: str) -> YamlEntry:
-    """The tree after one "a.b=c"."""
-    import yaml
-
-    path, equals, text_value = change.partition("=")
-    keys = [key.strip() for key in path.split(".")]
-    if not equals or not all(keys):
-        raise SpecError(f"Expected KEY=VALUE, e.g. learner.name=search, got {change!r}.")
-    try:
-        node, loader = _compose_yaml(text_value)
-        value = None if node is None else _node_to_entry(node, loader, change, change).value
-    except yaml.YAMLError:
-        raise SpecError(f"{change}: expected a YAML value after '='. Quote texts: {path}=\"'text'\".") from None
-    return _set_entry(entry, keys, YamlEntry(value, change))
-
-
-def _set_entry(entry: YamlEntry, keys: Sequence[str], leaf: YamlEntry) -> YamlEntry:
-    if not keys:
-        return leaf
-    old = entry.value if isinstance(entry.value, dict) else {} if entry.value is None else {NAME_KEY: entry}
-    found: dict[str, YamlEntry] = dict(old)
-    found[keys[0]] = _set_entry(found.get(keys[0], YamlEntry({}, leaf.where)), keys[1:], leaf)
-    if keys[0] == NAME_KEY and len(keys) == 1:  # another kind: what was said of the former one means nothing to it
-        before = old.get(NAME_KEY)
-        found = found if before is None or before.value == leaf.value else {NAME_KEY: leaf}
-    return YamlEntry(found, entry.where)
-
-
-# -- Entries to settings ----------------------------------------------------------------------------
-
-
-def _build_settings(kind: type, entry: YamlEntry, path: str) -> Any:
-    """A dataclass out of a mapping."""
-    if not isinstance(entry.value, dict):
-        raise SpecError(f"{entry.where}: expected keys of {path or 'the configuration'} below, got {entry.value!r}.")
-    hints, known = typing.get_type_hints(kind), [f.name for f in fields(kind) if f.init]
-    for key, value in entry.value.items():
-        if key not in known:
-            whose = path or "The configuration"
-            raise SpecError(
-                f"{value.where}: {whose} has no key {key!r}.{suggest_spelling(key, known)} It takes: "
-                f"{', '.join(known)}."
-            )
-    arguments = {}
-    for f in fields(kind):
-        inner = f"{path}.{f.name}" if path else f.name
-        if f.name in entry.value:
-            given = entry.value[f.name]
-            arguments[f.name] = (
-                _build_choice(f.metadata[CHOICES_KEY](), given, inner, f)
-                if CHOICES_KEY in f.metadata
-                else _convert_value(hints[f.name], given, inner)
-            )
-        elif f.init and f.default is MISSING and f.default_factory is MISSING:
-            raise SpecError(f"{entry.where}: {inner} is missing. Say {f.name}: ...")
-    try:
-        return kind(**arguments)
-    except SpecError as e:
-        raise SpecError(f"{entry.where}{f', {path}' if path else ''}: {e}") from None
-
-
-def _build_choice(kinds: Mapping[str, type], entry: YamlEntry, path: str, f: Any) -> Any:
-    """One of several kinds of settings."""
-    keys = dict(entry.value) if isinstance(entry.value, dict) else {NAME_KEY: entry}
-    name = keys.pop(NAME_KEY, YamlEntry(f.metadata[DEFAULT_KEY], entry.where))
-    if name.value not in kinds:
-        guess = suggest_spelling(str(name.value), list(kinds))
-        raise SpecError(f"{name.where}: no {path} is called {name.value!r}.{guess} Known: {', '.join(kinds)}.")
-    return _build_settings(kinds[name.value], YamlEntry(keys, entry.where), path)
-
-
-def _convert_value(hint: Any, entry: YamlEntry, path: str) -> Any:
-    """A plain value, or a tuple, or a dataclass."""
-    origin, arguments, value = get_origin(hint), get_args(hint), entry.value
-    if is_dataclass(hint):
-        return _build_settings(hint, entry, path)  # type: ignore[arg-type]  # a class, not an instance
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(arguments, entry, path)
-    if origin is Literal:
-        return value if value in arguments else _refuse(entry, path, " or ".join(map(repr, arguments)))
-    if origin in (tuple, Sequence, list) or hint is tuple:
-        return _convert_tuple(arguments, entry, path)
-    if hint is bool or isinstance(value, bool):
-        return value if hint is bool and isinstance(value, bool) else _refuse(entry, path, _describe_kind(hint))
-    if hint is float:
-        return _convert_number(entry, path)
-    if hint in (int, str):
-        return value if isinstance(value, hint) else _refuse(entry, path, _describe_kind(hint))
-    raise TypeError(f"{path}: settings of the kind {hint!r} cannot be read")
-
-
-def _convert_tuple(arguments: tuple[Any, ...], entry: YamlEntry, path: str) -> tuple[Any, ...]:
-    """A tuple: any number of one kind, or so many of these kinds. One value alone is a list of one."""
-    any_number = len(arguments) != 2 or arguments[1] is Ellipsis
-    any_number = any_number and (len(arguments) == 1 or arguments[-1] is Ellipsis)
-    items = entry.value if isinstance(entry.value, list) else [entry] if any_number else None
-    if items is None or isinstance(entry.value, dict) or (not any_number and len(items) != len(arguments)):
-        wanted = "a list" if any_number else f"{len(arguments)} values"
-        return _refuse(entry, path, f"{wanted} in square brackets")  # type: ignore[no-any-return]
-    kinds = [arguments[0]] * len(items) if any_number else arguments
-    return tuple(_convert_value(kind, item, path) for kind, item in zip(kinds, items, strict=True))
-
-
-def _convert_union(kinds: Sequence[Any], entry: YamlEntry, path: str) -> Any:
-    """The first of several kinds that the value is of."""
-    if entry.value is None and type(None) in kinds:
-        return None
-    some = [k for k in kinds if k is not type(None)]
-    if len(some) == 1:
-        return _convert_value(some[0], entry, path)
-    for kind in some:
+def _build(kind: type, values: Any, places: Mapping[str, str], path: str = "") -> Any:
+    """A dataclass out of plain values; `places` says for a path of keys where it was set."""
+    chosen = {}
+    for f in fields(kind) if isinstance(values, dict) else ():
+        if CHOICES_KEY in f.metadata and f.name in values:
+            kinds, own, inner = f.metadata[CHOICES_KEY](), values.pop(f.name), f"{path}{f.name}."
+            own = own if isinstance(own, dict) else {NAME_KEY: own}
+            if (name := own.pop(NAME_KEY, next(iter(kinds)))) not in list(kinds):
+                place = _place(places, inner + NAME_KEY)
+                guess = suggest_spelling(str(name), list(kinds))
+                raise SpecError(f"{place}: no {f.name} is called {name!r}.{guess} Known: {', '.join(kinds)}.")
+            chosen[f.name] = _build(kinds[name], own, places, inner)
+    # In a tuple, as a dataclass alone takes no `config`; from JSON, where a mapping and a list are of strict types.
+    adapter: TypeAdapter[Any] = TypeAdapter(tuple[kind], config=ConfigDict(strict=True, extra="forbid"))  # type: ignore[valid-type]
+    values = [values]
+    while True:
         try:
-            return _convert_value(kind, entry, path)
-        except SpecError:
-            continue
-    return _refuse(entry, path, " or ".join(_describe_kind(k) for k in kinds))
+            return replace(adapter.validate_json(json.dumps(values))[0], **chosen)
+        except ValidationError as e:
+            error = e.errors()[0]
+        if not _convert(values, error):
+            raise SpecError(_explain(kind, error, places, path))
 
 
-def _convert_number(entry: YamlEntry, path: str) -> float:
-    """A number; YAML takes 3e-4, which has no point, for a text."""
-    try:
-        if not isinstance(entry.value, int | float | str):
-            raise ValueError
-        value = float(entry.value)
-        if value != value:
-            raise ValueError
-        return value
-    except (ValueError, OverflowError):
-        return float(_refuse(entry, path, "a number"))
+def _convert(values: Any, error: Any) -> bool:
+    """Put the value of an error right where it can be: one value is a list of one, and YAML reads 3e-4 as a text."""
+    *outer, key = error["loc"]
+    value, inside = error["input"], reduce(lambda found, k: found[k], outer, values)
+    if error["type"] == "tuple_type" and not isinstance(value, dict):
+        inside[key] = [value]
+        return True
+    if error["type"] == "float_type" and isinstance(value, str):
+        with suppress(ValueError):
+            inside[key] = float(value)
+            return not math.isnan(inside[key])
+    return False
 
 
-def _describe_kind(kind: Any) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
-    return words.get(kind, "a list in square brackets" if get_origin(kind) is tuple else str(kind))
+def _explain(kind: type, error: Any, places: Mapping[str, str], path: str) -> str:
+    keys = [str(key) for key in error["loc"][1:]]
+    name = (path + ".".join(keys)).strip(".")
+    place, message = _place(places, name), error["msg"].replace("Input should be", "expected")
+    if error["type"] == "unexpected_keyword_argument":
+        owner, known = name.rpartition(".")[0], [f.name for f in fields(reduce(_type_of_field, keys[:-1], kind))]
+        guess = suggest_spelling(keys[-1], known)
+        return f"{place}: {owner or 'The configuration'} has no key {keys[-1]!r}.{guess} It takes: {', '.join(known)}."
+    if error["type"] == "value_error":  # out of `__post_init__`
+        return f"{place}{name and ', '}{name}: {error['ctx']['error']}"
+    return f"{place}{name and ', '}{name}: {message}, got {error['input']!r}."
 
 
-def _refuse(entry: YamlEntry, path: str, wanted: str) -> Any:
-    value = entry.value
-    got = "several keys" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
-    raise SpecError(f"{entry.where}: expected {path} to be {wanted}, got {got}.")
+def _place(places: Mapping[str, str], path: str) -> str:
+    return places[max((key for key in places if f"{path}.".startswith(key and f"{key}.")), key=len)]
+
+
+def _type_of_field(kind: type, name: str) -> type:
+    """The dataclass of a field, which may be None."""
+    hint = get_type_hints(kind)[name]
+    return next(one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one))

@@ -1,4 +1,4 @@
-"""Learners: what turns episodes of an environment into a brain. A name each, as a configuration says it."""
+"""Learners by the names that configurations use: each turns episodes of an environment into an action scorer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .stopping import Stopping
 
 LEARNERS: dict[str, type[Learner]] = {cls.name: cls for cls in (PPO, FittedQ, Stopping, Search)}
 
-__all__ = ["LEARNERS", "PPO", "Curriculum", "FitResult", "FittedQ", "Learner", "Search", "Stopping", "learner"]
+__all__ = ["LEARNERS", "PPO", "Curriculum", "FitResult", "FittedQ", "Learner", "Search", "Stopping", "make_learner"]
 
 
-def learner(name: str, **settings: Any) -> Learner:
+def make_learner(name: str, **settings: Any) -> Learner:
     """The learner of that name. Raises UnknownNameError, or SpecError for a setting that it does not have."""
     if name not in LEARNERS:
         raise UnknownNameError(

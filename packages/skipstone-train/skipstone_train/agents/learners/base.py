@@ -1,4 +1,4 @@
-"""What all learners share: rounds of learning, a score after each, a checkpoint to go on from, the best seen."""
+"""Common to all learners: rounds of learning, a score and a checkpoint after each, the best of all rounds."""
 
 from __future__ import annotations
 
@@ -28,21 +28,15 @@ RoundCallback: TypeAlias = Callable[[float, Mapping[str, float]], None]
 ScoreFunction: TypeAlias = Callable[[ActionScorer], "float | PolicyScore"]
 
 
-class Tracker(Protocol):
-    """Where figures go besides: TensorBoard and its like."""
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None: ...
-
-
 @dataclass(frozen=True)
 class FitResult:
     """What a learner found.
 
     Args:
-        brain: The best by score of all rounds.
+        action_scorer: The best by score of all rounds.
         score: Its own, the mean utility.
         curve: A row a round: share (of the budget), steps, seconds, score, and the learner's own figures.
-        steps: Decisions that were played, those not learnt from included.
+        steps: Decisions in all, those that nothing was learnt from included.
         seconds: Of all, scoring included.
     """
 
@@ -66,7 +60,7 @@ class TrainingSession(Protocol):
         """Tensors and plain values, from which `load_state_dict` goes on."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state()`."""
+        """Go on from the result of `state_dict`."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,6 @@ class Learner:
         seed: int = 0,
         folder: str | Path | None = None,
         callback: RoundCallback | None = None,
-        tracker: Tracker | None = None,
         curriculum: Curriculum | None = None,
     ) -> FitResult:
         """Learn to act in an environment.
@@ -98,16 +91,16 @@ class Learner:
         Args:
             env: A vector environment with `action_masks`, `actions` and `names`, which begins episodes again in the
                 step in which they end. Of what it is seeded with, the same seed gives the same result.
-            score: What a brain is worth: a validation environment, a function, or None for episodes of `env` of a
-                seed that is not trained on.
+            score: How an action scorer is evaluated: a validation environment, a function, or None for episodes of
+                `env` of a seed that is not trained on.
             steps: Decisions to play, all episodes counted; with `seconds`, whichever is reached first; of neither,
                 the learner's own default.
             seconds: Of wall clock. The result then depends on the machine.
             seed: Of all chance.
-            folder: Where the best brain, the curve and the checkpoint go after every round. A folder that has a
-                checkpoint is gone on with, to the same result as if nothing had happened; Ctrl-C leaves one.
-            watch: Told (share done, figures) after every round.
-            tracker: Told (steps, figures) after every round.
+            folder: Where the best action scorer, the curve and the checkpoint are written after every round. A
+                checkpoint that is there already is resumed, to the same result as without the interruption; Ctrl-C
+                leaves one.
+            callback: Called with (share done, figures) after every round.
             curriculum: Which samples come first, for an environment with `complexity` and `set_sample_weights`.
 
         Raises:
@@ -124,11 +117,8 @@ class Learner:
         while (share := run.share) < 1.0:
             run.record_round(run.advance(share))
             run.save_checkpoint(place)
-            row = run.curve[-1]
             if callback is not None:
-                callback(min(1.0, run.share), row)
-            if tracker is not None:
-                tracker.log(int(row["steps"]), row)
+                callback(min(1.0, run.share), run.curve[-1])
         return FitResult(run.best, run.best_score, tuple(run.curve), run.env.num_decisions, run.seconds)
 
 
@@ -151,7 +141,9 @@ class _FitState:
         if self.steps is None and self.limit is None:
             self.steps = self.learner.default_steps
         if self.curriculum is not None and not hasattr(self.env, "set_sample_weights"):
-            raise SpecError("This environment cannot follow a curriculum: it has no weigh(). Leave the curriculum out.")
+            raise SpecError(
+                "This environment cannot follow a curriculum: it has no set_sample_weights(). Leave the curriculum out."
+            )
         self._start_time, self._seconds_before = time.monotonic(), 0.0
         with one_thread():
             self.session = self.learner.begin(self.env, self.seed)
@@ -175,14 +167,14 @@ class _FitState:
         return figures
 
     def record_round(self, figures: Mapping[str, float]) -> None:
-        """Score what there is, and keep it where it is the best so far."""
-        brain = self.session.action_scorer()
-        found = self.judge(brain)
+        """Score the action scorer, and keep it if it is the best so far."""
+        scorer = self.session.action_scorer()
+        found = self.judge(scorer)
         clock = {"share": min(1.0, self.share), "steps": float(self.env.num_decisions), "seconds": self.seconds}
         self.curve.append({**clock, **found, **figures})
         if found["score"] > self.best_score:
             self.best_score = found["score"]
-            self.best = replace(brain, about=self._about())
+            self.best = replace(scorer, about=self._about())
 
     def _about(self) -> dict[str, Any]:
         said = {"learner": self.learner.name, "settings": asdict(self.learner), "seed": self.seed}
@@ -248,7 +240,7 @@ def check_settings(
 
 
 class CountingEnv:
-    """An environment that counts the decisions it is asked for."""
+    """An environment that counts decisions."""
 
     def __init__(self, env: Any) -> None:
         self.env, self.num_decisions = env, 0
@@ -274,15 +266,15 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def _score_function(score: Any, env: Any) -> Callable[[ActionScorer], dict[str, float]]:
-    """Figures of a brain, "score" among them."""
+    """A function that gives the figures of an action scorer, "score" among them."""
 
-    def judge(brain: ActionScorer) -> dict[str, float]:
+    def judge(scorer: ActionScorer) -> dict[str, float]:
         if score is None:
-            found: Any = evaluate(env, brain, NUM_HELD_OUT_EPISODES, HELD_OUT_SEED)
+            found: Any = evaluate(env, scorer, NUM_HELD_OUT_EPISODES, HELD_OUT_SEED)
         elif hasattr(score, "action_masks"):
-            found = evaluate(score, brain, score.num_envs, HELD_OUT_SEED)
+            found = evaluate(score, scorer, score.num_envs, HELD_OUT_SEED)
         else:
-            found = score(brain)
+            found = score(scorer)
         if isinstance(found, PolicyScore):
             return {"score": found.utility, "error": found.error, "quality": found.quality, "calls": found.calls}
         return {"score": float(found)}

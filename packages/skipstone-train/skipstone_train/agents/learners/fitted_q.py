@@ -17,7 +17,7 @@ from .standard import StandardScaler, temporary_seed
 
 @dataclass(frozen=True)
 class FittedQ(Learner):
-    """Batch learning: plays episodes, fits Q(o, a) to all that was played, plays better ones, and so on.
+    """Batch learning: runs episodes, fits Q(o, a) to all of them, runs better ones, and so on.
 
     The target of a decision is what the episode earned from there on, as long as it went on as Q now would; from the
     first decision that Q would not have made, it is the best Q there: y = r + y' where a' is greedy, else r + max Q'.
@@ -29,10 +29,10 @@ class FittedQ(Learner):
         sweeps: Fits of a round, each to new targets.
         passes: Over the memory, in a fit, of minibatches drawn anew.
         batch: Decisions in a minibatch.
-        episodes: Played in a round.
-        explore: Chance of acting at random while playing, from the second round on.
+        episodes: Run in a round.
+        explore: Chance of acting at random in an episode, from the second round on.
         memory: Decisions remembered, the newest.
-        caution: Weight of log sum exp Q - Q(a), which keeps actions that were never tried from looking good; >= 0.
+        caution: Weight of log sum exp Q - Q(a), which keeps the value of actions that were never tried low; >= 0.
         warm: Episodes from which observations and pay are standardised.
 
     Raises:
@@ -124,20 +124,20 @@ def keep_recent(t: Transitions, most: int) -> Transitions:
     return Transitions(*(a[cut:] for a in decisions), *(a[min(first, len(starts) - 1) :] for a in endings))
 
 
-def compute_targets(brain: ActionScorer | None, t: Transitions, scale: tuple[float, float] | None = None) -> Any:
-    """(m,) what each decision is worth in pay, backward from the end of its episode.
+def compute_targets(scorer: ActionScorer | None, t: Transitions, scale: tuple[float, float] | None = None) -> Any:
+    """(m,) the return of each decision, backward from the end of its episode.
 
     Args:
-        brain: Q in units of pay once `scale` is undone; None takes what was earned, however it was.
+        scorer: Q in units of reward once `scale` is undone; None takes the returns of the episodes as they were.
         t: Episodes.
         scale: (shift, scale) by which Q is standardised; None where it is not.
     """
     m = len(t)
     y = np.asarray(t.rewards, float).copy()
-    if brain is None:
+    if scorer is None:
         follows, best = np.ones(m, bool), np.zeros(m)
     else:
-        q = np.where(t.masks, score_actions(brain, t.observations), -np.inf)
+        q = np.where(t.masks, score_actions(scorer, t.observations), -np.inf)
         follows = q.argmax(1) == t.actions
         best = q.max(1).astype(float)
     if scale is not None:

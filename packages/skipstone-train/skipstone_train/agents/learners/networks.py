@@ -1,4 +1,4 @@
-"""Small networks of torch, several side by side, and what they become: one brain."""
+"""Small networks of torch, several side by side, and the action scorer that they are averaged to."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ LOGGED_METRICS = ("approx_kl", "clip_fraction", "entropy_loss", "explained_varia
 
 
 class VecEnvAdapter(VecEnv):  # type: ignore[misc]  # its types are not followed
-    """A gymnasium `VectorEnv` with masks, as a `VecEnv`; observations and pay standardised.
+    """A gymnasium `VectorEnv` with masks, as a `VecEnv`; observations and rewards standardised.
 
-    The mean pay is taken off at the end of an episode: a constant that changes no policy's rank.
+    The mean return is subtracted at the end of an episode: a constant that changes no policy's rank.
     """
 
     def __init__(self, env: Any, standard: StandardScaler) -> None:
@@ -47,11 +47,11 @@ class VecEnvAdapter(VecEnv):  # type: ignore[misc]  # its types are not followed
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         done = np.asarray(terminated) | np.asarray(truncated)
         paid = (np.asarray(rewards, float) - np.where(done, self.standard.shift, 0.0)) / self.standard.scale
-        told = [self._empty_info] * self.num_envs
+        slot_infos = [self._empty_info] * self.num_envs
         for i in np.flatnonzero(np.asarray(truncated) & ~np.asarray(terminated)):
             last = self.standard(np.asarray(infos["final_obs"][i], np.float32))
-            told[i] = {"TimeLimit.truncated": True, "terminal_observation": last}
-        return self.standard(observations), paid.astype(np.float32), done, told
+            slot_infos[i] = {"TimeLimit.truncated": True, "terminal_observation": last}
+        return self.standard(observations), paid.astype(np.float32), done, slot_infos
 
     def action_masks(self) -> Any:
         """(n, actions) of the observation just given."""
@@ -127,7 +127,7 @@ class PPOSession:
 
 
 def export_policy(policy: Any, standard: StandardScaler) -> ActionScorer:
-    """A policy of Stable-Baselines3 (tanh between its layers) as a brain: the same choice of every observation."""
+    """A policy of Stable-Baselines3 (tanh between its layers) as an action scorer: it makes the same choices."""
     linear = [m for m in policy.mlp_extractor.policy_net if hasattr(m, "weight")] + [policy.action_net]
     arrays: Sequence[Any] = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear]
     return ActionScorer(standard.centre, standard.spread, tuple(arrays), "tanh")

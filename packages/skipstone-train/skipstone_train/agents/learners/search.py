@@ -1,4 +1,4 @@
-"""Search: no gradient, no values; a linear rule is shaken, and the shakes that paid are kept: the cheap rival."""
+"""Search: a linear rule is perturbed at random, and the best perturbations are kept; no gradient and no values."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .standard import StandardScaler
 class Search(Learner):
     """Cross-entropy method over linear scores of the actions, from "always continue" on.
 
-    All candidates of a round play the same episodes, so that they differ by what they do and not by luck. After
-    `rounds` rounds it begins again with other shakes, for it ends in the first valley that it falls into.
+    All candidates of a round play the same episodes, so that their scores differ by their actions only. After
+    `rounds` rounds it begins again with other perturbations, for it ends in the nearest local optimum.
 
     Args:
         candidates: Of a round, >= 2.
         rounds: Of one search, >= 2.
         elite: Share of them that the next round is drawn around, in (0, 1).
         episodes: That each candidate plays; whole slots of the environment.
-        start: Lead of "continue" over the other actions at the start, in standard deviations of the first shake.
+        start: Lead of "continue" over the other actions at the start, in standard deviations of the first perturbation.
         shake: Standard deviation of every weight at the start, > 0.
         noise: Added to every standard deviation, falling from this to 0 in a search: without it, it freezes early.
         step: Share of the way from the old mean and deviation to the elite's, in (0, 1].
@@ -80,7 +80,7 @@ class _SearchSession:
         self.spread = np.full(self.mean.shape, own.shake)
 
     def action_scorer(self) -> ActionScorer:
-        """The middle of what is left."""
+        """The mean of the distribution."""
         return self._brain(self.mean)
 
     def _brain(self, rule: Any) -> ActionScorer:

@@ -1,4 +1,4 @@
-"""What every learner does before it learns: scales, seeds and threads."""
+"""Common preparations of learners: scales, seeds and threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..transitions import EpisodicRandomBehaviour, collect
 
 @dataclass(frozen=True, eq=False)
 class StandardScaler:
-    """What observations and pay are like under random behaviour: (o - centre) / spread, (pay - shift) / scale."""
+    """Scales of observations and rewards under random behaviour: (o - centre) / spread, (pay - shift) / scale."""
 
     centre: Any
     spread: Any
@@ -23,7 +23,7 @@ class StandardScaler:
 
     @classmethod
     def of(cls, env: Any, episodes: int, seed: int) -> StandardScaler:
-        """Measured once, before anything is learnt, and then left alone, so that nothing drifts under a learner."""
+        """Measured once, before any learning, and constant afterwards."""
         rng = np.random.default_rng((seed, 1))
         t = collect(env, EpisodicRandomBehaviour(), episodes, rng) + collect(
             env, "continue", max(1, episodes // 4), rng

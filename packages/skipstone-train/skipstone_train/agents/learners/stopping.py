@@ -23,9 +23,9 @@ NEVER_SCORE = -1e9  # score of all other actions
 class Stopping(Learner):
     """Dynamic programming over one schedule: "continue", until stopping is worth more than going on.
 
-    Each sample is run to its end, and again with a stop at each decision, so that every U_t along its path is known;
-    where there are several ways to stop, with each of them. Then, over and over: D(o_t) = U_t - U_rule(t) is regressed
-    on what was seen, U_rule(t) being what this sample really earns when it goes on from t by the rule so far; the new
+    Each sample is run to its end, and again with a stop at each decision, which gives every U_t along its path;
+    where there are several ways to stop, with each of them. Then, repeatedly: D(o_t) = U_t - U_rule(t) is regressed on
+    the observations, U_rule(t) being what this sample really earns when it goes on from t by the rule so far; the new
     rule stops where D > 0, in the way of the largest D. U_rule is of real runs: no estimate feeds on another.
 
     Args:
