@@ -41,7 +41,7 @@ _HOME = {
     "Solver": "engine.requests",
     "adapt": "integrations.diffusers.guest",
     "audit": "calibration.audit",
-    "calibrate": "calibration.run",
+    "calibrate": "calibration.calibrate",
     "cite": "engine.trace",
     "denoise": "engine.drivers",
     "denoise_many": "engine.drivers",
@@ -49,7 +49,7 @@ _HOME = {
     "greedy_path": "engine.greedy",
     "load_policy": "integrations.identity",
     "replay": "engine.drivers",
-    "save_policy": "policies.saved",
+    "save_policy": "policies.storage",
 }
 __all__ = ["SkipstoneError", "names", "parse", "policy", "register", "solver", "spell", *_HOME]
 

@@ -2,8 +2,8 @@ from skipstone_pebble.model import Pebble as Pebble
 
 from .calibration.audit import AuditOptions as AuditOptions
 from .calibration.audit import audit as audit
-from .calibration.calibration import CalibrationOptions as CalibrationOptions
-from .calibration.run import calibrate as calibrate
+from .calibration.calibrate import calibrate as calibrate
+from .calibration.procedure import CalibrationOptions as CalibrationOptions
 from .engine.contracts import Attempt as Attempt
 from .engine.contracts import Cached as Cached
 from .engine.contracts import Finish as Finish
@@ -30,7 +30,7 @@ from .integrations.diffusers.guest import Adapted as Adapted
 from .integrations.diffusers.guest import adapt as adapt
 from .integrations.identity import load_policy as load_policy
 from .policies.certified import Certified as Certified
-from .policies.saved import save_policy as save_policy
+from .policies.storage import save_policy as save_policy
 from .registry import names as names
 from .registry import parse as parse
 from .registry import register as register

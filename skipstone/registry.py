@@ -35,7 +35,7 @@ KIND_MODULES = {
 _KINDS: dict[str, dict[str, type]] = {kind: {} for kind in KIND_MODULES}
 _PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in KIND_MODULES}
 _loaded: set[str] = set()
-FACTORIES = {"policy": {"auto": "skipstone.policies.saved"}}  # names that a function builds, from more than settings
+FACTORIES = {"policy": {"auto": "skipstone.policies.storage"}}  # names that a function builds, from more than settings
 
 
 def register(kind: str) -> Callable[[T], T]:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from skipstone.calibration.ladder import candidates
-from skipstone.calibration.samples import hashed_seed
+from skipstone.calibration.candidates import candidates
+from skipstone.calibration.prompt_split import hashed_seed
 from skipstone.evaluation.columns import Column, parse_column
 from skipstone.evaluation.engine_subject import EngineSubject
 from skipstone.evaluation.json_lines import read_lines, repair_lines

@@ -18,9 +18,9 @@ from scipy.stats import binomtest
 
 from calibration import COLUMNS, CONVERGED_SCORES, FULL, RUNGS, SCORES, SUBJECT
 from skipstone.calibration.cache import SampleScore
-from skipstone.calibration.calibration import Calibration, CalibrationOptions
 from skipstone.calibration.control import choose_setting
-from skipstone.calibration.samples import SampleSplit
+from skipstone.calibration.procedure import Calibration, CalibrationOptions
+from skipstone.calibration.prompt_split import SampleSplit
 from skipstone.calibration.scores import PictureMeasure
 from skipstone.calibration.search import PassCriterion, search
 from skipstone.calibration.target import Target

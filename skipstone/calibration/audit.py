@@ -20,11 +20,11 @@ from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
 from ..policies.certified import Certified
-from ..policies.saved import read_policy
+from ..policies.storage import read_policy
 from . import cache as caches
 from . import certificate as papers
 from .cache import Cache
-from .samples import PromptSource, hashed_seed, load_unique_prompts
+from .prompt_split import PromptSource, hashed_seed, load_unique_prompts
 from .scores import CachedScores, PictureMeasure
 from .sequential import AuditResult, Watchdog
 from .subjects import make_subject

@@ -18,7 +18,7 @@ from ..evaluation.subject import Subject
 from ..integrations.identity import identity, scheduler_facts
 from ..policies.certified import CalibrationPoint, Certificate, prefix_keys
 from .cache import SampleScore
-from .ladder import CandidateSetting
+from .candidates import CandidateSetting
 from .risk import p_value_by_group, risk_interval, split_by_group
 from .scores import format_spent, mean_calls
 from .target import Target

@@ -15,7 +15,7 @@ from typing import Protocol
 from ..evaluation.columns import Column
 from ..evaluation.references import EvaluationSample
 from .cache import SampleScore
-from .ladder import CandidateSetting
+from .candidates import CandidateSetting
 from .risk import binomial_p, split_by_group
 from .scores import mean_calls
 from .target import Target

@@ -18,7 +18,7 @@ from .progress import print_warnings, progress_bar
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..calibration.calibration import Calibration, CalibrationOptions
+    from ..calibration.procedure import Calibration, CalibrationOptions
     from ..policies.certified import Certified
 
 
@@ -79,7 +79,7 @@ def calibrate(
     from rich.console import Console
 
     from ..calibration import cache as caches
-    from ..calibration.calibration import Calibration
+    from ..calibration.procedure import Calibration
 
     console = Console(stderr=True)
     _check_writable(out, force)
@@ -96,7 +96,7 @@ def _calibration_options(
     promise: PromiseOptions, model: options.ModelOptions, sampler: options.SamplerOptions, batch: int
 ) -> CalibrationOptions:
     """The options in the words of the library; the certificate keeps what `audit` makes the model again from."""
-    from ..calibration.calibration import CalibrationOptions
+    from ..calibration.procedure import CalibrationOptions
 
     source = {
         "model": model.model,
@@ -233,7 +233,7 @@ def _confidence(said: str) -> float | None:
 
 def _check_writable(out: Path, force: bool) -> None:
     """Refuse, before anything is drawn, what could not be saved after it."""
-    from ..policies.saved import FILE
+    from ..policies.storage import FILE
     from .files import check_targets
 
     check_targets([out / FILE], force)

@@ -146,7 +146,7 @@ def _run_comparison_with_progress(
 
 
 def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path) -> dict[Path, bytes]:
-    from ..evaluation.sheet import render_sheet
+    from ..evaluation.contact_sheet import render_sheet
     from ..evaluation.table import format_json_lines, format_markdown, make_records
     from ..evaluation.timeline import render_timeline
 

@@ -18,7 +18,7 @@ from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
 from .contracts import Clock, Forecast, ForecastClock, PredictionType
 from .requests import Estimate, FeatureExtractor, Node, Step, get_prediction
-from .sada import extrapolate_latent, repeated_calls, slopes
+from .sada_slopes import extrapolate_latent, repeated_calls, slopes
 
 
 @dataclass(frozen=True, slots=True)

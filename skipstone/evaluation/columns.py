@@ -29,7 +29,7 @@ from ..errors import SpecError, UnknownNameError
 from ..numerics.grid import Grid
 from ..policies.certified import Certified
 from ..policies.from_file import is_file_spec, load_policy_from_file, spell_policy
-from ..policies.saved import FILE, read_policy
+from ..policies.storage import FILE, read_policy
 from .peers import Peer
 
 FEWER, OWN = "fewer", "own"

@@ -19,7 +19,7 @@ from .checkpoints import Checkpoint, first_line
 from .columns import FIXED_POLICY, Column, Sampler
 from .cost import BackwardCallCounter
 from .engine_subject import verify_calls
-from .latents import record_latents
+from .latent_recorder import record_latents
 from .pipeline_samples import apply_peer, samples_from_account, samples_from_peer
 from .step_timer import track_steps
 from .subject import GeneratedSample, SampleProgressCallback, SampleRequest

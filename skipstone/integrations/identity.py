@@ -11,7 +11,7 @@ from typing import Any
 from ..engine.contracts import Policy
 from ..numerics.nonfinite import read_nonfinite, spell_nonfinite
 from ..policies.certified import Certified, prefix_keys
-from ..policies.saved import read_policy
+from ..policies.storage import read_policy
 
 DIGEST_VALUES = 1024  # values of each tensor that its digest looks at
 

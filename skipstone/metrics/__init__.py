@@ -12,7 +12,7 @@ from .frames import FramePSNR as FramePSNR
 from .frames import FrameSSIM as FrameSSIM
 from .frames import WorstFramePSNR as WorstFramePSNR
 from .frames import WorstFrameSSIM as WorstFrameSSIM
-from .judged import JudgeScore as JudgeScore
+from .judge_score import JudgeScore as JudgeScore
 from .latents import LatentError as LatentError
 from .lpips import LPIPS as LPIPS
 from .sets import FID as FID

@@ -138,7 +138,7 @@ def build_backbone(net: str) -> Any:
     from torch.nn import Conv2d, MaxPool2d, ReLU, Sequential
 
     if net == "squeeze":
-        from .squeeze import squeezenet
+        from .squeezenet import squeezenet
 
         return squeezenet()
     layers: list[Any] = []

@@ -11,7 +11,7 @@ from typing import Any
 from .. import registry
 from ..evaluation.files import put
 from ..evaluation.json_lines import json_roundtrip
-from ..policies.saved import FILE, save_policy
+from ..policies.storage import FILE, save_policy
 from .search import TuningResult, TuningRow
 
 RESULTS, PLOT = "paths.json", "paths.png"

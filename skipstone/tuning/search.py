@@ -14,13 +14,13 @@ from ..evaluation.columns import Column, format_component, parse_column
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
+from .cached_runs import FINE_RUNS, CachedRuns, RunScore
 from .errors import LocalErrors, local_errors
 from .gains import EVERY, interpolate_gains, make_probes
 from .grids import FineGrid
 from .refine import refine_path
 from .run_cache import RunCache
-from .runs import FINE_RUNS, CachedRuns, RunScore
-from .shortest import best_path
+from .shortest_path import best_path
 
 CALLS = (10, 15, 20, 25)
 MAX_STEP_SHARE = 0.35  # of the fine steps that one step may pass

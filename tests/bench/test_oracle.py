@@ -28,7 +28,7 @@ from skipstone.policies.path import Path as PathPolicy
 from skipstone.testing.backbones.mixture import Mixture
 from skipstone.tuning.errors import LocalErrors
 from skipstone.tuning.run_cache import RunCache
-from skipstone.tuning.shortest import shortest_path, shortest_paths
+from skipstone.tuning.shortest_path import shortest_path, shortest_paths
 from skipstone_bench.oracle import (
     OracleSettings,
     ScheduleOracle,
@@ -42,7 +42,7 @@ from skipstone_bench.oracle import (
 )
 from skipstone_bench.oracle.best_of import SEED_STRIDE
 from skipstone_bench.oracle.schedule import RESULTS, best_shared_schedule
-from skipstone_bench.oracle.stop import StopAt
+from skipstone_bench.oracle.stopping import StopAt
 from skipstone_bench.oracle.utility import best_choice
 
 HARD = Mixture(means=(-0.9, 0.9), stds=(0.1, 0.1), weights=(0.5, 0.5))

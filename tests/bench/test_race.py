@@ -29,10 +29,10 @@ from skipstone.metrics import PSNR, SSIM, Metric, Sample
 from skipstone.metrics.latents import LatentError
 from skipstone_bench.baselines import interval_calls, make_policy_row
 from skipstone_bench.benchmark import Benchmark, BenchSettings, PromptSettings, ReferenceSettings, RowSettings
-from skipstone_bench.fixed import Tuner, find_greedy_masks, improve_mask, samplers_for_calls
-from skipstone_bench.race import BenchRow, BenchRunner, time_rows
+from skipstone_bench.runner import BenchRow, BenchRunner, time_rows
 from skipstone_bench.store import SAMPLES, Header, Record, Store
 from skipstone_bench.summary import metric_direction
+from skipstone_bench.tuner import Tuner, find_greedy_masks, improve_mask, samplers_for_calls
 
 STEPS = 6
 SHOTS = [EvaluationSample(Prompt(text, text, ""), seed) for seed, text in enumerate(("a", "b", "c"))]

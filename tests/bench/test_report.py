@@ -18,7 +18,7 @@ from PIL import Image
 
 from skipstone.errors import BenchError
 from skipstone.evaluation.files import REFERENCES, safe_file_name
-from skipstone_bench.answers import CostRatio, _cost_at, compare_at_equal_ssim, compute_answers
+from skipstone_bench.findings import CostRatio, _cost_at, compare_at_equal_ssim, compute_answers
 from skipstone_bench.report import write_report
 from skipstone_bench.report.gallery import Album, build_galleries
 from skipstone_bench.report.verdicts import ratio_tone

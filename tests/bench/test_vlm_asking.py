@@ -24,14 +24,14 @@ from local_judges import (
 )
 
 from skipstone.errors import BenchError, SpecError
-from skipstone_bench.vlm import round as asking
-from skipstone_bench.vlm.answer_cache import ANSWERS, AnswerLog
+from skipstone_bench.vlm import judging as asking
+from skipstone_bench.vlm.answer_log import ANSWERS, AnswerLog
 from skipstone_bench.vlm.budget import SpendingCaps, SpendingLedger
 from skipstone_bench.vlm.client import JudgeEndpoint, RequestError, check_distinct, post_request
+from skipstone_bench.vlm.judging import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 from skipstone_bench.vlm.material import JudgingMaterial, load_material
 from skipstone_bench.vlm.outcomes import collect_outcomes
 from skipstone_bench.vlm.protocol import JudgingProtocol
-from skipstone_bench.vlm.round import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 
 SMALL = JudgingProtocol(side=64)
 QUICK = RequestSettings(timeout=5.0, retry_delay=0.0)

@@ -28,11 +28,11 @@ from skipstone_bench.vlm.agreement import bootstrap_tables, cohen_kappa, sign_te
 from skipstone_bench.vlm.budget import SpendingCaps
 from skipstone_bench.vlm.client import JudgeEndpoint
 from skipstone_bench.vlm.disagreements import find_disagreements, render_disagreements
+from skipstone_bench.vlm.judging import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 from skipstone_bench.vlm.material import JudgedSample, load_material
 from skipstone_bench.vlm.outcomes import Outcome
 from skipstone_bench.vlm.protocol import Answer, JudgingProtocol
 from skipstone_bench.vlm.report import JSON, PAGE, PLOT, SHEET, JudgingReport
-from skipstone_bench.vlm.round import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 from skipstone_bench.vlm.verdict import NONE, REFUSED, SAME, Verdicts, compute_verdicts
 
 ANSWERS = {"l": Answer("left", ""), "r": Answer("right", ""), "t": Answer("tie", ""), "?": None}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.calibration.planning import fewest
-from skipstone.calibration.samples import load_unique_prompts, split_prompts
+from skipstone.calibration.prompt_split import load_unique_prompts, split_prompts
 from skipstone.calibration.target import Target
 from skipstone.errors import PromptError, SpecError
 from skipstone.evaluation.prompts import Prompt

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.calibration.cache import SampleScore
-from skipstone.calibration.ladder import CandidateSetting
+from skipstone.calibration.candidates import CandidateSetting
 from skipstone.calibration.risk import binomial_p
 from skipstone.calibration.search import PassCriterion, search
 from skipstone.calibration.target import Target

@@ -13,7 +13,7 @@ import pytest
 from outcome import Shell
 
 from skipstone.policies.agent.checkpoint import ActionScorer
-from skipstone.policies.saved import save_policy
+from skipstone.policies.storage import save_policy
 from skipstone_train.agents.config import load_config
 from skipstone_train.agents.learners.search import Search
 

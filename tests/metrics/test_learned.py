@@ -86,7 +86,7 @@ def test_fire_computes_what_a_trained_squeezenet_does() -> None:
     folder = DATA / "weights_squeezenet10"
     if not folder.exists():
         pytest.skip("not ours to ship: set SKIPSTONE_DATA to a folder with weights_squeezenet10")
-    from skipstone.metrics.squeeze import Fire
+    from skipstone.metrics.squeezenet import Fire
 
     arrays = np.load(folder / "squeezenet10_decoded_fp32.npz")
     recorded = np.load(folder / "reference_io.npz")

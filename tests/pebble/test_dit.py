@@ -25,7 +25,7 @@ from skipstone_pebble.model import Pebble
 from skipstone_pebble.recipe import autoencoder, denoiser, export, sampling
 from skipstone_pebble.recipe.autoencoder import AutoencoderSettings
 from skipstone_pebble.recipe.denoiser import DenoiserTrainer
-from skipstone_pebble.recipe.loop import TrainingArguments
+from skipstone_pebble.recipe.trainer import TrainingArguments
 
 SMALL = DiTSettings(blocks=2, heads=2, head_width=16, width=32, layers=2, batch=8, pairs=40, rate=3e-3)
 PROMPTS = ["a red apple on a blue background", "a cat left of a rocket"]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from skipstone.errors import ModelError, PromptError
 from skipstone_pebble.judge import Judge, JudgeNetwork, JudgeReading, check_facts, target_classes
 from skipstone_pebble.recipe import judge_train
-from skipstone_pebble.recipe.loop import TrainingArguments
+from skipstone_pebble.recipe.trainer import TrainingArguments
 from skipstone_pebble.scenes import Scene
 
 PAIR = JudgeReading(("cat", "rocket"), ("left", "right"), "yellow", "normal", 0.9)

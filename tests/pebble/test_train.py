@@ -19,7 +19,7 @@ from skipstone_pebble.families import FAMILIES, load_family
 from skipstone_pebble.recipe import autoencoder, data, denoiser, export, train
 from skipstone_pebble.recipe.autoencoder import AutoencoderSettings, DecoderTrainer
 from skipstone_pebble.recipe.denoiser import DenoiserTrainer
-from skipstone_pebble.recipe.loop import Trainer, TrainingArguments, rate_factor
+from skipstone_pebble.recipe.trainer import Trainer, TrainingArguments, rate_factor
 from skipstone_pebble.scenes import withheld
 from skipstone_pebble.unet import UNetSettings
 

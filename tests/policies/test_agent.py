@@ -17,7 +17,7 @@ from skipstone.policies.agent.actions import ACTION, DEFAULT, ActionSpace
 from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.agent.observation import Observation
 from skipstone.policies.agent.policy import Agent, AgentCheckpoint
-from skipstone.policies.saved import read_policy, save_policy
+from skipstone.policies.storage import read_policy, save_policy
 
 LOG = log()
 POOL = LOG.pool(range(len(LOG)), SCHEDULE)

@@ -25,10 +25,10 @@ from skipstone.errors import SpecError
 from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent import observation as sights
 from skipstone.policies.agent.actions import ActionSpace
+from skipstone.policies.agent.addiffusion_observation import PARTS, QUALITY_ENTRIES, PublishedObservation
 from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.agent.observation import BLOCKS, Observation, ObservationBatch
 from skipstone.policies.agent.policy import Agent, AgentCheckpoint
-from skipstone.policies.agent.published import PARTS, QUALITY_ENTRIES, PublishedObservation
 from skipstone.policies.stride import Stride
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.policies import _DeclaredSignals, _WithSignals

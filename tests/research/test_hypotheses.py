@@ -18,7 +18,7 @@ from skipstone.evaluation.utility import Utility
 from skipstone_research.agents import hypotheses as H
 from skipstone_research.agents.gap import measure_gap_closed
 from skipstone_research.agents.gates import MemoryUsage, TrainingSummary, check_gates, g1
-from skipstone_research.agents.refined import DEFECT_METRIC, load_refine_scores
+from skipstone_research.agents.refine_scores import DEFECT_METRIC, load_refine_scores
 from skipstone_research.agents.scores import ScoreRow, Scores, average_rows, row_from_jsonl
 from skipstone_train.agents.complexity import FACTS_UNIT, WORDS_UNIT, count_content_words, prompt_complexities
 

@@ -12,8 +12,8 @@ import pytest
 
 from skipstone.errors import BenchError
 from skipstone_bench.store import Header, Record, RowInfo, Store
-from skipstone_research.agents.evaluated import EVALUATION_FILE, load_evaluation
 from skipstone_research.agents.figures import _hull, draw_figures
+from skipstone_research.agents.loaded_evaluation import EVALUATION_FILE, load_evaluation
 from skipstone_research.agents.report import VerdictReport, write_report
 
 THINGS = ("dog", "bus", "fox", "key", "crab")

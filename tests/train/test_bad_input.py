@@ -14,9 +14,9 @@ from skipstone.errors import BenchError, SpecError
 from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
 from skipstone.policies.agent.policy import Agent
-from skipstone_research.agents.evaluated import _load_bound_row, name_trainings
 from skipstone_research.agents.evaluation import Evaluation, EvaluationSettings
 from skipstone_research.agents.gates import TrainingSummary, g1
+from skipstone_research.agents.loaded_evaluation import _load_bound_row, name_trainings
 from skipstone_research.agents.scores import ScoreRow, row_from_records
 from skipstone_train.agents.config import AgentConfig
 from skipstone_train.agents.held_out import HeldOutEpisodes

@@ -21,12 +21,12 @@ from skipstone_train.agents.learners.base import CountingEnv
 from skipstone_train.agents.learners.fitted_q import compute_targets, keep_recent
 from skipstone_train.agents.learners.networks import Ensemble
 from skipstone_train.agents.learners.sb3 import PPOSession, VecEnvAdapter, export_policy
-from skipstone_train.agents.learners.standard import StandardScaler
+from skipstone_train.agents.learners.scaling import StandardScaler
 from skipstone_train.agents.learners.stopping import ScheduleRuns
-from skipstone_train.agents.optimum import normalized_value, optimal_utility, policy_value
 from skipstone_train.agents.rewards import rank_constant_policies
 from skipstone_train.agents.surrogate import SurrogateSettings
 from skipstone_train.agents.toy import STOPPING, TWO_CLASSES, ToyEnv, ToySettings
+from skipstone_train.agents.toy_optimum import normalized_value, optimal_utility, policy_value
 from skipstone_train.agents.transitions import (
     EpisodicRandomBehaviour,
     Transitions,

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from skipstone.errors import SpecError
 from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.checkpoint import ActionScorer
-from skipstone_train.agents.optimum import policy_value
 from skipstone_train.agents.published_rewards import (
     ADDITIVE,
     FALLBACK,
@@ -27,6 +26,7 @@ from skipstone_train.agents.published_rewards import (
 from skipstone_train.agents.rewards import Shaping, constant_policies, cost_potential, rank_constant_policies
 from skipstone_train.agents.surrogate import SurrogateEnv, SurrogateSettings
 from skipstone_train.agents.toy import OBSERVATION_NAMES, ToyEnv, ToySettings
+from skipstone_train.agents.toy_optimum import policy_value
 from skipstone_train.agents.transitions import constant_behaviour, evaluate
 
 SMALL = ToySettings(steps=4)

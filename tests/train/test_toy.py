@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from skipstone.errors import SpecError
 from skipstone.policies.agent.checkpoint import ActionScorer
-from skipstone_train.agents.optimum import normalized_value, optimal_utility, policy_value
 from skipstone_train.agents.toy import (
     OBSERVATION_NAMES,
     STOPPING,
@@ -24,6 +23,7 @@ from skipstone_train.agents.toy import (
     apply_action,
     observe,
 )
+from skipstone_train.agents.toy_optimum import normalized_value, optimal_utility, policy_value
 from skipstone_train.agents.transitions import collect, constant_behaviour, evaluate, random_behaviour
 
 SMALL = ToySettings(steps=4)

@@ -26,15 +26,15 @@ from skipstone.numerics.tables import ScaledLinear
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.backbones.mixture import Mixture
 from skipstone.tuning import report
+from skipstone.tuning.cached_runs import FINE_RUNS, CachedRuns
 from skipstone.tuning.errors import LocalErrors, local_errors
 from skipstone.tuning.gains import interpolate_gains, make_probes
 from skipstone.tuning.grids import FineGrid, even_times, path_policy
 from skipstone.tuning.recorder import Recorder
 from skipstone.tuning.refine import refine_path
 from skipstone.tuning.run_cache import RunCache
-from skipstone.tuning.runs import FINE_RUNS, CachedRuns
 from skipstone.tuning.search import TimeGridSearch, TuningResult, TuningSettings
-from skipstone.tuning.shortest import best_path, shortest_path
+from skipstone.tuning.shortest_path import best_path, shortest_path
 
 ADAMS = registry.parse("solver", "adams")
 HARD = Mixture(means=(-0.9, 0.9), stds=(0.1, 0.1), weights=(0.5, 0.5))

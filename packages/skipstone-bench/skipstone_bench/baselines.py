@@ -12,9 +12,9 @@ from skipstone.evaluation.columns import FEWER, Column, Sampler, parse_column
 from skipstone.policies.error_control import ErrorControl
 from skipstone.policies.mask import format_steps
 
-from .fixed import Tuner, find_greedy_masks, improve_mask, sampler_for_calls, sampler_spec_of, samplers_for_calls
-from .race import BenchRow
+from .runner import BenchRow
 from .store import RowInfo
+from .tuner import Tuner, find_greedy_masks, improve_mask, sampler_for_calls, sampler_spec_of, samplers_for_calls
 
 GATES = ("guidance_gate(below=0.75)", "guidance_gate", "guidance_gate(below=0.25)", "guidance_gate(every=4)")
 BELOW = (0.3, 0.5, 0.7)  # gates that masks are joined with

@@ -20,11 +20,11 @@ from skipstone.metrics import Metric, SetMetric, metrics_available
 from skipstone.registry import find_class
 
 from .baselines import DEFAULT_POLICIES, Baselines, make_peer_rows, make_policy_row
-from .fixed import Tuner
-from .race import BenchRow, BenchRunner, time_rows
-from .sets import measure_set_metrics
+from .runner import BenchRow, BenchRunner, time_rows
+from .set_metrics import measure_set_metrics
 from .store import Header, Store
 from .summary import RECORD_NAMES
+from .tuner import Tuner
 
 S = TypeVar("S")
 NONE = "none"

@@ -22,10 +22,16 @@ from skipstone.evaluation.subject import Subject
 from skipstone.metrics import Metric
 from skipstone.policies.agent.policy import Agent
 from skipstone.tuning.grids import path_policy
-from skipstone_bench.race import BenchRow, BenchRunner
+from skipstone_bench.runner import BenchRow, BenchRunner
 from skipstone_bench.store import Header, RowInfo, Store
 
-from .evaluated import EVALUATION_FILE, EvaluationRow, evaluation_metadata, logged_base_schedules, name_trainings
+from .loaded_evaluation import (
+    EVALUATION_FILE,
+    EvaluationRow,
+    evaluation_metadata,
+    logged_base_schedules,
+    name_trainings,
+)
 
 SAMPLERS = ("dpmpp / trailing", "unipc / trailing", "adams / trailing")
 WEAK_BASELINE = "fixed @ ddim / trailing / 20"  # gate G2

@@ -9,7 +9,7 @@ from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE
 from skipstone.evaluation.resampling import mean_by_prompt
 from skipstone_train.agents.complexity import prompt_complexities
 
-from .evaluated import LoadedEvaluation
+from .loaded_evaluation import LoadedEvaluation
 from .scores import ScoreRow, Scores, mean_over_prompts
 
 if TYPE_CHECKING:

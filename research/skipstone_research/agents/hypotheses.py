@@ -23,7 +23,7 @@ from skipstone.evaluation.statistics import (
 from skipstone.evaluation.statistics import mean as mean_statistic
 from skipstone_train.agents.complexity import prompt_complexities
 
-from .refined import DEFECT_METRIC, JUDGE_METRIC, KNOWN_DEFECT_MARK, ArmScores
+from .refine_scores import DEFECT_METRIC, JUDGE_METRIC, KNOWN_DEFECT_MARK, ArmScores
 from .scores import MIN_PROMPTS, ScoreRow, Scores, mean_over_prompts
 
 MARGINS, FEW_CALLS = {"judge": 0.02, "ssim": 0.01}, 20.0  # of H1

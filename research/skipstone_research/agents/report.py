@@ -14,12 +14,12 @@ from skipstone.evaluation.files import put
 from skipstone.evaluation.markdown import format_line
 from skipstone_bench.summary import to_jsonable
 
-from .evaluated import LoadedEvaluation, load_evaluation
 from .figures import draw_figures
 from .gap import measure_gap_closed
 from .gates import check_gates
 from .hypotheses import Verdict, check_hypotheses
-from .refined import ArmScores, load_refine_scores
+from .loaded_evaluation import LoadedEvaluation, load_evaluation
+from .refine_scores import ArmScores, load_refine_scores
 from .scores import ScoreRow, Scores, mean_over_prompts
 
 FILE_STEM = "hypotheses"

@@ -84,7 +84,7 @@ def _solver(solver: Solver | str | None) -> Solver | None:
 
 
 def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
-    from ...policies.saved import FILE, read_policy
+    from ...policies.storage import FILE, read_policy
 
     if isinstance(policy, Policy):
         return policy

@@ -15,9 +15,9 @@ from ...engine.signals import Disagreement
 from ...errors import SpecError
 from ...registry import spell
 from .actions import PLACES_PER_STEP, BaseSchedule
+from .addiffusion_observation import PARTS as PUBLISHED
+from .addiffusion_observation import PublishedObservation
 from .observation_batch import ObservationBatch as ObservationBatch
-from .published import PARTS as PUBLISHED
-from .published import PublishedObservation
 
 LINEAR_ERROR_SIGNAL, REPEAT_ERROR_SIGNAL = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 BLOCKS = ("place", "trace", "errors", "prompt")  # those that cost nothing

@@ -14,9 +14,9 @@ from ...errors import SpecError
 from ...registry import register
 from ..ranges import check_number
 from .actions import ActionSpace, BaseSchedule, is_decision_due, plan_action
+from .addiffusion_observation import PublishedObservation
 from .checkpoint import ActionScorer
 from .observation import Observation
-from .published import PublishedObservation
 
 SHIPPED = Path(__file__).parent / "agents"
 SUFFIX = ".safetensors"

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from ..vlm.budget import SpendingCaps
     from ..vlm.client import JudgeEndpoint
+    from ..vlm.judging import JudgingRun
     from ..vlm.material import JudgingMaterial
     from ..vlm.protocol import JudgingProtocol
     from ..vlm.report import JudgingReport
-    from ..vlm.round import JudgingRun
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def prefer(
       skipstone prefer ours/ theirs/ --prompts prompts.csv --calls 200 \\
         -j a@http://localhost:8000/v1 -j b@http://localhost:8001/v1
     """
-    from ..vlm.round import JudgingPlan, JudgingRun, RequestSettings, list_pairs
+    from ..vlm.judging import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 
     judges = _judges(judge)
     asking = protocol.protocol(material.seed)

@@ -8,9 +8,9 @@ from .best_of import make_scorer as make_scorer
 from .schedule import OracleSettings as OracleSettings
 from .schedule import ScheduleOracle as ScheduleOracle
 from .schedule import oracle_schedule as oracle_schedule
-from .stop import BestEnding as BestEnding
-from .stop import BestStop as BestStop
-from .stop import oracle_ending as oracle_ending
-from .stop import oracle_stop as oracle_stop
+from .stopping import BestEnding as BestEnding
+from .stopping import BestStop as BestStop
+from .stopping import oracle_ending as oracle_ending
+from .stopping import oracle_stop as oracle_stop
 from .utility import ScheduleChoice as ScheduleChoice
 from .utility import TrialResult as TrialResult

@@ -9,9 +9,9 @@ from skipstone.evaluation.columns import parse_column
 from skipstone.evaluation.references import EvaluationSample
 from skipstone.evaluation.utility import Utility
 from skipstone.policies.path import Path
+from skipstone.tuning.cached_runs import CachedRuns
 from skipstone.tuning.grids import FineGrid
 from skipstone.tuning.refine import MOVE_SIZES
-from skipstone.tuning.runs import CachedRuns
 
 from .trials import Trial, TrialRunner
 from .utility import TrialResult, best_choice

@@ -19,12 +19,12 @@ from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import EvaluationSample
 from skipstone.evaluation.subject import Subject
 from skipstone.evaluation.utility import Utility
+from skipstone.tuning.cached_runs import FINE_RUNS, CachedRuns
 from skipstone.tuning.errors import local_errors
 from skipstone.tuning.grids import FineGrid
 from skipstone.tuning.run_cache import RunCache
-from skipstone.tuning.runs import FINE_RUNS, CachedRuns
 from skipstone.tuning.search import FORECASTS, MAX_STEP_SHARE, MIN_CALLS, MIN_FINE_STEPS
-from skipstone.tuning.shortest import shortest_paths
+from skipstone.tuning.shortest_path import shortest_paths
 
 from .local_search import climb
 from .trials import Trial, TrialRunner

@@ -11,7 +11,14 @@ from skipstone.evaluation.peers import denoiser_of
 from skipstone.policies.ranges import check_choice, check_integer
 from skipstone.registry import register
 
-from .hooked import ALL_TIMESTEPS, HookedCache, TimestepClock, attention_modules, require_guidance, unbatched_reason
+from .cache_hooks import (
+    ALL_TIMESTEPS,
+    HookedCache,
+    TimestepClock,
+    attention_modules,
+    require_guidance,
+    unbatched_reason,
+)
 
 Parts = Literal["attention", "modules"]
 ATTENTION_PATTERN = r".*transformer_blocks\.\d+\.attn\d?"

@@ -18,7 +18,7 @@ from skipstone.evaluation.peers import CallContextFactory, denoiser_of
 from skipstone.policies.ranges import check_integer, check_number
 from skipstone.registry import register
 
-from .hooked import HookedCache, TimestepClock, fresh_cache_state, transformer_blocks
+from .cache_hooks import HookedCache, TimestepClock, fresh_cache_state, transformer_blocks
 
 # What calibration runs have measured: denoiser -> what was run -> a ratio for each step.
 _RATIOS: WeakKeyDictionary[Any, dict[tuple[Any, ...], list[float]]] = WeakKeyDictionary()

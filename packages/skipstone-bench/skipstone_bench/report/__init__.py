@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..answers import build_document, compute_answers
+from ..findings import build_document, compute_answers
 from ..store import Store
 from ..summary import summarise
 
@@ -27,7 +27,8 @@ def write_report(folder: str | Path) -> list[Path]:
     """
     from skipstone.evaluation.figures import png
 
-    from . import gallery, markdown, page, plots, strips
+    from . import gallery, markdown, page, plots
+    from . import timelines as strips
 
     store = Store.load(Path(folder))
     summary = summarise(store)

@@ -8,13 +8,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from skipstone.evaluation.contact_sheet import GOOD, INK, PAPER, QUIET, RULE, load_font, wrap_text
 from skipstone.evaluation.files import IDENTICAL, REFERENCES, safe_file_name
 from skipstone.evaluation.pixels import first_frame
-from skipstone.evaluation.sheet import GOOD, INK, PAPER, QUIET, RULE, load_font, wrap_text
 
 from ..store import Record
 from ..summary import Summary, TableRow, metric_direction
-from .strips import chief_rows
+from .timelines import chief_rows
 
 WORST = 10  # samples of a row
 MAX_SIDE = 256  # pixels of a side of a picture in the page

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from skipstone.evaluation.markdown import format_line
 
-from ..answers import Answers
+from ..findings import Answers
 from ..summary import Summary
-from .cells import table_columns
+from .table_cells import table_columns
 from .verdicts import agreement_verdict, make_verdicts
 
 MAX_ROWS = 10  # columns

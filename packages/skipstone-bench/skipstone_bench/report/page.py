@@ -10,11 +10,12 @@ from typing import Any
 from skipstone.evaluation.figures import VARIABLES, svg
 from skipstone.evaluation.statistics import RESAMPLES
 
-from ..answers import JUDGE_MARGIN, SLACK, Answers, RivalComparison
+from ..findings import JUDGE_MARGIN, SLACK, Answers, RivalComparison
 from ..summary import Summary, TableRow
-from . import plots, strips
-from .cells import table_columns
+from . import plots
+from . import timelines as strips
 from .gallery import Album, GallerySample, build_galleries, describe_figures
+from .table_cells import table_columns
 from .verdicts import ALPHA, UNITS, agreement_verdict, gap_tone, make_verdicts, orient_gap, ratio_tone
 
 TEMPLATE = "page.html.j2"

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from skipstone.evaluation.statistics import ConfidenceInterval
 
-from ..answers import JUDGE_MARGIN, Answers, CallSpread, CostRatio, PeerComparison, RivalComparison
+from ..findings import JUDGE_MARGIN, Answers, CallSpread, CostRatio, PeerComparison, RivalComparison
 from ..summary import HEADROOM, Summary
 
 Tone: TypeAlias = Literal["ahead", "behind", "even", "warning"]

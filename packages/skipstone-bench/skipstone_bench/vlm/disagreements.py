@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from skipstone.evaluation.sheet import INK, PAPER, QUIET, RULE, load_font, wrap_text
+from skipstone.evaluation.contact_sheet import INK, PAPER, QUIET, RULE, load_font, wrap_text
 
 from .images import prepare_image
 from .outcomes import Outcome

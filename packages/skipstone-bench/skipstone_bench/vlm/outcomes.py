@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .answer_cache import AnswerLog
+from .answer_log import AnswerLog
+from .judging import JudgeQuestion, JudgingPlan, Pair
 from .material import JudgedSample
 from .protocol import LEFT, RIGHT, TIE, Answer
-from .round import JudgeQuestion, JudgingPlan, Pair
 
 FIRST, SECOND, TIED = 0, 1, 2  # what tables of outcomes count
 CATEGORY_OF_KIND = {"first": FIRST, "second": SECOND, "tie": TIED, "flip": TIED, "unsure": TIED, "identical": TIED}

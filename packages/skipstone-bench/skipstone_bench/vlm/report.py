@@ -16,8 +16,8 @@ from skipstone.evaluation.markdown import format_table
 from skipstone.evaluation.statistics import ConfidenceInterval
 
 from ..summary import to_jsonable
+from .judging import JudgingPlan, JudgingRun
 from .outcomes import Outcome, collect_outcomes
-from .round import JudgingPlan, JudgingRun
 from .verdict import REFUSED, JudgeReport, Verdicts, compute_verdicts
 
 JSON, PAGE, PLOT, SHEET = "verdict.json", "verdict.md", "strengths.png", "disagreements.png"

@@ -14,8 +14,8 @@ from skipstone.evaluation.statistics import LEVEL, SEED, ConfidenceInterval, hol
 
 from .agreement import bootstrap_tables, cohen_kappa, sign_test, symmetrize, wilson_interval
 from .davidson import fit_davidson, fit_resamples
+from .judging import Pair
 from .outcomes import CATEGORY_OF_KIND, FIRST, SECOND, Outcome
-from .round import Pair
 
 ALPHA = 1 - LEVEL
 UNREADABLE = 0.2  # share of unparsed pairs beyond which a judge has no verdict: its unparsed answers may be any

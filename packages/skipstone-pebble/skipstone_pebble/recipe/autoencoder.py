@@ -15,7 +15,7 @@ from torch import nn
 
 from ..scenes import Sprites
 from . import data
-from .loop import Trainer, TrainingArguments
+from .trainer import Trainer, TrainingArguments
 
 PATCH = 8  # pixels to a side of one latent position
 PATCH_VALUES = 3 * PATCH * PATCH  # numbers in a patch

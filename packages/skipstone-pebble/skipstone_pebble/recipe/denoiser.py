@@ -15,7 +15,7 @@ from ..family import DenoiserFamily, DenoiserSettings, Network
 from ..scenes import Scene, Sprites, layouts, render, withheld
 from ..words import BACKGROUNDS, OBJECTS, SIZES
 from . import autoencoder, data
-from .loop import Trainer, TrainingArguments
+from .trainer import Trainer, TrainingArguments
 
 
 @dataclass(frozen=True)

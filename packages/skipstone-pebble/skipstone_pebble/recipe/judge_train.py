@@ -25,7 +25,7 @@ from ..judge import Judge, JudgeNetwork, target_classes
 from ..scenes import Offsets, Scene, Sprites, render
 from ..words import BACKGROUNDS, OBJECTS, RELATIONS, SIZES
 from . import autoencoder, data, sprites
-from .loop import Trainer, TrainingArguments, plot_curve
+from .trainer import Trainer, TrainingArguments, plot_curve
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from ..unet import UNetSettings
 from . import autoencoder, data, denoiser, export, sampling, sprites
 from .autoencoder import AutoencoderSettings, DecoderTrainer
 from .denoiser import DenoiserTrainer
-from .loop import TrainingArguments, plot_curve
+from .trainer import TrainingArguments, plot_curve
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from skipstone.engine.requests import Query
 from skipstone.errors import SpecError
 from skipstone.evaluation.cost import count_macs
-from skipstone.policies.agent.published import PublishedObservation
+from skipstone.policies.agent.addiffusion_observation import PublishedObservation
 
 EXAMPLE_PROMPT = "a cat"  # any prompt: the cost depends on shapes only
 

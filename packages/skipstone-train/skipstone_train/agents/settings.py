@@ -15,10 +15,10 @@ from skipstone.errors import SpecError
 from skipstone.evaluation.utility import Utility
 from skipstone.numerics.schedule import Schedule
 from skipstone.policies.agent.actions import DEFAULT, ActionSpace, BaseSchedule
+from skipstone.policies.agent.addiffusion_observation import PublishedObservation
 from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.agent.observation import BLOCKS, NO_IMAGES, Observation
 from skipstone.policies.agent.policy import AgentCheckpoint
-from skipstone.policies.agent.published import PublishedObservation
 from skipstone.registry import spell
 from skipstone.tuning.grids import even_times
 

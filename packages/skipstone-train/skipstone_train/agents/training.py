@@ -18,7 +18,7 @@ from .config import AgentConfig, environments, learners, load_config
 from .curves import curve_to_csv, curve_to_png
 from .held_out import HeldOutEpisodes, PairedDifference, constant_scorer, paired_difference
 from .learners.base import BEST_SCORER_FILE, CHECKPOINT_FILE, CURVE_FILE, FitResult, RoundCallback, write_file
-from .learners.standard import one_thread
+from .learners.scaling import one_thread
 from .tracking import make_tracker
 from .transitions import evaluate
 from .yaml_settings import settings_name, to_plain, to_yaml

@@ -193,7 +193,7 @@ def _base_schedules(folders: Sequence[Path], start: float) -> tuple[dict[int, Ba
     from skipstone.errors import SpecError
     from skipstone.policies.agent.actions import BaseSchedule
     from skipstone.policies.path import Path as Times
-    from skipstone.policies.saved import read_policy
+    from skipstone.policies.storage import read_policy
 
     found, solvers = dict[int, BaseSchedule](), set[str]()
     for folder in folders:

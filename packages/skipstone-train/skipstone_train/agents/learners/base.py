@@ -18,7 +18,7 @@ from skipstone.policies.agent.checkpoint import ActionScorer
 
 from ..transitions import PolicyScore, evaluate
 from .curriculum import Curriculum
-from .standard import one_thread
+from .scaling import one_thread
 
 HELD_OUT_SEED = 7_919  # seed of the episodes that score where there is no validation
 NUM_HELD_OUT_EPISODES = 256  # of them

@@ -12,7 +12,7 @@ from skipstone.policies.agent.checkpoint import ActionScorer
 
 from ..transitions import EpisodicRandomBehaviour, Transitions, collect, epsilon_greedy, greedy_behaviour, score_actions
 from .base import Learner, TrainingSession, check_settings
-from .standard import StandardScaler, temporary_seed
+from .scaling import StandardScaler, temporary_seed
 
 
 @dataclass(frozen=True)

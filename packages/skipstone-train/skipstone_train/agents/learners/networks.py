@@ -11,7 +11,7 @@ import torch
 
 from skipstone.policies.agent.checkpoint import ActionScorer
 
-from .standard import StandardScaler
+from .scaling import StandardScaler
 
 
 class Ensemble(torch.nn.Module):

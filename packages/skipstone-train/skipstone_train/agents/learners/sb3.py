@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from skipstone.policies.agent.checkpoint import ActionScorer
 
 from .ppo_settings import PPOSettings
-from .standard import StandardScaler, temporary_seed
+from .scaling import StandardScaler, temporary_seed
 
 LOGGED_METRICS = ("approx_kl", "clip_fraction", "entropy_loss", "explained_variance", "value_loss")
 

@@ -13,7 +13,7 @@ from skipstone.policies.agent.checkpoint import ActionScorer
 
 from ..transitions import evaluate
 from .base import Learner, TrainingSession, check_settings
-from .standard import StandardScaler
+from .scaling import StandardScaler
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from skipstone.policies.agent.checkpoint import ActionScorer
 
 from ..transitions import collect, score_actions
 from .base import Learner, TrainingSession, check_settings
-from .standard import StandardScaler, temporary_seed
+from .scaling import StandardScaler, temporary_seed
 
 NEVER_SCORE = -1e9  # score of all other actions
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from skipstone.errors import BenchError
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 
-from .answer_cache import AnswerLog, RequestRecord
+from .answer_log import AnswerLog, RequestRecord
 from .budget import SpendingCaps, SpendingLedger
 from .client import JudgeEndpoint, JudgeReply, RequestError, post_request
 from .images import encode_images, hash_image, prepare_image

@@ -16,12 +16,12 @@ from ..evaluation.subject import Subject, resolve_sampler
 from ..policies.certified import CalibrationPoint, Certificate, Certified
 from . import certificate as papers
 from .cache import Cache, SampleScore
+from .candidates import CandidateSetting, candidates, runnable
 from .control import choose_setting
-from .ladder import CandidateSetting, candidates, runnable
 from .planning import check_enough_prompts, prompts_needed
 from .plot import plot_front
+from .prompt_split import PromptSource, SampleSplit, split_prompts
 from .risk import p_value_by_group
-from .samples import PromptSource, SampleSplit, split_prompts
 from .scores import CachedScores, PictureMeasure, full_calls
 from .search import FIRST, PassCriterion, expected_calls, search
 from .target import Target, user_metric

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from skipstone.engine.timeline import COLOURS
 from skipstone.evaluation.figures import INK, PAPER, QUIET
 
-from ..answers import BLIND, RELEASED, comparison_budgets
+from ..findings import BLIND, RELEASED, comparison_budgets
 from ..store import Record
 from ..summary import Summary, TableRow, metric_direction
 

@@ -10,8 +10,8 @@ from ..deprecation import old_keywords
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..policies.certified import Certified
 from . import cache as caches
-from .calibration import Calibration, CalibrationOptions, warn_user
-from .samples import PromptSource
+from .procedure import Calibration, CalibrationOptions, warn_user
+from .prompt_split import PromptSource
 from .subjects import make_subject
 
 MOVED = ("samplers", "reference", "groups", "metric", "better", "steps", "guidance", "arguments", "seed", "batch")
