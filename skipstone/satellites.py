@@ -7,6 +7,7 @@ register policies, solvers, metrics ...), `skipstone.names` (public names), `ski
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -49,3 +50,14 @@ def public_name(name: str) -> Any:
     if hint := install_hint("name", name):
         raise MissingPackage(f"skipstone.{name} {hint}.")
     raise AttributeError(f"module 'skipstone' has no attribute {name!r}")
+
+
+def require(module: str, extra: str) -> None:
+    """Raise MissingPackage where a library that an extra of ours brings is not installed.
+
+    Args:
+        module: What Python calls it.
+        extra: Of `skipstone`.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingPackage(f"{module} is not installed: pip install 'skipstone[{extra}]'.")

@@ -9,6 +9,7 @@ from typing import Any
 from ..deprecation import old_keywords
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..policies.certified import Certified
+from ..satellites import require
 from . import cache as caches
 from .procedure import Calibration, CalibrationOptions, warn_user
 from .prompt_split import PromptSource
@@ -55,9 +56,11 @@ def calibrate(
     Raises:
         TargetMissedError: no setting is accepted; the message names the nearest.
         SpecError, PromptError, MetricError, ModelError, GuestError: something that cannot be used, or too few prompts.
+        MissingPackage: matplotlib is not installed.
 
     References: Angelopoulos et al. 2021, arXiv 2110.01052; Angelopoulos et al. 2022, arXiv 2208.02814.
     """
+    require("matplotlib", "plot")  # a certificate comes with its picture
     options = options or CalibrationOptions()
     subject = make_subject(pipe, options.guidance, options.arguments)
     planned = Calibration.of(subject, prompts, target, confidence, settings, options)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from ..satellites import require
 from . import options
 from .grouping import grouped
 from .progress import print_warnings, progress_bar
@@ -81,6 +82,7 @@ def calibrate(
     from ..calibration import cache as caches
     from ..calibration.procedure import Calibration
 
+    require("matplotlib", "plot")
     console = Console(stderr=True)
     _check_writable(out, force)
     confidence, settings = _confidence(promise.confidence), promise.setting or ()

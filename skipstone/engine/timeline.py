@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..satellites import require
 from .contracts import Attempt, Cached, Finish, Forecast, Refine, Run
 from .flow import FREEZE
 
@@ -56,7 +57,8 @@ def grid_position(run: Run, t: float) -> float:
 
 
 def timeline(panels: Sequence[Panel]) -> Figure:
-    """A panel for each group of runs, a row for each run, a bar for each attempt."""
+    """A panel for each group of runs, a row for each run, a bar for each attempt. Raises MissingPackage."""
+    require("matplotlib", "plot")
     from matplotlib.figure import Figure
 
     heights = [len(p.runs) * 0.27 + 0.7 for p in panels]

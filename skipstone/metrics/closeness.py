@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from ..errors import MetricError
 from ..registry import register
+from ..satellites import require
 from .base import Metric, Sample, get_image_pair
 
 
@@ -53,6 +54,7 @@ class SSIM(Metric):
 
     Raises:
         MetricError: pictures smaller than its window of 11 pixels.
+        MissingPackage: scikit-image is not installed.
 
     References: Wang et al. 2004, doi 10.1109/TIP.2003.819861.
     """
@@ -66,6 +68,7 @@ class SSIM(Metric):
         return f"{value:.3f}"
 
     def measure(self, sample: Sample) -> float:
+        require("skimage", "metrics")
         from skimage.metrics import structural_similarity
 
         ours, theirs = get_image_pair(self, sample)
