@@ -20,7 +20,7 @@ __all__ = ["LEARNERS", "PPO", "Curriculum", "FitResult", "FittedQ", "Learner", "
 
 
 def make_learner(name: str, **settings: Any) -> Learner:
-    """The learner of that name. Raises UnknownName, or SpecError for a setting that it does not have."""
+    """The learner of that name. Raises UnknownNameError, or SpecError for a setting that it does not have."""
     if name not in LEARNERS:
         raise UnknownNameError(
             f"No learner is called {name!r}.{suggest_spelling(name, list(LEARNERS))} Known: {', '.join(LEARNERS)}."
