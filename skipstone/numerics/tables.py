@@ -88,7 +88,8 @@ class Table(TableSchedule):
         if len(bars) < 2 or not 0.0 <= bars[-1] < bars[0] < 1.0 or any(b <= c for b, c in itertools.pairwise(bars)):
             raise SpecError(
                 f"table: expected at least two alpha-bars in [0, 1) that fall from data to noise, got {len(bars)} "
-                f"from {bars[0] if bars else 'nothing'} to {bars[-1] if bars else 'nothing'}; see Table.from_scheduler(scheduler)."
+                f"from {bars[0] if bars else 'nothing'} to {bars[-1] if bars else 'nothing'}; see "
+                f"Table.from_scheduler(scheduler)."
             )
 
     @staticmethod
