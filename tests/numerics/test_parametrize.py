@@ -107,5 +107,5 @@ def test_half_precision_computes_in_float32() -> None:
 
 @pytest.mark.parametrize("convert", [to_x0, from_x0])
 def test_unknown_kind(convert: Any) -> None:
-    with pytest.raises(SpecError, match="x0, eps, v, flow"):
+    with pytest.raises(SpecError, match="eps, x0, v, flow"):
         convert("noise", np.zeros(1), np.zeros(1), 0.5, 0.5)
