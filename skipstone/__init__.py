@@ -25,7 +25,7 @@ _HOME = {
     "AuditOptions": "calibration.audit",
     "Backbone": "engine.requests",
     "Cached": "engine.contracts",
-    "CalibrationOptions": "calibration.calibration",
+    "CalibrationOptions": "calibration.procedure",
     "Certified": "policies.certified",
     "Estimate": "engine.requests",
     "Finish": "engine.contracts",

@@ -82,6 +82,14 @@ def old_attributes(cls: type, renamed: Mapping[str, str]) -> None:
         setattr(cls, old, property(functools.partial(_renamed_attribute, f"skipstone.{cls.__name__}", old, new)))
 
 
+def adopt_old_declarations(cls: type, renamed: Mapping[str, str]) -> None:
+    """Let a subclass declare class attributes and methods under their old names: old name -> new one."""
+    for old, new in renamed.items():
+        if old in vars(cls) and new not in vars(cls):
+            warn_renamed(f"{cls.__name__}.{old}", f"{cls.__name__}.{new}", stacklevel=4)
+            setattr(cls, new, vars(cls)[old])
+
+
 def _renamed_attribute(owner: str, old: str, new: str, instance: Any) -> Any:
     warn_renamed(f"{owner}.{old}", f"{owner}.{new}")
     return getattr(instance, new)

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+import skipstone
+
 from skipstone import deprecation, errors
 from skipstone.engine.contracts import Run
 from skipstone.numerics.tables import Table
@@ -78,3 +80,20 @@ def test_a_table_of_a_scheduler_has_its_old_name() -> None:
     with pytest.warns(FutureWarning, match=r"Table\.of is now Table\.from_scheduler") as warned:
         assert Table.of(scheduler) == Table.from_scheduler(scheduler)
     assert warned[0].filename == __file__
+
+
+def test_classes_of_plug_ins_may_declare_old_names() -> None:
+    with pytest.warns(FutureWarning, match="calibration_settings"):
+
+        class Old(skipstone.Policy):
+            ladder = ({"tol": 0.1},)
+
+    assert Old.calibration_settings == ({"tol": 0.1},)
+    with pytest.warns(FutureWarning, match="convergence_order"):
+
+        class OldSolver(skipstone.Solver):
+            @property
+            def convergence(self) -> int:
+                return 3
+
+    assert OldSolver().convergence_order == 3

@@ -66,7 +66,7 @@ class Arm:
         name: In the table.
         refine: Spec of the refinement, or nothing.
         steps: Its calls.
-        true: Whether it is told where the damage is.
+        knows_defect: Whether it is given the place of the damage.
     """
 
     name: str

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from ..deprecation import old_attributes
+from ..deprecation import adopt_old_declarations, old_attributes
 from ..numerics.parametrize import PredictionType as PredictionType
 
 Clock: TypeAlias = Literal["t", "logsnr", "angle"]
@@ -249,9 +249,13 @@ class Policy:
         Sequence[Mapping[str, Any]]
     ] = ()  # settings from careful to bold, for calibration to choose from
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        adopt_old_declarations(cls, {"ladder": "calibration_settings"})
+
     @property
     def needs(self) -> frozenset[str]:
-        """Spelt signals that the policy reads."""
+        """Signals that the policy reads."""
         return frozenset()
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
-from ..deprecation import old_attributes
+from ..deprecation import adopt_old_declarations, old_attributes
 from ..numerics.parametrize import from_x0
 from ..numerics.schedule import Schedule
 from .contracts import INFINITY, Evaluate, Full, PredictionType, Run
@@ -120,6 +120,10 @@ class Solver:
     diffusers_class: ClassVar[str] = ""  # the diffusers class that the tests compare it with
     variants: ClassVar[tuple[str, ...]] = ()  # specs beside the default that the tests check too
     hosted: ClassVar[bool] = False  # whether a pipeline owns the loop, and answers `LatentRequest` and `StepRequest`
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        adopt_old_declarations(cls, {"counterpart": "diffusers_class", "convergence": "convergence_order"})
 
     @property
     def order(self) -> int:

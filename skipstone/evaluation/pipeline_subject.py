@@ -53,14 +53,14 @@ class PipelineSubject:
 
     Args:
         checkpoint: The pipeline.
-        said_guidance: Weight of guidance; None is the default of the pipeline's call.
+        guidance_override: Weight of guidance; None is the default of the pipeline's call.
         arguments: More of its call.
         image: What an image-to-image pipeline starts from, a PIL image.
         device, dtype: See `Checkpoint.load`.
         noise: Seed -> the latent to start from, where the pipeline does not make it from a generator.
-        own: What columns leave unsaid, where it is not what the pipeline would do.
-        called: A name for tables, where it is not the checkpoint's.
-        scored: The judge of `Subject`.
+        sampler_override: What columns leave unsaid, where it is not what the pipeline would do.
+        display_name: A name for tables, where it is not the checkpoint's.
+        judge_factory: The judge of `Subject`.
     """
 
     checkpoint: Checkpoint

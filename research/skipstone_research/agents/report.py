@@ -33,7 +33,7 @@ class VerdictReport:
     """All verdicts on an evaluation.
 
     Args:
-        found: The evaluation.
+        evaluation: The evaluation.
         hypotheses: H1 to H4, and the shares of the gaps closed.
         gates: G0 to G4.
         command: That made the report.

@@ -202,7 +202,7 @@ class PolicyScore:
     Args:
         utility, quality, calls: Means.
         error: Standard error of the utility.
-        utilities, pays, sample: (episodes,) of each: its utility, its sum of rewards, the sample that it denoised.
+        utilities, episode_returns, sample: (episodes,) of each: its utility, its sum of rewards, its sample.
         lengths: (episodes,) decisions.
     """
 
