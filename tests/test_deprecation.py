@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 import skipstone
-
 from skipstone import deprecation, errors
 from skipstone.engine.contracts import Run
 from skipstone.numerics.tables import Table
