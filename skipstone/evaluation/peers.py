@@ -9,11 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeAlias
 
+from ..deprecation import adopt_old_declarations
 from ..errors import GuestError, GuestWarning
 from ..registry import spell
 from .peer_harness import SavingsCounter, around_each_run, restore_modules, watch_savings
 
 CallContextFactory: TypeAlias = Callable[[Mapping[str, Any]], AbstractContextManager[Any]]
+# What subclasses declared in 0.1.0 -> what they declare now.
+OLD_DECLARATIONS = {
+    "cannot": "unsupported_reason",
+    "probes": "probe_modules",
+    "installed": "install",
+    "spares": "skips_work",
+    "brings": "brings_scheduler",
+}
 
 
 class Peer:
@@ -29,6 +38,10 @@ class Peer:
     steps: ClassVar[int] = 0  # by default; 0 takes the command's
     package: ClassVar[str] = ""  # what pip calls it, where it is not part of diffusers
     module: ClassVar[str] = ""  # what Python calls it
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        adopt_old_declarations(cls, OLD_DECLARATIONS)
 
     @classmethod
     def settings(cls) -> list[str]:
