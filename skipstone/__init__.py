@@ -73,12 +73,12 @@ def __getattr__(name: str) -> Any:
         found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
         globals()[name] = found
         return found
-    from .satellites import public_name
+    from .satellites import load_public_name
 
-    return public_name(name)
+    return load_public_name(name)
 
 
 def __dir__() -> list[str]:
-    from .satellites import points
+    from .satellites import list_entry_points
 
-    return sorted({*__all__, *(point.name for point in points("names")), "__version__"})
+    return sorted({*__all__, *(point.name for point in list_entry_points("names")), "__version__"})

@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from .errors import SpecError, UnknownNameError
-from .satellites import points
+from .satellites import list_entry_points
 
 T = TypeVar("T", bound=type)
 KIND_MODULES = {
@@ -71,7 +71,7 @@ def _load(kind: str) -> dict[str, type]:
         if KIND_MODULES[kind]:
             importlib.import_module(KIND_MODULES[kind])
         else:
-            for point in points(f"{kind}s"):
+            for point in list_entry_points(f"{kind}s"):
                 point.load()
         load_plugins()
     return _KINDS[kind]

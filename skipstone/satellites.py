@@ -24,7 +24,7 @@ EXTRAS = {
 }
 
 
-def points(group: str) -> Iterable[EntryPoint]:
+def list_entry_points(group: str) -> Iterable[EntryPoint]:
     """The entry points of `skipstone.<group>`, sorted by name."""
     return sorted(entry_points(group=f"skipstone.{group}"), key=lambda point: point.name)
 
@@ -37,14 +37,14 @@ def install_hint(kind: str, name: str) -> str:
     return f"comes with the package skipstone-{extra}: pip install 'skipstone[{extra}]'" if extra else ""
 
 
-def public_name(name: str) -> Any:
+def load_public_name(name: str) -> Any:
     """`skipstone.<name>` of another package.
 
     Raises:
         MissingPackage: a package that is not installed brings it.
         AttributeError: nobody does.
     """
-    for point in points("names"):
+    for point in list_entry_points("names"):
         if point.name == name:
             return point.load()
     if hint := install_hint("name", name):
@@ -52,7 +52,7 @@ def public_name(name: str) -> Any:
     raise AttributeError(f"module 'skipstone' has no attribute {name!r}")
 
 
-def require(module: str, extra: str) -> None:
+def require_module(module: str, extra: str) -> None:
     """Raise MissingPackage where a library that an extra of ours brings is not installed.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..deprecation import old_keywords
+from ..deprecation import old_attributes, old_keywords
 from ..errors import OutputError, SpecError
 from ..evaluation.columns import Sampler, parse_column
 from ..evaluation.engine_subject import EngineSubject
@@ -22,7 +22,7 @@ from ..evaluation.subject import Subject
 from ..policies.certified import Certified
 from ..policies.storage import read_policy
 from . import cache as caches
-from . import certificate as papers
+from . import certificate as certificate_module
 from .cache import Cache
 from .prompt_split import PromptSource, hashed_seed, load_unique_prompts
 from .scores import CachedScores, PictureMeasure
@@ -43,8 +43,8 @@ class AuditReport:
         target: What was promised.
         false_alarm: Chance of ever raising any alarm although the promise holds.
         new: Samples that were drawn now.
-        own: Whether prompts were those of the calibration.
-        again: Whether some of them had been audited before.
+        used_own_prompts: Whether prompts were those of the calibration.
+        repeated_prompts: Whether some of them had been audited before.
         tests: Groups that share `false_alarm`.
     """
 
@@ -52,8 +52,8 @@ class AuditReport:
     target: Target
     false_alarm: float
     new: int
-    own: bool
-    again: bool
+    used_own_prompts: bool
+    repeated_prompts: bool
     tests: int = 1
 
     @property
@@ -70,7 +70,7 @@ class AuditReport:
     def words(self) -> list[str]:
         """For people."""
         count = sum(found.n for found in self.each.values())
-        whose = "the calibration's own prompts under new seeds" if self.own else "prompts of your own"
+        whose = "the calibration's own prompts under new seeds" if self.used_own_prompts else "prompts of your own"
         lines = [f"Promised: {self.target.words}.", f"{self.new} samples were drawn now, {count} in all ({whose})."]
         lines += [self._said(name, found) for name, found in self.each.items()]
         if self.alarm:
@@ -83,7 +83,7 @@ class AuditReport:
                 "No alarm. That is no proof that the promise holds, but not enough speaks against it. Audit again "
                 "whenever you like."
             )
-        if self.own or self.again:
+        if self.used_own_prompts or self.repeated_prompts:
             lines.append(
                 "Prompts were audited that the calibration or an audit had seen before: what is said is about these "
                 "prompts. For what is asked today, give prompts of today: --prompts FILE."
@@ -98,6 +98,9 @@ class AuditReport:
         group = f"{name}: " if name else ""
         e_value = f"e-value {found.e_value:.3g}, {found.peak:.3g} at most"
         return f"{group}{met}; {e_value}, of the {bound:g} that raise an alarm."
+
+
+old_attributes(AuditReport, {"own": "used_own_prompts", "again": "repeated_prompts"})
 
 
 def _mean(found: AuditResult) -> str:
@@ -234,7 +237,7 @@ class _AuditRun:
                 }
                 for eval_sample, one in zip(part, scores.of(column, part, "audit"), strict=True)
             ]
-            about = {"false_alarm": self.false_alarm, "date": papers.today()}
+            about = {"false_alarm": self.false_alarm, "date": certificate_module.today()}
             _append_lines(self.folder / AUDIT_FILE, [{**line, **about} for line in lines])
             self.lines += lines
 
@@ -278,7 +281,7 @@ def _scores(
     reference = subject.resolve_column(parse_column(said, *Sampler()))
     full = subject.resolve_column(parse_column(certified.certificate.full, *Sampler()))
     subject.load([full])
-    kept, _ = Cache.open(root, papers.configuration(subject, full))
+    kept, _ = Cache.open(root, certificate_module.configuration(subject, full))
     measure = replace(PictureMeasure.of(target.metric, subject, options.metric), is_cacheable=False)
     scores = CachedScores(subject, reference, measure, kept, options.batch, on_progress)
     scores.spent["audit"] = 0.0

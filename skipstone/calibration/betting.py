@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-AIM = 0.05  # p-value that stakes are planned to reach; another one costs power, never validity
-CAREFUL = 0.9  # of the greatest stake, so that one x = 0 leaves a tenth of the capital, not nothing
+TARGET_P = 0.05  # p-value that stakes are planned to reach; another one costs power, never validity
+MAX_STAKE = 0.9  # of the greatest stake, so that one x = 0 leaves a tenth of the capital, not nothing
 GAMBLERS = 20  # whose shares of the greatest stake are spread over (0, 1], most of them cautious
-TIGHT = 60  # halvings of [0, 1] in which a bound is found
+NUM_BISECTIONS = 60  # halvings of [0, 1] in which a bound is found
 
 
 def fixed_size_log_capital(x: Any, m: float) -> Any:
     """Logarithm of the capital after each draw, for a number of draws that is known beforehand.
 
-    lambda_i = min(sqrt(2 log(1 / AIM) / (n v)), CAREFUL / m), v being the variance of the draws before i, with one
+    lambda_i = min(sqrt(2 log(1 / TARGET_P) / (n v)), MAX_STAKE / m), v the variance of the draws before i, with one
     draw added that has the mean and variance of a fair coin. For one x, the capital falls as m rises.
 
     References: Waudby-Smith, Ramdas 2024, arXiv 2010.09686, section 3.1 (the predictable plug-in, for a fixed n).
@@ -31,7 +31,7 @@ def fixed_size_log_capital(x: Any, m: float) -> Any:
     centre = (0.5 + x.cumsum(-1)) / count
     spread = (0.25 + ((x - centre) ** 2).cumsum(-1)) / count
     before = np.concatenate([np.full((*x.shape[:-1], 1), 0.25), spread[..., :-1]], -1)
-    stakes = np.minimum(np.sqrt(2 * np.log(1 / AIM) / (n * before)), CAREFUL / m)
+    stakes = np.minimum(np.sqrt(2 * np.log(1 / TARGET_P) / (n * before)), MAX_STAKE / m)
     return np.log1p(stakes * (x - m)).cumsum(-1)
 
 
@@ -57,7 +57,7 @@ def mean_lower_bound(x: Any, delta: float, capital: Callable[[Any, float], Any])
     import numpy as np
 
     low, high, needed = 0.0, 1.0, float(np.log(1 / delta))
-    for _ in range(TIGHT):
+    for _ in range(NUM_BISECTIONS):
         middle = (low + high) / 2
         if not 0 < middle < 1:
             break

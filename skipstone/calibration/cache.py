@@ -17,7 +17,7 @@ from ..evaluation.json_lines import format_line, json_roundtrip, read_lines, rep
 from ..policies.certified import describe_differences
 
 CONFIGURATION = "configuration.json"
-VARIABLE = "SKIPSTONE_CACHE"
+CACHE_VARIABLE = "SKIPSTONE_CACHE"
 
 
 class SampleScore(NamedTuple):
@@ -31,7 +31,7 @@ def folder(said: str | os.PathLike[str] | None = None) -> Path:
     """The folder of caches: as said, or $SKIPSTONE_CACHE, or skipstone in $XDG_CACHE_HOME or ~/.cache."""
     if said is not None:
         return Path(said)
-    if told := os.environ.get(VARIABLE):
+    if told := os.environ.get(CACHE_VARIABLE):
         return Path(told)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skipstone"
 

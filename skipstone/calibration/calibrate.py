@@ -9,7 +9,7 @@ from typing import Any
 from ..deprecation import old_keywords
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..policies.certified import Certified
-from ..satellites import require
+from ..satellites import require_module
 from . import cache as caches
 from .procedure import Calibration, CalibrationOptions, warn_user
 from .prompt_split import PromptSource
@@ -60,7 +60,7 @@ def calibrate(
 
     References: Angelopoulos et al. 2021, arXiv 2110.01052; Angelopoulos et al. 2022, arXiv 2208.02814.
     """
-    require("matplotlib", "plot")  # a certificate comes with its picture
+    require_module("matplotlib", "plot")  # a certificate comes with its picture
     options = options or CalibrationOptions()
     subject = make_subject(pipe, options.guidance, options.arguments)
     planned = Calibration.of(subject, prompts, target, confidence, settings, options)

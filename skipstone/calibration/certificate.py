@@ -15,7 +15,7 @@ from ..evaluation.fingerprint import RESULTS_VERSION
 from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
-from ..integrations.identity import identity, scheduler_facts
+from ..integrations.identity import identity, scheduler_to_config
 from ..policies.certified import CalibrationPoint, Certificate, prefix_keys
 from .cache import SampleScore
 from .candidates import CandidateSetting
@@ -39,7 +39,7 @@ def scheduler_config_of(subject: Subject, column: Column) -> dict[str, Any]:
     if not isinstance(subject, PipelineSubject):
         return {}
     with subject.adapted(column):
-        return scheduler_facts(subject.pipe.scheduler)
+        return scheduler_to_config(subject.pipe.scheduler)
 
 
 def call_arguments_of(subject: Subject, column: Column) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from .target import Target
 MOST = 20_000  # prompts of one group, above which none are planned
 TRIALS = 400  # calibrations that are imagined to find the power of the betting test
 SEED = 0  # of these
-EASE = 0.05  # of the way from a mean's level to the bad end of its span: the slack that is assumed
+ASSUMED_SLACK = 0.05  # of the way from a mean's level to the bad end of its span: the slack that is assumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _slack(target: Target) -> float:
     if target.span is None:
         return target.risk / 2
     good, bad = (target.span[1], target.span[0]) if target.relation == ">=" else target.span
-    return min(EASE * abs(target.level - bad), abs(target.level - good) / 2)
+    return min(ASSUMED_SLACK * abs(target.level - bad), abs(target.level - good) / 2)
 
 
 def _likely_of_fraction(delta: float, alpha: float, rate: float, power: float) -> int | None:

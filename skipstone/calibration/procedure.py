@@ -14,7 +14,7 @@ from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import converged_columns
 from ..evaluation.subject import Subject, resolve_sampler
 from ..policies.certified import CalibrationPoint, Certificate, Certified
-from . import certificate as papers
+from . import certificate as certificate_module
 from .cache import Cache, SampleScore
 from .candidates import CandidateSetting, candidates, runnable
 from .control import choose_setting
@@ -28,7 +28,7 @@ from .target import Target, user_metric
 
 FULL: str = "full"
 CONVERGED: str = "converged"
-TESTED = 4  # settings that the final test is expected to draw
+EXPECTED_NUM_TESTED = 4  # settings that the final test is expected to draw
 MessageCallback = Callable[[str], None]
 
 
@@ -178,7 +178,7 @@ class Calibration:
         """
         self.subject.load([self.full])
         reference = self._reference()
-        kept, ignored = Cache.open(root, papers.configuration(self.subject, self.full))
+        kept, ignored = Cache.open(root, certificate_module.configuration(self.subject, self.full))
         if ignored:
             on_message(ignored)
         scores = CachedScores(self.subject, reference, self.measure, kept, self.options.batch, on_progress)
@@ -215,7 +215,7 @@ class Calibration:
         """Calls that are still to be made, guessed."""
         full, test, searching = full_calls(self.full), self.samples.test, self.samples.search
         references = full_calls(scores.reference) * len(scores.missing((*searching, *test)))
-        return references + expected_calls(ready, len(searching), full) + TESTED * len(test) * 0.35 * full
+        return references + expected_calls(ready, len(searching), full) + EXPECTED_NUM_TESTED * len(test) * 0.35 * full
 
     def _estimate(self, column: Column, scores: CachedScores) -> str:
         """How long it takes, from the first samples that it needs anyway; nothing where those are there already."""
@@ -285,11 +285,13 @@ class Calibration:
         accepted: bool,
         groups: list[str] | None,
     ) -> CalibrationPoint:
-        scheduler = papers.scheduler_config_of(self.subject, candidate.column)
-        return papers.point(candidate, found, self.target, self.confidence, scheduler, tested, accepted, groups)
+        scheduler = certificate_module.scheduler_config_of(self.subject, candidate.column)
+        return certificate_module.point(
+            candidate, found, self.target, self.confidence, scheduler, tested, accepted, groups
+        )
 
     def _missed(self, nearest: CalibrationPoint) -> str:
-        found = papers.describe_measurement(nearest, self.target)
+        found = certificate_module.describe_measurement(nearest, self.target)
         p = "" if nearest.p is None else f" (p = {nearest.p:.2g})"
         return (
             f"None of {len(self.candidates)} settings can be promised to meet '{self.target.spell()}'. The nearest is "
@@ -308,19 +310,19 @@ class Calibration:
             points=tuple(points),
             full_calls=full_calls(self.full),
             model=self.subject.name,
-            identity=papers.model_identity(self.subject),
-            call=papers.call_arguments_of(self.subject, self.full),
+            identity=certificate_module.model_identity(self.subject),
+            call=certificate_module.call_arguments_of(self.subject, self.full),
             prompts=self.samples.about,
             seed=self.options.seed,
             spent={name: round(calls, 1) for name, calls in scores.spent.items()},
-            versions=papers.versions(),
-            date=papers.today(),
+            versions=certificate_module.versions(),
+            date=certificate_module.today(),
             source=self.options.source,
         )
         made, _ = Certified.from_certificate(certificate, allow_sampler=True)
         files = {
-            "README.md": papers.render_card(certificate, self.target),
-            "prompts.jsonl": papers.prompt_lines(self.samples.search, self.samples.test),
+            "README.md": certificate_module.render_card(certificate, self.target),
+            "prompts.jsonl": certificate_module.prompt_lines(self.samples.search, self.samples.test),
             "front.png": plot_front(certificate, self.target),
         }
         return replace(made, files=files)

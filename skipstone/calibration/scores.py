@@ -12,7 +12,7 @@ from typing import Any
 from ..engine.requests import Status
 from ..errors import MetricError, SpecError
 from ..evaluation.columns import Column
-from ..evaluation.files import IDENTICAL
+from ..evaluation.files import IDENTICAL_PSNR
 from ..evaluation.pixels import flatten_frames
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample, References, RunOutput
@@ -157,7 +157,7 @@ class CachedScores:
             None if theirs is None else theirs.latent,
         )
         value = self.measure.measure_sample(sample)
-        return math.nan if math.isnan(value) else min(IDENTICAL, max(-IDENTICAL, value))
+        return math.nan if math.isnan(value) else min(IDENTICAL_PSNR, max(-IDENTICAL_PSNR, value))
 
 
 def full_calls(column: Column) -> float:

@@ -21,9 +21,9 @@ from .scores import mean_calls
 from .target import Target
 
 FIRST = 8  # prompts that every setting sees
-FEWEST = 8  # settings that see all, where as many are worth it
-SAFE = 4  # of them, those that are surest to pass
-SURE = 0.98  # chance of passing the test, as the search sees it, that the first setting tested should have
+MIN_SURVIVORS = 8  # settings that see all, where as many are worth it
+NUM_SAFEST_SETTINGS = 4  # of them, those that are surest to pass
+MIN_PASS_CHANCE = 0.98  # chance of passing the test, as the search sees it, that the first setting tested should have
 PRIOR = 2.0  # failures, at most, that the shape of the values counts for where none was seen
 
 
@@ -147,7 +147,7 @@ def expected_calls(candidates: int, eval_samples: int, full: float) -> float:
         total += live * (count - before) * 0.4 * full
         if count == eval_samples:
             return total
-        before, count, live = count, min(2 * count, eval_samples), max(FEWEST, math.ceil(live / 2))
+        before, count, live = count, min(2 * count, eval_samples), max(MIN_SURVIVORS, math.ceil(live / 2))
 
 
 def _estimate_candidate(
@@ -163,20 +163,22 @@ def _estimate_candidate(
 
 
 def _keep_promising(live: Sequence[CandidateSetting], seen: dict[str, RiskEstimate]) -> list[CandidateSetting]:
-    """Those that are worth more prompts, at most half of them or FEWEST.
+    """Those that are worth more prompts, at most half of them or MIN_SURVIVORS.
 
     None that is slower than one that is as good as sure to pass, and none that is as good as sure to fail; the surest,
     in case that those fail; and those by which the most calls can be expected to be saved.
     """
-    bound = min((seen[r.column.spec].calls for r in live if seen[r.column.spec].passing >= SURE), default=math.inf)
+    bound = min(
+        (seen[r.column.spec].calls for r in live if seen[r.column.spec].passing >= MIN_PASS_CHANCE), default=math.inf
+    )
     most = max(seen[r.column.spec].calls for r in live)
     gain = {r.column.spec: seen[r.column.spec].passing * (most - seen[r.column.spec].calls) for r in live}
     ranked = sorted(live, key=lambda r: (-seen[r.column.spec].passing, seen[r.column.spec].calls))
-    sure = [r for r in ranked if seen[r.column.spec].calls <= bound][:SAFE]
+    sure = [r for r in ranked if seen[r.column.spec].calls <= bound][:NUM_SAFEST_SETTINGS]
     others = [r for r in ranked if r not in sure and seen[r.column.spec].calls <= bound]
-    hopeful = [r for r in others if seen[r.column.spec].passing > 1 - SURE]
+    hopeful = [r for r in others if seen[r.column.spec].passing > 1 - MIN_PASS_CHANCE]
     found = [*sure, *sorted(hopeful, key=lambda r: -gain[r.column.spec])]
-    return found[: max(FEWEST, math.ceil(len(live) / 2))]
+    return found[: max(MIN_SURVIVORS, math.ceil(len(live) / 2))]
 
 
 def _order_front(
@@ -188,7 +190,7 @@ def _order_front(
         if not front or seen[candidate.column.spec].risk < seen[front[-1].column.spec].risk:
             front.append(candidate)
     front.reverse()
-    sure = [i for i, candidate in enumerate(front) if seen[candidate.column.spec].passing >= SURE]
+    sure = [i for i, candidate in enumerate(front) if seen[candidate.column.spec].passing >= MIN_PASS_CHANCE]
     return front[sure[-1] :] if start and sure else front
 
 

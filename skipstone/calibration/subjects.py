@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import SpecError
 from ..evaluation.checkpoints import Checkpoint, LoadedPipeline
 from ..evaluation.engine_subject import EngineSubject
-from ..evaluation.models import package_of
+from ..evaluation.models import find_model_package
 from ..evaluation.pipeline_subject import PipelineSubject
 from ..evaluation.subject import Subject
 
@@ -24,10 +24,10 @@ def make_subject(pipe: Any, guidance: float | None = None, arguments: Mapping[st
     """
     if isinstance(pipe, str | os.PathLike):
         name = os.fspath(pipe)
-        if package_of(name) is None:
+        if find_model_package(name) is None:
             return PipelineSubject(Checkpoint.find(name), guidance, dict(arguments or {}))
         engine = EngineSubject(name, Path(name).name, guidance)
-    elif package_of(pipe) is not None:
+    elif find_model_package(pipe) is not None:
         engine = EngineSubject.from_loaded(pipe if guidance is None else pipe.guided(guidance))
     else:
         return PipelineSubject(LoadedPipeline.from_loaded(pipe), guidance, dict(arguments or {}))

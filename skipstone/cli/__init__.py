@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import MissingPackage, SkipstoneError, TargetMissedError
-from ..satellites import install_hint, points
+from ..satellites import install_hint, list_entry_points
 from . import calibrate, check, compare, explain, generate, listing, tune
 
 
@@ -70,7 +70,7 @@ for command in (
 ):
     app.command()(command)
 app.command("list")(listing.listing)
-for point in points("commands"):
+for point in list_entry_points("commands"):
     brought = point.load()
     if isinstance(brought, typer.Typer):
         app.add_typer(brought)

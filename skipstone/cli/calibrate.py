@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from ..satellites import require
+from ..satellites import require_module
 from . import options
 from .grouping import grouped
 from .progress import print_warnings, progress_bar
@@ -82,7 +82,7 @@ def calibrate(
     from ..calibration import cache as caches
     from ..calibration.procedure import Calibration
 
-    require("matplotlib", "plot")
+    require_module("matplotlib", "plot")
     console = Console(stderr=True)
     _check_writable(out, force)
     confidence, settings = _confidence(promise.confidence), promise.setting or ()

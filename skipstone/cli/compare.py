@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..satellites import require
+from ..satellites import require_module
 from . import options
 from .files import check_targets, encode_picture, slug, write_atomically
 from .grouping import grouped
@@ -89,8 +89,8 @@ def run_comparison(
     from ..evaluation.subject import SampleRequest
     from .prompts import check_prompts
 
-    require("matplotlib", "plot")
-    require("skimage", "metrics")
+    require_module("matplotlib", "plot")
+    require_module("skimage", "metrics")
     console = Console(stderr=True)
     prompts = list(dict.fromkeys(prompts)) or [""]
     with console.status("Looking the model up ..."):

@@ -105,9 +105,9 @@ class ModelOptions:
         Args:
             guidance: Classifier-free guidance; the model's own by default.
         """
-        from ..evaluation.models import package_of
+        from ..evaluation.models import find_model_package
 
-        if package_of(self.model) is None:
+        if find_model_package(self.model) is None:
             return self._pipeline(self.model, guidance)
         if self.as_guest:
             return self._embedded_pipeline(guidance)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def check_prompts(prompts: Sequence[str], subject: Subject, console: Console) -> None:
     """Raise PromptError for prompts that the model cannot draw; warn of those that it was not trained for."""
     subject.check(prompts)
-    from ..evaluation.models import packages
+    from ..evaluation.models import model_packages
 
-    for package in packages():
+    for package in model_packages():
         if subject.name in package.names and (warning := package.warning(subject.name, prompts)):
             console.print(warning, style="yellow", markup=False, highlight=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..satellites import require
+from ..satellites import require_module
 from . import options
 from .grouping import grouped
 from .progress import print_warnings, progress_bar
@@ -87,7 +87,7 @@ def tune(
     from ..tuning.report import report_files, write_report
     from .files import check_targets
 
-    require("matplotlib", "plot")
+    require_module("matplotlib", "plot")
     console = Console(stderr=True)
     settings = wanted.settings(seed, batch)
     check_targets(report_files(out, settings.calls), force)

@@ -67,7 +67,7 @@ def _drive(
     watch: RunCallback | None,
 ) -> list[Result]:
     flows = [flow(p, solver, own.needs, own.sites) for p, own in zip(problems, policies, strict=True)]
-    drawn = [0] * len(flows)
+    num_noises = [0] * len(flows)
     results: dict[int, Result] = {}
     waiting: dict[int, Any] = {}
     inbox: dict[int, Any] = dict.fromkeys(range(len(flows)))
@@ -81,7 +81,7 @@ def _drive(
         if runs := {i: r for i, r in waiting.items() if isinstance(r, Run)}:
             inbox = _consult(runs, policies, watch)
         else:
-            inbox = answer_requests(waiting, backbone, problems, drawn)
+            inbox = answer_requests(waiting, backbone, problems, num_noises)
     return _mark_nonfinite([results[i] for i in range(len(flows))])
 
 
@@ -89,14 +89,14 @@ def answer_requests(
     waiting: Mapping[int, Any],
     backbone: Backbone,
     problems: Sequence[Problem] | Mapping[int, Problem],
-    drawn: MutableSequence[int] | MutableMapping[int, int],
+    num_noises: MutableSequence[int] | MutableMapping[int, int],
 ) -> dict[int, Any]:
     """Answers to one kind of request, the cheapest first, so that queries gather into full batches.
 
     Args:
         waiting: What flows ask for, by their numbers, decisions left out.
         backbone: The denoiser.
-        problems, drawn: The problem of each flow, and how many noises it was given; these are counted up.
+        problems, num_noises: The problem of each flow, and how many noises it was given; these are counted up.
 
     Raises:
         BackboneError: the backbone answered a different number of estimates than it was asked.
@@ -104,8 +104,8 @@ def answer_requests(
     if noises := {i: r for i, r in waiting.items() if isinstance(r, Noise)}:
         answers = {}
         for i, request in noises.items():
-            answers[i] = standard_normal(problems[i].seed, drawn[i] + 1, request.like)  # 0 is the initial noise
-            drawn[i] += 1
+            answers[i] = standard_normal(problems[i].seed, num_noises[i] + 1, request.like)  # 0 is the initial noise
+            num_noises[i] += 1
         return answers
     if measures := {i: r for i, r in waiting.items() if isinstance(r, ScalarsRequest)}:
         floats = iter(to_floats([v for m in measures.values() for v in m.values]))

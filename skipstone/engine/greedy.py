@@ -45,7 +45,7 @@ class GreedyPath:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ChiSquareTest:
     """Pearson's chi-square of a 2x2 table of calls and skips, one degree of freedom, uncorrected."""
 
     statistic: float
@@ -117,7 +117,7 @@ def get_called_steps(run: Run) -> tuple[bool, ...]:
     return tuple(map(called, run.accepted_attempts))
 
 
-def compare_paths(mine: Sequence[bool], other: Sequence[bool], warmup: int = 4) -> Agreement | None:
+def compare_paths(mine: Sequence[bool], other: Sequence[bool], warmup: int = 4) -> ChiSquareTest | None:
     """Whether two paths call and skip the same steps more often than chance.
 
     Args:
@@ -134,4 +134,4 @@ def compare_paths(mine: Sequence[bool], other: Sequence[bool], warmup: int = 4) 
     if any(sum(row) == 0 for row in table) or any(sum(column) == 0 for column in zip(*table, strict=True)):
         return None
     found = chi2_contingency(table, correction=False)
-    return Agreement(float(found.statistic), float(found.pvalue))
+    return ChiSquareTest(float(found.statistic), float(found.pvalue))

@@ -100,8 +100,8 @@ def make_node_rewriter(mask: Any, line: NoisePath, schedule: Schedule) -> Callab
         x, e = line.at(node.t, schedule), node.estimate
         output = e.output
         if output is not None:
-            said = from_x0(e.prediction, line.x0, x, schedule.alpha(node.t), schedule.sigma(node.t))
-            output = output + mask * (said - output)
+            refined_output = from_x0(e.prediction, line.x0, x, schedule.alpha(node.t), schedule.sigma(node.t))
+            output = output + mask * (refined_output - output)
         clean = Estimate(e.x0 + mask * (line.x0 - e.x0), e.cost, output, e.prediction)
         return node._replace(x=node.x + mask * (x - node.x), estimate=clean)
 

@@ -46,7 +46,7 @@ class Signal:
 
     name: ClassVar[str]
 
-    def measure(self, moment: StepContext) -> Any | None:
+    def measure(self, context: StepContext) -> Any | None:
         """The value as a 0-d array, or several as a 1-d array; None where it cannot be known."""
         raise NotImplementedError
 
@@ -111,8 +111,8 @@ class LatentChange(Signal):
 
     name: ClassVar[str] = "latent_change"
 
-    def measure(self, moment: StepContext) -> Any:
-        return mean_abs(moment.step.x - moment.x)
+    def measure(self, context: StepContext) -> Any:
+        return mean_abs(context.step.x - context.x)
 
 
 @register("signal")
@@ -122,9 +122,9 @@ class PredictionChange(Signal):
 
     name: ClassVar[str] = "prediction_change"
 
-    def measure(self, moment: StepContext) -> Any | None:
-        real = [n for n in moment.fresh if n.real]
-        earlier = [n for n in moment.nodes if n.t > moment.t]
+    def measure(self, context: StepContext) -> Any | None:
+        real = [n for n in context.fresh if n.real]
+        earlier = [n for n in context.nodes if n.t > context.t]
         if not real or not earlier:
             return None
         now, before = real[0].estimate.x0, earlier[-1].estimate.x0
@@ -138,10 +138,10 @@ class LocalError(Signal):
 
     name: ClassVar[str] = "error"
 
-    def measure(self, moment: StepContext) -> Any | None:
-        if moment.step.error is None:
+    def measure(self, context: StepContext) -> Any | None:
+        if context.step.error is None:
             return None
-        return rms(moment.step.error) / (rms(moment.step.x) + 1e-12)
+        return rms(context.step.error) / (rms(context.step.x) + 1e-12)
 
 
 @register("signal")
@@ -158,14 +158,14 @@ class Disagreement(Signal):
     clock: Clock = "logsnr"
     name: ClassVar[str] = "disagreement"
 
-    def measure(self, moment: StepContext) -> Any | None:
-        real = [n for n in moment.fresh if n.real]
-        if not real or len(moment.nodes) <= self.order:
+    def measure(self, context: StepContext) -> Any | None:
+        real = [n for n in context.fresh if n.real]
+        if not real or len(context.nodes) <= self.order:
             return None
         node, how = real[0], Forecast(self.order, self.of, self.clock)
-        guess = forecast(moment.nodes, how, moment.schedule, node.x, node.t)
+        guess = forecast(context.nodes, how, context.schedule, node.x, node.t)
         guessed = Node(node.t, node.x, guess)
-        return rms(get_prediction(guessed, self.of, moment.schedule) - get_prediction(node, self.of, moment.schedule))
+        return rms(get_prediction(guessed, self.of, context.schedule) - get_prediction(node, self.of, context.schedule))
 
 
 @register("signal")
@@ -184,19 +184,19 @@ class Stability(Signal):
     of: PredictionType = "eps"
     name: ClassVar[str] = "stability"
 
-    def measure(self, moment: StepContext) -> Any | None:
-        nodes = [*moment.timeline, *moment.fresh[:1]][-3:]
-        if len(nodes) < 3 or not moment.fresh:
+    def measure(self, context: StepContext) -> Any | None:
+        nodes = [*context.timeline, *context.fresh[:1]][-3:]
+        if len(nodes) < 3 or not context.fresh:
             return None
-        real = [n for n in (*moment.nodes, nodes[-1]) if n.real]
+        real = [n for n in (*context.nodes, nodes[-1]) if n.real]
         if self.of == "flow":
             if not nodes[-1].real:
                 return 0.0 * mean_abs(nodes[-1].x)
-            y2, y1, y0 = (upcast(get_prediction(n, "flow", moment.schedule)) for n in repeated_calls(nodes, real))
+            y2, y1, y0 = (upcast(get_prediction(n, "flow", context.schedule)) for n in repeated_calls(nodes, real))
             return (2.0 * y1 - y0 - y2).mean()
-        y2, y1, y0 = slopes(nodes, real, self.of, moment.schedule)
-        ahead = extrapolate_latent(nodes, real, self.of, moment.schedule)
-        return ((upcast(moment.step.x) - upcast(ahead)) * (y0 - 2.0 * y1 + y2)).mean()
+        y2, y1, y0 = slopes(nodes, real, self.of, context.schedule)
+        ahead = extrapolate_latent(nodes, real, self.of, context.schedule)
+        return ((upcast(context.step.x) - upcast(ahead)) * (y0 - 2.0 * y1 + y2)).mean()
 
 
 @register("signal")
@@ -215,12 +215,12 @@ class ImageFeatures(Signal):
     by: str = ""
     name: ClassVar[str] = "look"
 
-    def measure(self, moment: StepContext) -> Any | None:
-        node = moment.first_new_call
+    def measure(self, context: StepContext) -> Any | None:
+        node = context.first_new_call
         return (
             None
-            if node is None or moment.feature_extractors is None
-            else moment.feature_extractors(self.by).image_features(node.estimate.x0)
+            if node is None or context.feature_extractors is None
+            else context.feature_extractors(self.by).image_features(node.estimate.x0)
         )
 
 
@@ -236,7 +236,7 @@ class PromptFeatures(Signal):
     by: str = ""
     name: ClassVar[str] = "words"
 
-    def measure(self, moment: StepContext) -> Any | None:
-        if moment.nodes or moment.first_new_call is None or moment.feature_extractors is None:
+    def measure(self, context: StepContext) -> Any | None:
+        if context.nodes or context.first_new_call is None or context.feature_extractors is None:
             return None
-        return moment.feature_extractors(self.by).prompt_features()
+        return context.feature_extractors(self.by).prompt_features()

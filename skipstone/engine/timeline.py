@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..satellites import require
+from ..satellites import require_module
 from .contracts import Attempt, Cached, Finish, Forecast, Refine, Run
 from .flow import FREEZE
 
@@ -24,7 +24,7 @@ COLOURS = {
 
 
 @dataclass(frozen=True)
-class Panel:
+class TimelinePanel:
     """Runs under one title, each with its label."""
 
     title: str
@@ -56,9 +56,9 @@ def grid_position(run: Run, t: float) -> float:
     return float(len(run.grid) - 1)
 
 
-def timeline(panels: Sequence[Panel]) -> Figure:
+def plot_timeline(panels: Sequence[TimelinePanel]) -> Figure:
     """A panel for each group of runs, a row for each run, a bar for each attempt. Raises MissingPackage."""
-    require("matplotlib", "plot")
+    require_module("matplotlib", "plot")
     from matplotlib.figure import Figure
 
     heights = [len(p.runs) * 0.27 + 0.7 for p in panels]
@@ -71,7 +71,7 @@ def timeline(panels: Sequence[Panel]) -> Figure:
     return figure
 
 
-def _draw(axis: Any, panel: Panel) -> None:
+def _draw(axis: Any, panel: TimelinePanel) -> None:
     axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold")
     steps = max(len(run.grid) - 1 for _, run in panel.runs)
     for row, (_, run) in enumerate(panel.runs):
@@ -94,7 +94,7 @@ def _shorten(label: str, limit: int = 46) -> str:
     return label if len(label) <= limit else label[: limit - 1].rstrip() + "…"
 
 
-def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
+def _legend(figure: Figure, panels: Sequence[TimelinePanel]) -> None:
     """A key to the kinds that occur, and no others."""
     from matplotlib.patches import Patch
 

@@ -115,10 +115,10 @@ def from_json(text: str) -> Trace:
     run = document.get("run")
     if isinstance(run, dict):
         run = {"prompt": [], **run}  # traces had none before agents looked at it
-    return Trace(_run(_object(run, Run, "run")), meta)
+    return Trace(_parse_run(_check_fields(run, Run, "run")), meta)
 
 
-def _object(value: Any, cls: type, where: str) -> dict[str, Any]:
+def _check_fields(value: Any, cls: type, where: str) -> dict[str, Any]:
     """The value, an object with exactly the fields of a class."""
     names = {f.name for f in fields(cls)}
     if not isinstance(value, dict):
@@ -154,44 +154,44 @@ def _numbers(value: Any, where: str) -> dict[str, float]:
     return {k: _number(v, f"{where}.{k}") for k, v in value.items()}
 
 
-def _run(d: dict[str, Any]) -> Run:
+def _parse_run(d: dict[str, Any]) -> Run:
     grid, clocks = (
         tuple(_number(v, f"run.{key}[{i}]") for i, v in enumerate(_list(d[key], f"run.{key}")))
         for key in ("grid", "clocks")
     )
     if len(grid) < 2 or len(grid) != len(clocks):
         raise TraceError(f"Expected a grid and as many clocks, at least two, got {len(grid)} and {len(clocks)}.")
-    past = tuple(_attempt(a, f"run.past[{i}]") for i, a in enumerate(_list(d["past"], "run.past")))
-    pending = None if d["pending"] is None else _attempt(d["pending"], "run.pending")
+    past = tuple(_parse_attempt(a, f"run.past[{i}]") for i, a in enumerate(_list(d["past"], "run.past")))
+    pending = None if d["pending"] is None else _parse_attempt(d["pending"], "run.pending")
     stages, branches = (_integer(d[key], f"run.{key}") for key in ("stages", "branches"))
     t, t_end = (_number(d[key], f"run.{key}") for key in ("t", "t_end"))
     prompt = tuple(_number(v, f"run.prompt[{i}]") for i, v in enumerate(_list(d["prompt"], "run.prompt")))
     return Run(t, t_end, grid, clocks, stages, branches, past, pending, prompt)
 
 
-def _attempt(value: Any, where: str) -> Attempt:
-    d = _object(value, Attempt, where)
+def _parse_attempt(value: Any, where: str) -> Attempt:
+    d = _check_fields(value, Attempt, where)
     t, t_next, cost = (_number(d[key], f"{where}.{key}") for key in ("t", "t_next", "cost"))
     if d["accepted"] not in (None, True, False):
         raise TraceError(f"Expected `{where}.accepted` to be true, false or null, got {d['accepted']!r}.")
-    plan = _plan(d["plan"], f"{where}.plan")
+    plan = _parse_plan(d["plan"], f"{where}.plan")
     return Attempt(t, t_next, plan, cost, _numbers(d["signals"], f"{where}.signals"), d["accepted"])
 
 
-def _plan(value: Any, where: str) -> Plan:
-    d = _object(value, Plan, where)
+def _parse_plan(value: Any, where: str) -> Plan:
+    d = _check_fields(value, Plan, where)
     if not isinstance(d["accept"], bool):
         raise TraceError(f"Expected `{where}.accept` to be true or false, got {d['accept']!r}.")
     why = tuple(_list(d["why"], f"{where}.why", str))
-    evaluate, t_next = _evaluate(d["evaluate"], f"{where}.evaluate"), _number(d["t_next"], f"{where}.t_next")
+    evaluate, t_next = _parse_evaluation(d["evaluate"], f"{where}.evaluate"), _number(d["t_next"], f"{where}.t_next")
     return Plan(evaluate, t_next, d["accept"], why, _numbers(d["memo"], f"{where}.memo"))
 
 
-def _evaluate(value: Any, where: str) -> Evaluate:
+def _parse_evaluation(value: Any, where: str) -> Evaluate:
     kind = EVALUATION_CLASSES.get(str(value.get("kind"))) if isinstance(value, dict) else None
     if kind is None:
         raise TraceError(f"Expected `{where}` to be of a kind among {', '.join(EVALUATION_CLASSES)}, got {value!r}.")
-    d = {k: v for k, v in _object(value, kind, where).items() if k != "kind"}
+    d = {k: v for k, v in _check_fields(value, kind, where).items() if k != "kind"}
     for key in ("order", "steps", "edge"):
         if key in d:
             _integer(d[key], f"{where}.{key}")

@@ -17,7 +17,7 @@ from .pixels import flatten_frames
 from .subject import GeneratedSample, SampleRequest, Subject
 
 ComparisonProgressCallback: TypeAlias = Callable[[int, int, int, float], None]  # column, repeat, sample, share done
-ORDER = ("psnr", "ssim", "judge")  # of what is measured; other metrics follow by name
+METRIC_ORDER = ("psnr", "ssim", "judge")  # of what is measured; other metrics follow by name
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,7 @@ def _measure_cells(
 ) -> tuple[tuple[ComparisonCell, ...], ...]:
     """Every sample of every column, compared with column 0."""
     metrics = [m for m in measured.metrics if not m.counts_calls]
-    metrics.sort(key=lambda m: ORDER.index(m.name) if m.name in ORDER else len(ORDER))
+    metrics.sort(key=lambda m: METRIC_ORDER.index(m.name) if m.name in METRIC_ORDER else len(METRIC_ORDER))
     judge = subject.judge
     found = []
     for row, samples in zip(pictures, generated, strict=True):

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..metrics.closeness import format_decibels
 from .columns import Column
 from .compare import Comparison, ComparisonCell
-from .pixels import first_frame, quantise
+from .pixels import first_frame, to_uint8
 
 PAPER, INK, QUIET, RULE = (252, 252, 250), (28, 30, 34), (108, 112, 120), (222, 223, 226)
 GOOD = (20, 110, 84)
@@ -99,7 +99,7 @@ def _tall(result: Comparison) -> int:
 
 
 def _tile(page: Image.Image, draw: ImageDraw.ImageDraw, cell: ComparisonCell, c: int, top: int, tall: int) -> None:
-    picture = Image.fromarray(quantise(first_frame(cell.pixels)))
+    picture = Image.fromarray(to_uint8(first_frame(cell.pixels)))
     scale = min(TILE / picture.width, tall / picture.height)
     # Whole multiples keep the pixels of a small picture square; larger ones are made smaller smoothly.
     way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS

@@ -18,7 +18,7 @@ from ..integrations.identity import identity
 from ..integrations.torch import CallCounter
 from ..policies.certified import Certified
 from .columns import Column, Sampler
-from .models import EmbeddedModel, ModelPackage, load_embedded, package_of
+from .models import EmbeddedModel, ModelPackage, find_model_package, load_embedded
 from .subject import GeneratedSample, SampleProgressCallback, SampleRequest
 
 # The best fixed sampler on Pebble among those tried.
@@ -56,7 +56,7 @@ class EngineSubject:
 
     @cached_property
     def _package(self) -> ModelPackage:
-        package = package_of(self.model)
+        package = find_model_package(self.model)
         assert package is not None, self.model
         return package
 

@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER, INK, QUIET, RULE = "#fcfcfa", "#1c1e22", "#6c7078", "#dedfe2"
-VARIABLES = {PAPER: "var(--paper)", INK: "var(--ink)", QUIET: "var(--quiet)", RULE: "var(--rule)"}
+CSS_VARIABLES = {PAPER: "var(--paper)", INK: "var(--ink)", QUIET: "var(--quiet)", RULE: "var(--rule)"}
 OURS = ("#0a6ebd", "#0f9d77", "#7b4fc9", "#c2378f", "#1aa3b8")
 PEERS = ("#d95f02", "#c79a00", "#b4483a", "#8a6d3b", "#e07b91", "#9a7d0a", "#b5651d")
 
 
-def png(figure: Figure) -> bytes:
+def figure_to_png(figure: Figure) -> bytes:
     """The bytes of a PNG file."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
     return buffer.getvalue()
 
 
-def svg(figure: Figure, name: str) -> str:
+def figure_to_svg(figure: Figure, name: str) -> str:
     """An SVG element to stand inside a page: in the page's own colours and font, its ids its own, no namespaces."""
     import matplotlib
 
@@ -38,6 +38,6 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r" font-family: [^;\"]*;?|font: (?=[\d.]+px)", "", text)
     text = re.sub(r'id="((?:band|low|line|row)-[\d-]+)"', r'data-mark="\1"', text)
     text = re.sub(r' id="(?!' + name + r'"|[a-z]+[0-9a-f]{10}")[^"]*"', "", text)  # two figures must not share ids
-    for colour, variable in VARIABLES.items():
+    for colour, variable in CSS_VARIABLES.items():
         text = text.replace(colour, variable)
     return text

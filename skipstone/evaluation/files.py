@@ -11,10 +11,10 @@ from pathlib import Path
 from ..errors import BenchError
 
 REFERENCES = "references"  # folder of what pictures are compared with
-IDENTICAL = 99.0  # dB that stand for infinity, which JSON does not have
+IDENTICAL_PSNR = 99.0  # dB that stand for infinity, which JSON does not have
 
 
-def put(path: Path, content: bytes) -> Path:
+def write_file(path: Path, content: bytes) -> Path:
     """Write a file under a temporary name and move it into place. Raises BenchError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

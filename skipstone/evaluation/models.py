@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..engine.requests import Problem
 from ..errors import ModelError
-from ..satellites import install_hint, points
+from ..satellites import install_hint, list_entry_points
 from .prompt import Prompt
 
 
@@ -69,18 +69,18 @@ class ModelPackage(Protocol):
 
 
 @functools.cache
-def packages() -> tuple[ModelPackage, ...]:
+def model_packages() -> tuple[ModelPackage, ...]:
     """Every package of models that is installed."""
-    return tuple(point.load() for point in points("models"))
+    return tuple(point.load() for point in list_entry_points("models"))
 
 
-def package_of(model: Any) -> ModelPackage | None:
+def find_model_package(model: Any) -> ModelPackage | None:
     """The package whose model this is, None where it is nobody's: then it is a diffusers pipeline.
 
     Raises:
         ModelError: the name of a model whose package is not installed.
     """
-    for package in packages():
+    for package in model_packages():
         if package.owns(model):
             return package
     if isinstance(model, str) and (hint := install_hint("model", model)) and not Path(model).exists():
@@ -90,9 +90,9 @@ def package_of(model: Any) -> ModelPackage | None:
 
 def load_embedded(model: str, guidance: float | None = None) -> EmbeddedModel:
     """A model of a package by its name or folder. Raises ModelError where it is nobody's."""
-    package = package_of(model)
+    package = find_model_package(model)
     if package is None:  # the error of a package says what it expects
-        found = packages()
+        found = model_packages()
         if not found:
             raise ModelError(f"No package of models is installed, so that {model} cannot be loaded.")
         package = found[0]

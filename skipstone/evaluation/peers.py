@@ -73,7 +73,7 @@ class Peer:
         with (
             restore_modules(pipe),
             around_each_run(pipe, None if self.skips_work else self.run) as runs,
-            self._put_on(pipe) as running,
+            self._install_quietly(pipe) as running,
         ):
             with watch_savings(denoiser_of(pipe), self.probe_modules(pipe)) as savings:
                 runs.append(lambda call: savings.run())
@@ -103,7 +103,7 @@ class Peer:
         return bare(pipe, **call_arguments)
 
     @contextmanager
-    def _put_on(self, pipe: Any) -> Iterator[CallContextFactory]:
+    def _install_quietly(self, pipe: Any) -> Iterator[CallContextFactory]:
         """`install`, without what peers log when they are put on and taken off."""
         block = self.install(pipe)
         with quiet_logging():

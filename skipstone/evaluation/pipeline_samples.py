@@ -36,14 +36,14 @@ def _status(x: Any) -> Status:
     return Status.done if np.isfinite(x).all() else Status.nonfinite
 
 
-def samples_from_account(output: Any, account: RunStats, latents: Sequence[Any]) -> list[GeneratedSample]:
+def samples_from_run_stats(output: Any, run_stats: RunStats, latents: Sequence[Any]) -> list[GeneratedSample]:
     """The samples of one adapted call."""
     count = len(latents)
-    if not len(account) or len(account) % count:
-        raise GuestError(f"{count} samples were asked for and {len(account)} denoised; draw them one by one.")
+    if not len(run_stats) or len(run_stats) % count:
+        raise GuestError(f"{count} samples were asked for and {len(run_stats)} denoised; draw them one by one.")
     generated = []
     for s, x in enumerate(to_pixels(output)):
-        parts: list[SampleStats] = list(account)[s::count]  # of one trajectory after another
+        parts: list[SampleStats] = list(run_stats)[s::count]  # of one trajectory after another
         calls, full = sum(p.calls for p in parts), sum(p.full_calls for p in parts)
         run = parts[0].run
         generated.append(GeneratedSample(x, run, calls, full, _status(x), latents[s], run.branches))

@@ -20,7 +20,7 @@ from .columns import FIXED_POLICY, Column, Sampler
 from .cost import BackwardCallCounter
 from .engine_subject import verify_calls
 from .latent_recorder import record_latents
-from .pipeline_samples import apply_peer, samples_from_account, samples_from_peer
+from .pipeline_samples import apply_peer, samples_from_peer, samples_from_run_stats
 from .step_timer import track_steps
 from .subject import GeneratedSample, SampleProgressCallback, SampleRequest
 
@@ -257,7 +257,7 @@ class PipelineSubject:
                     generated += samples_from_peer(output, latents, calls, column.steps, branches, back)
                     seconds += clock.seconds
                 else:
-                    generated += samples_from_account(output, adapted.last, latents)
+                    generated += samples_from_run_stats(output, adapted.last, latents)
                     seconds += clock.seconds if clock.loops else sum(sample.seconds for sample in adapted.last)
             entered = sum(counter.charged_rows for counter in counters)
         verify_calls(column, sum(m.calls for m in generated), entered / generated[0].branches)

@@ -57,7 +57,7 @@ def first_frame(picture: Any) -> Any:
     return picture[0] if picture.ndim == 4 else picture
 
 
-def quantise(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+def to_uint8(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Pixels in [0, 1] as 8-bit values, rounded to the nearest."""
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
@@ -72,7 +72,7 @@ def encode_image(file_format: str, pixels: Any, **options: Any) -> bytes:
     """
     from PIL import Image
 
-    frames = [Image.fromarray(frame) for frame in quantise(pixels if pixels.ndim == 4 else pixels[None])]
+    frames = [Image.fromarray(frame) for frame in to_uint8(pixels if pixels.ndim == 4 else pixels[None])]
     if len(frames) > 1 or file_format == "WEBP":
         options |= {"save_all": True, "append_images": frames[1:], "duration": 1000 // FPS, "loop": 0}
     buffer = BytesIO()

@@ -12,7 +12,7 @@ from typing import Any
 from .. import registry
 from ..errors import PromptError
 from ..satellites import install_hint
-from .models import ModelPackage, packages
+from .models import ModelPackage, model_packages
 from .prompt import Prompt as Prompt
 from .prompt_files import read_prompts
 
@@ -84,7 +84,7 @@ def sample_prompts(prompts: Sequence[Prompt], limit: int, seed: int) -> list[Pro
 
 def prompt_sets() -> dict[str, tuple[str, ModelPackage]]:
     """The sets that packages of models bring: name -> what is in it, and whose it is."""
-    return {name: (about, package) for package in packages() for name, about in package.prompt_sets.items()}
+    return {name: (about, package) for package in model_packages() for name, about in package.prompt_sets.items()}
 
 
 def seeded_key(seed: int, *words: str) -> bytes:

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 from ..errors import SkipstoneError, SpecError
 from ..metrics import PSNR, Sample
 from .columns import Column, parse_column
-from .files import IDENTICAL, REFERENCES, put, safe_file_name
+from .files import IDENTICAL_PSNR, REFERENCES, safe_file_name, write_file
 from .pixels import flatten_frames
 from .prompts import Prompt
 from .subject import SampleRequest, Subject
@@ -122,7 +122,7 @@ class References:
             return {}
         first, second = (self.load_or_draw(subject, eval_samples, column) for column in self.converged[:2])
         found = [
-            min(IDENTICAL, PSNR().measure(Sample(flatten_frames(b.pixels), reference=flatten_frames(a.pixels))))
+            min(IDENTICAL_PSNR, PSNR().measure(Sample(flatten_frames(b.pixels), reference=flatten_frames(a.pixels))))
             for a, b in zip(first, second, strict=True)
         ]
         return {"median": statistics.median(found), "worst": min(found), "samples": len(found)}
@@ -138,7 +138,7 @@ class References:
         if picture.latent is not None:
             arrays["latent"] = np.asarray(picture.latent, np.float32)
         np.savez(buffer, **arrays)
-        put(path, buffer.getvalue())
+        write_file(path, buffer.getvalue())
         return self._read(path)
 
     def _read(self, path: Path) -> RunOutput | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 
-from ..engine.timeline import Panel
-from ..engine.timeline import timeline as plot_timeline
+from ..engine.timeline import TimelinePanel, plot_timeline
 from .compare import Comparison
 
 
@@ -17,8 +16,8 @@ def render_timeline(result: Comparison) -> bytes:
     return buffer.getvalue()
 
 
-def _panel(result: Comparison, c: int) -> Panel:
+def _panel(result: Comparison, c: int) -> TimelinePanel:
     column = result.columns[c]
     name = f"full run: {column.spec}" if c == 0 else column.label
     runs = [(result.title(cell), cell.result.run) for cell in result.cells[c] if cell.result.run is not None]
-    return Panel(f"{name}  ({result.mean_calls(c):.1f} calls)", runs)
+    return TimelinePanel(f"{name}  ({result.mean_calls(c):.1f} calls)", runs)

@@ -39,7 +39,7 @@ def load_policy(
 
 def check_identity(policy: Certified, pipe: Any) -> None:
     """Raise CertificateError where a pipeline, or a `Pebble`, is not what the certificate was made for."""
-    found = {**identity(pipe), **prefix_keys("scheduler", scheduler_facts(getattr(pipe, "scheduler", None)))}
+    found = {**identity(pipe), **prefix_keys("scheduler", scheduler_to_config(getattr(pipe, "scheduler", None)))}
     policy.check(found, f"this {type(pipe).__name__}")
 
 
@@ -80,7 +80,7 @@ def digest(parts: Mapping[str, Any]) -> str:
     return found.hexdigest()
 
 
-def scheduler_facts(scheduler: Any) -> dict[str, Any]:
+def scheduler_to_config(scheduler: Any) -> dict[str, Any]:
     """Class and configuration of a scheduler, as JSON gives them back; empty where there is none."""
     if scheduler is None:
         return {}
@@ -90,8 +90,8 @@ def scheduler_facts(scheduler: Any) -> dict[str, Any]:
     return facts
 
 
-def build_scheduler(facts: Mapping[str, Any]) -> Any:
-    """The scheduler that `scheduler_facts` describes."""
+def scheduler_from_config(facts: Mapping[str, Any]) -> Any:
+    """The scheduler that `scheduler_to_config` describes."""
     import diffusers
 
     kind = getattr(diffusers, facts["class"])

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from ..errors import MetricError
 from ..registry import register
-from ..satellites import require
+from ..satellites import require_module
 from .base import Metric, Sample, get_image_pair
 
 
@@ -68,7 +68,7 @@ class SSIM(Metric):
         return f"{value:.3f}"
 
     def measure(self, sample: Sample) -> float:
-        require("skimage", "metrics")
+        require_module("skimage", "metrics")
         from skimage.metrics import structural_similarity
 
         ours, theirs = get_image_pair(self, sample)

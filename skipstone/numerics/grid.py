@@ -141,13 +141,13 @@ class _SigmaGrid(Grid):
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
         top, bottom = schedule.clock(1.0), schedule.clock(1.0 / num_train_timesteps(schedule))
-        loud = -top if top > -CLOCK_LIMIT else LOG_SIGMA_MAX
-        if loud <= -bottom:
+        log_sigma_start = -top if top > -CLOCK_LIMIT else LOG_SIGMA_MAX
+        if log_sigma_start <= -bottom:
             raise SpecError(f"{self.name}: the schedule's noise does not fall from t=1 to its first timestep.")
-        levels = [self._level(loud, -bottom, i / max(1, steps - 1)) for i in range(steps)]
+        levels = [self._level(log_sigma_start, -bottom, i / max(1, steps - 1)) for i in range(steps)]
         return [1.0, *(schedule.time(-level) for level in levels[1:])]
 
-    def _level(self, loud: float, quiet: float, way: float) -> float:
+    def _level(self, log_sigma_start: float, log_sigma_end: float, fraction: float) -> float:
         """log(sigma / alpha) this share of the way."""
         raise NotImplementedError
 
@@ -178,9 +178,9 @@ class Karras(_SigmaGrid):
         if not self.rho >= 1.0:
             raise SpecError(f"karras: expected rho >= 1, got {self.rho}.")
 
-    def _level(self, loud: float, quiet: float, way: float) -> float:
-        a, b = math.exp(loud / self.rho), math.exp(quiet / self.rho)
-        return self.rho * math.log(a + way * (b - a))
+    def _level(self, log_sigma_start: float, log_sigma_end: float, fraction: float) -> float:
+        a, b = math.exp(log_sigma_start / self.rho), math.exp(log_sigma_end / self.rho)
+        return self.rho * math.log(a + fraction * (b - a))
 
 
 @register("grid")
@@ -196,5 +196,5 @@ class LogSNR(_SigmaGrid):
 
     name: ClassVar[str] = "logsnr"
 
-    def _level(self, loud: float, quiet: float, way: float) -> float:
-        return loud + way * (quiet - loud)
+    def _level(self, log_sigma_start: float, log_sigma_end: float, fraction: float) -> float:
+        return log_sigma_start + fraction * (log_sigma_end - log_sigma_start)

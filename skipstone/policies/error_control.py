@@ -100,17 +100,17 @@ class ErrorControl(Policy):
 
     def _expected(self, run: Run, t_next: float) -> float:
         """Error of all forecasts since the last call, were the next step one of them."""
-        kept = run.accepted_attempts
-        last = len(kept) - 1 - run.num_consecutive_forecasts
-        if last < 0 or self.signal not in kept[last].signals:
+        accepted = run.accepted_attempts
+        last = len(accepted) - 1 - run.num_consecutive_forecasts
+        if last < 0 or self.signal not in accepted[last].signals:
             return math.inf
         nodes = self._nodes(run)
-        before = [n for n in nodes if n > kept[last].t]
-        spread = self._spread(run, before, kept[last].t)
+        before = [n for n in nodes if n > accepted[last].t]
+        spread = self._spread(run, before, accepted[last].t)
         if spread == 0.0:
             return math.inf
-        c = kept[last].signals[self.signal] / spread
-        steps = [(a.t, a.t_next) for a in kept[last + 1 :]] + [(run.next_start, t_next)]
+        c = accepted[last].signals[self.signal] / spread
+        steps = [(a.t, a.t_next) for a in accepted[last + 1 :]] + [(run.next_start, t_next)]
         return sum(c * self._spread(run, nodes, t) * self._weight(run, t, t_end) for t, t_end in steps)
 
     def _nodes(self, run: Run) -> list[float]:

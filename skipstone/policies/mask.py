@@ -60,10 +60,10 @@ class Mask(Policy):
         return self.step_mask.plan(run, proposal)
 
 
-def parse_steps(spelt: str) -> frozenset[int]:
+def parse_steps(text: str) -> frozenset[int]:
     """The numbers of "3,4,6-8"; `format_steps` inverts it. Raises SpecError."""
     found: set[int] = set()
-    for part in filter(None, (part.strip() for part in str(spelt).split(","))):
+    for part in filter(None, (part.strip() for part in str(text).split(","))):
         match = RANGE_PATTERN.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:

@@ -82,8 +82,8 @@ class PID(Policy):
 
     def _factor(self, run: Run) -> float:
         """By how much the next step is longer than the pending one."""
-        kept = [a for a in run.past if a.accepted]
-        recent = [run.pending, *reversed(kept)]
+        accepted = [a for a in run.past if a.accepted]
+        recent = [run.pending, *reversed(accepted)]
         gains = (self.p + self.i + self.d, -(self.p + 2 * self.d), self.d)
         factor = self.safety
         for attempt, gain in zip(recent, gains, strict=False):

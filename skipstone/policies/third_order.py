@@ -56,13 +56,17 @@ class ThirdOrder(Policy):
         build_forecast(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        kept = run.accepted_attempts
+        accepted = run.accepted_attempts
         bound = (
-            len(kept) < self.warmup
+            len(accepted) < self.warmup
             or run.is_in_tail(proposal, self.tail)
             or run.num_consecutive_forecasts >= self.max_skip
         )
-        if bound or not proposal.is_unamended or relative_curvature([a.signals[CHANGE] for a in kept[-3:]]) > self.tol:
+        if (
+            bound
+            or not proposal.is_unamended
+            or relative_curvature([a.signals[CHANGE] for a in accepted[-3:]]) > self.tol
+        ):
             return proposal
         return replace(proposal, evaluate=build_forecast(self))
 

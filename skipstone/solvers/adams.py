@@ -139,7 +139,7 @@ def linear_share(nodes: Sequence[AdamsNode], end: float) -> Any:
     return constant * constant / (constant * constant + linear * linear * (r * r) + 1e-20)
 
 
-def predictor(nodes: Sequence[AdamsNode], end: float) -> Any:
+def predictor_increment(nodes: Sequence[AdamsNode], end: float) -> Any:
     """What the step from the last node to the angle `end` adds to z."""
     here = nodes[-1].angle
     constant = integrate_nodes(nodes[-1:], here, end)
@@ -195,9 +195,9 @@ class Adams(Solver):
     def step(
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
     ) -> Generator[Query | Noise, Any, Step]:
-        said = make_pair_node if self.of == "pair" else clean
-        here = said(Node(t, x, (yield Query(x, t))), schedule)
-        nodes = [said(node, schedule) for node in _earlier_nodes(past, t)[-3:]]
+        make_node = make_pair_node if self.of == "pair" else clean
+        here = make_node(Node(t, x, (yield Query(x, t))), schedule)
+        nodes = [make_node(node, schedule) for node in _earlier_nodes(past, t)[-3:]]
         end = schedule.angle(t_next)
         z = x * (1.0 / sample_norm(schedule, t))
         correction = self._correction(nodes, here) if nodes else 0.0
@@ -206,13 +206,13 @@ class Adams(Solver):
             if end > 0.0
             else z * decay_factor(here, end) + correction * correction_share(here.angle)
         )
-        z = z + predictor([*nodes, here], end)
+        z = z + predictor_increment([*nodes, here], end)
         return Step(cast_like(z * sample_norm(schedule, t_next), x))
 
     def _correction(self, nodes: list[AdamsNode], here: AdamsNode) -> Any:
         """What the step that led here would have added, had it known this estimate, less what it did add."""
         corrected = integrate_nodes([*nodes, here][-3:], nodes[-1].angle, here.angle)
-        return corrected - predictor(nodes, here.angle)
+        return corrected - predictor_increment(nodes, here.angle)
 
 
 def _earlier_nodes(past: Sequence[Node], t: float) -> list[Node]:

@@ -15,14 +15,14 @@ from ..registry import register
 from .ddpm import forward_variance
 
 
-def gain(t: float, t_next: float, schedule: Schedule) -> float:
+def x0_weight(t: float, t_next: float, schedule: Schedule) -> float:
     """What a constant clean estimate adds to x on the way from t to t_next: alpha_next (1 - exp(-h))."""
     return schedule.alpha(t_next) - schedule.sigma(t_next) / schedule.sigma(t) * schedule.alpha(t)
 
 
 def ddim_update(x: Any, x0: Any, t: float, t_next: float, schedule: Schedule) -> Any:
     """x moved from t to t_next along a constant clean estimate."""
-    return weighted_sum([schedule.sigma(t_next) / schedule.sigma(t), gain(t, t_next, schedule)], [x, x0])
+    return weighted_sum([schedule.sigma(t_next) / schedule.sigma(t), x0_weight(t, t_next, schedule)], [x, x0])
 
 
 @register("solver")

@@ -13,7 +13,7 @@ from ..numerics.array import weighted_sum
 from ..numerics.exponential import exponential_weights
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
-from .ddim import ddim_update, gain
+from .ddim import ddim_update, x0_weight
 
 
 def earlier_estimates(past: Sequence[Node], t: float, schedule: Schedule) -> list[tuple[float, Any]]:
@@ -28,7 +28,9 @@ def earlier_estimates(past: Sequence[Node], t: float, schedule: Schedule) -> lis
     return nodes[::-1]
 
 
-def history(past: Sequence[Node], t: float, t_next: float, schedule: Schedule, count: int) -> list[tuple[float, Any]]:
+def usable_history(
+    past: Sequence[Node], t: float, t_next: float, schedule: Schedule, count: int
+) -> list[tuple[float, Any]]:
     """The last `count` of `earlier_estimates`, or none where a polynomial would be wanted at an infinite clock."""
     if count < 1 or schedule.sigma(t_next) == 0.0 or abs(schedule.clock(t)) >= CLOCK_LIMIT:
         return []
@@ -44,7 +46,7 @@ def step_ratio(times: Sequence[float], t_next: float, schedule: Schedule) -> flo
 def multistep_weights(times: Sequence[float], t_next: float, schedule: Schedule) -> list[float]:
     """What each clean estimate at `times`, the last of them here, adds to x in a step of order len(times)."""
     t = times[-1]
-    w = gain(t, t_next, schedule)
+    w = x0_weight(t, t_next, schedule)
     if len(times) == 1:
         return [w]
     if len(times) == 2:  # the published midpoint form; exact integration differs by a third-order term
@@ -62,7 +64,7 @@ def released_weights(times: Sequence[float], t_next: float, schedule: Schedule) 
     first, second = h / h0, h / h1  # D1_0 = first (m0 - m1), D1_1 = second (m1 - m2)
     bend = (phi1 * h0 + phi2 * h) / (h0 + h1)  # weight of D1_0 - D1_1
     steep = (phi1 + bend) * first
-    return [bend * second, -steep - bend * second, gain(times[-1], t_next, schedule) + steep]
+    return [bend * second, -steep - bend * second, x0_weight(times[-1], t_next, schedule) + steep]
 
 
 @register("solver")
@@ -105,7 +107,7 @@ class DPMpp(Solver):
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
     ) -> Generator[Query | Noise, Any, Step]:
         x0 = (yield Query(x, t)).x0
-        nodes = [*history(past, t, t_next, schedule, self.order - 1), (t, x0)]
+        nodes = [*usable_history(past, t, t_next, schedule, self.order - 1), (t, x0)]
         if len(nodes) == 1:
             return Step(ddim_update(x, x0, t, t_next, schedule))
         times, values = [s for s, _ in nodes], [v for _, v in nodes]

@@ -11,7 +11,7 @@ from ..engine.requests import Node, Noise, Query, Solver, Step
 from ..numerics.array import weighted_sum
 from ..numerics.schedule import Schedule
 from ..registry import register
-from .dpmpp import history, step_ratio
+from .dpmpp import step_ratio, usable_history
 
 
 @register("solver")
@@ -38,7 +38,7 @@ class DPMppSDE(Solver):
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
     ) -> Generator[Query | Noise, Any, Step]:
         x0 = (yield Query(x, t)).x0
-        nodes = [*history(past, t, t_next, schedule, 1), (t, x0)]
+        nodes = [*usable_history(past, t, t_next, schedule, 1), (t, x0)]
         a_next, s_next, s = schedule.alpha(t_next), schedule.sigma(t_next), schedule.sigma(t)
         shrink = s_next / s * schedule.alpha(t) / a_next  # exp(-h), also where the clock is infinite
         fresh = 1.0 - shrink * shrink

@@ -12,15 +12,15 @@ from ..numerics.array import weighted_sum
 from ..numerics.exponential import exponential_weights
 from ..numerics.schedule import Schedule
 from ..registry import register
-from .ddim import gain
-from .dpmpp import earlier_estimates, history, multistep_weights
+from .ddim import x0_weight
+from .dpmpp import earlier_estimates, multistep_weights, usable_history
 
 
 def corrector_weights(times: Sequence[float], t_next: float, schedule: Schedule) -> list[float]:
     """What each clean estimate at `times` and at t_next adds to x in a corrected step from times[-1] to t_next."""
     t = times[-1]
     if len(times) == 1:  # the published simplification: a trapezium
-        half = 0.5 * gain(t, t_next, schedule)
+        half = 0.5 * x0_weight(t, t_next, schedule)
         return [half, half]
     return exponential_weights([*times, t_next], t, t_next, schedule)
 
@@ -63,7 +63,7 @@ class UniPC(Solver):
     ) -> Generator[Query | Noise, Any, Step]:
         x0 = (yield Query(x, t)).x0
         x = self._corrected(x, x0, t, schedule, earlier_estimates(past, t, schedule)[-self.order :])
-        nodes = [*history(past, t, t_next, schedule, self.order - 1), (t, x0)]
+        nodes = [*usable_history(past, t, t_next, schedule, self.order - 1), (t, x0)]
         weights = multistep_weights([s for s, _ in nodes], t_next, schedule)
         return Step(weighted_sum([schedule.sigma(t_next) / schedule.sigma(t), *weights], [x, *(v for _, v in nodes)]))
 

@@ -88,7 +88,7 @@ class CachedRuns:
 
         return np.stack([found["gram"] for found in self._all(eval_samples, fine, FINE_RUNS, range(fine.steps + 1))])
 
-    def measured(
+    def score_runs(
         self, column: Column, eval_samples: Sequence[EvaluationSample], against: str, references: Sequence[Any]
     ) -> list[RunScore]:
         """Calls and errors of runs under a column, against pictures that are called by a name."""

@@ -11,7 +11,7 @@ from .grids import FineGrid
 
 PROBE_SHARES = (0.94, 0.89, 0.77, 0.57, 0.38, 0.25, 0.16, 0.08, 0.03, 0.0)  # of the whole angle, where probes land
 LONG, SHORT = 0.1, 0.05  # of the whole angle that a probe's step passes: in the middle, and near both ends
-EVERY = 2  # places that the other steps of a probe pass
+PROBE_STRIDE = 2  # places that the other steps of a probe pass
 FLOOR = 1e-9
 
 
@@ -24,7 +24,7 @@ class Probe(NamedTuple):
 
 def make_probes(fine: FineGrid) -> list[Probe]:
     """One for each share, as far as they are apart on these places."""
-    base, angles = fine.every(EVERY), np.array(fine.angles)
+    base, angles = fine.every(PROBE_STRIDE), np.array(fine.angles)
     found: dict[int, Probe] = {}
     for share in PROBE_SHARES:
         width = LONG if 0.07 < share < 0.91 else SHORT

@@ -64,7 +64,7 @@ class FineGrid:
         """The policy of a path, given by places."""
         return path_policy([self.times[i] for i in path], of)
 
-    def even(self, steps: int) -> tuple[int, ...]:
+    def even_path(self, steps: int) -> tuple[int, ...]:
         """The path of so many steps that are as even on the angle as these places allow."""
         wanted = (self.angles[0] * (1 - i / steps) for i in range(1, steps))
         near = [min(range(len(self.angles)), key=lambda k: abs(self.angles[k] - u)) for u in wanted]
@@ -78,6 +78,6 @@ class FineGrid:
 
 def mse_to_psnr(error: Any) -> float:
     """PSNR of a mean square error of pixels in [0, 1], at most that of identical pictures in tables."""
-    from ..evaluation.files import IDENTICAL
+    from ..evaluation.files import IDENTICAL_PSNR
 
-    return min(IDENTICAL, -10.0 * math.log10(error)) if error > 0 else IDENTICAL
+    return min(IDENTICAL_PSNR, -10.0 * math.log10(error)) if error > 0 else IDENTICAL_PSNR

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..evaluation.files import put
+from ..evaluation.files import write_file
 from ..evaluation.json_lines import json_roundtrip
 from ..policies.storage import FILE, save_policy
 from .search import TuningResult, TuningRow
@@ -39,10 +39,10 @@ def write_report(found: TuningResult, out: Path, about: Mapping[str, Any]) -> li
     document = {**about, **_document(found)}
     for calls in found.grids:
         row = next(row for row in found.rows if row.calls == calls and row.group == "path")
-        notes = {"found for": about.get("model"), "calls": calls, "psnr": row.decibels, "settings": about}
+        notes = {"found for": about.get("model"), "calls": calls, "psnr": row.psnr_statistics, "settings": about}
         save_policy(found.policy(calls), policy_folder(out, calls), **json_roundtrip(notes))
-    put(out / RESULTS, (json.dumps(json_roundtrip(document), indent=1, ensure_ascii=False) + "\n").encode())
-    put(out / PLOT, plot(found, str(about.get("model", ""))))
+    write_file(out / RESULTS, (json.dumps(json_roundtrip(document), indent=1, ensure_ascii=False) + "\n").encode())
+    write_file(out / PLOT, plot(found, str(about.get("model", ""))))
     return report_files(out, list(found.grids))
 
 
@@ -69,9 +69,9 @@ def _document(found: TuningResult) -> dict[str, Any]:
                 "label": row.label,
                 "group": row.group,
                 "spec": row.spec,
-                "spent": row.spent,
-                "psnr": row.decibels,
-                "samples": [[one.calls, one.psnr] for one in row.seen],
+                "spent": row.mean_calls,
+                "psnr": row.psnr_statistics,
+                "samples": [[one.calls, one.psnr] for one in row.scores],
             }
             for row in found.rows
         ],
@@ -81,9 +81,9 @@ def _document(found: TuningResult) -> dict[str, Any]:
 def table(rows: Sequence[TuningRow]) -> list[list[str]]:
     """The head, and a line for each row: figures are PSNR to the fine run in dB."""
     lines = [["budget", "", "calls", "median", "p10", "worst", "mean"]]
-    for row in sorted(rows, key=lambda row: (row.calls, -row.decibels["median"])):
-        figures = [f"{row.decibels[name]:.1f}" for name in ("median", "p10", "worst", "mean")]
-        lines.append([str(row.calls), row.label, f"{row.spent:.1f}", *figures])
+    for row in sorted(rows, key=lambda row: (row.calls, -row.psnr_statistics["median"])):
+        figures = [f"{row.psnr_statistics[name]:.1f}" for name in ("median", "p10", "worst", "mean")]
+        lines.append([str(row.calls), row.label, f"{row.mean_calls:.1f}", *figures])
     return lines
 
 

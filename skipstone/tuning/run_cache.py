@@ -12,7 +12,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 from ..errors import BenchError
-from ..evaluation.files import put, safe_file_name
+from ..evaluation.files import safe_file_name, write_file
 from ..evaluation.json_lines import format_line, json_roundtrip, read_lines, repair_lines
 from ..evaluation.references import EvaluationSample
 
@@ -35,7 +35,7 @@ class RunCache:
         """Of a search that writes to `out`. Raises BenchError where it cannot be written."""
         text = json.dumps(json_roundtrip(dict(configuration)), sort_keys=True)
         run_cache = cls(out / CACHE_FOLDER / hashlib.sha256(text.encode()).hexdigest()[:16])
-        put(run_cache.folder / "configuration.json", json.dumps(json.loads(text), indent=1).encode())
+        write_file(run_cache.folder / "configuration.json", json.dumps(json.loads(text), indent=1).encode())
         repair_lines(run_cache.folder / SCORES)
         return run_cache
 
@@ -55,7 +55,7 @@ class RunCache:
 
         buffer = BytesIO()
         np.savez(buffer, **arrays)
-        put(self._path(what, eval_sample), buffer.getvalue())
+        write_file(self._path(what, eval_sample), buffer.getvalue())
 
     def scores(self) -> dict[tuple[str, str], dict[str, Any]]:
         """(what, sample) -> what was measured."""

@@ -16,7 +16,7 @@ from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
 from .cached_runs import FINE_RUNS, CachedRuns, RunScore
 from .errors import LocalErrors, local_errors
-from .gains import EVERY, interpolate_gains, make_probes
+from .gains import PROBE_STRIDE, interpolate_gains, make_probes
 from .grids import FineGrid
 from .refine import refine_path
 from .run_cache import RunCache
@@ -91,26 +91,26 @@ class TuningRow:
         label: What tables call it.
         spec: The column in full.
         group: "path", "even", or "rival".
-        seen: Of every sample of the check.
+        scores: Of every sample of the check.
     """
 
     calls: int
     label: str
     spec: str
     group: str
-    seen: Sequence[RunScore]
+    scores: Sequence[RunScore]
 
     @property
-    def spent(self) -> float:
+    def mean_calls(self) -> float:
         """Calls in the mean."""
-        return statistics.fmean(one.calls for one in self.seen)
+        return statistics.fmean(one.calls for one in self.scores)
 
     @property
-    def decibels(self) -> dict[str, float]:
+    def psnr_statistics(self) -> dict[str, float]:
         """PSNR to the fine run: mean, median, tenth percentile and worst."""
         import numpy as np
 
-        found = np.array([one.psnr for one in self.seen])
+        found = np.array([one.psnr for one in self.scores])
         return {
             "mean": float(found.mean()),
             "median": float(np.median(found)),
@@ -180,7 +180,7 @@ class TimeGridSearch:
             SpecError, GuestError: the model cannot be run by `adams`, or has too few places for so many calls.
             BenchError: a fine run was lost, or the folder cannot be written.
         """
-        fine = self.draws.fine(self.eval_samples[0])
+        fine = self.cached_runs.fine(self.eval_samples[0])
         for calls in self.settings.calls:
             if calls > fine.steps // 2:
                 raise SpecError(
@@ -196,7 +196,7 @@ class TimeGridSearch:
         return replace(found, rows=tuple(self._rows(found)))
 
     @property
-    def draws(self) -> CachedRuns:
+    def cached_runs(self) -> CachedRuns:
         """Its runs."""
         s = self.settings
         return CachedRuns(self.subject, self.run_cache, s.fine, s.batch, s.seed, self.on_progress)
@@ -204,7 +204,7 @@ class TimeGridSearch:
     def _errors(self, fine: FineGrid) -> LocalErrors:
         import numpy as np
 
-        grams = self.draws.grams(self.eval_samples, fine)
+        grams = self.cached_runs.grams(self.eval_samples, fine)
         self.on_progress("Errors of all steps", 0, 1)
         return local_errors(np.array(fine.angles), grams, max(2, round(MAX_STEP_SHARE * fine.steps)))
 
@@ -212,7 +212,7 @@ class TimeGridSearch:
         """Landings, the gain at every place, and how well the probes' base agrees with the fine runs."""
         import numpy as np
 
-        draws, base = self.draws, fine.every(EVERY)
+        draws, base = self.cached_runs, fine.every(PROBE_STRIDE)
         full = draws.pictures(self.eval_samples, fine, FINE_RUNS, range(fine.steps + 1))
         pictures = draws.pictures(self.eval_samples, fine, "base", base)
         apart = [float(((a - b) ** 2).mean()) for a, b in zip(pictures, full, strict=True)]
@@ -220,7 +220,7 @@ class TimeGridSearch:
         measured = []
         for k, probe in enumerate(made):
             self.on_progress("Measuring what is left of an error", k, len(made))
-            seen = draws.measured(draws.column(fine.policy(probe.path)), self.eval_samples, "base", pictures)
+            seen = draws.score_runs(draws.column(fine.policy(probe.path)), self.eval_samples, "base", pictures)
             added = np.maximum(errors.of(probe.path) - already, 1e-3 * already)
             measured.append([one.error for one in seen] / np.maximum(added, 1e-30))
         landings = [probe.landing for probe in made]
@@ -246,9 +246,11 @@ class TimeGridSearch:
 
     def _score(self, fine: FineGrid, grid: TunedGrid) -> float:
         """Mean PSNR on the tuning prompts."""
-        full = self.draws.pictures(self.eval_samples, fine, FINE_RUNS, range(fine.steps + 1))
-        column = self.draws.column(fine.policy(grid.path, grid.of))
-        return statistics.fmean(one.psnr for one in self.draws.measured(column, self.eval_samples, FINE_RUNS, full))
+        full = self.cached_runs.pictures(self.eval_samples, fine, FINE_RUNS, range(fine.steps + 1))
+        column = self.cached_runs.column(fine.policy(grid.path, grid.of))
+        return statistics.fmean(
+            one.psnr for one in self.cached_runs.score_runs(column, self.eval_samples, FINE_RUNS, full)
+        )
 
     def _refined(self, fine: FineGrid, grid: TunedGrid) -> TunedGrid:
         def score(path: tuple[int, ...]) -> float:
@@ -264,13 +266,13 @@ class TimeGridSearch:
 
     def _rows(self, found: TuningResult) -> Iterator[TuningRow]:
         eval_samples = self.check or self.eval_samples
-        full = self.draws.pictures(eval_samples, found.fine, FINE_RUNS, range(found.fine.steps + 1))
+        full = self.cached_runs.pictures(eval_samples, found.fine, FINE_RUNS, range(found.fine.steps + 1))
         for k, calls in enumerate(self.settings.calls):
             self.on_progress("Checking", k, len(self.settings.calls))
             grid = found.grids[calls]
-            column = self.draws.column(found.policy(calls))
+            column = self.cached_runs.column(found.policy(calls))
             yield self._row(calls, f"path-{calls}", "path", column, eval_samples, full)
-            column = self.draws.column(found.fine.policy(found.fine.even(calls), grid.of))
+            column = self.cached_runs.column(found.fine.policy(found.fine.even_path(calls), grid.of))
             yield self._row(
                 calls, f"even angles @ {format_component(column.solver)}", "even", column, eval_samples, full
             )
@@ -300,7 +302,9 @@ class TimeGridSearch:
         eval_samples: Sequence[EvaluationSample],
         full: Sequence[Any],
     ) -> TuningRow:
-        return TuningRow(calls, label, column.spec, group, self.draws.measured(column, eval_samples, FINE_RUNS, full))
+        return TuningRow(
+            calls, label, column.spec, group, self.cached_runs.score_runs(column, eval_samples, FINE_RUNS, full)
+        )
 
     def _strides(self, eval_samples: Sequence[EvaluationSample], full: Sequence[Any]) -> Iterator[TuningRow]:
         """For each number of calls the setting that makes the most calls within it."""
@@ -311,12 +315,12 @@ class TimeGridSearch:
                 return
             self.on_progress("Checking stride", len(rows), len(rows) + 1)
             rows.append(self._row(0, f"stride(tol={settings['tol']})", "rival", column, eval_samples, full))
-            if rows[-1].spent > max(self.settings.calls) + SLACK:
+            if rows[-1].mean_calls > max(self.settings.calls) + SLACK:
                 break
         for calls in self.settings.calls:
-            within = [row for row in rows if row.spent <= calls + SLACK]
+            within = [row for row in rows if row.mean_calls <= calls + SLACK]
             if within:
-                yield replace(max(within, key=lambda row: row.spent), calls=calls)
+                yield replace(max(within, key=lambda row: row.mean_calls), calls=calls)
 
 
 def _upper_quartile(gain: Any) -> Any:

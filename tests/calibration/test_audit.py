@@ -45,7 +45,7 @@ def test_a_promise_that_is_broken_is_noticed(saved: Path, pipe: Any, cache: Path
         assert found.alarm
         assert "ALARM" in found.words[-2]
         assert "of your own" in found.words[1]
-    assert found.again  # two prompts for twelve samples
+    assert found.repeated_prompts  # two prompts for twelve samples
     later = skipstone.audit(saved, pipe, samples=1, prompts=PROMPTS, cache=cache)
     assert later.alarm == found.alarm  # once raised, it stays
 
@@ -59,8 +59,8 @@ def test_every_group_has_a_test_of_its_own(policy: Certified, pipe: Any, cache: 
     prompts = [Prompt(f"{i}", f"a {'red' * i} cat", "cats") for i in (1, 2)] + [Prompt("d", "a red dog", "dogs")]
     found = skipstone.audit(folder, pipe, samples=3, prompts=prompts, cache=cache)
     assert {name: part.n for name, part in found.each.items()} == {"cats": 2, "dogs": 1}
-    assert not found.again
-    assert not found.own
+    assert not found.repeated_prompts
+    assert not found.used_own_prompts
     assert any(line.startswith("cats: ") and "of the 40 that raise" in line for line in found.words)
     with pytest.raises(SpecError, match="the promise is to each of cats, dogs"):
         skipstone.audit(folder, pipe, samples=1, prompts=PROMPTS, cache=cache)

@@ -142,9 +142,9 @@ def test_a_metric_that_cannot_be_taken_says_why(metric: str, error: type[Excepti
 
 def test_where_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.delenv(caches.VARIABLE, raising=False)
+    monkeypatch.delenv(caches.CACHE_VARIABLE, raising=False)
     assert caches.folder() == tmp_path / "xdg" / "skipstone"
-    monkeypatch.setenv(caches.VARIABLE, str(tmp_path / "mine"))
+    monkeypatch.setenv(caches.CACHE_VARIABLE, str(tmp_path / "mine"))
     assert caches.folder() == tmp_path / "mine"
     assert caches.folder(tmp_path / "said") == tmp_path / "said"
 

@@ -16,7 +16,7 @@ from skipstone.engine.drivers import denoise, denoise_many
 from skipstone.errors import ModelError, PromptError, SpecError
 from skipstone.policies import Fixed, ThirdOrder
 from skipstone.solvers import DDIM
-from skipstone_pebble.model import Pebble, quantise
+from skipstone_pebble.model import Pebble, to_uint8
 
 PROMPTS = ("a red apple", "a cat left of a rocket")
 
@@ -76,7 +76,7 @@ def test_pixels_are_unquantised_and_rounded_to_the_nearest(model: Pebble) -> Non
     assert (pixels.shape, pixels.dtype) == ((64, 64, 3), np.float32)
     assert 0 <= pixels.min() < pixels.max() <= 1
     assert len(np.unique(pixels)) > 256
-    eight = quantise(pixels)
+    eight = to_uint8(pixels)
     assert eight.dtype == np.uint8
     assert np.abs(eight / 255 - pixels).max() <= 0.5 / 255 + 1e-6
 

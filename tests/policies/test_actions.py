@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.errors import SpecError
-from skipstone.policies.agent.actions import DEFAULT, PLACES_PER_STEP, ActionSpace, BaseSchedule
+from skipstone.policies.agent.actions import DEFAULT_ACTIONS, PLACES_PER_STEP, ActionSpace, BaseSchedule
 
-ALL = (*DEFAULT, "stop 4", "gate", "refine")
+ALL = (*DEFAULT_ACTIONS, "stop 4", "gate", "refine")
 
 
 def test_places_hold_the_guide_and_fall() -> None:

@@ -13,7 +13,7 @@ from skipstone.engine import trace
 from skipstone.engine.drivers import denoise, denoise_many, replay
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
-from skipstone.policies.agent.actions import ACTION, DEFAULT, ActionSpace
+from skipstone.policies.agent.actions import ACTION, DEFAULT_ACTIONS, ActionSpace
 from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.agent.observation import Observation
 from skipstone.policies.agent.policy import Agent, AgentCheckpoint
@@ -24,7 +24,9 @@ POOL = LOG.pool(range(len(LOG)), SCHEDULE)
 PRICES = ((2.0, GUIDES[5]), (1.0, GUIDES[8]), (0.5, GUIDES[12]))
 
 
-def mind(seed: int = 0, names: tuple[str, ...] = DEFAULT, learned: bool = True, size: float = 1.0) -> AgentCheckpoint:
+def mind(
+    seed: int = 0, names: tuple[str, ...] = DEFAULT_ACTIONS, learned: bool = True, size: float = 1.0
+) -> AgentCheckpoint:
     """An agent of random opinions; of size 0 it likes all actions alike but `continue` best."""
     moves, sight = ActionSpace(names), Observation(("place", "trace", "errors"))
     rng = np.random.default_rng(seed)
@@ -56,7 +58,7 @@ def test_an_agent_that_continues_is_its_guide(tmp_path: Path, price: float, said
 
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_it_thinks_it_lands_pays_and_can_be_replayed(tmp_path: Path, seed: int) -> None:
-    policy = agent(tmp_path, 1.0, seed=seed, names=(*DEFAULT, "stop 4"))
+    policy = agent(tmp_path, 1.0, seed=seed, names=(*DEFAULT_ACTIONS, "stop 4"))
     solver = registry.parse("solver", policy.solver)
     for sample in range(4):
         result = denoise(POOL.backbone, POOL.problems[sample], solver, policy)
@@ -82,7 +84,7 @@ def test_the_trace_says_which_actions_were_taken(tmp_path: Path) -> None:
     run = denoise(POOL.backbone, POOL.problems[0], registry.parse("solver", policy.solver), policy).run
     taken = [a.plan.memo[ACTION] for a in run.past if ACTION in a.plan.memo]
     assert taken
-    assert all(0 <= a < len(DEFAULT) for a in taken)
+    assert all(0 <= a < len(DEFAULT_ACTIONS) for a in taken)
     assert {"agent"} == {why for a in run.past for why in a.plan.why}
 
 

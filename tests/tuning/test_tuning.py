@@ -259,9 +259,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[TimeGridSearch, Tun
 
 def decibels(made: TimeGridSearch, found: TuningResult, path: tuple[int, ...], of: str) -> float:
     """In truth: mean PSNR on prompts that were not tuned on."""
-    full = made.draws.pictures(made.check, found.fine, FINE_RUNS, range(found.fine.steps + 1))
-    column = made.draws.column(found.fine.policy(path, of))
-    return statistics.fmean(one.psnr for one in made.draws.measured(column, made.check, FINE_RUNS, full))
+    full = made.cached_runs.pictures(made.check, found.fine, FINE_RUNS, range(found.fine.steps + 1))
+    column = made.cached_runs.column(found.fine.policy(path, of))
+    return statistics.fmean(one.psnr for one in made.cached_runs.score_runs(column, made.check, FINE_RUNS, full))
 
 
 @pytest.mark.parametrize("calls", [6, 10])
@@ -272,22 +272,22 @@ def test_what_is_found_beats_even_angles_and_the_grid_of_local_errors(
     grid = result.grids[calls]
     assert len(grid.path) == calls + 1
     mine = decibels(made, result, grid.path, grid.of)
-    assert mine > decibels(made, result, result.fine.even(calls), grid.of) + 6
+    assert mine > decibels(made, result, result.fine.even_path(calls), grid.of) + 6
     assert mine >= decibels(made, result, best_path(result.errors, calls), grid.of) - 1e-9
     row = next(row for row in result.rows if row.calls == calls and row.group == "path")
     assert row.spent == calls
-    assert row.decibels["mean"] == pytest.approx(mine)
+    assert row.psnr_statistics["mean"] == pytest.approx(mine)
 
 
 def test_the_fine_runs_are_exact_to_more_than_what_is_told_apart(found: tuple[TimeGridSearch, TuningResult]) -> None:
     made, result = found
-    best = max(row.decibels["worst"] for row in result.rows)
+    best = max(row.psnr_statistics["worst"] for row in result.rows)
     subject = made.subject
     assert isinstance(subject, ExactSubject)
     times = even_times(HARD.schedule, 1.0, 1000)
     problems = [Problem(HARD.schedule, subject.start(eval_sample.request), times) for eval_sample in made.check]
     exact = denoise_many(HARD, problems, registry.parse("solver", "dpmpp"), registry.parse("policy", "fixed"))
-    full = made.draws.pictures(made.check, result.fine, FINE_RUNS, range(result.fine.steps + 1))
+    full = made.cached_runs.pictures(made.check, result.fine, FINE_RUNS, range(result.fine.steps + 1))
     for one, picture in zip(exact, full, strict=True):
         assert -10 * math.log10(((0.5 + 0.2 * one.x - picture) ** 2).mean()) > best + 3
 
@@ -298,7 +298,7 @@ def test_the_same_seed_is_the_same_grid_and_what_was_drawn_is_not_drawn_again(
     made, result = found
     again = search(tmp_path, ExactSubject(HARD), batch=2).run()
     assert again.grids == result.grids
-    assert [row.decibels for row in again.rows] == [row.decibels for row in result.rows]
+    assert [row.psnr_statistics for row in again.rows] == [row.psnr_statistics for row in result.rows]
     subject = made.subject
     assert isinstance(subject, ExactSubject)
     drawn = subject.drawn
@@ -337,7 +337,7 @@ def test_results_are_policies_that_run_and_figures_that_can_be_read(
     assert all(path.is_file() for path in written)
     assert skipstone.load_policy(tmp_path / "path-6") == result.policy(6)
     column = parse_column(str(tmp_path / "path-6"), None, None, 12)
-    assert column.solver == made.draws.column(result.policy(6)).solver
+    assert column.solver == made.cached_runs.column(result.policy(6)).solver
     assert made.subject.draw([made.check[0].request], column)[0][0].calls == 6
     document = json.loads((tmp_path / report.RESULTS).read_text())
     assert [grid["calls"] for grid in document["grids"]] == [6, 10]

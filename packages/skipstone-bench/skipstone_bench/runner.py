@@ -11,7 +11,7 @@ from skipstone.engine.trace import letters
 from skipstone.errors import SkipstoneError
 from skipstone.evaluation.columns import Column
 from skipstone.evaluation.cost import PeakMemory, count_macs, measure_row_macs, split_branch_rows
-from skipstone.evaluation.files import IDENTICAL, safe_file_name
+from skipstone.evaluation.files import IDENTICAL_PSNR, safe_file_name
 from skipstone.evaluation.pixels import encode_image, flatten_frames
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import MAX_AGREEMENT_SAMPLES, EvaluationSample, References, RunOutput
@@ -187,7 +187,7 @@ def _measure_metric(metric: Metric, sample: Sample) -> float | None:
         value = metric.measure(sample)
     except SkipstoneError:
         return None
-    return None if math.isnan(value) else max(-IDENTICAL, value) if math.isfinite(value) else IDENTICAL
+    return None if math.isnan(value) else max(-IDENTICAL_PSNR, value) if math.isfinite(value) else IDENTICAL_PSNR
 
 
 def _is_missing(done: set[tuple[str, str]], row: BenchRow, chunk: Sequence[EvaluationSample]) -> bool:

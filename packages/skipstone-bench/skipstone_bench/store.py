@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from skipstone.errors import BenchError
-from skipstone.evaluation.files import put
+from skipstone.evaluation.files import write_file
 from skipstone.evaluation.json_lines import format_line, json_roundtrip, read_lines, repair_lines
 
 HEADER, SAMPLES, TIMINGS, TUNING = "bench.json", "samples.jsonl", "timings.jsonl", "tuning.jsonl"
@@ -246,7 +246,7 @@ class Store:
 
     def write(self, name: str, content: bytes) -> Path:
         """A file of the folder, there whole or not at all."""
-        return put(self.folder / name, content)
+        return write_file(self.folder / name, content)
 
     def _append(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(map(format_line, lines))

@@ -11,7 +11,7 @@ from typing import Any
 
 from skipstone import registry
 from skipstone.errors import BenchError, SpecError
-from skipstone.evaluation.files import IDENTICAL
+from skipstone.evaluation.files import IDENTICAL_PSNR
 from skipstone.evaluation.statistics import (
     ConfidenceInterval,
     Direction,
@@ -141,7 +141,7 @@ class Summary:
         """dB by which the two converged solutions agree beyond the best median that is reported; None if unknown."""
         agreement = self.header.agreement.get("median")
         found = [r.median("psnr_converged") for r in self.ran if "psnr_converged" in r.figures]
-        best = [value for value in found if value < IDENTICAL]  # but for the converged run itself, were it a row
+        best = [value for value in found if value < IDENTICAL_PSNR]  # but for the converged run itself, were it a row
         return None if agreement is None or not best else agreement - max(best)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from skipstone.errors import SkipstoneError
 from skipstone.evaluation.columns import OWN, OWN_SAMPLER_SPEC, Column, parse_column
-from skipstone.evaluation.files import IDENTICAL
+from skipstone.evaluation.files import IDENTICAL_PSNR
 from skipstone.evaluation.pixels import flatten_frames
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import EvaluationSample, References
@@ -98,7 +98,7 @@ class Tuner:
             eval_samples, generated, self.subject.pictures(generated), exact, strict=True
         ):
             value = PSNR().measure(Sample(flatten_frames(pixels), reference=flatten_frames(reference.pixels)))
-            value = min(IDENTICAL, value)
+            value = min(IDENTICAL_PSNR, value)
             self._known[column.spec, eval_sample.id] = one.calls, value
             lines.append({"spec": column.spec, "sample": eval_sample.id, "calls": one.calls, "psnr_converged": value})
         self.store.append_tuning(lines)

@@ -18,7 +18,7 @@ from skipstone import registry
 from skipstone.engine.contracts import COND, INFINITY, UNCOND, PredictionType
 from skipstone.engine.requests import Problem
 from skipstone.errors import ModelError, PromptError
-from skipstone.evaluation.pixels import quantise
+from skipstone.evaluation.pixels import to_uint8
 from skipstone.integrations.cross_attention import content_tokens
 from skipstone.integrations.torch import CONTENT, ModuleBackbone
 from skipstone.numerics.noise import standard_normal
@@ -171,7 +171,7 @@ class Pebble:
 
     @torch.inference_mode()
     def decode(self, latents: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
-        """Pictures (height, width, 3) in [0, 1], not rounded to 8 bits; see `quantise`."""
+        """Pictures (height, width, 3) in [0, 1], not rounded to 8 bits; see `to_uint8`."""
         scale = self.autoencoder.config.scaling_factor
         pictures = []
         for latent in latents:  # one at a time, for the reason given at `encode`
@@ -183,7 +183,7 @@ class Pebble:
         """The picture of one latent as a `PIL.Image`."""
         from PIL import Image
 
-        return Image.fromarray(quantise(self.decode([latent])[0]))
+        return Image.fromarray(to_uint8(self.decode([latent])[0]))
 
 
 def find_model(model: str | Path) -> Path:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipstone.evaluation.figures import svg
-from skipstone.evaluation.files import put
+from skipstone.evaluation.figures import figure_to_svg
+from skipstone.evaluation.files import write_file
 from skipstone.evaluation.markdown import format_line
 from skipstone_bench.summary import to_jsonable
 
@@ -117,7 +117,8 @@ class VerdictReport:
         )  # fmt: skip
         scores = self.evaluation.scores
         plots = [
-            (title, svg(figure, f"plot-{k}")) for k, (title, figure) in enumerate(draw_figures(self.evaluation).items())
+            (title, figure_to_svg(figure, f"plot-{k}"))
+            for k, (title, figure) in enumerate(draw_figures(self.evaluation).items())
         ]
         return there.get_template(TEMPLATE).render(
             about=self.evaluation.about, prompts=self.evaluation.about["prompts"], utility=scores.utility,
@@ -131,7 +132,7 @@ class VerdictReport:
         """hypotheses.html, .md and .json in a folder. Raises BenchError where that cannot be."""
         text = json.dumps(self.document, indent=1, ensure_ascii=False, allow_nan=False)
         files = {"html": self.page, "md": self.markdown, "json": text}
-        return [put(folder / f"{FILE_STEM}.{kind}", content.encode()) for kind, content in files.items()]
+        return [write_file(folder / f"{FILE_STEM}.{kind}", content.encode()) for kind, content in files.items()]
 
 
 NUMBER_FORMATS = {"calls": ".2f", "psnr": ".2f", "ssim": ".4f", "judge": ".4f", "utility": ".2f"}

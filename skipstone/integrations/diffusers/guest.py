@@ -18,7 +18,7 @@ from ...engine.contracts import Policy
 from ...engine.requests import Solver
 from ...errors import GuestError, GuestWarning
 from ...policies.certified import Certified
-from ..identity import build_scheduler, check_identity
+from ..identity import check_identity, scheduler_from_config
 from .call_context import CURRENT_CALL, AdaptSettings, CallContext
 from .method_swap import original_class, restore_methods, swap_methods
 from .pipeline_specs import find_pipeline_spec
@@ -163,7 +163,7 @@ class Adapted:
             yield
             return
         own = self.pipe.scheduler
-        self.pipe.scheduler = build_scheduler(self.policy.replacement_scheduler)
+        self.pipe.scheduler = scheduler_from_config(self.policy.replacement_scheduler)
         try:
             yield
         finally:

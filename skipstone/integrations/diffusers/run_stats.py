@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...engine.contracts import Policy, Run
-from ...engine.timeline import Panel, timeline
+from ...engine.timeline import TimelinePanel, plot_timeline
 from ...engine.trace import explain, letters, save
 from ...registry import spell
 
@@ -119,4 +119,4 @@ class RunStats(Sequence[SampleStats]):
     def plot(self) -> Figure:
         """The decisions as a picture; `.plot().savefig("decisions.png")` keeps it."""
         title = f"{self.policy}  ({self.calls:.1f} calls)"
-        return timeline([Panel(title, [(f"sample {i}", s.run) for i, s in enumerate(self.samples)])])
+        return plot_timeline([TimelinePanel(title, [(f"sample {i}", s.run) for i, s in enumerate(self.samples)])])

@@ -16,7 +16,7 @@ from ... import registry
 from ...engine.contracts import PredictionType
 from ...errors import GuestError
 from ...numerics.array import cast_like, upcast
-from . import noise_levels as at
+from . import noise_levels
 from .noise_levels import CLEAN_LEVEL, NoiseLevel, NonstandardPrediction, PredictionConverter
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class SchedulerSpec:
     Args:
         name: What to call the family.
         schedulers: Names of their classes; a subclass is recognised too.
-        places: (scheduler, index of the next call) -> one noise level for each call from there to the end.
+        levels: (scheduler, index of the next call) -> one noise level for each call from there to the end.
         converter: What the network's output means.
         stages: (scheduler, calls to come) -> calls of each step.
         clean: (scheduler, x0) -> the clean estimate as the scheduler clips it.
@@ -56,9 +56,9 @@ class SchedulerSpec:
 
     name: str
     schedulers: tuple[str, ...]
-    places: Callable[[Any, int], list[NoiseLevel]]
-    converter: Callable[[Any], PredictionConverter] = at.converter_from_config
-    stages: Callable[[Any, int], tuple[int, ...]] = at.one_call_stages
+    levels: Callable[[Any, int], list[NoiseLevel]]
+    converter: Callable[[Any], PredictionConverter] = noise_levels.converter_from_config
+    stages: Callable[[Any, int], tuple[int, ...]] = noise_levels.one_call_stages
     clean: Callable[[Any, Any], Any] = lambda scheduler, x0: x0
     stochastic: Callable[[Any], bool] = lambda scheduler: False
     unsupported_reason: Callable[[Any], str] = lambda scheduler: ""
@@ -100,13 +100,13 @@ class Trajectory:
         if output.shape != x.shape:
             for axis, size in enumerate(x.shape):
                 output = output.narrow(axis, 0, size)
-        estimate = self.converter.x0(upcast(output), at.scale_array(upcast(x), level.scale), level)
+        estimate = self.converter.x0(upcast(output), noise_levels.scale_array(upcast(x), level.scale), level)
         return cast_like(self.clean(estimate), x)  # type: ignore[no-any-return]
 
     def output(self, k: int, x0: Tensor, x: Tensor) -> Tensor:
         """The network output that means `x0` at call k for the pipeline's sample `x`: as many channels as it has."""
         level = self.calls[k]
-        return cast_like(self.converter.output(upcast(x0), at.scale_array(upcast(x), level.scale), level), x)  # type: ignore[no-any-return]
+        return cast_like(self.converter.output(upcast(x0), noise_levels.scale_array(upcast(x), level.scale), level), x)  # type: ignore[no-any-return]
 
 
 def trajectory(scheduler: Any, timestep: Any, count: int | None = None) -> Trajectory:
@@ -122,18 +122,18 @@ def trajectory(scheduler: Any, timestep: Any, count: int | None = None) -> Traje
     """
     check_supported(scheduler)
     spec = find_scheduler_spec(scheduler)
-    places = spec.places(scheduler, at.find_next_call(scheduler, timestep, count))
-    stages = spec.stages(scheduler, len(places))
-    places = at.make_decreasing(places, stages, type(scheduler).__name__)
-    calls = len(places) if count is None else min(count, len(places))
+    levels = spec.levels(scheduler, noise_levels.find_next_call(scheduler, timestep, count))
+    stages = spec.stages(scheduler, len(levels))
+    levels = noise_levels.make_decreasing(levels, stages, type(scheduler).__name__)
+    calls = len(levels) if count is None else min(count, len(levels))
     return Trajectory(
-        calls=tuple(places[:calls]),
-        end=CLEAN_LEVEL if calls == len(places) else places[calls],
-        stages=at.first_stages(stages, calls),
+        calls=tuple(levels[:calls]),
+        end=CLEAN_LEVEL if calls == len(levels) else levels[calls],
+        stages=noise_levels.first_stages(stages, calls),
         converter=spec.converter(scheduler),
         clean=partial(spec.clean, scheduler),
         stochastic=spec.stochastic(scheduler),
-        reaches_end=calls == len(places),
+        reaches_end=calls == len(levels),
     )
 
 
@@ -214,18 +214,23 @@ def _scale_factors_flaw(scheduler: Any) -> str:
 
 for _spec in (
     SchedulerSpec(
-        "table, deterministic", ("DDIMScheduler", "DDIMParallelScheduler"), at.table_levels, clean=at.apply_clipping
+        "table, deterministic",
+        ("DDIMScheduler", "DDIMParallelScheduler"),
+        noise_levels.table_levels,
+        clean=noise_levels.apply_clipping,
     ),
-    SchedulerSpec("table, as it is", ("CogVideoXDDIMScheduler",), at.table_levels),
+    SchedulerSpec("table, as it is", ("CogVideoXDDIMScheduler",), noise_levels.table_levels),
     SchedulerSpec(
         "table, ancestral",
         ("DDPMScheduler", "DDPMParallelScheduler", "LCMScheduler", "UnCLIPScheduler"),
-        at.table_levels,
-        clean=at.apply_clipping,
+        noise_levels.table_levels,
+        clean=noise_levels.apply_clipping,
         stochastic=always,
     ),
-    SchedulerSpec("table, noisy", ("TCDScheduler", "CogVideoXDPMScheduler"), at.table_levels, stochastic=always),
-    SchedulerSpec("PNDM", ("PNDMScheduler",), at.table_levels, stages=at.pndm_stages),
+    SchedulerSpec(
+        "table, noisy", ("TCDScheduler", "CogVideoXDPMScheduler"), noise_levels.table_levels, stochastic=always
+    ),
+    SchedulerSpec("PNDM", ("PNDMScheduler",), noise_levels.table_levels, stages=noise_levels.pndm_stages),
     SchedulerSpec(
         "multistep",
         (
@@ -234,91 +239,108 @@ for _spec in (
             "DEISMultistepScheduler",
             "UniPCMultistepScheduler",
         ),
-        at.variance_preserving_levels,
-        clean=at.apply_threshold,
+        noise_levels.variance_preserving_levels,
+        clean=noise_levels.apply_threshold,
         stochastic=_is_sde,
         unsupported_reason=_multistep_flaw,
     ),
     SchedulerSpec(
         "SA-Solver",
         ("SASolverScheduler",),
-        at.variance_preserving_levels,
-        clean=at.apply_threshold,
+        noise_levels.variance_preserving_levels,
+        clean=noise_levels.apply_threshold,
         stochastic=always,
         unsupported_reason=_multistep_flaw,
     ),
-    SchedulerSpec("sigmas", ("EulerDiscreteScheduler", "LMSDiscreteScheduler"), at.variance_exploding_levels),
+    SchedulerSpec("sigmas", ("EulerDiscreteScheduler", "LMSDiscreteScheduler"), noise_levels.variance_exploding_levels),
     SchedulerSpec(
-        "sigmas, ancestral", ("EulerAncestralDiscreteScheduler",), at.variance_exploding_levels, stochastic=always
+        "sigmas, ancestral",
+        ("EulerAncestralDiscreteScheduler",),
+        noise_levels.variance_exploding_levels,
+        stochastic=always,
     ),
     SchedulerSpec(
         "Heun",
         ("HeunDiscreteScheduler",),
-        at.variance_exploding_levels,
-        stages=at.two_call_stages,
-        clean=at.apply_clipping,
+        noise_levels.variance_exploding_levels,
+        stages=noise_levels.two_call_stages,
+        clean=noise_levels.apply_clipping,
     ),
-    SchedulerSpec("KDPM2", ("KDPM2DiscreteScheduler",), at.interpolated_levels, stages=at.two_call_stages),
+    SchedulerSpec(
+        "KDPM2", ("KDPM2DiscreteScheduler",), noise_levels.interpolated_levels, stages=noise_levels.two_call_stages
+    ),
     SchedulerSpec(
         "KDPM2, ancestral",
         ("KDPM2AncestralDiscreteScheduler",),
-        partial(at.interpolated_levels, earlier=1),
-        stages=at.two_call_stages,
+        partial(noise_levels.interpolated_levels, earlier=1),
+        stages=noise_levels.two_call_stages,
         stochastic=always,
     ),
     SchedulerSpec(
-        "DPM-Solver SDE", ("DPMSolverSDEScheduler",), at.midpoint_levels, stages=at.two_call_stages, stochastic=always
+        "DPM-Solver SDE",
+        ("DPMSolverSDEScheduler",),
+        noise_levels.midpoint_levels,
+        stages=noise_levels.two_call_stages,
+        stochastic=always,
     ),
-    SchedulerSpec("EDM", ("EDMEulerScheduler",), at.variance_exploding_levels, at.edm_converter),
+    SchedulerSpec("EDM", ("EDMEulerScheduler",), noise_levels.variance_exploding_levels, noise_levels.edm_converter),
     SchedulerSpec(
         "EDM, multistep",
         ("EDMDPMSolverMultistepScheduler",),
-        at.variance_exploding_levels,
-        at.edm_converter,
-        clean=at.apply_threshold,
+        noise_levels.variance_exploding_levels,
+        noise_levels.edm_converter,
+        clean=noise_levels.apply_threshold,
         stochastic=_is_sde,
     ),
     SchedulerSpec(
         "EDM, SDE",
         ("CosineDPMSolverMultistepScheduler",),
-        at.variance_exploding_levels,
-        at.edm_converter,
+        noise_levels.variance_exploding_levels,
+        noise_levels.edm_converter,
         stochastic=always,
     ),
     SchedulerSpec(
         "flow",
         ("FlowMatchEulerDiscreteScheduler",),
-        at.flow_levels,
-        at.flow_converter,
+        noise_levels.flow_levels,
+        noise_levels.flow_converter,
         stochastic=lambda s: bool(s.config.stochastic_sampling),
     ),
     SchedulerSpec(
-        "flow, Heun", ("FlowMatchHeunDiscreteScheduler",), at.flow_levels, at.flow_converter, stages=at.two_call_stages
+        "flow, Heun",
+        ("FlowMatchHeunDiscreteScheduler",),
+        noise_levels.flow_levels,
+        noise_levels.flow_converter,
+        stages=noise_levels.two_call_stages,
     ),
     SchedulerSpec(
         "flow, LCM",
         ("FlowMatchLCMScheduler",),
-        at.flow_levels,
-        at.flow_converter,
+        noise_levels.flow_levels,
+        noise_levels.flow_converter,
         stochastic=always,
         unsupported_reason=_scale_factors_flaw,
     ),
     SchedulerSpec(
         "flow, ancestral",
         ("LTXEulerAncestralRFScheduler",),
-        at.flow_levels,
-        at.flow_converter,
+        noise_levels.flow_levels,
+        noise_levels.flow_converter,
         stochastic=lambda s: s.config.eta > 0 and s.config.s_noise > 0,
     ),
-    SchedulerSpec("flow, reversed", ("MiniMaxH3Scheduler",), at.flow_levels, lambda s: at.REVERSED_FLOW),
+    SchedulerSpec(
+        "flow, reversed", ("MiniMaxH3Scheduler",), noise_levels.flow_levels, lambda s: noise_levels.REVERSED_FLOW
+    ),
     SchedulerSpec(
         "Wuerstchen",
         ("DDPMWuerstchenScheduler",),
-        at.cosine_levels,
-        lambda s: at.CONVERTERS["epsilon"],
+        noise_levels.cosine_levels,
+        lambda s: noise_levels.CONVERTERS["epsilon"],
         stochastic=always,
     ),
-    SchedulerSpec("IPNDM", ("IPNDMScheduler",), at.angle_levels, lambda s: at.CONVERTERS["v_prediction"]),
+    SchedulerSpec(
+        "IPNDM", ("IPNDMScheduler",), noise_levels.angle_levels, lambda s: noise_levels.CONVERTERS["v_prediction"]
+    ),
 ):
     register_scheduler(_spec)
 

@@ -16,7 +16,17 @@ PLACE_DIGITS = 3  # of a place between two steps: networks taught at 1000 whole 
 STOP, GATE, REFINE, ACTION = "stop", "gate", "refine", "action"  # words of actions, and memos
 STEP_ACTIONS = ("continue", "skip", "short")  # actions that are nothing but a landing
 UNCOND_BRANCH = frozenset({UNCOND})
-DEFAULT = ("short 0.5", "short 0.75", "continue", "skip 1.25", "skip 1.5", "skip 2", "skip 3", "stop 1", "stop 2")
+DEFAULT_ACTIONS = (
+    "short 0.5",
+    "short 0.75",
+    "continue",
+    "skip 1.25",
+    "skip 1.5",
+    "skip 2",
+    "skip 3",
+    "stop 1",
+    "stop 2",
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class ActionSpace:
         SpecError: an action that is none of these, none that continues, or a setting out of range.
     """
 
-    names: tuple[str, ...] = DEFAULT
+    names: tuple[str, ...] = DEFAULT_ACTIONS
     first: int = 2
     calls: float = 2.0
     refines: int = 1

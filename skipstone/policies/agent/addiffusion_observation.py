@@ -107,32 +107,32 @@ class PublishedObservation:
             )
         return [_values(spec, width)(signals) for signals in recent]
 
-    def features(self, part: str, seen: ObservationBatch) -> Any:
+    def features(self, part: str, batch: ObservationBatch) -> Any:
         """(n, entries) of a part."""
         import numpy as np
 
         if part == TIMESTEP:
             rates = NUM_TRAIN_TIMESTEPS * 10000.0 ** (-np.arange(NUM_FREQUENCIES) / (NUM_FREQUENCIES - 1))
-            angles = seen.t[:, None] * rates
+            angles = batch.t[:, None] * rates
             return np.concatenate([np.sin(angles), np.cos(angles)], 1)
         if part == IMAGE:
-            return _normalize(seen.pictures[:, 0])
-        return _normalize(seen.words) if part == TEXT else self._quality(seen)
+            return _normalize(batch.pictures[:, 0])
+        return _normalize(batch.words) if part == TEXT else self._quality(batch)
 
-    def _quality(self, seen: ObservationBatch) -> Any:
+    def _quality(self, batch: ObservationBatch) -> Any:
         import numpy as np
 
-        pictures, words = _normalize(seen.pictures), _normalize(seen.words)
+        pictures, words = _normalize(batch.pictures), _normalize(batch.words)
         fits = np.zeros(pictures.shape[:2])
         if self.by:  # a CLIP: the two live in one space
             fits = (pictures * words[:, None]).sum(-1)
-        known = ~np.isnan(seen.pictures[:, :, 0])
+        known = ~np.isnan(batch.pictures[:, :, 0])
         like = (pictures[:, :-1] * pictures[:, 1:]).sum(-1)
-        steps = (seen.places - 1) / PLACES_PER_STEP
-        last = np.nan_to_num(np.log(10.0 * seen.repeat_errors[:, 0] + 1e-6))
+        steps = (batch.places - 1) / PLACES_PER_STEP
+        last = np.nan_to_num(np.log(10.0 * batch.repeat_errors[:, 0] + 1e-6))
         columns = (
             fits[:, 0], np.where(known[:, 1], fits[:, 0] - fits[:, 1], 0.0), like[:, 0], like[:, 1],
-            seen.place / (seen.places - 1), seen.calls / steps, np.log(seen.price), last,
+            batch.place / (batch.places - 1), batch.calls / steps, np.log(batch.price), last,
         )  # fmt: skip
         return np.stack(columns, 1)
 

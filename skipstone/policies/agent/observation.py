@@ -97,71 +97,71 @@ class Observation:
 
     def observe(self, run: Run, schedule: BaseSchedule, price: float) -> Any:
         """The observation (len(names),) of a run that is about to decide, float32."""
-        seen = observe_run(run, schedule, price)
+        batch = observe_run(run, schedule, price)
         if self.published_blocks:
-            seen = seen._replace(**self.published.observe(run, self.published_blocks))
-        return self.features(seen)[0]
+            batch = batch._replace(**self.published.observe(run, self.published_blocks))
+        return self.features(batch)[0]
 
     def fee(self, run: Run) -> float:
         """What the features of pictures of a run have cost, in calls; not among the calls of the network."""
         return self.published.fee * self.published.count_images(run)
 
-    def features(self, seen: ObservationBatch) -> Any:
+    def features(self, batch: ObservationBatch) -> Any:
         """The observations (n, len(names)) of runs, float32."""
         import numpy as np
 
         blocks = {"place": self._place, "trace": self._trace, "errors": self._errors, "prompt": self._prompt}
-        columns = [column for name in BLOCKS if name in self.blocks for column in blocks[name](seen)]
+        columns = [column for name in BLOCKS if name in self.blocks for column in blocks[name](batch)]
         found = [np.stack(columns, 1)] if columns else []
-        found += [self.published.features(part, seen) for part in PUBLISHED if part in self.published_blocks]
+        found += [self.published.features(part, batch) for part in PUBLISHED if part in self.published_blocks]
         return np.concatenate(found, 1).astype(np.float32)
 
-    def _place(self, seen: ObservationBatch) -> list[Any]:
+    def _place(self, batch: ObservationBatch) -> list[Any]:
         import numpy as np
 
-        steps, done = (seen.places - 1) / PLACES_PER_STEP, seen.place / (seen.places - 1)
-        calls = seen.calls / steps
-        return [done, seen.angles[:, 0] / HALF_PI, (1 - done) * steps, calls, done - calls, np.log(seen.price)]
+        steps, done = (batch.places - 1) / PLACES_PER_STEP, batch.place / (batch.places - 1)
+        calls = batch.calls / steps
+        return [done, batch.angles[:, 0] / HALF_PI, (1 - done) * steps, calls, done - calls, np.log(batch.price)]
 
-    def _trace(self, seen: ObservationBatch) -> list[Any]:
+    def _trace(self, batch: ObservationBatch) -> list[Any]:
         import numpy as np
 
         columns = []
         for k in range(HISTORY_LENGTH):
-            lengths = seen.angles[:, k + 1] - seen.angles[:, k]
-            columns += [_log(seen.linear_errors[:, k]), _log(seen.repeat_errors[:, k]), np.nan_to_num(lengths)]
+            lengths = batch.angles[:, k + 1] - batch.angles[:, k]
+            columns += [_log(batch.linear_errors[:, k]), _log(batch.repeat_errors[:, k]), np.nan_to_num(lengths)]
         return columns
 
-    def _errors(self, seen: ObservationBatch) -> list[Any]:
+    def _errors(self, batch: ObservationBatch) -> list[Any]:
         import numpy as np
 
-        here, before = (path_curvature(seen.angles, seen.linear_errors, seen.repeat_errors, k) for k in (0, 1))
+        here, before = (path_curvature(batch.angles, batch.linear_errors, batch.repeat_errors, k) for k in (0, 1))
         known = ~np.isnan(here)
         last = np.where(known, here, 1.0)
         first = np.where(np.isnan(before), last, before)
-        step = seen.angles[:, 0] - seen.ahead
+        step = batch.angles[:, 0] - batch.ahead
         columns = [
             np.log(last),
             np.log(last / first),
             np.log(last * step**3 + LOG_FLOOR),
-            0.5 * np.log(seen.accumulated_error + LOG_FLOOR**2),
+            0.5 * np.log(batch.accumulated_error + LOG_FLOOR**2),
         ]
         return [np.where(known, column, 0.0) for column in columns]
 
-    def _prompt(self, seen: ObservationBatch) -> list[Any]:
+    def _prompt(self, batch: ObservationBatch) -> list[Any]:
         import numpy as np
 
         if not self.axes:
             return []
-        if not seen.prompt.shape[1]:  # nobody gave one: as of the mean prompt
-            return [np.zeros(len(seen.prompt))] * len(self.axes)
-        if seen.prompt.shape[1] != len(self.centre):
+        if not batch.prompt.shape[1]:  # nobody gave one: as of the mean prompt
+            return [np.zeros(len(batch.prompt))] * len(self.axes)
+        if batch.prompt.shape[1] != len(self.centre):
             raise SpecError(
                 f"This agent needs text states of width {len(self.centre)}, and this run has one of "
-                f"{seen.prompt.shape[1]}: it was trained on another model. Train one there, or without 'prompt'."
+                f"{batch.prompt.shape[1]}: it was trained on another model. Train one there, or without 'prompt'."
             )
         centre, axes = self._arrays
-        return list(((seen.prompt - centre) @ axes.T).T)
+        return list(((batch.prompt - centre) @ axes.T).T)
 
     @cached_property
     def _arrays(self) -> tuple[Any, Any]:

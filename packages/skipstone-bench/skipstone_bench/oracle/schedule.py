@@ -12,7 +12,7 @@ from typing import Any
 
 from skipstone.errors import SpecError
 from skipstone.evaluation.columns import Column, parse_column
-from skipstone.evaluation.files import put
+from skipstone.evaluation.files import write_file
 from skipstone.evaluation.fingerprint import fingerprint
 from skipstone.evaluation.json_lines import json_roundtrip
 from skipstone.evaluation.progress import ProgressCallback, no_progress
@@ -263,7 +263,7 @@ def oracle_schedule(
             line |= {"guide": fixed, "guide_utility": float(utility(same.psnr, same.calls)), "guide_calls": same.calls}
         lines.append(line | {"price": utility.price, "floor": utility.floor, "cap": utility.cap})
     text = "".join(json.dumps(json_roundtrip(line), ensure_ascii=False) + "\n" for line in lines)
-    put(out / RESULTS, text.encode())
+    write_file(out / RESULTS, text.encode())
     return chosen
 
 

@@ -25,7 +25,7 @@ def write_report(folder: str | Path) -> list[Path]:
     Raises:
         BenchError: no results there, or damaged ones, or the files cannot be written.
     """
-    from skipstone.evaluation.figures import png
+    from skipstone.evaluation.figures import figure_to_png
 
     from . import gallery, markdown, page, plots
     from . import timelines as strips
@@ -36,8 +36,8 @@ def write_report(folder: str | Path) -> list[Path]:
     pareto, timeline = plots.plot_pareto(summary, summary.closeness), strips.plot_timeline(summary)
     files = {
         PAGE: page.render_page(summary, answers, store.folder).encode(),
-        PARETO: png(pareto) if pareto else None,
-        TIMELINE: png(timeline) if timeline else None,
+        PARETO: figure_to_png(pareto) if pareto else None,
+        TIMELINE: figure_to_png(timeline) if timeline else None,
         WORST: gallery.render_worst_sheet(summary, store.folder),
         TABLE: markdown.render_markdown(summary, answers).encode(),
         SUMMARY: json.dumps(build_document(summary, answers), indent=1, ensure_ascii=False, allow_nan=False).encode(),

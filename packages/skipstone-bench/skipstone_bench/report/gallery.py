@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skipstone.evaluation.contact_sheet import GOOD, INK, PAPER, QUIET, RULE, load_font, wrap_text
-from skipstone.evaluation.files import IDENTICAL, REFERENCES, safe_file_name
+from skipstone.evaluation.files import IDENTICAL_PSNR, REFERENCES, safe_file_name
 from skipstone.evaluation.pixels import first_frame
 
 from ..store import Record
@@ -97,7 +97,7 @@ def describe_figures(record: Record) -> str:
     for name, word in (("psnr_converged", "to converged"), ("psnr_full", "to full run")):
         if name in record.values:
             value = record.values[name]
-            parts.append(f"identical {word}" if value >= IDENTICAL else f"{value:.1f} dB {word}")
+            parts.append(f"identical {word}" if value >= IDENTICAL_PSNR else f"{value:.1f} dB {word}")
     return ", ".join(parts)
 
 
@@ -106,12 +106,12 @@ def open_picture(path: Path) -> Any:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    from skipstone.evaluation.pixels import quantise
+    from skipstone.evaluation.pixels import to_uint8
 
     try:
         if path.suffix == ".npz":
             with np.load(path) as arrays:
-                return Image.fromarray(quantise(first_frame(arrays["pixels"])))
+                return Image.fromarray(to_uint8(first_frame(arrays["pixels"])))
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, KeyError):
@@ -176,7 +176,7 @@ def _band(page: Any, draw: Any, summary: Summary, folder: Path, row: TableRow, r
         for line, name in enumerate(files):
             _tile(page, draw, folder / name if name else None, left, top + TOP + line * (TILE + 6))
         value = record.values[summary.closeness]
-        closeness = "identical" if value >= IDENTICAL else f"{value:.1f} dB"
+        closeness = "identical" if value >= IDENTICAL_PSNR else f"{value:.1f} dB"
         under = top + TOP + 3 * (TILE + 6) + 2
         draw.text((left, under), f"{record.calls:.4g} calls", INK, load_font(11))
         draw.text((left + TILE, under), closeness, GOOD if value >= 30 else INK, load_font(11), anchor="ra")

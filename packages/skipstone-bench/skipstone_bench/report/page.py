@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from skipstone.evaluation.figures import VARIABLES, svg
+from skipstone.evaluation.figures import CSS_VARIABLES, figure_to_svg
 from skipstone.evaluation.statistics import RESAMPLES
 
 from ..findings import JUDGE_MARGIN, SLACK, Answers, RivalComparison
@@ -39,14 +39,14 @@ def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
         trust=agreement_verdict(summary),
         verdicts=make_verdicts(summary, answers),
         families=_families(summary),
-        colours={name: VARIABLES.get(s.colour, s.colour) for name, s in plots.family_styles(summary).items()},
+        colours={name: CSS_VARIABLES.get(s.colour, s.colour) for name, s in plots.family_styles(summary).items()},
         plots=_plots(summary),
         duels=_duels(answers),
         peers=answers.peers,
         spreads=answers.spreads,
         columns=table_columns(summary),
         rows=sorted(summary.rows, key=lambda r: (not r.ran, r.cost if r.ran else 0.0)),
-        timeline=None if decided is None else svg(decided, "timeline"),
+        timeline=None if decided is None else figure_to_svg(decided, "timeline"),
         galleries=_ordered(summary, shown),
         row=summary.row,
         figures=describe_figures,
@@ -116,7 +116,7 @@ def _plots(summary: Summary) -> list[dict[str, Any]]:
     for metric in wanted:
         figure = plots.plot_pareto(summary, metric, legend=False)
         if figure is not None:
-            element = svg(figure, f"plot-{metric.replace('_', '-')}")
+            element = figure_to_svg(figure, f"plot-{metric.replace('_', '-')}")
             found.append(
                 {"metric": metric, "words": plots.metric_label(metric), "svg": element, "lead": metric in LEADING}
             )

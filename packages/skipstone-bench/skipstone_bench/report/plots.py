@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE
-from skipstone.evaluation.files import IDENTICAL
+from skipstone.evaluation.files import IDENTICAL_PSNR
 
 from ..summary import BEST_FIXED, Summary, TableRow, metric_direction, pareto_front
 
@@ -90,7 +90,7 @@ def order_families(summary: Summary) -> list[str]:
 
 def _is_plotted(row: TableRow, metric: str) -> bool:
     """Whether a row has a place on the plot: one that is the reference itself has none."""
-    return metric in row.figures and not (row.identical == row.n and row.median(metric) >= IDENTICAL)
+    return metric in row.figures and not (row.identical == row.n and row.median(metric) >= IDENTICAL_PSNR)
 
 
 def _family(axis: Any, summary: Summary, rows: list[TableRow], metric: str, style: Style, k: int) -> None:

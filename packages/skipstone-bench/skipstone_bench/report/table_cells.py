@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from skipstone.evaluation.files import IDENTICAL
+from skipstone.evaluation.files import IDENTICAL_PSNR
 from skipstone.evaluation.statistics import ConfidenceInterval
 
 from ..summary import Summary, TableRow, metric_direction
@@ -139,14 +139,14 @@ def _worst(row: TableRow, metric: str, form: str) -> TableCell:
 def _interval_cell(span: ConfidenceInterval | None, form: str, unit: str = "") -> TableCell:
     if span is None:
         return EMPTY_CELL
-    if form == ".1f" and span.value >= IDENTICAL:
+    if form == ".1f" and span.value >= IDENTICAL_PSNR:
         return TableCell("identical", span.value)
     small = "" if span.low != span.low or span.low == span.high else f"{span.low:{form}}–{span.high:{form}}"
     return TableCell(f"{span.value:{form}}{unit}", span.value, small)
 
 
 def _same(metric: str, value: float) -> bool:
-    return metric.startswith("psnr") and value >= IDENTICAL
+    return metric.startswith("psnr") and value >= IDENTICAL_PSNR
 
 
 def _samples(row: TableRow) -> TableCell:

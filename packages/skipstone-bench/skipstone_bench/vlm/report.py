@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from skipstone import __version__
-from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE, png
-from skipstone.evaluation.files import put
+from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE, figure_to_png
+from skipstone.evaluation.files import write_file
 from skipstone.evaluation.markdown import format_table
 from skipstone.evaluation.statistics import ConfidenceInterval
 
@@ -68,7 +68,7 @@ class JudgingReport:
         for name, content in files.items():
             if content is None:
                 (folder / name).unlink(missing_ok=True)
-        return [put(folder / name, content) for name, content in files.items() if content is not None]
+        return [write_file(folder / name, content) for name, content in files.items() if content is not None]
 
     def document(self, command: str) -> dict[str, Any]:
         """All of it as JSON has it; NaN becomes null."""
@@ -271,7 +271,7 @@ def plot(v: Verdicts) -> bytes | None:
     axis.spines[:].set_visible(False)
     axis.set_facecolor("none")
     figure.legend(loc="outside lower left", frameon=False, fontsize=9, labelcolor=INK, ncols=1)
-    return png(figure)
+    return figure_to_png(figure)
 
 
 def _plot_judge(axis: Any, judge: JudgeReport, shift: float, colour: str) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skipstone.evaluation.models import packages
+from skipstone.evaluation.models import model_packages
 
 FACTS_UNIT, WORDS_UNIT = "facts of Pebble's grammar", "content words"
 # English words that name nothing to be drawn; relations ("above", "left") are not among them.
@@ -49,7 +49,7 @@ def prompt_complexities(prompts: Sequence[str]) -> Complexity:
 
 def count_facts(prompt: str) -> int | None:
     """Facts that a sentence of an installed model's grammar states; None of any other text."""
-    for package in packages():
+    for package in model_packages():
         if (found := package.facts(prompt)) is not None:
             return found
     return None

@@ -23,7 +23,7 @@ def curve_to_png(curve: Sequence[Mapping[str, float]], lines: Mapping[str, float
 
     from matplotlib.figure import Figure
 
-    from skipstone.evaluation.figures import INK, OURS, PAPER, QUIET, RULE, png
+    from skipstone.evaluation.figures import INK, OURS, PAPER, QUIET, RULE, figure_to_png
 
     figure = Figure(figsize=(8, 4.5), dpi=150, facecolor=PAPER, layout="constrained")
     axis = figure.subplots()
@@ -40,4 +40,4 @@ def curve_to_png(curve: Sequence[Mapping[str, float]], lines: Mapping[str, float
     axis.tick_params(length=0, labelsize=9, labelcolor=QUIET)
     axis.set_facecolor("none")
     axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="center right")
-    return png(figure)
+    return figure_to_png(figure)

@@ -14,7 +14,7 @@ from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
 from skipstone.evaluation.utility import Utility
 from skipstone.numerics.schedule import Schedule
-from skipstone.policies.agent.actions import DEFAULT, ActionSpace, BaseSchedule
+from skipstone.policies.agent.actions import DEFAULT_ACTIONS, ActionSpace, BaseSchedule
 from skipstone.policies.agent.addiffusion_observation import PublishedObservation
 from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.agent.observation import BLOCKS, NO_IMAGES, Observation
@@ -65,7 +65,7 @@ class EnvironmentSettings:
     prices: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     floor: float = 10.0
     cap: float = 50.0
-    actions: tuple[str, ...] = DEFAULT
+    actions: tuple[str, ...] = DEFAULT_ACTIONS
     first: int = 2
     calls: float = 2.0
     blocks: tuple[str, ...] = BLOCKS
