@@ -123,7 +123,7 @@ class MovedModules(MetaPathFinder):
 
 
 class _Package(Loader):
-    """A package of 0.1.0: what is asked of it is in the package of today, or a module that has moved."""
+    """Loader of a 0.1.0 package: attribute access is forwarded to the current package or a moved module."""
 
     def __init__(self, homes: Sequence[str]) -> None:
         self.homes = homes

@@ -1,6 +1,6 @@
-"""What comes with packages of their own, so that an error can say what to install.
+"""Entry points of optional packages, and install hints for missing ones.
 
-The library never imports them: it finds what they bring by entry points of the groups `skipstone` (modules that
+The library never imports them: it finds what they provide by entry points of the groups `skipstone` (modules that
 register policies, solvers, metrics ...), `skipstone.names` (public names), `skipstone.models`, `skipstone.peers` and
 `skipstone.commands`.
 """
@@ -42,7 +42,7 @@ def load_public_name(name: str) -> Any:
 
     Raises:
         MissingPackage: a package that is not installed brings it.
-        AttributeError: nobody does.
+        AttributeError: no package provides the name.
     """
     for point in list_entry_points("names"):
         if point.name == name:

@@ -58,17 +58,17 @@ class AuditReport:
 
     @property
     def found(self) -> AuditResult:
-        """The test that speaks loudest."""
+        """The result with the largest peak e-value among the groups."""
         return max(self.each.values(), key=lambda found: found.peak)
 
     @property
     def alarm(self) -> bool:
-        """Whether the promise does not hold any more."""
+        """Whether a test found that the promise no longer holds."""
         return any(found.alarm for found in self.each.values())
 
     @property
     def words(self) -> list[str]:
-        """For people."""
+        """The report as lines of text."""
         count = sum(found.n for found in self.each.values())
         whose = "the calibration's own prompts under new seeds" if self.used_own_prompts else "prompts of your own"
         lines = [f"Promised: {self.target.words}.", f"{self.new} samples were drawn now, {count} in all ({whose})."]
@@ -85,13 +85,13 @@ class AuditReport:
             )
         if self.used_own_prompts or self.repeated_prompts:
             lines.append(
-                "Prompts were audited that the calibration or an audit had seen before: what is said is about these "
-                "prompts. For what is asked today, give prompts of today: --prompts FILE."
+                "Prompts were audited that the calibration or an audit had seen before: the result holds for these "
+                "prompts only. To audit current traffic, pass its prompts: --prompts FILE."
             )
         return lines
 
     def _said(self, name: str, found: AuditResult) -> str:
-        """One test."""
+        """One test's result as a line of text."""
         missed = sum(loss > 0 for loss in found.state)
         met = f"{found.n - missed} of {found.n} samples meet it" if self.target.fraction is not None else _mean(found)
         bound = self.tests / self.false_alarm
@@ -174,7 +174,7 @@ def audit(
 
 @dataclass
 class _AuditRun:
-    """What was promised, and the samples of all audits so far."""
+    """The promise under audit, and the samples of all audits so far."""
 
     folder: Path
     certified: Certified
@@ -184,7 +184,7 @@ class _AuditRun:
 
     @classmethod
     def open(cls, folder: Path, options: AuditOptions, false_alarm: float) -> _AuditRun:
-        """An audit that goes on from those before. Raises SpecError."""
+        """Return an audit that continues the earlier ones. Raises SpecError."""
         certified = load_certified(folder)
         target = Target.parse(certified.certificate.target, user_metric(options.metric, options.better))
         lines = _load_earlier(folder / AUDIT_FILE, false_alarm)
@@ -193,7 +193,7 @@ class _AuditRun:
 
     @property
     def groups(self) -> list[str] | None:
-        """Groups that were each promised the target; None where there are none."""
+        """Groups for each of which the target was promised; None if there are none."""
         return sorted(self.certified.point.groups) or None
 
     def next_samples(self, prompts: PromptSource | None, samples: int) -> list[EvaluationSample]:
@@ -276,7 +276,7 @@ def _scores(
     root: Path,
     on_progress: ProgressCallback,
 ) -> CachedScores:
-    """What draws and measures, with a reference like that of the calibration; scores are never taken from a cache."""
+    """Scores to draw and measure with, against the reference of the calibration; none is taken from a cache."""
     said = certified.certificate.reference or certified.certificate.full
     reference = subject.resolve_column(parse_column(said, *Sampler()))
     full = subject.resolve_column(parse_column(certified.certificate.full, *Sampler()))

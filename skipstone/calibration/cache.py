@@ -21,14 +21,14 @@ CACHE_VARIABLE = "SKIPSTONE_CACHE"
 
 
 class SampleScore(NamedTuple):
-    """What one setting made of one sample: the metric, NaN where there is none, and the calls."""
+    """Score of one setting on one sample: the metric's value (NaN where there is none) and the calls."""
 
     value: float
     calls: float
 
 
 def folder(said: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of caches: as said, or $SKIPSTONE_CACHE, or skipstone in $XDG_CACHE_HOME or ~/.cache."""
+    """The folder of caches: the argument, else $SKIPSTONE_CACHE, else skipstone in $XDG_CACHE_HOME or ~/.cache."""
     if said is not None:
         return Path(said)
     if told := os.environ.get(CACHE_VARIABLE):
@@ -82,7 +82,7 @@ class Cache:
         }
 
     def add(self, path: Path, found: Iterable[tuple[str, str, SampleScore]]) -> None:
-        """Write scores, and see them to the disk."""
+        """Write scores and flush them to disk."""
         lines = [
             format_line({"setting": setting, "sample": sample, "value": _finite(score.value), "calls": score.calls})
             for setting, sample, score in found
@@ -101,7 +101,7 @@ def _finite(value: float) -> float | None:
 
 
 def _explain_ignored(root: Path, mine: Mapping[str, Any]) -> str:
-    """Why what is cached for the same model is of no use now; empty where there is nothing."""
+    """Explain why the cached results of the same model cannot be used; empty if there are none."""
     nearest: list[str] | None = None
     for path in root.glob(f"*/{CONFIGURATION}"):
         try:

@@ -32,7 +32,7 @@ class CandidateSetting:
 
     @property
     def fixed(self) -> bool:
-        """Whether it is a sampler in place of the model's own, not a policy."""
+        """Whether the setting is a sampler that replaces the model's own, not a policy."""
         return not self.column.is_adaptive
 
 
@@ -88,7 +88,7 @@ def _parse_candidate(subject: Subject, spec: str, sampler: Sampler) -> Candidate
 
 
 def _families(subject: Subject) -> list[type[Policy]]:
-    """Of the policy that the model runs by default, and before it `stride` where pipelines may let it run."""
+    """Ladder of the model's default policy, preceded by that of `stride` where pipelines may allow it."""
     own: type[Policy] = type(registry.parse("policy", subject.policy))
     longest: type[Policy] = registry.find_class("policy", TAKEOVER_FAMILY)
     found = [own] if isinstance(subject, EngineSubject) else list(dict.fromkeys((longest, own)))

@@ -27,7 +27,7 @@ SHOWN = 0.9  # confidence of intervals where none is asked for
 
 
 def model_identity(subject: Subject) -> dict[str, Any]:
-    """What the model is; it must be loaded."""
+    """Return the identity of the model, which must be loaded."""
     if isinstance(subject, EngineSubject):
         return identity(subject.embedded)
     assert isinstance(subject, PipelineSubject)
@@ -35,7 +35,7 @@ def model_identity(subject: Subject) -> dict[str, Any]:
 
 
 def scheduler_config_of(subject: Subject, column: Column) -> dict[str, Any]:
-    """The scheduler that a pipeline has under this column; nothing in the engine, where the column says all."""
+    """The scheduler's configuration under this column; empty in the engine, where the column says all."""
     if not isinstance(subject, PipelineSubject):
         return {}
     with subject.adapted(column):
@@ -60,7 +60,7 @@ def _plain(value: Any) -> bool:
 
 
 def configuration(subject: Subject, column: Column) -> dict[str, Any]:
-    """All that the pictures of a full run depend on, prompt and seed excepted: what a cache is good for."""
+    """Everything that a full run's pictures depend on, except prompt and seed; the key of a cache."""
     device = sorted({p.device.type for network in subject.denoisers for p in network.parameters()})
     return {
         "model": subject.name,
@@ -77,7 +77,7 @@ def configuration(subject: Subject, column: Column) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that pictures depend on."""
+    """Versions of the libraries that pictures depend on."""
     return {"skipstone": __version__, "torch": version("torch"), "diffusers": version("diffusers")}
 
 
@@ -91,7 +91,7 @@ def point(
     accepted: bool = False,
     groups: Sequence[str] | None = None,
 ) -> CalibrationPoint:
-    """A setting on the prompts that it was drawn on."""
+    """Return the measured point of a setting, on the prompts that it was drawn on."""
     values = [one.value for one in found]
     span = risk_interval(target, values, confidence or SHOWN)
     failures = sum(not target.meets(value) for value in values) if target.fraction is not None else None
@@ -130,7 +130,7 @@ def prompt_lines(search: Sequence[EvaluationSample], test: Sequence[EvaluationSa
 
 
 def today() -> str:
-    """The date, as certificates have it."""
+    """Return today's date in the format of certificates."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
@@ -143,7 +143,7 @@ def describe_measurement(found: CalibrationPoint, target: Target) -> str:
 
 
 def describe_promise(certificate: Certificate) -> str:
-    """What is promised, in one sentence."""
+    """The promise in one sentence."""
     sure = (
         f"with confidence {certificate.confidence:.0%}"
         if certificate.confidence
@@ -207,7 +207,7 @@ def _call_text(certificate: Certificate) -> str:
 
 
 def _groups_text(best: CalibrationPoint) -> str:
-    """What was measured of each group that was promised the target; empty where there are none."""
+    """Text on what was measured of each group with a promise of its own; empty if there are no groups."""
     each = "".join(
         f"- {name or '(none)'}: {g['n'] - g['failures']} of {g['n']} prompts meet it, p = {g['p']:.3g}\n"
         for name, g in best.groups.items()

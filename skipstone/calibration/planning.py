@@ -1,4 +1,4 @@
-"""How many prompts a promise costs, said before any is drawn."""
+"""Number of prompts that a promise needs, computed before any is drawn."""
 
 from __future__ import annotations
 

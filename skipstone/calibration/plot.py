@@ -13,7 +13,7 @@ PROMISED, REFUSED, SEEN = "#1a7f4b", "#b3261e", "#9aa0a6"
 
 
 def plot_front(certificate: Certificate, target: Target) -> bytes:
-    """A PNG: what was promised, what failed, what only the search has seen."""
+    """Return a PNG of the settings: promised, failed, and seen by the search only."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -86,12 +86,12 @@ def _chosen(axes: Any, best: CalibrationPoint, certificate: Certificate, scale: 
 
 
 def _bars(points: Sequence[CalibrationPoint], scale: float) -> list[list[float]]:
-    """The worse end of the interval, which the test is about; and the other."""
+    """The worse end of the interval, which the test bounds, and the better end."""
     return [[scale * (p.value - p.low) for p in points], [scale * (p.high - p.value) for p in points]]
 
 
 def _limits(points: Sequence[CalibrationPoint], level: float, scale: float) -> tuple[float, float]:
-    """All values and the target, with room below for the words."""
+    """Axis limits that hold all values and the target, with room below for the text."""
     values = [scale * p.value for p in points] + [level] + [scale * p.low for p in points if p.accepted]
     low, high = min(values), max(values)
     room = max(high - low, 1e-6)

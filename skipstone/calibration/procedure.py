@@ -115,7 +115,7 @@ class Calibration:
         settings: Sequence[str],
         options: CalibrationOptions,
     ) -> Calibration:
-        """Understand all that is asked for, before anything is drawn. Raises as `calibrate`."""
+        """Parse and check all arguments before anything is drawn. Raises as `calibrate`."""
         known = user_metric(options.metric, options.better)
         wanted = Target.parse(target, known)
         _check_confidence(wanted, confidence)
@@ -133,12 +133,12 @@ class Calibration:
 
     @property
     def duplicates_message(self) -> str:
-        """What is said of prompts that were there more than once."""
+        """The message about duplicate prompts."""
         return f"{self.samples.num_duplicates} of the prompts were there before; each is counted once."
 
     @property
     def plan(self) -> list[str]:
-        """What is going to be done, and what it takes, said beforehand."""
+        """Lines that announce what the calibration will do and what it will cost."""
         test, searching = len(self.samples.test), len(self.samples.search)
         confidence = self.confidence
         sure = "in the mean over calibrations" if confidence is None else f"with confidence {confidence:.0%}"
@@ -149,7 +149,7 @@ class Calibration:
         return lines
 
     def _price(self, confidence: float) -> str:
-        """How many prompts it takes, over all groups."""
+        """Line that says how many prompts the test needs, over all groups."""
         groups = self.samples.groups(self.samples.test)
         found = prompts_needed(self.target, confidence, groups=len(set(groups or ("",))))
         of = f" over {found.groups} groups, each of which is proved by itself" if groups else ""
@@ -207,18 +207,18 @@ class Calibration:
 
     @property
     def _smallest(self) -> int:
-        """Prompts of the test, of its smallest group."""
+        """Number of the test's prompts in its smallest group."""
         groups = self.samples.groups(self.samples.test)
         return len(self.samples.test) if groups is None else min(groups.count(name) for name in set(groups))
 
     def _expected(self, ready: int, scores: CachedScores) -> float:
-        """Calls that are still to be made, guessed."""
+        """Estimated number of calls still to be made."""
         full, test, searching = full_calls(self.full), self.samples.test, self.samples.search
         references = full_calls(scores.reference) * len(scores.missing((*searching, *test)))
         return references + expected_calls(ready, len(searching), full) + EXPECTED_NUM_TESTED * len(test) * 0.35 * full
 
     def _estimate(self, column: Column, scores: CachedScores) -> str:
-        """How long it takes, from the first samples that it needs anyway; nothing where those are there already."""
+        """Estimate the duration from the first samples, which are needed anyway; empty if they are cached."""
         scores.of(column, self.samples.search[:FIRST])
         if not scores.done:
             return ""
@@ -243,7 +243,7 @@ class Calibration:
         return tested
 
     def _passes(self, tested: Sequence[tuple[CandidateSetting, list[SampleScore]]], groups: list[str] | None) -> bool:
-        """Whether the latest setting is accepted, and the next may be looked at."""
+        """Whether the latest setting is accepted, so that the next may be tested."""
         delta = self._delta
         if delta is None:
             table = [[one.value for one in found] for _, found in tested]

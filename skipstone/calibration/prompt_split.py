@@ -106,5 +106,5 @@ def split_prompts(
 
 
 def hashed_seed(seed: int, *words: str) -> int:
-    """A whole number below 2^31 that is random, and the same for the same words on every machine."""
+    """A pseudo-random integer below 2^31; equal for equal words on every machine."""
     return int.from_bytes(hashlib.sha256("\n".join((str(seed), *words)).encode()).digest()[:4], "big") >> 1

@@ -94,11 +94,11 @@ class CachedScores:
 
     @property
     def done(self) -> float:
-        """Calls spent in all."""
+        """Total number of calls spent."""
         return sum(self.spent.values())
 
     def missing(self, eval_samples: Sequence[EvaluationSample]) -> list[EvaluationSample]:
-        """Samples whose reference is not there yet."""
+        """Samples whose reference has not been drawn yet."""
         return [] if self.measure.needs_no_reference else self._references.missing(eval_samples, self.reference)
 
     def of(self, column: Column, eval_samples: Sequence[EvaluationSample], part: str = "search") -> list[SampleScore]:
@@ -118,7 +118,7 @@ class CachedScores:
         return [self._known[column.spec, eval_sample.id] for eval_sample in eval_samples]
 
     def known(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> list[SampleScore | None]:
-        """The scores that are there already; None where one is not."""
+        """The scores if all of them are cached, else None."""
         return [self._known.get((column.spec, eval_sample.id)) for eval_sample in eval_samples]
 
     def _draw(self, column: Column, eval_samples: Sequence[EvaluationSample], part: str) -> None:
@@ -142,7 +142,7 @@ class CachedScores:
     def _value(
         self, eval_sample: EvaluationSample, generated: GeneratedSample, pixels: Any, theirs: RunOutput | None
     ) -> float:
-        """The metric, at most IDENTICAL; NaN of a sample that is not finite."""
+        """The metric's value, at most IDENTICAL; NaN for a sample that is not finite."""
         import numpy as np
 
         if generated.status is Status.nonfinite or not np.isfinite(pixels).all():
@@ -166,7 +166,7 @@ def full_calls(column: Column) -> float:
 
 
 def mean_calls(found: Sequence[SampleScore]) -> float:
-    """Calls of a sample."""
+    """Mean number of calls of a sample."""
     return math.fsum(one.calls for one in found) / len(found)
 
 

@@ -28,7 +28,7 @@ PRIOR = 2.0  # failures, at most, that the shape of the values counts for where 
 
 
 class ScoreSource(Protocol):
-    """What `CachedScores` does for a search."""
+    """The part of `CachedScores` that a search uses."""
 
     def of(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> list[SampleScore]: ...
     def known(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> list[SampleScore | None]: ...
@@ -36,7 +36,7 @@ class ScoreSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RiskEstimate:
-    """What the search thinks of a setting.
+    """The search's estimate of a setting.
 
     Args:
         risk: Expected loss.
@@ -53,7 +53,7 @@ class RiskEstimate:
 
 @dataclass(frozen=True)
 class PassCriterion:
-    """What the final test will ask.
+    """The criterion of the final test.
 
     Args:
         target: What is asked for.
@@ -67,13 +67,13 @@ class PassCriterion:
 
     @cached_property
     def allowed(self) -> int:
-        """Failures that the test forgives, -1 where not even none of them are."""
+        """Largest number of failures that still passes the test; -1 if even 0 failures do not pass."""
         delta = 0.5 if self.delta is None else self.delta
         count = math.ceil(self.n * self.target.risk)
         return next((k for k in range(count, -1, -1) if binomial_p(k, self.n, self.target.risk) <= delta), -1)
 
     def estimate(self, found: Sequence[SampleScore], groups: Sequence[str] | None) -> RiskEstimate:
-        """Of one setting: that of its worst group."""
+        """Return the estimate of one setting: that of its worst group."""
         parts = split_by_group([one.value for one in found], groups).values()
         each = [self._group(part) for part in parts]
         risk, error, _ = max(each, key=lambda e: e[0])
@@ -126,7 +126,7 @@ def search(
         candidates: Settings, in any order.
         eval_samples: Prompts that the final test does not see, >= 1.
         scores: Draws them.
-        bar: What the final test will ask.
+        bar: The criterion of the final test.
         groups: The group of each sample.
     """
     live, count = list(candidates), min(FIRST, len(eval_samples))
@@ -157,7 +157,7 @@ def _estimate_candidate(
     bar: PassCriterion,
     groups: Sequence[str] | None,
 ) -> RiskEstimate:
-    """Of all samples that were drawn, of this search or of one before it."""
+    """Estimate the risk from all samples that were drawn, in this search or an earlier one."""
     found = {i: one for i, one in enumerate(scores.known(candidate.column, eval_samples)) if one is not None}
     return bar.estimate(list(found.values()), None if groups is None else [groups[i] for i in found])
 

@@ -90,5 +90,5 @@ class Watchdog:
 
 
 def _exp(log: float) -> float:
-    """exp, infinite where it is above what a float holds."""
+    """exp(x), or infinity where the result exceeds the largest float."""
     return math.exp(log) if log < 700 else math.inf

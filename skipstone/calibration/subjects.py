@@ -1,4 +1,4 @@
-"""What draws: whatever a user hands to `calibrate`, as a comparison's subject."""
+"""Convert what a user passes to `calibrate` into a comparison's subject."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class Target:
         return self.loss(self.level)
 
     def meets(self, value: float | None) -> bool:
-        """Whether one value is on the right side of the level. NaN and None never are."""
+        """Whether one value meets the level. NaN and None never do."""
         if value is None or math.isnan(value):
             return False
         return value >= self.level if self.relation == ">=" else value <= self.level
@@ -178,7 +178,7 @@ class Target:
         return (high - cut if self.relation == ">=" else cut - low) / (high - low)
 
     def value(self, loss: float) -> float:
-        """What a mean loss says in the user's terms: the share of prompts that meets, or the mean of the metric."""
+        """A mean loss in the user's terms: the share of prompts that meet the level, or the mean of the metric."""
         if self.span is None:
             return 1.0 - loss
         low, high = self.span
@@ -215,7 +215,7 @@ def _metric_facts(metric: str, known: Mapping[str, MetricFacts]) -> MetricFacts:
 
 
 def _hint(text: str) -> str:
-    """What is wrong with a text that is almost a target."""
+    """Hint on the error in a text that is almost a target."""
     share = re.search(rf"@\s*({NUMBER})\s*$", text)
     if share and 0 < float(share[1]) < 1:
         return f" Write the share of prompts in percent: @ {_percent(float(share[1]))}"

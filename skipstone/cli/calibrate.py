@@ -28,7 +28,7 @@ BatchOption: TypeAlias = Annotated[int, typer.Option(help="Samples of one call."
 
 @dataclass(frozen=True)
 class PromiseOptions:
-    """What is promised, and which settings are tried for it."""
+    """Options: what is promised, and which settings are tried."""
 
     confidence: Annotated[
         str, typer.Option(help="That the promise holds. none: means only, in expectation.", metavar="NUMBER|none")
@@ -123,7 +123,7 @@ def _calibration_options(
 
 
 def _run(planned: Calibration, root: Path, console: Console) -> Certified:
-    """Say what is going to be done, and do it; `root` is the cache's folder."""
+    """Print the plan, then run the calibration; `root` is the cache's folder."""
     from .prompts import check_prompts
 
     def warn(what: str) -> None:
@@ -145,7 +145,7 @@ def _run(planned: Calibration, root: Path, console: Console) -> Certified:
 
 @dataclass(frozen=True)
 class AuditedSamples:
-    """What is drawn now, and how sure an alarm is."""
+    """Options of an audit: the samples to draw, and the chance of a false alarm."""
 
     samples: Annotated[int, typer.Option(help="Samples to draw now.", min=1)] = 20
     prompts: Annotated[
@@ -234,7 +234,7 @@ def _confidence(said: str) -> float | None:
 
 
 def _check_writable(out: Path, force: bool) -> None:
-    """Refuse, before anything is drawn, what could not be saved after it."""
+    """Raise, before anything is drawn, if the results could not be saved afterwards."""
     from ..policies.storage import FILE
     from .files import check_targets
 
@@ -246,7 +246,7 @@ def _print(console: Console, line: str) -> None:
 
 
 def _show(policy: Certified, out: Path) -> None:
-    """What was found, and how to use it."""
+    """Print the result, and how to use it."""
     from ..calibration.certificate import describe_measurement, describe_promise
     from ..calibration.scores import format_spent
     from ..calibration.target import Target

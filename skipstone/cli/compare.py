@@ -82,7 +82,7 @@ def run_comparison(
     sampler: options.SamplerOptions,
     comparison: ComparisonOptions,
 ) -> None:
-    """What the command does; `demo` does it with settings of its own."""
+    """Run the command `compare`; `demo` calls this with its own settings."""
     from rich.console import Console
 
     from ..evaluation.columns import parse_column, parse_columns
@@ -167,7 +167,7 @@ def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path)
 
 
 def _show(result: Comparison, out: Path) -> None:
-    """The table as a terminal shows it best, and where everything is."""
+    """Print the table for a terminal, and the paths of all files."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Results on disk: nothing is overwritten unasked, and every file is there whole or not at all."""
+"""Results on disk: nothing is overwritten unless asked, and files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_targets(paths: Iterable[Path], force: bool) -> None:
 
 
 def _probe(folder: Path) -> None:
-    """Try to write where the folder is, or where it would be made."""
+    """Test whether the folder, or the folder that it would be created in, is writable."""
     there = folder
     while not there.exists():
         there = there.parent

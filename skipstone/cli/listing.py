@@ -18,7 +18,7 @@ KINDS = {
 
 
 class ListedKind(StrEnum):
-    """What can be listed."""
+    """The kinds of things that can be listed."""
 
     policies = "policies"
     solvers = "solvers"

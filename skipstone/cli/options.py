@@ -74,7 +74,7 @@ AsGuestOption: TypeAlias = Annotated[
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """How the full run of a command is sampled, and its guidance; what is not said is the model's own."""
+    """How the full run of a command is sampled, and its guidance; options left out take the model's defaults."""
 
     steps: StepsOption = None
     solver: SolverOption = None

@@ -1,4 +1,4 @@
-"""Progress bars for batches in which each sample goes its own way."""
+"""Progress bars for batches in which each sample follows its own plan."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is searched for, and how."""
+    """Options of the search: what is searched for, and how."""
 
     calls: Annotated[
         list[int] | None,
@@ -44,7 +44,7 @@ class SearchOptions:
     rivals: Annotated[bool, typer.Option(help="Run fixed samplers and stride beside.")] = True
 
     def settings(self, seed: int, batch: int) -> TuningSettings:
-        """In the words of the search."""
+        """The options as the search's settings."""
         from ..tuning.search import CALLS, TuningSettings
 
         calls = tuple(sorted(set(self.calls or CALLS)))
@@ -170,7 +170,7 @@ def _search(
 
 
 def _about(search: TimeGridSearch, prompts: str, check: str) -> dict[str, Any]:
-    """What the results say of themselves."""
+    """The description that is stored with the results."""
     from ..evaluation.fingerprint import describe_machine, fingerprint
 
     subject = search.subject
@@ -194,7 +194,7 @@ def _print(console: Console, line: str) -> None:
 
 
 def _show(found: TuningResult, out: Path, written: Sequence[Path], held_out: bool) -> None:
-    """The table, and where everything is."""
+    """Print the table, and the paths of all files."""
     from rich.console import Console
     from rich.table import Table
 

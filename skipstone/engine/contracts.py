@@ -15,7 +15,7 @@ from ..deprecation import adopt_old_declarations, old_attributes
 from ..numerics.parametrize import PredictionType as PredictionType
 
 Clock: TypeAlias = Literal["t", "logsnr", "angle"]
-ForecastClock: TypeAlias = Clock | Literal["calls", "sada"]  # what a forecast knows besides, for rules of others
+ForecastClock: TypeAlias = Clock | Literal["calls", "sada"]  # extra clocks, only for reproducing published rules
 INFINITY = float("inf")
 
 
@@ -70,7 +70,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Refine:
-    """Run the whole backbone, take the step, and make a region of where it led anew in `steps` more calls.
+    """Run the whole backbone and take the step; then denoise one region of the result again, in `steps` more calls.
 
     The region is where the prompt's words get more than `threshold` of the attention (`below`: less), and an `edge`
     of cells around it; noise is added up to `back` of the angle left to pure noise; see `refine.py`.
@@ -92,7 +92,7 @@ Evaluate: TypeAlias = Full | Cached | Forecast | Finish | Refine
 class Plan:
     """Is the pending attempt accepted? How is the next prediction obtained? Where does its step land?
 
-    `why` signs who amended the plan; `memo` is what a policy wants to find again in the trace.
+    `why` lists the policies that amended the plan; `memo` holds numbers that a policy stores in the trace.
     """
 
     evaluate: Evaluate
@@ -157,7 +157,7 @@ class Run:
 
     @property
     def display_attempts(self) -> tuple[Attempt, ...]:
-        """Attempts as people should see them: one that was taken again at no cost is one with that which followed."""
+        """Attempts for display: a rejected attempt whose retry cost nothing is merged with the retry."""
         found: list[Attempt] = []
         for a in self.attempts:
             if found and found[-1].accepted is False and found[-1].t == a.t and a.cost == 0.0 and not a.is_forecast:
@@ -287,7 +287,7 @@ class Policy:
         return [self.plan(r, p) for r, p in zip(runs, proposals, strict=True)]
 
     def consult(self, runs: Sequence[Run], proposals: Sequence[Plan]) -> list[Plan]:
-        """`plan_batch`, signed: an amended plan carries the name of who amended it."""
+        """Call `plan_batch` and append this policy's name to `why` of every changed plan."""
         plans = self.plan_batch(runs, proposals)
         return [
             new if new == old else replace(new, why=(*old.why, self.name))

@@ -1,4 +1,4 @@
-"""Ways to drive the loop: one sample, a batch in which each goes its own way, a replay."""
+"""Drivers of the denoising loop: one sample, a batch with a plan per sample, a replay."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _consult(runs: dict[int, Run], policies: Sequence[Policy], watch: RunCallbac
 
 
 def add_controller(solver: Solver, policy: Policy) -> Policy:
-    """The policy, behind the controller that the solver cannot do without."""
+    """Chain the controller that the solver requires, if any, before the policy."""
     if not solver.controller:
         return policy
     controller: Policy = registry.parse("policy", solver.controller)

@@ -61,7 +61,7 @@ class _Timeline:
             self.apply_refinement(made.refinement.rewrite_node, made.refinement.nodes)
 
     def add(self, fresh: Sequence[Node]) -> None:
-        """Append estimates, and forget those that are too old to be used."""
+        """Append estimates, and drop those that are too old to be used."""
         self.nodes = [*self.nodes, *fresh][-HISTORY_LENGTH:]
         for node in fresh:
             if node.real:
@@ -71,7 +71,7 @@ class _Timeline:
                         self.features[site] = [*self.features.get(site, []), (node.t, value)][-HISTORY_LENGTH:]
 
     def apply_refinement(self, rewrite_node: Callable[[Node], Node], again: Sequence[Node]) -> None:
-        """Rewrite the past after a refinement, whose own calls say what the sites put out last."""
+        """Rewrite past estimates after a refinement; site features come from the refinement's calls."""
         self.nodes, self.real = ([rewrite_node(n) for n in nodes] for nodes in (self.nodes, self.real))
         past, self.features = (self.nodes, self.real), {}
         self.add(again)
@@ -105,7 +105,7 @@ class _StepMade:
 
     @property
     def cost(self) -> float:
-        """In calls."""
+        """Cost in calls."""
         nodes: list[Node] = [*self.fresh, *(self.refinement.nodes if self.refinement else ())]
         return sum(n.estimate.cost for n in nodes if n.real)
 
@@ -191,7 +191,7 @@ def _check(plan: Plan, run: Run, solver: Solver) -> None:
 
 
 def _feasible_evaluation(evaluate: Evaluate, timeline: _Timeline) -> Evaluate:
-    """What was planned, or a full call where there is nothing yet to forecast from."""
+    """The planned evaluation, or a full call if there is nothing yet to forecast from."""
     if isinstance(evaluate, Forecast):
         return evaluate if timeline.real else Full()
     if isinstance(evaluate, Cached):

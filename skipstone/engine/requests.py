@@ -103,7 +103,7 @@ SolverRequest: TypeAlias = Query | Noise | LatentRequest | StepRequest  # what a
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where a solver's step went; `error` is its own estimate of the local error, shaped like x."""
+    """Result of a solver's step; `error` is the solver's own estimate of the local error, shaped like x."""
 
     x: Any
     error: Any | None = None
@@ -147,7 +147,7 @@ class Solver:
 
     @property
     def controller(self) -> str:
-        """Spec of the policy that this solver cannot do without, or nothing."""
+        """Spec of the policy that this solver requires; empty if it requires none."""
         return ""
 
     def step(
@@ -174,10 +174,10 @@ class FeatureExtractor(Protocol):
     """Features of one sample: of its picture and of its prompt, each an array of one axis."""
 
     def image_features(self, x0: Any) -> Any:
-        """Of the picture that a clean estimate decodes to."""
+        """Return the features of the picture that a clean estimate decodes to."""
 
     def prompt_features(self) -> Any:
-        """Of the prompt."""
+        """Return the features of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class StepContext:
 
 
 class Signal:
-    """Base of signals: frozen settings and one function from a moment to an array of no axis, or of one."""
+    """Base of signals: frozen settings and one function from a `StepContext` to a 0-d or 1-d array."""
 
     name: ClassVar[str]
 
@@ -147,7 +147,7 @@ class LocalError(Signal):
 @register("signal")
 @dataclass(frozen=True)
 class Disagreement(Signal):
-    """rms(forecast - call) at a real call, in units of `of`: what forecasting here would have cost.
+    """The error that a forecast would have had at this real call: rms(forecast - call), in units of `of`.
 
     Args:
         order, of, clock: The forecast, as in `Forecast`, from the real estimates before this one.

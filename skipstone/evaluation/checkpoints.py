@@ -74,12 +74,12 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What tables call it: its hub id, or the name of its folder."""
+        """Name of the model in tables: its hub id, or the name of its folder."""
         return Path(self.model).resolve().name if Path(self.model).exists() else self.model
 
     @cached_property
     def arguments(self) -> Mapping[str, inspect.Parameter]:
-        """What the pipeline's call takes."""
+        """Arguments that the pipeline's call takes."""
         found = dict(inspect.signature(self.kind.__call__).parameters)
         del found["self"]
         return {k: p for k, p in found.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
@@ -91,7 +91,7 @@ class Checkpoint:
 
     @property
     def is_video(self) -> bool:
-        """Whether it makes videos."""
+        """Whether the pipeline makes videos."""
         return bool(VIDEO_ARGUMENTS & self.arguments.keys())
 
     @cached_property
@@ -169,7 +169,7 @@ class LoadedPipeline(Checkpoint):
 
     @staticmethod
     def from_loaded(pipe: Any) -> LoadedPipeline:
-        """Raises GuestError where it cannot be adapted."""
+        """Return the checkpoint of a loaded pipeline. Raises GuestError where it cannot be adapted."""
         find_pipeline_spec(pipe)
         return LoadedPipeline(
             str(pipe.config.get("_name_or_path") or type(pipe).__name__), dict(pipe.config), type(pipe), pipe
@@ -177,11 +177,11 @@ class LoadedPipeline(Checkpoint):
 
     @property
     def scheduler(self) -> Any:
-        """That of the pipeline, as it is now."""
+        """The pipeline's scheduler, as it is now."""
         return self.pipe.scheduler
 
     def load(self, device: str | None = None, dtype: str = "auto") -> Any:
-        """The pipeline itself, where it is."""
+        """Return the pipeline, on the device where it already is."""
         return self.pipe
 
 

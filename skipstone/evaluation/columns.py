@@ -97,12 +97,12 @@ class Column:
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether a policy decides anything."""
+        """Whether the column's policy makes any decisions."""
         return isinstance(self.policy, Policy) and registry.spell(self.policy) != "fixed"
 
     @property
     def peer(self) -> Peer | None:
-        """Somebody else's accelerator, where it is one."""
+        """The peer (a third-party accelerator) of this column; None if the column has a policy."""
         return self.policy if isinstance(self.policy, Peer) else None
 
     @property

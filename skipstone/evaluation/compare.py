@@ -32,7 +32,7 @@ class ComparisonCell:
 
     @property
     def calls(self) -> float:
-        """Network calls spent on it."""
+        """Network calls spent on the sample."""
         return self.result.calls
 
 
@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the samples, each once."""
+        """Seeds of the samples, each once."""
         return tuple(dict.fromkeys(cell.seed for cell in self.cells[0]))
 
     def title(self, cell: ComparisonCell) -> str:
@@ -83,7 +83,7 @@ class Comparison:
         return 1 - self.mean_calls(column) / self.mean_calls(0)
 
     def values(self, column: int, metric: str) -> list[float]:
-        """A metric of those of a column's samples that have it."""
+        """Values of a metric for those of a column's samples that have it."""
         return [cell.values[metric] for cell in self.cells[column] if metric in cell.values]
 
     def median(self, column: int, metric: str) -> float:

@@ -93,7 +93,7 @@ def _head(draw: ImageDraw.ImageDraw, result: Comparison, c: int, column: Column)
 
 
 def _tall(result: Comparison) -> int:
-    """Height of a tile: that of the pictures where they are TILE wide."""
+    """Height of a tile: that of the pictures once they are scaled to TILE pixels wide."""
     height, width = first_frame(result.cells[0][0].pixels).shape[:2]
     return int(TILE * min(MAX_ASPECT, height / width))
 

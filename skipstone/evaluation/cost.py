@@ -1,4 +1,4 @@
-"""What a sample has cost: rows of each guidance branch, multiply-accumulates, memory."""
+"""Cost of a sample: rows of each guidance branch, multiply-accumulates, memory."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ def count_macs(denoisers: Sequence[Any]) -> Iterator[MacsMeter]:
 
 
 def _on_gradient(sample: Any, callback: Callable[[], None]) -> None:
-    """Tell when a gradient comes back to a sample."""
+    """Call `callback` when a gradient reaches the sample."""
     sample.register_hook(lambda gradient: callback())
 
 
 class _NoModuleTracker:
-    """In place of torch's tracker of modules, which never ends where a peer has put blocks into themselves."""
+    """Replaces torch's module tracker, which recurses forever when a peer's modules contain themselves."""
 
     parents = frozenset({"Global"})
 
@@ -110,7 +110,7 @@ class _NoModuleTracker:
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Of one attention, from the shapes of its arguments."""
+    """Return the FLOPs of one attention, from the shapes of its arguments."""
     from torch.utils.flop_counter import sdpa_flop_count
 
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
@@ -146,7 +146,7 @@ class PeakMemory:
         self.devices = [device for device in devices if device.type == "cuda"]
 
     def begin(self) -> None:
-        """Forget what was before."""
+        """Reset the peak."""
         import torch
 
         for device in self.devices:

@@ -44,7 +44,7 @@ class EngineSubject:
 
     @classmethod
     def from_loaded(cls, model: EmbeddedModel) -> EngineSubject:
-        """A model that is loaded already."""
+        """Return the subject of a model that is already loaded."""
         engine = cls(model.name, model.name, model.guidance)
         vars(engine)["embedded"] = model  # where `cached_property` looks
         return engine
@@ -72,17 +72,17 @@ class EngineSubject:
 
     @property
     def judge(self) -> Callable[[Any, str], float] | None:
-        """Of the model that ships."""
+        """The judge of the model that ships."""
         return self.embedded.judge
 
     @property
     def folder(self) -> Path:
-        """Where its weights are."""
+        """Folder of the model's weights."""
         return self._package.find(self.model)
 
     @property
     def denoisers(self) -> Sequence[Any]:
-        """Its one network."""
+        """The model's denoisers: its one network."""
         return (self.embedded.unet,)
 
     def check(self, prompts: Sequence[str]) -> None:
@@ -108,7 +108,7 @@ class EngineSubject:
         self.draw(items, replace(column, policy=None, solver=registry.parse("solver", "ddim"), steps=1))
 
     def prepare(self, items: Sequence[SampleRequest], column: Column) -> None:
-        """Nothing: peers do not run here."""
+        """Do nothing: peers do not run in the engine."""
 
     def draw(
         self, items: Sequence[SampleRequest], column: Column, watch: SampleProgressCallback | None = None
@@ -139,7 +139,7 @@ class EngineSubject:
                 for r, calls in zip(results, full, strict=True)]  # fmt: skip
 
     def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
-        """The decoded latents."""
+        """Return the decoded latents."""
         return list(self.embedded.decode([m.x for m in generated]))
 
 

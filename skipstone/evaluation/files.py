@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the names they go by."""
+"""Write files completely or not at all, and make safe file names."""
 
 from __future__ import annotations
 

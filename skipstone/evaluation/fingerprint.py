@@ -1,4 +1,4 @@
-"""What two runs must share for their records to stand in one table, and where a run was made."""
+"""Settings that two runs must share to be in one table, and the machine that a run was made on."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def describe_machine(subject: Subject) -> str:
 
 
 def _processor() -> str:
-    """Its name, where the system has it."""
+    """Name of the processor, if the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

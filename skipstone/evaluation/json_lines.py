@@ -38,7 +38,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """What a line holds, None where it is torn."""
+    """Parse one line; None if it is incomplete."""
     try:
         found = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:

@@ -17,7 +17,7 @@ class LatentRecorder:
     batches: list[Any] = field(default_factory=list)
 
     def latents(self, samples: int) -> list[Any]:
-        """One for each sample, or None for each where what was decoded was not one latent a sample."""
+        """One latent per sample; None for each sample if the number of decoded latents differs from `samples`."""
         rows = [row for batch in self.batches for row in batch]
         return rows if len(rows) == samples else [None] * samples
 

@@ -65,7 +65,7 @@ class ModelPackage(Protocol):
         """A warning about prompts that the model was not trained for; empty where there is nothing."""
 
     def facts(self, prompt: str) -> int | None:
-        """How many facts a prompt of its grammar states; None of any other text."""
+        """Number of facts that a prompt of the model's grammar states; None for any other text."""
 
 
 @functools.cache

@@ -25,7 +25,7 @@ class SavingsCounter:
 
     @property
     def last(self) -> str:
-        """Of the last run."""
+        """The last run: one letter for each call; empty before the first run."""
         return self.runs[-1] if self.runs else ""
 
     @property
@@ -35,17 +35,17 @@ class SavingsCounter:
 
     @property
     def saved(self) -> int:
-        """Those of them of which a part was not computed."""
+        """Number of those calls in which a part of the network was not computed."""
         return sum(run.count(SAVED) for run in self.runs)
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Open around each run."""
+        """Context to open around each run."""
         self.runs.append("")
         yield
 
     def add(self, saved: bool) -> None:
-        """One more call."""
+        """Count one more call."""
         if not self.runs:
             self.runs.append("")
         self.runs[-1] += SAVED if saved else FULL

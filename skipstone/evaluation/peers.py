@@ -1,4 +1,4 @@
-"""What the bench asks of somebody else's accelerator, and what all of them share."""
+"""The interface of peers (third-party accelerators), and the code that they share."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Peer:
     # -- what a subclass defines ------------------------------------------------------------------
 
     def unsupported_reason(self, pipe: Any) -> str | None:
-        """Why it cannot run in this pipeline, in a few words, or None."""
+        """Reason in a few words why the peer cannot run in this pipeline, or None."""
         raise NotImplementedError
 
     def probe_modules(self, pipe: Any) -> list[Any]:
@@ -122,7 +122,7 @@ def denoiser_of(pipe: Any) -> Any:
 
 
 def no_context(call: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Nothing around a call."""
+    """A context that does nothing."""
     return nullcontext()
 
 

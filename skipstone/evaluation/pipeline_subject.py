@@ -96,12 +96,12 @@ class PipelineSubject:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name of the pipeline in tables."""
         return self.display_name or self.checkpoint.name
 
     @property
     def judge(self) -> Callable[[Any, str], float] | None:
-        """Of Pebble alone."""
+        """The judge of the pipeline's model, which only Pebble has; else None."""
         return self.judge_factory()
 
     @property
@@ -119,7 +119,7 @@ class PipelineSubject:
 
     @property
     def is_video(self) -> bool:
-        """Whether it makes videos."""
+        """Whether the pipeline makes videos."""
         return self.checkpoint.is_video
 
     @property
@@ -190,13 +190,13 @@ class PipelineSubject:
 
     @cached_property
     def folder(self) -> Path:
-        """Where its weights are."""
+        """Folder of the pipeline's weights."""
         found = Path(self.checkpoint.model)
         return found if found.is_dir() else Path(self.checkpoint.kind.download(self.checkpoint.model))
 
     @property
     def denoisers(self) -> Sequence[Any]:
-        """The networks that its loop calls."""
+        """The networks that the pipeline's loop calls."""
         spec = find_pipeline_spec(self.pipe)
         return tuple(spec.models(self.pipe, spec.denoisers))
 
@@ -328,7 +328,7 @@ class PipelineSubject:
         return call | {name: value for name, value in offered.items() if name in takes and value is not None}
 
     def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
-        """What the pipeline has decoded, NaN in black."""
+        """The pictures that the pipeline has decoded; NaN becomes black."""
         import numpy as np
 
         return [np.nan_to_num(m.x) for m in generated]

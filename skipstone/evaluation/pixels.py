@@ -1,4 +1,4 @@
-"""What pipelines return, and what metrics, files and sheets want."""
+"""Convert what pipelines return into the arrays that metrics, files and sheets need."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class ProgressCallback(Protocol):
-    """Called with what is being done, and how much is done of how much."""
+    """Callback with the name of the work, the amount done and the total."""
 
     def __call__(self, what: str, done: float, total: float) -> None: ...
 

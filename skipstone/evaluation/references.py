@@ -39,7 +39,7 @@ class EvaluationSample:
 
     @property
     def id(self) -> str:
-        """Of its records."""
+        """The sample's id in records."""
         return f"{self.prompt.id}:{self.seed}"
 
     @property
@@ -113,7 +113,7 @@ class References:
         return [picture for eval_sample in eval_samples if (picture := found[eval_sample]) is not None]
 
     def missing(self, eval_samples: Sequence[EvaluationSample], column: Column) -> list[EvaluationSample]:
-        """Those of which no file is there."""
+        """Samples whose file is missing."""
         return [eval_sample for eval_sample in eval_samples if not self._path(column, eval_sample).is_file()]
 
     def agreement(self, subject: Subject, eval_samples: Sequence[EvaluationSample]) -> dict[str, float]:

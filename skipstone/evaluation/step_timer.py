@@ -21,11 +21,11 @@ class Stopwatch:
         self._began = 0.0
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start the clock."""
         self._began = self._now()
 
     def stop(self) -> None:
-        """Add what has passed."""
+        """Stop the clock and add the elapsed seconds."""
         self.seconds += self._now() - self._began
         self.loops += 1
 

@@ -1,4 +1,4 @@
-"""What a comparison needs of a model: one protocol for the engine's own loop and for a guest in a pipeline."""
+"""Protocol of a comparison's model, implemented for the engine's own loop and for adapted pipelines."""
 
 from __future__ import annotations
 

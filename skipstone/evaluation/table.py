@@ -40,7 +40,7 @@ def _titles(metrics: list[Metric]) -> list[str]:
 
 
 def _width(metric: Metric) -> int:
-    """Columns of a metric."""
+    """Number of table columns that a metric takes."""
     return 1 if metric.summary == "mean" else 2
 
 

@@ -84,7 +84,7 @@ class ClipEncoder:
 
     @property
     def width(self) -> int:
-        """Of the features of pictures and of prompts, which live in one space."""
+        """Number of features of a picture or prompt; both are in one space."""
         return int(self.net.config.projection_dim)
 
     def encode_image(self, picture: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Which model this is, so that what was promised of one is not taken for another's."""
+"""Identity of a model, so that a certificate is used only with the model that it was made for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a metric is and what it may look at."""
+"""Base classes of metrics, and the sample that they may read."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from .base import Metric, Sample, get_image_pair
 
 
 def format_decibels(value: float) -> str:
-    """A PSNR for people: identical pictures are called so."""
+    """Format a PSNR; for identical pictures, say so."""
     return "identical" if math.isinf(value) else f"{value:.1f}"
 
 

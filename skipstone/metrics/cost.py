@@ -1,4 +1,4 @@
-"""What a sample cost."""
+"""Metrics of the cost of a sample."""
 
 from __future__ import annotations
 

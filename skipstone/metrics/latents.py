@@ -41,7 +41,7 @@ class LatentError(Metric):
 
 
 def _array(latent: Any) -> Any:
-    """As float64, of a tensor on any device."""
+    """Return a tensor, on any device, as a float64 array."""
     import numpy as np
 
     if hasattr(latent, "detach"):

@@ -1,4 +1,4 @@
-"""Never more than so many calls."""
+"""A hard limit on the number of calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy with a promise: what calibration has measured of it, and what the promise was made for."""
+"""A policy with a certificate: what calibration measured, and the configuration it holds for."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class CalibrationPoint:
 
     @property
     def label(self) -> str:
-        """The setting as people read it."""
+        """The setting as tables and messages show it."""
         return f"{self.steps} steps of {self.way.rpartition(' / ')[0]}" if self.fixed else self.setting
 
 
@@ -103,17 +103,17 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Certificate:
-        """Out of what `asdict` made of it. Raises TypeError, KeyError for anything else."""
+        """Build a certificate from the output of `asdict`. Raises TypeError or KeyError for anything else."""
         known = {f.name: document[f.name] for f in fields(cls)}
         return cls(**{**known, "points": tuple(CalibrationPoint(**point) for point in document["points"])})
 
     @property
     def best(self) -> CalibrationPoint:
-        """The fastest setting that may be promised."""
+        """The fastest accepted setting."""
         return self.choose_point(allow_sampler=True)[0]
 
     def choose_point(self, allow_sampler: bool) -> tuple[CalibrationPoint, str]:
-        """The fastest accepted point that may be used, and what is to be said of one that may not."""
+        """The fastest accepted point that may be used, and a warning if a faster one needs `allow_sampler=True`."""
         accepted = sorted((p for p in self.points if p.accepted), key=lambda p: (p.calls, p.fixed))
         best = accepted[0]
         usable = next((p for p in accepted if allow_sampler or not p.fixed), None)
@@ -121,8 +121,8 @@ class Certificate:
             return best, ""
         instead = f"{usable.label}, {usable.calls:.1f} calls" if usable else f"no change, {self.full_calls:g} calls"
         return usable or self._nothing(), (
-            f"{best.label} serves you better than any policy here: {best.calls:.1f} calls keep the promise ({instead}, "
-            f"is used now). Say allow_sampler=True to let it replace the pipeline's scheduler and steps."
+            f"{best.label} serves you better than any policy here: {best.calls:.1f} calls meet the target; now using "
+            f"{instead}. Pass allow_sampler=True to replace the pipeline's scheduler and steps."
         )
 
     def _nothing(self) -> CalibrationPoint:
@@ -165,7 +165,7 @@ class Certified(Chain):
 
     @property
     def is_unrestricted(self) -> bool:
-        """Whether it may run on anything: because somebody said so, or because it changes nothing."""
+        """Whether the policy may run on any model: the user allowed it, or the policy changes nothing."""
         return self.forced or (self.point.setting == FIXED_POLICY and not self.point.fixed)
 
     def check(self, identity: Mapping[str, Any], what: str) -> None:
@@ -194,11 +194,12 @@ class Certified(Chain):
         if not self.is_unrestricted and way != self.point.way:
             raise CertificateError(
                 f"The certificate was made for {self.point.way} (solver / grid / steps), and {what} would run "
-                f"{way}: nothing is promised of it. Say the former, or use the bare setting {self.point.setting!r}."
+                f"{way}: the certificate does not cover it. Use the certified sampler, or the uncertified setting "
+                f"{self.point.setting!r}."
             )
 
     def call_warnings(self, call: Mapping[str, Any]) -> list[str]:
-        """What is to be said of a call with other arguments than the certificate's."""
+        """Warnings about a call whose arguments differ from the certificate's."""
         mine = dict(self.certificate.call)
         if "num_inference_steps" in mine:
             mine["num_inference_steps"] = self.point.steps

@@ -78,7 +78,7 @@ class ErrorControl(Policy):
 
     @cached_property
     def signal(self) -> str:
-        """Spelling of the signal that it reads."""
+        """Spec of the signal that the policy reads."""
         return spell(Disagreement(self.order, self.of, self.clock))
 
     @property

@@ -1,4 +1,4 @@
-"""Make what the prompt speaks of anew, once."""
+"""Denoise the region that attends to the prompt's words a second time, once per run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .ranges import check_integer, check_number
 @register("policy")
 @dataclass(frozen=True)
 class RefineOnce(Policy):
-    """Make what the prompt speaks of anew, once, leaving the rest as it is.
+    """Denoise the region that attends to the prompt's words a second time, once per run; leave the rest as it is.
 
     The first step that starts at half log-SNR `at` or later is taken, and where it led the region is noised
     again and denoised in `steps` more calls. The region is where the words of the prompt get more than

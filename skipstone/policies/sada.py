@@ -1,4 +1,4 @@
-"""SADA: skip while the flow bends back towards where it was expected."""
+"""SADA: skip steps while SADA's stability criterion holds."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Sada(Policy):
 
     @cached_property
     def signal(self) -> str:
-        """Spelling of the signal that it reads."""
+        """Spec of the signal that the policy reads."""
         return spell(Stability(self.of))
 
     @property
@@ -85,7 +85,7 @@ class Sada(Policy):
         return [self.plan(run, proposal) for run, proposal in zip(runs, proposals, strict=True)]
 
     def _plans(self, runs: Sequence[Run], proposals: Sequence[Plan]) -> list[Plan]:
-        """One decision for these runs."""
+        """Plans for these runs, which share one decision."""
         last = [run.accepted_attempts[-1].signals for run in runs if run.accepted_attempts]
         values = [signals[self.signal] for signals in last if self.signal in signals]
         stable = len(values) == len(runs) and sum(values) / len(values) <= 0.0
@@ -100,7 +100,7 @@ class Sada(Policy):
         return plans
 
     def _how(self, step: int, streak: int, stable: bool) -> Forecast | None:
-        """What the step after this one takes in place of a call, or None."""
+        """How the next step is predicted without a call; None if it needs one."""
         if streak >= self.max_skip or not max(self.first, 3) <= step < self.last:
             return None
         late = self.lagrange > 0 and step >= self.lagrange_step

@@ -1,4 +1,4 @@
-"""Call the network where the sample's own path bends, and step as far as it is straight."""
+"""Adaptive step sizes from the curvature of each sample's trajectory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAST_STEP_WEIGHT = 5.0  # the last step is not corrected: its error weighs so ma
 @register("policy")
 @dataclass(frozen=True)
 class Stride(Policy):
-    """Take steps as long as the bend of this sample's path allows, in place of the grid's.
+    """Choose each step size from the measured curvature of the sample's trajectory; ignore the grid's steps.
 
     On the angle u = atan(sigma / alpha) the sample moves by dz / du = v. Every call shows how far v has left the line
     through the two calls before, e = rms(v - line), over steps of k and k_1; then b = e / (k (k + k_1)) is the bend,
@@ -105,7 +105,7 @@ class Stride(Policy):
         return max(0, len(run.grid) - 1 - sum(not a.is_forecast for a in run.accepted_attempts))
 
     def _bend(self, run: Run, last: Attempt, here: float) -> tuple[float | None, float]:
-        """b at the pending call, and the step that led there."""
+        """Bend b at the pending call, and the length of the step that led there."""
         angles = [run.angle(a.t) for a in run.past if a.accepted and not a.is_forecast]
         if not angles or LAST not in last.signals:
             return None, 0.0

@@ -76,7 +76,7 @@ class Zeus(Policy):
         return proposal if how is None else replace(proposal, evaluate=how)
 
     def _how(self, step: int, streak: int) -> Forecast | None:
-        """What the step after this one takes in place of a call, or None."""
+        """How the next step is predicted without a call; None if it needs one."""
         if streak >= self.max_skip or not max(self.first, 3) <= step < self.last:
             return None
         if self.lagrange and step >= self.lagrange_step:

@@ -1,4 +1,4 @@
-"""Adams' predictor and corrector on the angle of the path, in a frame that turns with it."""
+"""Adams' predictor and corrector on the angle of the path, in rotating coordinates."""
 
 from __future__ import annotations
 
@@ -150,10 +150,10 @@ def predictor_increment(nodes: Sequence[AdamsNode], end: float) -> Any:
 
 
 def correction_share(angle: float) -> float:
-    """Share of the last correction that belongs into the result when the run ends from this angle.
+    """Weight of the corrector in the last step, which starts at this angle; smaller where the sample is noisier.
 
-    What a step got wrong has mostly left the pictures that the network knows, and its clean estimate is free of it
-    already, the more so the noisier the sample still is. The network was not asked again, so a guess has to do.
+    The network's clean estimate is mostly free of the last step's error already, the more so the noisier the sample.
+    The network is not called at the end of the run, so this weight is a heuristic.
     """
     return 1.0 / (1.0 + (angle / CORRECTION_HALF_ANGLE) ** 2)
 

@@ -31,7 +31,7 @@ DEFAULT_SOLVER, MIXTURE = DDIM(), Mixture()
 
 @dataclass(frozen=True)
 class PolicySetup:
-    """What a policy is tried on: any exact backbone and solver, a grid from noise to data."""
+    """Setup that a policy is checked on: any exact backbone and solver, a grid from noise to data."""
 
     solver: Solver = DEFAULT_SOLVER
     backbone: Backbone = MIXTURE
@@ -45,7 +45,7 @@ class PolicySetup:
         return Problem(self.backbone.schedule, x, grid, seed % 3, seed, self.backbone.branches)
 
     def run(self, policy: Policy, problem: Problem | None = None) -> Result:
-        """One sample denoised."""
+        """Denoise one sample."""
         return denoise(self.backbone, problem or self.problem(), self.solver, policy)
 
 

@@ -30,7 +30,7 @@ class RunScore(NamedTuple):
 
     @property
     def psnr(self) -> float:
-        """In dB."""
+        """PSNR in dB."""
         return mse_to_psnr(self.error)
 
 

@@ -29,7 +29,7 @@ class LocalErrors:
 
     @property
     def longest(self) -> int:
-        """Places that a step may pass, at most, the one it lands on included."""
+        """Largest number of places that a step may pass, including the one it lands on."""
         return int(self.table.shape[-1])
 
     @property

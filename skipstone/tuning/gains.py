@@ -1,4 +1,4 @@
-"""How much of an error made on the way is left in the picture, measured by making some."""
+"""Sensitivity of the final picture to an error at each place, measured with probe runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_probes(fine: FineGrid) -> list[Probe]:
 
 
 def _nearest(base: Sequence[int], angles: Any, angle: float) -> int:
-    """Index in the base."""
+    """Return the index of the nearest place in the base."""
     return int(np.abs(angles[list(base)] - angle).argmin())
 
 

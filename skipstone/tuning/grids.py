@@ -57,7 +57,7 @@ class FineGrid:
 
     @property
     def steps(self) -> int:
-        """Of the fine run."""
+        """Number of steps of the fine run."""
         return len(self.times) - 1
 
     def policy(self, path: Sequence[int], of: str = "pair") -> Policy:

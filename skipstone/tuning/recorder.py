@@ -34,7 +34,7 @@ class RecordedTrajectory:
 
     @property
     def angles(self) -> Any:
-        """Of its times."""
+        """Angles of the recorded times."""
         return np.array([self.schedule.angle(t) for t in self.times])
 
     @property

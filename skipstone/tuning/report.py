@@ -1,4 +1,4 @@
-"""What a search leaves behind: policies that can be used at once, figures, a table and a picture."""
+"""Outputs of a search: policies that can be used at once, figures, a table and a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search has drawn already, so that the same command goes on where it was stopped."""
+"""Cache of a search's runs, so that the same command continues where it was stopped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RunCache:
 
     @classmethod
     def open(cls, out: Path, configuration: Mapping[str, Any]) -> RunCache:
-        """Of a search that writes to `out`. Raises BenchError where it cannot be written."""
+        """Open the cache of a search that writes to `out`. Raises BenchError where it cannot be written."""
         text = json.dumps(json_roundtrip(dict(configuration)), sort_keys=True)
         run_cache = cls(out / CACHE_FOLDER / hashlib.sha256(text.encode()).hexdigest()[:16])
         write_file(run_cache.folder / "configuration.json", json.dumps(json.loads(text), indent=1).encode())
@@ -50,7 +50,7 @@ class RunCache:
             return None
 
     def save(self, what: str, eval_sample: EvaluationSample, **arrays: Any) -> None:
-        """Keep arrays of a sample."""
+        """Save the arrays of a sample."""
         import numpy as np
 
         buffer = BytesIO()
@@ -62,7 +62,7 @@ class RunCache:
         return {(one["what"], one["sample"]): one for one in read_lines(self.folder / SCORES)}
 
     def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what was measured."""
+        """Save the measured scores."""
         try:
             with (self.folder / SCORES).open("ab") as stream:
                 stream.write("".join(map(format_line, lines)).encode())

@@ -102,7 +102,7 @@ class TuningRow:
 
     @property
     def mean_calls(self) -> float:
-        """Calls in the mean."""
+        """Mean calls per sample."""
         return statistics.fmean(one.calls for one in self.scores)
 
     @property
@@ -129,8 +129,9 @@ class TuningResult:
         errors: Local errors of the tuning samples, without the gain.
         gain: (samples, places).
         landings: Places where the gain was measured.
-        rows: As they ran on the check's prompts.
-        agreement: PSNR of runs at every second place to the fine runs, median: what can be told apart at best.
+        rows: Results on the check's prompts.
+        agreement: PSNR of runs at every second place to the fine runs, median; a PSNR to the
+            fine runs above this value is not meaningful.
     """
 
     fine: FineGrid
@@ -142,11 +143,11 @@ class TuningResult:
     agreement: float = 0.0
 
     def times(self, calls: int) -> tuple[float, ...]:
-        """Of the grid of so many calls."""
+        """Return the times of the grid of this many calls."""
         return tuple(self.fine.times[k] for k in self.grids[calls].path)
 
     def policy(self, calls: int) -> Policy:
-        """Of so many calls."""
+        """Return the policy of this many calls."""
         grid = self.grids[calls]
         return self.fine.policy(grid.path, grid.of)
 
@@ -197,7 +198,7 @@ class TimeGridSearch:
 
     @property
     def cached_runs(self) -> CachedRuns:
-        """Its runs."""
+        """Runs of the model, cached as they are made."""
         s = self.settings
         return CachedRuns(self.subject, self.run_cache, s.fine, s.batch, s.seed, self.on_progress)
 

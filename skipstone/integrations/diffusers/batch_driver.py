@@ -34,7 +34,7 @@ NO_ROWS = RowRequest(compute=False)
 
 @dataclass
 class SampleState:
-    """One sample: its flow, what the flow waits for, and the estimate that stands in while it has nothing to do."""
+    """State of one sample: its flow, the flow's pending request, and the x0 that is output while the flow waits."""
 
     flow: Flow
     request: Any
@@ -44,7 +44,7 @@ class SampleState:
     landing_latent: Any = None  # where the sample is to be put when the pipeline gets there, in engine coordinates
 
     def send(self, answer: Any) -> Any:
-        """Answer the flow; what it asks next, or its result."""
+        """Send an answer to the flow; store its next request, or its result."""
         try:
             self.request = self.flow.send(answer)
         except StopIteration as end:
@@ -106,7 +106,7 @@ class BatchDriver:
     # -- before the step -------------------------------------------------------------------------
 
     def before_step(self, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Tell the flows where their samples are and what the network said; the output that the scheduler is to use."""
+        """Send the samples and the network's outputs to the flows; return the output for the scheduler to use."""
         if self.finished:
             raise GuestError(
                 f"{len(self.trajectory.calls)} calls of the scheduler were announced by its timesteps and one more was "
@@ -125,13 +125,13 @@ class BatchDriver:
     def _same_shape(self, x: torch.Tensor) -> None:
         if self.shape and x.shape != self.shape:
             raise GuestError(
-                f"The sample changed its shape from {tuple(self.shape)} to {tuple(x.shape)} within a run: what was "
-                f"said about the one tells nothing about the other. Such pipelines cannot be adapted."
+                f"The sample changed its shape from {tuple(self.shape)} to {tuple(x.shape)} within a run: "
+                f"forecasts need a constant shape. This pipeline cannot be adapted."
             )
         self.shape = x.shape
 
     def _own_output(self, s: int, state: SampleState, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
-        """The output of a sample where it is not the network's own."""
+        """The output to use for a sample in place of the network's; None to keep the network's."""
         k = self.call
         if k < state.resume_call:
             return self.trajectory.output(k, state.held_x0, x)
@@ -158,7 +158,7 @@ class BatchDriver:
         return estimate.output if same and not frozen else self.trajectory.output(k, estimate.x0, x)
 
     def _estimate(self, s: int, query: Query, output: torch.Tensor, x: torch.Tensor) -> Estimate:
-        """What the network said about a sample, guidance included."""
+        """The network's estimate of a sample, guidance included."""
         fresh = self.router.get_new_outputs(s)
         x0 = self.trajectory.x0(self.call, output, x)
         cost = len(fresh) / self.router.branches
@@ -231,7 +231,7 @@ class BatchDriver:
                 state.send(plan)
 
     def _check_plans(self, runs: Sequence[Run], plans: Sequence[Plan]) -> list[Plan]:
-        """Plans as this pipeline can follow them. Raises GuestError where it cannot."""
+        """Convert plans to ones that this pipeline can follow. Raises GuestError where it cannot."""
         for run, plan in zip(runs, plans, strict=True):
             who = ", ".join(plan.why) or type(self.policy).__name__
             if not plan.accept:

@@ -27,7 +27,7 @@ MAX_CALLS_PER_STEP = 8  # denoiser calls, in those of the first step, after whic
 
 @dataclass(frozen=True)
 class RowRequest:
-    """What one sample wants of the next iteration: the network at all, and which branches are given instead."""
+    """One sample's request for the next iteration: whether to run the network, and which branches are given instead."""
 
     compute: bool = True
     known_outputs: Mapping[str, Any] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class BatchRouter:
             p.args, p.kwargs = (), {}
 
     def get_new_outputs(self, sample: int) -> dict[str, torch.Tensor]:
-        """What the network said in this iteration about a sample, by branch."""
+        """The network's new outputs for a sample in this iteration, by branch."""
         said = {}
         for p in self.denoiser_calls.values():
             for j, branch in enumerate(p.branches):
@@ -120,8 +120,8 @@ class BatchRouter:
         here, self.ordinal = self.ordinal, self.ordinal + 1
         if here >= MAX_CALLS_PER_STEP * max(1, len(self.denoiser_calls)) or here >= 64:
             raise GuestError(
-                f"{type(module).__name__} was called {here} times without a step of the scheduler: this pipeline moves "
-                f"its sample by other means than scheduler.step, and cannot be adapted."
+                f"{type(module).__name__} was called {here} times without a step of the scheduler: this pipeline does "
+                f"not update its sample through scheduler.step, and cannot be adapted."
             )
         rows = find_batch(module, args, kwargs).shape[0]
         if not self.samples:

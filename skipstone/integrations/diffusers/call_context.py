@@ -37,7 +37,7 @@ _STEP_SIGNATURE = inspect.signature(lambda model_output, timestep, sample, *args
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """What a pipeline was adapted with."""
+    """The arguments that a pipeline was adapted with."""
 
     policy: Policy
     solver: Solver | None = None
@@ -111,7 +111,7 @@ class CallContext:
     # -- the three seams -------------------------------------------------------------------------
 
     def set_timesteps(self) -> None:
-        """A new trajectory begins."""
+        """Stand in for the scheduler's `set_timesteps`, with which a new trajectory begins."""
         self.close()
         self._new_trajectory()
 
@@ -124,7 +124,7 @@ class CallContext:
         self.end_time = 0.0
 
     def denoise(self, module: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The denoiser is called."""
+        """Stand in for a call of the denoiser."""
         if self.pipe.scheduler is not self.scheduler:
             raise GuestError("The scheduler was replaced within a run. Replace it between two calls of the pipeline.")
         self.start_time = self.start_time or time.perf_counter()
@@ -134,7 +134,7 @@ class CallContext:
         return self.router.denoise(module, run, args, kwargs)
 
     def step(self, run: Callable[..., Any], call: inspect.BoundArguments) -> Any:
-        """The scheduler steps."""
+        """Stand in for the scheduler's `step`."""
         values = call.arguments
         output, timestep, x = values["model_output"], values["timestep"], values["sample"]
         self.num_unstepped_calls = 0
@@ -197,7 +197,7 @@ class CallContext:
     # -- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Note how the trajectory went."""
+        """Record the statistics of the trajectory, which has ended."""
         driver, router = self.driver, self.router
         if driver is None:
             return
@@ -220,13 +220,13 @@ class CallContext:
             )
 
     def _check_used(self) -> None:
-        """Raise where the guest has been passed by."""
+        """Raise GuestError if the pipeline called its denoiser but never the scheduler's step."""
         self.close()
         if not self.finished and self.num_unstepped_calls:
             raise GuestError(
                 f"{type(self.pipe).__name__} called its denoiser {self.num_unstepped_calls} times and never the step "
-                f"of "
-                f"{type(self.scheduler).__name__}: it moves its sample by other means, and cannot be adapted."
+                f"of {type(self.scheduler).__name__}: it does not update its sample through scheduler.step, and cannot "
+                f"be adapted."
             )
 
     def _note_short_runs(self, policy: Policy, steps: int) -> None:

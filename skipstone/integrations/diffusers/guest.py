@@ -1,4 +1,4 @@
-"""`skipstone.adapt`: any diffusers pipeline, made adaptive, with nothing of it touched."""
+"""`skipstone.adapt`: adapts any diffusers pipeline without modifying it."""
 
 from __future__ import annotations
 
@@ -120,13 +120,13 @@ class Adapted:
 
     @property
     def last(self) -> RunStats:
-        """How the latest call went. Raises GuestError before the first one."""
+        """Statistics of the latest call. Raises GuestError before the first one."""
         if self._last is None:
             raise GuestError("The adapted pipeline has not run yet: call pipe(...) first, then ask for .last.")
         return self._last
 
     def remove(self) -> None:
-        """Give the pipeline back as it was; a second time does nothing."""
+        """Restore the pipeline; calling this again does nothing."""
         stack = getattr(type(self.pipe), "_skipstone_stack", [])
         if self in stack:
             stack.remove(self)
@@ -158,7 +158,7 @@ class Adapted:
 
     @contextmanager
     def _certified_scheduler(self) -> Iterator[None]:
-        """The scheduler that a certificate brings, for the time of a call."""
+        """Use the certificate's scheduler for the duration of a call."""
         if not isinstance(self.policy, Certified) or not self.policy.replacement_scheduler:
             yield
             return

@@ -24,7 +24,7 @@ class HostSchedule(Schedule):
 
     @staticmethod
     def from_trajectory(trajectory: Trajectory, base: Schedule) -> HostSchedule:
-        """Of the calls of a trajectory and its end."""
+        """Build the schedule from the calls of a trajectory and its end."""
         return HostSchedule({p.t: p for p in (*trajectory.calls, trajectory.end)}, base)
 
     def alpha(self, t: float) -> float:
@@ -58,13 +58,13 @@ class SchedulerSolver(Solver):
 
     @staticmethod
     def from_trajectory(trajectory: Trajectory) -> SchedulerSolver:
-        """Of a trajectory: one step for each group of its calls."""
+        """Build the solver from a trajectory: one step for each group of its calls."""
         calls = iter(p.t for p in trajectory.calls)
         return SchedulerSolver(tuple(tuple(itertools.islice(calls, n)) for n in trajectory.stages), trajectory.end.t)
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """Where steps begin, and the end."""
+        """Times at which the steps begin, and the end."""
         return (*(times[0] for times in self.steps), self.end)
 
     @cached_property

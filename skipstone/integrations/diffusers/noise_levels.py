@@ -97,7 +97,7 @@ REVERSED_FLOW = PredictionConverter("reversed flow", "flow", -1.0)
 
 
 def converter_from_config(scheduler: Any) -> PredictionConverter:
-    """As `prediction_type` says."""
+    """Return the converter that the configuration's `prediction_type` names."""
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind not in CONVERTERS:
         raise GuestError(
@@ -141,21 +141,21 @@ def apply_clipping(scheduler: Any, x0: Any) -> Any:
 
 
 def table_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
-    """Of schedulers that look their noise levels up by timestep."""
+    """Noise levels of schedulers that look them up by timestep."""
     bars = scheduler.alphas_cumprod.tolist()
     steps = [int(t) for t in scheduler.timesteps[begin:].tolist()]
     return [NoiseLevel((k + 1) / len(bars), 1.0, math.sqrt(bars[k]), math.sqrt(1.0 - bars[k])) for k in steps]
 
 
 def variance_preserving_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
-    """Of schedulers with sigmas whose sample has unit variance, or is a flow's."""
+    """Noise levels of schedulers with sigmas whose sample has unit variance, or is a flow's."""
     if scheduler.config.get("use_flow_sigmas", False):
         return flow_levels(scheduler, begin)
     return _levels_from_sigmas(scheduler, _sigmas(scheduler, begin), lambda alpha: 1.0)
 
 
 def variance_exploding_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
-    """Of schedulers with x = x0 + s noise."""
+    """Noise levels of schedulers with x = x0 + s noise."""
     return _levels_from_sigmas(scheduler, _sigmas(scheduler, begin), lambda alpha: alpha)
 
 
@@ -175,7 +175,7 @@ def midpoint_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
 
 
 def flow_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
-    """Of flows: x = (1 - sigma) x0 + sigma noise."""
+    """Noise levels of flows: x = (1 - sigma) x0 + sigma noise."""
     sigmas = _sigmas(scheduler, begin)
     if scheduler.config.get("invert_sigmas", False):
         sigmas = [1.0 - s for s in sigmas]
@@ -188,14 +188,14 @@ def flow_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
 
 
 def cosine_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
-    """Of Wuerstchen's, whose timesteps are times and whose last one is never called."""
+    """Noise levels of Wuerstchen's scheduler, whose timesteps are times and whose last one is never called."""
     times = scheduler.timesteps[begin:-1]
     bars = scheduler._alpha_cumprod(times.float(), times.device).tolist()
     return [NoiseLevel(t, 1.0, math.sqrt(b), math.sqrt(1.0 - b)) for t, b in zip(times.tolist(), bars, strict=True)]
 
 
 def angle_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
-    """Of IPNDM's, whose timesteps are angles."""
+    """Noise levels of IPNDM, whose timesteps are angles."""
     rows = zip(scheduler.timesteps.tolist(), scheduler.alphas.tolist(), scheduler.betas.tolist(), strict=False)
     return [NoiseLevel(t, 1.0, alpha, beta) for t, alpha, beta in list(rows)[begin:]]
 

@@ -262,7 +262,7 @@ register_unsupported(
 )
 register_unsupported(
     ("LEditsPPPipelineStableDiffusion", "LEditsPPPipelineStableDiffusionXL", "ScoreSdeVePipeline", "KarrasVePipeline"),
-    "it moves its sample by other means than scheduler.step. Adapt a pipeline with the same weights that steps.",
+    "it does not update its sample through scheduler.step. Adapt a pipeline with the same weights that does.",
 )
 register_unsupported(
     ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline", "VQDiffusionPipeline"),

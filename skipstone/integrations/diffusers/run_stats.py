@@ -1,4 +1,4 @@
-"""How a call of an adapted pipeline went, for each of its samples."""
+"""Statistics of a call of an adapted pipeline, for each of its samples."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RunStats(Sequence[SampleStats]):
 
     @staticmethod
     def from_trajectories(policy: Policy, trajectories: Sequence[FinishedTrajectory], seconds: float) -> RunStats:
-        """The account of finished trajectories."""
+        """Return the statistics of finished trajectories."""
         samples = []
         for t in trajectories:
             entered = max(1, sum(t.rows))
@@ -103,7 +103,7 @@ class RunStats(Sequence[SampleStats]):
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """The same for programs."""
+        """The statistics as JSON text."""
         samples = [
             {
                 "calls": s.calls,

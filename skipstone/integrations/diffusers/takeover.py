@@ -113,8 +113,9 @@ def _time_factor(router: BatchRouter, timestep: float) -> float:
         if abs(factor - usual) < 0.01 * usual:
             return usual
     raise GuestError(
-        f"{type(p.module).__name__} is told the time in a way of its own ({model_timestep} where the scheduler is told "
-        f"{timestep:g}), which Skipstone cannot do in the pipeline's place. {ALTERNATIVE}"
+        f"{type(p.module).__name__} receives a timestep that is not the scheduler's, nor 1/1000 of it "
+        f"({model_timestep}, where the scheduler receives {timestep:g}); Skipstone cannot compute it in the pipeline's "
+        f"place. {ALTERNATIVE}"
     )
 
 

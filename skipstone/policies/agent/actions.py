@@ -51,7 +51,7 @@ class BaseSchedule:
 
     @cached_property
     def places(self) -> tuple[float, ...]:
-        """`PLACES_PER_STEP` for each step, and the end."""
+        """Times of the places: `PLACES_PER_STEP` for each step, and the end."""
         found: list[float] = []
         for a, b in zip(self.times, self.times[1:], strict=False):
             inner = [a + (b - a) * j / PLACES_PER_STEP for j in range(1, PLACES_PER_STEP)]
@@ -111,7 +111,7 @@ class ActionSpace:
 
     @property
     def sites(self) -> frozenset[str]:
-        """Outputs of the network that some action needs."""
+        """Sites (outputs of the network) that some action needs."""
         branch = UNCOND_BRANCH if GATE in self.names else frozenset[str]()
         return branch | (frozenset({ATTENTION}) if REFINE in self.names else frozenset[str]())
 
@@ -161,7 +161,7 @@ class ActionSpace:
 
 
 def count_refinements(run: Run) -> int:
-    """Refinements that a run has made."""
+    """Number of refinements that a run has made."""
     return sum(isinstance(a.plan.evaluate, Refine) for a in run.accepted_attempts)
 
 
@@ -185,7 +185,7 @@ def _parse_length(name: str) -> int:
 
 
 def is_decision_due(run: Run) -> bool:
-    """Whether a decision is: the call at the start of the pending step is known, and the step is not settled yet."""
+    """Whether the agent must decide now: the call at the start of the pending step is done, the step is not settled."""
     last = run.pending
     if last is None or last.plan.memo.get(STOP) is not None:
         return False

@@ -108,7 +108,7 @@ class PublishedObservation:
         return [_values(spec, width)(signals) for signals in recent]
 
     def features(self, part: str, batch: ObservationBatch) -> Any:
-        """(n, entries) of a part."""
+        """Return the entries of a part, as an array (n, entries)."""
         import numpy as np
 
         if part == TIMESTEP:

@@ -75,12 +75,12 @@ class Observation:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Signals that it is made of."""
+        """Signals that the observation is made of."""
         return frozenset({LINEAR_ERROR_SIGNAL, REPEAT_ERROR_SIGNAL}) | self.published.needs(self.published_blocks)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Of the entries, in order."""
+        """Names of the entries, in order."""
         found: list[str] = []
         if "place" in self.blocks:
             found += ["progress", "angle", "steps left", "calls", "ahead", "log price"]

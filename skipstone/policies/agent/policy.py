@@ -63,12 +63,12 @@ class AgentCheckpoint:
 
     @property
     def prices(self) -> tuple[float, float]:
-        """The lowest and the highest that it was trained at."""
+        """The lowest and the highest price that the agent was trained at."""
         found = [price for price, _ in self.base_schedules]
         return min(found), max(found)
 
     def base_schedule(self, price: float) -> BaseSchedule:
-        """That of the nearest price, by ratio."""
+        """The base schedule of the nearest price, by ratio."""
         return min(self.base_schedules, key=lambda g: max(g[0] / price, price / g[0]))[1]
 
     def choose(self, run: Run, price: float) -> int:
@@ -81,7 +81,7 @@ class AgentCheckpoint:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write it as one file. Raises OutputError where that cannot be."""
+        """Write the agent as one file. Raises OutputError if that fails."""
         about = {
             "moves": asdict(self.action_space),
             "sight": asdict(self.observation),
@@ -193,7 +193,7 @@ class Agent(Policy):
 
     @cached_property
     def checkpoint(self) -> AgentCheckpoint:
-        """What its file holds."""
+        """The contents of the agent's file."""
         file = find_agent(self.path)
         return _loaded(str(file), os.stat(file).st_mtime)
 

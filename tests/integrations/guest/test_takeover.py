@@ -38,13 +38,13 @@ REFUSED = {
     "text-to-video-sd": "more rows than there are samples",
     "wan22": "take turns",
     "kandinsky22": "adds noise",
-    "lumina2": "told the time in a way of its own",
+    "lumina2": "receives a timestep that is not the scheduler's",
     "cogview4": "names times in a way of its own",
     "qwenimage": "guidance of this run",
     "flux-kontext": "given more than the sample",
     "pag": "attention processors",
     "sd3-slg": "changes the guidance on the way",
-    "stable-audio": "names times|told the time|adds noise",
+    "stable-audio": "names times|receives a timestep|adds noise",
 }
 
 

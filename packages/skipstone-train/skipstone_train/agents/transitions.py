@@ -70,10 +70,10 @@ def epsilon_greedy(behaviour: Behaviour, chance: float) -> Behaviour:
 
 
 class EpisodicRandomBehaviour:
-    """Acts at random, with a taste that lasts an episode: long runs and short ones are seen alike.
+    """Random actions with action weights drawn once per episode, so that long and short runs are both explored.
 
     Args:
-        spread: Of the tastes, which are normal scores of the actions. 0 is `random_behaviour`.
+        spread: Standard deviation of the weights, normal scores of the actions. 0 is `random_behaviour`.
     """
 
     def __init__(self, spread: float = 2.0) -> None:
