@@ -35,7 +35,7 @@ AUDIT_FILE, PROMPTS = "audit.jsonl", "prompts.jsonl"
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """Result of an audit.
 
     Args:
         each: The sequential test after all samples so far, of each group that was promised the target; of all samples

@@ -1,4 +1,4 @@
-"""Where full runs and scores are kept from one calibration to the next: a folder for each configuration of a model."""
+"""Cache of full runs and scores across calibrations: a folder for each configuration of a model."""
 
 from __future__ import annotations
 

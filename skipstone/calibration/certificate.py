@@ -1,4 +1,4 @@
-"""What a calibration writes: the certificate, and the README that says in words what it promises, and what not."""
+"""Output of a calibration: the certificate, and a README that says in words what it promises, and what not."""
 
 from __future__ import annotations
 

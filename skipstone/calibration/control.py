@@ -18,7 +18,7 @@ METHODS = ("fixed_sequence", "holm", "conformal")
 
 @dataclass(frozen=True, slots=True)
 class SettingChoice:
-    """What may be promised.
+    """The settings that may be promised.
 
     Args:
         index: The cheapest of the accepted settings, the first of equally cheap ones; None where none is accepted.

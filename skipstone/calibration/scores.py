@@ -25,7 +25,7 @@ MeasureFunction = Callable[[Sample], float]
 
 @dataclass(frozen=True)
 class PictureMeasure:
-    """How a picture is measured.
+    """Measurement of a picture.
 
     Args:
         name: Of the metric.

@@ -163,7 +163,7 @@ def _estimate_candidate(
 
 
 def _keep_promising(live: Sequence[CandidateSetting], seen: dict[str, RiskEstimate]) -> list[CandidateSetting]:
-    """Those that are worth more prompts, at most half of them or MIN_SURVIVORS.
+    """Return the candidates that are worth more prompts, at most half of them or MIN_SURVIVORS.
 
     None that is slower than one that is as good as sure to pass, and none that is as good as sure to fail; the surest,
     in case that those fail; and those by which the most calls can be expected to be saved.

@@ -15,7 +15,7 @@ from .target import Target
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """What an audit found.
+    """Result of an audit's test.
 
     Args:
         e_value: Capital of a gambler who started with 1 and bets that the promise is broken.

@@ -27,7 +27,7 @@ EXAMPLES = "'psnr >= 30 @ 90%' (at least 90 % of prompts) or 'ssim >= 0.95 @ mea
 
 
 class MetricFacts(NamedTuple):
-    """What a promise must know of a metric: its direction, and the least and the greatest value it can have."""
+    """Facts about a metric that a promise needs: its direction, and its smallest and largest possible value."""
 
     better: Literal["higher", "lower"]
     span: tuple[float, float] = (-math.inf, math.inf)
@@ -168,7 +168,7 @@ class Target:
         return value >= self.level if self.relation == ">=" else value <= self.level
 
     def loss(self, value: float | None) -> float:
-        """How bad one value is, in [0, 1]; 1 for NaN and None."""
+        """Loss of one value, in [0, 1]; 1 for NaN and None."""
         if value is None or math.isnan(value):
             return 1.0
         if self.span is None:

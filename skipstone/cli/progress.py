@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def print_warnings(console: Console) -> Iterator[None]:
-    """What a guest warns of, as sentences and once each; warnings of other libraries are not for a command line."""
+    """Print each GuestWarning once, as a sentence; hide the warnings of other libraries."""
     import warnings
 
     from ..errors import GuestWarning

@@ -191,7 +191,7 @@ class Run:
 
     @property
     def next_start(self) -> float:
-        """Where the next step starts if the pending attempt is accepted."""
+        """Time at which the next step starts if the pending attempt is accepted."""
         return self.t if self.pending is None else self.pending.t_next
 
     @property
@@ -235,7 +235,7 @@ class Run:
         return grid[-1]
 
     def proposal(self) -> Plan:
-        """What to do where no policy amends it: accept, full evaluation, next time of the grid."""
+        """The plan before any policy amends it: accept, full evaluation, next time of the grid."""
         here = self.next_start
         return Plan(Full(), next((g for g in self.grid if g < here), self.t_end))
 

@@ -23,7 +23,7 @@ from .sada_slopes import extrapolate_latent, repeated_calls, slopes
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a signal may look at: one step that has just been computed."""
+    """Data that a signal may read: one step that has just been computed."""
 
     schedule: Schedule
     x: Any
@@ -52,7 +52,7 @@ class Signal:
 
 
 def signal_key(spec: str, k: int) -> str:
-    """Where the k-th value of a signal of several is found in `attempt.signals`."""
+    """Key in `attempt.signals` of the k-th value of a signal with several values."""
     return f"{spec}[{k}]"
 
 

@@ -49,7 +49,7 @@ def attempt_kind(attempt: Attempt, run: Run) -> str:
 
 
 def grid_position(run: Run, t: float) -> float:
-    """Where a time lies on its run's grid, in steps from the noisy end."""
+    """Position of a time on its run's grid, in steps from the noisy end."""
     for i, (a, b) in enumerate(zip(run.grid, run.grid[1:], strict=False)):
         if t >= b:
             return i + max(0.0, (a - t) / (a - b))

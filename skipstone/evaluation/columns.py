@@ -58,7 +58,7 @@ GRAMMAR_HINT = "Expected 'policy @ solver / grid / steps', e.g. 'fixed @ dpmpp(o
 
 
 class Sampler(NamedTuple):
-    """How steps are made and where they go; None is the model's own."""
+    """Solver, grid and number of steps; None is the model's own."""
 
     solver: Solver | None = None
     grid: Grid | None = None

@@ -12,7 +12,7 @@ from ..errors import BenchError
 
 
 def json_roundtrip(value: Any) -> Any:
-    """As JSON gives it back, so that what was read can be compared with what is to be written."""
+    """Return the value after a round trip through JSON, so that it can be compared with a value read from a file."""
     read: Any = json.loads(json.dumps(value, default=str))
     return read
 

@@ -1,4 +1,4 @@
-"""What a pipeline's autoencoder is given to decode: the final latents, as the loop has left them."""
+"""Records the final latents of a pipeline: those that its autoencoder is given to decode."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def record_latents(pipe: Any) -> Iterator[LatentRecorder]:
 
 
 def _scaling(coder: Any) -> tuple[float, float]:
-    """What pipelines divide latents by and add to them before they decode."""
+    """The factor by which pipelines divide latents before they decode, and the shift that they add."""
     config = getattr(coder, "config", {})
     found: Sequence[Any] = (config.get("scaling_factor"), config.get("shift_factor"))
     return float(found[0] or 1.0), float(found[1] or 0.0)

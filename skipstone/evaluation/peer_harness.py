@@ -1,4 +1,4 @@
-"""How a peer is put on a pipeline so that it can be taken off without a trace, and shows that it works."""
+"""Install a peer on a pipeline, remove it completely, and count the calls that it saves."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ class PipelineSubject:
         return tuple(spec.models(self.pipe, spec.denoisers))
 
     def prepare(self, items: Sequence[SampleRequest], column: Column) -> None:
-        """What a peer has to know of such runs, measured by runs of the bare pipeline."""
+        """Let a peer measure what it needs, with runs of the bare pipeline."""
         if column.peer is None:
             return
         if why := column.peer.refusal_reason(self.pipe):

@@ -1,4 +1,4 @@
-"""How far a pipeline's call is and how long its loop took, read off the progress bar that it would show."""
+"""Progress and duration of a pipeline's loop, read from the progress bar that it would show."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def _width(metric: Metric) -> int:
 
 
 def _metric_cells(result: Comparison, c: int, metrics: list[Metric]) -> list[str]:
-    """What a column has of some metrics; nothing of the full run where it would be compared with itself."""
+    """Table cells of a column for some metrics; empty where the full run would be compared with itself."""
     cells = []
     for metric in metrics:
         values = result.values(c, metric.name)

@@ -1,4 +1,4 @@
-"""What a run is worth: how close its picture is to the converged one, less what its calls cost."""
+"""Utility of a run: closeness of its picture to the converged one, minus the price of its calls."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ class Utility:
             )
 
     def __call__(self, quality: Any, calls: Any) -> Any:
-        """Of pictures of this PSNR (in dB) to the same seed's converged run, after so many calls. Takes arrays, too."""
+        """Utility of this PSNR (in dB) to the same seed's converged run after this many calls. Accepts arrays."""
         return np.clip(quality, self.floor, self.cap) - self.price * np.asarray(calls)

@@ -31,7 +31,7 @@ def call_module(module: nn.Module, x: torch.Tensor, timesteps: torch.Tensor, con
 def call_diffusers_unet(
     module: nn.Module, x: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor | None
 ) -> torch.Tensor:
-    """How a diffusers UNet with cross-attention is called."""
+    """Call a diffusers UNet with cross-attention."""
     output: torch.Tensor = module(x, timesteps, encoder_hidden_states=cond, return_dict=False)[0]
     return output
 

@@ -1,4 +1,4 @@
-"""What a finished sample, or a row of them, is worth and what it cost, as numbers."""
+"""Metrics of the quality and the cost of a finished sample, or of a row of them."""
 
 from .available import AvailableMetrics as AvailableMetrics
 from .available import metrics_available as metrics_available

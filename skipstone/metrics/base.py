@@ -37,7 +37,7 @@ class Sample:
 
 
 class BaseMetric:
-    """What metrics of one sample and of many have in common: frozen settings, all with defaults, and these facts."""
+    """Base of metrics of one sample and of many: frozen settings, all with defaults, and these attributes."""
 
     name: ClassVar[str]
     better: ClassVar[Literal["higher", "lower"]]

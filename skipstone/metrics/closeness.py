@@ -1,4 +1,4 @@
-"""How close a picture is to that of the full run: PSNR and SSIM on unquantised pixels in [0, 1]."""
+"""Closeness of a picture to the full run's: PSNR and SSIM on unquantised pixels in [0, 1]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How close the latent is to that of the full run: what the decoder adds or hides left out."""
+"""Closeness of the latent to the full run's, which leaves out what the decoder adds or hides."""
 
 from __future__ import annotations
 

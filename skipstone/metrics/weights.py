@@ -81,7 +81,7 @@ def missing(metric: str, weights: Weights, user_path: str, *needed: str) -> str:
 
 
 def _download_folder() -> str:
-    """Where torch.hub, and with it torchvision and lpips, keep files; without importing torch, which takes a second."""
+    """Folder of torch.hub's files, torchvision's and lpips' included; avoids importing torch, which takes a second."""
     home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
     return os.path.join(home, "hub", "checkpoints")
 

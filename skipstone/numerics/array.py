@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 
 class Array(Protocol):
-    """What a tensor must offer."""
+    """Operations that a tensor must support."""
 
     @property
     def shape(self) -> Any: ...

@@ -137,7 +137,7 @@ class Leading(Grid):
 
 @dataclass(frozen=True)
 class _SigmaGrid(Grid):
-    """What grids of noise levels share: from the loudest to the quietest timestep, then to the data."""
+    """Base of grids of noise levels: from the noisiest to the cleanest timestep, then to the data."""
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
         top, bottom = schedule.clock(1.0), schedule.clock(1.0 / num_train_timesteps(schedule))

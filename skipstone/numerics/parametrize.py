@@ -45,7 +45,7 @@ def to_x0(kind: str, output: Any, x: Any, alpha: float, sigma: float) -> Any:
 
 
 def from_x0(kind: str, x0: Any, x: Any, alpha: float, sigma: float) -> Any:
-    """What a network of that kind would have put out for this clean estimate; inverts `to_x0`."""
+    """Output of a network of that kind for this clean estimate; inverts `to_x0`."""
     clean, noisy = upcast(x0), upcast(x)
     s = _safe(sigma)
     if kind == "x0":

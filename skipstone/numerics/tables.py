@@ -138,7 +138,7 @@ def alphas_cumprod_from_betas(betas: Sequence[float], zero_terminal_snr: bool = 
 
 @dataclass(frozen=True)
 class _BetaTable(TableSchedule):
-    """What the tables of linear betas share: their settings and the checks of them."""
+    """Base of the tables of linear betas: their settings and checks."""
 
     steps: int = 1000
     first: float = 0.00085

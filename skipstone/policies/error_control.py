@@ -20,7 +20,7 @@ def eps_weight_clock(clock: float) -> float:
 
 
 def eps_per_unit(of: PredictionType, clock: float) -> float:
-    """How far eps moves per unit of `of`, at this half log-SNR."""
+    """Change of eps per unit of `of`, at this half log-SNR."""
     if of == "eps":
         return 1.0
     ratio = math.exp(-clock)  # sigma / alpha

@@ -91,7 +91,7 @@ class PID(Policy):
         return min(2.5, max(0.2, factor)) if math.isfinite(factor) else 0.2
 
     def _ease(self, attempt: Attempt | None) -> float:
-        """How many times the tolerance exceeds the error of an attempt; 1 where none is known."""
+        """Ratio of the tolerance to the error of an attempt; 1 if the error is not known."""
         if attempt is None or "error" not in attempt.signals:
             return 1.0
         return self.rtol / max(attempt.signals["error"], 1e-12 * self.rtol)

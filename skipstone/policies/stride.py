@@ -85,7 +85,7 @@ class Stride(Policy):
         return self.tol * math.exp(self.fade * angle)
 
     def _landing(self, run: Run, last: Attempt) -> float:
-        """Where the pending step should land, the call at its start being known."""
+        """Time at which the pending step should land, once the call at its start is known."""
         here, left = run.angle(last.t), self._left(run)
         if left == 0:
             return run.t_end

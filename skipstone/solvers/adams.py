@@ -69,7 +69,7 @@ def sample_norm(schedule: Schedule, t: float) -> float:
 
 
 def decay_factor(here: AdamsNode, end: float) -> float:
-    """What a step to the angle `end` leaves of z itself."""
+    """Factor by which a step to the angle `end` multiplies z itself."""
     return math.sin(end) / math.sin(here.angle) if isinstance(here, CleanNode) else 1.0
 
 
@@ -140,7 +140,7 @@ def linear_share(nodes: Sequence[AdamsNode], end: float) -> Any:
 
 
 def predictor_increment(nodes: Sequence[AdamsNode], end: float) -> Any:
-    """What the step from the last node to the angle `end` adds to z."""
+    """Increment of z in the predictor's step from the last node to the angle `end`."""
     here = nodes[-1].angle
     constant = integrate_nodes(nodes[-1:], here, end)
     if len(nodes) < 3:

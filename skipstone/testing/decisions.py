@@ -34,7 +34,7 @@ def decisions_match(mine: Decision, other: Decision, slack: float) -> bool:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of two runs: where they first decide differently, and whether a signal sat on its threshold there."""
+    """Comparison of two runs: where they first decide differently, and whether a signal was at its threshold there."""
 
     at: int | None = None  # index of the first attempt that differs, None where all agree
     tie: bool = False

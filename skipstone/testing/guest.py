@@ -48,7 +48,7 @@ class FreezeAt(Policy):
 
 @dataclass
 class Recording:
-    """What a bare run asked its scheduler for, and what entered its network."""
+    """Record of a bare run: the requests to its scheduler, and what entered its network."""
 
     output: Any = None
     calls: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)  # (model output, sample)
@@ -85,7 +85,7 @@ class GuestSetup:
         return replace(self, steps=2 * self.steps).ready()
 
     def call(self, pipe: Any, samples: int | None = None) -> torch.Tensor:
-        """What the pipeline makes, with torch's own generator seeded too: some schedulers draw from it."""
+        """Call the pipeline, with torch's own generator seeded too: some schedulers draw from it."""
         torch.manual_seed(0)
         return self.after(pipe(**self.inputs(pipe, samples or self.samples, self.steps)))
 
@@ -221,7 +221,7 @@ def layout_of(pipe: Any, bare: Recording, samples: int) -> BatchLayout:
 
 
 def _overwrite_rows(made: Any, rows: dict[int, Any] | None) -> Any:
-    """What `step` returned with these rows in place of its own, in the sample and in the clean estimate."""
+    """Return the output of `step` with these rows overwritten, in the sample and in the clean estimate."""
     values = list(made) if isinstance(made, tuple) else [made.prev_sample, getattr(made, "pred_original_sample", None)]
     for i, value in enumerate(values[:2]):
         if isinstance(value, torch.Tensor) and value.shape == values[0].shape:

@@ -26,7 +26,7 @@ COARSE, FINE = 96, 192  # steps between which the order is read off
 
 
 def run_without_noise(backbone: Backbone, problem: Problem, solver: Solver) -> Any:
-    """Where every step of the grid taken in full leads, noise being zero: a solver's deterministic part."""
+    """Result of running every step of the grid in full with zero noise: a solver's deterministic part."""
     loop = flow(problem, solver)
     answer: Any = None
     while True:
@@ -51,7 +51,7 @@ def clock_grid(backbone: Backbone, steps: int) -> tuple[float, ...]:
 
 
 def initial_latent() -> Any:
-    """What every measurement starts from: 33 values of noise, in float64."""
+    """Initial latent of every measurement: 33 values of noise, in float64."""
     import numpy as np
 
     return np.linspace(-2.0, 2.0, 33)

@@ -1,4 +1,4 @@
-"""What happened at every step of a run: a solver that takes notes of another, in the engine and in pipelines."""
+"""A solver that records every step of another solver, in the engine and in pipelines."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ COLOURS = ("#1f4e79", "#c0392b", "#1a7f4b", "#8e5ea2", "#e0872f", "#5f6368")
 
 
 def policy_folder(out: Path, calls: int) -> Path:
-    """Where the policy of so many calls is saved."""
+    """Folder in which the policy of this many calls is saved."""
     return out / f"path-{calls}"
 
 

@@ -40,7 +40,7 @@ class RunCache:
         return run_cache
 
     def arrays(self, what: str, eval_sample: EvaluationSample) -> dict[str, Any] | None:
-        """What was saved of a sample; None where there is nothing, or a damaged file, which is made again."""
+        """Saved arrays of a sample; None if there are none or the file is damaged, so that they are computed again."""
         import numpy as np
 
         try:

@@ -33,7 +33,7 @@ SLACK = 0.5  # calls by which a rival may exceed
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """How grids are searched for.
+    """Settings of the search for grids.
 
     Args:
         calls: Numbers of calls, each at least 4 and at most half of `fine`.
@@ -121,7 +121,7 @@ class TuningRow:
 
 @dataclass(frozen=True, eq=False)
 class TuningResult:
-    """What a search has found.
+    """Result of a search.
 
     Args:
         fine: The places.

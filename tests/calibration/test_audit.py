@@ -31,7 +31,7 @@ def test_an_audit_goes_on_where_the_last_one_ended(saved: Path, pipe: Any, cache
     assert not second.alarm
     assert "No alarm" in second.words[-2]
     assert "own prompts" in second.words[1]
-    assert "about these prompts" in second.words[-1]
+    assert "holds for these prompts only" in second.words[-1]
     assert len({line["prompt"] for line in lines}) == 5  # none twice, while there are others
 
 

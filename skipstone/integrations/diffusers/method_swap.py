@@ -83,7 +83,7 @@ def _wrap_method(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
 
 
 def _reduce_as_original(self: Any, protocol: Any) -> Any:
-    """What a copy or a pickle of a swapped object becomes: one of the original class."""
+    """Make copies and pickles of a swapped object instances of the original class."""
     kind = original_class(self)
     make, made_of, *state = kind.__reduce_ex__(self, protocol)
     if make is copyreg.__newobj__:  # type: ignore[attr-defined]  # pickle insists on the class of now

@@ -160,7 +160,7 @@ def variance_exploding_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
 
 
 def interpolated_levels(scheduler: Any, begin: int, earlier: int = 0) -> list[NoiseLevel]:
-    """The same with a second call in each step, half-way in log sigma (KDPM2); the ancestral kind lists it earlier."""
+    """As `variance_exploding_levels`, with a second call half-way in log sigma (KDPM2; listed earlier if ancestral)."""
     middle = scheduler.sigmas_interpol.tolist()
     sigmas = _sigmas(scheduler, begin)
     sigmas = [middle[begin + k - earlier] if k % 2 else s for k, s in enumerate(sigmas)]
@@ -168,7 +168,7 @@ def interpolated_levels(scheduler: Any, begin: int, earlier: int = 0) -> list[No
 
 
 def midpoint_levels(scheduler: Any, begin: int) -> list[NoiseLevel]:
-    """The same, for a scheduler that finds the middle as it goes (DPM-Solver SDE)."""
+    """As `interpolated_levels`, for a scheduler that computes the midpoint during the run (DPM-Solver SDE)."""
     s = _sigmas(scheduler, begin)
     sigmas = [math.sqrt(s[k - 1] * s[k]) if k % 2 else s[k] for k in range(len(s))]
     return _levels_from_sigmas(scheduler, sigmas, lambda alpha: alpha)

@@ -17,7 +17,7 @@ SEPARATE_CALLS = ("cond", "uncond")  # two calls a step, the conditional one fir
 
 
 def _boundary(pipe: Any) -> tuple[float, ...]:
-    """Where Wan 2.2 changes from its high-noise network to the other."""
+    """Boundary ratio at which Wan 2.2 changes from its high-noise network to the other; empty without a second one."""
     ratio = getattr(pipe.config, "boundary_ratio", None)
     return () if ratio is None or getattr(pipe, "transformer_2", None) is None else (float(ratio),)
 

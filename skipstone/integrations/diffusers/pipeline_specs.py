@@ -19,7 +19,7 @@ DENOISERS = ("unet", "transformer", "transformer_2", "prior", "decoder")
 
 @dataclass(frozen=True)
 class PipelineSpec:
-    """How pipelines of one family call their denoiser.
+    """Description of how the pipelines of one family call their denoiser.
 
     Args:
         pipelines: Names of their classes; a subclass is recognised too.

@@ -1,4 +1,4 @@
-"""What policies may know of a pipeline's prompts: the mean of the text states that its denoiser is given."""
+"""Prompt features for policies in a pipeline: the mean of the text states that its denoiser is given."""
 
 from __future__ import annotations
 

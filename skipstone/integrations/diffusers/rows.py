@@ -49,7 +49,7 @@ def main_output(output: Any) -> Any:
 
 
 def replace_main_output(output: Any, value: torch.Tensor) -> Any:
-    """The same kind of return value around another prediction."""
+    """Return the same kind of output with another prediction in it."""
     if isinstance(output, torch.Tensor):
         return value
     if isinstance(output, tuple | list):
@@ -75,7 +75,7 @@ def slice_rows(value: Any, index: torch.Tensor, rows: int) -> Any:
 
 
 def copy_containers(value: Any) -> Any:
-    """The same tensors in containers of their own."""
+    """Copy the containers but not the tensors in them."""
     if isinstance(value, Mapping):
         return {k: copy_containers(v) for k, v in value.items()}
     return type(value)(map(copy_containers, value)) if type(value) in (tuple, list) else value

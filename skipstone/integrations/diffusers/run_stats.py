@@ -54,7 +54,7 @@ class SampleStats:
 
 @dataclass(frozen=True)
 class RunStats(Sequence[SampleStats]):
-    """How the latest call of an adapted pipeline went: a sequence with an entry for each sample.
+    """Statistics of the latest call of an adapted pipeline: a sequence with an entry for each sample.
 
     Pipelines that denoise several times in one call list the samples of each trajectory, one after another.
     """

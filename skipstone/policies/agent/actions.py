@@ -69,7 +69,7 @@ class BaseSchedule:
         return len(self.places) - 1 - max(0, bisect_left(self._rising, t + 1e-9) - 1)
 
     def landing_time(self, t: float, length: int, end: float) -> float:
-        """Where a step from t lands that passes so many places, in a run to `end`."""
+        """Time at which a step from t lands that passes this many places, in a run to `end`."""
         return max(end, self.places[min(self.index(t) + length, len(self.places) - 1)])
 
 

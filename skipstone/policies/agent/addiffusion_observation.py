@@ -56,7 +56,7 @@ class PublishedObservation:
     fee: float = 0.0
 
     def names(self, part: str, placed: bool) -> list[str]:
-        """Of the entries of a part; `placed` where the price is seen elsewhere already, under its own name."""
+        """Names of a part's entries; `placed` if the price is already seen elsewhere, under its own name."""
         if part == QUALITY:
             return [name if name == PRICE_ENTRY and not placed else f"{part} {name}" for name in QUALITY_ENTRIES]
         return [f"{part} {k}" for k in range({IMAGE: self.image, TEXT: self.text, TIMESTEP: 2 * NUM_FREQUENCIES}[part])]

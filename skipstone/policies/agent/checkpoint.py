@@ -98,7 +98,7 @@ class ActionScorer:
 
     @classmethod
     def load(cls, path: str | Path) -> ActionScorer:
-        """What `save` wrote. Raises SpecError where there is none, or it is damaged."""
+        """Read a file that `save` wrote. Raises SpecError if it is missing or damaged."""
         from safetensors import SafetensorError, safe_open
 
         try:

@@ -103,7 +103,7 @@ class Observation:
         return self.features(batch)[0]
 
     def fee(self, run: Run) -> float:
-        """What the features of pictures of a run have cost, in calls; not among the calls of the network."""
+        """Cost of a run's picture features, in calls; not counted among the calls of the network."""
         return self.published.fee * self.published.count_images(run)
 
     def features(self, batch: ObservationBatch) -> Any:

@@ -24,7 +24,7 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True, eq=False)
 class AgentCheckpoint:
-    """All that an agent's file holds.
+    """Contents of an agent's file.
 
     Args:
         action_scorer: Scores of actions.
@@ -94,7 +94,7 @@ class AgentCheckpoint:
 
     @classmethod
     def load(cls, path: str | Path) -> AgentCheckpoint:
-        """What `save` wrote. Raises SpecError where it cannot be read."""
+        """Read a file that `save` wrote. Raises SpecError if it cannot be read."""
         scorer = ActionScorer.load(path)
         try:
             about = scorer.about

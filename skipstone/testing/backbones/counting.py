@@ -29,7 +29,7 @@ class CountingBackbone:
         return self.inner.branches
 
     def predict(self, queries: Sequence[Query]) -> Sequence[Estimate]:
-        """What the other backbone answers."""
+        """Return the other backbone's answers; count the calls and record the times."""
         self.calls += sum(1 - len(q.known_outputs) / self.branches for q in queries)
         self.times += [q.t for q in queries]
         return self.inner.predict(queries)
