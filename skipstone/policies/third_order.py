@@ -7,11 +7,23 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from ..engine.contracts import Clock, Forecast, Plan, Policy, PredictionType, Run
-from ..numerics.differences import relative_curvature
 from ..registry import register
 from .ranges import build_forecast, check_integer, check_number
 
 CHANGE = "latent_change"
+
+
+def relative_curvature(d: Sequence[float]) -> float:
+    """|(d[-1] + d[-3]) / 2 - d[-2]| / d[-2]: half the second difference of the last three, relative.
+
+    With d the sizes of the latent's changes this is the released third-order criterion of
+    AdaptiveDiffusion (Ye et al. 2024, arXiv 2410.09873). Dimensionless; 0 for three equal or evenly
+    spaced values. Infinite where d[-2] is 0 and the others are not; 0 where all three are 0.
+    """
+    bend = abs((d[-1] + d[-3]) / 2 - d[-2])
+    if d[-2] == 0.0:
+        return 0.0 if bend == 0.0 else float("inf")
+    return bend / abs(d[-2])
 
 
 @register("policy")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
-
-import numpy as np
 
 from ..engine.requests import Node, Noise, Query, Solver, Step, get_prediction
 from ..errors import SpecError
@@ -18,9 +17,15 @@ from ..numerics.schedule import Schedule
 from ..registry import register
 
 CORRECTION_HALF_ANGLE = 0.03  # angle at which half of the last correction is kept
-QUADRATURE_NODES, QUADRATURE_WEIGHTS = np.polynomial.legendre.leggauss(
-    8
-)  # quadrature: exact to rounding for steps of a quarter turn
+
+
+@functools.cache
+def _quadrature() -> tuple[tuple[float, float], ...]:
+    """Gauss-Legendre nodes and weights: exact to rounding for steps of a quarter turn."""
+    import numpy as np
+
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    return tuple(zip(nodes.tolist(), weights.tolist(), strict=True))
 
 
 class PairNode(NamedTuple):
@@ -104,10 +109,7 @@ def clean_weights(angles: tuple[float, ...], start: float, end: float) -> tuple[
 def quadrature(start: float, end: float) -> list[tuple[float, float]]:
     """(angle, weight) from angle to angle."""
     half = 0.5 * (end - start)
-    return [
-        (start + half * (p + 1.0), w * half)
-        for p, w in zip(QUADRATURE_NODES.tolist(), QUADRATURE_WEIGHTS.tolist(), strict=True)
-    ]
+    return [(start + half * (p + 1.0), w * half) for p, w in _quadrature()]
 
 
 def clean_weight(angles: Sequence[float], j: int, start: float, end: float) -> float:

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...engine.contracts import Run
 from ...engine.signals import ImageFeatures, PromptFeatures, signal_key
 from ...errors import SpecError
 from ...registry import spell
 from .actions import PLACES_PER_STEP
-from .observation_batch import ObservationBatch
 
 IMAGE, TEXT, TIMESTEP, QUALITY = PARTS = ("image", "text", "timestep", "quality")
 NUM_IMAGES = 3  # images that qualities are made of: this one and the two before
@@ -24,6 +23,37 @@ QUALITY_ENTRIES = (
     "image-text", "image-text change", "image likeness", "last image likeness", "progress", "calls", PRICE_ENTRY,
     "log last",
 )  # fmt: skip
+
+
+class ObservationBatch(NamedTuple):
+    """Runs that are about to decide, one a row; what is not known yet is nan.
+
+    Args:
+        place: (n,) places of the base schedule behind.
+        places: (n,) of the base schedule, in all.
+        calls: (n,) made so far, the one just made included.
+        price: (n,) of a call.
+        angles: (n, HISTORY_LENGTH + 2) of the last calls, newest first.
+        linear_errors, repeat_errors: (n, HISTORY_LENGTH) the signals of these names at the last calls, newest first.
+        ahead: (n,) angle at which the base schedule's next step would land.
+        accumulated_error: (n,) sum of squares of the errors of the steps so far, by `path_curvature`.
+        prompt: (n, width) mean text states.
+        t, pictures, words: What `PublishedObservation` needs; None where it needs nothing.
+    """
+
+    place: Any
+    places: Any
+    calls: Any
+    price: Any
+    angles: Any
+    linear_errors: Any
+    repeat_errors: Any
+    ahead: Any
+    accumulated_error: Any
+    prompt: Any
+    t: Any = None
+    pictures: Any = None
+    words: Any = None
 
 
 @dataclass(frozen=True)

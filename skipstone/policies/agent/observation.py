@@ -16,8 +16,8 @@ from ...errors import SpecError
 from ...registry import spell
 from .actions import PLACES_PER_STEP, BaseSchedule
 from .addiffusion_observation import PARTS as PUBLISHED
+from .addiffusion_observation import ObservationBatch as ObservationBatch
 from .addiffusion_observation import PublishedObservation
-from .observation_batch import ObservationBatch as ObservationBatch
 
 LINEAR_ERROR_SIGNAL, REPEAT_ERROR_SIGNAL = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 BLOCKS = ("place", "trace", "errors", "prompt")  # those that cost nothing
