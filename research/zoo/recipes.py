@@ -37,7 +37,7 @@ class Recipe:
     labelled: bool = True
     patch: int = 1
     scale: float = 1.0
-    batch: int = 32
+    batch: int = 16
     rate: float = 1e-3
     muon: bool = False
     minutes: float = 15.0
@@ -166,8 +166,9 @@ _ALL = (
         DIGITS,
         unet(28, 1, (16, 32, 64)),
         labelled=False,
+        batch=32,
         rate=2e-3,
-        minutes=13,
+        minutes=8,
     ),
     Recipe(
         "animals_epsilon_scaled_linear",
@@ -176,7 +177,7 @@ _ALL = (
         text_unet(16, 12, (40, 80)),
         patch=2,
         scale=1.5,
-        minutes=16,
+        minutes=9,
         guidance=7.5,
     ),
     Recipe(
@@ -187,7 +188,7 @@ _ALL = (
         patch=2,
         muon=True,
         rate=2e-3,
-        minutes=17,
+        minutes=9,
         guidance=3.0,
     ),
     Recipe(
@@ -197,7 +198,7 @@ _ALL = (
         unet(16, 12, (48, 96)),
         labelled=False,
         patch=2,
-        minutes=13,
+        minutes=7,
     ),
     Recipe(
         "food_v_zero_snr",
@@ -205,7 +206,7 @@ _ALL = (
         Domain("emoji", 32, FLAT, FOOD, grounds=tuple(GROUNDS)),
         unet(16, 12, (48, 96)),
         patch=2,
-        minutes=13,
+        minutes=7,
         guidance=2.0,
     ),
     Recipe(
@@ -215,7 +216,7 @@ _ALL = (
         unet(16, 12, (48, 96)),
         labelled=False,
         patch=2,
-        minutes=14,
+        minutes=7,
     ),
     Recipe(
         "digits_sample_cosine",
@@ -223,7 +224,7 @@ _ALL = (
         DIGITS,
         unet(28, 1, (16, 32, 64)),
         rate=2e-3,
-        minutes=10,
+        minutes=5,
         guidance=2.0,
     ),
     Recipe(
@@ -234,7 +235,7 @@ _ALL = (
         muon=True,
         rate=2e-3,
         batch=12,
-        minutes=22,
+        minutes=12,
         guidance=3.0,
     ),
     Recipe(
@@ -245,7 +246,7 @@ _ALL = (
         patch=2,
         muon=True,
         rate=5e-4,
-        minutes=8,
+        minutes=4,
         guidance=3.0,
         teacher="things_flow",
     ),
