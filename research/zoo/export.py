@@ -89,7 +89,8 @@ def export(recipe: Recipe, runs: Path, out: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     log = json.loads((runs / recipe.name / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     (folder / "card.md").write_text(card(recipe, network, log), encoding="utf-8")
-    network.core.half().save_pretrained(folder)
+    core: Any = network.core
+    core.half().save_pretrained(folder)
     if network.words is not None:
         state = {key: value.half().contiguous() for key, value in network.words.state_dict().items()}
         safetensors.torch.save_file(state, folder / "words.safetensors")

@@ -92,7 +92,7 @@ class Denoiser(nn.Module):
             return_dict=False,
         )[0]
         unpacked = said.reshape(batch, rows, columns, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
-        return unpacked.reshape(batch, channels, height, width)
+        return torch.as_tensor(unpacked.reshape(batch, channels, height, width))
 
 
 def build(settings: NetworkSettings, counts: tuple[int, ...]) -> Denoiser:

@@ -39,12 +39,12 @@ def say(
     """The network's output at a place (B,), guided."""
     given, timestep = recipe.schedule.inputs(noisy, place)
     if recipe.teacher is not None:
-        return network(given, timestep, labels, torch.full((len(noisy),), guidance))
+        return torch.as_tensor(network(given, timestep, labels, torch.full((len(noisy),), guidance)))
     said: torch.Tensor = network(given, timestep, labels)
     if labels is None or guidance == 1:
         return said
     free = network(given, timestep, network.unlabelled(len(noisy)))
-    return free + guidance * (said - free)
+    return torch.as_tensor(free + guidance * (said - free))
 
 
 @torch.inference_mode()

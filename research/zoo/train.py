@@ -118,7 +118,7 @@ class Training:
                 free = self.teacher(noised.inputs, noised.timestep, self.teacher.unlabelled(len(samples)))
                 target = free + guidance[:, None, None, None] * (said - free)
         guess = self.network(noised.inputs, noised.timestep, labels, guidance)
-        return (noised.weight * ((guess - target) ** 2).flatten(1).mean(1)).mean()
+        return torch.as_tensor((noised.weight * ((guess - target) ** 2).flatten(1).mean(1)).mean())
 
     def advance(self) -> dict[str, float]:
         """Take one step; returns the figures of the log."""
@@ -128,7 +128,7 @@ class Training:
             group["lr"] = rate
         loss = self.error()
         self.network.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
