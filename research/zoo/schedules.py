@@ -146,7 +146,7 @@ class Schedule:
         if self.kind == "edm":
             ramp = torch.linspace(0, 1, steps)
             high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
-            return torch.as_tensor((high + ramp * (low - high)) ** RHO
+            return torch.as_tensor((high + ramp * (low - high)) ** RHO)
         if self.kind == "flow":
             return self.shifted(torch.linspace(1, 1 / steps, steps))
         even = torch.arange(TRAIN_TIMESTEPS, 0, -TRAIN_TIMESTEPS / steps).round() - 1
