@@ -77,7 +77,7 @@ def card(recipe: Recipe, network: Denoiser, log: dict[str, float]) -> str:
             f"- Command: `python -m research.zoo.train {recipe.name} --minutes {recipe.minutes:g}`",
             f"- Trained {log['seconds'] / 60:.1f} minutes of one core, {log['step']:.0f} steps of {recipe.batch}; "
             f"final loss {log['loss']:.4f} (mean of about 100 steps).",
-            f"- `samples.png`: 60 steps of DPM-Solver++ 2M, guidance {recipe.guidance:g}.",
+            f"- `samples.png`: 30 steps of DPM-Solver++ 2M, guidance {recipe.guidance:g}.",
             "",
         ]
     )

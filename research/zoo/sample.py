@@ -54,7 +54,7 @@ def sample(
     noise: torch.Tensor,
     labels: torch.Tensor | None,
     guidance: float,
-    steps: int = 60,
+    steps: int = 30,
 ) -> torch.Tensor:
     """Samples (B, ...) by a deterministic solver of second order (DPM-Solver++ 2M's rule on the clean estimate)."""
     schedule = recipe.schedule
