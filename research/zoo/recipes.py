@@ -206,7 +206,7 @@ _ALL = (
         Domain("emoji", 32, FLAT, FOOD, grounds=tuple(GROUNDS)),
         unet(16, 12, (32, 64)),
         patch=2,
-        minutes=5,
+        minutes=4,
         guidance=2.0,
     ),
     Recipe(
@@ -216,7 +216,7 @@ _ALL = (
         unet(16, 12, (32, 64)),
         labelled=False,
         patch=2,
-        minutes=5,
+        minutes=4,
     ),
     Recipe(
         "digits_sample_cosine",
@@ -235,7 +235,7 @@ _ALL = (
         muon=True,
         rate=2e-3,
         batch=12,
-        minutes=9,
+        minutes=8,
         guidance=3.0,
     ),
     Recipe(
