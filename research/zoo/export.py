@@ -52,6 +52,7 @@ def facts_of(recipe: Recipe) -> dict[str, Any]:
         "schedule": asdict(recipe.schedule),
         "patch": recipe.patch,
         "scale": recipe.scale,
+        "centre": recipe.centre,
         "counts": recipe.counts,
         "labels": recipe.domain.words if recipe.labelled else [],
         "guidance": recipe.guidance,

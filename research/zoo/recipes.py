@@ -20,7 +20,7 @@ class Recipe:
         network: class and shape.
         labelled: whether the network reads labels; a tenth of them are dropped, so that guidance works.
         patch: side of the squares of pixels that become channels (an orthogonal change of basis), 1 for none.
-        scale: factor from pictures in [-1, 1] to the network's samples.
+        scale, centre: samples are `scale * (picture - centre)` of pictures in [-1, 1].
         batch: samples a step.
         rate: highest learning rate.
         muon: whether Muon trains the matrices (else AdamW trains all).
@@ -37,6 +37,7 @@ class Recipe:
     labelled: bool = True
     patch: int = 1
     scale: float = 1.0
+    centre: float = 0.0
     batch: int = 16
     rate: float = 1e-3
     muon: bool = False
@@ -198,7 +199,8 @@ _ALL = (
         unet(16, 12, (32, 64)),
         labelled=False,
         patch=2,
-        minutes=5,
+        centre=0.55,
+        minutes=8,
     ),
     Recipe(
         "food_v_zero_snr",

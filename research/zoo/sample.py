@@ -17,7 +17,7 @@ from research.zoo.recipes import RECIPES, Recipe
 
 def to_samples(pictures: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """What the network sees of pictures uint8 (B, C, ...)."""
-    samples = (pictures.float() / 127.5 - 1) * recipe.scale
+    samples = (pictures.float() / 127.5 - 1 - recipe.centre) * recipe.scale
     return torch.nn.functional.pixel_unshuffle(samples, recipe.patch) if recipe.patch > 1 else samples
 
 
@@ -25,7 +25,7 @@ def to_pictures(samples: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """The pictures uint8 that a network's samples stand for."""
     if recipe.patch > 1:
         samples = torch.nn.functional.pixel_shuffle(samples, recipe.patch)
-    return ((samples / recipe.scale + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return ((samples / recipe.scale + recipe.centre + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def say(
