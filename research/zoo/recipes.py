@@ -226,7 +226,7 @@ _ALL = (
         DIGITS,
         unet(28, 1, (16, 32, 64)),
         rate=2e-3,
-        minutes=4,
+        minutes=3,
         guidance=2.0,
     ),
     Recipe(
