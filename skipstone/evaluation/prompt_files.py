@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..deprecation import old_names
 from ..errors import PromptError
 from .prompt import Prompt
 
@@ -251,3 +252,6 @@ def _first(fields: Mapping[str, Any], names: Sequence[str]) -> str:
         if isinstance(value, str | int) and str(value).strip():
             return str(value).strip()
     return ""
+
+
+__getattr__ = old_names(__name__, {"read": "read_prompts"})

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..deprecation import old_names
 from ..engine.contracts import Plan, Policy, Run
 from ..engine.flow import FREEZE
 from ..integrations.diffusers.guest import Adapted, adapt
@@ -237,3 +238,6 @@ def _overwrite_rows(made: Any, rows: dict[int, Any] | None) -> Any:
 def _relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
     """Relative distance of two results."""
     return float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-12))
+
+
+__getattr__ = old_names(__name__, {"Counter": "count_rows"})

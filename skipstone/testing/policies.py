@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import registry
+from ..deprecation import old_names
 from ..engine.contracts import Attempt, Plan, Policy, Run
 from ..engine.drivers import add_controller, denoise, denoise_many, replay
 from ..engine.requests import Backbone, Problem, Result, Solver
@@ -254,3 +255,6 @@ def check_neutral_changes_nothing(policy: Policy, setup: PolicySetup) -> None:
     a, b = setup.run(Fixed()), setup.run(off)
     if not np.array_equal(a.x, b.x) or a.run.cost != b.run.cost:
         _fail(policy, f"is not neutral at its neutral setting {dict(policy.neutral)}.")
+
+
+__getattr__ = old_names(__name__, {"Setup": "PolicySetup"})
