@@ -214,11 +214,11 @@ _ALL = (
     Recipe(
         "animals_edm",
         Schedule("edm"),
-        Domain("emoji", 32, FLUENT, ANIMALS, grounds=tuple(GROUNDS)),
+        Domain("emoji", 32, FLUENT, ANIMALS[:8], grounds=PALE),
         unet(16, 12, (32, 64)),
         labelled=False,
         patch=2,
-        minutes=4,
+        minutes=12,
     ),
     Recipe(
         "digits_sample_cosine",
@@ -226,7 +226,7 @@ _ALL = (
         DIGITS,
         unet(28, 1, (16, 32, 64)),
         rate=2e-3,
-        minutes=3,
+        minutes=5,
         guidance=2.0,
     ),
     Recipe(
