@@ -20,7 +20,7 @@ import torch
 
 from research.zoo.network import Denoiser, build, parameters_of
 from research.zoo.recipes import RECIPES, Recipe
-from research.zoo.sample import draw_sheet
+from research.zoo.sampling import draw_sheet
 
 
 def load_run(recipe: Recipe, runs: Path) -> Denoiser:

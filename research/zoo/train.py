@@ -23,7 +23,7 @@ from torch import nn
 from research.zoo.data import Pool, draw_pool
 from research.zoo.network import Denoiser, build, parameters_of
 from research.zoo.recipes import RECIPES, Recipe
-from research.zoo.sample import to_samples
+from research.zoo.sampling import to_samples
 
 #: Share of the time over which the learning rate rises, and falls at the end.
 WARM_UP, DECAY = 0.02, 0.35

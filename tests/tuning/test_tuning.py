@@ -275,7 +275,7 @@ def test_what_is_found_beats_even_angles_and_the_grid_of_local_errors(
     assert mine > decibels(made, result, result.fine.even_path(calls), grid.of) + 6
     assert mine >= decibels(made, result, best_path(result.errors, calls), grid.of) - 1e-9
     row = next(row for row in result.rows if row.calls == calls and row.group == "path")
-    assert row.spent == calls
+    assert row.mean_calls == calls
     assert row.psnr_statistics["mean"] == pytest.approx(mine)
 
 
@@ -349,8 +349,8 @@ def test_rivals_run_beside(tmp_path: Path) -> None:
     rows = search(tmp_path, ExactSubject(HARD, steps=30), calls=(8,), fine=24, rivals=True).run().rows
     by_label = {row.label.partition("(")[0]: row for row in rows}
     assert {"path-8", "fixed @ adams", "fixed @ dpmpp", "stride"} <= by_label.keys()
-    assert by_label["stride"].spent <= 8.5
-    assert by_label["fixed @ dpmpp"].spent == 8
+    assert by_label["stride"].mean_calls <= 8.5
+    assert by_label["fixed @ dpmpp"].mean_calls == 8
 
 
 @pytest.mark.parametrize(
