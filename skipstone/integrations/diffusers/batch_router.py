@@ -165,6 +165,7 @@ class BatchRouter:
                 part = main_output(self.slicer.run_rows(call, rule, entering))
                 self._put(p, entering, part, forced=len(entering) - len(wanted))
                 return
+            self.all_or_none |= split is Split.SAMPLES  # from now on, samples decide together
         self._put(p, range(p.rows), main_output(call.run(*call.args, **call.kwargs)), forced=p.rows - len(wanted))
 
     def _choose_rows(self, p: DenoiserCall, wanted: Sequence[int]) -> Iterator[tuple[Split, list[int]]]:
@@ -182,21 +183,29 @@ class BatchRouter:
         """Compute the whole batch, and all of it again in parts, to see whether these may enter apart."""
         args, kwargs = copy_containers(call.args), copy_containers(call.kwargs)  # a network may empty its lists
         whole = main_output(call.run(*args, **kwargs))
-        branches = range(p.rows // self.samples)
-        groups = [[j] for j in branches] if split is Split.BRANCHES else [list(branches)]
-        parts = [
-            [j * self.samples + s for j in group for s in range(first, self.samples, 2)]
-            for group in groups
-            for first in range(min(2, self.samples))
-        ]
-        self.verified += p.rows - len(wanted) + self.slicer.prove(call, split, whole, parts)
+        self.verified += p.rows - len(wanted) + self.slicer.prove(call, split, whole, self._list_parts(p, split))
         self._put(p, wanted, whole[list(wanted)], forced=0)
+
+    def _list_parts(self, p: DenoiserCall, split: Split) -> list[list[int]]:
+        """All rows, as small parts as they may enter in."""
+        if split is Split.BRANCHES:
+            return [[row] for row in range(p.rows)]
+        return [list(range(s, p.rows, self.samples)) for s in range(self.samples)]
+
+    def check_independent(self) -> None:
+        """Raise GuestError where samples of the first iteration may not be told apart; compares them if need be."""
+        self.slicer.strict = True
+        for p in self.denoiser_calls.values():
+            if self.slicer.is_due(p.call, Split.SAMPLES):
+                parts = self._list_parts(p, Split.SAMPLES)
+                self.verified += self.slicer.prove(p.call, Split.SAMPLES, p.output, parts)
+            self.slicer.rule(p.call, Split.SAMPLES)
 
     def _put(self, p: DenoiserCall, rows: Sequence[int], outputs: torch.Tensor, forced: int) -> None:
         """Keep the new outputs of these rows, and count them."""
         p.output[torch.tensor(list(rows), device=outputs.device)] = outputs
         if forced:
-            self.forced_reason = self.slicer.reason or "its rows may not be told apart (per_sample=False, or a cache)"
+            self.forced_reason = "rows enter together (per_sample=False, or a cache of diffusers)"
             self.num_forced_rows += forced
         self._count(p, rows)
 

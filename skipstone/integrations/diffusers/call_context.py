@@ -232,10 +232,10 @@ class CallContext:
         )
         planned = sum(run.cost for run in runs) * router.branches
         beyond = max(router.num_forced_rows, sum(router.num_rows) - planned)
-        if beyond > 1e-6:
+        if beyond > 1e-6 or router.slicer.reason:
+            reason = router.slicer.reason or router.forced_reason or "the pipeline was interrupted"
             self.notes.append(
-                f"{sum(router.num_rows)} rows entered the network, {beyond:g} more than were wanted, because "
-                f"{router.forced_reason or 'the pipeline was interrupted'}."
+                f"{sum(router.num_rows)} rows entered the network, {beyond:g} more than were wanted: {reason}."
             )
 
     def _check_used(self) -> None:

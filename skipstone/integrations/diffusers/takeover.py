@@ -46,25 +46,10 @@ def take_over(
     Raises:
         GuestError: the network cannot be called in the pipeline's place; the message says why.
     """
-    together = "samples must stay together (per_sample=False), and it gives each its own times"
-    stateful = [name for p in driver.router.denoiser_calls.values() for name in p.call.stateful]
-    refuse_takeover(
-        solver,
-        {
-            together: driver.router.all_or_none and driver.layout.samples > 1,
-            f"its network is given objects that may keep state ({', '.join(stateful)})": bool(stateful),
-            "its scheduler adds noise at every step": driver.trajectory.stochastic,
-            "two networks take turns": len({id(p.module) for p in driver.router.denoiser_calls.values()}) > 1,
-            "its scheduler steps more rows than there are samples": driver.layout.width * driver.layout.copies > 1,
-            "its network's output is not an eps, v, x0 or flow": driver.trajectory.prediction not in PREDICTION_TYPES,
-            "its scheduler names times in a way of its own": any(
-                abs(driver.schedule.timestep(p.t) - model_timestep) > 1.0
-                for p, model_timestep in zip(driver.trajectory.calls, timesteps, strict=True)
-            ),
-            "that solver draws noise of its own, of which the pipeline's generators know nothing": solver.stochastic,
-        },
-    )
-    driver.router.slicer.strict |= driver.layout.samples > 1  # coupled rows at different times mean nothing
+    refuse_takeover(solver, _list_reasons(driver, solver, timesteps))
+    _check_finite(driver, output)
+    if driver.layout.samples > 1:  # which will be at different times
+        driver.router.check_independent()
     backbone = PipelineBackbone(driver, driver.router, _time_factor(driver.router, timesteps[0]), output, x)
     layout, grid = driver.layout, driver.scheduler_solver.grid
     seeds = range(layout.samples)
@@ -85,15 +70,29 @@ def refuse_takeover(solver: Solver, reasons: Mapping[str, bool]) -> None:
             raise GuestError(f"The pipeline cannot be taken over by solver={spell(solver)!r}: {reason}. {ALTERNATIVE}")
 
 
+def _list_reasons(driver: BatchDriver, solver: Solver, timesteps: Sequence[float]) -> dict[str, bool]:
+    """Reasons against a takeover -> whether each holds."""
+    calls = driver.router.denoiser_calls.values()
+    stateful = ", ".join(name for p in calls for name in p.call.stateful)
+    together = driver.router.all_or_none and driver.layout.samples > 1
+    own_names = any(
+        abs(driver.schedule.timestep(p.t) - model_timestep) > 1.0
+        for p, model_timestep in zip(driver.trajectory.calls, timesteps, strict=True)
+    )
+    return {
+        "samples must stay together (per_sample=False), and it gives each its own times": together,
+        f"its network is given objects that may keep state ({stateful})": bool(stateful),
+        "its scheduler adds noise at every step": driver.trajectory.stochastic,
+        "two networks take turns": len({id(p.module) for p in calls}) > 1,
+        "its scheduler steps more rows than there are samples": driver.layout.width * driver.layout.copies > 1,
+        "its network's output is not an eps, v, x0 or flow": driver.trajectory.prediction not in PREDICTION_TYPES,
+        "its scheduler names times in a way of its own": own_names,
+        "that solver draws noise of its own, of which the pipeline's generators know nothing": solver.stochastic,
+    }
+
+
 def _measure_guidance(driver: BatchDriver, output: torch.Tensor) -> float:
     """The weight w of uncond + w (cond - uncond), measured on the first step."""
-    bad = [s for s in range(driver.layout.samples) if not torch.isfinite(driver.layout.take(output, s)).all()]
-    if bad:
-        raise GuestError(
-            f"The network's output is not finite (NaN or infinity) in the first step for sample "
-            f"{', '.join(map(str, bad))} of the batch, so nothing can be solved from it. Check its prompt and input; "
-            f"in float16 a network may overflow: load it with torch_dtype=torch.bfloat16 or torch.float32."
-        )
     channels = output.shape[1]  # a pipeline may leave out the learned variance behind them
     branch_outputs = [driver.router.get_new_outputs(s) for s in range(driver.layout.samples)]
     branches = {b: torch.stack([f[b][:channels] for f in branch_outputs]).double() for b in branch_outputs[0]}
@@ -110,6 +109,17 @@ def _measure_guidance(driver: BatchDriver, output: torch.Tensor) -> float:
         "The guidance of this run is not uncond + w (cond - uncond) with one w, so Skipstone cannot guide in the "
         f"pipeline's place. {ALTERNATIVE}"
     )
+
+
+def _check_finite(driver: BatchDriver, output: torch.Tensor) -> None:
+    """Raise GuestError for samples that the network has no finite output for."""
+    bad = [s for s in range(driver.layout.samples) if not torch.isfinite(driver.layout.take(output, s)).all()]
+    if bad:
+        raise GuestError(
+            f"The network's output is not finite (NaN or infinity) in the first step for sample "
+            f"{', '.join(map(str, bad))} of the batch, so nothing can be solved from it. Check its prompt and latents; "
+            f"in float16 a network may overflow: load it with torch_dtype=torch.bfloat16 or torch.float32."
+        )
 
 
 def _time_factor(router: BatchRouter, timestep: float) -> float:

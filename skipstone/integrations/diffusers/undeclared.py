@@ -58,11 +58,9 @@ def _list_additions(module: Any, kind: type) -> Iterator[str]:
             yield f"a forward hook of {kind.__name__} ({_module_of(hook)})"
 
 
-@functools.cache
 def _is_known_processor(kind: type) -> bool:
-    return _is_of(kind.__module__, (PROCESSOR_PACKAGE,)) and not any(
-        word in kind.__name__ for word in COUPLING_PROCESSORS
-    )
+    reads_branches = any(word in kind.__name__ for word in COUPLING_PROCESSORS)
+    return _is_of(kind.__module__, (PROCESSOR_PACKAGE,)) and not reads_branches
 
 
 def _is_forward_replaced(kind: type) -> bool:
