@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -32,6 +32,7 @@ GUIDANCE_ARGUMENTS = (
     "guidance_rescale",
 )  # arguments that a takeover cannot follow
 CURRENT_CALL: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("skipstone_call", default=None)
+Uncovered: TypeAlias = Literal["warn", "error"]  # what a call does that a certificate does not cover
 _STEP_SIGNATURE = inspect.signature(lambda model_output, timestep, sample, *args, **kwargs: None)
 
 
@@ -43,6 +44,7 @@ class AdaptSettings:
     solver: Solver | None = None
     per_sample: bool = True
     verify_rows: bool = False
+    uncovered: Uncovered = "warn"
 
 
 @dataclass(frozen=True)
