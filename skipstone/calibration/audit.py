@@ -6,7 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..evaluation.pipeline_subject import PipelineSubject
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
+from ..json_files import JsonReader
 from ..policies.certified import Certified
 from ..policies.storage import read_policy
 from . import cache as caches
@@ -288,10 +289,32 @@ def _scores(
     return scores
 
 
+@dataclass(frozen=True)
+class AuditLine:
+    """One line of audit.jsonl: a sample that was audited.
+
+    Args:
+        prompt, category, seed: Of the sample.
+        value: Of the target's metric; None where it is not a number.
+        calls: Of the sample.
+        false_alarm, date: Of the audit.
+    """
+
+    prompt: str
+    seed: int
+    value: float | None
+    calls: float
+    false_alarm: float
+    date: str
+    category: str = ""
+
+
 def _load_earlier(path: Path, false_alarm: float) -> list[dict[str, Any]]:
-    """The samples of earlier audits. Raises SpecError where they had another chance of a false alarm."""
+    """The samples of earlier audits. Raises SpecError where a line is none or had another chance of a false alarm."""
     repair_lines(path)
-    found = [{**line, "value": math.nan if line["value"] is None else line["value"]} for line in read_lines(path)]
+    reader = JsonReader(SpecError, "Restore the file, or move it away to begin anew.")
+    lines = [reader.convert(AuditLine, line, f"{path}: line {i}") for i, line in enumerate(read_lines(path), 1)]
+    found = [{**asdict(line), "value": math.nan if line.value is None else line.value} for line in lines]
     if found and found[0]["false_alarm"] != false_alarm:
         raise SpecError(
             f"{path} was begun with a false alarm of {found[0]['false_alarm']}, not {false_alarm}: a test cannot be "

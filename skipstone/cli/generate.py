@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,11 +97,22 @@ def generate(
 def _column(subject: Subject, policy: str, sampler: options.SamplerOptions) -> Column:
     from ..errors import SpecError
     from ..evaluation.columns import parse_column
+    from ..policies.certified import Certified
 
     column = parse_column(policy, *sampler.sampler(subject), run_files=True)
     if column.policy is None:
         raise SpecError("'fewer' only makes sense in a comparison: skipstone compare ... --policies fewer.")
-    return subject.resolve_column(column)
+    column = subject.resolve_column(column)
+    if isinstance(column.policy, Certified):
+        column.policy.check_sampler(_typed(subject, column, sampler).way, "this command")
+    return column
+
+
+def _typed(subject: Subject, column: Column, sampler: options.SamplerOptions) -> Column:
+    """A column, with the solver, grid and steps that were typed in place of those of its certificate."""
+    full = sampler.sampler(subject)
+    typed = {name: getattr(full, name) for name in full._fields if getattr(sampler, name) is not None}
+    return subject.resolve_column(replace(column, **typed))
 
 
 def _run(subject: Subject, column: Column, prompt: str, output: OutputOptions, console: Console) -> None:

@@ -51,7 +51,7 @@ class Coverage:
         if mine != theirs and not policy.is_unrestricted:
             raise CertificateError(
                 f"The certificate was made with the solver {mine}, and {theirs} was asked for: leave solver= out, "
-                f"which takes that of the certificate, or use the bare setting {policy.point.setting!r}, without a promise."
+                f"which takes that of the certificate, or use the bare setting {policy.point.setting!r}."
             )
         self.policy, self._per_sample = policy, per_sample
         self._facts = _scheduler_facts(pipe) | cheap_facts(pipe)

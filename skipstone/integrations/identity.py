@@ -114,8 +114,8 @@ def _describe_adapters(network: Any) -> str:
 
 def _describe_attention(network: Any) -> str:
     """Classes of the attention processors: some look across the batch, or bring pictures of their own."""
-    found = {type(module.processor).__name__ for module in network.modules() if hasattr(module, "processor")}
-    return ", ".join(sorted(found))
+    found = [vars(module).get("processor", module._modules.get("processor")) for module in network.modules()]
+    return ", ".join(sorted({type(processor).__name__ for processor in found if processor is not None}))
 
 
 def _describe_freeu(network: Any) -> str:

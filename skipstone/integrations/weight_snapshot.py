@@ -12,14 +12,12 @@ import torch
 SAMPLED = 64  # values of each tensor, evenly spaced
 
 
-class TensorMark(NamedTuple):
-    """How a tensor is recognised: the object, how often it was written to in place, and where its values are."""
+class Place(NamedTuple):
+    """Where the values of a tensor are in a snapshot."""
 
-    tensor: weakref.ref[torch.Tensor]
-    version: int  # counts in-place operations of autograd; those on `.data` it misses, for which there are the values
-    shape: tuple[int, ...]
+    shape: torch.Size
     group: tuple[torch.dtype, torch.device]
-    start: int  # of its values within its group
+    start: int
     count: int
 
 
@@ -30,62 +28,72 @@ class WeightSnapshot:
     Tensors themselves are not kept alive. Weights that are off-loaded to the `meta` device have no values to look at.
 
     Args:
-        marks: Of each tensor, by its name.
+        places: Of each tensor by its name.
         values: Of the tensors of one dtype and device, one after the other, as bytes.
+        objects: Each tensor, and how often it was written to in place. Writing to `.data` is not counted; that, the
+            values show.
     """
 
-    marks: Mapping[str, TensorMark]
+    places: Mapping[str, Place]
     values: Mapping[tuple[torch.dtype, torch.device], bytes]
+    objects: Mapping[str, tuple[weakref.ref[torch.Tensor], int]]
 
     @staticmethod
     @torch.no_grad()
     def of(networks: Mapping[str, Any]) -> WeightSnapshot:
         """Look at the weights of networks, by their names."""
-        marks: dict[str, TensorMark] = {}
+        places: dict[str, Place] = {}
+        objects: dict[str, tuple[weakref.ref[torch.Tensor], int]] = {}
         rows: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
         ends: dict[tuple[torch.dtype, torch.device], int] = {}
         for name, tensor in _tensors(networks):
             group = (tensor.dtype, tensor.device)
             some = _some_values(tensor)
-            start = ends.get(group, 0)
-            version = 0 if tensor.is_inference() else tensor._version
-            marks[name] = TensorMark(weakref.ref(tensor), version, tuple(tensor.shape), group, start, len(some))
-            ends[group] = start + len(some)
+            start, count = ends.get(group, 0), len(some)
+            places[name] = Place(tensor.shape, group, start, count)
+            objects[name] = weakref.ref(tensor), 0 if tensor.is_inference() else tensor._version
+            ends[group] = start + count
             rows.setdefault(group, []).append(some)
-        return WeightSnapshot(marks, {group: _bytes(torch.cat(some)) for group, some in rows.items()})
+        return WeightSnapshot(places, {group: _bytes(torch.cat(some)) for group, some in rows.items()}, objects)
 
     def changed(self, before: WeightSnapshot) -> list[str]:
         """Names of tensors that are new, gone, of another dtype or shape, or have other values than before."""
-        names = dict.fromkeys((*before.marks, *self.marks))
+        if self.values == before.values and self.places == before.places:
+            return []
+        names = dict.fromkeys((*before.places, *self.places))
         return [name for name in names if self._facts(name) != before._facts(name)]
 
     def written(self, before: WeightSnapshot) -> list[str]:
         """Names of tensors that are the same objects as before and were written to in place since then."""
         return [
             name
-            for name, mark in self.marks.items()
-            if name in before.marks
-            and mark.tensor() is before.marks[name].tensor()
-            and mark.version != before.marks[name].version
+            for name, (tensor, version) in self.objects.items()
+            if name in before.objects and version != before.objects[name][1] and tensor() is before.objects[name][0]()
         ]
 
     def _facts(self, name: str) -> tuple[Any, ...] | None:
         """What is compared of a tensor; where it is does not matter."""
-        if (mark := self.marks.get(name)) is None:
+        if (place := self.places.get(name)) is None:
             return None
-        size = mark.group[0].itemsize
-        some = self.values[mark.group][mark.start * size : (mark.start + mark.count) * size]
-        return mark.group[0], mark.shape, mark.count, some
+        size = place.group[0].itemsize
+        some = self.values[place.group][place.start * size : (place.start + place.count) * size]
+        return place.group[0], place.shape, place.count, some
 
 
 def _tensors(networks: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and tensors; faster than `named_parameters`, which this is called too often for."""
-    for name, network in networks.items():
-        for inside, module in network.named_modules():
-            for tensors in (module._parameters, module._buffers):
-                for key, tensor in tensors.items():
-                    if tensor is not None:
-                        yield f"{name}.{inside}.{key}" if inside else f"{name}.{key}", tensor
+    """Names and tensors; several times as fast as `named_parameters`, for this is called before every call."""
+    left = list(networks.items())
+    seen = set()
+    while left:
+        name, module = left.pop()
+        if module is None or id(module) in seen:
+            continue
+        seen.add(id(module))
+        for tensors in (module._parameters, module._buffers):
+            for key, tensor in tensors.items():
+                if tensor is not None:
+                    yield f"{name}.{key}", tensor
+        left += [(f"{name}.{key}", inside) for key, inside in module._modules.items()]
 
 
 def _some_values(tensor: torch.Tensor) -> torch.Tensor:

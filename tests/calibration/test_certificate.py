@@ -122,7 +122,6 @@ def test_what_is_loaded_is_what_was_saved(policy: Certified, saved: Path, pipe: 
     loaded = skipstone.load_policy(saved, pipe)
     assert isinstance(loaded, Certified)
     assert loaded == policy
-    document = json.loads((saved / "policy.json").read_text())
     assert loaded.certificate == read_saved_policy(str(saved / "policy.json")).certificate
     assert loaded.certificate.points == policy.certificate.points
     assert loaded.files == policy.files

@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
@@ -89,7 +88,7 @@ def _solver(solver: Solver | str | None) -> Solver | None:
 
 
 def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
-    from ...policies.storage import FILE, read_policy
+    from ...policies.storage import is_policy_folder, read_policy
 
     if isinstance(policy, Policy):
         return policy
@@ -99,7 +98,7 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
             f"skipstone.adapt(pipe, 'third_order')."
         )
     folder = isinstance(policy, os.PathLike) or (os.sep in policy and "(" not in policy)
-    if folder or (Path(policy) / FILE).is_file():
+    if folder or is_policy_folder(policy):
         return read_policy(policy)
     parsed: Policy = registry.parse("policy", str(policy))
     return parsed
