@@ -171,7 +171,7 @@ def describe_differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], mos
 
 
 def _describe_difference(name: str, mine: Any, theirs: Any) -> str:
-    if name == "weights" and mine and theirs:
+    if name == "weights" and isinstance(mine, str) and isinstance(theirs, str):
         return f"the weights differ (sha256 {mine[:12]}... in the certificate, {theirs[:12]}... here)"
     return f"{name} is {_format_value(mine)} in the certificate and {_format_value(theirs)} here"
 
