@@ -103,16 +103,11 @@ def _column(subject: Subject, policy: str, sampler: options.SamplerOptions) -> C
     if column.policy is None:
         raise SpecError("'fewer' only makes sense in a comparison: skipstone compare ... --policies fewer.")
     column = subject.resolve_column(column)
-    if isinstance(column.policy, Certified):
-        column.policy.check_sampler(_typed(subject, column, sampler).way, "this command")
+    typed = {name for name in ("solver", "grid", "steps") if getattr(sampler, name) is not None}
+    if isinstance(column.policy, Certified) and typed:  # what is not typed is the certificate's
+        asked = replace(column, **{name: getattr(sampler.sampler(subject), name) for name in typed})
+        column.policy.check_sampler(subject.resolve_column(asked).way, "this command")
     return column
-
-
-def _typed(subject: Subject, column: Column, sampler: options.SamplerOptions) -> Column:
-    """A column, with the solver, grid and steps that were typed in place of those of its certificate."""
-    full = sampler.sampler(subject)
-    typed = {name: getattr(full, name) for name in full._fields if getattr(sampler, name) is not None}
-    return subject.resolve_column(replace(column, **typed))
 
 
 def _run(subject: Subject, column: Column, prompt: str, output: OutputOptions, console: Console) -> None:

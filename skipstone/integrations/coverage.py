@@ -35,6 +35,7 @@ FREE_ARGUMENTS = {
     "callback_on_step_end",
     "callback_on_step_end_tensor_inputs",
 }
+DIGEST = "sha256 "  # how the digest of a picture, an array or a tensor begins
 TABLES = ("betas", "alphas_cumprod")  # of a scheduler, made from its configuration
 MAX_DEPTH = 10  # of lists and dicts in an argument
 OWN = "own"  # the pipeline's scheduler, as `CalibrationPoint.way` spells it
@@ -128,7 +129,7 @@ def describe_argument(value: Any, depth: int = 0) -> Any:
     if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
         array = np.ascontiguousarray(value)
         digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-        return f"sha256 {digest.hexdigest()[:16]}"
+        return f"{DIGEST}{digest.hexdigest()[:16]}"
     return f"{type(value).__name__} at {id(value):#x}"
 
 

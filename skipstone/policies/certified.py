@@ -93,18 +93,22 @@ class Certified(Chain):
 
     def _advice(self, identity: Mapping[str, Any]) -> str:
         """What to type so that a certificate covers a model with this identity."""
-        made_in_pipeline = bool(self.point.scheduler)
-        is_pipeline = any(name.startswith("scheduler.") for name in identity)
-        if made_in_pipeline and not is_pipeline:
-            return "It was made in a diffusers pipeline. Run it there: add --as-guest, or in Python skipstone.adapt"
-        if is_pipeline and not made_in_pipeline:
-            model = self.certificate.source.get("model", self.certificate.model)
+        source = self.certificate.source
+        from_pipeline = bool(self.point.scheduler)  # the engine's loop has none
+        to_pipeline = any(name.startswith("scheduler.") for name in identity)
+        if from_pipeline and not to_pipeline:
             return (
-                f"It was made in the engine's loop. Make one of the pipeline with its own scheduler: skipstone "
-                f"calibrate --model {model} --as-guest --solver own --grid own --prompts FILE --target "
-                f"{self.certificate.target!r} --out DIR"
+                "It was made in a diffusers pipeline. Run it there: --as-guest, in Python skipstone.adapt(pipe, policy)"
             )
-        return "Calibrate there: skipstone calibrate (--solver own --grid own keeps a pipeline's scheduler)"
+        guest = " --as-guest" if source.get("as_guest") or not from_pipeline else ""
+        sampler = f"{guest} --solver own --grid own" if to_pipeline else ""
+        command = (
+            f"skipstone calibrate --model {source.get('model', self.certificate.model)}{sampler} --prompts FILE "
+            f"--target {self.certificate.target!r} --out DIR"
+        )
+        if to_pipeline and not from_pipeline:
+            return f"It was made in the engine's loop: leave --as-guest out. To make one of the pipeline: {command}"
+        return f"Calibrate there{', which keeps the scheduler of the pipeline' * to_pipeline}: {command}"
 
     def check_sampler(self, way: str, what: str) -> None:
         """Raise CertificateError for other solver, grid or steps; `way` is spelt as that of a `CalibrationPoint`."""
