@@ -121,7 +121,7 @@ def _describe_attention(network: Any) -> str:
 def _describe_freeu(network: Any) -> str:
     """The factors of FreeU: 's1=0.9, s2=0.2, b1=1.2, b2=1.4'; empty where it is off."""
     blocks = list(getattr(network, "up_blocks", ()))
-    factors = {name: {getattr(block, name, None) for block in blocks} - {None} for name in FREEU}
+    factors: dict[str, set[Any]] = {name: {getattr(block, name, None) for block in blocks} - {None} for name in FREEU}
     return ", ".join(f"{name}={value:g}" for name, values in factors.items() for value in sorted(values))
 
 
@@ -168,8 +168,9 @@ def scheduler_from_config(facts: Mapping[str, Any]) -> Any:
     """
     import diffusers
 
-    kind = getattr(diffusers, str(facts.get("class")), None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+    kind: Any = getattr(diffusers, str(facts.get("class")), None)
+    is_scheduler = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    if not is_scheduler:
         raise CertificateError(
             f"The certificate brings a scheduler {facts.get('class')!r}, which diffusers {diffusers.__version__} does "
             f"not have. Calibrate again with this version: skipstone calibrate."

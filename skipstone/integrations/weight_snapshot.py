@@ -18,7 +18,7 @@ class Place(NamedTuple):
     shape: torch.Size
     group: tuple[torch.dtype, torch.device]
     start: int
-    count: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class WeightSnapshot:
         for name, tensor in _tensors(networks):
             group = (tensor.dtype, tensor.device)
             some = _some_values(tensor)
-            start, count = ends.get(group, 0), len(some)
-            places[name] = Place(tensor.shape, group, start, count)
+            start = ends.get(group, 0)
+            ends[group] = start + len(some)
+            places[name] = Place(tensor.shape, group, start, ends[group])
             objects[name] = weakref.ref(tensor), 0 if tensor.is_inference() else tensor._version
-            ends[group] = start + count
             rows.setdefault(group, []).append(some)
         return WeightSnapshot(places, {group: _bytes(torch.cat(some)) for group, some in rows.items()}, objects)
 
@@ -76,8 +76,7 @@ class WeightSnapshot:
         if (place := self.places.get(name)) is None:
             return None
         size = place.group[0].itemsize
-        some = self.values[place.group][place.start * size : (place.start + place.count) * size]
-        return place.group[0], place.shape, place.count, some
+        return place.group[0], place.shape, self.values[place.group][place.start * size : place.end * size]
 
 
 def _tensors(networks: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:

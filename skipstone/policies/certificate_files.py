@@ -134,8 +134,8 @@ def _of_share(point: CalibrationPoint, risk: float) -> Iterator[str]:
         return
     if groups and [sum(g[name] for g in groups) for name in ("n", "failures")] != [point.n, point.failures]:
         yield f"{point.failures} failures of {point.n} prompts, and other sums over its groups"
-    tests = [(g["failures"], g["n"], g["p"]) for g in groups] or [(point.failures, point.n, point.p)]
     if point.p is not None:
+        tests = [(g["failures"], g["n"], g["p"]) for g in groups] or [(point.failures, point.n, point.p)]
         for failures, n, p in tests:
             right = _binomial_p(failures, n, risk)
             if not math.isclose(p, right, rel_tol=P_TOLERANCE, abs_tol=1e-300):
@@ -154,7 +154,7 @@ def _of_acceptance(point: CalibrationPoint, confidence: float | None, target: re
             yield f"accepted with a mean of {point.value} under a target of {target['relation']} {level:g}"
 
 
-def _binomial_p(failures: int, n: int, risk: float) -> float:
+def _binomial_p(failures: float, n: float, risk: float) -> float:
     """P(Binomial(n, risk) <= failures), the exact p-value of a share of prompts."""
     from scipy.special import bdtr
 
