@@ -143,11 +143,23 @@ def digest(parts: Mapping[str, Any]) -> str:
             if not isinstance(tensor, torch.Tensor):
                 continue
             found.update(json.dumps([name, key, str(tensor.dtype), list(tensor.shape)]).encode())
-            if tensor.device.type != "meta":  # weights that are off-loaded cannot be looked at
-                row = tensor.detach().flatten()
+            inside, _, own = key.rpartition(".")
+            stored = stored_tensor(part.get_submodule(inside), own, tensor) if tensor.is_meta else tensor
+            if not stored.is_meta:  # weights that nobody has cannot be looked at
+                row = stored.detach().flatten()
                 some = row[:: max(1, len(row) // DIGEST_VALUES)][:DIGEST_VALUES].contiguous()
                 found.update(some.view(torch.uint8).cpu().numpy().tobytes())
     return found.hexdigest()
+
+
+def stored_tensor(module: Any, name: str, tensor: Any) -> Any:
+    """A tensor of a module; while accelerate off-loads it, so that it has no values, the one that accelerate keeps."""
+    hook = getattr(module, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        stored = getattr(one, "weights_map", None)
+        if tensor.is_meta and stored is not None and name in stored:
+            return stored[name]
+    return tensor
 
 
 def scheduler_to_config(scheduler: Any) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .identity import stored_tensor
+
 SAMPLED = 64  # values of each tensor, evenly spaced
 
 
@@ -25,7 +27,7 @@ class Place(NamedTuple):
 class WeightSnapshot:
     """Every parameter and buffer of some networks, by a few of its values.
 
-    Tensors themselves are not kept alive. Weights that are off-loaded to the `meta` device have no values to look at.
+    Tensors themselves are not kept alive. Of those that accelerate off-loads, what it keeps is looked at.
 
     Args:
         places: Of each tensor by its name.
@@ -91,7 +93,7 @@ def _tensors(networks: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
         for tensors in (module._parameters, module._buffers):
             for key, tensor in tensors.items():
                 if tensor is not None:
-                    yield f"{name}.{key}", tensor
+                    yield f"{name}.{key}", stored_tensor(module, key, tensor) if tensor.is_meta else tensor
         left += [(f"{name}.{key}", inside) for key, inside in module._modules.items()]
 
 

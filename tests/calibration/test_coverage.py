@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import accelerate
 import diffusers
 import pytest
 import torch
@@ -228,6 +229,17 @@ def test_a_cache_of_diffusers_and_a_compiled_network_are_told_apart() -> None:
     network.disable_cache()
     pipe.components["transformer"] = torch.compile(network)
     assert identity(pipe) == before
+
+
+def test_weights_that_are_offloaded_are_looked_at_where_they_are(policy: Certified, other: Any) -> None:
+    accelerate.cpu_offload(other.unet, torch.device("cpu"), offload_buffers=True)
+    assert all(tensor.is_meta for tensor in other.unet.parameters())
+    with skipstone.adapt(other, policy, uncovered="error") as adapted:
+        draw(other)
+        assert adapted.last.uncovered == ()
+        other.unet.conv_in._hf_hook.weights_map["weight"].data.mul_(2)
+        with pytest.raises(CertificateError, match=r"the weights differ .* unet\.conv_in\.weight"):
+            draw(other)
 
 
 # -- Settings of adapt ------------------------------------------------------------------------------
