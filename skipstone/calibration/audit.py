@@ -6,20 +6,22 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..deprecation import old_attributes, old_keywords
-from ..errors import OutputError, SpecError
+from ..errors import CertificateError, OutputError, SpecError
 from ..evaluation.columns import Sampler, parse_column
 from ..evaluation.engine_subject import EngineSubject
 from ..evaluation.json_lines import format_line, read_lines, repair_lines
-from ..evaluation.pipeline_subject import PipelineSubject
+from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
-from ..policies.certified import Certified
+from ..integrations.coverage import DIGEST, describe_uncovered
+from ..json_files import JsonReader
+from ..policies.certified import Certificate, Certified
 from ..policies.storage import read_policy
 from . import cache as caches
 from . import certificate as certificate_module
@@ -163,7 +165,7 @@ def audit(
     run = _AuditRun.open(Path(folder), options, false_alarm)
     eval_samples = run.next_samples(prompts, samples)
     audited = {line["prompt"] for line in run.lines}
-    subject = _subject(pipe, run.certified.certificate.source)
+    subject = _subject(pipe, run.certified.certificate)
     scores = _scores(subject, run.certified, run.target, options, caches.folder(cache), on_progress)
     run.draw(eval_samples, scores)
     texts = [eval_sample.prompt.text for eval_sample in eval_samples]
@@ -224,6 +226,9 @@ class _AuditRun:
         way = parse_column(f"{point.setting} @ {point.way}", *Sampler())
         column = replace(scores.subject.resolve_column(way), policy=self.certified)
         scores.subject.load([column])
+        called = certificate_module.call_arguments_of(scores.subject, column)
+        if found := self.certified.call_differences(called):
+            raise CertificateError(f"audit: {describe_uncovered(found)}")
         scores.total = len(eval_samples) * (point.calls + full_calls)
         for i in range(0, len(eval_samples), scores.batch):
             part = eval_samples[i : i + scores.batch]
@@ -260,12 +265,25 @@ def load_certified(folder: str | os.PathLike[str]) -> Certified:
     return policy
 
 
-def _subject(pipe: Any, source: Mapping[str, Any]) -> Subject:
+def _subject(pipe: Any, certificate: Certificate) -> Subject:
     if isinstance(pipe, EngineSubject | PipelineSubject):
         return pipe
+    source = certificate.source
     if pipe is None and "model" not in source:
         raise SpecError("audit: the certificate does not say where its model is: give the pipeline.")
-    return make_subject(source["model"] if pipe is None else pipe, source.get("guidance"), source.get("arguments"))
+    guidance = certificate.call.get("guidance_scale", source.get("guidance"))
+    subject = make_subject(source["model"] if pipe is None else pipe, guidance, source.get("arguments"))
+    if not isinstance(subject, PipelineSubject):
+        return subject
+    return replace(subject, arguments=_arguments(subject, certificate))
+
+
+def _arguments(subject: PipelineSubject, certificate: Certificate) -> dict[str, Any]:
+    """The arguments of the certificate's calls that are not at their defaults, as far as it holds more than digests."""
+    own = subject.checkpoint
+    names = certificate.call.keys() & own.arguments.keys() - RESERVED_ARGUMENTS.keys()
+    said = {name: certificate.call[name] for name in names if certificate.call[name] != own.default(name)}
+    return {name: value for name, value in said.items() if not str(value).startswith(DIGEST)} | dict(subject.arguments)
 
 
 def _scores(
@@ -288,10 +306,32 @@ def _scores(
     return scores
 
 
+@dataclass(frozen=True)
+class AuditLine:
+    """One line of audit.jsonl: a sample that was audited.
+
+    Args:
+        prompt, category, seed: Of the sample.
+        value: Of the target's metric; None where it is not a number.
+        calls: Of the sample.
+        false_alarm, date: Of the audit.
+    """
+
+    prompt: str
+    seed: int
+    value: float | None
+    calls: float
+    false_alarm: float
+    date: str
+    category: str = ""
+
+
 def _load_earlier(path: Path, false_alarm: float) -> list[dict[str, Any]]:
-    """The samples of earlier audits. Raises SpecError where they had another chance of a false alarm."""
+    """The samples of earlier audits. Raises SpecError where a line is none or had another chance of a false alarm."""
     repair_lines(path)
-    found = [{**line, "value": math.nan if line["value"] is None else line["value"]} for line in read_lines(path)]
+    reader = JsonReader(SpecError, "Restore the file, or move it away to begin anew.")
+    lines = [reader.convert(AuditLine, line, f"{path}: line {i}") for i, line in enumerate(read_lines(path), 1)]
+    found = [{**asdict(line), "value": math.nan if line.value is None else line.value} for line in lines]
     if found and found[0]["false_alarm"] != false_alarm:
         raise SpecError(
             f"{path} was begun with a false alarm of {found[0]['false_alarm']}, not {false_alarm}: a test cannot be "

@@ -14,7 +14,9 @@ from ..evaluation.engine_subject import EngineSubject
 from ..evaluation.fingerprint import RESULTS_VERSION
 from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.references import EvaluationSample
+from ..evaluation.samplers import ddim_eta
 from ..evaluation.subject import Subject
+from ..integrations.coverage import describe_argument
 from ..integrations.identity import identity, scheduler_to_config
 from ..policies.certified import CalibrationPoint, Certificate, prefix_keys
 from .cache import SampleScore
@@ -43,16 +45,20 @@ def scheduler_config_of(subject: Subject, column: Column) -> dict[str, Any]:
 
 
 def call_arguments_of(subject: Subject, column: Column) -> dict[str, Any]:
-    """Arguments of a pipeline's call that pictures depend on, as far as they are plain; empty in the engine."""
+    """Arguments of a pipeline's call that pictures depend on, pictures by a digest; empty in the engine."""
     if not isinstance(subject, PipelineSubject):
         return {}
     defaults = {name: subject.checkpoint.default(name) for name in subject.checkpoint.arguments}
-    said = {**{k: v for k, v in defaults.items() if k not in RESERVED_ARGUMENTS}, **subject.arguments}
+    said = {k: v for k, v in defaults.items() if k not in RESERVED_ARGUMENTS and _plain(v)} | dict(subject.arguments)
     if "guidance_scale" in defaults:
         said["guidance_scale"] = subject.guidance
     if "num_inference_steps" in defaults:
         said["num_inference_steps"] = column.steps
-    return {name: value for name, value in said.items() if _plain(value)}
+    if subject.image is not None:
+        said["image"] = subject.image
+    if (eta := ddim_eta(column.solver)) is not None:
+        said["eta"] = eta
+    return {name: describe_argument(value) for name, value in said.items()}
 
 
 def _plain(value: Any) -> bool:

@@ -189,9 +189,12 @@ def audit(
     from ..calibration.audit import audit as run_audit
 
     console = Console(stderr=True)
-    source = load_certified(folder).certificate.source
+    certified = load_certified(folder)
+    made = certified.certificate
+    source = {"as_guest": bool(certified.point.scheduler), **made.source}  # Python's certificates do not say it
     with console.status("Looking the model up ..."):
-        subject = _certified_model(source, model, device).subject(source.get("guidance"))
+        guidance = made.call.get("guidance_scale", source.get("guidance"))
+        subject = _certified_model(source, model, device).subject(guidance)
     with print_warnings(console), progress_bar(console) as on_progress:
         found = run_audit(
             folder,
