@@ -25,6 +25,7 @@ LAYERS = [
     ["deprecation"],
     ["errors"],
     ["satellites"],
+    ["settings"],
     ["registry"],
     ["numerics"],
     ["engine"],

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from ..engine.contracts import Plan, Policy, Run
 from ..errors import SpecError
 from ..registry import register
+from ..settings import check_settings, shorten
 
 
 @register("policy")
@@ -36,16 +37,15 @@ class Path(Policy):
     may_spend_more: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_settings(self)
         try:
             falling = all(a > b for a, b in itertools.pairwise((1.0, *self.places, 0.0)))
-        except (ValueError, AttributeError):
+        except ValueError:
             falling = False
         if not falling:
             raise SpecError(
-                f"path: expected falling times between 1 and 0, e.g. times='0.9 0.6 0.3', got {self.times!r}."
+                f"path: expected falling times between 1 and 0, e.g. times='0.9 0.6 0.3', got {shorten(self.times)}."
             )
-        if self.of not in ("pair", "x0"):
-            raise SpecError(f"path: expected of='pair' or of='x0', got {self.of!r}.")
 
     @property
     def solver(self) -> str:
