@@ -14,8 +14,10 @@ from typing import Any, ClassVar
 from ..deprecation import warn_renamed
 from ..errors import SpecError
 from ..registry import register
-from ..settings import MAX_STEPS, Ranges, check_settings, shorten
+from ..settings import Ranges, check_settings, shorten
 from .schedule import CLOCK_LIMIT, FlowMatching, Schedule
+
+MAX_TIMESTEPS = 100_000  # of a table that is computed from its settings
 
 
 class TableSchedule(Schedule):
@@ -149,7 +151,12 @@ class _BetaTable(TableSchedule):
     end: float = 1.0
     power: ClassVar[float] = 2.0  # beta^(1/power) is linear
     rescaled: ClassVar[bool] = False
-    ranges: ClassVar[Ranges] = {"steps": (2, MAX_STEPS), "first": (1e-9, 0.999), "last": (1e-9, 0.999), "end": (0, 1)}
+    ranges: ClassVar[Ranges] = {
+        "steps": (2, MAX_TIMESTEPS),
+        "first": (1e-9, 0.999),
+        "last": (1e-9, 0.999),
+        "end": (0, 1),
+    }
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -170,7 +177,7 @@ class LinearTable(_BetaTable):
     """DDPM's table: beta linear from `first` to `last` over `steps` timesteps.
 
     Args:
-        steps: Timesteps, in 2..10,000.
+        steps: Timesteps, in 2..100,000.
         first, last: beta of the first and of the last, in [1e-9, 0.999], not falling.
         end: alpha-bar at t = 0, in [0, 1]; 1 is pure data.
 
@@ -192,7 +199,7 @@ class ScaledLinear(_BetaTable):
     """Stable Diffusion's table: sqrt(beta) linear from sqrt(first) to sqrt(last).
 
     Args:
-        steps: Timesteps, in 2..10,000.
+        steps: Timesteps, in 2..100,000.
         first, last: beta of the first and of the last, in [1e-9, 0.999], not falling.
         end: alpha-bar at t = 0, in [0, 1]; 1 is pure data.
 
@@ -211,7 +218,7 @@ class ZeroTerminalSNR(_BetaTable):
     """Stable Diffusion's table rescaled to end in pure noise: alpha(1) = 0. Wants a v or x0 prediction.
 
     Args:
-        steps: Timesteps, in 2..10,000.
+        steps: Timesteps, in 2..100,000.
         first, last: beta of the first and of the last, in [1e-9, 0.999], not falling.
         end: alpha-bar at t = 0, in [0, 1]; 1 is pure data.
 
@@ -231,7 +238,7 @@ class CosineTable(TableSchedule):
     """The cosine table with its offset and its cap on beta (`squaredcos_cap_v2` in diffusers).
 
     Args:
-        steps: Timesteps, in 2..10,000.
+        steps: Timesteps, in 2..100,000.
         offset: Of the cosine's argument, in [0, 1].
         cap: Of beta, in [1e-9, 0.9999].
         end: alpha-bar at t = 0, in [0, 1]; 1 is pure data.
@@ -247,7 +254,7 @@ class CosineTable(TableSchedule):
     cap: float = 0.999
     end: float = 1.0
     name: ClassVar[str] = "cosine_table"
-    ranges: ClassVar[Ranges] = {"steps": (2, MAX_STEPS), "offset": (0, 1), "cap": (1e-9, 0.9999), "end": (0, 1)}
+    ranges: ClassVar[Ranges] = {"steps": (2, MAX_TIMESTEPS), "offset": (0, 1), "cap": (1e-9, 0.9999), "end": (0, 1)}
 
     def __post_init__(self) -> None:
         check_settings(self)

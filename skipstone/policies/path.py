@@ -37,15 +37,15 @@ class Path(Policy):
     may_spend_more: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_settings(self)
         try:
             falling = all(a > b for a, b in itertools.pairwise((1.0, *self.places, 0.0)))
-        except ValueError:
+        except (ValueError, AttributeError):
             falling = False
         if not falling:
             raise SpecError(
                 f"path: expected falling times between 1 and 0, e.g. times='0.9 0.6 0.3', got {shorten(self.times)}."
             )
+        check_settings(self)
 
     @property
     def solver(self) -> str:

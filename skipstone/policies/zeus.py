@@ -66,7 +66,7 @@ class Zeus(Policy):
         check_settings(self)
         if not all(m < self.denominator for m in self.modular):
             raise SpecError(
-                f"zeus: expected modular to be a tuple of whole numbers in [0, {self.denominator}), got "
+                f"zeus: expected every element of modular to be below denominator={self.denominator}, got "
                 f"{shorten(self.modular)}; try modular=(0,) or a larger denominator."
             )
 

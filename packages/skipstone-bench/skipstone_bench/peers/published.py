@@ -136,7 +136,7 @@ class AttendAndExcite(OtherPipelinePeer):
 
     Args:
         moves: Steps that move the latent, in 0..10,000 (max_iter_to_alter).
-        size: Side of the attention maps that are looked at, in 2..1,024, or 0 for the one nearest to a quarter of the
+        size: Side of the attention maps that are looked at, in 0..1,024; 0 is the one nearest to a quarter of the
             latents': 16, as published, of Stable Diffusion's 64.
 
     Raises:
