@@ -168,9 +168,9 @@ def _build(kind: str, node: ast.expr, spec: str) -> Any:
         case ast.Name(name) if name in list_presets(kind):
             return parse(kind, _PRESETS[kind][name][0])
         case ast.Name(name):
-            return _instantiate(kind, name, {})
+            return _instantiate(kind, name, [])
         case ast.Call(ast.Name(name), [], keywords):
-            return _instantiate(kind, name, read_arguments(name, keywords))
+            return _instantiate(kind, name, keywords)
     raise grammar_error(spec)
 
 
@@ -201,7 +201,7 @@ def _read_literal(name: str, key: str, node: ast.expr) -> Any:
     )
 
 
-def _instantiate(kind: str, name: str, arguments: dict[str, Any]) -> Any:
+def _instantiate(kind: str, name: str, keywords: list[ast.keyword]) -> Any:
     cls: Callable[..., Any]
     if name in FACTORIES.get(kind, {}):
         cls = getattr(importlib.import_module(FACTORIES[kind][name]), name)
@@ -209,6 +209,7 @@ def _instantiate(kind: str, name: str, arguments: dict[str, Any]) -> Any:
     else:
         cls = find_class(kind, name)
         known = [f.name for f in fields(cls) if f.init]
+    arguments = read_arguments(name, keywords)
     for key in arguments:
         if key not in known:
             raise SpecError(

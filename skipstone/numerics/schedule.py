@@ -63,8 +63,8 @@ class VPLinear(Schedule):
     """Variance preserving, beta linear in t: log alpha = -(b1 - b0) t^2 / 4 - b0 t / 2.
 
     Args:
-        b0: beta at t = 0, in [0, 1000].
-        b1: beta at t = 1, in [0.01, 1000], not below b0.
+        b0: beta at t = 0, in [0, 5].
+        b1: beta at t = 1, in [0.01, 40], not below b0.
 
     Raises:
         SpecError: a setting out of range.
@@ -75,7 +75,7 @@ class VPLinear(Schedule):
     b0: float = 0.1
     b1: float = 20.0
     name: ClassVar[str] = "vp_linear"
-    ranges: ClassVar[Ranges] = {"b0": (0, 1e3), "b1": (0.01, 1e3)}
+    ranges: ClassVar[Ranges] = {"b0": (0, 5), "b1": (0.01, 40)}
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -18,6 +18,7 @@ from ..settings import Ranges, check_settings, shorten
 from .schedule import CLOCK_LIMIT, FlowMatching, Schedule
 
 MAX_TIMESTEPS = 100_000  # of a table that is computed from its settings
+LEAST_BAR = math.exp(-2.0 * CLOCK_LIMIT)  # alpha-bar below which times of a table cannot be told apart by log-SNR
 
 
 class TableSchedule(Schedule):
@@ -29,6 +30,17 @@ class TableSchedule(Schedule):
 
     alpha_bars: tuple[float, ...]  # N values in [0, 1), falling
     end: float  # alpha-bar at t = 0
+
+    def _check_falls(self, advice: str) -> None:
+        """Raise SpecError unless the table falls from data to noise, and reaches neither before its ends."""
+        bars = self.alpha_bars
+        falls = len(bars) > 1 and self.end >= bars[0] and all(b > c for b, c in itertools.pairwise(bars))
+        if not falls or bars[0] > 1.0 - LEAST_BAR or bars[-2] < LEAST_BAR:
+            raise SpecError(
+                f"{self.name}: expected at least two alpha-bars that fall from data (below 1) to noise (above "
+                f"{LEAST_BAR:.0e}, but for the last) and an end not below them, got {len(bars):,}, {shorten(bars)} "
+                f"and end={self.end}; {advice}."
+            )
 
     @cached_property
     def _clocks(self) -> tuple[float, ...]:
@@ -75,7 +87,8 @@ class Table(TableSchedule):
     """A table given in full: that of any diffusers scheduler, by `Table.from_scheduler(scheduler)`.
 
     Args:
-        alpha_bars: N values in [0, 1], below 1 and falling, 2..10,000 of them; a last value of 0 is zero terminal SNR.
+        alpha_bars: N values in [0, 1], 2..10,000 of them, falling from below 1; all but the last at least 4e-11 away
+            from 0 and 1. A last value of 0 is zero terminal SNR.
         end: alpha-bar at t = 0, in [0, 1], not below the first of these; 1 is pure data (`set_alpha_to_one=True` in
             diffusers).
 
@@ -90,12 +103,8 @@ class Table(TableSchedule):
 
     def __post_init__(self) -> None:
         check_settings(self)
-        bars = self.alpha_bars
-        if len(bars) < 2 or not bars[0] < 1.0 or any(b <= c for b, c in itertools.pairwise(bars)) or self.end < bars[0]:
-            raise SpecError(
-                f"table: expected at least two alpha-bars in [0, 1) that fall from data to noise and an end not below "
-                f"them, got {len(bars)}, {shorten(bars)}, and end={self.end}; see Table.from_scheduler(scheduler)."
-            )
+        self._check_falls("take fewer steps, a smaller cap or end=1.0")
+        self._check_falls("see Table.from_scheduler(scheduler)")
 
     @staticmethod
     def of(scheduler: Any, mu: float | None = None) -> Schedule:
@@ -162,6 +171,7 @@ class _BetaTable(TableSchedule):
         check_settings(self)
         if self.first > self.last:
             raise SpecError(f"{self.name}: expected first <= last, got first={self.first} and last={self.last}.")
+        self._check_falls("take fewer steps, smaller betas or end=1.0")
 
     @cached_property
     def alpha_bars(self) -> tuple[float, ...]:  # type: ignore[override]  # computed once
@@ -258,6 +268,7 @@ class CosineTable(TableSchedule):
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self._check_falls("take fewer steps, a smaller cap or end=1.0")
 
     @cached_property
     def alpha_bars(self) -> tuple[float, ...]:  # type: ignore[override]  # computed once

@@ -22,6 +22,7 @@ from typing import Any
 from .. import registry
 from ..engine.contracts import Policy
 from ..errors import SkipstoneError, SpecError
+from ..settings import cut
 
 SUFFIX = ".py"
 _PREFIX = "skipstone_policy_file_"  # of the names that modules have in `sys.modules`
@@ -67,12 +68,17 @@ def _spell_part(part: Any) -> str:
 
 def _load(file: str) -> ModuleType:
     """The module of a file, run once in a process."""
-    path = Path(file).expanduser().resolve()
+    missing = SpecError(f"There is no file {cut(file)}. Expected a Python file and a class in it, e.g. ./mine.py:Mine.")
+    try:
+        path = Path(file).expanduser().resolve()
+        there = path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have; the home of nobody
+        raise missing from None
     name = _PREFIX + hashlib.sha256(str(path).encode()).hexdigest()[:12]
     if name in sys.modules:
         return sys.modules[name]
-    if not path.is_file():
-        raise SpecError(f"There is no file {file}. Expected a Python file and a class in it, e.g. ./mine.py:Mine.")
+    if not there:
+        raise missing
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None
     assert found.loader is not None

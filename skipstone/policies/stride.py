@@ -121,6 +121,8 @@ class Stride(Policy):
         if not angles or LAST not in last.signals:
             return None, 0.0
         k = angles[-1] - here
+        if k <= 0.0:  # beyond what log-SNR can tell apart
+            return None, 0.0
         if LINE not in last.signals or len(angles) < 2:
             return max(2.0 * last.signals[LAST] / k**2, 1e-12), k
         return max(last.signals[LINE] / (k * (k + angles[-2] - angles[-1])), 1e-12), k

@@ -60,6 +60,8 @@ class DPMAdaptive(Solver):
         clock, h = schedule.clock(t), schedule.clock(t_next) - schedule.clock(t)
         if schedule.sigma(t_next) == 0.0:
             return (yield from self._last(x, first, t, t_next, schedule))
+        if h <= 0.0:  # beyond what log-SNR can tell apart
+            return Step(ddim_update(x, first, t, t_next, schedule))
         t1 = schedule.time(clock + h / self.order)
         second = (yield Query(ddim_update(x, first, t, t1, schedule), t1)).x0
         low = self._second_order(x, [first, second], t, t1, t_next, schedule)
