@@ -26,6 +26,7 @@ LAYERS = [
     ["errors"],
     ["json_files"],
     ["satellites"],
+    ["settings"],
     ["registry"],
     ["numerics"],
     ["engine"],
