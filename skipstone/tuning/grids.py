@@ -1,18 +1,20 @@
-"""Places on the angle as times, as `path` spells them."""
+"""Times of fine runs, and of grids chosen among them, as `path` spells them."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import registry
 from ..engine.contracts import Policy
 from ..numerics.schedule import Schedule
 
 DIGITS = 9  # of a time, where it is no whole timestep
+TICKS = 64  # for each step, in which a clock is looked up where times are not whole timesteps
 
 
 def even_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...]:
@@ -22,13 +24,64 @@ def even_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...
     Places that fall on the same timestep are one, so that there may be fewer steps.
     """
     first = schedule.angle(start)
-    table = len(getattr(getattr(schedule, "base", schedule), "alpha_bars", ()))  # a pipeline's schedule has a base
     angles = (first * (1 - i / steps) for i in range(1, steps))
-    inner = (_snap_time(schedule.time(-math.log(math.tan(angle))), table) for angle in angles)
+    return _falling(start, (schedule.time(-math.log(math.tan(angle))) for angle in angles), _num_timesteps(schedule))
+
+
+def trailing_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...]:
+    """Times of so many equal steps of t; on a table whole timesteps, of which every second one is left out at least.
+
+    At least: a run that confirms another must not be on the same places.
+    """
+    table = _num_timesteps(schedule)
+    steps = max(1, min(steps, round(start * table) // 2)) if table else steps
+    return _falling(start, (start * (1 - i / steps) for i in range(1, steps)), table)
+
+
+def fine_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...]:
+    """Times of at most so many steps from `start` to 0, for runs that are taken for exact, whatever the network.
+
+    Even in the sum of three clocks, each as a share of its whole way, so that a third of the steps follows each of
+    them: t, in which the network was trained; the angle, for networks whose errors are alike at all angles; and
+    asinh(sigma / alpha), for networks that predict noise, whose errors the loud end multiplies by sigma / alpha. Where
+    the schedule is a table they are whole timesteps, and fewer only where the table has fewer.
+    """
+    import numpy as np
+
+    table = _num_timesteps(schedule)
+    ticks = np.linspace(start, 0.0, (max(1, round(start * table)) if table else TICKS * steps) + 1)
+    if len(ticks) <= steps + 1:
+        return _falling(start, map(float, ticks[1:-1]), table)
+    clocks = (list(ticks), [schedule.angle(t) for t in ticks], [asinh_ratio(schedule, t) for t in ticks])
+    gone = sum((clock[0] - np.array(clock)) / (clock[0] - clock[-1]) for clock in clocks) / len(clocks)
+
+    def even(count: int) -> tuple[float, ...]:
+        inner = np.interp(np.arange(1, count) / count, gone, ticks)
+        return _falling(start, map(float, inner), table)
+
+    # On a table several places may fall on one timestep: ask for as many as leave `steps` of them.
+    counts = range(steps, TICKS * steps)
+    found = bisect.bisect_right(counts, steps, key=lambda count: len(even(count)) - 1)
+    return even(counts[max(0, found - 1)])
+
+
+def asinh_ratio(schedule: Schedule, t: float) -> float:
+    """asinh(sigma / alpha) at t, at most that of pure noise as `Schedule.clock` bounds it; 0 at pure data."""
+    return math.asinh(math.exp(-schedule.clock(t))) if schedule.sigma(t) > 0.0 else 0.0
+
+
+def _num_timesteps(schedule: Schedule) -> int:
+    """Timesteps of the schedule's table; 0 where it is none."""
+    return len(getattr(getattr(schedule, "base", schedule), "alpha_bars", ()))  # a pipeline's schedule has a base
+
+
+def _falling(start: float, inner: Iterable[float], table: int) -> tuple[float, ...]:
+    """Times as `path` takes them: whole timesteps of a table, each once, between the start and 0."""
     falling = [start]
     for t in inner:
-        if 0.0 < t < falling[-1]:
-            falling.append(t)
+        snapped = _snap_time(t, table)
+        if 0.0 < snapped < falling[-1]:
+            falling.append(snapped)
     return (*falling, 0.0)
 
 
@@ -41,6 +94,24 @@ def path_policy(times: Sequence[float], of: str = "pair") -> Policy:
     listed = " ".join(f"{t:.{DIGITS}g}" for t in times[1:-1])
     policy: Policy = registry.parse("policy", f"path(times={listed!r}, of={of!r})")
     return policy
+
+
+class Beginning(NamedTuple):
+    """Where the runs of a model begin: its schedule, and the time of the first step."""
+
+    schedule: Schedule
+    start: float
+
+    def fine(self, steps: int) -> FineGrid:
+        """The places of a fine run of at most so many steps; see `fine_times`."""
+        return self._grid(fine_times(self.schedule, self.start, steps))
+
+    def trailing(self, steps: int) -> FineGrid:
+        """Places of equal steps of t; see `trailing_times`."""
+        return self._grid(trailing_times(self.schedule, self.start, steps))
+
+    def _grid(self, times: tuple[float, ...]) -> FineGrid:
+        return FineGrid(times, tuple(self.schedule.angle(t) for t in times))
 
 
 @dataclass(frozen=True)
