@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from ..engine.contracts import Policy
 from ..numerics.schedule import Schedule
 
 DIGITS = 9  # of a time, where it is no whole timestep
-TICKS = 64  # for each step, in which a clock is looked up where times are not whole timesteps
+HALVINGS = 52  # by which a time is found, to the precision of a float
+MOST_ASKED = 64  # places, for each that is wanted, that are asked for where several fall on one timestep
 
 
 def even_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...]:
@@ -46,21 +47,42 @@ def fine_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...
     asinh(sigma / alpha), for networks that predict noise, whose errors the loud end multiplies by sigma / alpha. Where
     the schedule is a table they are whole timesteps, and fewer only where the table has fewer.
     """
-    import numpy as np
+    clocks: tuple[Callable[[float], float], ...] = (float, schedule.angle, lambda t: asinh_ratio(schedule, t))
+    ends = [(clock(start), clock(0.0)) for clock in clocks]
+
+    def gone(t: float) -> float:
+        shares = [(first - clock(t)) / (first - last) for clock, (first, last) in zip(clocks, ends, strict=True)]
+        return sum(shares) / len(shares)
 
     table = _num_timesteps(schedule)
-    ticks = np.linspace(start, 0.0, (max(1, round(start * table)) if table else TICKS * steps) + 1)
-    if len(ticks) <= steps + 1:
-        return _falling(start, map(float, ticks[1:-1]), table)
-    clocks = (list(ticks), [schedule.angle(t) for t in ticks], [asinh_ratio(schedule, t) for t in ticks])
-    gone = sum((clock[0] - np.array(clock)) / (clock[0] - clock[-1]) for clock in clocks) / len(clocks)
+    if table:
+        return _fine_timesteps([gone(k / table) for k in range(round(start * table), -1, -1)], start, steps, table)
+    return _falling(start, (_time_when(gone, i / steps, start) for i in range(1, steps)), 0)
+
+
+def _time_when(gone: Callable[[float], float], share: float, start: float) -> float:
+    """The time at which this share of the way is gone, by bisection."""
+    low, high = 0.0, start
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if gone(middle) < share else (middle, high)
+    return high
+
+
+def _fine_timesteps(gone: Sequence[float], start: float, steps: int, table: int) -> tuple[float, ...]:
+    """At most so many steps between whole timesteps, of each of which it is known what share of the way is gone."""
+    import numpy as np
+
+    last = len(gone) - 1
 
     def even(count: int) -> tuple[float, ...]:
-        inner = np.interp(np.arange(1, count) / count, gone, ticks)
-        return _falling(start, map(float, inner), table)
+        inner = np.interp(np.arange(1, count) / count, gone, np.arange(last, -1, -1))
+        return _falling(start, (float(k) / table for k in inner), table)
 
-    # On a table several places may fall on one timestep: ask for as many as leave `steps` of them.
-    counts = range(steps, TICKS * steps)
+    if last <= steps:
+        return _falling(start, (k / table for k in range(last - 1, 0, -1)), table)
+    # Several places may fall on one timestep: ask for as many as leave `steps` of them.
+    counts = range(steps, MOST_ASKED * steps)
     found = bisect.bisect_right(counts, steps, key=lambda count: len(even(count)) - 1)
     return even(counts[max(0, found - 1)])
 

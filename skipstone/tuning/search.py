@@ -352,12 +352,12 @@ class TimeGridSearch:
         """Why no figures are reported, and what to type instead."""
         lost = _unconfirmed(found)
         calls = min(lost)
-        good = [n for n in self.settings.calls if n not in lost]
-        fewer = " ".join(f"--calls {n}" for n in good) if good else f"--calls below {calls}"
+        good = " ".join(f"--calls {n}" for n in self.settings.calls if n not in lost)
+        fewer = good or (f"--calls below {calls}" if calls > MIN_CALLS else "")
         return (
             f"{self.subject.name}: {found.agreement.words} A run of {calls} calls is {lost[calls]:.1f} dB from the "
-            f"first of them: expected the references to agree to at least {MARGIN:g} dB more. More steps do not help. "
-            f"Ask for {fewer}: what was drawn is kept."
+            f"first of them: expected the references to agree to at least {MARGIN:g} dB more. More steps do not help."
+            + (f" Ask for {fewer}: what was drawn is kept." if fewer else "")
         )
 
 
