@@ -157,10 +157,10 @@ def _check_run(
 ) -> None:
     """Raise BenchError for a run that others cannot be measured against."""
     if generated.status is not Status.done:
-        raise BenchError(f"The {what} run of {eval_sample.prompt.text!r} is lost. {generated.status.value}")
+        raise BenchError(f"The {what} run of {eval_sample.title} is lost. {generated.status.value}")
     if line is not None and tuple(line.times) != fine.times:
         raise BenchError(
-            f"The fine run of {eval_sample.prompt.text!r} was to make {fine.steps} steps from t={fine.times[0]:g} "
+            f"The fine run of {eval_sample.title} was to make {fine.steps} steps from t={fine.times[0]:g} "
             f"and made "
             f"{len(line.times) - 1} from t={line.times[0]:g}: its runs do not all begin at the same time."
         )

@@ -88,9 +88,7 @@ class ReferenceRuns:
         """How well runs by another solver on another grid agree, on the first 32 samples. Raises as `pictures`."""
         some, other = eval_samples[:MAX_AGREEMENT_SAMPLES], self.beginning.trailing(self.steps)
         solver = registry.parse("solver", CONFIRMING_SOLVER)
-        confirming = self.runs.pictures(
-            some, other, f"confirming-{self.steps}", range(other.steps + 1), solver
-        )
+        confirming = self.runs.pictures(some, other, f"confirming-{self.steps}", range(other.steps + 1), solver)
         apart = [float(((a - b) ** 2).mean()) for a, b in zip(self.pictures(some), confirming, strict=True)]
         return Agreement(tuple(map(mse_to_psnr, apart)), self.grid.steps, other.steps)
 

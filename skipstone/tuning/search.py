@@ -15,7 +15,7 @@ from ..evaluation.files import IDENTICAL_PSNR
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
-from .cached_runs import FINE_RUNS, CachedRuns, RunScore
+from .cached_runs import CachedRuns, RunScore
 from .errors import LocalErrors, local_errors
 from .gains import PROBE_STRIDE, interpolate_gains, longest_step, make_probes
 from .grids import FineGrid
@@ -38,7 +38,7 @@ class TuningSettings:
 
     Args:
         calls: Numbers of calls, each at least 4 and at most half of `fine`.
-        fine: Steps of the runs that grids are found in, >= 8; references have as many, or more where that is not enough.
+        fine: Steps of the runs that grids are found in, >= 8; references have as many, or more where needed.
         refine: Sweeps of moving single places by the real mean dB of the tuning prompts, >= 0.
         batch: Samples of one call, >= 1.
         seed: Of the positions that are looked at in large latents.
@@ -246,9 +246,7 @@ class TimeGridSearch:
         grid = TunedGrid(path, FORECASTS[0], "own")
         return statistics.median(one.psnr for one in self._run_grid(fine, grid, reference, self._checked))
 
-    def _grids(
-        self, fine: FineGrid, left: Mapping[str, LocalErrors], reference: ReferenceRuns
-    ) -> dict[int, TunedGrid]:
+    def _grids(self, fine: FineGrid, left: Mapping[str, LocalErrors], reference: ReferenceRuns) -> dict[int, TunedGrid]:
         """For each number of calls the grid that really runs best, out of the best paths by each weighing."""
         found: dict[int, TunedGrid] = {}
         tried = [(calls, name, of) for calls in self.settings.calls for name in left for of in FORECASTS]
@@ -314,9 +312,7 @@ class TimeGridSearch:
             return None
         return column
 
-    def _row(
-        self, calls: int, label: str, group: str, column: Column, reference: ReferenceRuns
-    ) -> TuningRow:
+    def _row(self, calls: int, label: str, group: str, column: Column, reference: ReferenceRuns) -> TuningRow:
         pictures = reference.pictures(self._checked)
         scores = self.cached_runs.score_runs(column, self._checked, reference.name, pictures)
         return TuningRow(calls, label, column.spec, group, scores)
