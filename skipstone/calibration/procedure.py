@@ -61,7 +61,7 @@ class CalibrationOptions:
         seed: Of the split, and of the samples' seeds.
         batch: Samples of one call, >= 1.
         limit: Prompts that are taken; all of them by default.
-        samples: Of a model that takes no prompts: how many, >= 2, each with a seed drawn at random.
+        samples: Of a model that takes no prompts: how many, 2 to 100,000, each with a seed drawn at random.
         source: Where the model is, for the certificate: `skipstone audit` loads it from there.
     """
 
@@ -154,13 +154,13 @@ class Calibration:
         """Line that says how many prompts the test needs, over all groups."""
         groups = self.samples.groups(self.samples.test)
         found = prompts_needed(self.target, confidence, groups=len(set(groups or ("",))))
-        of = f" over {found.groups} groups, each of which is proved by itself" if groups else ""
+        parts = f" over {found.groups} groups, each of which is proved by itself" if groups else ""
         fraction = self.target.fraction
         better = f"is better by {found.slack:.3g}" if fraction is None else f"meets it on {fraction + found.slack:.1%}"
         likely = "more than 20,000 in a group" if found.likely is None else f"{found.likely:,}"
         return (
-            f"The test needs at least {found.fewest} {self.samples.of}{of}: with so few, only a setting that never fails "
-            f"is accepted. To accept one that {better} with chance {found.power:.0%} takes {likely}."
+            f"The test needs at least {found.fewest} {self.samples.of}{parts}: with so few, only a setting that "
+            f"never fails is accepted. To accept one that {better} with chance {found.power:.0%} takes {likely}."
         )
 
     def run(

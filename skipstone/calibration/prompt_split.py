@@ -17,6 +17,7 @@ from .target import Target
 
 SEARCH_SHARE = 1 / 3  # of the prompts, which search
 MIN_SEARCH_PROMPTS = 4  # prompts that search
+MAX_SAMPLES = 100_000  # of a model that takes no prompts
 RANDOM_SEEDS = "random seeds"  # where the samples of a model are from that takes no prompts
 
 
@@ -115,10 +116,10 @@ def split_seeds(count: int, target: Target, confidence: float | None, seed: int 
     """So many samples of a model that takes no prompts, each a seed drawn at random, into search and test.
 
     Raises:
-        SpecError: fewer than 2.
+        SpecError: fewer than 2, or more than 100,000.
     """
-    if count < 2:
-        raise SpecError(f"samples: expected at least 2, one to search with and one to test, got {count}.")
+    if not 2 <= count <= MAX_SAMPLES:
+        raise SpecError(f"samples: expected 2 to {MAX_SAMPLES:,}, the first to search with, got {count}.")
     samples = samples_from_seeds(hashed_seed(seed, "sample", str(k)) for k in range(count))
     searching = _num_search(count, 1 if confidence is None else fewest(target, confidence))
     search, test = tuple(samples[:searching]), tuple(samples[searching:])

@@ -42,7 +42,8 @@ class PromiseOptions:
     groups: Annotated[str | None, typer.Option(help="category: promise it to each of them.")] = None
     limit: Annotated[int, typer.Option(help="Prompts; 0 takes all of them.", min=0)] = 0
     samples: Annotated[
-        int | None, typer.Option(help="Random seeds, of a model that takes no prompts.", min=2, show_default=False)
+        int | None,
+        typer.Option(help="Random seeds, of a model that takes no prompts.", min=2, max=100_000, show_default=False),
     ] = None
     seed: Annotated[int, typer.Option(help="Of the split and the samples.")] = 0
 
@@ -68,8 +69,7 @@ def calibrate(
     out which settings are worth testing; the others test them, so that the
     promise holds with the stated confidence: for prompts like these, on this
     model, in this configuration. What was drawn is kept in the cache: after
-    Ctrl-C the same command goes on. A model that takes no prompts is
-    calibrated on random seeds: leave --prompts out and say --samples.
+    Ctrl-C the same command goes on. For a model without prompts say --samples.
 
     Exit code 3: no setting can be promised to meet the target.
 

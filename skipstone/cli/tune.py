@@ -38,7 +38,9 @@ class SearchOptions:
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 24
     samples: Annotated[
         int | None,
-        typer.Option(help="Seeds of a model that takes no prompts; 24 by default.", min=1, show_default=False),
+        typer.Option(
+            help="Seeds of a model that takes no prompts; 24 by default.", min=1, max=100_000, show_default=False
+        ),
     ] = None
     check: Annotated[
         str,
@@ -89,9 +91,7 @@ def tune(
     grid then really runs, beside fixed samplers and [bold]stride[/bold] of as many calls.
     A grid is the same for all prompts, and for this model and guidance alone.
     A model that takes no prompts is tuned on seeds: leave --prompts out.
-
-    Figures are to runs of 200 steps, or of more: another solver on another grid
-    must agree with them to 10 dB more than what is reported.
+    Another solver on another grid must agree with what figures are taken to.
 
     Costs about 1600 calls a sample, and is kept: after Ctrl-C, or with
     other --calls and --force, the same command goes on from what is there.
@@ -120,7 +120,7 @@ def tune(
     _check_prompts([*tuning, *checked], subject, console)
     search, found = _run(subject, settings, tuning, checked, out, console)
     written = write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
-    _show(found, out, written, "prompts" if prompts else SEEDS, bool(wanted.check))
+    _show(found, out, written, "prompts" if prompts else SEEDS, bool(checked))
 
 
 ENOUGH = 12  # samples: on Pebble, grids of 8 calls found on 4 were worse than even ones on others
@@ -139,8 +139,10 @@ def _samples(
 
     if check_samples_option(subject, prompts, wanted.samples):
         check = wanted.check.strip() or "0"
-        if not check.isdigit():
-            raise SpecError(f"--check: {subject.name} takes no prompts: expected a number of seeds, got {check!r}.")
+        if not (check.isascii() and check.isdigit() and len(check) <= 5):
+            raise SpecError(
+                f"--check: {subject.name} takes no prompts: expected a number of seeds below 100000, got {check!r}."
+            )
         counts = (wanted.samples or SAMPLES, int(check))
         firsts = (seed, seed + max(CHECKED, counts[0]))
         tuned, checked = (samples_from_seeds(range(a, a + n)) for a, n in zip(firsts, counts, strict=True))

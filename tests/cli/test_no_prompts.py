@@ -112,7 +112,7 @@ def test_the_number_of_samples_is_asked_for_with_a_figure(pipe: Any) -> None:
         skipstone.calibrate(pipe, None, "psnr >= 30 @ 90%")
     with pytest.raises(SpecError, match="needs at least 22 seeds in the final test"):
         skipstone.calibrate(pipe, None, "psnr >= 30 @ 90%", options=CalibrationOptions(samples=12))
-    with pytest.raises(SpecError, match="at least 2"):
+    with pytest.raises(SpecError, match="expected 2 to 100,000"):
         skipstone.calibrate(pipe, None, "psnr >= 30 @ 90%", options=CalibrationOptions(samples=1))
     with pytest.raises(SpecError, match="no categories"):
         skipstone.calibrate(pipe, None, "psnr >= 30 @ 90%", options=CalibrationOptions(samples=99, groups="category"))
@@ -134,7 +134,7 @@ def test_a_model_that_takes_prompts_is_not_tuned_or_calibrated_on_seeds(tiny_peb
         skipstone.calibrate(str(tiny_pebble), None, "psnr >= 30 @ 90%")
 
 
-@pytest.mark.parametrize("check", ["pebble", "-3", "2.5"])
+@pytest.mark.parametrize("check", ["pebble", "-3", "2.5", "²", "9" * 30])
 def test_the_check_of_a_model_without_prompts_is_a_number(check: str, unconditional: Path, shell: Shell) -> None:
     out = shell("tune", "--model", str(unconditional), "--samples", "2", f"--check={check}", "--out", "out")
     assert out.code == 2
