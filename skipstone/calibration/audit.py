@@ -17,7 +17,7 @@ from ..evaluation.engine_subject import EngineSubject
 from ..evaluation.json_lines import format_line, read_lines, repair_lines
 from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.progress import ProgressCallback, no_progress
-from ..evaluation.references import EvaluationSample
+from ..evaluation.references import EvaluationSample, samples_from_seeds
 from ..evaluation.subject import Subject
 from ..integrations.coverage import DIGEST, describe_uncovered
 from ..json_files import JsonReader
@@ -26,7 +26,7 @@ from ..policies.storage import read_policy
 from . import cache as caches
 from . import certificate as certificate_module
 from .cache import Cache
-from .prompt_split import PromptSource, hashed_seed, load_unique_prompts
+from .prompt_split import PromptSource, hashed_seed, load_unique_prompts, promised_of
 from .scores import CachedScores, PictureMeasure
 from .sequential import AuditResult, Watchdog
 from .subjects import make_subject
@@ -48,6 +48,7 @@ class AuditReport:
         used_own_prompts: Whether prompts were those of the calibration.
         repeated_prompts: Whether some of them had been audited before.
         tests: Groups that share `false_alarm`.
+        of: What the promise is about: "prompts", or "seeds" of a model that takes no prompts, which are always new.
     """
 
     each: Mapping[str, AuditResult]
@@ -57,6 +58,7 @@ class AuditReport:
     used_own_prompts: bool
     repeated_prompts: bool
     tests: int = 1
+    of: str = "prompts"
 
     @property
     def found(self) -> AuditResult:
@@ -72,8 +74,12 @@ class AuditReport:
     def words(self) -> list[str]:
         """The report as lines of text."""
         count = sum(found.n for found in self.each.values())
-        whose = "the calibration's own prompts under new seeds" if self.used_own_prompts else "prompts of your own"
-        lines = [f"Promised: {self.target.words}.", f"{self.new} samples were drawn now, {count} in all ({whose})."]
+        whose = "the calibration's own prompts under new seeds" if self.used_own_prompts else f"{self.of} of your own"
+        whose = "new random seeds" if self.of == "seeds" else whose
+        lines = [
+            f"Promised: {self.target.promise(self.of)}.",
+            f"{self.new} samples were drawn now, {count} in all ({whose}).",
+        ]
         lines += [self._said(name, found) for name, found in self.each.items()]
         if self.alarm:
             lines.append(
@@ -168,10 +174,11 @@ def audit(
     subject = _subject(pipe, run.certified.certificate)
     scores = _scores(subject, run.certified, run.target, options, caches.folder(cache), on_progress)
     run.draw(eval_samples, scores)
-    texts = [eval_sample.prompt.text for eval_sample in eval_samples]
+    texts = [eval_sample.prompt.text for eval_sample in eval_samples if eval_sample.prompt.text]
     again = len(set(texts)) < len(texts) or not audited.isdisjoint(texts)
     tests = len(run.groups or [""])
-    return AuditReport(run.test(), run.target, false_alarm, samples, prompts is None, again, tests)
+    own = prompts is None and run.of == "prompts"
+    return AuditReport(run.test(), run.target, false_alarm, samples, own, again, tests, run.of)
 
 
 @dataclass
@@ -198,12 +205,19 @@ class _AuditRun:
         """Groups for each of which the target was promised; None if there are none."""
         return sorted(self.certified.point.groups) or None
 
+    @property
+    def of(self) -> str:
+        """What the promise is about: "prompts", or "seeds"."""
+        return promised_of(self.certified.certificate.prompts)
+
     def next_samples(self, prompts: PromptSource | None, samples: int) -> list[EvaluationSample]:
         """The samples to audit now, in random order: prompts that were audited least come first, each with a new seed.
 
         Raises:
-            SpecError: a prompt of no group that was promised anything.
+            SpecError: a prompt of no group that was promised anything, or any where seeds alone were promised it.
         """
+        if self.of == "seeds":
+            return self._next_seeds(prompts, samples)
         found, _, _ = load_unique_prompts(self.folder / PROMPTS if prompts is None else prompts)
         groups, seed = self.groups, self.certified.certificate.seed
         if groups is not None and (other := next((p for p in found if p.category not in groups), None)):
@@ -219,6 +233,12 @@ class _AuditRun:
             uses[prompt.text] += 1
             eval_samples.append(EvaluationSample(prompt, hashed_seed(seed, "audit", str(k), prompt.text)))
         return eval_samples
+
+    def _next_seeds(self, prompts: PromptSource | None, samples: int) -> list[EvaluationSample]:
+        if prompts is not None:
+            raise SpecError("audit: the promise is about seeds, as the model takes no prompts. Leave --prompts out.")
+        seed, first = self.certified.certificate.seed, len(self.lines)
+        return samples_from_seeds(hashed_seed(seed, "audit", str(first + k)) for k in range(samples))
 
     def draw(self, eval_samples: Sequence[EvaluationSample], scores: CachedScores) -> None:
         """Draw samples by the calibrated policy and write their lines, batch by batch."""

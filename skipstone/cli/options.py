@@ -44,6 +44,14 @@ GridOption: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+PromptsOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="What you will draw, or like it: a file, or a set. Leave it out for a model that takes no prompts.",
+        metavar="FILE|SET",
+        show_default=False,
+    ),
+]
 GuidanceOption: TypeAlias = Annotated[
     float | None, typer.Option(help="Classifier-free guidance; 1 evaluates one branch. The model's own by default.")
 ]
