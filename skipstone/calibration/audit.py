@@ -115,11 +115,13 @@ class AuditOptions:
     Args:
         metric, better: The function that the target names, as in `CalibrationOptions`.
         batch: Samples of one call, >= 1.
+        prompt_format: Of a file of prompts: txt, csv, tsv, json or jsonl; the end of its name by default.
     """
 
     metric: Callable[[Any, Any], float] | None = None
     better: str = "higher"
     batch: int = 8
+    prompt_format: str | None = None
 
 
 @old_keywords(renamed={"tell": "on_progress"}, moved={"options": (AuditOptions, ("metric", "better", "batch"))})
@@ -161,7 +163,7 @@ def audit(
         raise SpecError(f"audit: expected at least 1 sample, got {samples}.")
     options = options or AuditOptions()
     run = _AuditRun.open(Path(folder), options, false_alarm)
-    eval_samples = run.next_samples(prompts, samples)
+    eval_samples = run.next_samples(prompts, samples, options.prompt_format)
     audited = {line["prompt"] for line in run.lines}
     subject = _subject(pipe, run.certified.certificate.source)
     scores = _scores(subject, run.certified, run.target, options, caches.folder(cache), on_progress)
@@ -196,13 +198,17 @@ class _AuditRun:
         """Groups for each of which the target was promised; None if there are none."""
         return sorted(self.certified.point.groups) or None
 
-    def next_samples(self, prompts: PromptSource | None, samples: int) -> list[EvaluationSample]:
+    def next_samples(
+        self, prompts: PromptSource | None, samples: int, prompt_format: str | None = None
+    ) -> list[EvaluationSample]:
         """The samples to audit now, in random order: prompts that were audited least come first, each with a new seed.
 
         Raises:
             SpecError: a prompt of no group that was promised anything.
         """
-        found, _, _ = load_unique_prompts(self.folder / PROMPTS if prompts is None else prompts)
+        if prompts is None:
+            prompts, prompt_format = self.folder / PROMPTS, None
+        found, _, _ = load_unique_prompts(prompts, prompt_format=prompt_format)
         groups, seed = self.groups, self.certified.certificate.seed
         if groups is not None and (other := next((p for p in found if p.category not in groups), None)):
             raise SpecError(

@@ -60,6 +60,7 @@ class CalibrationOptions:
         seed: Of the split, and of the samples' seeds.
         batch: Samples of one call, >= 1.
         limit: Prompts that are taken; all of them by default.
+        prompt_format: Of a file of prompts: txt, csv, tsv, json or jsonl; the end of its name by default.
         source: Where the model is, for the certificate: `skipstone audit` loads it from there.
     """
 
@@ -76,6 +77,7 @@ class CalibrationOptions:
     seed: int = 0
     batch: int = 8
     limit: int | None = None
+    prompt_format: str | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -120,8 +122,9 @@ class Calibration:
         wanted = Target.parse(target, known)
         _check_confidence(wanted, confidence)
         samples = split_prompts(
-            prompts, wanted, confidence, groups=options.groups, limit=options.limit, seed=options.seed
-        )
+            prompts, wanted, confidence, groups=options.groups, limit=options.limit, seed=options.seed,
+            prompt_format=options.prompt_format,
+        )  # fmt: skip
         if confidence is not None:
             check_enough_prompts(wanted, confidence, len(samples.test), samples.groups(samples.test))
         subject.check([eval_sample.prompt.text for eval_sample in (*samples.search, *samples.test)])

@@ -41,6 +41,7 @@ class PromiseOptions:
     reference: Annotated[str, typer.Option(help="full, converged, or a column.")] = "full"
     groups: Annotated[str | None, typer.Option(help="category: promise it to each of them.")] = None
     limit: Annotated[int, typer.Option(help="Prompts; 0 takes all of them.", min=0)] = 0
+    prompt_format: options.FormatOption = None
     seed: Annotated[int, typer.Option(help="Of the split and the samples.")] = 0
 
 
@@ -118,6 +119,7 @@ def _calibration_options(
         seed=promise.seed,
         batch=batch,
         limit=promise.limit or None,
+        prompt_format=promise.prompt_format,
         source=source,
     )
 
@@ -154,6 +156,7 @@ class AuditedSamples:
             help="What is drawn now; the calibration's own by default.", metavar="FILE|SET", show_default=False
         ),
     ] = None
+    prompt_format: options.FormatOption = None
     false_alarm: Annotated[float, typer.Option(help="Chance of ever raising an alarm for nothing.")] = 0.05
 
 
@@ -201,7 +204,7 @@ def audit(
             false_alarm=audited.false_alarm,
             cache=cache,
             on_progress=on_progress,
-            options=AuditOptions(batch=batch),
+            options=AuditOptions(batch=batch, prompt_format=audited.prompt_format),
         )
     for line in found.words:
         typer.echo(line)

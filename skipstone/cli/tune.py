@@ -39,6 +39,7 @@ class SearchOptions:
     check: Annotated[
         str, typer.Option(help="Prompts to check the grids on; the tuning prompts by default.", metavar="FILE|SET")
     ] = ""
+    prompt_format: options.FormatOption = None
     fine: Annotated[int, typer.Option(help="Steps of the runs that are taken for exact.")] = 200
     refine: Annotated[int, typer.Option(help="Sweeps of moving single places, by what it really does.", min=0)] = 0
     rivals: Annotated[bool, typer.Option(help="Run fixed samplers and stride beside.")] = True
@@ -49,6 +50,14 @@ class SearchOptions:
 
         calls = tuple(sorted(set(self.calls or CALLS)))
         return TuningSettings(calls, self.fine, self.refine, batch, seed, self.rivals)
+
+    def samples(self, source: str, seed: int) -> list[EvaluationSample]:
+        """The prompts of a file or a set, and their seeds from `seed` on."""
+        from ..evaluation.prompts import load_prompts
+        from ..evaluation.references import EvaluationSample
+
+        found = load_prompts(source, limit=self.limit or None, seed=0, prompt_format=self.prompt_format)
+        return [EvaluationSample(prompt, seed + k) for k, prompt in enumerate(found)]
 
 
 @grouped
@@ -93,8 +102,8 @@ def tune(
     check_targets(report_files(out, settings.calls), force)
     with console.status("Looking the model up ..."):
         subject = model.subject(guidance)
-    tuning = _samples(prompts, wanted.limit, seed)
-    checked = _samples(wanted.check, wanted.limit, seed + CHECKED) if wanted.check else []
+    tuning = wanted.samples(prompts, seed)
+    checked = wanted.samples(wanted.check, seed + CHECKED) if wanted.check else []
     _check_prompts([*tuning, *checked], subject, console)
     search, found = _run(subject, settings, tuning, checked, out, console)
     written = write_report(found, out, _about(search, prompts, wanted.check))
@@ -103,14 +112,6 @@ def tune(
 
 ENOUGH = 12  # prompts: on Pebble, grids of 8 calls found on 4 were worse than even ones on others
 CHECKED = 10_000  # added to the seeds of the check, so that no noise is in both
-
-
-def _samples(source: str, limit: int, seed: int) -> list[EvaluationSample]:
-    from ..evaluation.prompts import load_prompts
-    from ..evaluation.references import EvaluationSample
-
-    found = load_prompts(source, limit=limit or None, seed=0)
-    return [EvaluationSample(prompt, seed + k) for k, prompt in enumerate(found)]
 
 
 def _check_prompts(eval_samples: Sequence[EvaluationSample], subject: Subject, console: Console) -> None:

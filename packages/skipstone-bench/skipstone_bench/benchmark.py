@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ class PromptSettings:
     Args:
         prompts: A set or a file.
         tuning: Another for tuning; "" takes prompts of the same set that are not in the test.
+        prompt_format: Of files: txt, csv, tsv, json or jsonl; None takes the ends of their names.
         limit: Prompts of the test; None takes all.
         tuned: Samples to tune on, >= 1.
         categories: Those to use; None uses all.
@@ -47,6 +49,7 @@ class PromptSettings:
 
     prompts: str
     tuning: str = ""
+    prompt_format: str | None = None
     limit: int | None = 32
     tuned: int = 8
     categories: Sequence[str] | None = None
@@ -260,12 +263,13 @@ class Benchmark:
 def _load_prompts(settings: PromptSettings) -> tuple[list[Prompt], list[Prompt], dict[str, Any]]:
     """Prompts of the test and of the tuning, no prompt in both, and their description for the header."""
     tuned = settings.tuned
+    load = partial(load_prompts, prompt_format=settings.prompt_format)
     more = None if settings.limit is None or settings.tuning else settings.limit + tuned
-    found = load_prompts(settings.prompts, limit=more, categories=settings.categories)
+    found = load(settings.prompts, limit=more, categories=settings.categories)
     if settings.tuning:
-        test = load_prompts(settings.prompts, limit=settings.limit, categories=settings.categories)
+        test = load(settings.prompts, limit=settings.limit, categories=settings.categories)
         texts = {prompt.text for prompt in test}
-        tuning = [p for p in load_prompts(settings.tuning, limit=tuned + len(texts)) if p.text not in texts][:tuned]
+        tuning = [p for p in load(settings.tuning, limit=tuned + len(texts)) if p.text not in texts][:tuned]
         source = settings.tuning
     else:
         count = len(found) if settings.limit is None else settings.limit

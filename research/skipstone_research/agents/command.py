@@ -36,6 +36,7 @@ class SampleOptions:
     prompts: Annotated[
         str, typer.Option(help="That no agent was trained on: a file, or a set.", metavar="FILE|SET")
     ] = "pebble"
+    prompt_format: options.FormatOption = None
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 48
     seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1
     seed: options.SeedOption = 0
@@ -192,7 +193,7 @@ def _run_evaluation(given: Mapping[str, Any], out: Path, resume: bool, command: 
         given["model"], given["settings"], None, given["device"], given["dtype"], given["as_guest"]
     )
     subject = model.subject(given["guidance"])
-    found = load_prompts(given["prompts"], limit=given["limit"] or None)
+    found = load_prompts(given["prompts"], limit=given["limit"] or None, prompt_format=given["prompt_format"])
     subject.check([prompt.text for prompt in found])
     numbers = list(range(given["seed"], given["seed"] + given["seeds"]))
     eval_samples = [EvaluationSample(prompt, number) for prompt in found for number in numbers]

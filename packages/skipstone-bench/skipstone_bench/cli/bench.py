@@ -32,6 +32,7 @@ class PromptOptions:
         str,
         typer.Option(help="What baselines are tuned on; other prompts of the same set by default.", metavar="FILE|SET"),
     ] = ""
+    prompt_format: options.FormatOption = None
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 32
     category: Annotated[list[str] | None, typer.Option(help="Keep only these. Repeat it.")] = None
     tuned: Annotated[int, typer.Option(help="Prompts to tune on.", min=1)] = 8

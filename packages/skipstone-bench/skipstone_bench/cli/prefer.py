@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipstone.cli import options
 from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import progress_bar
 
@@ -37,8 +38,9 @@ class MaterialOptions:
         str | None, typer.Option(help="Compare each row with this one only; all with all by default.", metavar="ROW")
     ] = None
     prompts: Annotated[
-        Path | None, typer.Option(help="Of folders: a table or JSON Lines with name and prompt.", metavar="FILE")
+        Path | None, typer.Option(help="Of folders: a table or JSON with name and prompt.", metavar="FILE")
     ] = None
+    prompt_format: options.FormatOption = None
     limit: Annotated[int, typer.Option(help="Samples, all categories alike; 0 takes all of them.", min=0)] = 40
     seed: Annotated[int, typer.Option(help="Of the choice of samples, and sent to the judges.")] = 0
 
@@ -48,7 +50,9 @@ class MaterialOptions:
 
         rows = self.row or []
         named = [*rows, self.against] if rows and self.against else rows
-        return load_material(sources, named, self.prompts).subsample(self.limit or None, self.seed)
+        return load_material(sources, named, self.prompts, self.prompt_format).subsample(
+            self.limit or None, self.seed
+        )
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class RecordingOptions:
         list[Path],
         typer.Option("--guide", help="A fixed schedule: a folder of skipstone tune. Repeat it.", metavar="DIR"),
     ]
+    prompt_format: options.FormatOption = None
     model: Annotated[str, typer.Option(help="pebble, pebble-dit, or a folder in that format.")] = "pebble"
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 0
     seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1
@@ -166,7 +167,7 @@ def _record(recording: RecordingOptions, console: Console) -> tuple[int, int]:
 
     from ..agents.recording import RecordingSettings
 
-    found = load_prompts(recording.prompts, limit=recording.limit or None)
+    found = load_prompts(recording.prompts, limit=recording.limit or None, prompt_format=recording.prompt_format)
     samples = [
         (prompt.text, recording.seed + k * len(found) + i)
         for k in range(recording.seeds)
