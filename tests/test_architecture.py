@@ -24,6 +24,7 @@ PACKAGES = {
 LAYERS = [
     ["deprecation"],
     ["errors"],
+    ["json_files"],
     ["satellites"],
     ["registry"],
     ["numerics"],
