@@ -66,7 +66,9 @@ class JsonReader:
         return raw
 
     def parse(self, raw: str | bytes, where: str) -> Any:
-        """The document in a text: finite numbers, no name twice in an object, at most `max_depth` levels.
+        """The document in a text: no name twice in an object, at most `max_depth` levels.
+
+        NaN, Infinity and numbers like 1e400 are read as texts, so that `convert` refuses them where a number belongs.
 
         Args:
             raw: The text, in UTF-8 where it is bytes.
@@ -227,17 +229,10 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _finite_number(text: str) -> float:
-    """Refuses NaN and Infinity, which are not JSON, and numbers like 1e400, which would be read as infinity."""
-    number = float(text.replace("Infinity", "inf"))
-    if not math.isfinite(number):
-        raise ValueError(f"expected finite numbers, got {text[:SHOWN]}")
-    return number
+def _number(text: str) -> float | str:
+    """A number; its text where it is none that JSON has or a float can hold."""
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
-DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique_names,
-    parse_int=_integer,
-    parse_float=_finite_number,
-    parse_constant=_finite_number,
-)
+DECODER = json.JSONDecoder(object_pairs_hook=_unique_names, parse_int=_integer, parse_float=_number, parse_constant=str)

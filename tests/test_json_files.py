@@ -94,6 +94,7 @@ def test_another_type_in_any_place_is_refused_by_its_place(path: tuple[Any, ...]
         ({"first": [1, 2]}, "f.json: first: expected an object or null, got a list of 2"),
         ({"parts": {}}, "f.json: parts: expected a list, got an object of 0"),
         ({"on": 1}, "f.json: on: expected true or false, got 1"),
+        ({"parts": [{"name": "x", "weight": "NaN"}]}, 'f.json: parts[0].weight: expected a number, got "NaN"'),
     ],
 )
 def test_messages_say_what_was_expected_and_got(change: dict[str, Any], said: str) -> None:
@@ -143,6 +144,14 @@ def test_any_other_text_is_one_error(raw: bytes | str) -> None:
     assert refusal.startswith("f.json")
     assert len(refusal) < 300
     refusal.encode()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e999"])
+def test_numbers_that_json_does_not_have_are_read_as_texts(number: str) -> None:
+    found = READER.parse(f'{{"notes": [{number}]}}', "f.json")
+    assert found == {"notes": [number]}
+    with pytest.raises(SpecError, match=r"notes\[0\]: expected a number, got"):
+        READER.convert(Mapping[str, Sequence[float]], found, "f.json")
 
 
 def test_the_error_is_of_the_class_asked_for_and_the_limits_are_those_given() -> None:
