@@ -6,13 +6,13 @@ Nothing is guessed from the content: a text whose first line has commas in it is
 from __future__ import annotations
 
 import csv
-import json
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import PromptError
+from ..json_files import JsonReader
 
 FORMATS = ("txt", "csv", "tsv", "json", "jsonl")  # the ends of names, and what `prompt_format` takes
 MAX_BYTES = 40_000_000  # of a file; COCO's captions of 2014 are 32 MB
@@ -61,7 +61,8 @@ def read_records(path: Path, prompt_format: str | None = None) -> list[PromptRec
     form, text = resolve_format(path, prompt_format), _read_text(path)
     if form == "json":
         _check_marks(text, path)
-        return [PromptRecord(str(path), _parse_json(text, str(path), "For one object a line, say --format jsonl."))]
+        reader = JsonReader(PromptError, "For one object a line, say --format jsonl.")
+        return [PromptRecord(str(path), reader.parse(text, str(path)))]
     if form == "jsonl":
         _check_marks(text, path)
         records = _json_lines(text, path)
@@ -199,24 +200,8 @@ def _check_marks(text: str, path: Path) -> None:
 
 
 def _json_lines(text: str, path: Path) -> Iterator[PromptRecord]:
+    reader = JsonReader(PromptError, "For one JSON document, say --format json.")
     for number, line in _lines(text):
         if line.strip():
             where = f"{path}, line {number}"
-            yield PromptRecord(where, _parse_json(line, where, "For one JSON document, say --format json."))
-
-
-def _parse_json(text: str, where: str, otherwise: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_distinct)
-    except RecursionError:
-        raise PromptError(f"{where} is nested too deeply: expected a list of prompts.") from None
-    except ValueError as e:  # also: a number of more digits than Python reads, a name twice
-        raise PromptError(f"{where} is not JSON: {e}. {otherwise}") from None
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)[:200]!r} is there twice in one object")
-    return found
+            yield PromptRecord(where, reader.parse(line, where))
