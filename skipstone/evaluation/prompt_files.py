@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ..deprecation import old_names
 from ..errors import PromptError
 from .prompt import Prompt
-from .prompt_records import FORMATS, MAX_BYTES, MAX_CHARACTERS, PromptRecord, describe, read_records, resolve_format
+from .prompt_records import FORMATS, MAX_BYTES, MAX_CHARACTERS, PromptRecord, describe, limit_records, read_records, resolve_format
 
 # Names of fields, the best first; compared in lower case.
 TEXT_FIELDS = ("prompt", "caption", "prompt_en", "text")
@@ -149,7 +149,8 @@ def _document(found: Any, path: Path) -> list[PromptEntry]:
             f"{path}: expected a JSON list of prompts, or COCO's annotations, got {describe(found)}. For one object a "
             f"line, say --format jsonl."
         )
-    entries = [_entry(PromptRecord(f"{path}, item {number}", one)) for number, one in enumerate(found, 1)]
+    items = (PromptRecord(f"{path}, item {number}", one) for number, one in enumerate(found, 1))
+    entries = [_entry(item) for item in limit_records(items, path)]
     sources = {e.id.rpartition("_")[0] for e in entries}
     if all(sources) and not any(e.category for e in entries):
         return [e._replace(category=e.id.rpartition("_")[0]) for e in entries]  # TIFA: coco_301091, drawbench_0

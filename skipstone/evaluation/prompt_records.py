@@ -18,7 +18,8 @@ FORMATS = ("txt", "csv", "tsv", "json", "jsonl")  # the ends of names, and what 
 MAX_BYTES = 40_000_000  # of a file; COCO's captions of 2014 are 32 MB
 MAX_RECORDS = 500_000  # of a file
 MAX_CHARACTERS = 131_072  # of a line, a cell or a text: the limit of Python's own csv
-MAX_JSON_MARKS = 10_000_000  # quotes and brackets: a file of brackets alone takes 24 times its size in memory
+MAX_LINES = 5_000_000  # of a file, empty ones too
+MAX_JSON_MARKS = 5_000_000  # quotes and brackets: a file of brackets alone takes 24 times its size in memory
 
 
 class PromptRecord(NamedTuple):
@@ -70,7 +71,7 @@ def read_records(path: Path, prompt_format: str | None = None) -> list[PromptRec
         records = (PromptRecord(f"{path}, line {n}", unquote(line)) for n, line in _lines(text) if line.strip())
     else:
         records = _table(text, path, form)
-    return _limited(records, path)
+    return limit_records(records, path)
 
 
 def unquote(cell: str) -> str:
@@ -101,7 +102,10 @@ def _read_text(path: Path) -> str:
         raise PromptError(f"{path} is not text: it has a zero byte at {raw.index(0)}.")
     if not text.strip():
         raise PromptError(f"{path} is empty.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text.count("\n") > MAX_LINES:
+        raise PromptError(f"{path} is too large: expected at most {MAX_LINES:,} lines. Divide it.")
+    return text
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -127,7 +131,8 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         start, number = end + 1, number + 1
 
 
-def _limited(records: Iterable[PromptRecord], path: Path) -> list[PromptRecord]:
+def limit_records(records: Iterable[PromptRecord], path: Path) -> list[PromptRecord]:
+    """The records as a list. Raises PromptError where there are more than 500,000."""
     found = []
     for record in records:
         found.append(record)
