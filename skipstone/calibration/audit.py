@@ -14,6 +14,7 @@ from ..deprecation import old_attributes, old_keywords
 from ..errors import OutputError, SpecError
 from ..evaluation.columns import Sampler, parse_column
 from ..evaluation.engine_subject import EngineSubject
+from ..evaluation.folder_lock import lock_folder
 from ..evaluation.json_lines import format_line, read_lines, repair_lines
 from ..evaluation.pipeline_subject import PipelineSubject
 from ..evaluation.progress import ProgressCallback, no_progress
@@ -158,16 +159,18 @@ def audit(
     Raises:
         SpecError: no certificate in the folder, or a number out of range.
         CertificateError: another model or configuration than the certificate's.
+        OutputError: another audit of the folder is running: both would draw, and count, the same samples.
     """
     if samples < 1:
         raise SpecError(f"audit: expected at least 1 sample, got {samples}.")
     options = options or AuditOptions()
-    run = _AuditRun.open(Path(folder), options, false_alarm)
-    eval_samples = run.next_samples(prompts, samples, options.prompt_format)
-    audited = {line["prompt"] for line in run.lines}
-    subject = _subject(pipe, run.certified.certificate.source)
-    scores = _scores(subject, run.certified, run.target, options, caches.folder(cache), on_progress)
-    run.draw(eval_samples, scores)
+    with lock_folder(Path(folder), "folder"):
+        run = _AuditRun.open(Path(folder), options, false_alarm)
+        eval_samples = run.next_samples(prompts, samples, options.prompt_format)
+        audited = {line["prompt"] for line in run.lines}
+        subject = _subject(pipe, run.certified.certificate.source)
+        scores = _scores(subject, run.certified, run.target, options, caches.folder(cache), on_progress)
+        run.draw(eval_samples, scores)
     texts = [eval_sample.prompt.text for eval_sample in eval_samples]
     again = len(set(texts)) < len(texts) or not audited.isdisjoint(texts)
     tests = len(run.groups or [""])

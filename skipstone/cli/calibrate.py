@@ -82,16 +82,18 @@ def calibrate(
 
     from ..calibration import cache as caches
     from ..calibration.procedure import Calibration
+    from ..evaluation.folder_lock import lock_folder
 
     require_module("matplotlib", "plot")
     console = Console(stderr=True)
-    _check_writable(out, force)
-    confidence, settings = _confidence(promise.confidence), promise.setting or ()
-    asked = _calibration_options(promise, model, sampler, batch)
-    with console.status("Looking the model up ..."):
-        planned = Calibration.of(model.subject(sampler.guidance), prompts, target, confidence, settings, asked)
-    policy = _run(planned, caches.folder(cache), console)
-    policy.save_pretrained(out)
+    with lock_folder(out):
+        _check_writable(out, force)
+        confidence, settings = _confidence(promise.confidence), promise.setting or ()
+        asked = _calibration_options(promise, model, sampler, batch)
+        with console.status("Looking the model up ..."):
+            planned = Calibration.of(model.subject(sampler.guidance), prompts, target, confidence, settings, asked)
+        policy = _run(planned, caches.folder(cache), console)
+        policy.save_pretrained(out)
     _show(policy, out)
 
 

@@ -93,20 +93,22 @@ def tune(
     """
     from rich.console import Console
 
+    from ..evaluation.folder_lock import lock_folder
     from ..tuning.report import report_files, write_report
     from .files import check_targets
 
     require_module("matplotlib", "plot")
     console = Console(stderr=True)
     settings = wanted.settings(seed, batch)
-    check_targets(report_files(out, settings.calls), force)
-    with console.status("Looking the model up ..."):
-        subject = model.subject(guidance)
-    tuning = wanted.samples(prompts, seed)
-    checked = wanted.samples(wanted.check, seed + CHECKED) if wanted.check else []
-    _check_prompts([*tuning, *checked], subject, console)
-    search, found = _run(subject, settings, tuning, checked, out, console)
-    written = write_report(found, out, _about(search, prompts, wanted.check))
+    with lock_folder(out):
+        check_targets(report_files(out, settings.calls), force)
+        with console.status("Looking the model up ..."):
+            subject = model.subject(guidance)
+        tuning = wanted.samples(prompts, seed)
+        checked = wanted.samples(wanted.check, seed + CHECKED) if wanted.check else []
+        _check_prompts([*tuning, *checked], subject, console)
+        search, found = _run(subject, settings, tuning, checked, out, console)
+        written = write_report(found, out, _about(search, prompts, wanted.check))
     _show(found, out, written, bool(wanted.check))
 
 

@@ -13,6 +13,7 @@ from skipstone import __version__
 from skipstone.errors import MetricError, SpecError
 from skipstone.evaluation.columns import Column, Sampler, expand_specs, parse_column
 from skipstone.evaluation.fingerprint import describe_machine, fingerprint
+from skipstone.evaluation.folder_lock import lock_folder
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.prompts import Prompt, describe_prompts, load_prompts
 from skipstone.evaluation.references import EvaluationSample, References, converged_columns
@@ -194,7 +195,18 @@ class Benchmark:
         options: Mapping[str, Any],
         on_progress: ProgressCallback = no_progress,
     ) -> Store:
-        """Make what is missing. Raises BenchError where the folder holds results that these cannot be added to."""
+        """Make what is missing.
+
+        Raises:
+            BenchError: the folder holds results that these cannot be added to.
+            OutputError: another command writes to the folder.
+        """
+        with lock_folder(out):
+            return self._run(out, resume, command, options, on_progress)
+
+    def _run(
+        self, out: Path, resume: bool, command: str, options: Mapping[str, Any], on_progress: ProgressCallback
+    ) -> Store:
         Store.check(out, resume)
         _disable_tf32()
         self.subject.load([self.full])

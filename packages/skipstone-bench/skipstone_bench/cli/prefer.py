@@ -162,6 +162,8 @@ def prefer(
       skipstone prefer ours/ theirs/ --prompts prompts.csv --calls 200 \\
         -j a@http://localhost:8000/v1 -j b@http://localhost:8001/v1
     """
+    from skipstone.evaluation.folder_lock import lock_folder
+
     from ..vlm.judging import JudgingPlan, JudgingRun, RequestSettings, list_pairs
 
     judges = _judges(judge)
@@ -171,7 +173,8 @@ def prefer(
     plan = JudgingPlan(chosen, list_pairs(chosen, material.against), judges, asking)
     for one in () if dry_run else judges:
         one.key()
-    _ask(JudgingRun(plan, out, caps, RequestSettings(requests.together, requests.timeout, requests.tries)), dry_run)
+    with lock_folder(out):
+        _ask(JudgingRun(plan, out, caps, RequestSettings(requests.together, requests.timeout, requests.tries)), dry_run)
 
 
 def _judges(specs: Sequence[str]) -> tuple[JudgeEndpoint, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from skipstone import __version__
 from skipstone.errors import OutputError, SpecError
+from skipstone.evaluation.folder_lock import lock_folder
 from skipstone.policies.agent.checkpoint import ActionScorer
 
 from .config import AgentConfig, environments, learners, load_config
@@ -115,8 +116,12 @@ class Training:
 
         Raises:
             SpecError: a reward that ranks constant policies wrongly, a checkpoint of other settings, a missing package.
-            OutputError: what cannot be written.
+            OutputError: what cannot be written, or another command writes to the folder.
         """
+        with lock_folder(self.out):
+            return self._run(resume, print_line, callback)
+
+    def _run(self, resume: bool, print_line: LineCallback, callback: RoundCallback) -> TrainingResult:
         environment = self.config.environment
         held = HeldOutEpisodes(environment.build("validation", self.config.held_out or None, 0))
         log = self._log(resume)
