@@ -129,7 +129,9 @@ def agent(
         --limit 48 --grids grids --oracle oracle/oracle-1.jsonl --out verdicts
       skipstone evaluate agent mine --out verdicts --resume --refine refine.json
     """
-    _evaluate(_resolve_options(context, out, resume), out, resume)
+    from skipstone_bench.cli.resume import resolve_options
+
+    _evaluate(resolve_options(context, agent, out, resume), out, resume)
 
 
 def _evaluate(given: Mapping[str, Any], out: Path, resume: bool) -> None:
@@ -155,23 +157,6 @@ def _evaluate(given: Mapping[str, Any], out: Path, resume: bool) -> None:
         found, written = report.write_report(out, **files, command=command)
         written += bench.write_report(out)
     _print_verdicts(found, written, store)
-
-
-def _resolve_options(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
-    """The options; of a resumed run those of its first start, where they are not given again."""
-    options = {name: _to_plain(value) for name, value in context.params.items() if name != "context"}
-    if not resume:
-        return options
-    from skipstone_bench.store import Store
-
-    sources = {name: context.get_parameter_source(name) for name in options}
-    given = {n for n, source in sources.items() if source is not None and source.name == "COMMANDLINE" and options[n]}
-    stored = Store.load(out).header.options
-    return {name: options[name] if name in given or name not in stored else stored[name] for name in options}
-
-
-def _to_plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, list | tuple) else value
 
 
 def _refuse_missing(files: Iterable[Path | None]) -> None:
