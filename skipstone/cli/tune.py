@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,12 +53,16 @@ class SearchOptions:
         return TuningSettings(calls, self.fine, self.refine, batch, seed, self.rivals)
 
     def samples(self, source: str, seed: int) -> list[EvaluationSample]:
-        """The prompts of a file or a set, and their seeds from `seed` on."""
+        """The prompts of a file or a set, and their seeds from `seed` on.
+
+        Runs are kept by ids: a hash of the text in them tells a prompt that was edited under the id of the file.
+        """
         from ..evaluation.prompts import load_prompts
         from ..evaluation.references import EvaluationSample
 
         found = load_prompts(source, limit=self.limit or None, seed=0, prompt_format=self.prompt_format)
-        return [EvaluationSample(prompt, seed + k) for k, prompt in enumerate(found)]
+        named = [replace(p, id=f"{p.id}-{hashlib.sha256(p.text.encode()).hexdigest()[:6]}") for p in found]
+        return [EvaluationSample(prompt, seed + k) for k, prompt in enumerate(named)]
 
 
 @grouped

@@ -68,8 +68,8 @@ class AgentConfig:
         sound = sound and all(0 <= seed < 2**31 for seed in self.seeds)
         if not sound or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise SpecError(
-                f"Expected slots from 1 to 100,000, held_out 0 or from 4 to 1,000,000, and different seeds from 0 to "
-                f"2,147,483,647, got slots={self.slots}, held_out={self.held_out} and seeds={list(self.seeds)}; try "
+                f"Expected slots >= 1 and at most 100,000, held_out 0 or from 4 to 1,000,000, and different seeds from 0 "
+                f"to 2,147,483,647, got slots={self.slots}, held_out={self.held_out} and seeds={list(self.seeds)}; try "
                 f"slots=64, held_out=0, seeds=[0]."
             )
 

@@ -58,8 +58,8 @@ class SurrogateSettings:
         sound = sound and math.isfinite(self.price) and math.isfinite(self.entropy)
         if self.reward not in (*PRESETS, "utility") or not sound:
             raise SpecError(
-                f"Expected reward utility, {', '.join(PRESETS)}, steps from {WARMUP_STEPS + 1} to 10,000, pace > 0, and "
-                f"finite numbers, got {self!r}."
+                f"Expected reward utility, {', '.join(PRESETS)}, steps > {WARMUP_STEPS} and at most 10,000, pace > 0, "
+                f"and finite numbers, got {self!r}."
             )
 
     def build(self, split: str = "train", n: int | None = None, seed: int = 0) -> SurrogateEnv:

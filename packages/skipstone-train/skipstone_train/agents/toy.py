@@ -77,7 +77,7 @@ class ToySettings:
         sound = sound and len(self.chances) in (0, len(self.hardness))
         if not sound or "continue" not in self.actions or not set(self.actions) <= set(ACTIONS):
             raise SpecError(
-                f"Expected steps from 2 to 1000, some hardness > 0, told in (0.5, 1), prices, and actions among "
+                f"Expected steps >= 2 and at most 1000, some hardness > 0, told in (0.5, 1), prices, and actions among "
                 f"{ACTIONS} with 'continue', got {self!r}."
             )
 

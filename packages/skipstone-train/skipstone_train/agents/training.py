@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,11 @@ class Training:
             log(line)
         return done
 
+    def begin(self, resume: bool = False) -> None:
+        """Make the folder with its configuration, as `run` does first. Raises SpecError, OutputError."""
+        with lock_folder(self.out):
+            self._prepare(resume)
+
     @property
     def learner(self) -> str:
         """Name of the learner."""
@@ -162,7 +167,9 @@ class Training:
             shutil.rmtree(self.out / "tensorboard", ignore_errors=True)
         elif (self.out / CONFIG_FILE).is_file() and (folder / CHECKPOINT_FILE).is_file():
             self._check_same_training()
-        write_file(self.out / CONFIG_FILE, to_yaml(self.config).encode())
+        # What was said on the command line, too, so that going on needs no more than the folder.
+        saved = replace(self.config, minutes=float(self.minutes), seeds=(self.seed,), out=str(self.out))
+        write_file(self.out / CONFIG_FILE, to_yaml(saved).encode())
 
     def _check_same_training(self) -> None:
         """A checkpoint means nothing to another environment or learner."""
