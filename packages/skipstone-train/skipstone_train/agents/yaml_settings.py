@@ -21,10 +21,19 @@ NAME_KEY = "name"  # the key that says which of several kinds of settings follow
 CHOICES_KEY = "among"  # in a field's metadata: a function that gives the kinds, name -> dataclass with defaults alone
 MAX_CHARACTERS = 65_536  # of a YAML text: the reader takes a second for 200,000
 MAX_INTEGER = 2**63 - 1
+MAX_MESSAGE = 1000  # characters
 
 
 def parse_settings(kind: type[T], text: str, source: str, changes: Iterable[str] = ()) -> T:
     """The settings in a YAML text, which errors call `source`, after changes "a.b=c". Raises SpecError."""
+    try:
+        return _parse(kind, text, source, changes)
+    except SpecError as e:
+        message = str(e)  # which repeats values, and these may be long
+        raise SpecError(message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}...") from None
+
+
+def _parse(kind: type[T], text: str, source: str, changes: Iterable[str]) -> T:
     values, places = _read_yaml(text, source) or {}, {"": source}
     for change in changes:
         path, equals, value = change.partition("=")
