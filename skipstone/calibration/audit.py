@@ -14,6 +14,7 @@ from ..deprecation import old_attributes, old_keywords
 from ..errors import CertificateError, OutputError, SpecError
 from ..evaluation.columns import Sampler, parse_column
 from ..evaluation.engine_subject import EngineSubject
+from ..evaluation.folder_lock import lock_folder
 from ..evaluation.json_lines import format_line, read_lines, repair_lines
 from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.progress import ProgressCallback, no_progress
@@ -123,11 +124,13 @@ class AuditOptions:
     Args:
         metric, better: The function that the target names, as in `CalibrationOptions`.
         batch: Samples of one call, >= 1.
+        prompt_format: Of a file of prompts: txt, csv, tsv, json or jsonl; the end of its name by default.
     """
 
     metric: Callable[[Any, Any], float] | None = None
     better: str = "higher"
     batch: int = 8
+    prompt_format: str | None = None
 
 
 @old_keywords(renamed={"tell": "on_progress"}, moved={"options": (AuditOptions, ("metric", "better", "batch"))})
@@ -164,16 +167,18 @@ def audit(
     Raises:
         SpecError: no certificate in the folder, or a number out of range.
         CertificateError: another model or configuration than the certificate's.
+        OutputError: another audit of the folder is running: both would draw, and count, the same samples.
     """
     if samples < 1:
         raise SpecError(f"audit: expected at least 1 sample, got {samples}.")
     options = options or AuditOptions()
-    run = _AuditRun.open(Path(folder), options, false_alarm)
-    eval_samples = run.next_samples(prompts, samples)
-    audited = {line["prompt"] for line in run.lines}
-    subject = _subject(pipe, run.certified.certificate)
-    scores = _scores(subject, run.certified, run.target, options, caches.folder(cache), on_progress)
-    run.draw(eval_samples, scores)
+    with lock_folder(Path(folder), "folder"):
+        run = _AuditRun.open(Path(folder), options, false_alarm)
+        eval_samples = run.next_samples(prompts, samples, options.prompt_format)
+        audited = {line["prompt"] for line in run.lines}
+        subject = _subject(pipe, run.certified.certificate)
+        scores = _scores(subject, run.certified, run.target, options, caches.folder(cache), on_progress)
+        run.draw(eval_samples, scores)
     texts = [eval_sample.prompt.text for eval_sample in eval_samples if eval_sample.prompt.text]
     again = len(set(texts)) < len(texts) or not audited.isdisjoint(texts)
     tests = len(run.groups or [""])
@@ -210,7 +215,9 @@ class _AuditRun:
         """What the promise is about: "prompts", or "seeds"."""
         return promised_of(self.certified.certificate.prompts)
 
-    def next_samples(self, prompts: PromptSource | None, samples: int) -> list[EvaluationSample]:
+    def next_samples(
+        self, prompts: PromptSource | None, samples: int, prompt_format: str | None = None
+    ) -> list[EvaluationSample]:
         """The samples to audit now, in random order: prompts that were audited least come first, each with a new seed.
 
         Raises:
@@ -218,7 +225,9 @@ class _AuditRun:
         """
         if self.of == "seeds":
             return self._next_seeds(prompts, samples)
-        found, _, _ = load_unique_prompts(self.folder / PROMPTS if prompts is None else prompts)
+        if prompts is None:
+            prompts, prompt_format = self.folder / PROMPTS, None
+        found, _, _ = load_unique_prompts(prompts, prompt_format=prompt_format)
         groups, seed = self.groups, self.certified.certificate.seed
         if groups is not None and (other := next((p for p in found if p.category not in groups), None)):
             raise SpecError(

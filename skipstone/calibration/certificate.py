@@ -11,7 +11,7 @@ from typing import Any
 from .. import __version__
 from ..evaluation.columns import Column
 from ..evaluation.engine_subject import EngineSubject
-from ..evaluation.fingerprint import RESULTS_VERSION
+from ..evaluation.fingerprint import RESULTS_VERSION, picture_hashes
 from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.references import EvaluationSample
 from ..evaluation.samplers import ddim_eta
@@ -75,6 +75,7 @@ def configuration(subject: Subject, column: Column) -> dict[str, Any]:
         **prefix_keys("scheduler", scheduler_config_of(subject, column)),
         **prefix_keys("call", call_arguments_of(subject, column)),
         **prefix_keys("settings", subject.settings),
+        **picture_hashes(subject),
         "guidance": subject.guidance,
         "full run": column.spec,
         "device": ", ".join(device),

@@ -62,6 +62,7 @@ class CalibrationOptions:
         batch: Samples of one call, >= 1.
         limit: Prompts that are taken; all of them by default.
         samples: Of a model that takes no prompts: how many, 2 to 100,000, each with a seed drawn at random.
+        prompt_format: Of a file of prompts: txt, csv, tsv, json or jsonl; the end of its name by default.
         source: Where the model is, for the certificate: `skipstone audit` loads it from there.
     """
 
@@ -79,6 +80,7 @@ class CalibrationOptions:
     batch: int = 8
     limit: int | None = None
     samples: int | None = None
+    prompt_format: str | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -350,7 +352,10 @@ def _split(
         if options.samples is not None:
             raise SpecError("samples: is for models that take no prompts: give prompts, and leave it out.")
         given = () if prompts is None else prompts
-        return split_prompts(given, target, confidence, groups=options.groups, limit=options.limit, seed=options.seed)
+        return split_prompts(
+            given, target, confidence, groups=options.groups, limit=options.limit, seed=options.seed,
+            prompt_format=options.prompt_format,
+        )  # fmt: skip
     if options.groups is not None:
         raise SpecError(f"groups: {subject.name} takes no prompts, so that there are no categories. Leave it out.")
     if options.samples is None:

@@ -53,7 +53,7 @@ PromptSource = str | os.PathLike[str] | Sequence[str | Prompt]
 
 
 def load_unique_prompts(
-    prompts: PromptSource, limit: int | None = None, seed: int = 0
+    prompts: PromptSource, limit: int | None = None, seed: int = 0, prompt_format: str | None = None
 ) -> tuple[list[Prompt], int, str]:
     """The prompts of a set, a file or a list, each once; how often one was there again; and where they are from.
 
@@ -61,7 +61,8 @@ def load_unique_prompts(
         PromptError: no prompts, or no such set or file.
     """
     if isinstance(prompts, str | os.PathLike):
-        found, source = load_prompts(os.fspath(prompts), limit=limit, seed=seed), Path(prompts).name
+        found = load_prompts(os.fspath(prompts), limit=limit, seed=seed, prompt_format=prompt_format)
+        source = Path(prompts).name
     else:
         found, source = [p if isinstance(p, Prompt) else Prompt(str(p), str(p)) for p in prompts][:limit], "a list"
     if not found:
@@ -81,6 +82,7 @@ def split_prompts(
     groups: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    prompt_format: str | None = None,
 ) -> SampleSplit:
     """Prompts into search and test: a third searches, less where the test needs the others.
 
@@ -92,7 +94,7 @@ def split_prompts(
     """
     if groups not in (None, "category"):
         raise SpecError(f"groups: expected 'category' or nothing, got {groups!r}.")
-    found, doubles, source = load_unique_prompts(prompts, limit, seed)
+    found, doubles, source = load_unique_prompts(prompts, limit, seed, prompt_format)
     if groups and all(not prompt.category for prompt in found):
         raise SpecError(f"groups='category': the prompts of {source} have no categories. Give a file that has them.")
     needed = 1 if confidence is None else fewest(target, confidence)

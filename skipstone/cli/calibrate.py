@@ -45,6 +45,7 @@ class PromiseOptions:
         int | None,
         typer.Option(help="Random seeds, of a model that takes no prompts.", min=2, max=100_000, show_default=False),
     ] = None
+    prompt_format: options.FormatOption = None
     seed: Annotated[int, typer.Option(help="Of the split and the samples.")] = 0
 
 
@@ -85,19 +86,21 @@ def calibrate(
 
     from ..calibration import cache as caches
     from ..calibration.procedure import Calibration
+    from ..evaluation.folder_lock import lock_folder
     from .prompts import check_samples_option
 
     require_module("matplotlib", "plot")
     console = Console(stderr=True)
-    _check_writable(out, force)
-    confidence, settings = _confidence(promise.confidence), promise.setting or ()
-    asked = _calibration_options(promise, model, sampler, batch)
-    with console.status("Looking the model up ..."):
-        subject = model.subject(sampler.guidance)
-        check_samples_option(subject, prompts, promise.samples)
-        planned = Calibration.of(subject, prompts, target, confidence, settings, asked)
-    policy = _run(planned, caches.folder(cache), console)
-    policy.save_pretrained(out)
+    with lock_folder(out):
+        _check_writable(out, force)
+        confidence, settings = _confidence(promise.confidence), promise.setting or ()
+        asked = _calibration_options(promise, model, sampler, batch)
+        with console.status("Looking the model up ..."):
+            subject = model.subject(sampler.guidance)
+            check_samples_option(subject, prompts, promise.samples)
+            planned = Calibration.of(subject, prompts, target, confidence, settings, asked)
+        policy = _run(planned, caches.folder(cache), console)
+        policy.save_pretrained(out)
     _show(policy, out)
 
 
@@ -126,6 +129,7 @@ def _calibration_options(
         batch=batch,
         limit=promise.limit or None,
         samples=promise.samples,
+        prompt_format=promise.prompt_format,
         source=source,
     )
 
@@ -162,6 +166,7 @@ class AuditedSamples:
             help="What is drawn now; the calibration's own by default.", metavar="FILE|SET", show_default=False
         ),
     ] = None
+    prompt_format: options.FormatOption = None
     false_alarm: Annotated[float, typer.Option(help="Chance of ever raising an alarm for nothing.")] = 0.05
 
 
@@ -212,7 +217,7 @@ def audit(
             false_alarm=audited.false_alarm,
             cache=cache,
             on_progress=on_progress,
-            options=AuditOptions(batch=batch),
+            options=AuditOptions(batch=batch, prompt_format=audited.prompt_format),
         )
     for line in found.words:
         typer.echo(line)

@@ -129,7 +129,7 @@ def _run(subject: Subject, column: Column, prompt: str, output: OutputOptions, c
         target: encode_picture(target.suffix, pixels, fact)
         for target, pixels, fact in zip(targets, subject.pictures(generated), facts, strict=True)
     }
-    write_atomically(pictures | _encode_traces(traces, generated, facts))
+    write_atomically(pictures | _encode_traces(traces, generated, facts), output.force)
     for target, fact in zip(targets, facts, strict=True):
         line = {"file": str(target), **fact, "seconds": seconds / output.n}
         typer.echo(json.dumps(line, ensure_ascii=False) if output.as_json else _describe(line))

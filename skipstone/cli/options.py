@@ -66,6 +66,12 @@ SettingsOption: TypeAlias = Annotated[
 ImageOption: TypeAlias = Annotated[
     Path | None, typer.Option("--image", help="A picture to start from.", metavar="FILE")
 ]
+FormatOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="Of files of prompts; by default their names say it.", metavar="txt|csv|tsv|json|jsonl"
+    ),
+]
 DeviceOption: TypeAlias = Annotated[
     str | None, typer.Option(help="Where a pipeline runs. cuda where there is one, else cpu.", show_default=False)
 ]

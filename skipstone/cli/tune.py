@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +50,7 @@ class SearchOptions:
             metavar="FILE|SET|NUMBER",
         ),
     ] = ""
+    prompt_format: options.FormatOption = None
     fine: Annotated[
         int, typer.Option(help="Steps of the runs that grids are found in, and at least of those taken for exact.")
     ] = 200
@@ -63,12 +65,16 @@ class SearchOptions:
         return TuningSettings(calls, self.fine, self.refine, batch, seed, self.rivals)
 
     def prompted(self, source: str, seed: int) -> list[EvaluationSample]:
-        """The prompts of a file or a set, with seeds from `seed` on."""
+        """The prompts of a file or a set, and their seeds from `seed` on.
+
+        Runs are kept by ids: a hash of the text in them tells a prompt that was edited under the id of the file.
+        """
         from ..evaluation.prompts import load_prompts
         from ..evaluation.references import EvaluationSample
 
-        found = load_prompts(source, limit=self.limit or None, seed=0)
-        return [EvaluationSample(prompt, seed + k) for k, prompt in enumerate(found)]
+        found = load_prompts(source, limit=self.limit or None, seed=0, prompt_format=self.prompt_format)
+        named = [replace(p, id=f"{p.id}-{hashlib.sha256(p.text.encode()).hexdigest()[:6]}") for p in found]
+        return [EvaluationSample(prompt, seed + k) for k, prompt in enumerate(named)]
 
 
 @grouped
@@ -107,19 +113,21 @@ def tune(
     """
     from rich.console import Console
 
+    from ..evaluation.folder_lock import lock_folder
     from ..tuning.report import report_files, write_report
     from .files import check_targets
 
     require_module("matplotlib", "plot")
     console = Console(stderr=True)
     settings = wanted.settings(seed, batch)
-    check_targets(report_files(out, settings.calls), force)
-    with console.status("Looking the model up ..."):
-        subject = model.subject(guidance)
-    tuning, checked = _samples(subject, prompts, wanted, seed)
-    _check_prompts([*tuning, *checked], subject, console)
-    search, found = _run(subject, settings, tuning, checked, out, console)
-    written = write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
+    with lock_folder(out):
+        check_targets(report_files(out, settings.calls), force)
+        with console.status("Looking the model up ..."):
+            subject = model.subject(guidance)
+        tuning, checked = _samples(subject, prompts, wanted, seed)
+        _check_prompts([*tuning, *checked], subject, console)
+        search, found = _run(subject, settings, tuning, checked, out, console)
+        written = write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
     _show(found, out, written, "prompts" if prompts else SEEDS, bool(checked))
 
 

@@ -148,15 +148,20 @@ class Certified(Chain):
 
 
 def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
-    """Write files, each there whole or not at all. Raises OutputError."""
+    """Write files beside their places, and move them there when all are complete. Raises OutputError."""
+    parts: dict[str, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in content.items():
-            part = folder / f".{name}.part"
-            part.write_bytes(data)
+            parts[name] = folder / f".{name}.{os.getpid()}.part"
+            parts[name].write_bytes(data)
+        for name, part in parts.items():
             os.replace(part, folder / name)
     except OSError as e:
         raise OutputError(f"Cannot save the policy in {folder}: {e.strerror}. Choose another folder.") from None
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def prefix_keys(name: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import skipstone
 from skipstone import cli
 from skipstone.errors import CertificateError
 from skipstone.evaluation.engine_subject import EngineSubject
+from skipstone.evaluation.folder_lock import lock_folder
 
 PROMPTS = "\n".join(
     f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cat", "dog", "bus", "car")
@@ -172,6 +173,13 @@ def test_an_audit_is_quiet_and_goes_on(shell: Shell, mine: Path, cache: Path) ->
     assert "2 samples were drawn now, 2 in all" in first.out
     assert "No alarm" in first.out
     assert "3 in all" in shell("audit", str(mine), "--samples", "1", "--cache", str(cache)).out
+
+
+def test_two_audits_at_once_would_count_the_same_samples(shell: Shell, mine: Path, cache: Path) -> None:
+    with lock_folder(mine):
+        refused = shell("audit", str(mine), "--samples", "1", "--cache", str(cache))
+    assert refused.code == 2
+    assert "Another command is writing to" in refused.err
 
 
 def test_the_alarm_is_exit_code_4(shell: Shell, mine: Path, cache: Path) -> None:
