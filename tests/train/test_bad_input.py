@@ -58,6 +58,7 @@ def test_logs_whose_parts_do_not_fit_are_refused(tmp_path: Path) -> None:
         ("slots: 0x" + "f" * 5000 + "\n", "^f, slots: expected a whole number"),
         ("out: " + "[" * 5000 + "\n", "nested too deeply"),
         ("out: " + "{a: " * 5000 + "\n", "nested too deeply"),
+        ('out: "\\uD800"\n', "half of a surrogate pair"),
         ("out: " + "a" * 70_000 + "\n", "expected at most 65,536 characters, got 70,006"),
         ("minutes: 1.0e+400\n", "minutes: expected a number > 0 and at most 100,000, got inf"),
         ("slots: 100001\n", "slots >= 1 and at most 100,000"),
