@@ -104,7 +104,9 @@ def run_comparison(
     out = comparison.out
     pictures = _targets(out, [full, *columns], items, ".webp" if subject.is_video else ".png")
     with lock_folder(out):
-        check_targets([*pictures.values(), *(out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES))], comparison.force)
+        check_targets(
+            [*pictures.values(), *(out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES))], comparison.force
+        )
         with print_warnings(console):
             result = _run_comparison_with_progress(subject, items, columns, full, comparison.repeats, console)
         with console.status("Drawing the sheet ..."):

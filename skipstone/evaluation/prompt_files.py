@@ -20,7 +20,16 @@ from typing import Any, NamedTuple
 from ..deprecation import old_names
 from ..errors import PromptError
 from .prompt import Prompt
-from .prompt_records import FORMATS, MAX_BYTES, MAX_CHARACTERS, PromptRecord, describe, limit_records, read_records, resolve_format
+from .prompt_records import (
+    FORMATS,
+    MAX_BYTES,
+    MAX_CHARACTERS,
+    PromptRecord,
+    describe,
+    limit_records,
+    read_records,
+    resolve_format,
+)
 
 # Names of fields, the best first; compared in lower case.
 TEXT_FIELDS = ("prompt", "caption", "prompt_en", "text")
@@ -127,12 +136,11 @@ def _check_columns(records: Sequence[PromptRecord], path: Path) -> None:
 
 def _warn_of_another_format(first: str, path: Path) -> None:
     """Say so where a text begins as a table or JSON Lines do, for releases before 0.2 read it as such."""
-    for form, cells in (("tsv", first.split("\t")), ("csv", first.split(","))):
-        if len(cells) > 1 and {cell.strip().lower() for cell in cells} & set(TEXT_FIELDS):
-            break
-    else:
-        form = "jsonl" if first.startswith("{") and any(f'"{name}"' in first.lower() for name in TEXT_FIELDS) else ""
-    if form:
+    cells = {form: {cell.strip().lower() for cell in first.split(sign)} for form, sign in (("tsv", "\t"), ("csv", ","))}
+    forms = [form for form, names in cells.items() if len(names) > 1 and names & set(TEXT_FIELDS)]
+    if first.startswith("{") and any(f'"{name}"' in first.lower() for name in TEXT_FIELDS):
+        forms = ["jsonl"]
+    for form in forms[:1]:
         warnings.warn(
             f"{path} is read as one prompt a line, as its name says. If it is {form}, say --format {form} "
             f"(in Python prompt_format={form!r}) or rename it.",
@@ -181,9 +189,7 @@ def _entry(record: PromptRecord) -> PromptEntry:
     if not isinstance(text, str):
         got = f"the fields {', '.join(fields)}"[:200] if fields and text is None else describe(one)
         raise PromptError(f"{where}: expected a text under {' or '.join(TEXT_FIELDS)}, got {got}.")
-    return PromptEntry(
-        _checked(text, where), _label(fields, CATEGORY_FIELDS, where), _label(fields, ID_FIELDS, where)
-    )
+    return PromptEntry(_checked(text, where), _label(fields, CATEGORY_FIELDS, where), _label(fields, ID_FIELDS, where))
 
 
 def lower_names(one: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer.main
+from commands import all_options
 from outcome import Shell
 
-from skipstone import cli
 from skipstone.policies.storage import save_policy
 
 MODEL = ("--model", "MODEL")
@@ -24,19 +23,8 @@ AUDIT = "audit"  # needs a calibrated policy, see test_calibrate.py
 TEXTS = {"compare"}  # whose prompts are the texts themselves
 
 
-def commands_with_prompts(group: object = None, words: tuple[str, ...] = ()) -> dict[str, set[str]]:
-    """The names of all commands that take prompts, and their options."""
-    found: dict[str, set[str]] = {}
-    for name, command in (group or typer.main.get_command(cli.app)).commands.items():  # type: ignore[attr-defined]
-        if hasattr(command, "commands"):
-            found |= commands_with_prompts(command, (*words, name))
-        elif any(parameter.name == "prompts" for parameter in command.params):
-            found[" ".join((*words, name))] = {parameter.name for parameter in command.params}
-    return found
-
-
 def test_every_command_that_takes_prompts_takes_their_format() -> None:
-    found = commands_with_prompts()
+    found = {name: options for name, options in all_options().items() if "prompts" in options}
     assert set(found) == {*ARGUMENTS, AUDIT, *TEXTS}
     assert all("prompt_format" in options for name, options in found.items() if name not in TEXTS)
 

@@ -60,7 +60,9 @@ def hold(folder: Path) -> subprocess.Popen[str]:
 def test_a_second_command_is_told_who_writes_there(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "out"
     other = hold(folder)
-    words = rf"process {other.pid} on {platform.node()}, since \d{{4}}-.*Wait until it has ended, or choose another --out"
+    words = (
+        rf"process {other.pid} on {platform.node()}, since \d{{4}}-.*Wait until it has ended, or choose another --out"
+    )
     with pytest.raises(OutputError, match=words), lock_folder(folder):
         pytest.fail("both hold it")
     other.communicate("")
@@ -87,9 +89,7 @@ def test_of_many_commands_one_at_a_time_writes(tmp_path: Path) -> None:
     """The folder is made and removed all the time: the lock of a removed file must not count."""
     number = tmp_path / "number"
     number.write_text("0")
-    commands = [
-        subprocess.Popen([sys.executable, "-c", COUNT, str(tmp_path / "out"), str(number)]) for _ in range(3)
-    ]
+    commands = [subprocess.Popen([sys.executable, "-c", COUNT, str(tmp_path / "out"), str(number)]) for _ in range(3)]
     assert [command.wait() for command in commands] == [0, 0, 0]
     assert number.read_text() == "450"
     assert not (tmp_path / "out" / LOCK).exists()

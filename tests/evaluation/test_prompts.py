@@ -81,7 +81,9 @@ def test_a_text_is_one_prompt_a_line_whatever_its_lines_say(lines: tuple[str, ..
     assert [p.text for p in load_prompts(written(tmp_path, "prompts.txt", "\n".join(lines) + "\n"))] == list(lines)
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\r\n\""), min_size=1), min_size=1))
+@given(
+    st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters='\0\r\n"'), min_size=1), min_size=1)
+)
 @example(["solo, text, white background", "a bus, rain, night"])
 @pytest.mark.filterwarnings("ignore:.*is read as one prompt a line")
 def test_every_text_comes_back_line_by_line(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
@@ -192,13 +194,21 @@ BAD = {
     "two documents": ("a.json", b'{"prompt": "a"}\n{"prompt": "b"}', "expected JSON, .*--format jsonl"),
     "one object": ("a.json", b'{"prompt": "a"}', "expected a JSON list.*--format jsonl"),
     "list in lines": ("a.jsonl", b'[\n"a",\n"b"]', "line 1: expected JSON, .*--format json"),
-    "name twice": ("a.jsonl", b'{"prompt": "a", "prompt": "b"}', 'line 1: expected each name once in an object, got "prompt" twice'),
+    "name twice": (
+        "a.jsonl",
+        b'{"prompt": "a", "prompt": "b"}',
+        'line 1: expected each name once in an object, got "prompt" twice',
+    ),
     "case": ("a.jsonl", b'{"prompt": "a", "Prompt": "b"}', "fields of different names"),
     "empty text": ("a.json", b'["a", " "]', "item 2: expected a prompt, got an empty text"),
     "half": ("a.json", b'["\\ud800"]', "half of a surrogate"),
     "zero in json": ("a.json", b'["a\\u0000"]', "got one with a zero byte"),
     "truth": ("a.jsonl", b'{"prompt": true}', "expected a text under prompt"),
-    "digits": ("a.jsonl", b'{"prompt": "a", "id": ' + b"1" * 9000 + b"}", "line 1: expected whole numbers of at most 300 digits"),
+    "digits": (
+        "a.jsonl",
+        b'{"prompt": "a", "id": ' + b"1" * 9000 + b"}",
+        "line 1: expected whole numbers of at most 300 digits",
+    ),
     "label": ("a.jsonl", b'{"prompt": "a", "category": {"b": 1}}', "expected category to be a text"),
     "coco image": ("a.json", b'{"annotations": [{"id": 1, "image_id": [1], "caption": "a"}]}', "as whole numbers"),
     "coco caption": ("a.json", b'{"annotations": [{"id": 1, "image_id": 1, "caption": null}]}', "and a caption"),

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 ANY = [b"", b"\0", b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b",", b"\t", b"\r", b"\n", b"1", b"a"]
 PIECES = {  # what is put in, by what the file is
     "text": [*ANY, b'""', b"'", b"\n\n", b"prompt", b" "],
-    "json": [*ANY, b"[", b"{", b'{"a":', b"]", b"}", b":", b"\\", b'"\\ud800"', b"NaN", b"1e999", b"9" * 400, b"null"],
-    "yaml": [*ANY, b"[", b"{", b"{a: ", b"- ", b": ", b"&a ", b"*a", b"!!int ''", b"!!timestamp x ", b"? ", b"<<: ", b"|",
-             b"'", b".nan", b".inf", b"0x" + b"f" * 400, b"a: 1\n", b"%YAML 9\n", b"\n---\n"],
+    "json": [*ANY, b"[", b"{", b'{"a":', b"]", b"}", b":", b"\\", b'"\\ud800"', b"NaN", b"1e999", b"9" * 400],
+    "yaml": [*ANY, b"[", b"{", b"{a: ", b"- ", b": ", b"&a ", b"*a", b"!!int ''", b"!!timestamp x ", b"? ", b"<<: ",
+             b"|", b"'", b".nan", b".inf", b"0x" + b"f" * 400, b"a: 1\n", b"%YAML 9\n", b"\n---\n"],
 }  # fmt: skip
 TIMES = [0, 1, 1, 1, 2, 3000]
 nasty_values: st.SearchStrategy[Any] = st.one_of(
-    st.sampled_from([None, True, False, 0, -1, 3, 1e308, -1e308, 5e-324, 10**18, 10**299, 0.5, float("nan"), float("inf")]),
+    st.sampled_from([None, True, False, 0, -1, 3, 1e308, -1e308, 5e-324, 10**18, 10**299, 0.5, float("nan")]),
     st.sampled_from(["", " ", "0", "NaN", "1e400", "\0", "\ud800", "x" * 5000, "../..", "third_order(tol=0.05)", "a",
                      "fixed @ ddim / own / 50", "-" * 200, "([" * 60]),
-    st.sampled_from([[], {}, [[]], [None], {"": None}, {"prompt": "a"}, [1, "a"], [{}], {"name": []}, {"a": {"b": [1]}}]),
+    st.sampled_from([[], {}, [[]], [None], {"": None}, {"prompt": "a"}, [1, "a"], [{}], {"name": []}]),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Hostile files: prompts, configurations, folders of policies and of benchmarks. Each is read, or refused in a sentence.
+"""Hostile files: prompts, configurations, folders of policies and of benchmarks: read, or refused in a sentence.
 
 The memory is bounded by `conftest.py`; whatever hangs is stopped by whoever runs the tests.
 """
@@ -26,8 +26,7 @@ from skipstone_bench.store import HEADER, SAMPLES, TIMINGS, Store
 from skipstone_bench.vlm.material import load_material
 from skipstone_train.agents.config import load_config
 
-
-TABLE = "Prompt,Category,id\n\"a cat, red\",animals,1\na bus,cars,2\n"
+TABLE = 'Prompt,Category,id\n"a cat, red",animals,1\na bus,cars,2\n'
 SETS = {  # the end of a name -> files of that kind
     "txt": [b"a cat\na dog\n", b'"a cat, red"\r\n\r\na dog'],
     "csv": [TABLE.encode(), b"\xef\xbb\xbfcaption\na cat\n"],
@@ -135,7 +134,9 @@ def test_configurations(base: Path | None, folder: Path, data: st.DataObject) ->
 TOY = b"environment: {name: toy, prices: [1, 2.5]}\nlearner: {name: search, candidates: 4}\nslots: 8\nseeds: [1]\n"
 changes = st.builds(
     "{}={}".format,
-    st.sampled_from(["environment", "environment.prices", "learner.name", "learner.hidden", "slots", "seeds", "x.y", ""]),
+    st.sampled_from(
+        ["environment", "environment.prices", "learner.name", "learner.hidden", "slots", "seeds", "x.y", ""]
+    ),
     st.sampled_from(["1", "-1", "[1, 2]", "{a: b}", "null", ".nan", ".inf", "toy", "1e400", "'", "9" * 30, "[" * 500])
     | st.text(max_size=8),
 )
@@ -162,14 +163,15 @@ def test_folders_of_policies(document: Any, folder: Path, data: st.DataObject) -
 HEADERS: dict[str, Any] = {
     "version": "0.2.0", "model": "m", "fingerprint": {"weights": "abc"}, "guidance": 7.5, "settings": {"height": 64},
     "reference": "fixed @ own / 50", "converged": ["fixed @ dpmpp / own / 500", "fixed @ unipc / own / 250"],
-    "machine": "a", "date": "2026-01-01", "command": "skipstone bench", "prompts": {"set": "a", "count": 1, "seeds": [0]},
+    "machine": "a", "date": "2026-01-01", "command": "skipstone bench",
+    "prompts": {"set": "a", "count": 1, "seeds": [0]},
     "rows": [{"spec": "a", "label": "a", "group": "ours", "family": "a", "values": {"fid": 3.5}}],
     "agreement": {"median": 60.0}, "options": {"limit": 2, "budget": [3]},
 }  # fmt: skip
 RECORD: dict[str, Any] = {
-    "row": "a", "sample": "x:0", "prompt": "a cat", "prompt_id": "x", "category": "", "seed": 0, "calls": 4.0, "cond": 4.0,
-    "uncond": 4.0, "macs": None, "macs_calls": 1.5, "values": {"psnr_full": 40.0}, "decisions": "CCSS", "status": "done",
-    "picture": "", "identical": False, "backward": 0.0,
+    "row": "a", "sample": "x:0", "prompt": "a cat", "prompt_id": "x", "category": "", "seed": 0, "calls": 4.0,
+    "cond": 4.0, "uncond": 4.0, "macs": None, "macs_calls": 1.5, "values": {"psnr_full": 40.0}, "decisions": "CCSS",
+    "status": "done", "picture": "", "identical": False, "backward": 0.0,
 }  # fmt: skip
 TIMING: dict[str, Any] = {
     "row": "a", "repeat": 0, "batch": 1, "seconds": 1.5, "baseline_seconds": 3.0, "peak_bytes": None

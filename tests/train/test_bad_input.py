@@ -87,7 +87,7 @@ def test_configurations_that_are_none(text: str, said: str) -> None:
 def test_a_few_lines_are_not_billions_of_values() -> None:
     """Each line has the one before ten times: read, and written as JSON, it would take all memory."""
     lines = ["a0: &a0 [1, 2]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))]
-    with pytest.raises(SpecError, match="line 1: .*anchors and aliases"):
+    with pytest.raises(SpecError, match=r"line 1: .*anchors and aliases"):
         parse_settings(AgentConfig, "\n".join(lines), "f")
 
 

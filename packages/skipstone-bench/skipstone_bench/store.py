@@ -287,7 +287,9 @@ def _from_json(kind: type[L], found: Mapping[str, Any]) -> L:
     """A dataclass out of a line; fields that a later version added are left out. Raises BenchError."""
     known = _known_fields(kind, found)
     for name, expected in _field_types(kind).items():
-        if name in known and (not isinstance(known[name], expected) or (bool not in expected and isinstance(known[name], bool))):
+        if name in known and (
+            not isinstance(known[name], expected) or (bool not in expected and isinstance(known[name], bool))
+        ):
             raise BenchError(
                 f"A line of the results has {reprlib.repr(known[name])} as {name}: skipstone bench --resume with "
                 f"another --out makes them again."

@@ -50,9 +50,7 @@ class MaterialOptions:
 
         rows = self.row or []
         named = [*rows, self.against] if rows and self.against else rows
-        return load_material(sources, named, self.prompts, self.prompt_format).subsample(
-            self.limit or None, self.seed
-        )
+        return load_material(sources, named, self.prompts, self.prompt_format).subsample(self.limit or None, self.seed)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def _read_yaml(text: str, source: str) -> Any:
 def _to_json(value: Any, source: str, path: str = "") -> Any:
     """A value of YAML as JSON has it, dates as texts. Raises SpecError for what JSON has no word for."""
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise SpecError(f"{source}, {path[1:]}: expected text, got half of a surrogate pair in {ascii(value)}.")
+        raise SpecError(f"{source}, {path[1:]}: expected text, got half of a surrogate pair in {value!a}.")
     if isinstance(value, dict):
         for key in value:
             _to_json(str(key), source, path)
