@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from .errors import SpecError
@@ -36,8 +36,9 @@ def check_settings(obj: Any) -> None:
     Raises:
         SpecError: a field of another type, a number out of its range, NaN or infinite, a text that is too long.
     """
-    ranges: Ranges = getattr(type(obj), "ranges", {})
-    for name, kind in field_types(type(obj)).items():
+    cls: Any = type(obj)
+    ranges: Ranges = getattr(cls, "ranges", {})
+    for name, kind in field_types(cls).items():
         low_high = ranges.get(name, (0, 0))
         if not _fits(kind, low_high, getattr(obj, name)):
             raise setting_error(obj, name, _describe(kind, low_high))
@@ -75,7 +76,7 @@ def _format_number(value: float) -> str:
     return f"{value:g}".replace("e+0", "e").replace("e-0", "e-")
 
 
-@lru_cache(maxsize=1024)
+@cache
 def field_types(cls: type) -> dict[str, Any]:
     """The type of every field that can be set."""
     hints = get_type_hints(cls)

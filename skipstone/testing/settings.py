@@ -20,7 +20,7 @@ def check_settings_are_bounded(obj: Any) -> None:
     Args:
         obj: An instance; what its fields may be is read off the annotations and `ranges` of its class.
     """
-    cls = type(obj)
+    cls: Any = type(obj)
     if not is_dataclass(cls):
         return
     ranges: Ranges = getattr(cls, "ranges", {})
