@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import SpecError
@@ -21,7 +21,7 @@ def check_settings_are_bounded(obj: Any) -> None:
         obj: An instance; what its fields may be is read off the annotations and `ranges` of its class.
     """
     cls: Any = type(obj)
-    if not is_dataclass(cls):
+    if not hasattr(cls, "__dataclass_fields__"):
         return
     ranges: Ranges = getattr(cls, "ranges", {})
     for name, kind in field_types(cls).items():
