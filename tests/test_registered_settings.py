@@ -80,7 +80,7 @@ REFUSED = [
     ("policy", "pid(rtol=1e-12)", r"rtol to be a number in \[1e-6, 1000\]"),
     ("policy", "refine(steps=1000000000)", "steps to be a whole number in 0..100"),
     ("solver", "dpm_adaptive(rtol=1e-300)", r"rtol to be a number in \[1e-6, 1000\]"),
-    ("schedule", "scaled_linear(steps=1000000000)", "steps to be a whole number in 2..10,000"),
+    ("schedule", "scaled_linear(steps=1000000000)", "steps to be a whole number in 2..100,000"),
     ("grid", "karras(rho=1e300)", r"rho to be a number in \[1, 1000\]"),
     # numbers that are none, or that could not be read again
     ("policy", "third_order(tol=1e400)", r"tol to be a number in \[0, 1e9\], got inf"),
