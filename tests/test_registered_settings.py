@@ -7,15 +7,20 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from skipstone import registry
+from skipstone.engine.requests import Query
 from skipstone.errors import SpecError
 from skipstone.numerics.tables import Table
+from skipstone.policies.budget import calls_within
+from skipstone.policies.from_file import load_policy_from_file
 from skipstone.settings import MAX_STEPS, Ranges, check_settings, field_types, format_range
+from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.settings import check_settings_are_bounded
 
 EXAMPLES = {"table": Table((0.9, 0.5, 0.1))}  # of classes that need arguments
@@ -127,6 +132,29 @@ def test_a_spec_is_refused_with_a_short_sentence(kind: str, spec: Any, says: str
     with pytest.raises(SpecError, match=says) as caught:
         registry.parse(kind, spec)
     assert len(str(caught.value)) < 700
+
+
+def test_a_spec_of_a_file_is_read_by_the_same_rules(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from skipstone.policies.interval import Interval\n\n\nclass Mine(Interval):\n    pass\n")
+    assert load_policy_from_file(f"{file}:Mine(every=3) | fixed") == load_policy_from_file(
+        f"{file}:Mine(every=3)|fixed"
+    )
+    for rest, says in (
+        ("Mine(every=3, every=4)", "Mine: 'every' is given twice"),
+        ("Mine(every=1e400)", "every to be a whole number"),
+        ("Mine(every={[]: 1})", "expected a number, a quoted text or a tuple for 'every'"),
+        ("Mine" + " | fixed" * 32, "at most 32 policies in a chain, got 33"),
+        ("Mine" + " " * 100_001 + "(", "at most 100,000 characters"),
+    ):
+        with pytest.raises(SpecError, match=says):
+            load_policy_from_file(f"{file}:{rest}")
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, -1.0])
+def test_a_limit_in_seconds_is_a_finite_number(seconds: float) -> None:
+    with pytest.raises(SpecError, match="Expected at least"):
+        calls_within(seconds, Gaussian(), Query(np.zeros((1, 2, 2)), 0.5))
 
 
 def test_a_grid_has_a_greatest_number_of_steps() -> None:
