@@ -105,7 +105,5 @@ def calls_within(seconds: float, backbone: Backbone, query: Query, batch: int = 
         times.append(time.perf_counter() - start)
     one = sorted(times[1:])[repeats // 2]
     if not one <= seconds < INFINITY:
-        raise SpecError(
-            f"Expected at least {one:.3g} seconds, the time of one call, and a finite number, got {seconds:g}."
-        )
+        raise SpecError(f"Expected seconds to be finite and at least {one:.3g}, the time of one call, got {seconds:g}.")
     return int(seconds / max(one, 1e-9))
