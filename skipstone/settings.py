@@ -23,6 +23,7 @@ Ranges: TypeAlias = Mapping[str, tuple[float, float]]  # field -> the least and 
 MAX_STEPS = 10_000  # steps of a run, and of whatever counts them
 MAX_TOLERANCE = 1e9  # of an error that is relative, or in units of the sample: everything is allowed
 RTOL_RANGE = (1e-6, 1e3)  # of a step's local error, relative to the sample: float32 measures no smaller one
+MAX_PARTS = 32  # policies of a chain
 MAX_TEXT = 10_000  # characters of a text, elements of a tuple
 SHOWN = 80  # characters of a refused value that a message shows
 

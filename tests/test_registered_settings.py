@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -147,6 +149,14 @@ def test_a_spec_of_a_file_is_read_by_the_same_rules(tmp_path: Path) -> None:
     ):
         with pytest.raises(SpecError, match=says):
             load_policy_from_file(f"{file}:{rest}")
+
+
+def test_a_chain_of_python_has_as_many_parts_as_a_spec_may_have() -> None:
+    fixed = registry.parse("policy", "fixed")
+    longest = functools.reduce(operator.or_, [fixed] * 32)
+    assert registry.parse("policy", registry.spell(longest)) == longest
+    with pytest.raises(SpecError, match="at most 32 policies in a chain, got 33"):
+        _ = longest | fixed
 
 
 @pytest.mark.parametrize("seconds", [math.inf, math.nan, -1.0])
