@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from .errors import SpecError, UnknownNameError
 from .satellites import list_entry_points
-from .settings import cut, shorten
+from .settings import MAX_PARTS, cut, shorten
 
 T = TypeVar("T", bound=type)
 KIND_MODULES = {
@@ -39,7 +39,6 @@ _KINDS: dict[str, dict[str, type]] = {kind: {} for kind in KIND_MODULES}
 _PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in KIND_MODULES}
 _loaded: set[str] = set()
 MAX_SPEC = 100_000  # characters of a spec
-MAX_PARTS = 32  # policies of a chain
 FACTORIES = {"policy": {"auto": "skipstone.policies.storage"}}  # names that a function builds, from more than settings
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from .errors import SpecError
@@ -23,6 +23,7 @@ Ranges: TypeAlias = Mapping[str, tuple[float, float]]  # field -> the least and 
 MAX_STEPS = 10_000  # steps of a run, and of whatever counts them
 MAX_TOLERANCE = 1e9  # of an error that is relative, or in units of the sample: everything is allowed
 RTOL_RANGE = (1e-6, 1e3)  # of a step's local error, relative to the sample: float32 measures no smaller one
+MAX_PARTS = 32  # policies of a chain
 MAX_TEXT = 10_000  # characters of a text, elements of a tuple
 SHOWN = 80  # characters of a refused value that a message shows
 
@@ -76,7 +77,7 @@ def _format_number(value: float) -> str:
     return f"{value:g}".replace("e+0", "e").replace("e-0", "e-")
 
 
-@lru_cache(maxsize=1024)
+@cache
 def field_types(cls: type) -> dict[str, Any]:
     """The type of every field that can be set."""
     hints = get_type_hints(cls)

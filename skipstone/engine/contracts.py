@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from ..deprecation import adopt_old_declarations, old_attributes
+from ..errors import SpecError
 from ..numerics.parametrize import PredictionType as PredictionType
+from ..settings import MAX_PARTS
 
 Clock: TypeAlias = Literal["t", "logsnr", "angle"]
 ForecastClock: TypeAlias = Clock | Literal["calls", "sada"]  # extra clocks, only for reproducing published rules
@@ -306,10 +308,14 @@ class Policy:
 
 @dataclass(frozen=True)
 class Chain(Policy):
-    """Policies applied left to right, each amending what the one before proposed."""
+    """Policies applied left to right, each amending what the one before proposed; at most 32, as a spec may have."""
 
     parts: tuple[Policy, ...]
     name: ClassVar[str] = "chain"
+
+    def __post_init__(self) -> None:
+        if len(self.parts) > MAX_PARTS:
+            raise SpecError(f"Expected at most {MAX_PARTS} policies in a chain, got {len(self.parts)}.")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Finish, Forecast, Full, Plan, Policy, PredictionType, Refine, Run
+from ..engine.contracts import INFINITY, Clock, Finish, Forecast, Full, Plan, Policy, PredictionType, Refine, Run
 from ..engine.requests import Backbone, Query
 from ..errors import SpecError
 from ..numerics.array import rms, to_floats
@@ -89,14 +89,14 @@ def calls_within(seconds: float, backbone: Backbone, query: Query, batch: int = 
     """Calls that fit into a time limit, from the median time of one call measured here and now.
 
     Args:
-        seconds: Wall-clock limit of the denoising of one batch, > 0.
+        seconds: Wall-clock limit of the denoising of one batch, > 0 and finite.
         backbone: The denoiser.
         query: A request like those of the run.
         batch: Samples denoised together, >= 1.
         repeats: Timed calls, >= 1, after one that is not timed.
 
     Raises:
-        SpecError: not even one call fits.
+        SpecError: not even one call fits, or a limit that is no number.
     """
     times = []
     for _ in range(repeats + 1):
@@ -104,6 +104,6 @@ def calls_within(seconds: float, backbone: Backbone, query: Query, batch: int = 
         to_floats([rms(e.x0) for e in backbone.predict([query] * batch)])  # waits for the device
         times.append(time.perf_counter() - start)
     one = sorted(times[1:])[repeats // 2]
-    if seconds < one:
-        raise SpecError(f"Expected at least {one:.3g} seconds, the time of one call, got {seconds:g}.")
+    if not one <= seconds < INFINITY:
+        raise SpecError(f"Expected seconds to be finite and at least {one:.3g}, the time of one call, got {seconds:g}.")
     return int(seconds / max(one, 1e-9))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import SpecError
@@ -20,8 +20,8 @@ def check_settings_are_bounded(obj: Any) -> None:
     Args:
         obj: An instance; what its fields may be is read off the annotations and `ranges` of its class.
     """
-    cls = type(obj)
-    if not is_dataclass(cls):
+    cls: Any = type(obj)
+    if not hasattr(cls, "__dataclass_fields__"):
         return
     ranges: Ranges = getattr(cls, "ranges", {})
     for name, kind in field_types(cls).items():

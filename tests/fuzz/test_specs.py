@@ -192,8 +192,9 @@ def run(policy: Policy, solver: Any, schedule: Schedule, guidance: float, predic
             return None
 
 
-@given(data=st.data(), guidance=st.sampled_from([1.0, 3.0]), prediction=st.sampled_from(["eps", "v", "x0", "flow"]))
-def test_whatever_is_accepted_runs_to_its_end(data: st.DataObject, guidance: float, prediction: str) -> None:
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0", "flow"])
+@given(data=st.data(), guidance=st.sampled_from([1.0, 3.0]))
+def test_whatever_is_accepted_runs_to_its_end(prediction: str, data: st.DataObject, guidance: float) -> None:
     said = {kind: data.draw(specs(kind, hostile=False)) for kind in ("policy", "solver", "schedule", "signal")}
     policy, solver, schedule, signal = (parsed(kind, spec) for kind, spec in said.items())
     if policy is None or solver is None or schedule is None or signal is None:

@@ -125,6 +125,15 @@ def test_the_first_step_is_at_most_one_of_the_grid(gaps: list[float], places: in
     assert landings(MIXED.run(Stride(tol=tol, places=places), problem).run)[0] >= problem.grid[1]
 
 
+def test_on_a_loud_table_the_first_step_does_not_cross_what_was_never_looked_at() -> None:
+    """There the angle hardly moves between t = 1 and 0.84, where an assumed bend of 500 once led."""
+    schedule = registry.parse("schedule", "linear_table")
+    setup = PolicySetup(Adams(), Mixture(schedule=schedule, prediction="eps"), 50)
+    run = setup.run(Stride()).run
+    assert landings(run)[0] >= run.grid[1]
+    assert run.cost < 25
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.floats(0.02, 1.0), min_size=1, max_size=9), st.integers(1, 7), st.floats(0.01, 0.99), st.floats(0, 1.57)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from skipstone import registry
+from skipstone.engine.requests import Query
 from skipstone.errors import SpecError
 from skipstone.numerics.tables import Table
+from skipstone.policies.budget import calls_within
+from skipstone.policies.from_file import load_policy_from_file
 from skipstone.settings import MAX_STEPS, Ranges, check_settings, field_types, format_range
+from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.settings import check_settings_are_bounded
 
 EXAMPLES = {"table": Table((0.9, 0.5, 0.1))}  # of classes that need arguments
@@ -80,7 +87,7 @@ REFUSED = [
     ("policy", "pid(rtol=1e-12)", r"rtol to be a number in \[1e-6, 1000\]"),
     ("policy", "refine(steps=1000000000)", "steps to be a whole number in 0..100"),
     ("solver", "dpm_adaptive(rtol=1e-300)", r"rtol to be a number in \[1e-6, 1000\]"),
-    ("schedule", "scaled_linear(steps=1000000000)", "steps to be a whole number in 2..10,000"),
+    ("schedule", "scaled_linear(steps=1000000000)", "steps to be a whole number in 2..100,000"),
     ("grid", "karras(rho=1e300)", r"rho to be a number in \[1, 1000\]"),
     # numbers that are none, or that could not be read again
     ("policy", "third_order(tol=1e400)", r"tol to be a number in \[0, 1e9\], got inf"),
@@ -127,6 +134,35 @@ def test_a_spec_is_refused_with_a_short_sentence(kind: str, spec: Any, says: str
     with pytest.raises(SpecError, match=says) as caught:
         registry.parse(kind, spec)
     assert len(str(caught.value)) < 700
+
+
+def test_a_spec_of_a_file_is_read_by_the_same_rules(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from skipstone.policies.interval import Interval\n\n\nclass Mine(Interval):\n    pass\n")
+    assert registry.spell(load_policy_from_file(f"{file}:Mine(every=3) | fixed")) == "interval(every=3) | fixed"
+    for rest, says in (
+        ("Mine(every=3, every=4)", "Mine: 'every' is given twice"),
+        ("Mine(every=1e400)", "every to be a whole number"),
+        ("Mine(every={[]: 1})", "expected a number, a quoted text or a tuple for 'every'"),
+        ("Mine" + " | fixed" * 32, "at most 32 policies in a chain, got 33"),
+        ("Mine" + " " * 100_001 + "(", "at most 100,000 characters"),
+    ):
+        with pytest.raises(SpecError, match=says):
+            load_policy_from_file(f"{file}:{rest}")
+
+
+def test_a_chain_of_python_has_as_many_parts_as_a_spec_may_have() -> None:
+    fixed = registry.parse("policy", "fixed")
+    longest = functools.reduce(operator.or_, [fixed] * 32)
+    assert registry.parse("policy", registry.spell(longest)) == longest
+    with pytest.raises(SpecError, match="at most 32 policies in a chain, got 33"):
+        _ = longest | fixed
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, -1.0])
+def test_a_limit_in_seconds_is_a_finite_number(seconds: float) -> None:
+    with pytest.raises(SpecError, match="Expected seconds to be finite"):
+        calls_within(seconds, Gaussian(), Query(np.zeros((1, 2, 2)), 0.5))
 
 
 def test_a_grid_has_a_greatest_number_of_steps() -> None:
