@@ -16,7 +16,7 @@ from .grids import Beginning, FineGrid, mse_to_psnr
 
 CONFIRMING_SOLVER = "dpmpp"
 MARGIN = 10.0  # dB by which two references must agree beyond what is reported against one of them
-MAX_DOUBLINGS = 3  # of the steps of both
+MAX_STEPS = 800  # up to which those of both are doubled
 
 
 class Agreement(NamedTuple):
@@ -25,7 +25,7 @@ class Agreement(NamedTuple):
     Args:
         psnr: In dB between their pictures, one for each sample.
         steps: Of the reference, by `adams`.
-        confirming_steps: Of the other, by `dpmpp` on equal steps of t.
+        confirming_steps: Of the other, by `dpmpp`; see `grids.confirming_times`.
     """
 
     psnr: tuple[float, ...]
@@ -52,7 +52,7 @@ class Agreement(NamedTuple):
         return (
             f"The two references agree to {self.median:.1f} dB (median; {self.worst:.1f} dB on the worst of "
             f"{len(self.psnr)} samples): adams in {self.steps} steps, and {CONFIRMING_SOLVER} in "
-            f"{self.confirming_steps} equal steps of t."
+            f"{self.confirming_steps} steps, nearly all equal in t."
         )
 
 
@@ -86,7 +86,7 @@ class ReferenceRuns:
 
     def agreement(self, eval_samples: Sequence[EvaluationSample]) -> Agreement:
         """How well runs by another solver on another grid agree, on the first 32 samples. Raises as `pictures`."""
-        some, other = eval_samples[:MAX_AGREEMENT_SAMPLES], self.beginning.trailing(self.steps)
+        some, other = eval_samples[:MAX_AGREEMENT_SAMPLES], self.beginning.confirming(self.steps)
         solver = registry.parse("solver", CONFIRMING_SOLVER)
         confirming = self.runs.pictures(some, other, f"confirming-{self.steps}", range(other.steps + 1), solver)
         apart = [float(((a - b) ** 2).mean()) for a, b in zip(self.pictures(some), confirming, strict=True)]
@@ -94,11 +94,7 @@ class ReferenceRuns:
 
     def doublings(self) -> Iterator[ReferenceRuns]:
         """These runs, then those of twice as many steps, and so on while the schedule has more places."""
-        now = self
-        for _ in range(MAX_DOUBLINGS):
-            yield now
-            finer = replace(now, steps=2 * now.steps)
-            if finer.grid.steps <= now.grid.steps:
-                return
-            now = finer
-        yield now
+        yield self
+        finer = replace(self, steps=2 * self.steps)
+        if finer.steps <= MAX_STEPS and finer.grid.steps > self.grid.steps:
+            yield from finer.doublings()

@@ -26,6 +26,7 @@ from .shortest_path import best_path
 
 CALLS = (10, 15, 20, 25)
 MIN_CALLS, MIN_FINE_STEPS = 4, 8  # calls, and steps of a fine run
+RANGES = {"fine": (MIN_FINE_STEPS, 400), "refine": (0, 100), "batch": (1, 10_000)}  # errors of 400 steps take 32 MB
 RIVALS = ("fixed @ adams", "fixed @ dpmpp", "fixed @ dpmpp / logsnr", "fixed @ unipc")
 FORECASTS = ("pair", "x0")  # of `adams`
 QUARTILE = 0.75  # of the gains of all samples, for grids that are not to trust single ones
@@ -38,9 +39,9 @@ class TuningSettings:
 
     Args:
         calls: Numbers of calls, each at least 4 and at most half of `fine`.
-        fine: Steps of the runs that grids are found in, >= 8; references have as many, or more where needed.
-        refine: Sweeps of moving single places by the real mean dB of the tuning prompts, >= 0.
-        batch: Samples of one call, >= 1.
+        fine: Steps of the runs that grids are found in, 8 to 400; references have as many, or more where needed.
+        refine: Sweeps of moving single places by the real mean dB of the tuning prompts, 0 to 100.
+        batch: Samples of one call, 1 to 10,000.
         seed: Of the positions that are looked at in large latents.
         rivals: Whether fixed samplers and `stride` run beside.
 
@@ -56,9 +57,9 @@ class TuningSettings:
     rivals: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("fine", MIN_FINE_STEPS), ("refine", 0), ("batch", 1)):
-            if getattr(self, name) < least:
-                raise SpecError(f"Expected --{name} >= {least}, got {getattr(self, name)}.")
+        for name, (least, most) in RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise SpecError(f"Expected --{name} from {least} to {most}, got {getattr(self, name)}.")
         for calls in self.calls or (0,):
             if not MIN_CALLS <= calls <= self.fine // 2:
                 raise SpecError(
