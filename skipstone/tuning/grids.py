@@ -14,6 +14,7 @@ from ..engine.contracts import Policy
 from ..numerics.schedule import Schedule
 
 DIGITS = 9  # of a time, where it is no whole timestep
+HALVED = 2  # times that the last step of a confirming run is halved
 HALVINGS = 52  # by which a time is found, to the precision of a float
 MOST_ASKED = 64  # places, for each that is wanted, that are asked for where several fall on one timestep
 
@@ -29,14 +30,21 @@ def even_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...
     return _falling(start, (schedule.time(-math.log(math.tan(angle))) for angle in angles), _num_timesteps(schedule))
 
 
-def trailing_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...]:
-    """Times of so many equal steps of t; on a table whole timesteps, of which every second one is left out at least.
+def confirming_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...]:
+    """Times of about so many equal steps of t, the last of them halved twice, for runs that confirm fine ones.
 
-    At least: a run that confirms another must not be on the same places.
+    On a table whole timesteps, and at most every second of them: a run that confirms another must not be on the same
+    places. Halved, because the last step of a multistep solver is of first order, and must not be that of the fine run.
     """
     table = _num_timesteps(schedule)
-    steps = max(1, min(steps, round(start * table) // 2)) if table else steps
-    return _falling(start, (start * (1 - i / steps) for i in range(1, steps)), table)
+    if table:
+        ticks = round(start * table)
+        stride = max(2, round(ticks / steps))
+        equal: Iterable[float] = (k / table for k in reversed(range(stride, ticks, stride)))
+        last = stride / table
+    else:
+        equal, last = (start * k / steps for k in reversed(range(1, steps))), start / steps
+    return _falling(start, (*equal, *(last / 2**k for k in range(1, HALVED + 1))), table)
 
 
 def fine_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...]:
@@ -128,9 +136,9 @@ class Beginning(NamedTuple):
         """The places of a fine run of at most so many steps; see `fine_times`."""
         return self._grid(fine_times(self.schedule, self.start, steps))
 
-    def trailing(self, steps: int) -> FineGrid:
-        """Places of equal steps of t; see `trailing_times`."""
-        return self._grid(trailing_times(self.schedule, self.start, steps))
+    def confirming(self, steps: int) -> FineGrid:
+        """Places of nearly equal steps of t; see `confirming_times`."""
+        return self._grid(confirming_times(self.schedule, self.start, steps))
 
     def _grid(self, times: tuple[float, ...]) -> FineGrid:
         return FineGrid(times, tuple(self.schedule.angle(t) for t in times))

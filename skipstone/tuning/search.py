@@ -19,16 +19,18 @@ from .cached_runs import CachedRuns, RunScore
 from .errors import LocalErrors, local_errors
 from .gains import PROBE_STRIDE, interpolate_gains, longest_step, make_probes
 from .grids import FineGrid
-from .reference import MARGIN, Agreement, ReferenceRuns
+from .reference import HELPFUL, MARGIN, WANTED_MARGIN, Agreement, ReferenceRuns
 from .refine import refine_path
 from .run_cache import RunCache
 from .shortest_path import best_path
 
 CALLS = (10, 15, 20, 25)
 MIN_CALLS, MIN_FINE_STEPS = 4, 8  # calls, and steps of a fine run
+RANGES = {"fine": (MIN_FINE_STEPS, 400), "refine": (0, 100), "batch": (1, 10_000)}  # errors of 400 steps take 32 MB
 RIVALS = ("fixed @ adams", "fixed @ dpmpp", "fixed @ dpmpp / logsnr", "fixed @ unipc")
 FORECASTS = ("pair", "x0")  # of `adams`
 QUARTILE = 0.75  # of the gains of all samples, for grids that are not to trust single ones
+PILOTS = 4  # samples on which it is seen how many steps references need
 SLACK = 0.5  # calls by which a rival may exceed
 
 
@@ -38,9 +40,9 @@ class TuningSettings:
 
     Args:
         calls: Numbers of calls, each at least 4 and at most half of `fine`.
-        fine: Steps of the runs that grids are found in, >= 8; references have as many, or more where needed.
-        refine: Sweeps of moving single places by the real mean dB of the tuning prompts, >= 0.
-        batch: Samples of one call, >= 1.
+        fine: Steps of the runs that grids are found in, 8 to 400; references have as many, or more where needed.
+        refine: Sweeps of moving single places by the real mean dB of the tuning prompts, 0 to 100.
+        batch: Samples of one call, 1 to 10,000.
         seed: Of the positions that are looked at in large latents.
         rivals: Whether fixed samplers and `stride` run beside.
 
@@ -56,9 +58,9 @@ class TuningSettings:
     rivals: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("fine", MIN_FINE_STEPS), ("refine", 0), ("batch", 1)):
-            if getattr(self, name) < least:
-                raise SpecError(f"Expected --{name} >= {least}, got {getattr(self, name)}.")
+        for name, (least, most) in RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise SpecError(f"Expected --{name} from {least} to {most}, got {getattr(self, name)}.")
         for calls in self.calls or (0,):
             if not MIN_CALLS <= calls <= self.fine // 2:
                 raise SpecError(
@@ -187,17 +189,27 @@ class TimeGridSearch:
         errors = self._errors(fine)
         landings, gain = self._gains(fine, errors)
         left = {"own": errors.times(gain), "upper": errors.times(_upper_quartile(gain)), "alike": errors}
-        references = [*ReferenceRuns(self.cached_runs, beginning, self.settings.fine).doublings()]
-        for reference in references:
-            agreement = reference.agreement(self._checked)
-            if reference is not references[-1] and not agreement.confirms(self._first_look(fine, left, reference)):
-                continue
-            found = TuningResult(fine, self._grids(fine, left, reference), errors, gain, landings, agreement)
-            found = replace(found, rows=tuple(self._rows(found, reference)))
-            if not _unconfirmed(found):
-                self._note_uncertain(found)
+        found = TuningResult(fine, {}, errors, gain, landings, Agreement((), 0, 0))
+        found = self._confirmed(found, left, ReferenceRuns(self.cached_runs, beginning, self.settings.fine))
+        if _unconfirmed(found, MARGIN):
+            raise BenchError(self._refusal(found))
+        self._note_uncertain(found)
+        return found
+
+    def _confirmed(
+        self, found: TuningResult, left: Mapping[str, LocalErrors], reference: ReferenceRuns
+    ) -> TuningResult:
+        """Grids and rows by references of as many steps as are needed, or as help."""
+        while True:
+            finer = None if self._looks_good(found.fine, left, reference) else self._finer(reference)
+            if finer is None:
+                grids = self._grids(found.fine, left, reference)
+                found = replace(found, grids=grids, agreement=reference.agreement(self._checked))
+                found = replace(found, rows=tuple(self._rows(found, reference)))
+                finer = self._finer(reference) if _unconfirmed(found, WANTED_MARGIN) else None
+            if finer is None:
                 return found
-        raise BenchError(self._refusal(found))
+            reference = finer
 
     @property
     def cached_runs(self) -> CachedRuns:
@@ -240,11 +252,19 @@ class TimeGridSearch:
         landings = [probe.landing for probe in made]
         return landings, interpolate_gains(fine, landings, np.array(measured))
 
-    def _first_look(self, fine: FineGrid, left: Mapping[str, LocalErrors], reference: ReferenceRuns) -> float:
-        """Median PSNR of one grid of the most calls: what a reference must at least be good for."""
-        path = best_path(left["own"], max(self.settings.calls))
-        grid = TunedGrid(path, FORECASTS[0], "own")
-        return statistics.median(one.psnr for one in self._run_grid(fine, grid, reference, self._checked))
+    def _looks_good(self, fine: FineGrid, left: Mapping[str, LocalErrors], reference: ReferenceRuns) -> bool:
+        """Whether a reference is good enough for one grid of the most calls, on a few samples: to be seen at once."""
+        some = self._checked[:PILOTS]
+        grid = TunedGrid(best_path(left["own"], max(self.settings.calls)), FORECASTS[0], "own")
+        scores = self._run_grid(fine, grid, reference, some)
+        return reference.agreement(some).confirms(statistics.median(one.psnr for one in scores), WANTED_MARGIN)
+
+    def _finer(self, reference: ReferenceRuns) -> ReferenceRuns | None:
+        """References of twice as many steps; None where these agree no better, on a few samples, or cannot be made."""
+        finer, some = reference.doubled(), self._checked[:PILOTS]
+        if finer is None or finer.agreement(some).median < reference.agreement(some).median + HELPFUL:
+            return None
+        return finer
 
     def _grids(self, fine: FineGrid, left: Mapping[str, LocalErrors], reference: ReferenceRuns) -> dict[int, TunedGrid]:
         """For each number of calls the grid that really runs best, out of the best paths by each weighing."""
@@ -346,7 +366,7 @@ class TimeGridSearch:
 
     def _refusal(self, found: TuningResult) -> str:
         """Why no figures are reported, and what to type instead."""
-        lost = _unconfirmed(found)
+        lost = _unconfirmed(found, MARGIN)
         calls = min(lost)
         good = " ".join(f"--calls {n}" for n in self.settings.calls if n not in lost)
         fewer = good or (f"--calls below {calls}" if calls > MIN_CALLS else "")
@@ -357,12 +377,12 @@ class TimeGridSearch:
         )
 
 
-def _unconfirmed(found: TuningResult) -> dict[int, float]:
-    """Numbers of calls whose best row is too near to the reference for it, and the median PSNR of that row."""
+def _unconfirmed(found: TuningResult, margin: float) -> dict[int, float]:
+    """Numbers of calls whose best row is nearer to the reference than this margin allows, and its median PSNR."""
     best: dict[int, float] = {}
     for row in found.rows:
         best[row.calls] = max(best.get(row.calls, 0.0), row.psnr_statistics["median"])
-    return {calls: psnr for calls, psnr in best.items() if not found.agreement.confirms(psnr)}
+    return {calls: psnr for calls, psnr in best.items() if not found.agreement.confirms(psnr, margin)}
 
 
 def _upper_quartile(gain: Any) -> Any:

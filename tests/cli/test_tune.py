@@ -86,7 +86,7 @@ def test_grids_for_a_pipeline(asked: tuple[str, ...], shell: Shell, tmp_path: Pa
     [
         (("--calls", "3"), "--calls between 4 and 8"),
         (("--calls", "9"), "--calls between 4 and 8"),
-        (("--fine", "7"), "--fine >= 8"),
+        (("--fine", "7"), "--fine from 8 to 400"),
         (("--prompts", "nowhere.txt"), "No prompt set or file is called"),
         (("--check", "pebbel"), "Did you mean 'pebble'?"),
         (("--model", "nothing/here/at/all"), "nothing/here/at/all"),
