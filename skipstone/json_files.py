@@ -185,7 +185,9 @@ def describe_value(value: Any) -> str:
 
 
 def _is_scalar(kind: Any, value: Any) -> bool:
-    return kind in KINDS and isinstance(value, KINDS[kind][1]) and (kind is bool or not isinstance(value, bool))
+    if kind not in KINDS or (isinstance(value, bool) and kind is not bool):
+        return False
+    return isinstance(value, KINDS[kind][1]) and (not isinstance(value, float) or math.isfinite(value))
 
 
 def _fits(kind: Any, value: Any) -> bool:
