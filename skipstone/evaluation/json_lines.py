@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import BenchError
+from .files import write_file
 
 
 def json_roundtrip(value: Any) -> Any:
@@ -53,6 +53,4 @@ def repair_lines(path: Path) -> None:
     raw = path.read_bytes().splitlines(keepends=True)
     whole = [line for line in raw if _parse_line(line) is not None]
     if len(whole) < len(raw):
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(b"".join(whole))
-        os.replace(part, path)
+        write_file(path, b"".join(whole))

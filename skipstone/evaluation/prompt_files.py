@@ -144,7 +144,7 @@ def _warn_of_another_format(first: str, path: Path) -> None:
         warnings.warn(
             f"{path} is read as one prompt a line, as its name says. If it is {form}, say --format {form} "
             f"(in Python prompt_format={form!r}) or rename it.",
-            stacklevel=5,
+            stacklevel=4,
         )
 
 

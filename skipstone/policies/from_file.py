@@ -59,6 +59,13 @@ def spell_policy(policy: Any) -> str:
     return f"{file}:{' | '.join(map(_spell_part, parts))}"
 
 
+def files_of(policy: Any) -> list[Path]:
+    """The Python files that a policy and the parts of a chain come from; empty for those of packages."""
+    parts = getattr(policy, "parts", (policy,))
+    modules = dict.fromkeys(type(part).__module__ for part in parts)
+    return [Path(_FILES[name]).expanduser().resolve() for name in modules if name in _FILES]
+
+
 def _spell_part(part: Any) -> str:
     text = registry.spell(part)
     if type(part).__module__ not in _FILES:

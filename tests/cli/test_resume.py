@@ -16,9 +16,12 @@ from commands import all_commands
 from outcome import Shell
 from PIL import Image
 
+from skipstone import registry
 from skipstone.cli.tune import SearchOptions
 from skipstone.errors import BenchError, SpecError
+from skipstone.evaluation.columns import parse_column
 from skipstone.evaluation.fingerprint import picture_hashes
+from skipstone_bench.baselines import make_policy_row
 from skipstone_bench.cli.bench import bench
 from skipstone_bench.cli.resume import resolve_options
 from skipstone_bench.store import HEADER, Header, Store
@@ -270,3 +273,15 @@ def test_a_picture_that_was_changed_under_its_name_is_another(tmp_path: Path) ->
         made.append(picture_hashes(subject))  # type: ignore[arg-type]  # all that is read of a subject
     assert made[0] == made[2] != made[1]
     assert picture_hashes(SimpleNamespace(arguments={"height": 64})) == {}  # type: ignore[arg-type]
+
+
+def test_a_row_of_an_edited_file_is_another_row(tmp_path: Path) -> None:
+    """One file is run once in a process, so that the edited one has another name here."""
+    text = "from skipstone.policies.stride import Stride\n\n\nclass Mine(Stride):\n    name = {!r}\n"
+    for file, name in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / f"{file}.py").write_text(text.format(name))
+    solver, grid = registry.parse("solver", "ddim"), registry.parse("grid", "trailing")
+    columns = [parse_column(f"{tmp_path}/{f}.py:Mine", solver, grid, 9, run_files=True) for f in "abc"]
+    digests = [make_policy_row(column).info.spec.rpartition(" [")[2] for column in columns]
+    assert digests[0] == digests[1] != digests[2]
+    assert "[" not in make_policy_row(parse_column("stride", solver, grid, 9)).info.spec

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from skipstone import registry
 from skipstone.errors import SpecError
 from skipstone.evaluation.columns import FEWER, Column, Sampler, parse_column
+from skipstone.policies.agent.policy import SHIPPED, Agent, find_agent
 from skipstone.policies.error_control import ErrorControl
+from skipstone.policies.from_file import files_of
 from skipstone.policies.mask import format_steps
 
 from .runner import BenchRow
@@ -161,7 +165,21 @@ def make_policy_row(column: Column) -> BenchRow:
     way = " / ".join(part for part in column.explicit_parts if not part.isdigit())
     family = " | ".join(part.name for part in parts) + (f" @ {way}" if way else "")
     group = "peer" if column.peer else "ours" if column.is_adaptive else "fixed"
-    return make_row(column, group, family, _spec_arguments(registry.spell(column.policy)) or f"steps={column.steps}")
+    row = make_row(column, group, family, _spec_arguments(registry.spell(column.policy)) or f"steps={column.steps}")
+    digest = _content_digest(parts)
+    return BenchRow(row.column, replace(row.info, spec=f"{row.info.spec} [{digest}]")) if digest else row
+
+
+def _content_digest(parts: Sequence[Any]) -> str:
+    """Eight letters for what is in the files that policies are named by: Python files and agents of a training.
+
+    A row of an edited file or of an agent that was trained again is another row, not more samples of the old one.
+    """
+    files = [file for part in parts for file in files_of(part)]
+    agents = [part.path for part in parts if isinstance(part, Agent) and part.path]
+    files += [file for file in map(find_agent, agents) if file.parent != SHIPPED]
+    found = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
+    return found.hexdigest()[:8] if files else ""
 
 
 def make_peer_rows(sampler: Sampler, specs: Sequence[str] = ()) -> list[BenchRow]:
