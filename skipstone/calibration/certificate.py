@@ -18,7 +18,7 @@ from ..evaluation.samplers import ddim_eta
 from ..evaluation.subject import Subject
 from ..integrations.coverage import describe_argument
 from ..integrations.identity import identity, scheduler_to_config
-from ..policies.certified import CalibrationPoint, Certificate, prefix_keys
+from ..policies.certified import VOCABULARY, CalibrationPoint, Certificate, prefix_keys
 from .cache import SampleScore
 from .candidates import CandidateSetting
 from .prompt_split import promised_of
@@ -68,10 +68,11 @@ def _plain(value: Any) -> bool:
 
 def configuration(subject: Subject, column: Column) -> dict[str, Any]:
     """Everything that a full run's pictures depend on, except prompt and seed; the key of a cache."""
+    model = {k: v for k, v in model_identity(subject).items() if not k.startswith(VOCABULARY)}  # as 0.1.0 wrote it
     device = sorted({p.device.type for network in subject.denoisers for p in network.parameters()})
     return {
         "model": subject.name,
-        **model_identity(subject),
+        **model,
         **prefix_keys("scheduler", scheduler_config_of(subject, column)),
         **prefix_keys("call", call_arguments_of(subject, column)),
         **prefix_keys("settings", subject.settings),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..calibration.procedure import Calibration, CalibrationOptions
+    from ..evaluation.subject import Subject
     from ..policies.certified import Certified
 
 
@@ -203,11 +203,8 @@ def audit(
 
     console = Console(stderr=True)
     certified = load_certified(folder)
-    made = certified.certificate
-    source = {"as_guest": bool(certified.point.scheduler), **made.source}  # Python's certificates do not say it
     with console.status("Looking the model up ..."):
-        guidance = made.call.get("guidance_scale", source.get("guidance"))
-        subject = _certified_model(source, model, device).subject(guidance)
+        subject = _certified_subject(certified, model, device)
     with print_warnings(console), progress_bar(console) as on_progress:
         found = run_audit(
             folder,
@@ -225,17 +222,19 @@ def audit(
         raise typer.Exit(4)
 
 
-def _certified_model(source: Mapping[str, Any], model: str | None, device: str | None) -> options.ModelOptions:
-    """The model that a certificate names, or `model` where it is elsewhere by now."""
+def _certified_subject(certified: Certified, model: str | None, device: str | None) -> Subject:
+    """The model that a certificate names, or `model` where it is elsewhere by now, under the guidance of its runs."""
+    source = certified.certificate.source
     image = source.get("image")
-    return options.ModelOptions(
+    made = options.ModelOptions(
         model or source.get("model", "pebble"),
         list(source.get("settings", ())),
         Path(image) if image else None,
         device,
         source.get("dtype", "auto"),
-        source.get("as_guest", False),
+        source.get("as_guest", bool(certified.point.scheduler)),  # a certificate of Python does not say it
     )
+    return made.subject(certified.certificate.call.get("guidance_scale", source.get("guidance")))
 
 
 def _confidence(said: str) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 from ..engine.contracts import Policy
 from ..errors import CertificateError
 from ..numerics.nonfinite import read_nonfinite, spell_nonfinite
-from ..policies.certified import Certified, prefix_keys
+from ..policies.certified import VOCABULARY, Certified, prefix_keys
 from ..policies.storage import read_policy
 
 DIGEST_VALUES = 1024  # values of each tensor that its digest looks at
@@ -63,7 +63,7 @@ def cheap_facts(model: Any) -> dict[str, Any]:
         found["guidance"] = float(guidance)
     for name, part in _components(model).items():
         if hasattr(part, "get_added_vocab"):
-            found[f"vocabulary.{name}"] = _describe_vocabulary(part)
+            found[f"{VOCABULARY}{name}"] = _describe_vocabulary(part)
     for name, part in networks(model).items():
         facts = {
             "adapters": _describe_adapters(part),
@@ -113,9 +113,10 @@ def _describe_adapters(network: Any) -> str:
 
 
 def _describe_attention(network: Any) -> str:
-    """Classes of the attention processors: some look across the batch, or bring pictures of their own."""
+    """Classes of attention processors that are not diffusers' own, which may look across the batch, or at anything."""
     found = [vars(module).get("processor", module._modules.get("processor")) for module in network.modules()]
-    return ", ".join(sorted({type(processor).__name__ for processor in found if processor is not None}))
+    classes = {type(processor) for processor in found if processor is not None}
+    return ", ".join(sorted(c.__name__ for c in classes if not c.__module__.startswith("diffusers.")))
 
 
 def _describe_freeu(network: Any) -> str:

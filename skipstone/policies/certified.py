@@ -18,8 +18,7 @@ from .certificate import Certificate as Certificate
 from .certificate_files import saved_document
 
 FILE = "policy.json"
-# Prefixes of facts in `Certificate.identity` that older certificates lack, and are not refused for.
-FACTS_SINCE_0_2 = ("vocabulary.", "attention.")
+VOCABULARY = "vocabulary."  # how facts of tokenizers begin, which certificates of version 0.1.0 lack
 SHOWN = 40  # characters of a value in a message
 
 
@@ -72,7 +71,7 @@ class Certified(Chain):
             return []
         certified = {**self.certificate.identity, **prefix_keys("scheduler", self.point.scheduler)}
         mine = {**(known or {}), **certified}
-        theirs = {k: v for k, v in identity.items() if k in mine or not k.startswith(FACTS_SINCE_0_2)}
+        theirs = {k: v for k, v in identity.items() if k in mine or not k.startswith(VOCABULARY)}
         if self.replacement_scheduler:  # the scheduler there is of no account: it brings its own
             mine, theirs = ({k: v for k, v in one.items() if "scheduler." not in k} for one in (mine, theirs))
         return describe_differences(mine, theirs)

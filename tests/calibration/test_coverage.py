@@ -105,7 +105,7 @@ SAID = {
     "tokens": "vocabulary.tokenizer is 54 tokens, .* in the certificate and 55 tokens, .* here",
     "embeddings": r"the weights differ .* text_encoder",
     "freeu": "freeu.unet is not there in the certificate and s1=0.9, s2=0.2, b1=1.2, b2=1.4 here",
-    "attention": "attention.unet is AttnProcessor2_0 in the certificate and OwnProcessor here",
+    "attention": "attention.unet is not there in the certificate and OwnProcessor here",
     "dropout": "dropout.unet is not there in the certificate and 0.5 here",
 }
 
