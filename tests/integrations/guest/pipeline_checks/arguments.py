@@ -290,7 +290,7 @@ def optional_arguments(case: Case) -> None:
     assert_near(case.run(), first, "without them again", gap=0)
 
 
-@check("prompt")
+@check("prompt", when=lambda pipe: hasattr(pipe, "bert") or getattr(pipe, "text_encoder", None) is not None)
 def prompts_as_text(case: Case) -> None:
     """One prompt as a string, and one negative prompt as a string for the whole batch."""
     case.attempt(prompt=case.inputs()["prompt"], negative_prompt="wet dog")
