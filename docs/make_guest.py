@@ -75,10 +75,29 @@ own ways; with `per_sample=False`, or while diffusers' own `enable_cache` is on,
 samples skip it.
 
 `solver=` lets the whole run happen within the pipeline's first step, by one of our solvers. It is refused, with the
-reason, wherever something that Skipstone cannot see acts on the way: a scheduler that adds noise, two networks,
-ControlNets, blending, callbacks, guidance that is not `uncond + w (cond - uncond)` with one w, networks that are given
-more than the sample or told the time in a way of their own, and undeclared pipelines. A scheduler's clipping is kept,
-and eps is then that of the clipped estimate (`use_clipped_model_output` in diffusers).
+reason, wherever something that Skipstone cannot see acts on the way: a scheduler that adds noise (`eta` too), two
+networks, ControlNets, blending, callbacks, diffusers' caches, batches that must stay together, guidance that is not
+`uncond + w (cond - uncond)` with one w, networks that are given more than the sample or told the time in a way of their
+own, and undeclared pipelines. A scheduler's clipping is kept, and eps is then that of the clipped estimate
+(`use_clipped_model_output` in diffusers).
+
+## When rows enter together
+
+Some rows of a batch enter the network without the others only where rows are known to be independent: the pipeline is
+declared, and the classes, attention processors and forward hooks of its networks are those of diffusers, transformers,
+peft or accelerate. In all other cases (an undeclared pipeline, a subclass with its own `__call__`, your own attention
+processor or hook, a tensor inside `cross_attention_kwargs` that has as many entries as the batch has rows), the rows
+are compared once, before they first enter apart: computed one sample, or one row, at a time, and as a whole batch.
+Where they differ, whole batches enter from then on, and a warning says so; with `verify_rows=True` it is an error. The
+rows of the comparison are in `adapted.last.verified` and in no sample's `calls`.
+
+Whole batches enter without a comparison where a call must not be repeated: an argument holds an object that may keep
+state (a cache of keys and values), or somebody has replaced the `forward` of a module.
+
+## How saving is counted
+
+`full_calls` counts the rows that the pipeline asked for, step by step, so guidance that is switched off or on counts as
+the bare run would make it. `fixed` saves exactly 0.
 """
 
 
@@ -137,9 +156,9 @@ def page() -> str:
             howto(example),
             POLICIES,
             "## Families that are declared\n",
-            "A pipeline that is not listed is adapted too, as the usual case (unconditional branch first, one batch), "
-            "and its first run checks by one extra forward that rows are independent. `verify_rows=True` checks it for "
-            "any. The [matrix](../benchmarks/matrix.md) of tests runs those marked with a star.\n",
+            "A pipeline that is not listed is adapted too. Its guidance branches have no names, so policies that need "
+            "them (`guidance_gate`, agents that read the prompt) and `solver=` are refused. So is a subclass with a "
+            "`__call__` of its own. The [matrix](../benchmarks/matrix.md) of tests runs those marked with a star.\n",
             pipelines(),
             "## Schedulers\n",
             scheduler_rows(),

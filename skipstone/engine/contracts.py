@@ -274,6 +274,11 @@ class Policy:
         return frozenset()
 
     @property
+    def reads_prompt(self) -> bool:
+        """Whether it reads `Run.prompt`, the mean text state of the conditional branch."""
+        return False
+
+    @property
     def solver(self) -> str:
         """Spec of the solver that it is made for, used where no other is said; "" where any will do."""
         return ""
@@ -321,6 +326,10 @@ class Chain(Policy):
     @property
     def sites(self) -> frozenset[str]:
         return frozenset().union(*(p.sites for p in self.parts))
+
+    @property
+    def reads_prompt(self) -> bool:
+        return any(p.reads_prompt for p in self.parts)
 
     @property
     def solver(self) -> str:

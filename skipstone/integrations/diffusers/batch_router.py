@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,16 +10,8 @@ import torch
 
 from ...engine.contracts import COND
 from ...errors import GuestError
-from .pipeline_specs import PipelineSpec
-from .rows import (
-    copy_containers,
-    empty_like,
-    main_output,
-    replace_main_output,
-    scatter_rows,
-    slice_repeated,
-    slice_rows,
-)
+from .row_slicing import NetworkCall, RowSlicer, Split
+from .rows import copy_containers, empty_like, main_output, replace_main_output, scatter_rows
 
 BATCH_ARGUMENTS = ("sample", "hidden_states", "x", "latents")  # of the argument that is the noisy batch
 MAX_CALLS_PER_STEP = 8  # denoiser calls, in those of the first step, after which a step of the scheduler must have come
@@ -52,6 +44,11 @@ class DenoiserCall:
     extra: bool = False  # whether only some steps make it, such as that of a skipped layer
     ran: frozenset[int] = frozenset()  # rows that entered in this iteration
 
+    @property
+    def call(self) -> NetworkCall:
+        """The call with its arguments."""
+        return NetworkCall(self.module, self.run, self.args, self.kwargs, self.rows)
+
 
 @dataclass
 class BatchRouter:
@@ -62,7 +59,7 @@ class BatchRouter:
     side of the guest substitutes what was forecast.
     """
 
-    spec: PipelineSpec
+    slicer: RowSlicer
     all_or_none: bool = False  # let all rows enter where one does
     samples: int = 0  # 0 in the first iteration: not known yet
     denoiser_calls: dict[int, DenoiserCall] = field(default_factory=dict)  # ordinal within the iteration -> call
@@ -70,10 +67,11 @@ class BatchRouter:
     ordinal: int = 0
     branches: int = 0  # rows of one sample in a bare step
     num_rows: list[int] = field(default_factory=list)  # rows that entered so far, for each sample
-    extra: list[int] = field(default_factory=list)  # those of calls that only some steps make
-    verified: int = 0  # rows spent on verification
+    asked_rows: int = 0  # rows that the pipeline asked for so far, for each sample: those of a bare run
+    verified: int = 0  # rows that entered only to show that rows are independent
     forced_reason: str = ""  # why more rows entered than were wanted, where they did
     num_forced_rows: int = 0  # how many those were
+    changed: bool = False  # whether a later iteration made calls that the first one did not
     _shapes: dict[int, Any] = field(default_factory=dict)  # what the models beside the denoiser return, hollow
 
     def open(self, samples: int) -> None:
@@ -85,14 +83,14 @@ class BatchRouter:
                 f"tell whose they are. Declare the layout of this pipeline: PipelineSpec(frames=..., doubled=...)."
             )
         self.samples, self.branches = samples, sum(entered) // samples
-        self.num_rows, self.extra = [self.branches] * samples, [0] * samples
+        self.num_rows, self.asked_rows = [self.branches] * samples, self.branches
         names = iter(self._names(self.branches))
         for p in self.denoiser_calls.values():
             p.branches = tuple(next(names) for _ in range(p.rows // samples))
 
     def _names(self, count: int) -> tuple[str, ...]:
-        if count == len(self.spec.branches):
-            return self.spec.branches
+        if count == len(self.slicer.spec.branches):
+            return self.slicer.spec.branches
         return (COND,) if count == 1 else tuple(f"branch {i + 1}" for i in range(count))
 
     def begin_iteration(self, requests: Sequence[RowRequest]) -> None:
@@ -100,6 +98,15 @@ class BatchRouter:
         self.row_requests, self.ordinal = requests, 0
         for p in self.denoiser_calls.values():
             p.ran = frozenset()
+
+    def check_takeover(self) -> None:
+        """Raise GuestError where the pipeline calls its network otherwise than in its first step."""
+        if self.changed or self.ordinal != len(self.denoiser_calls):
+            raise GuestError(
+                "The pipeline calls its network otherwise than in its first step (guidance was switched on or off), "
+                "which a takeover cannot follow. Adapt it without solver=..., with a policy that keeps to the "
+                "pipeline's steps, such as error_control."
+            )
 
     def drop_arguments(self) -> None:
         """Let go of the arguments of the first iteration: a ControlNet's residuals are large."""
@@ -129,22 +136,78 @@ class BatchRouter:
         p = self.denoiser_calls.get(here)
         if p is None or p.rows != rows:
             p = self.denoiser_calls[here] = self._new_call(p, here, rows, module, run)
-        wanted = self._rows_to_compute(p)
-        if len(wanted) > (requested := sum(self._wanted(r, p.branches) for r in range(rows))):
-            self.forced_reason = "its rows may not be told apart (per_sample=False, or a cache)"
-            self.num_forced_rows += len(wanted) - requested
+            self.changed = True
+        self.asked_rows += rows // self.samples
+        wanted = [r for r in range(rows) if self._wanted(r, p.branches)]
         if len(wanted) == rows:
             made = run(*args, **kwargs)
             p.output = main_output(made)
-        else:
-            p.output = p.output.clone()  # the pipeline may write into what it was given
-            self._write_given(p)
-            if wanted:
-                part = main_output(run(*self.select_rows(args, wanted, rows), **self.select_rows(kwargs, wanted, rows)))
-                p.output[torch.tensor(wanted, device=part.device)] = part
-            made = replace_main_output(p.template, p.output)
-        self._count(p, wanted)
-        return made
+            self._count(p, wanted)
+            return made
+        p.output = p.output.clone()  # the pipeline may write into what it was given
+        self._write_given(p)
+        if wanted:
+            self.compute(p, NetworkCall(module, run, args, kwargs, rows), wanted)
+        return replace_main_output(p.template, p.output)
+
+    def compute(self, p: DenoiserCall, call: NetworkCall, wanted: Sequence[int]) -> None:
+        """Let these rows of a call enter, and others with them that may not stay out; updates `p.output`.
+
+        Every call of the network that not all rows were asked of goes through here, a takeover's too.
+        """
+        for split, entering in self._choose_rows(p, wanted):
+            if self.slicer.is_due(call, split):
+                self._prove(p, call, split, wanted)
+                self.slicer.rule(call, split)  # which raises where the user wants to know
+                return
+            rule = self.slicer.rule(call, split)
+            if rule is not None:
+                part = main_output(self.slicer.run_rows(call, rule, entering))
+                self._put(p, entering, part, forced=len(entering) - len(wanted))
+                return
+            self.all_or_none |= split is Split.SAMPLES  # from now on, samples decide together
+        self._put(p, range(p.rows), main_output(call.run(*call.args, **call.kwargs)), forced=p.rows - len(wanted))
+
+    def _choose_rows(self, p: DenoiserCall, wanted: Sequence[int]) -> Iterator[tuple[Split, list[int]]]:
+        """Ways in which these rows could enter without all others, that with the fewest rows first."""
+        if self.all_or_none or len(wanted) == p.rows:
+            return
+        samples = {r % self.samples for r in wanted}
+        complete = [r for r in range(p.rows) if r % self.samples in samples]
+        if len(wanted) < len(complete):
+            yield Split.BRANCHES, list(wanted)
+        if len(complete) < p.rows:
+            yield Split.SAMPLES, complete
+
+    def _prove(self, p: DenoiserCall, call: NetworkCall, split: Split, wanted: Sequence[int]) -> None:
+        """Compute the whole batch, and all of it again in parts, to see whether these may enter apart."""
+        args, kwargs = copy_containers(call.args), copy_containers(call.kwargs)  # a network may empty its lists
+        whole = main_output(call.run(*args, **kwargs))
+        self.verified += p.rows - len(wanted) + self.slicer.prove(call, split, whole, self._list_parts(p, split))
+        self._put(p, wanted, whole[list(wanted)], forced=0)
+
+    def _list_parts(self, p: DenoiserCall, split: Split) -> list[list[int]]:
+        """All rows, as small parts as they may enter in."""
+        if split is Split.BRANCHES:
+            return [[row] for row in range(p.rows)]
+        return [list(range(s, p.rows, self.samples)) for s in range(self.samples)]
+
+    def check_independent(self) -> None:
+        """Raise GuestError where samples of the first iteration may not be told apart; compares them if need be."""
+        self.slicer.strict = True
+        for p in self.denoiser_calls.values():
+            if self.slicer.is_due(p.call, Split.SAMPLES):
+                parts = self._list_parts(p, Split.SAMPLES)
+                self.verified += self.slicer.prove(p.call, Split.SAMPLES, p.output, parts)
+            self.slicer.rule(p.call, Split.SAMPLES)
+
+    def _put(self, p: DenoiserCall, rows: Sequence[int], outputs: torch.Tensor, forced: int) -> None:
+        """Keep the new outputs of these rows, and count them."""
+        p.output[torch.tensor(list(rows), device=outputs.device)] = outputs
+        if forced:
+            self.forced_reason = "rows enter together (per_sample=False, or a cache of diffusers)"
+            self.num_forced_rows += forced
+        self._count(p, rows)
 
     def _first(
         self, here: int, rows: int, module: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -178,11 +241,6 @@ class BatchRouter:
         output = torch.cat([known.get(name, some) for name in names])
         return DenoiserCall(module, run, (), {}, rows, self.denoiser_calls[0].template, output, names, extra)
 
-    def _rows_to_compute(self, p: DenoiserCall) -> list[int]:
-        """Rows that enter: those that are wanted, or all where one is and they may not be told apart."""
-        wanted = [r for r in range(p.rows) if self._wanted(r, p.branches)]
-        return list(range(p.rows)) if self.all_or_none and wanted else wanted
-
     def _wanted(self, row: int, branches: Sequence[str]) -> bool:
         return self.row_requests[row % self.samples].needs_branch(branches[row // self.samples])
 
@@ -190,26 +248,12 @@ class BatchRouter:
         p.ran = frozenset(rows)
         for r in rows:
             self.num_rows[r % self.samples] += 1
-            self.extra[r % self.samples] += p.extra
 
     def _write_given(self, p: DenoiserCall) -> None:
         for s, request in enumerate(self.row_requests):
             for j, branch in enumerate(p.branches):
                 if request.compute and branch in request.known_outputs:
                     p.output[j * self.samples + s] = request.known_outputs[branch]
-
-    def select_rows(self, arguments: Any, wanted: Sequence[int], rows: int) -> Any:
-        """The arguments of a call for some of its rows."""
-        if not isinstance(arguments, dict):
-            return slice_rows(arguments, torch.tensor(wanted), rows)
-        index = torch.tensor(wanted)
-        some = {}
-        for name, value in arguments.items():
-            if name in self.spec.repeated:
-                some[name] = slice_repeated(value, wanted, rows)
-            else:
-                some[name] = value if name in self.spec.shared else slice_rows(value, index, rows)
-        return some
 
     def call_companion(self, model: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stand in for a model whose only reader is the denoiser, such as a ControlNet: the same rows enter."""
@@ -222,41 +266,15 @@ class BatchRouter:
         known = self._shapes.get(id(model))
         if p is None or p.rows != rows or known is None:  # guess mode: the conditional rows alone
             return run(*args, **kwargs) if any(w.compute for w in self.row_requests) or known is None else known
-        wanted = self._rows_to_compute(p)
-        if len(wanted) == rows:
-            return run(*args, **kwargs)
+        wanted = [r for r in range(rows) if self._wanted(r, p.branches)]
         if not wanted:
             return known
-        part = run(*self.select_rows(args, wanted, rows), **self.select_rows(kwargs, wanted, rows))
-        return scatter_rows(part, torch.tensor(wanted), rows)
-
-    def verify(self, tolerance: float = 1e-2) -> None:
-        """Compute the last sample of the first iteration by itself, or its last branch, and compare.
-
-        Raises:
-            GuestError: they differ; names the arguments that were not sliced.
-        """
-        for p in self.denoiser_calls.values():
-            some = [r for r in range(p.rows) if r % self.samples == self.samples - 1]
-            if self.samples == 1:
-                some = some[-1:] if len(some) == len(self.spec.branches) else []
-            if not some or len(some) == p.rows:
-                continue
-            alone = main_output(
-                p.run(*self.select_rows(p.args, some, p.rows), **self.select_rows(p.kwargs, some, p.rows))
-            )
-            together = p.output[some]
-            gap = float((alone - together).detach().float().norm() / together.detach().float().norm().clamp_min(1e-12))
-            self.verified += len(some)
-            for r in some:
-                self.num_rows[r % self.samples] += 1
-            if not gap <= tolerance:
-                raise GuestError(
-                    f"Rows of {type(p.module).__name__} are not independent: computed by themselves they differ by "
-                    f"{gap:.2g} (relative) from the same rows of the batch. Arguments that were not sliced: "
-                    f"{', '.join(list_unsliced(p.args, p.kwargs, p.rows, self.spec)) or 'none'}. Declare them in a "
-                    f"PipelineSpec(shared=..., repeated=...), or adapt with per_sample=False."
-                )
+        call = NetworkCall(model, run, args, kwargs, rows)
+        for split, entering in self._choose_rows(p, wanted):
+            rule = None if self.slicer.is_due(call, split) else self.slicer.rule(call, split)
+            if rule is not None:
+                return scatter_rows(self.slicer.run_rows(call, rule, entering), torch.tensor(entering), rows)
+        return run(*args, **kwargs)
 
 
 def find_batch(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
@@ -270,16 +288,3 @@ def find_batch(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         f"Expected {type(module).__name__} to be called with its noisy batch as a tensor, first or named "
         f"{' or '.join(BATCH_ARGUMENTS)}; got {got}. This pipeline cannot be adapted."
     )
-
-
-def list_unsliced(args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int, spec: PipelineSpec) -> list[str]:
-    """Names of tensor arguments that a sub-batch would be given whole."""
-    named = {**{f"argument {i + 1}": a for i, a in enumerate(args)}, **kwargs}
-    return [
-        f"{name} {tuple(value.shape)}"
-        for name, value in named.items()
-        if isinstance(value, torch.Tensor)
-        and value.ndim > 0
-        and name not in spec.repeated
-        and (value.shape[0] != rows or name in spec.shared)
-    ]

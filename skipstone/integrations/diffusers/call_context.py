@@ -17,20 +17,24 @@ from ...engine.contracts import Chain, Policy, Run
 from ...engine.requests import Solver
 from ...errors import GuestError
 from ...numerics.schedule import FlowMatching, Schedule
+from ...registry import spell
 from .batch_driver import BatchDriver
 from .batch_router import BatchRouter, find_batch
 from .method_swap import original_class, restore_methods, swap_methods
 from .noise_levels import find_next_call, get_table
 from .pipeline_specs import PipelineSpec
+from .row_slicing import Key, RowSlicer, Rule
 from .rows import BatchLayout
-from .scheduler_specs import check_supported, trajectory
+from .scheduler_specs import check_step_arguments, check_supported, trajectory
 from .takeover import refuse_takeover, take_over
+from .undeclared import find_undeclared
 
 GUIDANCE_ARGUMENTS = (
     "use_dynamic_cfg",
     "skip_guidance_layers",
     "guidance_rescale",
 )  # arguments that a takeover cannot follow
+NOISE_ARGUMENTS = ("eta", "variance_noise")  # of `step`, by which a scheduler adds noise that it otherwise does not
 CURRENT_CALL: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("skipstone_call", default=None)
 _STEP_SIGNATURE = inspect.signature(lambda model_output, timestep, sample, *args, **kwargs: None)
 
@@ -52,7 +56,7 @@ class FinishedTrajectory:
     runs: tuple[Run, ...]
     rows: tuple[int, ...]
     branches: int
-    full: tuple[float, ...]  # calls of a bare run
+    full: float  # calls of a bare run, for each sample
     verified: int  # rows spent on checking that rows are independent
     seconds: float
 
@@ -61,16 +65,17 @@ class CallContext:
     """Everything that is known during one call of a pipeline; it dies with the call."""
 
     def __init__(
-        self, pipe: Any, spec: PipelineSpec, settings: AdaptSettings, arguments: dict[str, Any], verify: bool
+        self, pipe: Any, spec: PipelineSpec, settings: AdaptSettings, arguments: dict[str, Any], proofs: dict[Key, Rule]
     ) -> None:
-        self.pipe, self.spec, self.settings, self.arguments, self.verify = pipe, spec, settings, arguments, verify
+        self.pipe, self.spec, self.settings, self.arguments, self.proofs = pipe, spec, settings, arguments, proofs
         self.scheduler = pipe.scheduler
         self.denoisers = spec.models(pipe, spec.denoisers)
         self.companions = spec.models(pipe, spec.companions)
+        self.undeclared = find_undeclared([m for m in (*self.denoisers, *self.companions) if hasattr(m, "modules")])
         self.finished: list[FinishedTrajectory] = []
         self.notes: list[str] = []  # what the caller is to be warned of
-        self.driver: BatchDriver | None = None
         self.instance_methods: dict[str, Callable[..., Any]] = {}
+        self.step_arguments: dict[str, Any] = {}  # those of the latest step that differ from their defaults
         self.num_unstepped_calls = 0  # denoiser calls that no step of the scheduler followed
         step = inspect.signature(self.scheduler.step)
         self.signature = step if "model_output" in step.parameters else _STEP_SIGNATURE  # somebody else has wrapped it
@@ -116,12 +121,11 @@ class CallContext:
         self._new_trajectory()
 
     def _new_trajectory(self) -> None:
-        self.router, self.driver, self.start_time = (
-            BatchRouter(self.spec, all_or_none=not self._can_slice_rows()),
-            None,
-            0.0,
-        )
-        self.end_time = 0.0
+        verify = self.settings.verify_rows
+        slicer = RowSlicer(self.spec, self.undeclared, self.proofs, strict=verify, verify=verify)
+        self.router = BatchRouter(slicer, all_or_none=not self._can_slice_rows())
+        self.driver: BatchDriver | None = None
+        self.start_time = self.end_time = 0.0
 
     def denoise(self, module: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stand in for a call of the denoiser."""
@@ -138,8 +142,12 @@ class CallContext:
         values = call.arguments
         output, timestep, x = values["model_output"], values["timestep"], values["sample"]
         self.num_unstepped_calls = 0
+        self.step_arguments = _changed_arguments(call)
+        check_step_arguments(self.scheduler, self.step_arguments)
         if self.driver is None:
             self.driver = self._start_trajectory(output, timestep, x)
+        elif self.settings.solver is not None:
+            self.router.check_takeover()
         values["model_output"] = self.driver.before_step(output, x)
         made = run(*call.args, **call.kwargs)
         before = made[0] if isinstance(made, tuple) else made.prev_sample
@@ -153,9 +161,8 @@ class CallContext:
         self.router.open(layout.samples)
         count = getattr(self.pipe, "_num_timesteps", None)
         ahead, first = trajectory(self.scheduler, timestep, count), find_next_call(self.scheduler, timestep, count)
-        if self.verify and not self.router.all_or_none:  # rows that enter together need not be independent
-            self.router.verify()
         policy = self.settings.policy
+        self._refuse_unnamed_branches(policy)
         self._note_short_runs(policy, len(ahead.stages))
         base = base_schedule(self.scheduler)
         driver = BatchDriver(ahead, layout, self.router, policy, base, self.spec.switches(self.pipe))
@@ -177,8 +184,21 @@ class CallContext:
             f"{' and '.join(changing)} changes the guidance on the way": bool(changing),
             f"{' and '.join(callbacks)} may edit the sample": bool(callbacks),
             "two networks take turns": len(self.denoisers) > 1,
+            "a cache of diffusers (enable_cache) expects the pipeline's own steps": self._is_cached(),
+            **{f"its scheduler adds noise ({name})": name in self.step_arguments for name in NOISE_ARGUMENTS},
         }
         refuse_takeover(solver, reasons)
+
+    def _refuse_unnamed_branches(self, policy: Policy) -> None:
+        """Raise GuestError where a policy tells guidance branches apart, and nobody has declared which is which."""
+        if self.spec.is_declared or self.router.branches < 2 or not (policy.sites or policy.reads_prompt):
+            return
+        raise GuestError(
+            f"{spell(policy)} tells the conditional branch from the unconditional one, and nobody has declared in "
+            f"which order {type(self.pipe).__name__} computes its {self.router.branches} branches. Declare the order: "
+            f"register_pipeline(PipelineSpec(({type(self.pipe).__name__!r},), branches=('cond', 'uncond'))) of "
+            f"skipstone.integrations.diffusers.pipeline_specs; or take a policy that needs none, such as third_order."
+        )
 
     def _layout(self, x: torch.Tensor) -> BatchLayout:
         rows = x.shape[0]
@@ -191,8 +211,10 @@ class CallContext:
         return BatchLayout(rows)
 
     def _can_slice_rows(self) -> bool:
-        cached = any(getattr(model, "is_cache_enabled", False) for model in self.denoisers)
-        return self.settings.per_sample and not cached
+        return self.settings.per_sample and not self._is_cached()
+
+    def _is_cached(self) -> bool:
+        return any(getattr(model, "is_cache_enabled", False) for model in self.denoisers)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -204,19 +226,16 @@ class CallContext:
         runs = tuple(line.run for line in driver.states)
         seconds = self.end_time - self.start_time
         self.driver = None
-        made = (
-            len(driver.trajectory.calls) if driver.finished else driver.call
-        )  # an interrupted run saves nothing by it
-        full = tuple(made + extra / router.branches for extra in router.extra)
+        full = router.asked_rows / router.branches  # an interrupted run saves nothing by it
         self.finished.append(
             FinishedTrajectory(runs, tuple(router.num_rows), router.branches, full, router.verified, seconds)
         )
-        planned = sum(run.cost for run in runs) * router.branches + router.verified
+        planned = sum(run.cost for run in runs) * router.branches
         beyond = max(router.num_forced_rows, sum(router.num_rows) - planned)
-        if beyond > 1e-6:
+        if beyond > 1e-6 or router.slicer.reason:
+            reason = router.slicer.reason or router.forced_reason or "the pipeline was interrupted"
             self.notes.append(
-                f"{sum(router.num_rows)} rows entered the network, {beyond:g} more than were wanted, because "
-                f"{router.forced_reason or 'the pipeline was interrupted'}."
+                f"{sum(router.num_rows)} rows entered the network, {beyond:g} more than were wanted: {reason}."
             )
 
     def _check_used(self) -> None:
@@ -243,6 +262,25 @@ def base_schedule(scheduler: Any) -> Schedule:
     """The schedule that a scheduler's own times are taken from."""
     flows = scheduler.config.get("use_flow_sigmas", False) or not hasattr(scheduler, "alphas_cumprod")
     return FlowMatching() if flows else get_table(scheduler)
+
+
+def _changed_arguments(call: inspect.BoundArguments) -> dict[str, Any]:
+    """Arguments of `step` beside its three, by name, that differ from their defaults."""
+    changed: dict[str, Any] = {}
+    for name, value in call.arguments.items():
+        kind, default = call.signature.parameters[name].kind, call.signature.parameters[name].default
+        if name in _STEP_SIGNATURE.parameters and kind not in (
+            inspect.Parameter.VAR_KEYWORD,
+            inspect.Parameter.VAR_POSITIONAL,
+        ):
+            continue
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            changed |= {n: v for n, v in value.items() if v is not None}
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            changed |= {f"argument {i + 4}": v for i, v in enumerate(value)}
+        elif isinstance(value, torch.Tensor) or value != default:
+            changed[name] = value
+    return changed
 
 
 def _with_sample(made: Any, after: torch.Tensor, ended: dict[int, torch.Tensor], layout: BatchLayout) -> Any:

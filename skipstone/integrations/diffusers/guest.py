@@ -22,6 +22,7 @@ from ..identity import check_identity, scheduler_from_config
 from .call_context import CURRENT_CALL, AdaptSettings, CallContext
 from .method_swap import original_class, restore_methods, swap_methods
 from .pipeline_specs import find_pipeline_spec
+from .row_slicing import Key, Rule
 from .run_stats import RunStats
 from .scheduler_specs import check_supported
 
@@ -52,7 +53,9 @@ def adapt(
             happens in the pipeline's first step, for policies that choose their own times (`stride`, which brings
             its own, and `pid`).
         per_sample: Each sample of a batch goes its own way; False skips a step only where all samples do.
-        verify_rows: Check by one extra forward on the first step that rows of the network are independent.
+        verify_rows: Compare rows of the network, computed in parts and as a whole, before they first enter apart, and
+            raise GuestError where they differ. Done anyway, but then for whole batches in place of an error, where a
+            pipeline, an attention processor or a hook is not one that is declared.
 
     Raises:
         GuestError: not a pipeline, or one that cannot be adapted, or a policy that it cannot run.
@@ -109,7 +112,7 @@ class Adapted:
     def __init__(self, pipe: Any, settings: AdaptSettings) -> None:
         self.pipe, self.settings = pipe, settings
         self._last: RunStats | None = None
-        self._verified = False  # whether a run has shown that rows are independent
+        self._proofs: dict[Key, Rule] = {}  # what runs have shown about the rows of the network
         swap_methods(pipe, {"__call__": _call_adapted}, _skipstone_stack=[], _skipstone_lock=threading.Lock())
         type(pipe)._skipstone_stack.append(self)
 
@@ -173,8 +176,7 @@ class Adapted:
         self, call: Any, known: Mapping[str, Any], arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> Any:
         spec = find_pipeline_spec(self.pipe)
-        verify = self.settings.verify_rows or not (spec.is_declared or self._verified)
-        context = CallContext(self.pipe, spec, self.settings, dict(known), verify)
+        context = CallContext(self.pipe, spec, self.settings, dict(known), self._proofs)
         notes = self.policy.call_warnings(known) if isinstance(self.policy, Certified) else []
         quiet = {k: _outside_call(v) if k in ("callback", "callback_on_step_end") else v for k, v in named.items()}
         began = time.perf_counter()
@@ -183,7 +185,6 @@ class Adapted:
                 return call(self.pipe, *arguments, **quiet)
         finally:
             context.close()
-            self._verified = self._verified or any(t.verified for t in context.finished)
             if context.finished:
                 self._last = RunStats.from_trajectories(self.policy, context.finished, time.perf_counter() - began)
             for note in (*notes, *context.notes):

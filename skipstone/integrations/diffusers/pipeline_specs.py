@@ -1,20 +1,32 @@
 """What has to be known about a diffusers pipeline to be its guest: one small declaration for each family.
 
-`catalogue.py` declares those that ship. A pipeline that nobody declared is taken for the usual case, and then its runs
-check by one extra forward that its rows really are independent. Another package declares its own by
-`register_pipeline(PipelineSpec(...))` in a module named by an entry point of the group `skipstone`.
+`pipeline_catalogue.py` declares those that ship. The guidance branches of any other pipeline, and of a subclass with a
+`__call__` of its own, have no names, and its rows are compared before some of them first enter the network apart.
+Another package declares its own by `register_pipeline(PipelineSpec(...))` in a module named by an entry point of the
+group `skipstone`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ... import registry
 from ...errors import GuestError
 
 DENOISERS = ("unet", "transformer", "transformer_2", "prior", "decoder")
+NESTED_ROWS = frozenset(
+    {
+        "added_cond_kwargs",
+        "controlnet_cond",
+        "down_block_additional_residuals",
+        "down_intrablock_additional_residuals",
+        "block_controlnet_hidden_states",
+        "controlnet_block_samples",
+        "controlnet_single_block_samples",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -32,9 +44,10 @@ class PipelineSpec:
         doubled: Whether the scheduler steps the guidance branches as rows of their own.
         shared: Arguments that are the same for all rows, whatever their first axis: position ids.
         repeated: Arguments that hold each row several times side by side: a video's text, once per frame.
+        nested: Arguments that are lists or mappings of tensors with a row each: the residuals of a ControlNet.
         between: What else acts on the sample between two steps, or nothing: it rules `solver=` out.
         switches: Times (1 noise, 0 data) at which another denoiser takes over.
-        is_declared: Whether this was declared; rows of undeclared pipelines are verified.
+        is_declared: Whether this was declared; rows of undeclared pipelines are compared before they enter apart.
     """
 
     pipelines: tuple[str, ...] = ()
@@ -46,6 +59,7 @@ class PipelineSpec:
     doubled: bool = False
     shared: frozenset[str] = frozenset()
     repeated: frozenset[str] = frozenset()
+    nested: frozenset[str] = NESTED_ROWS
     between: str = ""
     switches: Callable[[Any], tuple[float, ...]] = lambda pipe: ()
     is_declared: bool = True
@@ -102,8 +116,20 @@ def find_pipeline_spec(pipe: Any) -> PipelineSpec:
         if name in _UNSUPPORTED:
             raise GuestError(f"{lineage[0]} cannot be adapted: {_UNSUPPORTED[name]}")
         if name in _SPECS:
-            return _check_spec(_SPECS[name], pipe)
-    return _check_spec(PipelineSpec((lineage[0],), lineage[0], is_declared=False), pipe)
+            spec = _SPECS[name]
+            own = not _calls_as_declared(type(pipe), spec)
+            return _check_spec(replace(spec, branches=(), is_declared=False) if own else spec, pipe)
+    return _check_spec(PipelineSpec((lineage[0],), lineage[0], branches=(), is_declared=False), pipe)
+
+
+def _calls_as_declared(kind: type, spec: PipelineSpec) -> bool:
+    """Whether the `__call__` of a pipeline is that of a declared class, not of a subclass or a namesake."""
+    import diffusers
+
+    kind = vars(kind).get("_skipstone_original", kind)
+    owner = next(k for k in kind.__mro__ if "__call__" in vars(k))
+    namesake = getattr(diffusers, owner.__name__, owner)
+    return owner.__name__ in spec.pipelines and namesake is owner
 
 
 def _check_spec(spec: PipelineSpec, pipe: Any) -> PipelineSpec:
@@ -116,8 +142,8 @@ def _check_spec(spec: PipelineSpec, pipe: Any) -> PipelineSpec:
     if not models:
         raise GuestError(
             f"{name} has none of {', '.join(spec.denoisers)}. If its denoiser has another name, declare it: "
-            f"skipstone.integrations.diffusers.pipeline_specs.add(PipelineSpec(pipelines=({name!r},), "
-            f"denoisers=(...)))."
+            f"register_pipeline(PipelineSpec(({name!r},), denoisers=(...))) of "
+            f"skipstone.integrations.diffusers.pipeline_specs."
         )
     for model in models:
         if not isinstance(model, torch.nn.Module):

@@ -37,8 +37,8 @@ def _states(p: DenoiserCall, router: BatchRouter) -> torch.Tensor | None:
     if (
         left
         or each < 1
-        or (each > 1 and TEXT_STATES_ARGUMENT not in router.spec.repeated)
-        or TEXT_STATES_ARGUMENT in router.spec.shared
+        or (each > 1 and TEXT_STATES_ARGUMENT not in router.slicer.spec.repeated)
+        or TEXT_STATES_ARGUMENT in router.slicer.spec.shared
     ):
         return None
     first = p.branches.index(COND) * router.samples

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+PLAIN_TYPES = (bool, int, float, complex, str, torch.Tensor, torch.dtype, torch.device, torch.Size)
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLayout:
@@ -65,13 +67,30 @@ def slice_rows(value: Any, index: torch.Tensor, rows: int) -> Any:
     if isinstance(value, torch.Tensor):
         fits = value.ndim > 0 and value.shape[0] == rows
         return value[index.to(value.device)] if fits else value
-    if isinstance(value, Mapping):
+    if type(value) is dict:
         return {k: slice_rows(v, index, rows) for k, v in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(slice_rows(v, index, rows) for v in value))
-    if isinstance(value, tuple | list):
+    if type(value) in (tuple, list):
         return type(value)(slice_rows(v, index, rows) for v in value)
     return value
+
+
+def has_nested_rows(value: Any, rows: int, nested: bool = False) -> bool:
+    """Whether a container holds a tensor whose first axis has `rows` entries: rows, or as many of something else."""
+    if isinstance(value, torch.Tensor):
+        return nested and value.ndim > 0 and value.shape[0] == rows
+    items = value.values() if type(value) is dict else value if isinstance(value, tuple | list) else ()
+    return any(has_nested_rows(v, rows, nested=True) for v in items)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is numbers, texts and tensors in built-in containers: nothing that can keep state."""
+    if type(value) is dict:
+        return all(map(is_plain, value.values()))
+    if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, PLAIN_TYPES)
 
 
 def copy_containers(value: Any) -> Any:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class SampleStats:
     """One sample of one trajectory.
 
-    `calls` counts rows that really entered the network, verification included, over the rows of a bare step: a guided
-    call is 1, and one branch of it a half. `seconds` is its share, by rows, of the time from the first call to the last
-    step.
+    `calls` counts rows that really entered the network, over the rows of a sample in the first step: a guided call is
+    1, and one branch of it a half. `full_calls` counts the rows that the pipeline asked for, as a bare run makes them.
+    `seconds` is its share, by rows, of the time from the first call to the last step.
     """
 
     run: Run
@@ -61,7 +61,7 @@ class RunStats(Sequence[SampleStats]):
 
     policy: str
     samples: tuple[SampleStats, ...]
-    verified: int  # rows that entered the network only to check that rows are independent
+    verified: int  # rows that entered only to check that rows are independent; in no sample's calls
     seconds: float  # of the whole call, encoding and decoding included
 
     @staticmethod
@@ -70,8 +70,8 @@ class RunStats(Sequence[SampleStats]):
         samples = []
         for t in trajectories:
             entered = max(1, sum(t.rows))
-            for run, rows, full in zip(t.runs, t.rows, t.full, strict=True):
-                samples.append(SampleStats(run, rows / t.branches, full, t.seconds * rows / entered))
+            for run, rows in zip(t.runs, t.rows, strict=True):
+                samples.append(SampleStats(run, rows / t.branches, t.full, t.seconds * rows / entered))
         return RunStats(spell(policy), tuple(samples), sum(t.verified for t in trajectories), seconds)
 
     def __len__(self) -> int:
@@ -100,6 +100,8 @@ class RunStats(Sequence[SampleStats]):
         lines = [f"{self.policy}: {self.calls:g} calls{many}, {self.saved:.0%} saved, {self.seconds:.2f} s."]
         for i, s in enumerate(self.samples):
             lines.append(f"{i:3d}  {s.calls:g} of {s.full_calls:g} calls  {s.saved:4.0%} saved  {s.decisions}")
+        if self.verified:
+            lines.append(f"{self.verified} more rows entered the network to check that its rows are independent.")
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -114,7 +116,9 @@ class RunStats(Sequence[SampleStats]):
             }
             for s in self.samples
         ]
-        return json.dumps({"policy": self.policy, "seconds": self.seconds, "samples": samples})
+        return json.dumps(
+            {"policy": self.policy, "seconds": self.seconds, "verified": self.verified, "samples": samples}
+        )
 
     def plot(self) -> Figure:
         """The decisions as a picture; `.plot().savefig("decisions.png")` keeps it."""

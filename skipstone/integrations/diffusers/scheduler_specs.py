@@ -7,7 +7,7 @@ has the parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,12 +27,32 @@ __all__ = [
     "NoiseLevel",
     "SchedulerSpec",
     "Trajectory",
+    "check_step_arguments",
     "check_supported",
     "find_scheduler_spec",
     "list_scheduler_specs",
     "register_scheduler",
     "trajectory",
 ]
+
+
+# Arguments of `step` that leave the meaning of the network's output as it is: noise, and how the step is integrated.
+STEP_ARGUMENTS = frozenset(
+    {
+        "generator",
+        "return_dict",
+        "eta",
+        "use_clipped_model_output",
+        "variance_noise",
+        "s_noise",
+        "s_tmin",
+        "s_tmax",
+        "order",
+        "prev_timestep",
+        "timestep_back",
+        "old_pred_original_sample",
+    }
+)
 
 
 def always(scheduler: Any) -> bool:
@@ -52,6 +72,7 @@ class SchedulerSpec:
         clean: (scheduler, x0) -> the clean estimate as the scheduler clips it.
         stochastic: Whether `step` draws noise unless it is told otherwise.
         unsupported_reason: What in its settings cannot be adapted, and what would work; or nothing.
+        step_arguments: Arguments of `step` that may differ from their defaults; all others are refused.
     """
 
     name: str
@@ -62,6 +83,7 @@ class SchedulerSpec:
     clean: Callable[[Any, Any], Any] = lambda scheduler, x0: x0
     stochastic: Callable[[Any], bool] = lambda scheduler: False
     unsupported_reason: Callable[[Any], str] = lambda scheduler: ""
+    step_arguments: frozenset[str] = STEP_ARGUMENTS
 
 
 @dataclass(frozen=True)
@@ -140,6 +162,7 @@ def trajectory(scheduler: Any, timestep: Any, count: int | None = None) -> Traje
 # -- the registry --------------------------------------------------------------------------------
 
 _SPECS: dict[str, SchedulerSpec] = {}
+_DECLARE = "register_scheduler(SchedulerSpec({0!r}, ({0!r},), ...)) of skipstone.integrations.diffusers.scheduler_specs"
 UNSUPPORTED: dict[str, str] = {}
 
 
@@ -168,12 +191,40 @@ def find_scheduler_spec(scheduler: Any) -> SchedulerSpec:
         if name in UNSUPPORTED:
             raise GuestError(f"{lineage[0]} cannot be adapted: {UNSUPPORTED[name]}")
         if name in _SPECS:
+            _check_own_step(type(scheduler), _SPECS[name])
             return _SPECS[name]
     raise GuestError(
         f"{lineage[0]} is not a scheduler that is known here. Use a similar one of diffusers, pipe.scheduler = "
-        f"DDIMScheduler.from_config(pipe.scheduler.config), or declare it: "
-        f"skipstone.integrations.diffusers.scheduler_specs.add(SchedulerSpec({lineage[0]!r}, ({lineage[0]!r},), ...))."
+        f"DDIMScheduler.from_config(pipe.scheduler.config), or declare it: {_DECLARE.format(lineage[0])}."
     )
+
+
+def _check_own_step(kind: type, spec: SchedulerSpec) -> None:
+    """Raise GuestError where a class has a `step` of its own, of which the declaration says nothing."""
+    import diffusers
+
+    kind = vars(kind).get("_skipstone_original", kind)
+    owner = next((k for k in kind.__mro__ if "step" in vars(k)), kind)
+    if owner.__name__ not in spec.schedulers or getattr(diffusers, owner.__name__, owner) is not owner:
+        raise GuestError(
+            f"{kind.__name__} has a step of its own ({owner.__module__}), and nobody has declared what it does. Use "
+            f"the scheduler of diffusers, or declare it under a name of its own: {_DECLARE.format(owner.__name__)}."
+        )
+
+
+def check_step_arguments(scheduler: Any, given: Mapping[str, Any]) -> None:
+    """Raise GuestError for an argument of `step` that may change what the network's output means.
+
+    Args:
+        scheduler: Whose step is called.
+        given: Name -> value, of the arguments that differ from their defaults.
+    """
+    if unknown := sorted(given.keys() - find_scheduler_spec(scheduler).step_arguments):
+        raise GuestError(
+            f"The pipeline calls {type(scheduler).__name__}.step with {', '.join(unknown)}, which may change what "
+            f"the network's output means, and Skipstone does not know how. This pipeline cannot be adapted as it is "
+            f"called; use fewer steps."
+        )
 
 
 def check_supported(scheduler: Any) -> None:

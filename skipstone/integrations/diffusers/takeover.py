@@ -7,7 +7,7 @@ called from here as well, at any time and for any row, and the pipeline is left 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,8 @@ from ...numerics.parametrize import PREDICTION_TYPES, to_x0
 from ...numerics.schedule import Schedule
 from ...registry import spell
 from .batch_driver import BatchDriver, SampleState
-from .batch_router import BATCH_ARGUMENTS, BatchRouter, find_batch
-from .rows import main_output
+from .batch_router import BATCH_ARGUMENTS, BatchRouter, DenoiserCall, find_batch
+from .row_slicing import NetworkCall
 
 TIME_NAMES = ("timestep", "timesteps", "t")
 ALTERNATIVE = "Adapt it without solver=..., with a policy that keeps to the pipeline's steps, such as error_control."
@@ -46,20 +46,10 @@ def take_over(
     Raises:
         GuestError: the network cannot be called in the pipeline's place; the message says why.
     """
-    refuse_takeover(
-        solver,
-        {
-            "its scheduler adds noise at every step": driver.trajectory.stochastic,
-            "two networks take turns": len({id(p.module) for p in driver.router.denoiser_calls.values()}) > 1,
-            "its scheduler steps more rows than there are samples": driver.layout.width * driver.layout.copies > 1,
-            "its network's output is not an eps, v, x0 or flow": driver.trajectory.prediction not in PREDICTION_TYPES,
-            "its scheduler names times in a way of its own": any(
-                abs(driver.schedule.timestep(p.t) - model_timestep) > 1.0
-                for p, model_timestep in zip(driver.trajectory.calls, timesteps, strict=True)
-            ),
-            "that solver draws noise of its own, of which the pipeline's generators know nothing": solver.stochastic,
-        },
-    )
+    refuse_takeover(solver, _list_reasons(driver, solver, timesteps))
+    _check_finite(driver, output)
+    if driver.layout.samples > 1:  # which will be at different times
+        driver.router.check_independent()
     backbone = PipelineBackbone(driver, driver.router, _time_factor(driver.router, timesteps[0]), output, x)
     layout, grid = driver.layout, driver.scheduler_solver.grid
     seeds = range(layout.samples)
@@ -80,6 +70,27 @@ def refuse_takeover(solver: Solver, reasons: Mapping[str, bool]) -> None:
             raise GuestError(f"The pipeline cannot be taken over by solver={spell(solver)!r}: {reason}. {ALTERNATIVE}")
 
 
+def _list_reasons(driver: BatchDriver, solver: Solver, timesteps: Sequence[float]) -> dict[str, bool]:
+    """Reasons against a takeover -> whether each holds."""
+    calls = driver.router.denoiser_calls.values()
+    stateful = ", ".join(name for p in calls for name in p.call.stateful)
+    together = driver.router.all_or_none and driver.layout.samples > 1
+    own_names = any(
+        abs(driver.schedule.timestep(p.t) - model_timestep) > 1.0
+        for p, model_timestep in zip(driver.trajectory.calls, timesteps, strict=True)
+    )
+    return {
+        "samples must stay together (per_sample=False), and it gives each its own times": together,
+        f"its network is given objects that may keep state ({stateful})": bool(stateful),
+        "its scheduler adds noise at every step": driver.trajectory.stochastic,
+        "two networks take turns": len({id(p.module) for p in calls}) > 1,
+        "its scheduler steps more rows than there are samples": driver.layout.width * driver.layout.copies > 1,
+        "its network's output is not an eps, v, x0 or flow": driver.trajectory.prediction not in PREDICTION_TYPES,
+        "its scheduler names times in a way of its own": own_names,
+        "that solver draws noise of its own, of which the pipeline's generators know nothing": solver.stochastic,
+    }
+
+
 def _measure_guidance(driver: BatchDriver, output: torch.Tensor) -> float:
     """The weight w of uncond + w (cond - uncond), measured on the first step."""
     channels = output.shape[1]  # a pipeline may leave out the learned variance behind them
@@ -98,6 +109,17 @@ def _measure_guidance(driver: BatchDriver, output: torch.Tensor) -> float:
         "The guidance of this run is not uncond + w (cond - uncond) with one w, so Skipstone cannot guide in the "
         f"pipeline's place. {ALTERNATIVE}"
     )
+
+
+def _check_finite(driver: BatchDriver, output: torch.Tensor) -> None:
+    """Raise GuestError for samples that the network has no finite output for."""
+    bad = [s for s in range(driver.layout.samples) if not torch.isfinite(driver.layout.take(output, s)).all()]
+    if bad:
+        raise GuestError(
+            f"The network's output is not finite (NaN or infinity) in the first step for sample "
+            f"{', '.join(map(str, bad))} of the batch, so nothing can be solved from it. Check its prompt and latents; "
+            f"in float16 a network may overflow: load it with torch_dtype=torch.bfloat16 or torch.float32."
+        )
 
 
 def _time_factor(router: BatchRouter, timestep: float) -> float:
@@ -133,9 +155,14 @@ class PipelineBackbone:
     x: torch.Tensor
     latest_x0: dict[int, Any] = field(default_factory=dict)
     guidance_scale: float = 1.0
+    _batches: dict[int, torch.Tensor] = field(default_factory=dict)  # ordinal of a call -> its noisy batch of now
+    _times: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_input()
+        for k, p in self.router.denoiser_calls.items():
+            self._batches[k] = find_batch(p.module, p.args, p.kwargs).clone()
+            self._times[k] = torch.zeros(p.rows)
         self.guidance_scale = _measure_guidance(self.driver, self.output)
 
     def _check_input(self) -> None:
@@ -172,23 +199,26 @@ class PipelineBackbone:
 
     def _call_denoiser(self, queries: Sequence[Query]) -> dict[int, dict[str, torch.Tensor]]:
         branch_outputs: dict[int, dict[str, torch.Tensor]] = {q.cond: {} for q in queries}
-        for p in self.router.denoiser_calls.values():
+        for k, p in self.router.denoiser_calls.items():
             wanted = [(q, j) for j, b in enumerate(p.branches) for q in queries if b not in q.known_outputs]
             if not wanted:
                 continue
             rows = [j * self.router.samples + q.cond for q, j in wanted]
-            args, kwargs = (
-                self.router.select_rows(p.args, rows, p.rows),
-                self.router.select_rows(p.kwargs, rows, p.rows),
-            )
-            x = torch.stack([q.x for q, _ in wanted])
-            times = torch.tensor([self.schedule.timestep(q.t) * self.time_factor for q, _ in wanted])
-            made = main_output(p.run(*_replace_batch(args, x, times), **_replace_named_batch(kwargs, x, times)))
-            for (q, j), row in zip(wanted, made, strict=True):
-                branch_outputs[q.cond][p.branches[j]] = row
-            for r in rows:
-                self.router.num_rows[r % self.router.samples] += 1
+            call = self._call_with(k, p, queries)
+            p.output = p.output.clone()
+            self.router.compute(p, call, rows)
+            for (q, j), row in zip(wanted, rows, strict=True):
+                branch_outputs[q.cond][p.branches[j]] = p.output[row]
         return branch_outputs
+
+    def _call_with(self, k: int, p: DenoiserCall, queries: Sequence[Query]) -> NetworkCall:
+        """A call of the first step at the samples and times of these queries; other samples stay where they were."""
+        x, times = self._batches[k], self._times[k]
+        for query in queries:
+            x[query.cond :: self.router.samples] = query.x
+            times[query.cond :: self.router.samples] = self.schedule.timestep(query.t) * self.time_factor
+        args, kwargs = _replace_batch(p.args, x, times), _replace_named_batch(p.kwargs, x, times)
+        return replace(p.call, args=args, kwargs=kwargs)
 
     def _estimate(self, query: Query, fresh: dict[str, torch.Tensor]) -> Estimate:
         both = {**query.known_outputs, **fresh}

@@ -191,6 +191,10 @@ class Agent(Policy):
             if not 0.99 * low <= self.price <= 1.01 * high:
                 raise SpecError(f"agent: expected a price in {low:g}..{high:g}, as it was trained, got {self.price:g}.")
 
+    @property
+    def reads_prompt(self) -> bool:
+        return bool(self.path) and "prompt" in self.checkpoint.observation.blocks
+
     @cached_property
     def checkpoint(self) -> AgentCheckpoint:
         """The contents of the agent's file."""

@@ -213,6 +213,10 @@ def test_an_undeclared_pipeline_is_verified_once() -> None:
     mine.set_progress_bar_config(disable=True)
     with skipstone.adapt(mine, "fixed") as guest:
         mine(**FAMILIES["ddim"].inputs(mine, 2, 4))
-        assert guest.last.verified == 1
+        assert guest.last.verified == 0, "nothing enters apart"
+    with skipstone.adapt(mine, FreezeAt(2, 0)) as guest:
+        mine(**FAMILIES["ddim"].inputs(mine, 2, 4))
+        assert guest.last.verified == 3, "both rows one by one, and the frozen one in the whole batch"
+        assert [s.calls for s in guest.last] == [2, 4]
         mine(**FAMILIES["ddim"].inputs(mine, 2, 4))
         assert guest.last.verified == 0

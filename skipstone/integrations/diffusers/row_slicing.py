@@ -1,0 +1,190 @@
+"""May some rows of a call enter the network without the others? Declared, or shown by comparing, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+import torch
+
+from ...errors import GuestError
+from .pipeline_specs import PipelineSpec
+from .rows import has_nested_rows, is_plain, main_output, slice_repeated, slice_rows
+from .undeclared import Undeclared
+
+TOLERANCE, HALF_TOLERANCE = 1e-2, 5e-2  # relative: what a smaller batch may change by rounding, float32 and below
+
+
+class Split(Enum):
+    """How a batch is taken apart."""
+
+    SAMPLES = "samples"  # each sample enters with all of its guidance branches, or not at all
+    BRANCHES = "branches"
+
+
+Rule: TypeAlias = frozenset[str] | None  # arguments that are given whole; None: rows may not be taken apart
+Key: TypeAlias = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class NetworkCall:
+    """Arguments of a call of a network, and how many rows its batch has."""
+
+    module: Any
+    run: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rows: int
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Every argument under a name."""
+        return {**{f"argument {i + 1}": value for i, value in enumerate(self.args)}, **self.kwargs}
+
+    @property
+    def stateful(self) -> list[str]:
+        """Names of arguments that hold objects: a cache of keys and values must not be used twice."""
+        return [name for name, value in self.named.items() if not is_plain(value)]
+
+
+@dataclass
+class RowSlicer:
+    """Decides which calls of the network may be made for some of their rows, and takes these out.
+
+    Rows of a declared pipeline are independent where its classes, attention processors and hooks are those that
+    were declared. All others are compared once, before they first enter apart: computed in parts and as a whole.
+
+    Args:
+        spec: Of the pipeline.
+        undeclared: What is not as it was declared.
+        proofs: What comparisons have shown, kept from call to call of the pipeline.
+        strict: Raise where rows are coupled, in place of whole batches.
+        verify: Compare declared rows as well.
+    """
+
+    spec: PipelineSpec
+    undeclared: Undeclared = field(default_factory=Undeclared)
+    proofs: dict[Key, Rule] = field(default_factory=dict)
+    strict: bool = False
+    verify: bool = False
+    reason: str = ""  # why rows may not be taken apart, where they may not
+
+    def is_due(self, call: NetworkCall, split: Split) -> bool:
+        """Whether rows of this call must be compared before they enter apart."""
+        trusted = self.spec.is_declared and not self.undeclared.parts and not self.verify
+        undecided = not trusted or bool(self._undecided(call))
+        return undecided and not self._forbidden(call) and self._key(call, split) not in self.proofs
+
+    def rule(self, call: NetworkCall, split: Split) -> Rule:
+        """Which arguments are given whole to some of the rows; None where all rows must enter. Ask `is_due` first.
+
+        Raises:
+            GuestError: rows may not be taken apart, where `strict`.
+        """
+        reason = self._forbidden(call)
+        rule = None if reason else self.proofs.get(self._key(call, split), self.spec.shared)
+        if rule is None:
+            self.reason = reason or self._describe_coupling(call)
+            if self.strict:
+                raise GuestError(
+                    f"{self.reason}. Arguments that were not sliced: {', '.join(self._list_unsliced(call)) or 'none'}. "
+                    f"Declare them in a PipelineSpec(shared=..., repeated=...), or adapt with per_sample=False."
+                )
+        return rule
+
+    def prove(self, call: NetworkCall, split: Split, whole: torch.Tensor, parts: Sequence[Sequence[int]]) -> int:
+        """Compute all rows in parts, compare them with those of the whole batch, and keep what this has shown.
+
+        Returns:
+            Rows that have entered for it.
+        """
+        entered, found = 0, None
+        for rule in (self.spec.shared | self._undecided(call), self.spec.shared):
+            entered += call.rows
+            if self._agrees(call, rule, whole, parts):
+                found = rule
+                break
+            if rule == self.spec.shared:
+                break
+        self.proofs[self._key(call, split)] = found
+        return entered
+
+    def select(self, arguments: Any, rule: Rule, wanted: Sequence[int], rows: int) -> Any:
+        """Arguments of a call, positional or named, for some of its rows."""
+        index = torch.tensor(wanted)
+        whole = rule or frozenset()
+        if not isinstance(arguments, dict):
+            return tuple(
+                value if f"argument {i + 1}" in whole else slice_rows(value, index, rows)
+                for i, value in enumerate(arguments)
+            )
+        some = {}
+        for name, value in arguments.items():
+            if name in self.spec.repeated:
+                some[name] = slice_repeated(value, wanted, rows)
+            else:
+                some[name] = value if name in whole else slice_rows(value, index, rows)
+        return some
+
+    def run_rows(self, call: NetworkCall, rule: Rule, wanted: Sequence[int]) -> Any:
+        """What the network returns for some of the rows of a call."""
+        args, kwargs = (self.select(a, rule, wanted, call.rows) for a in (call.args, call.kwargs))
+        return call.run(*args, **kwargs)
+
+    def _undecided(self, call: NetworkCall) -> frozenset[str]:
+        """Containers with tensors that have as many entries as there are rows, of which nothing is declared."""
+        known = self.spec.shared | self.spec.repeated | self.spec.nested
+        return frozenset(n for n, v in call.named.items() if n not in known and has_nested_rows(v, call.rows))
+
+    def _forbidden(self, call: NetworkCall) -> str:
+        """Why rows may not even be compared: what keeps state must not be used twice."""
+        if stateful := call.stateful:
+            return f"{type(call.module).__name__} is given objects that may keep state ({', '.join(stateful)})"
+        if self.undeclared.replaced and not self.verify:
+            return f"somebody has replaced {', '.join(self.undeclared.replaced[:3])}, which may keep state"
+        return ""
+
+    def _key(self, call: NetworkCall, split: Split) -> Key:
+        return self.undeclared, type(call.module).__name__, split, self._undecided(call)
+
+    def _agrees(self, call: NetworkCall, rule: Rule, whole: torch.Tensor, parts: Sequence[Sequence[int]]) -> bool:
+        """Whether the parts, computed apart, are those of the whole batch. An error of the network is a no."""
+        half = whole.dtype in (torch.float16, torch.bfloat16)
+        tolerance = HALF_TOLERANCE if half else TOLERANCE
+        for part in parts:
+            try:
+                alone = main_output(self.run_rows(call, rule, part))
+            except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+                return False
+            if alone.shape != (len(part), *whole.shape[1:]):
+                return False
+            if not all(gap <= tolerance for gap in _relative_gaps(alone, whole[list(part)])):
+                return False
+        return True
+
+    def _describe_coupling(self, call: NetworkCall) -> str:
+        because = f" ({', '.join(self.undeclared.parts[:3])})" if self.undeclared.parts else ""
+        return (
+            f"Rows of {type(call.module).__name__} are not independent{because}: computed in parts of the batch they "
+            f"differ from the same rows of the whole batch"
+        )
+
+    def _list_unsliced(self, call: NetworkCall) -> list[str]:
+        """Tensor arguments that a part of the batch is given whole."""
+        return [
+            f"{name} {tuple(value.shape)}"
+            for name, value in call.named.items()
+            if isinstance(value, torch.Tensor)
+            and value.ndim > 0
+            and name not in self.spec.repeated
+            and (value.shape[0] != call.rows or name in self.spec.shared)
+        ]
+
+
+def _relative_gaps(a: torch.Tensor, b: torch.Tensor) -> Iterator[float]:
+    """Relative distance of each row; rows that are not finite in the whole batch say nothing."""
+    for one, other in zip(a.detach().float(), b.detach().float(), strict=True):
+        if torch.isfinite(other).all():
+            yield float((one - other).norm() / other.norm().clamp_min(1e-12))

@@ -1,0 +1,395 @@
+"""Rows enter the network apart only where that is declared or shown: else whole batches, or an error that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch import nn
+
+import skipstone
+from skipstone.errors import GuestError, GuestWarning
+from skipstone.integrations.diffusers.pipeline_specs import find_pipeline_spec
+from skipstone.integrations.diffusers.row_slicing import NetworkCall, RowSlicer, Split
+from skipstone.integrations.diffusers.rows import has_nested_rows, is_plain
+from skipstone.integrations.diffusers.undeclared import find_undeclared
+from skipstone.testing.guest import FreezeAt
+
+from .families import FAMILIES, build
+from .runs import BATCH, run_bare, tiny_pipeline
+from .test_misuse import Bare, Mean
+
+PARTING = "interval(every=2, warmup=2, tail=1)"
+GATE = "guidance_gate(below=0.9)"
+APART = "third_order(tol=0.01)"  # samples of the tiny pipeline skip different steps
+
+
+class FirstFrame(AttnProcessor2_0):
+    """Every row attends to the keys and values of row 0, as frames of text-to-video-zero do."""
+
+    def __call__(self, attn: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return super().__call__(attn, hidden_states + 0.5 * hidden_states[:1], *args, **kwargs)
+
+
+def add_processor(pipe: Any) -> None:
+    pipe.unet.set_attn_processor(FirstFrame())
+
+
+def add_hook(pipe: Any) -> None:
+    pipe.unet.register_forward_hook(lambda module, args, out: (out[0] + 0.5 * out[0].mean(0, keepdim=True),))
+
+
+def add_pre_hook_inside(pipe: Any) -> None:
+    pipe.unet.conv_in.register_forward_pre_hook(lambda module, args: (args[0] + 0.5 * args[0].flip(0),))
+
+
+def replace_class(pipe: Any) -> None:
+    class Neighbours(type(pipe.unet.conv_out)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x + 0.5 * x.roll(1, 0))  # type: ignore[no-any-return]
+
+    pipe.unet.conv_out.__class__ = Neighbours
+
+
+COUPLINGS = (add_processor, add_hook, add_pre_hook_inside, replace_class)
+
+
+@contextmanager
+def entered(pipe: Any) -> Iterator[list[int]]:
+    """Rows of each call of the network."""
+    rows: list[int] = []
+    inner = type(pipe.unet).forward
+
+    def forward(self: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(sample))
+        return inner(self, sample, *args, **kwargs)
+
+    forward.__module__ = inner.__module__  # as if it were diffusers' own
+    type(pipe.unet).forward = forward
+    try:
+        yield rows
+    finally:
+        type(pipe.unet).forward = inner
+
+
+@pytest.mark.parametrize("couple", COUPLINGS)
+@pytest.mark.parametrize("policy", [FreezeAt(6, 0), GATE], ids=["one sample ends", "gate"])
+def test_coupled_rows_of_a_declared_pipeline_enter_together(
+    pipe: Any, couple: Callable[[Any], None], policy: Any
+) -> None:
+    couple(pipe)
+    reference = run_bare(pipe)
+    with skipstone.adapt(pipe, "fixed") as guest:
+        assert torch.equal(run_bare(pipe), reference)
+    assert guest.last.verified == 0
+    with skipstone.adapt(pipe, policy) as guest:
+        with pytest.warns(GuestWarning, match="not independent"):
+            run_bare(pipe)
+        assert guest.last.verified > 0
+        with entered(pipe) as rows, pytest.warns(GuestWarning, match="not independent"):
+            run_bare(pipe)
+    assert set(rows) == {2 * BATCH}
+    assert guest.last.verified == 0, "what the first run has shown is not known to the second"
+
+
+@pytest.mark.parametrize("couple", COUPLINGS)
+def test_coupled_rows_are_an_error_for_those_who_ask(pipe: Any, couple: Callable[[Any], None]) -> None:
+    couple(pipe)
+    with (
+        skipstone.adapt(pipe, FreezeAt(6, 0), verify_rows=True),
+        pytest.raises(GuestError, match=r"Rows of UNet2DConditionModel are not independent.*per_sample=False"),
+    ):
+        run_bare(pipe)
+
+
+def test_harmless_additions_are_compared_once_and_then_trusted(pipe: Any, plain: Any) -> None:
+    with skipstone.adapt(plain, APART) as guest:
+        expected, decisions = run_bare(plain), [s.decisions for s in guest.last]
+        assert guest.last.verified == 0, "a declared pipeline as it is built is not compared"
+    pipe.unet.register_forward_hook(lambda module, args, out: None)
+    with skipstone.adapt(pipe, APART) as guest:
+        ran = run_bare(pipe)
+        assert guest.last.verified > 0
+        run_bare(pipe)
+        assert guest.last.verified == 0
+    assert [s.decisions for s in guest.last] == decisions
+    assert float((ran - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_a_replaced_forward_is_not_called_twice_for_one_step(pipe: Any) -> None:
+    inner, seen = pipe.unet.forward, []
+
+    def forward(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append(len(sample))
+        return inner(sample, *args, **kwargs)
+
+    pipe.unet.forward = forward
+    with skipstone.adapt(pipe, GATE), pytest.warns(GuestWarning, match="replaced the forward of a UNet2DCondition"):
+        run_bare(pipe, steps=8)
+    assert seen == [2 * BATCH] * 8
+
+
+def test_a_subclass_with_a_call_of_its_own_has_no_branch_names(pipe: Any) -> None:
+    class Mine(diffusers.StableDiffusionPipeline):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(*args, **kwargs)
+
+    mine = Mine(**pipe.components, requires_safety_checker=False)
+    mine.set_progress_bar_config(disable=True)
+    with skipstone.adapt(mine, GATE), pytest.raises(GuestError, match=r"guidance_gate.*branches=\('cond', 'uncond'\)"):
+        run_bare(mine)
+    with skipstone.adapt(mine, APART) as guest:
+        run_bare(mine)
+    assert guest.last.saved > 0
+    assert guest.last.verified > 0
+    with skipstone.adapt(mine, "balanced"), pytest.raises(GuestError, match="nobody has declared"):
+        run_bare(mine)
+
+
+def test_a_subclass_that_keeps_the_call_is_as_declared(pipe: Any) -> None:
+    class Mine(diffusers.StableDiffusionPipeline):
+        pass
+
+    mine = Mine(**pipe.components, requires_safety_checker=False)
+    mine.set_progress_bar_config(disable=True)
+    with skipstone.adapt(mine, GATE) as guest:
+        run_bare(mine)
+    assert guest.last.verified == 0
+    assert guest.last.saved > 0
+
+
+def test_an_undeclared_pipeline_with_branches_refuses_what_needs_their_names() -> None:
+    class Guided(Bare):
+        """Calls the conditional branch first, in a call of its own."""
+
+        def __call__(self, **kwargs: Any) -> torch.Tensor:
+            self.scheduler.set_timesteps(12)
+            x = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+            for t in self.scheduler.timesteps:
+                cond, uncond = self.unet(x, t)[0], self.unet(-x, t)[0]
+                x = self.scheduler.step(uncond + 3 * (cond - uncond), t, x).prev_sample
+            return x
+
+    pipe = Guided(unet=Mean(), scheduler=diffusers.DDIMScheduler(clip_sample=False))
+    bare = pipe()
+    with skipstone.adapt(pipe, GATE), pytest.raises(GuestError, match="in which order Guided computes its 2 branches"):
+        pipe()
+    with skipstone.adapt(pipe, "fixed") as guest:
+        assert torch.equal(pipe(), bare)
+    assert guest.last.saved == 0.0
+    assert guest.last.calls == 12
+    with skipstone.adapt(pipe, PARTING) as guest:
+        pipe()
+    assert guest.last.saved > 0
+
+
+# -- arguments ------------------------------------------------------------------------------------
+
+
+class Cache:
+    """Keys and values of a batch, which a call extends: calling twice with the same object is wrong."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+
+class Stateful(Mean):
+    def forward(self, sample: torch.Tensor, timestep: Any, table: Any = None, cache: Any = None) -> tuple[torch.Tensor]:
+        cache.rows.append(len(sample))
+        return super().forward(sample, timestep)
+
+
+class Cached(Bare):
+    """A pipeline that hands an object with state to its network, nested where `wrap` puts it."""
+
+    wrap: Callable[[Any], Any] = staticmethod(lambda cache: cache)
+
+    def __call__(self, batch: int = 3) -> torch.Tensor:
+        self.cache = Cache()
+        self.scheduler.set_timesteps(16)
+        x = torch.randn(batch, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+        x = x * torch.arange(1.0, batch + 1)[:, None, None, None]
+        for t in self.scheduler.timesteps:
+            x = self.scheduler.step(self.unet(x, t, cache=self.cache)[0], t, x).prev_sample
+        return x
+
+
+def test_an_object_that_may_keep_state_is_used_once_a_step_and_by_whole_batches() -> None:
+    pipe = Cached(unet=Stateful(), scheduler=diffusers.DDIMScheduler(clip_sample=False))
+    bare = pipe()
+    for spec in ("fixed", PARTING, APART):
+        with skipstone.adapt(pipe, spec) as guest:
+            out = pipe()
+        assert set(pipe.cache.rows) == {3}
+        assert len(pipe.cache.rows) <= 16
+        assert guest.last.verified == 0
+        assert torch.equal(out, bare) == (guest.last.saved == 0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Cache(), [Cache()], {"a": (Cache(),)}, lambda: None, iter([1]), {1, 2}, torch.Generator()],
+    ids=["object", "in a list", "in a tuple in a dict", "function", "iterator", "set", "generator"],
+)
+def test_what_may_keep_state(value: Any) -> None:
+    assert not is_plain(value)
+    call = NetworkCall(Mean(), Mean(), (torch.zeros(4, 2), value), {"a": value, "b": 1}, 4)
+    assert call.stateful == ["argument 2", "a"]
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1, 2.0, "a", torch.zeros(2), torch.float16, [torch.zeros(4)], {"a": (1, None)}]
+)
+def test_what_keeps_none(value: Any) -> None:
+    assert is_plain(value)
+
+
+class Table(nn.Module):
+    """Rows, and a table in a container that has as many entries as the batch has rows, and belongs to all of them."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, sample: torch.Tensor, extra: Any) -> torch.Tensor:
+        table = extra["tables"][0]
+        return sample + (table.sum() if self.whole else table[:, None])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_nested_tensor_is_sliced_only_where_that_is_shown(whole: bool) -> None:
+    x, table = torch.arange(8.0).reshape(4, 2), torch.tensor([1.0, 20.0, 300.0, 4000.0])
+    module = Table(whole)
+    call = NetworkCall(module, module, (x,), {"extra": {"tables": [table]}}, 4)
+    assert has_nested_rows(call.kwargs["extra"], 4)
+    assert not has_nested_rows(call.kwargs["extra"], 3)
+    slicer = RowSlicer(find_pipeline_spec(build("sd15")))
+    assert slicer.is_due(call, Split.SAMPLES)
+    slicer.prove(call, Split.SAMPLES, module(*call.args, **call.kwargs), [[0, 2], [1, 3]])
+    assert not slicer.is_due(call, Split.SAMPLES)
+    rule = slicer.rule(call, Split.SAMPLES)
+    assert rule == (frozenset({"extra"}) if whole else frozenset())
+    assert torch.equal(slicer.run_rows(call, rule, [1]), module(*call.args, **call.kwargs)[[1]])
+
+
+def test_a_nested_tensor_that_is_neither_makes_whole_batches() -> None:
+    class Both(Table):
+        def forward(self, sample: torch.Tensor, extra: Any) -> torch.Tensor:
+            return sample + extra["tables"][0][:, None] + extra["tables"][1].sum()
+
+    module = Both(True)
+    table = torch.tensor([1.0, 20.0, 300.0, 4000.0])
+    call = NetworkCall(module, module, (torch.zeros(4, 2),), {"extra": {"tables": [table, table]}}, 4)
+    slicer = RowSlicer(find_pipeline_spec(build("sd15")))
+    slicer.prove(call, Split.SAMPLES, module(*call.args, **call.kwargs), [[0, 2], [1, 3]])
+    assert slicer.rule(call, Split.SAMPLES) is None
+    assert "not independent" in slicer.reason
+
+
+def test_masks_of_two_ip_adapters_are_not_taken_for_rows() -> None:
+    """One guided sample has two rows, and the masks of two adapters two entries."""
+    pipe = build("ip-adapter")
+    masks = torch.zeros(2, 1, 8, 8)
+    call = NetworkCall(pipe.unet, pipe.unet, (torch.zeros(2, 4, 8, 8),), {"cross_attention_kwargs": {"m": masks}}, 2)
+    slicer = RowSlicer(find_pipeline_spec(pipe))
+    assert slicer.is_due(call, Split.BRANCHES)
+
+
+# -- takeovers ------------------------------------------------------------------------------------
+
+
+def test_a_takeover_keeps_to_what_is_asked_of_batches(pipe: Any) -> None:
+    with (
+        skipstone.adapt(pipe, "balanced", per_sample=False),
+        pytest.raises(GuestError, match=r"samples must stay together \(per_sample=False\)"),
+    ):
+        run_bare(pipe)
+    with entered(pipe) as rows, skipstone.adapt(pipe, "balanced", per_sample=False) as guest:
+        run_bare(pipe, batch=1)
+    assert set(rows) == {2}
+    assert guest.last.calls == len(rows)
+
+
+@pytest.mark.parametrize("couple", COUPLINGS)
+def test_a_takeover_of_coupled_rows_is_refused(pipe: Any, couple: Callable[[Any], None]) -> None:
+    couple(pipe)
+    reference = run_bare(pipe)
+    with skipstone.adapt(pipe, "balanced"), pytest.raises(GuestError, match="are not independent"):
+        run_bare(pipe)
+    assert torch.equal(run_bare(pipe), reference)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda pipe: diffusers.FirstBlockCacheConfig(threshold=0.05),
+        lambda pipe: diffusers.PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=2,
+            spatial_attention_timestep_skip_range=(-1, 2000),
+            current_timestep_callback=lambda: pipe.current_timestep,
+        ),
+    ],
+)
+def test_a_takeover_with_a_cache_of_diffusers_is_refused(config: Callable[[Any], Any]) -> None:
+    pipe = build("flux")
+    pipe.transformer.enable_cache(config(pipe))
+    call = FAMILIES["flux"].inputs
+    bare = pipe(**call(pipe, 1, 20)).images
+    with skipstone.adapt(pipe, "balanced"), pytest.raises(GuestError, match=r"a cache of diffusers \(enable_cache\)"):
+        pipe(**call(pipe, 1, 20))
+    again = pipe(**call(pipe, 1, 20)).images  # a pyramid's cache is not what it was
+    with skipstone.adapt(pipe, "fixed"):
+        assert torch.equal(pipe(**call(pipe, 1, 20)).images, again) or not torch.equal(bare, again)
+
+
+def test_a_takeover_names_a_sample_that_is_not_finite(pipe: Any) -> None:
+    latents = torch.randn(BATCH, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents[1, 0, 0, 0] = torch.nan
+    with skipstone.adapt(pipe, "balanced"), pytest.raises(GuestError, match=r"not finite .* for sample 1 of the batch"):
+        run_bare(pipe, latents=latents)
+
+
+def test_a_takeover_of_guidance_that_changes_is_refused(pipe: Any) -> None:
+    class Bar:
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *args: Any) -> None: ...
+
+        def update(self) -> None:
+            self.count = getattr(self, "count", 0) + 1
+            if self.count == 5:
+                pipe._guidance_scale = 1.0
+
+    pipe.progress_bar = lambda total=None, iterable=None: Bar()
+    with skipstone.adapt(pipe, "balanced"), pytest.raises(GuestError, match="guidance was switched on or off"):
+        run_bare(pipe, steps=16)
+
+
+# -- what is looked at ------------------------------------------------------------------------------
+
+
+def test_networks_as_they_are_built_are_as_declared() -> None:
+    for family in ("sd15", "sdxl", "flux", "ip-adapter", "cogvideox", "wan21", "latte"):
+        pipe = build(family)
+        networks = [m for n, m in pipe.components.items() if n in ("unet", "transformer")]
+        found = find_undeclared(networks)
+        assert not found.parts
+        assert not found.replaced
+
+
+def test_a_forward_patched_into_the_class_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny_pipeline()
+    kind = type(pipe.unet.conv_norm_out)
+    monkeypatch.setattr(kind, "forward", lambda self, x: x)
+    assert find_undeclared([pipe.unet]).replaced == ("the forward of GroupNorm",)
+
+
+def test_hooks_of_accelerate_are_known(pipe: Any) -> None:
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert find_undeclared([pipe.unet]) == find_undeclared([tiny_pipeline().unet])
