@@ -6,7 +6,7 @@ OLDEST := .oldest
 READY := $(VENV)/.ready
 MLX := $(shell [ "$$(uname -s)" = Linux ] && echo "mlx[cpu]" || echo mlx)
 
-.PHONY: demo test test-fast test-oldest lint bench matrix goldens docs clean
+.PHONY: demo test test-fast test-random fuzz test-oldest lint bench matrix goldens docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -36,6 +36,21 @@ test: $(READY)  ## the tests
 test-fast: $(READY)  ## the tests of the inner loop: numerics, engine, solvers, policies, layout
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/numerics tests/engine tests/solvers tests/policies \
 		tests/test_architecture.py tests/test_goldens.py
+
+ROUNDS ?= 5
+
+test-random: $(READY)  ## the property tests on ROUNDS (5) times other examples; a failure prints the one to keep
+	for round in $$(seq $(ROUNDS)); do \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m hypothesis --hypothesis-profile=random || exit 1; \
+	done
+
+FUZZ_MINUTES ?= 60
+
+fuzz: $(READY)  ## hostile specs and files for FUZZ_MINUTES (60)
+	end=$$(( $$(date +%s) + 60 * $(FUZZ_MINUTES) )); \
+	while [ $$(date +%s) -lt $$end ]; do \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/fuzz --hypothesis-profile=fuzz || exit 1; \
+	done
 
 $(OLDEST)/.ready: constraints-oldest.txt $(READY)
 	rm -rf $(OLDEST)

@@ -13,6 +13,8 @@ import difflib
 import functools
 import importlib
 import inspect
+import operator
+import warnings
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from importlib.metadata import entry_points
@@ -20,6 +22,7 @@ from typing import Any, TypeVar
 
 from .errors import SpecError, UnknownNameError
 from .satellites import list_entry_points
+from .settings import cut, shorten
 
 T = TypeVar("T", bound=type)
 KIND_MODULES = {
@@ -35,6 +38,8 @@ KIND_MODULES = {
 _KINDS: dict[str, dict[str, type]] = {kind: {} for kind in KIND_MODULES}
 _PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in KIND_MODULES}
 _loaded: set[str] = set()
+MAX_SPEC = 100_000  # characters of a spec
+MAX_PARTS = 32  # policies of a chain
 FACTORIES = {"policy": {"auto": "skipstone.policies.storage"}}  # names that a function builds, from more than settings
 
 
@@ -101,7 +106,7 @@ def find_class(kind: str, name: str) -> type:
     if name not in known:
         listed = (*names(kind), *_PRESETS[kind])
         raise UnknownNameError(
-            f"No {kind} is called {name!r}.{suggest_spelling(name, listed)} Known: {', '.join(listed)}."
+            f"No {kind} is called {shorten(name)}.{suggest_spelling(name, listed)} Known: {', '.join(listed)}."
         )
     return known[name]
 
@@ -112,40 +117,91 @@ def first_doc_line(cls: type) -> str:
 
 
 def parse(kind: str, spec: str) -> Any:
-    """Build an object from its spec string; `spell` inverts it. Raises SpecError."""
-    grammar = f"Expected 'name', 'name(key=value)' or several of them joined by '|', got {spec!r}."
+    """Build an object from its spec string; `spell` inverts it.
+
+    Args:
+        kind: What it is: policy, solver, grid ...
+        spec: At most 100,000 characters; policies are joined by "|", at most 32 of them.
+
+    Raises:
+        SpecError: a spec that cannot be understood, a setting that is given twice or is out of range.
+        UnknownNameError: no such name.
+    """
+    parts = [_build(kind, node, spec) for node in split_chain(parse_expression(spec), spec)]
+    if kind != "policy" and len(parts) > 1:
+        raise grammar_error(spec)
+    return functools.reduce(operator.or_, parts)
+
+
+def grammar_error(spec: Any) -> SpecError:
+    """The error of a spec that is none."""
+    return SpecError(f"Expected 'name', 'name(key=value)' or several of them joined by '|', got {shorten(spec)}.")
+
+
+def parse_expression(spec: str) -> ast.expr:
+    """The syntax tree of a spec. Raises SpecError."""
+    if not isinstance(spec, str):
+        raise grammar_error(spec)
+    if len(spec) > MAX_SPEC:
+        raise SpecError(f"Expected a spec of at most {MAX_SPEC:,} characters, got {len(spec):,}: {shorten(spec)}.")
     try:
-        node = ast.parse(spec.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python about its own literals, such as an unknown escape
+            return ast.parse(spec.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise SpecError(grammar) from None
-    return _build(kind, node, grammar)
+        raise grammar_error(spec) from None
 
 
-def _build(kind: str, node: ast.expr, grammar: str) -> Any:
+def split_chain(node: ast.expr, spec: str) -> list[ast.expr]:
+    """The parts of `a | b | c`, from left to right. Raises SpecError where they are too many."""
+    parts = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        parts.append(node.right)
+        node = node.left
+    if len(parts) >= MAX_PARTS:
+        raise SpecError(f"Expected at most {MAX_PARTS} policies in a chain, got {len(parts) + 1}: {shorten(spec)}.")
+    return [node, *reversed(parts)]
+
+
+def _build(kind: str, node: ast.expr, spec: str) -> Any:
     match node:
-        case ast.BinOp(left, ast.BitOr(), right) if kind == "policy":
-            return _build(kind, left, grammar) | _build(kind, right, grammar)
         case ast.Name(name) if name in list_presets(kind):
             return parse(kind, _PRESETS[kind][name][0])
         case ast.Name(name):
-            return _instantiate(kind, name, {})
+            return _instantiate(kind, name, [])
         case ast.Call(ast.Name(name), [], keywords):
-            return _instantiate(kind, name, {str(k.arg): _value(name, k) for k in keywords})
-    raise SpecError(grammar)
+            return _instantiate(kind, name, keywords)
+    raise grammar_error(spec)
 
 
-def _value(name: str, keyword: ast.keyword) -> Any:
+def read_arguments(name: str, keywords: list[ast.keyword]) -> dict[str, Any]:
+    """The arguments of `name(key=value)`. Raises SpecError where one is no literal, or is given twice."""
+    arguments: dict[str, Any] = {}
+    for keyword in keywords:
+        key = str(keyword.arg)
+        if key in arguments:
+            raise SpecError(f"{name}: {shorten(key)} is given twice. Say it once.")
+        arguments[key] = _read_literal(name, key, keyword.value)
+    return arguments
+
+
+def _read_literal(name: str, key: str, node: ast.expr) -> Any:
     try:
-        return ast.literal_eval(keyword.value)
-    except ValueError:
-        got = ast.unparse(keyword.value)
-        raise SpecError(
-            f"{name}: expected a number, a quoted text or a tuple for {keyword.arg!r}, got {got}. "
-            f"Texts need quotes: {keyword.arg}='{got}'."
-        ) from None
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        pass
+    try:
+        got = ast.unparse(node)
+    except (ValueError, RecursionError):
+        got = "a long expression"
+    quoted = f"{key}='{got}'"
+    raise SpecError(
+        f"{name}: expected a number, a quoted text or a tuple for {shorten(key)}, got {cut(got)}. "
+        f"Texts need quotes: {cut(quoted)}."
+    )
 
 
-def _instantiate(kind: str, name: str, arguments: dict[str, Any]) -> Any:
+def _instantiate(kind: str, name: str, keywords: list[ast.keyword]) -> Any:
     cls: Callable[..., Any]
     if name in FACTORIES.get(kind, {}):
         cls = getattr(importlib.import_module(FACTORIES[kind][name]), name)
@@ -153,16 +209,17 @@ def _instantiate(kind: str, name: str, arguments: dict[str, Any]) -> Any:
     else:
         cls = find_class(kind, name)
         known = [f.name for f in fields(cls) if f.init]
+    arguments = read_arguments(name, keywords)
     for key in arguments:
         if key not in known:
             raise SpecError(
-                f"{name} has no argument {key!r}.{suggest_spelling(key, known)} It takes: "
+                f"{name} has no argument {shorten(key)}.{suggest_spelling(key, known)} It takes: "
                 f"{', '.join(known) or 'nothing'}."
             )
     try:
         return cls(**arguments)
-    except TypeError as e:
-        raise SpecError(f"{name}: {e}") from None
+    except (TypeError, OSError) as e:  # an argument is missing; a path that is none
+        raise SpecError(f"{name}: {cut(str(e))}") from None
 
 
 def spell(obj: Any) -> str:
@@ -170,8 +227,17 @@ def spell(obj: Any) -> str:
     if hasattr(obj, "parts"):
         return " | ".join(map(spell, obj.parts))
     settings = [
-        f"{f.name}={getattr(obj, f.name)!r}"
+        f"{f.name}={_spell_value(getattr(obj, f.name))}"
         for f in fields(obj)
         if f.default is MISSING or getattr(obj, f.name) != f.default
     ]
     return f"{obj.name}({', '.join(settings)})" if settings else str(obj.name)
+
+
+def _spell_value(value: Any) -> str:
+    """The literal of a setting; numbers of NumPy that are Python's floats too are written as these."""
+    if isinstance(value, float):
+        return float.__repr__(value)
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_spell_value, value))}{',' * (len(value) == 1)})"
+    return repr(value)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# The same examples in every run; `--hypothesis-profile=random` draws others.
+# The same examples in every run. `make test-random` draws others, `make fuzz` many: a failure of theirs prints the
+# example, to be kept above the test as `@example(...)`.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.register_profile("random", deadline=None)
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=2000)
 settings.load_profile("repeatable")
 
 

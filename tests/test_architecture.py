@@ -24,7 +24,9 @@ PACKAGES = {
 LAYERS = [
     ["deprecation"],
     ["errors"],
+    ["json_files"],
     ["satellites"],
+    ["settings"],
     ["registry"],
     ["numerics"],
     ["engine"],

@@ -167,6 +167,20 @@ class Anonymous(Policy):
         return proposal
 
 
+@dataclass(frozen=True)
+class Unbounded(Policy):
+    """Takes any number.
+
+    References: none.
+    """
+
+    tol: float = 0.1
+    name: ClassVar[str] = "unbounded"
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        return proposal
+
+
 FAULTS = [
     (Impure(), "is_pure"),
     (Undeclared(), "declares_its_signals"),
@@ -176,6 +190,7 @@ FAULTS = [
     (Sociable(), "ignores_company"),
     (Wasteful(), "spends_no_more"),
     (Anonymous(), "has_summary_and_reference"),
+    (Unbounded(), "settings_are_bounded"),
 ]
 
 

@@ -144,6 +144,14 @@ class Quiet(DDIM):
 
 
 @dataclass(frozen=True)
+class Unbounded(Solver):
+    """Takes any number."""
+
+    rtol: float = 0.1
+    name: ClassVar[str] = "unbounded"
+
+
+@dataclass(frozen=True)
 class Renamed(DDIM):
     """A solver under a name that is another's."""
 
@@ -167,6 +175,7 @@ class Renamed(DDIM):
         (Loose(), checks.check_is_a_frozen_dataclass),
         (Quiet(), checks.check_declares_its_noise),
         (Renamed(), checks.check_spec_round_trips),
+        (Unbounded(), checks.check_settings_are_bounded),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, Solver) else v.__name__,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,18 @@ def test_every_registered_class_says_what_it_is(kind: str) -> None:
         assert not line.startswith(registry.find_class(kind, name).__name__ + "("), f"{kind} {name} has no docstring"
 
 
-PAGES = ("agent", "decisions", "pebble", "bench", "metrics", "paths", "calibration", "calibration_theory", "vlm")
+PAGES = (
+    "agent",
+    "decisions",
+    "pebble",
+    "bench",
+    "metrics",
+    "paths",
+    "calibration",
+    "calibration_theory",
+    "vlm",
+    "module_backbone",
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +60,15 @@ def test_the_five_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     exec(compile(code.group(1), "README.md", "exec"), {})
     assert list(tmp_path.glob("*.png"))
+
+
+def test_the_example_of_a_module_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """All of its blocks, one after another, as a reader types them."""
+    text = (ROOT / "docs" / "module_backbone.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "module_backbone.md", "exec"), names)
+    assert names["counter"].rows < 0.9 * 8 * 2 * 50
+    assert all(0.5 < float(result.x.norm()) < 2.0 for result in names["full"])  # points near the circle
+    assert max(names["distances"]) < 0.05
+    assert "calls a sample in place of 50" in capsys.readouterr().out

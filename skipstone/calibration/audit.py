@@ -6,25 +6,28 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..deprecation import old_attributes, old_keywords
-from ..errors import OutputError, SpecError
+from ..errors import CertificateError, OutputError, SpecError
 from ..evaluation.columns import Sampler, parse_column
 from ..evaluation.engine_subject import EngineSubject
+from ..evaluation.folder_lock import lock_folder
 from ..evaluation.json_lines import format_line, read_lines, repair_lines
-from ..evaluation.pipeline_subject import PipelineSubject
+from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.progress import ProgressCallback, no_progress
-from ..evaluation.references import EvaluationSample
+from ..evaluation.references import EvaluationSample, samples_from_seeds
 from ..evaluation.subject import Subject
-from ..policies.certified import Certified
+from ..integrations.coverage import DIGEST, describe_uncovered
+from ..json_files import JsonReader
+from ..policies.certified import Certificate, Certified
 from ..policies.storage import read_policy
 from . import cache as caches
 from . import certificate as certificate_module
 from .cache import Cache
-from .prompt_split import PromptSource, hashed_seed, load_unique_prompts
+from .prompt_split import PromptSource, hashed_seed, load_unique_prompts, promised_of
 from .scores import CachedScores, PictureMeasure
 from .sequential import AuditResult, Watchdog
 from .subjects import make_subject
@@ -46,6 +49,7 @@ class AuditReport:
         used_own_prompts: Whether prompts were those of the calibration.
         repeated_prompts: Whether some of them had been audited before.
         tests: Groups that share `false_alarm`.
+        of: What the promise is about: "prompts", or "seeds" of a model that takes no prompts, which are always new.
     """
 
     each: Mapping[str, AuditResult]
@@ -55,6 +59,7 @@ class AuditReport:
     used_own_prompts: bool
     repeated_prompts: bool
     tests: int = 1
+    of: str = "prompts"
 
     @property
     def found(self) -> AuditResult:
@@ -70,8 +75,12 @@ class AuditReport:
     def words(self) -> list[str]:
         """The report as lines of text."""
         count = sum(found.n for found in self.each.values())
-        whose = "the calibration's own prompts under new seeds" if self.used_own_prompts else "prompts of your own"
-        lines = [f"Promised: {self.target.words}.", f"{self.new} samples were drawn now, {count} in all ({whose})."]
+        whose = "the calibration's own prompts under new seeds" if self.used_own_prompts else f"{self.of} of your own"
+        whose = "new random seeds" if self.of == "seeds" else whose
+        lines = [
+            f"Promised: {self.target.promise(self.of)}.",
+            f"{self.new} samples were drawn now, {count} in all ({whose}).",
+        ]
         lines += [self._said(name, found) for name, found in self.each.items()]
         if self.alarm:
             lines.append(
@@ -115,11 +124,13 @@ class AuditOptions:
     Args:
         metric, better: The function that the target names, as in `CalibrationOptions`.
         batch: Samples of one call, >= 1.
+        prompt_format: Of a file of prompts: txt, csv, tsv, json or jsonl; the end of its name by default.
     """
 
     metric: Callable[[Any, Any], float] | None = None
     better: str = "higher"
     batch: int = 8
+    prompt_format: str | None = None
 
 
 @old_keywords(renamed={"tell": "on_progress"}, moved={"options": (AuditOptions, ("metric", "better", "batch"))})
@@ -156,20 +167,23 @@ def audit(
     Raises:
         SpecError: no certificate in the folder, or a number out of range.
         CertificateError: another model or configuration than the certificate's.
+        OutputError: another audit of the folder is running: both would draw, and count, the same samples.
     """
     if samples < 1:
         raise SpecError(f"audit: expected at least 1 sample, got {samples}.")
     options = options or AuditOptions()
-    run = _AuditRun.open(Path(folder), options, false_alarm)
-    eval_samples = run.next_samples(prompts, samples)
-    audited = {line["prompt"] for line in run.lines}
-    subject = _subject(pipe, run.certified.certificate.source)
-    scores = _scores(subject, run.certified, run.target, options, caches.folder(cache), on_progress)
-    run.draw(eval_samples, scores)
-    texts = [eval_sample.prompt.text for eval_sample in eval_samples]
+    with lock_folder(Path(folder), "folder"):
+        run = _AuditRun.open(Path(folder), options, false_alarm)
+        eval_samples = run.next_samples(prompts, samples, options.prompt_format)
+        audited = {line["prompt"] for line in run.lines}
+        subject = _subject(pipe, run.certified.certificate)
+        scores = _scores(subject, run.certified, run.target, options, caches.folder(cache), on_progress)
+        run.draw(eval_samples, scores)
+    texts = [eval_sample.prompt.text for eval_sample in eval_samples if eval_sample.prompt.text]
     again = len(set(texts)) < len(texts) or not audited.isdisjoint(texts)
     tests = len(run.groups or [""])
-    return AuditReport(run.test(), run.target, false_alarm, samples, prompts is None, again, tests)
+    own = prompts is None and run.of == "prompts"
+    return AuditReport(run.test(), run.target, false_alarm, samples, own, again, tests, run.of)
 
 
 @dataclass
@@ -196,13 +210,24 @@ class _AuditRun:
         """Groups for each of which the target was promised; None if there are none."""
         return sorted(self.certified.point.groups) or None
 
-    def next_samples(self, prompts: PromptSource | None, samples: int) -> list[EvaluationSample]:
+    @property
+    def of(self) -> str:
+        """What the promise is about: "prompts", or "seeds"."""
+        return promised_of(self.certified.certificate.prompts)
+
+    def next_samples(
+        self, prompts: PromptSource | None, samples: int, prompt_format: str | None = None
+    ) -> list[EvaluationSample]:
         """The samples to audit now, in random order: prompts that were audited least come first, each with a new seed.
 
         Raises:
-            SpecError: a prompt of no group that was promised anything.
+            SpecError: a prompt of no group that was promised anything, or any where seeds alone were promised it.
         """
-        found, _, _ = load_unique_prompts(self.folder / PROMPTS if prompts is None else prompts)
+        if self.of == "seeds":
+            return self._next_seeds(prompts, samples)
+        if prompts is None:
+            prompts, prompt_format = self.folder / PROMPTS, None
+        found, _, _ = load_unique_prompts(prompts, prompt_format=prompt_format)
         groups, seed = self.groups, self.certified.certificate.seed
         if groups is not None and (other := next((p for p in found if p.category not in groups), None)):
             raise SpecError(
@@ -218,12 +243,21 @@ class _AuditRun:
             eval_samples.append(EvaluationSample(prompt, hashed_seed(seed, "audit", str(k), prompt.text)))
         return eval_samples
 
+    def _next_seeds(self, prompts: PromptSource | None, samples: int) -> list[EvaluationSample]:
+        if prompts is not None:
+            raise SpecError("audit: the promise is about seeds, as the model takes no prompts. Leave --prompts out.")
+        seed, first = self.certified.certificate.seed, len(self.lines)
+        return samples_from_seeds(hashed_seed(seed, "audit", str(first + k)) for k in range(samples))
+
     def draw(self, eval_samples: Sequence[EvaluationSample], scores: CachedScores) -> None:
         """Draw samples by the calibrated policy and write their lines, batch by batch."""
         point, full_calls = self.certified.point, self.certified.certificate.full_calls
         way = parse_column(f"{point.setting} @ {point.way}", *Sampler())
         column = replace(scores.subject.resolve_column(way), policy=self.certified)
         scores.subject.load([column])
+        called = certificate_module.call_arguments_of(scores.subject, column)
+        if found := self.certified.call_differences(called):
+            raise CertificateError(f"audit: {describe_uncovered(found)}")
         scores.total = len(eval_samples) * (point.calls + full_calls)
         for i in range(0, len(eval_samples), scores.batch):
             part = eval_samples[i : i + scores.batch]
@@ -260,12 +294,25 @@ def load_certified(folder: str | os.PathLike[str]) -> Certified:
     return policy
 
 
-def _subject(pipe: Any, source: Mapping[str, Any]) -> Subject:
+def _subject(pipe: Any, certificate: Certificate) -> Subject:
     if isinstance(pipe, EngineSubject | PipelineSubject):
         return pipe
+    source = certificate.source
     if pipe is None and "model" not in source:
         raise SpecError("audit: the certificate does not say where its model is: give the pipeline.")
-    return make_subject(source["model"] if pipe is None else pipe, source.get("guidance"), source.get("arguments"))
+    guidance = certificate.call.get("guidance_scale", source.get("guidance"))
+    subject = make_subject(source["model"] if pipe is None else pipe, guidance, source.get("arguments"))
+    if not isinstance(subject, PipelineSubject):
+        return subject
+    return replace(subject, arguments=_arguments(subject, certificate))
+
+
+def _arguments(subject: PipelineSubject, certificate: Certificate) -> dict[str, Any]:
+    """The arguments of the certificate's calls that are not at their defaults, as far as it holds more than digests."""
+    own = subject.checkpoint
+    names = certificate.call.keys() & own.arguments.keys() - RESERVED_ARGUMENTS.keys()
+    said = {name: certificate.call[name] for name in names if certificate.call[name] != own.default(name)}
+    return {name: value for name, value in said.items() if not str(value).startswith(DIGEST)} | dict(subject.arguments)
 
 
 def _scores(
@@ -288,10 +335,32 @@ def _scores(
     return scores
 
 
+@dataclass(frozen=True)
+class AuditLine:
+    """One line of audit.jsonl: a sample that was audited.
+
+    Args:
+        prompt, category, seed: Of the sample.
+        value: Of the target's metric; None where it is not a number.
+        calls: Of the sample.
+        false_alarm, date: Of the audit.
+    """
+
+    prompt: str
+    seed: int
+    value: float | None
+    calls: float
+    false_alarm: float
+    date: str
+    category: str = ""
+
+
 def _load_earlier(path: Path, false_alarm: float) -> list[dict[str, Any]]:
-    """The samples of earlier audits. Raises SpecError where they had another chance of a false alarm."""
+    """The samples of earlier audits. Raises SpecError where a line is none or had another chance of a false alarm."""
     repair_lines(path)
-    found = [{**line, "value": math.nan if line["value"] is None else line["value"]} for line in read_lines(path)]
+    reader = JsonReader(SpecError, "Restore the file, or move it away to begin anew.")
+    lines = [reader.convert(AuditLine, line, f"{path}: line {i}") for i, line in enumerate(read_lines(path), 1)]
+    found = [{**asdict(line), "value": math.nan if line.value is None else line.value} for line in lines]
     if found and found[0]["false_alarm"] != false_alarm:
         raise SpecError(
             f"{path} was begun with a false alarm of {found[0]['false_alarm']}, not {false_alarm}: a test cannot be "

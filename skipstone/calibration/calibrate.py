@@ -21,7 +21,7 @@ MOVED = ("samplers", "reference", "groups", "metric", "better", "steps", "guidan
 @old_keywords(renamed={"tell": "on_progress"}, moved={"options": (CalibrationOptions, MOVED)})
 def calibrate(
     pipe: Any,
-    prompts: PromptSource,
+    prompts: PromptSource | None,
     target: str,
     *,
     confidence: float | None = 0.9,
@@ -38,14 +38,16 @@ def calibrate(
 
     With this confidence over the draw of the prompts, at least that share of prompts *exchangeable with them*, each
     with a random seed, meets the level on *this* model in *this* configuration; where the target is a mean, that the
-    mean does. Nothing is promised of a single picture. A third of the prompts orders the settings; on the others they
-    are tested one after the other, from the safest on, until one fails (Learn then Test, fixed sequence). The same call
-    goes on where it was cut off.
+    mean does. Of a model that takes no prompts, at least that share of *seeds* drawn at random does, with this
+    confidence over the draw of the seeds. Nothing is promised of a single picture. A third of the prompts orders the
+    settings; on the others they are tested one after the other, from the safest on, until one fails (Learn then Test,
+    fixed sequence). The same call goes on where it was cut off.
 
     Args:
         pipe: A diffusers pipeline, a `skipstone.Pebble`, or the name, folder or hub id of a model.
         prompts: Texts, a file of them, or a set such as "pebble-tuning"; each counts once. For how many it takes, see
-            `skipstone.calibration.planning.prompts_needed`: 22 in the test for 90 % at confidence 0.9.
+            `skipstone.calibration.planning.prompts_needed`: 22 in the test for 90 % at confidence 0.9. None for a
+            model that takes no prompts; `options.samples` seeds take their place.
         target: "METRIC >= LEVEL @ PERCENT%" or "@ mean"; see `skipstone.calibration.Target.parse`.
         confidence: In (0.5, 1). None, for means only: the promise holds in the mean over calibrations.
         settings: Columns to choose from; the ladder of the model's own policy by default.

@@ -11,14 +11,17 @@ from typing import Any
 from .. import __version__
 from ..evaluation.columns import Column
 from ..evaluation.engine_subject import EngineSubject
-from ..evaluation.fingerprint import RESULTS_VERSION
+from ..evaluation.fingerprint import RESULTS_VERSION, picture_hashes
 from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.references import EvaluationSample
+from ..evaluation.samplers import ddim_eta
 from ..evaluation.subject import Subject
+from ..integrations.coverage import describe_argument
 from ..integrations.identity import identity, scheduler_to_config
 from ..policies.certified import CalibrationPoint, Certificate, prefix_keys
 from .cache import SampleScore
 from .candidates import CandidateSetting
+from .prompt_split import promised_of
 from .risk import p_value_by_group, risk_interval, split_by_group
 from .scores import format_spent, mean_calls
 from .target import Target
@@ -43,16 +46,20 @@ def scheduler_config_of(subject: Subject, column: Column) -> dict[str, Any]:
 
 
 def call_arguments_of(subject: Subject, column: Column) -> dict[str, Any]:
-    """Arguments of a pipeline's call that pictures depend on, as far as they are plain; empty in the engine."""
+    """Arguments of a pipeline's call that pictures depend on, pictures by a digest; empty in the engine."""
     if not isinstance(subject, PipelineSubject):
         return {}
     defaults = {name: subject.checkpoint.default(name) for name in subject.checkpoint.arguments}
-    said = {**{k: v for k, v in defaults.items() if k not in RESERVED_ARGUMENTS}, **subject.arguments}
+    said = {k: v for k, v in defaults.items() if k not in RESERVED_ARGUMENTS and _plain(v)} | dict(subject.arguments)
     if "guidance_scale" in defaults:
         said["guidance_scale"] = subject.guidance
     if "num_inference_steps" in defaults:
         said["num_inference_steps"] = column.steps
-    return {name: value for name, value in said.items() if _plain(value)}
+    if subject.image is not None:
+        said["image"] = subject.image
+    if (eta := ddim_eta(column.solver)) is not None:
+        said["eta"] = eta
+    return {name: describe_argument(value) for name, value in said.items()}
 
 
 def _plain(value: Any) -> bool:
@@ -68,6 +75,7 @@ def configuration(subject: Subject, column: Column) -> dict[str, Any]:
         **prefix_keys("scheduler", scheduler_config_of(subject, column)),
         **prefix_keys("call", call_arguments_of(subject, column)),
         **prefix_keys("settings", subject.settings),
+        **picture_hashes(subject),
         "guidance": subject.guidance,
         "full run": column.spec,
         "device": ", ".join(device),
@@ -134,12 +142,12 @@ def today() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def describe_measurement(found: CalibrationPoint, target: Target) -> str:
+def describe_measurement(found: CalibrationPoint, target: Target, of: str = "prompts") -> str:
     """'188 of 200 prompts meet it, 94.0 % (at least 90.9 %)', or a mean with its interval."""
     if found.failures is not None:
-        return f"{found.n - found.failures} of {found.n} prompts meet it, {found.value:.1%} (at least {found.low:.1%})"
+        return f"{found.n - found.failures} of {found.n} {of} meet it, {found.value:.1%} (at least {found.low:.1%})"
     bound = f"at least {found.low:.4g}" if target.relation == ">=" else f"at most {found.high:.4g}"
-    return f"{found.value:.4g} in the mean of {found.n} prompts ({bound})"
+    return f"{found.value:.4g} in the mean of {found.n} {of} ({bound})"
 
 
 def describe_promise(certificate: Certificate) -> str:
@@ -149,21 +157,24 @@ def describe_promise(certificate: Certificate) -> str:
         if certificate.confidence
         else "in the mean over calibrations, without a confidence"
     )
-    return f"{certificate.best.label}: {certificate.promise}, {sure}."
+    draw = ", over the draw of the seeds" if promised_of(certificate.prompts) == "seeds" else ""
+    return f"{certificate.best.label}: {certificate.promise}, {sure}{draw}."
 
 
 def render_card(certificate: Certificate, target: Target) -> bytes:
     """README.md of a certified policy."""
     best, about = certificate.best, certificate.prompts
     saved = 1 - best.calls / certificate.full_calls
-    against = f"the run `{certificate.reference}` of the same prompt and seed" if certificate.reference else "nothing"
+    of = promised_of(about)
+    same = "seed" if of == "seeds" else "prompt and seed"
+    against = f"the run `{certificate.reference}` of the same {same}" if certificate.reference else "nothing"
     p_said = "" if best.p is None else f" p = {best.p:.3g}."
     return f"""# {certificate.target}
 
 **{describe_promise(certificate)}**
 
 `{best.setting}` on {certificate.model}, {best.way} (solver / grid / steps): {best.calls:.1f} calls of the network
-instead of {certificate.full_calls:g}, {saved:.0%} saved. On the final test {describe_measurement(best, target)}.{
+instead of {certificate.full_calls:g}, {saved:.0%} saved. On the final test {describe_measurement(best, target, of)}.{
         p_said
     }
 
@@ -171,21 +182,30 @@ instead of {certificate.full_calls:g}, {saved:.0%} saved. On the final test {des
 
 ## What is promised
 
-To prompts that are exchangeable with the {about["test"]} of the final test ({about["source"]},
-see prompts.jsonl), each with a seed drawn at random: drawn from the same source, in any order. On this model, under
+{_promised_to(about)} On this model, under
 this configuration: full run {certificate.full}; {_call_text(certificate)}. Pictures are compared with {against};
 the metric of the target, nothing else, is promised.
 {_groups_text(best)}
 {NOT_PROMISED}
 ## How it was found
 
-{certificate.method}. {about["search"]} prompts chose the order of the settings, {about["test"]}
+{certificate.method}. {about["search"]} {of} chose the order of the settings, {about["test"]}
 others tested them. {format_spent(certificate.spent)} were spent. Seed {certificate.seed}, {certificate.date},
 {", ".join(f"{k} {v}" for k, v in certificate.versions.items())}.
 
-| setting | calls | {"meets" if target.fraction is not None else "mean"} | prompts | |
+| setting | calls | {"meets" if target.fraction is not None else "mean"} | {of} | |
 |---|--:|--:|--:|---|
 {"".join(map(_table_row, certificate.points))}""".encode()
+
+
+def _promised_to(about: Mapping[str, Any]) -> str:
+    """To whom the promise is made: prompts like those of the final test, or seeds drawn as these."""
+    if promised_of(about) == "seeds":
+        return f"To samples whose seeds are drawn at random, as the {about['test']} of the final test were."
+    return (
+        f"To prompts that are exchangeable with the {about['test']} of the final test ({about['source']},\n"
+        "see prompts.jsonl), each with a seed drawn at random: drawn from the same source, in any order."
+    )
 
 
 NOT_PROMISED = """\

@@ -108,7 +108,9 @@ def fewest(target: Target, confidence: float) -> int:
     return found
 
 
-def check_enough_prompts(target: Target, confidence: float, n: int, groups: Sequence[str] | None = None) -> None:
+def check_enough_prompts(
+    target: Target, confidence: float, n: int, groups: Sequence[str] | None = None, of: str = "prompts"
+) -> None:
     """Raises SpecError where n prompts are too few for any setting to be accepted, and says how many it takes.
 
     Args:
@@ -116,6 +118,7 @@ def check_enough_prompts(target: Target, confidence: float, n: int, groups: Sequ
         confidence: That the promise is kept, in (0, 1).
         n: Prompts of the final test, each counted once.
         groups: The group of each, where the promise is made to every group.
+        of: What they are called: "prompts", or "seeds" of a model that takes no prompts.
 
     Raises:
         SpecError: too few prompts, in all or in a group; a confidence out of range; not one group for each prompt.
@@ -130,9 +133,9 @@ def check_enough_prompts(target: Target, confidence: float, n: int, groups: Sequ
     each = "" if groups is None else " in each group"
     got = str(n) if groups is None else ", ".join(f"{count} of {name!r}" for name, count in short.items())
     raise SpecError(
-        f"{_describe_target(target, confidence)} needs at least {needed} prompts in the final test{each}, and more "
-        f"for a setting "
-        f"that fails now and then; got {got}.{_suggest_alternative(target, confidence, min(short.values(), default=0))}"
+        f"{_describe_target(target, confidence)} needs at least {needed} {of} in the final test{each}, and more "
+        f"for a setting that fails now and then; got {got}."
+        f"{_suggest_alternative(target, confidence, min(short.values(), default=0), of)}"
     )
 
 
@@ -140,14 +143,14 @@ def _describe_target(target: Target, confidence: float) -> str:
     return f"'{target.spell()}' with confidence {confidence:g}"
 
 
-def _suggest_alternative(target: Target, confidence: float, n: int) -> str:
+def _suggest_alternative(target: Target, confidence: float, n: int, of: str) -> str:
     """What n prompts could prove: a smaller share, or the same with less confidence."""
     if n < 1 or target.fraction is None:
-        return " Give more prompts, or ask for less."
+        return f" Give more {of}, or ask for less."
     share = math.floor(100 * (1 - confidence) ** (1 / n))
     less = math.floor(100 * (1 - target.fraction**n)) / 100
     ways = [f"'@ {share}%'"] * (share > 0) + [f"a confidence of {less:g}"] * (less > 0.5)
-    return f" Give more prompts, or ask for {' or '.join(ways)} at most." if ways else " Give more prompts."
+    return f" Give more {of}, or ask for {' or '.join(ways)} at most." if ways else f" Give more {of}."
 
 
 def _slack(target: Target) -> float:

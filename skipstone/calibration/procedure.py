@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from ..errors import GuestWarning, SpecError, TargetMissedError
 from ..evaluation.columns import Column, Sampler, parse_column
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import converged_columns
-from ..evaluation.subject import Subject, resolve_sampler
+from ..evaluation.subject import Subject, draws_without_prompt, resolve_sampler
 from ..policies.certified import CalibrationPoint, Certificate, Certified
 from . import certificate as certificate_module
 from .cache import Cache, SampleScore
@@ -20,7 +21,7 @@ from .candidates import CandidateSetting, candidates, runnable
 from .control import choose_setting
 from .planning import check_enough_prompts, prompts_needed
 from .plot import plot_front
-from .prompt_split import PromptSource, SampleSplit, split_prompts
+from .prompt_split import SEARCH_SHARE, PromptSource, SampleSplit, split_prompts, split_seeds
 from .risk import p_value_by_group
 from .scores import CachedScores, PictureMeasure, full_calls
 from .search import FIRST, PassCriterion, expected_calls, search
@@ -60,6 +61,8 @@ class CalibrationOptions:
         seed: Of the split, and of the samples' seeds.
         batch: Samples of one call, >= 1.
         limit: Prompts that are taken; all of them by default.
+        samples: Of a model that takes no prompts: how many, 2 to 100,000, each with a seed drawn at random.
+        prompt_format: Of a file of prompts: txt, csv, tsv, json or jsonl; the end of its name by default.
         source: Where the model is, for the certificate: `skipstone audit` loads it from there.
     """
 
@@ -76,6 +79,8 @@ class CalibrationOptions:
     seed: int = 0
     batch: int = 8
     limit: int | None = None
+    samples: int | None = None
+    prompt_format: str | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -109,7 +114,7 @@ class Calibration:
     def of(
         cls,
         subject: Subject,
-        prompts: PromptSource,
+        prompts: PromptSource | None,
         target: str,
         confidence: float | None,
         settings: Sequence[str],
@@ -119,11 +124,9 @@ class Calibration:
         known = user_metric(options.metric, options.better)
         wanted = Target.parse(target, known)
         _check_confidence(wanted, confidence)
-        samples = split_prompts(
-            prompts, wanted, confidence, groups=options.groups, limit=options.limit, seed=options.seed
-        )
+        samples = _split(subject, prompts, wanted, confidence, options)
         if confidence is not None:
-            check_enough_prompts(wanted, confidence, len(samples.test), samples.groups(samples.test))
+            check_enough_prompts(wanted, confidence, len(samples.test), samples.groups(samples.test), samples.of)
         subject.check([eval_sample.prompt.text for eval_sample in (*samples.search, *samples.test)])
         sampler = resolve_sampler(subject, options.solver, options.grid, options.steps)
         full = subject.resolve_column(parse_column("fixed", *sampler))
@@ -142,8 +145,9 @@ class Calibration:
         test, searching = len(self.samples.test), len(self.samples.search)
         confidence = self.confidence
         sure = "in the mean over calibrations" if confidence is None else f"with confidence {confidence:.0%}"
-        lines = [f"Asked for: {self.target.words}, {sure}."]
-        lines.append(f"{searching} prompts order {len(self.candidates)} settings, {test} others test them.")
+        of = self.samples.of
+        lines = [f"Asked for: {self.target.promise(of)}, {sure}."]
+        lines.append(f"{searching} {of} order {len(self.candidates)} settings, {test} others test them.")
         if confidence is not None:
             lines.append(self._price(confidence))
         return lines
@@ -152,13 +156,13 @@ class Calibration:
         """Line that says how many prompts the test needs, over all groups."""
         groups = self.samples.groups(self.samples.test)
         found = prompts_needed(self.target, confidence, groups=len(set(groups or ("",))))
-        of = f" over {found.groups} groups, each of which is proved by itself" if groups else ""
+        parts = f" over {found.groups} groups, each of which is proved by itself" if groups else ""
         fraction = self.target.fraction
         better = f"is better by {found.slack:.3g}" if fraction is None else f"meets it on {fraction + found.slack:.1%}"
         likely = "more than 20,000 in a group" if found.likely is None else f"{found.likely:,}"
         return (
-            f"The test needs at least {found.fewest} prompts{of}: with so few, only a setting that never fails is "
-            f"accepted. To accept one that {better} with chance {found.power:.0%} takes {likely}."
+            f"The test needs at least {found.fewest} {self.samples.of}{parts}: with so few, only a setting that "
+            f"never fails is accepted. To accept one that {better} with chance {found.power:.0%} takes {likely}."
         )
 
     def run(
@@ -291,18 +295,18 @@ class Calibration:
         )
 
     def _missed(self, nearest: CalibrationPoint) -> str:
-        found = certificate_module.describe_measurement(nearest, self.target)
+        found = certificate_module.describe_measurement(nearest, self.target, self.samples.of)
         p = "" if nearest.p is None else f" (p = {nearest.p:.2g})"
         return (
             f"None of {len(self.candidates)} settings can be promised to meet '{self.target.spell()}'. The nearest is "
-            f"{nearest.label} with {nearest.calls:.1f} calls: {found}{p}. Ask for less, give more prompts, or "
-            f"offer safer settings."
+            f"{nearest.label} with {nearest.calls:.1f} calls: {found}{p}. Ask for less, give more "
+            f"{self.samples.of}, or offer safer settings."
         )
 
     def _certified(self, points: Sequence[CalibrationPoint], scores: CachedScores) -> Certified:
         certificate = Certificate(
             target=self.target.spell(),
-            promise=self.target.words,
+            promise=self.target.promise(self.samples.of),
             confidence=self.confidence,
             method=self._method,
             reference="" if self.measure.needs_no_reference else scores.reference.spec,
@@ -334,6 +338,39 @@ class Calibration:
         test = "exact binomial test" if self.target.fraction is not None else "betting test"
         each = " in every group" if self.samples.by else ""
         return f"Learn then Test: fixed sequence, {test}{each}"
+
+
+def _split(
+    subject: Subject,
+    prompts: PromptSource | None,
+    target: Target,
+    confidence: float | None,
+    options: CalibrationOptions,
+) -> SampleSplit:
+    """Prompts, or for a model that takes none random seeds. Raises SpecError, PromptError."""
+    if prompts is not None or not draws_without_prompt(subject):
+        if options.samples is not None:
+            raise SpecError("samples: is for models that take no prompts: give prompts, and leave it out.")
+        given = () if prompts is None else prompts
+        return split_prompts(
+            given, target, confidence, groups=options.groups, limit=options.limit, seed=options.seed,
+            prompt_format=options.prompt_format,
+        )  # fmt: skip
+    if options.groups is not None:
+        raise SpecError(f"groups: {subject.name} takes no prompts, so that there are no categories. Leave it out.")
+    if options.samples is None:
+        raise SpecError(_say_samples(subject, target, confidence))
+    return split_seeds(options.samples, target, confidence, options.seed)
+
+
+def _say_samples(subject: Subject, target: Target, confidence: float | None) -> str:
+    """What to type where the number of samples is missing."""
+    asked = f"{subject.name} takes no prompts: say how many samples to calibrate on (samples=, --samples)."
+    if confidence is None:
+        return f"{asked} For example 64."
+    found = prompts_needed(target, confidence)
+    count = math.ceil((found.likely or found.fewest) / (1 - SEARCH_SHARE))
+    return f"{asked} The final test needs at least {found.fewest}, and a third of all search: try {count}."
 
 
 def _check_confidence(target: Target, confidence: float | None) -> None:

@@ -1,22 +1,24 @@
-"""The prompts of a calibration: each counted once, with a seed of its own, divided into search and test."""
+"""The samples of a calibration, divided into search and test: prompts, each once with a seed of its own, or seeds."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import PromptError, SpecError
 from ..evaluation.prompts import Prompt, describe_prompts, load_prompts
-from ..evaluation.references import EvaluationSample
+from ..evaluation.references import EvaluationSample, samples_from_seeds
 from .planning import fewest
 from .target import Target
 
 SEARCH_SHARE = 1 / 3  # of the prompts, which search
 MIN_SEARCH_PROMPTS = 4  # prompts that search
+MAX_SAMPLES = 100_000  # of a model that takes no prompts
+RANDOM_SEEDS = "random seeds"  # where the samples of a model are from that takes no prompts
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class SampleSplit:
     num_duplicates: int = 0
     by: str = ""
 
+    @property
+    def of(self) -> str:
+        """What samples differ by, which is what the promise is about: "prompts", or "seeds"."""
+        return promised_of(self.about)
+
     def groups(self, eval_samples: Sequence[EvaluationSample]) -> list[str] | None:
         """The group of each sample; None where there are none."""
         return [eval_sample.prompt.category for eval_sample in eval_samples] if self.by else None
@@ -46,7 +53,7 @@ PromptSource = str | os.PathLike[str] | Sequence[str | Prompt]
 
 
 def load_unique_prompts(
-    prompts: PromptSource, limit: int | None = None, seed: int = 0
+    prompts: PromptSource, limit: int | None = None, seed: int = 0, prompt_format: str | None = None
 ) -> tuple[list[Prompt], int, str]:
     """The prompts of a set, a file or a list, each once; how often one was there again; and where they are from.
 
@@ -54,7 +61,8 @@ def load_unique_prompts(
         PromptError: no prompts, or no such set or file.
     """
     if isinstance(prompts, str | os.PathLike):
-        found, source = load_prompts(os.fspath(prompts), limit=limit, seed=seed), Path(prompts).name
+        found = load_prompts(os.fspath(prompts), limit=limit, seed=seed, prompt_format=prompt_format)
+        source = Path(prompts).name
     else:
         found, source = [p if isinstance(p, Prompt) else Prompt(str(p), str(p)) for p in prompts][:limit], "a list"
     if not found:
@@ -74,6 +82,7 @@ def split_prompts(
     groups: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    prompt_format: str | None = None,
 ) -> SampleSplit:
     """Prompts into search and test: a third searches, less where the test needs the others.
 
@@ -85,7 +94,7 @@ def split_prompts(
     """
     if groups not in (None, "category"):
         raise SpecError(f"groups: expected 'category' or nothing, got {groups!r}.")
-    found, doubles, source = load_unique_prompts(prompts, limit, seed)
+    found, doubles, source = load_unique_prompts(prompts, limit, seed, prompt_format)
     if groups and all(not prompt.category for prompt in found):
         raise SpecError(f"groups='category': the prompts of {source} have no categories. Give a file that has them.")
     needed = 1 if confidence is None else fewest(target, confidence)
@@ -96,13 +105,38 @@ def split_prompts(
             EvaluationSample(p, hashed_seed(seed, "seed", p.text)) for p in found if not groups or p.category == name
         ]
         part.sort(key=lambda eval_sample: hashed_seed(seed, "split", eval_sample.prompt.text))
-        count = max(min(MIN_SEARCH_PROMPTS, len(part) // 2), min(round(SEARCH_SHARE * len(part)), len(part) - needed))
+        count = _num_search(len(part), needed)
         search += part[:count]
         test += part[count:]
     search.sort(key=lambda eval_sample: hashed_seed(seed, "order", eval_sample.prompt.text))
     test.sort(key=lambda eval_sample: hashed_seed(seed, "order", eval_sample.prompt.text))
     about = {**describe_prompts(source, found), "search": len(search), "test": len(test)}
     return SampleSplit(tuple(search), tuple(test), about, doubles, groups or "")
+
+
+def split_seeds(count: int, target: Target, confidence: float | None, seed: int = 0) -> SampleSplit:
+    """So many samples of a model that takes no prompts, each a seed drawn at random, into search and test.
+
+    Raises:
+        SpecError: fewer than 2, or more than 100,000.
+    """
+    if not 2 <= count <= MAX_SAMPLES:
+        raise SpecError(f"samples: expected 2 to {MAX_SAMPLES:,}, the first to search with, got {count}.")
+    samples = samples_from_seeds(hashed_seed(seed, "sample", str(k)) for k in range(count))
+    searching = _num_search(count, 1 if confidence is None else fewest(target, confidence))
+    search, test = tuple(samples[:searching]), tuple(samples[searching:])
+    about = {"source": RANDOM_SEEDS, "count": count, "search": len(search), "test": len(test)}
+    return SampleSplit(search, test, about)
+
+
+def promised_of(about: Mapping[str, Any]) -> str:
+    """What a certificate's promise is about, by what it says of its samples: "prompts", or "seeds"."""
+    return "seeds" if about.get("source") == RANDOM_SEEDS else "prompts"
+
+
+def _num_search(count: int, needed: int) -> int:
+    """How many of so many samples search: a third, less where the test needs the others."""
+    return max(min(MIN_SEARCH_PROMPTS, count // 2), min(round(SEARCH_SHARE * count), count - needed))
 
 
 def hashed_seed(seed: int, *words: str) -> int:

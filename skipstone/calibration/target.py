@@ -147,12 +147,16 @@ class Target:
     @property
     def words(self) -> str:
         """The promise as a sentence would say it: 'at least 90 % of prompts have psnr >= 30'."""
+        return self.promise("prompts")
+
+    def promise(self, of: str) -> str:
+        """`words` of something else than prompts: 'at least 90 % of seeds have psnr >= 30'."""
         if self.fraction is not None:
             share = _percent(self.fraction).replace("%", " %")
-            return f"at least {share} of prompts have {self.metric} {self.relation} {_plain(self.level)}"
+            return f"at least {share} of {of} have {self.metric} {self.relation} {_plain(self.level)}"
         assert self.span is not None
         cut = f"values outside of {_plain(self.span[0])} to {_plain(self.span[1])} counted as these"
-        return f"prompts have {self.metric} {self.relation} {_plain(self.level)} on average, {cut}"
+        return f"{of} have {self.metric} {self.relation} {_plain(self.level)} on average, {cut}"
 
     @property
     def risk(self) -> float:

@@ -41,17 +41,22 @@ class PromiseOptions:
     reference: Annotated[str, typer.Option(help="full, converged, or a column.")] = "full"
     groups: Annotated[str | None, typer.Option(help="category: promise it to each of them.")] = None
     limit: Annotated[int, typer.Option(help="Prompts; 0 takes all of them.", min=0)] = 0
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Random seeds, of a model that takes no prompts.", min=2, max=100_000, show_default=False),
+    ] = None
+    prompt_format: options.FormatOption = None
     seed: Annotated[int, typer.Option(help="Of the split and the samples.")] = 0
 
 
 @grouped
 def calibrate(
     target: Annotated[str, typer.Option(help="The quality: 'METRIC >= LEVEL @ PERCENT%', or '@ mean'.")],
-    prompts: Annotated[str, typer.Option(help="What you will draw, or like it: a file, or a set.", metavar="FILE|SET")],
     out: Annotated[Path, typer.Option(help="A folder for the policy and its certificate.")],
     model: options.ModelOptions,
     promise: PromiseOptions,
     sampler: options.SamplerOptions,
+    prompts: options.PromptsOption = None,
     batch: BatchOption = 8,
     cache: Annotated[
         Path | None, typer.Option(help="Of full runs and scores. ~/.cache/skipstone by default.", show_default=False)
@@ -65,7 +70,7 @@ def calibrate(
     out which settings are worth testing; the others test them, so that the
     promise holds with the stated confidence: for prompts like these, on this
     model, in this configuration. What was drawn is kept in the cache: after
-    Ctrl-C the same command goes on.
+    Ctrl-C the same command goes on. For a model without prompts say --samples.
 
     Exit code 3: no setting can be promised to meet the target.
 
@@ -81,16 +86,21 @@ def calibrate(
 
     from ..calibration import cache as caches
     from ..calibration.procedure import Calibration
+    from ..evaluation.folder_lock import lock_folder
+    from .prompts import check_samples_option
 
     require_module("matplotlib", "plot")
     console = Console(stderr=True)
-    _check_writable(out, force)
-    confidence, settings = _confidence(promise.confidence), promise.setting or ()
-    asked = _calibration_options(promise, model, sampler, batch)
-    with console.status("Looking the model up ..."):
-        planned = Calibration.of(model.subject(sampler.guidance), prompts, target, confidence, settings, asked)
-    policy = _run(planned, caches.folder(cache), console)
-    policy.save_pretrained(out)
+    with lock_folder(out):
+        _check_writable(out, force)
+        confidence, settings = _confidence(promise.confidence), promise.setting or ()
+        asked = _calibration_options(promise, model, sampler, batch)
+        with console.status("Looking the model up ..."):
+            subject = model.subject(sampler.guidance)
+            check_samples_option(subject, prompts, promise.samples)
+            planned = Calibration.of(subject, prompts, target, confidence, settings, asked)
+        policy = _run(planned, caches.folder(cache), console)
+        policy.save_pretrained(out)
     _show(policy, out)
 
 
@@ -118,6 +128,8 @@ def _calibration_options(
         seed=promise.seed,
         batch=batch,
         limit=promise.limit or None,
+        samples=promise.samples,
+        prompt_format=promise.prompt_format,
         source=source,
     )
 
@@ -154,6 +166,7 @@ class AuditedSamples:
             help="What is drawn now; the calibration's own by default.", metavar="FILE|SET", show_default=False
         ),
     ] = None
+    prompt_format: options.FormatOption = None
     false_alarm: Annotated[float, typer.Option(help="Chance of ever raising an alarm for nothing.")] = 0.05
 
 
@@ -189,9 +202,12 @@ def audit(
     from ..calibration.audit import audit as run_audit
 
     console = Console(stderr=True)
-    source = load_certified(folder).certificate.source
+    certified = load_certified(folder)
+    made = certified.certificate
+    source = {"as_guest": bool(certified.point.scheduler), **made.source}  # Python's certificates do not say it
     with console.status("Looking the model up ..."):
-        subject = _certified_model(source, model, device).subject(source.get("guidance"))
+        guidance = made.call.get("guidance_scale", source.get("guidance"))
+        subject = _certified_model(source, model, device).subject(guidance)
     with print_warnings(console), progress_bar(console) as on_progress:
         found = run_audit(
             folder,
@@ -201,7 +217,7 @@ def audit(
             false_alarm=audited.false_alarm,
             cache=cache,
             on_progress=on_progress,
-            options=AuditOptions(batch=batch),
+            options=AuditOptions(batch=batch, prompt_format=audited.prompt_format),
         )
     for line in found.words:
         typer.echo(line)
@@ -248,17 +264,19 @@ def _print(console: Console, line: str) -> None:
 def _show(policy: Certified, out: Path) -> None:
     """Print the result, and how to use it."""
     from ..calibration.certificate import describe_measurement, describe_promise
+    from ..calibration.prompt_split import promised_of
     from ..calibration.scores import format_spent
     from ..calibration.target import Target
 
     made = policy.certificate
+    of = promised_of(made.prompts)
     best, target = made.best, Target.parse(made.target)
     p = "" if best.p is None else f", p = {best.p:.2g}"
     lines: list[Any] = [
         describe_promise(made),
         f"{best.calls:.1f} of {made.full_calls:g} calls, {1 - best.calls / made.full_calls:.0%} saved. On the final "
-        f"test {describe_measurement(best, target)}{p}.",
-        "It is promised to prompts like these on this model in this configuration; of a single picture nothing is.",
+        f"test {describe_measurement(best, target, of)}{p}.",
+        f"It is promised to {of} like these on this model in this configuration; of a single picture nothing is.",
         f"Spent: {format_spent(made.spent)}.",
         "",
         f"{out / 'policy.json'}  the policy and its certificate: "

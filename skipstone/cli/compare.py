@@ -86,6 +86,7 @@ def run_comparison(
     from rich.console import Console
 
     from ..evaluation.columns import parse_column, parse_columns
+    from ..evaluation.folder_lock import lock_folder
     from ..evaluation.subject import SampleRequest
     from .prompts import check_prompts
 
@@ -102,11 +103,14 @@ def run_comparison(
     items = [SampleRequest(prompt, comparison.seed + k) for prompt in prompts for k in range(comparison.n)]
     out = comparison.out
     pictures = _targets(out, [full, *columns], items, ".webp" if subject.is_video else ".png")
-    check_targets([*pictures.values(), *(out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES))], comparison.force)
-    with print_warnings(console):
-        result = _run_comparison_with_progress(subject, items, columns, full, comparison.repeats, console)
-    with console.status("Drawing the sheet ..."):
-        write_atomically(_files(result, pictures, out))
+    with lock_folder(out):
+        check_targets(
+            [*pictures.values(), *(out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES))], comparison.force
+        )
+        with print_warnings(console):
+            result = _run_comparison_with_progress(subject, items, columns, full, comparison.repeats, console)
+        with console.status("Drawing the sheet ..."):
+            write_atomically(_files(result, pictures, out))
     _show(result, out)
 
 

@@ -45,12 +45,19 @@ def _probe(folder: Path) -> None:
         raise OutputError(f"Cannot write to {folder}: {e.strerror}. Choose another --out.") from None
 
 
-def write_atomically(files: Mapping[Path, bytes]) -> None:
+def write_atomically(files: Mapping[Path, bytes], force: bool = True) -> None:
     """Write files under passing names and move them into place when all of them are complete.
 
-    Raises OutputError where that fails; the passing names never stay behind.
+    Args:
+        files: What each holds.
+        force: Overwrite files that are there.
+
+    Raises:
+        OutputError: that fails, or a file is there and `force` is off: another command may have written it since
+            `check_targets`. Then nothing is written; the passing names never stay behind.
     """
     waiting: dict[Path, Path] = {}
+    reserved: list[Path] = []
     try:
         for target, content in files.items():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -59,13 +66,27 @@ def write_atomically(files: Mapping[Path, bytes]) -> None:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
             Path(name).chmod(0o644)
+        for target in () if force else files:
+            _reserve(target)
+            reserved.append(target)
         for part, target in waiting.items():
             os.replace(part, target)
+        reserved.clear()
     except OSError as e:
         raise OutputError(f"Cannot write {e.filename}: {e.strerror}.") from None
     finally:
-        for part in waiting:
-            part.unlink(missing_ok=True)
+        for path in (*waiting, *reserved):
+            path.unlink(missing_ok=True)
+
+
+def _reserve(target: Path) -> None:
+    """Make an empty file, unless there is one: of two commands, only one can."""
+    try:
+        target.open("xb").close()
+    except FileExistsError:
+        raise OutputError(
+            f"{target} was written by another command meanwhile. Say --force to overwrite, or choose another --out."
+        ) from None
 
 
 def slug(text: str, limit: int = 60) -> str:

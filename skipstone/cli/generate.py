@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,11 +97,17 @@ def generate(
 def _column(subject: Subject, policy: str, sampler: options.SamplerOptions) -> Column:
     from ..errors import SpecError
     from ..evaluation.columns import parse_column
+    from ..policies.certified import Certified
 
     column = parse_column(policy, *sampler.sampler(subject), run_files=True)
     if column.policy is None:
         raise SpecError("'fewer' only makes sense in a comparison: skipstone compare ... --policies fewer.")
-    return subject.resolve_column(column)
+    column = subject.resolve_column(column)
+    typed = {name for name in ("solver", "grid", "steps") if getattr(sampler, name) is not None}
+    if isinstance(column.policy, Certified) and typed:  # what is not typed is the certificate's
+        asked = replace(column, **{name: getattr(sampler.sampler(subject), name) for name in typed})
+        column.policy.check_sampler(subject.resolve_column(asked).way, "this command")
+    return column
 
 
 def _run(subject: Subject, column: Column, prompt: str, output: OutputOptions, console: Console) -> None:
@@ -123,7 +129,7 @@ def _run(subject: Subject, column: Column, prompt: str, output: OutputOptions, c
         target: encode_picture(target.suffix, pixels, fact)
         for target, pixels, fact in zip(targets, subject.pictures(generated), facts, strict=True)
     }
-    write_atomically(pictures | _encode_traces(traces, generated, facts))
+    write_atomically(pictures | _encode_traces(traces, generated, facts), output.force)
     for target, fact in zip(targets, facts, strict=True):
         line = {"file": str(target), **fact, "seconds": seconds / output.n}
         typer.echo(json.dumps(line, ensure_ascii=False) if output.as_json else _describe(line))

@@ -44,6 +44,14 @@ GridOption: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+PromptsOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="What you will draw, or like it: a file, or a set. Leave it out for a model that takes no prompts.",
+        metavar="FILE|SET",
+        show_default=False,
+    ),
+]
 GuidanceOption: TypeAlias = Annotated[
     float | None, typer.Option(help="Classifier-free guidance; 1 evaluates one branch. The model's own by default.")
 ]
@@ -57,6 +65,12 @@ SettingsOption: TypeAlias = Annotated[
 ]
 ImageOption: TypeAlias = Annotated[
     Path | None, typer.Option("--image", help="A picture to start from.", metavar="FILE")
+]
+FormatOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="Of files of prompts; by default their names say it.", metavar="txt|csv|tsv|json|jsonl"
+    ),
 ]
 DeviceOption: TypeAlias = Annotated[
     str | None, typer.Option(help="Where a pipeline runs. cuda where there is one, else cpu.", show_default=False)

@@ -5,10 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import PromptError, SpecError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..evaluation.subject import Subject
+
+
+def check_samples_option(subject: Subject, prompts: str | None, samples: int | None) -> bool:
+    """Whether seeds take the place of prompts: for a model that takes none.
+
+    Raises:
+        PromptError: no --prompts for a model that takes them.
+        SpecError: --samples beside --prompts.
+    """
+    from ..evaluation.subject import draws_without_prompt
+
+    if prompts is not None:
+        if samples is not None:
+            raise SpecError("--samples is for models that take no prompts: leave it out, or --prompts.")
+        return False
+    if not draws_without_prompt(subject):
+        raise PromptError(f"Missing option '--prompts': {subject.name} takes prompts. Give a file, or a set.")
+    return True
 
 
 def check_prompts(prompts: Sequence[str], subject: Subject, console: Console) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,10 +37,23 @@ class SearchOptions:
         typer.Option(help="Calls of a grid; 10, 15, 20 and 25 by default. Repeat it.", show_default=False),
     ] = None
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 24
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Seeds of a model that takes no prompts; 24 by default.", min=1, max=100_000, show_default=False
+        ),
+    ] = None
     check: Annotated[
-        str, typer.Option(help="Prompts to check the grids on; the tuning prompts by default.", metavar="FILE|SET")
+        str,
+        typer.Option(
+            help="What to check the grids on: prompts, or how many other seeds; what they are tuned on by default.",
+            metavar="FILE|SET|NUMBER",
+        ),
     ] = ""
-    fine: Annotated[int, typer.Option(help="Steps of the runs that are taken for exact.")] = 200
+    prompt_format: options.FormatOption = None
+    fine: Annotated[
+        int, typer.Option(help="Steps of the runs that grids are found in, and at least of those taken for exact.")
+    ] = 200
     refine: Annotated[int, typer.Option(help="Sweeps of moving single places, by what it really does.", min=0)] = 0
     rivals: Annotated[bool, typer.Option(help="Run fixed samplers and stride beside.")] = True
 
@@ -50,13 +64,25 @@ class SearchOptions:
         calls = tuple(sorted(set(self.calls or CALLS)))
         return TuningSettings(calls, self.fine, self.refine, batch, seed, self.rivals)
 
+    def prompted(self, source: str, seed: int) -> list[EvaluationSample]:
+        """The prompts of a file or a set, and their seeds from `seed` on.
+
+        Runs are kept by ids: a hash of the text in them tells a prompt that was edited under the id of the file.
+        """
+        from ..evaluation.prompts import load_prompts
+        from ..evaluation.references import EvaluationSample
+
+        found = load_prompts(source, limit=self.limit or None, seed=0, prompt_format=self.prompt_format)
+        named = [replace(p, id=f"{p.id}-{hashlib.sha256(p.text.encode()).hexdigest()[:6]}") for p in found]
+        return [EvaluationSample(prompt, seed + k) for k, prompt in enumerate(named)]
+
 
 @grouped
 def tune(
-    prompts: Annotated[str, typer.Option(help="What to tune on: a file, or a set.", metavar="FILE|SET")],
     out: Annotated[Path, typer.Option(help="A folder.")],
     model: options.ModelOptions,
     wanted: SearchOptions,
+    prompts: options.PromptsOption = None,
     guidance: options.GuidanceOption = None,
     seed: options.SeedOption = 0,
     batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
@@ -70,8 +96,10 @@ def tune(
     the end; and finds the grid of so many calls that leaves the least. Each
     grid then really runs, beside fixed samplers and [bold]stride[/bold] of as many calls.
     A grid is the same for all prompts, and for this model and guidance alone.
+    A model that takes no prompts is tuned on seeds: leave --prompts out.
+    Another solver on another grid must agree with what figures are taken to.
 
-    Costs about 1400 calls a prompt, and is kept: after Ctrl-C, or with
+    Costs about 1600 calls a sample, and is kept: after Ctrl-C, or with
     other --calls and --force, the same command goes on from what is there.
 
     [bold]Examples[/bold]
@@ -81,36 +109,54 @@ def tune(
       skipstone compare "a red apple" -p grids/path-10 -p "stride @ 50" -p fewer
       skipstone tune --model org/name --prompts prompts.txt --limit 8 \\
         --fine 100 --calls 12 --calls 20 --out grids
+      skipstone tune --model my-ddim --samples 24 --check 24 --out grids
     """
     from rich.console import Console
 
+    from ..evaluation.folder_lock import lock_folder
     from ..tuning.report import report_files, write_report
     from .files import check_targets
 
     require_module("matplotlib", "plot")
     console = Console(stderr=True)
     settings = wanted.settings(seed, batch)
-    check_targets(report_files(out, settings.calls), force)
-    with console.status("Looking the model up ..."):
-        subject = model.subject(guidance)
-    tuning = _samples(prompts, wanted.limit, seed)
-    checked = _samples(wanted.check, wanted.limit, seed + CHECKED) if wanted.check else []
-    _check_prompts([*tuning, *checked], subject, console)
-    search, found = _run(subject, settings, tuning, checked, out, console)
-    written = write_report(found, out, _about(search, prompts, wanted.check))
-    _show(found, out, written, bool(wanted.check))
+    with lock_folder(out):
+        check_targets(report_files(out, settings.calls), force)
+        with console.status("Looking the model up ..."):
+            subject = model.subject(guidance)
+        tuning, checked = _samples(subject, prompts, wanted, seed)
+        _check_prompts([*tuning, *checked], subject, console)
+        search, found = _run(subject, settings, tuning, checked, out, console)
+        written = write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
+    _show(found, out, written, "prompts" if prompts else SEEDS, bool(checked))
 
 
-ENOUGH = 12  # prompts: on Pebble, grids of 8 calls found on 4 were worse than even ones on others
+ENOUGH = 12  # samples: on Pebble, grids of 8 calls found on 4 were worse than even ones on others
+SAMPLES = 24  # of a model that takes no prompts
+SEEDS = "seeds"
 CHECKED = 10_000  # added to the seeds of the check, so that no noise is in both
 
 
-def _samples(source: str, limit: int, seed: int) -> list[EvaluationSample]:
-    from ..evaluation.prompts import load_prompts
-    from ..evaluation.references import EvaluationSample
+def _samples(
+    subject: Subject, prompts: str | None, wanted: SearchOptions, seed: int
+) -> tuple[list[EvaluationSample], list[EvaluationSample]]:
+    """What is tuned on, and what grids are checked on where that is something else: prompts, or seeds alone."""
+    from ..errors import SpecError
+    from ..evaluation.references import samples_from_seeds
+    from .prompts import check_samples_option
 
-    found = load_prompts(source, limit=limit or None, seed=0)
-    return [EvaluationSample(prompt, seed + k) for k, prompt in enumerate(found)]
+    if check_samples_option(subject, prompts, wanted.samples):
+        check = wanted.check.strip() or "0"
+        if not (check.isascii() and check.isdigit() and len(check) <= 5):
+            raise SpecError(
+                f"--check: {subject.name} takes no prompts: expected a number of seeds below 100000, got {check!r}."
+            )
+        counts = (wanted.samples or SAMPLES, int(check))
+        firsts = (seed, seed + max(CHECKED, counts[0]))
+        tuned, checked = (samples_from_seeds(range(a, a + n)) for a, n in zip(firsts, counts, strict=True))
+        return tuned, checked
+    assert prompts is not None
+    return wanted.prompted(prompts, seed), wanted.prompted(wanted.check, seed + CHECKED) if wanted.check else []
 
 
 def _check_prompts(eval_samples: Sequence[EvaluationSample], subject: Subject, console: Console) -> None:
@@ -129,7 +175,9 @@ def _run(
 ) -> tuple[TimeGridSearch, TuningResult]:
     """The search and what it found, its progress and its notes on the console."""
     if len(tuning) < ENOUGH:
-        _print(console, f"{len(tuning)} prompts are few: what is best for them may be bad for others. Say --limit 24.")
+        what, option = ("prompts", "--limit") if tuning[0].prompt.text else ("samples", "--samples")
+        few = f"{len(tuning)} {what} are few: what is best for them may be bad for others. Say {option} {SAMPLES}."
+        _print(console, few)
     try:
         with print_warnings(console), progress_bar(console) as on_progress:
             search = _search(subject, settings, tuning, checked, out, on_progress)
@@ -193,7 +241,7 @@ def _print(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(found: TuningResult, out: Path, written: Sequence[Path], held_out: bool) -> None:
+def _show(found: TuningResult, out: Path, written: Sequence[Path], what: str, held_out: bool) -> None:
     """Print the table, and the paths of all files."""
     from rich.console import Console
     from rich.table import Table
@@ -208,9 +256,10 @@ def _show(found: TuningResult, out: Path, written: Sequence[Path], held_out: boo
         shown.add_row(*row)
     console = Console()
     console.print(shown, highlight=False, markup=False)
-    where = "prompts that were not tuned on" if held_out else "the tuning prompts themselves: say --check FILE|SET"
-    _print(console, f"\nPSNR in dB to runs of {found.fine.steps} steps, on {where}.")
-    _print(console, f"Runs of half as many steps are {found.agreement:.1f} dB from these: more cannot be told apart.")
+    say = "--check NUMBER" if what == SEEDS else "--check FILE|SET"
+    where = f"{what} that were not tuned on" if held_out else f"the tuning {what} themselves: say {say}"
+    _print(console, f"\nPSNR in dB to runs of {found.agreement.steps} steps, on {where}.")
+    _print(console, found.agreement.words)
     for path in written:
         _print(console, str(path))
     first = policy_folder(out, next(iter(found.grids)))

@@ -8,7 +8,7 @@ somebody else owns the loop, it also yields a `LatentRequest` and a `StepRequest
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from .. import registry
@@ -33,9 +33,11 @@ from .requests import (
 from .signals import StepContext, extrapolate, forecast, signal_key, usable_indices
 
 FREEZE = Forecast(0, "x0")
-MAX_ATTEMPTS_PER_STEP = 64  # attempts per step of the grid after which a run counts as stuck
+MAX_ATTEMPTS_PER_STEP = 4  # after so many attempts for each step of its grid,
+MAX_EXTRA_ATTEMPTS = 1500  # and so many more, a run is ended
 REGION_SHARE = "region"  # memo of a refined step: share of the picture in its mask
 MAP_REUSED = "map_kept"  # memo of a refined step whose first call, map and all, the attempt before had paid for
+TOLERANCES = ("tol", "rtol")  # settings of policies and solvers that say how large an error may be
 HISTORY_LENGTH = 6  # estimates that the timeline remembers; no solver or forecast looks further back
 
 
@@ -176,11 +178,8 @@ def _settle(run: Run, pending: Attempt, accept: bool) -> Run:
 
 def _check(plan: Plan, run: Run, solver: Solver) -> None:
     by = ", ".join(plan.why) or "nobody"
-    if len(run.past) > MAX_ATTEMPTS_PER_STEP * len(run.grid):
-        raise PlanError(
-            f"{len(run.past)} attempts on a grid of {len(run.grid) - 1} steps and still at t={run.t:g}: "
-            f"the policy rejects for ever. The last plan was amended by: {by}."
-        )
+    if len(run.past) >= MAX_ATTEMPTS_PER_STEP * (len(run.grid) - 1) + MAX_EXTRA_ATTEMPTS:
+        raise _endless_error(run, solver)
     if not run.t_end <= plan.t_next < run.t:
         raise PlanError(
             f"A plan must land between here (t={run.t:g}) and the end (t={run.t_end:g}), "
@@ -188,6 +187,19 @@ def _check(plan: Plan, run: Run, solver: Solver) -> None:
         )
     if isinstance(plan.evaluate, Refine) and solver.hosted:
         raise PlanError(f"Refining makes calls that a pipeline's own loop does not know of. It was planned by: {by}.")
+
+
+def _endless_error(run: Run, solver: Solver) -> PlanError:
+    """The error of a run that does not come to its end: who planned it, and the setting that would help."""
+    names = list(dict.fromkeys(name for a in run.past[-MAX_EXTRA_ATTEMPTS:] for name in a.plan.why))
+    known = [registry.find_class("policy", name) for name in names if name in registry.names("policy")]
+    owners: list[Any] = [solver] if solver.controller else known
+    settings = [f"{o.name}({f.name}={f.default:g})" for o in owners for f in fields(o) if f.name in TOLERANCES]
+    advice = f"Allow a larger error, e.g. {' or '.join(settings)}." if settings else "A step must be accepted at last."
+    return PlanError(
+        f"{len(run.past):,} attempts on a grid of {len(run.grid) - 1} steps and still at t={run.t:g}: steps are too "
+        f"short or are rejected again and again. They were planned by: {', '.join(names) or 'nobody'}. {advice}"
+    )
 
 
 def _feasible_evaluation(evaluate: Evaluate, timeline: _Timeline) -> Evaluate:

@@ -16,6 +16,7 @@ from ..numerics.extrapolate import lagrange_weights
 from ..numerics.parametrize import to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
+from ..settings import Ranges, check_settings
 from .contracts import Clock, Forecast, ForecastClock, PredictionType
 from .requests import Estimate, FeatureExtractor, Node, Step, get_prediction
 from .sada_slopes import extrapolate_latent, repeated_calls, slopes
@@ -150,13 +151,20 @@ class Disagreement(Signal):
     """The error that a forecast would have had at this real call: rms(forecast - call), in units of `of`.
 
     Args:
-        order, of, clock: The forecast, as in `Forecast`, from the real estimates before this one.
+        order, of, clock: The forecast, as in `Forecast`, from the real estimates before this one; order in 0..3.
+
+    Raises:
+        SpecError: a setting out of range.
     """
 
     order: int = 1
     of: PredictionType = "eps"
     clock: Clock = "logsnr"
     name: ClassVar[str] = "disagreement"
+    ranges: ClassVar[Ranges] = {"order": (0, 3)}
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def measure(self, context: StepContext) -> Any | None:
         real = [n for n in context.fresh if n.real]
@@ -183,6 +191,9 @@ class Stability(Signal):
 
     of: PredictionType = "eps"
     name: ClassVar[str] = "stability"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def measure(self, context: StepContext) -> Any | None:
         nodes = [*context.timeline, *context.fresh[:1]][-3:]
@@ -215,6 +226,9 @@ class ImageFeatures(Signal):
     by: str = ""
     name: ClassVar[str] = "look"
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def measure(self, context: StepContext) -> Any | None:
         node = context.first_new_call
         return (
@@ -235,6 +249,9 @@ class PromptFeatures(Signal):
 
     by: str = ""
     name: ClassVar[str] = "words"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def measure(self, context: StepContext) -> Any | None:
         if context.nodes or context.first_new_call is None or context.feature_extractors is None:

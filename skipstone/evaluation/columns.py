@@ -8,7 +8,8 @@
     third_order @ own                             the model's own solver and grid; `own / karras` changes the grid
     deepcache(interval=3) @ dpmpp                 a peer: somebody else's accelerator, in a diffusers pipeline
     lcm_lora @ 8                                  one that brings its own scheduler, and 4 steps by default
-    out                                           the folder of a saved or calibrated policy
+    out                                           the folder of a saved or calibrated policy; a calibrated one brings
+                                                  the solver, grid and steps that it was calibrated with
     ./mine.py:Mine(tol=0.02)                      a policy of a Python file
 
 What follows the @ may leave out any of solver, grid and steps, but keeps their order.
@@ -19,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import registry
@@ -29,7 +29,7 @@ from ..errors import SpecError, UnknownNameError
 from ..numerics.grid import Grid
 from ..policies.certified import Certified
 from ..policies.from_file import is_file_spec, load_policy_from_file, spell_policy
-from ..policies.storage import FILE, read_policy
+from ..policies.storage import is_policy_folder, read_policy
 from .peers import Peer
 
 FEWER, OWN = "fewer", "own"
@@ -156,8 +156,8 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
         raise SpecError(f"{GRAMMAR_HINT}, got {spec!r}.")
     policy = None if head.strip() == FEWER else _parse_policy(head.strip(), run_files)
     explicit = tuple(parts)
-    if isinstance(policy, Certified) and policy.point.fixed and not parts:
-        parts = [part.strip() for part in policy.point.way.split("/")]  # a sampler is all that it is
+    if isinstance(policy, Certified) and not policy.is_unrestricted and not parts:
+        parts = [part.strip() for part in policy.point.way.split("/")]  # the promise is for no other sampler
     if parts and parts[-1].lstrip("+-").isdigit():
         if policy is None:
             raise SpecError(f"{FEWER!r} takes its steps from the column to its left; leave them out of {spec!r}.")
@@ -189,7 +189,7 @@ def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
         if not run_files:
             raise SpecError(f"A policy of a Python file is taken with --policies (-p) or --policy only, got {spec!r}.")
         return load_policy_from_file(spec)
-    if (Path(spec) / FILE).is_file():
+    if is_policy_folder(spec):
         return read_policy(spec)
     if spec.partition("(")[0].strip() in registry.names("peer"):
         peer: Peer = registry.parse("peer", spec)

@@ -34,7 +34,21 @@ def fingerprint(
         "device": ", ".join(sorted({p.device.type for p in parameters})),
         "prompts": hash_samples(eval_samples),
         "tuning prompts": hash_samples(tuning),
+        **picture_hashes(subject),
     }
+
+
+def picture_hashes(subject: Subject) -> dict[str, str]:
+    """{"pictures": ...}, a SHA-256 of the pictures that are given to the pipeline's call; empty where there are none.
+
+    `Subject.settings` has the names of their files only, and a file may be another one by the next run.
+    """
+    given = {**getattr(subject, "arguments", {}), "image": getattr(subject, "image", None)}
+    found = hashlib.sha256()
+    pictures = sorted(name for name, value in given.items() if hasattr(value, "tobytes") and hasattr(value, "info"))
+    for name in pictures:
+        found.update(f"{name} {given[name].size} ".encode() + given[name].tobytes())
+    return {"pictures": found.hexdigest()} if pictures else {}
 
 
 def hash_weights(folder: Path) -> str:

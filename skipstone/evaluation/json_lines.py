@@ -41,7 +41,7 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
     """Parse one line; None if it is incomplete."""
     try:
         found = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -1,21 +1,18 @@
-"""Prompt sets as their authors publish them, recognised by what a file holds rather than by its name.
+"""Prompt sets as their authors publish them; the end of a file's name, or `prompt_format`, says its format.
 
-table, with a header        Prompt / caption, Category, id      PartiPrompts, DrawBench, COCO as MLPerf samples it
-JSON Lines                  prompt / caption, tag, id           GenEval, DPG-Bench
-JSON list of objects        prompt_en / caption, dimension, id  VBench, TIFA
-JSON with `annotations`     caption, image_id                   COCO's own captions_val2014.json
-text, one prompt a line                                         DrawBench, COCO 30k, VBench 2, anybody's
-folder of texts             a category a file                   T2I-CompBench, VBench
-folder of one-line texts    a prompt a file                     DPG-Bench
+.csv, .tsv   a table with a header: Prompt / caption, Category, id    PartiPrompts, DrawBench, COCO as MLPerf samples it
+.jsonl       an object a line: prompt / caption, tag, id              GenEval, DPG-Bench
+.json        a list of objects: prompt_en / caption, dimension, id    VBench, TIFA
+.json        `annotations`: caption, image_id                         COCO's own captions_val2014.json
+.txt         one prompt a line, whatever the lines say                DrawBench, COCO 30k, VBench 2, anybody's
+folder       of .txt: a category a file                               T2I-CompBench, VBench
+folder       of .txt with one line each: a prompt a file              DPG-Bench
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,17 +20,22 @@ from typing import Any, NamedTuple
 from ..deprecation import old_names
 from ..errors import PromptError
 from .prompt import Prompt
+from .prompt_records import (
+    FORMATS,
+    MAX_BYTES,
+    MAX_CHARACTERS,
+    PromptRecord,
+    describe,
+    limit_records,
+    read_records,
+    resolve_format,
+)
 
 # Names of fields, the best first; compared in lower case.
 TEXT_FIELDS = ("prompt", "caption", "prompt_en", "text")
 CATEGORY_FIELDS = ("category", "tag", "dimension")
 ID_FIELDS = ("id",)
-PROMPT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 LICENSE_NAMES = ("license", "licence", "readme", "copyright", "notice", "manifest")  # that lie beside prompts
-FORMATS_HINT = (
-    "a table with a column Prompt, JSON Lines with a field prompt, a JSON list of such objects, COCO's annotations, or "
-    "text with one prompt a line"
-)
 
 
 class PromptEntry(NamedTuple):
@@ -44,13 +46,18 @@ class PromptEntry(NamedTuple):
     id: str = ""  # empty where the file has none
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path, prompt_format: str | None = None) -> list[Prompt]:
     """The prompts of a file or folder, in the order of the file.
 
+    Args:
+        path: Of a file of at most 40 MB and 500,000 prompts, or of a folder of such files.
+        prompt_format: txt, csv, tsv, json or jsonl; None takes the end of the name.
+
     Raises:
-        PromptError: it cannot be read, is not text, has no prompts, or the ids in it are not unique.
+        PromptError: it cannot be read, is too large, is not in that format, has no prompts, or the ids in it are not
+            unique.
     """
-    prompts = _folder(path) if path.is_dir() else _numbered(_file(path))
+    prompts = _folder(path, prompt_format) if path.is_dir() else _numbered(_file(path, prompt_format))
     if not prompts:
         raise PromptError(f"{path} holds no prompts.")
     seen: dict[str, int] = {}
@@ -74,25 +81,31 @@ def _numbered(entries: Sequence[PromptEntry], prefix: str = "") -> list[Prompt]:
 # -- folders -------------------------------------------------------------------------------------
 
 
-def _folder(path: Path) -> list[Prompt]:
-    files = sorted(
-        f for f in path.iterdir() if f.suffix.lower() in PROMPT_SUFFIXES and f.is_file() and not _is_license(f)
-    )
+def _folder(path: Path, prompt_format: str | None) -> list[Prompt]:
+    suffixes = tuple(f".{name}" for name in FORMATS)
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in suffixes and f.is_file() and not _is_license(f))
     if not files:
-        raise PromptError(f"{path} holds no file of prompts ({', '.join(PROMPT_SUFFIXES)}).")
+        raise PromptError(f"{path} holds no file of prompts ({', '.join(suffixes)}).")
     if len(files) == 1:
-        return _numbered(_file(files[0]))
+        return _numbered(_file(files[0], prompt_format))
     if any(f.suffix.lower() != ".txt" for f in files):
         raise PromptError(f"{path} holds several files of prompts. Name one: {', '.join(f.name for f in files)}.")
+    if sum(f.stat().st_size for f in files) > MAX_BYTES:
+        raise PromptError(f"{path} is too large: expected at most {MAX_BYTES:,} bytes. Name one of its files.")
     # T2I-CompBench: color.txt is color_train.txt and color_val.txt, and the last is what one evaluates on.
     lists = [f for f in files if f.stem.endswith("_val")]
-    texts = {f.stem.removesuffix("_val"): _lines(_text(f)) for f in lists or files}
-    if all(len(lines) == 1 for lines in texts.values()):
-        return [Prompt(stem, lines[0]) for stem, lines in texts.items()]
+    texts: dict[str, list[PromptEntry]] = {}
+    for f in lists or files:
+        stem = f.stem.removesuffix("_val")
+        if stem in texts:  # a.txt and a.TXT
+            raise PromptError(f"{path}: expected files of different names, got two called {stem}.")
+        texts[stem] = _file(f, prompt_format)
+    if all(len(entries) == 1 for entries in texts.values()):
+        return [Prompt(stem, entries[0].text) for stem, entries in texts.items()]
     return [
         prompt
-        for stem, lines in texts.items()
-        for prompt in _numbered([PromptEntry(t, stem) for t in lines], f"{stem}-")
+        for stem, entries in texts.items()
+        for prompt in _numbered([e._replace(category=stem) for e in entries], f"{stem}-")
     ]
 
 
@@ -103,155 +116,115 @@ def _is_license(path: Path) -> bool:
 # -- files ---------------------------------------------------------------------------------------
 
 
-def _file(path: Path) -> list[PromptEntry]:
-    text = _text(path)
-    whole, first = _json(text), _json(text.lstrip().split("\n", 1)[0])
-    if isinstance(whole, dict | list):
-        return _objects(whole, path)
-    if path.suffix.lower() in (".json", ".jsonl") or isinstance(first, dict):
-        return _json_lines(text, path)
-    table = _table(text, path)
-    return [PromptEntry(line) for line in _lines(text)] if table is None else table
+def _file(path: Path, prompt_format: str | None) -> list[PromptEntry]:
+    form, records = resolve_format(path, prompt_format), read_records(path, prompt_format)
+    if form == "json":
+        return _document(records[0].value, path)
+    if form in ("csv", "tsv"):
+        _check_columns(records, path)
+    elif form == "txt" and prompt_format is None:
+        _warn_of_another_format(records[0].value, path)
+    return [_entry(record) for record in records]
 
 
-def _text(path: Path) -> str:
-    """The file as text, line ends made equal. Raises PromptError."""
-    try:
-        raw = path.read_bytes()
-    except OSError as e:
-        raise PromptError(f"{path} cannot be read: {e.strerror or e}.") from None
-    try:
-        text = raw.decode("utf-8-sig")  # DrawBench comes with the mark that this codec takes off
-    except UnicodeDecodeError as e:
-        raise PromptError(f"{path} is not text: expected UTF-8, got byte 0x{raw[e.start]:02x} at {e.start}.") from None
-    if "\0" in text:
-        raise PromptError(f"{path} is not text: it has a zero byte at {raw.index(0)}.")
-    if not text.strip():
-        raise PromptError(f"{path} is empty.")
-    return io.StringIO(text, newline=None).read()
+def _check_columns(records: Sequence[PromptRecord], path: Path) -> None:
+    """Raise PromptError for a table without a column of prompts."""
+    names = list(records[0].value) if records else []
+    if names and not set(names) & set(TEXT_FIELDS):
+        raise PromptError(f"{path}: expected a column {' or '.join(TEXT_FIELDS)}, got {', '.join(names[:20])[:200]}.")
 
 
-def _lines(text: str) -> list[str]:
-    """Lines that are not empty; `str.splitlines` would also break at characters that prompts may have in them."""
-    return [_unquote(line) for line in text.split("\n") if line.strip()]
-
-
-def _unquote(cell: str) -> str:
-    """The text without the quotes that CSV puts around a comma or a quote; other quotes are part of the prompt."""
-    cell = cell.strip()
-    if re.fullmatch(r'"(?:[^"]|"")+"', cell) and re.search(r',|""', cell[1:-1]):
-        return cell[1:-1].replace('""', '"').strip()
-    return cell
-
-
-def _table(text: str, path: Path) -> list[PromptEntry] | None:
-    """The rows of a table whose header names a column of prompts; None where the file is text.
-
-    In PartiPrompts a quote is a quote, in MLPerf's file it wraps a cell: of tables with tabs, only cells that are
-    wrapped whole are unwrapped.
-    """
-    tabbed = "\t" in text.split("\n", 1)[0]
-    try:
-        rows = (
-            [[_unquote(cell) for cell in line.split("\t")] for line in text.split("\n")]
-            if tabbed
-            else list(csv.reader(io.StringIO(text, newline="")))
+def _warn_of_another_format(first: str, path: Path) -> None:
+    """Say so where a text begins as a table or JSON Lines do, for releases before 0.2 read it as such."""
+    for form, cells in (("tsv", first.split("\t")), ("csv", first.split(","))):
+        if len(cells) > 1 and {cell.strip().lower() for cell in cells} & set(TEXT_FIELDS):
+            break
+    else:
+        form = "jsonl" if first.startswith("{") and any(f'"{name}"' in first.lower() for name in TEXT_FIELDS) else ""
+    if form:
+        warnings.warn(
+            f"{path} is read as one prompt a line, as its name says. If it is {form}, say --format {form} "
+            f"(in Python prompt_format={form!r}) or rename it.",
+            stacklevel=5,
         )
-    except csv.Error:  # a line longer than it takes
-        rows = [[]]
-    names = [name.strip().lower() for name in rows[0]]
-    named = path.suffix.lower() in (".csv", ".tsv")
-    if not set(names) & set(TEXT_FIELDS):
-        if named:
-            raise PromptError(
-                f"{path}: expected a column {' or '.join(TEXT_FIELDS)}, got {', '.join(names)[:200] or 'none'}."
-            )
-        return None
-    if len(names) < 2 and not named:
-        return None  # a prompt of one word
-    found = []
-    for number, row in enumerate(rows[1:], 2):
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) != len(names):
-            raise PromptError(
-                f"{path}, row {number}: expected {len(names)} cells ({', '.join(names)}), got {len(row)}."
-            )
-        found.append(_entry(dict(zip(names, row, strict=True)), f"{path}, row {number}"))
-    return found
 
 
-def _json(text: str) -> Any:
-    """The value of a JSON document, None of anything else."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _json_lines(text: str, path: Path) -> list[PromptEntry]:
-    found = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            found.append(_entry(json.loads(line), f"{path}, line {number}"))
-        except ValueError as e:
-            if isinstance(e, PromptError):
-                raise
-            raise PromptError(f"{path}, line {number} is not JSON: {e}. Expected {FORMATS_HINT}.") from None
-    return found
-
-
-def _objects(found: Any, path: Path) -> list[PromptEntry]:
+def _document(found: Any, path: Path) -> list[PromptEntry]:
     """The prompts of one JSON document."""
     if isinstance(found, dict) and isinstance(found.get("annotations"), list):
         return _annotations(found["annotations"], path)
-    if isinstance(found, dict):
-        found = [found]  # JSON Lines of a single line
     if not isinstance(found, list):
-        raise PromptError(f"{path}: expected {FORMATS_HINT}, got a JSON {type(found).__name__}.")
-    entries = [
-        PromptEntry(one.strip()) if isinstance(one, str) else _entry(one, f"{path}, item {number}")
-        for number, one in enumerate(found, 1)
-    ]
+        raise PromptError(
+            f"{path}: expected a JSON list of prompts, or COCO's annotations, got {describe(found)}. For one object a "
+            f"line, say --format jsonl."
+        )
+    items = (PromptRecord(f"{path}, item {number}", one) for number, one in enumerate(found, 1))
+    entries = [_entry(item) for item in limit_records(items, path)]
     sources = {e.id.rpartition("_")[0] for e in entries}
     if all(sources) and not any(e.category for e in entries):
         return [e._replace(category=e.id.rpartition("_")[0]) for e in entries]  # TIFA: coco_301091, drawbench_0
     return entries
 
 
-def _annotations(annotations: Sequence[Mapping[str, Any]], path: Path) -> list[PromptEntry]:
+def _annotations(annotations: Sequence[Any], path: Path) -> list[PromptEntry]:
     """COCO's captions: the first of each image, as five prompts for one picture would weigh it five times."""
-    first: dict[Any, tuple[Any, str]] = {}
+    first: dict[int, tuple[int, str]] = {}
     for number, one in enumerate(annotations, 1):
-        try:
-            image, this = one["image_id"], (one["id"], str(one["caption"]).strip())
-        except (KeyError, TypeError):
-            raise PromptError(f"{path}, annotation {number}: expected image_id, id and caption, got {one!r}.") from None
+        where = f"{path}, annotation {number}"
+        fields = one if isinstance(one, Mapping) else {}
+        image, own, caption = fields.get("image_id"), fields.get("id"), fields.get("caption")
+        if type(image) is not int or type(own) is not int or not isinstance(caption, str):
+            raise PromptError(f"{where}: expected image_id and id as whole numbers and a caption, got {describe(one)}.")
+        this = (own, _checked(caption, where))
         first[image] = min(first.get(image, this), this)
     return [PromptEntry(caption, "", str(image)) for image, (_, caption) in sorted(first.items())]
 
 
-def _entry(one: Any, where: str) -> PromptEntry:
-    """The prompt of an object or a row. Raises PromptError."""
-    fields = {str(name).lower(): value for name, value in one.items()} if isinstance(one, Mapping) else {}
-    text = _first(fields, TEXT_FIELDS)
-    if not text:
-        got = f"the fields {', '.join(fields)}" if fields else repr(one)
-        raise PromptError(f"{where}: expected a text under {' or '.join(TEXT_FIELDS)}, got {got[:200]}.")
-    return PromptEntry(text, _first(fields, CATEGORY_FIELDS), _first(fields, ID_FIELDS))
+def _entry(record: PromptRecord) -> PromptEntry:
+    """The prompt of a line, a row or an object. Raises PromptError."""
+    where, one = record
+    if isinstance(one, str):
+        return PromptEntry(_checked(one, where))
+    fields = lower_names(one, where) if isinstance(one, Mapping) else {}
+    text = next((fields[name] for name in TEXT_FIELDS if fields.get(name) not in (None, "")), None)
+    if not isinstance(text, str):
+        got = f"the fields {', '.join(fields)}"[:200] if fields and text is None else describe(one)
+        raise PromptError(f"{where}: expected a text under {' or '.join(TEXT_FIELDS)}, got {got}.")
+    return PromptEntry(_checked(text, where), _label(fields, CATEGORY_FIELDS, where), _label(fields, ID_FIELDS, where))
 
 
-def _first(fields: Mapping[str, Any], names: Sequence[str]) -> str:
+def lower_names(one: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields by their names in lower case. Raises PromptError where two have one name."""
+    fields = {name.strip().lower(): value for name, value in one.items()}
+    if len(fields) < len(one):
+        raise PromptError(f"{where}: expected fields of different names, got {describe(list(one))}.")
+    return fields
+
+
+def _label(fields: Mapping[str, Any], names: Sequence[str], where: str) -> str:
     """The first of the fields that is not empty; of a list, its first: VBench's first dimension is the prompt's."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, list):
             value = value[0] if value else None
-        if isinstance(value, str | int) and str(value).strip():
-            return str(value).strip()
+        if value is None or (isinstance(value, str) and not value.strip()):
+            continue
+        if not isinstance(value, str | int):
+            raise PromptError(f"{where}: expected {name} to be a text or a whole number, got {describe(value)}.")
+        return _checked(str(value), where)
     return ""
+
+
+def _checked(text: str, where: str) -> str:
+    """The text without spaces around it. Raises PromptError where it is empty, too long or no text."""
+    text = text.strip()
+    if not text:
+        raise PromptError(f"{where}: expected a prompt, got an empty text.")
+    if len(text) > MAX_CHARACTERS:
+        raise PromptError(f"{where}: expected at most {MAX_CHARACTERS:,} characters, got {len(text):,}.")
+    if "\0" in text:
+        raise PromptError(f"{where}: expected text, got one with a zero byte: {describe(text)}.")
+    return text
 
 
 __getattr__ = old_names(__name__, {"read": "read_prompts"})

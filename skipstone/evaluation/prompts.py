@@ -35,20 +35,22 @@ def load_prompts(
     limit: int | None = None,
     seed: int = 0,
     categories: Sequence[str] | None = None,
+    prompt_format: str | None = None,
 ) -> list[Prompt]:
     """The prompts of a set or a file.
 
     Args:
-        name_or_path: A name out of `prompt_sets()`, or a file or folder in a format that `prompt_files.read` knows.
+        name_or_path: A name out of `prompt_sets()`, or a file or folder as `prompt_files.read_prompts` takes it.
         limit: How many; None is all of them in the order of the file. Fewer are chosen so that every category has
             as many as every other until it runs out, and so that the first n of a larger limit are those of n.
         seed: Of the drawing.
         categories: Those to use; None uses all.
+        prompt_format: Of a file: txt, csv, tsv, json or jsonl; None takes the end of its name.
 
     Raises:
         PromptError: no such set or file, a file that is not prompts, no prompts, an unknown category.
     """
-    prompts = _load_all(name_or_path)
+    prompts = _load_all(name_or_path, prompt_format)
     if categories is not None:
         prompts = _filter_categories(prompts, categories, name_or_path)
     if limit is None:
@@ -106,14 +108,14 @@ def _filter_categories(prompts: Sequence[Prompt], categories: Sequence[str], sou
     return chosen
 
 
-def _load_all(name_or_path: str | Path) -> list[Prompt]:
+def _load_all(name_or_path: str | Path, prompt_format: str | None) -> list[Prompt]:
     name = str(name_or_path)
     sets = prompt_sets()
     if name in sets:
         return sets[name][1].prompts(name)
     path = Path(name_or_path).expanduser()
-    if name.strip() and path.exists():
-        return read_prompts(path)
+    if name.strip() and _exists(path):
+        return read_prompts(path, prompt_format)
     if hint := install_hint("prompt set", name):
         raise PromptError(f"The prompt set {name} {hint}.")
     known = "; ".join(f"{each!r} ({about})" for each, (about, _) in sets.items()) or "none, as no package brings one"
@@ -122,7 +124,14 @@ def _load_all(name_or_path: str | Path) -> list[Prompt]:
     if where is not None:
         raise PromptError(f"{name} is not shipped with Skipstone. Get {where} and give its path.")
     raise PromptError(
-        f"No prompt set or file is called {name!r}.{registry.suggest_spelling(name, list(sets))} Give the path of a "
+        f"No prompt set or file is called {name[:200]!r}.{registry.suggest_spelling(name, list(sets))} Give the path of a "
         f"file, or a "
         f"set out of {known}."
     )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than a name may be
+        return False

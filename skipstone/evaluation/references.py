@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -28,11 +28,12 @@ CONVERGED_PAIRS = (
 )
 CONVERGED_STEPS = 500
 MAX_AGREEMENT_SAMPLES = 32  # samples of which the second is run
+NO_PROMPT = Prompt("seed", "")  # of a model that takes none: seeds tell its samples apart
 
 
 @dataclass(frozen=True)
 class EvaluationSample:
-    """One sample of a benchmark: a prompt under a seed."""
+    """One sample of a benchmark: a prompt under a seed, or a seed alone (`NO_PROMPT`)."""
 
     prompt: Prompt
     seed: int
@@ -46,6 +47,16 @@ class EvaluationSample:
     def request(self) -> SampleRequest:
         """Prompt and seed for a subject."""
         return SampleRequest(self.prompt.text, self.seed)
+
+    @property
+    def title(self) -> str:
+        """What messages call it: its prompt in quotes, or its seed where it has none."""
+        return repr(self.prompt.text) if self.prompt.text else f"seed {self.seed}"
+
+
+def samples_from_seeds(seeds: Iterable[int]) -> list[EvaluationSample]:
+    """Samples of a model that takes no prompt."""
+    return [EvaluationSample(NO_PROMPT, seed) for seed in seeds]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..engine.contracts import Run
 from ..engine.requests import Status
+from ..errors import PromptError
 from .columns import Column, Sampler
 
 SampleProgressCallback: TypeAlias = Callable[[int, float], None]  # sample, share of its way
@@ -91,6 +92,15 @@ class Subject(Protocol):
 
     def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
         """(height, width, 3) in [0, 1] for each, or (frames, height, width, 3) of a video; not rounded."""
+
+
+def draws_without_prompt(subject: Subject) -> bool:
+    """Whether the model takes no prompt, so that seeds alone tell its samples apart."""
+    try:
+        subject.check([""])
+    except PromptError:
+        return False
+    return True
 
 
 def resolve_sampler(subject: Subject, solver: str | None, grid: str | None, steps: int | None) -> Sampler:

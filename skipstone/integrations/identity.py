@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..engine.contracts import Policy
+from ..errors import CertificateError
 from ..numerics.nonfinite import read_nonfinite, spell_nonfinite
 from ..policies.certified import Certified, prefix_keys
 from ..policies.storage import read_policy
 
 DIGEST_VALUES = 1024  # values of each tensor that its digest looks at
+FREEU = ("s1", "s2", "b1", "b2")  # what diffusers' enable_freeu sets on the blocks of a U-Net
 
 
 def load_policy(
@@ -28,7 +30,7 @@ def load_policy(
         allow_sampler: Let a certificate that found a sampler to be best replace the pipeline's scheduler and steps.
 
     Raises:
-        SpecError: there is none, or it is damaged.
+        SpecError: there is none, it is damaged, or its certificate contradicts itself.
         CertificateError: a certificate of another model or configuration.
     """
     policy = read_policy(folder, force=force, allow_sampler=allow_sampler)
@@ -44,23 +46,91 @@ def check_identity(policy: Certified, pipe: Any) -> None:
 
 
 def identity(model: Any) -> dict[str, Any]:
-    """{"pipeline", "weights", "dtype"} and, of a model with a fixed one, "guidance"."""
-    parts = dict(_networks(model))
+    """What must be the same for a promise to hold: `cheap_facts`, and "dtype" and "weights" of the networks."""
+    parts = networks(model)
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for part in parts.values() for p in part.parameters()})
-    found: dict[str, Any] = {"pipeline": type(model).__name__, "dtype": ", ".join(dtypes), "weights": digest(parts)}
+    facts = cheap_facts(model)
+    return {"pipeline": facts.pop("pipeline"), "dtype": ", ".join(dtypes), "weights": digest(parts), **facts}
+
+
+def cheap_facts(model: Any) -> dict[str, Any]:
+    """{"pipeline"} and, where there are such, "guidance", "vocabulary...", "adapters..." and more of the networks.
+
+    Takes a millisecond or two: it looks at attributes of modules, and at no weights.
+    """
+    found: dict[str, Any] = {"pipeline": type(model).__name__}
     if isinstance(guidance := getattr(model, "guidance", None), float | int):
         found["guidance"] = float(guidance)
+    for name, part in _components(model).items():
+        if hasattr(part, "get_added_vocab"):
+            found[f"vocabulary.{name}"] = _describe_vocabulary(part)
+    for name, part in networks(model).items():
+        facts = {
+            "adapters": _describe_adapters(part),
+            "attention": _describe_attention(part),
+            "freeu": _describe_freeu(part),
+            "cache": type(part._cache_config).__name__ if getattr(part, "is_cache_enabled", False) else "",
+            "dropout": _describe_dropout(part),
+        }
+        found |= {f"{fact}.{name}": said for fact, said in facts.items() if said}
     return found
 
 
-def _networks(model: Any) -> Iterator[tuple[str, Any]]:
-    """Every network of a pipeline or of a Pebble."""
+def _components(model: Any) -> dict[str, Any]:
+    """Parts of a pipeline or of a Pebble by their names, sorted."""
+    parts = getattr(model, "components", None)
+    return dict(sorted((parts if isinstance(parts, Mapping) else vars(model)).items()))
+
+
+def networks(model: Any) -> dict[str, Any]:
+    """Every network of a pipeline or of a Pebble; of a compiled one what was compiled."""
     import torch
 
-    parts = getattr(model, "components", None)
-    for name, part in sorted((parts if isinstance(parts, Mapping) else vars(model)).items()):
-        if isinstance(part, torch.nn.Module):
-            yield name, part
+    parts = {name: getattr(part, "_orig_mod", part) for name, part in _components(model).items()}
+    return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+
+
+def _describe_vocabulary(tokenizer: Any) -> str:
+    """'49408 tokens, 2 of them added (1a2b3c4d)': textual inversion adds tokens."""
+    added = tokenizer.get_added_vocab()
+    sha256 = hashlib.sha256(json.dumps(added, sort_keys=True).encode()).hexdigest()
+    return f"{len(tokenizer)} tokens, {len(added)} of them added ({sha256[:8]})"
+
+
+def _describe_adapters(network: Any) -> str:
+    """'style at 0.8, lines at 1 (fused)': the adapters of peft that act, and their scales."""
+    if not getattr(network, "peft_config", None):
+        return ""
+    scales: dict[str, set[float]] = {}
+    for layer in network.modules():
+        merged = set(getattr(layer, "merged_adapters", ()))
+        active = set() if getattr(layer, "disable_adapters", False) else set(getattr(layer, "active_adapters", ()))
+        scaling = getattr(layer, "scaling", {})
+        for name in (merged | active) & set(scaling):
+            label = f"{name} (fused)" if name in merged else name
+            scales.setdefault(label, set()).add(float(scaling[name]))
+    return ", ".join(f"{name} at {' / '.join(f'{s:g}' for s in sorted(scales[name]))}" for name in sorted(scales))
+
+
+def _describe_attention(network: Any) -> str:
+    """Classes of the attention processors: some look across the batch, or bring pictures of their own."""
+    found = [vars(module).get("processor", module._modules.get("processor")) for module in network.modules()]
+    return ", ".join(sorted({type(processor).__name__ for processor in found if processor is not None}))
+
+
+def _describe_freeu(network: Any) -> str:
+    """The factors of FreeU: 's1=0.9, s2=0.2, b1=1.2, b2=1.4'; empty where it is off."""
+    blocks = list(getattr(network, "up_blocks", ()))
+    factors: dict[str, set[Any]] = {name: {getattr(block, name, None) for block in blocks} - {None} for name in FREEU}
+    return ", ".join(f"{name}={value:g}" for name, values in factors.items() for value in sorted(values))
+
+
+def _describe_dropout(network: Any) -> str:
+    """The shares of values that dropout takes out at random now, while the network is in its training mode."""
+    import torch
+
+    found = {m.p for m in network.modules() if isinstance(m, torch.nn.Dropout) and m.training and m.p}
+    return ", ".join(f"{share:g}" for share in sorted(found))
 
 
 def digest(parts: Mapping[str, Any]) -> str:
@@ -73,11 +143,23 @@ def digest(parts: Mapping[str, Any]) -> str:
             if not isinstance(tensor, torch.Tensor):
                 continue
             found.update(json.dumps([name, key, str(tensor.dtype), list(tensor.shape)]).encode())
-            if tensor.device.type != "meta":  # weights that are off-loaded cannot be looked at
-                row = tensor.detach().flatten()
+            inside, _, own = key.rpartition(".")
+            stored = stored_tensor(part.get_submodule(inside), own, tensor) if tensor.is_meta else tensor
+            if not stored.is_meta:  # weights that nobody has cannot be looked at
+                row = stored.detach().flatten()
                 some = row[:: max(1, len(row) // DIGEST_VALUES)][:DIGEST_VALUES].contiguous()
                 found.update(some.view(torch.uint8).cpu().numpy().tobytes())
     return found.hexdigest()
+
+
+def stored_tensor(module: Any, name: str, tensor: Any) -> Any:
+    """A tensor of a module; while accelerate off-loads it, so that it has no values, the one that accelerate keeps."""
+    hook = getattr(module, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        stored = getattr(one, "weights_map", None)
+        if tensor.is_meta and stored is not None and name in stored:
+            return stored[name]
+    return tensor
 
 
 def scheduler_to_config(scheduler: Any) -> dict[str, Any]:
@@ -91,9 +173,25 @@ def scheduler_to_config(scheduler: Any) -> dict[str, Any]:
 
 
 def scheduler_from_config(facts: Mapping[str, Any]) -> Any:
-    """The scheduler that `scheduler_to_config` describes."""
+    """The scheduler that `scheduler_to_config` describes.
+
+    Raises:
+        CertificateError: diffusers has no such scheduler, or it does not take these settings.
+    """
     import diffusers
 
-    kind = getattr(diffusers, facts["class"])
+    kind: Any = getattr(diffusers, str(facts.get("class")), None)
+    is_scheduler = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    if not is_scheduler:
+        raise CertificateError(
+            f"The certificate brings a scheduler {facts.get('class')!r}, which diffusers {diffusers.__version__} does "
+            f"not have. Calibrate again with this version: skipstone calibrate."
+        )
     config = {k: read_nonfinite(v) for k, v in facts.items() if k != "class"}
-    return kind.from_config(config)
+    try:
+        return kind.from_config(config)
+    except Exception as e:  # a scheduler does with wrong settings what its own code happens to do
+        raise CertificateError(
+            f"The certificate brings settings that {kind.__name__} does not take ({type(e).__name__}: {e}). Restore "
+            f"the file, or calibrate again: skipstone calibrate."
+        ) from e

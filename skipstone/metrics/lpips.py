@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import MetricError, SpecError
 from ..registry import register
+from ..settings import check_settings, shorten
 from .base import Metric, Sample, get_image_pair
 from .weights import Weights, missing
 
@@ -62,8 +63,9 @@ class LPIPS(Metric):
     by_default: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.net not in BACKBONES:
-            raise SpecError(f"lpips: expected a net among {', '.join(BACKBONES)}, got {self.net!r}.")
+            raise SpecError(f"lpips: expected a net among {', '.join(BACKBONES)}, got {shorten(self.net)}.")
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:

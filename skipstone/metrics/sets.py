@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import MetricError
 from ..registry import register
+from ..settings import check_settings
 from .base import SetMetric
 from .weights import Weights, missing
 
@@ -45,6 +46,9 @@ class InceptionDistance(SetMetric):
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     of: ClassVar[Literal["any", "picture", "video"]] = "picture"
     by_default: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def missing(self) -> str:
         return missing(self.name, INCEPTION, self.weights, "torchmetrics", "torch-fidelity")
@@ -133,6 +137,9 @@ class ClipScore(SetMetric):
     compares: ClassVar[bool] = False
     by_default: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def missing(self) -> str:
         return missing(self.name, CLIP, self.weights, "torchmetrics", "transformers")
 
@@ -169,6 +176,9 @@ class FVD(SetMetric):
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     of: ClassVar[Literal["any", "picture", "video"]] = "video"
     by_default: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def missing(self) -> str:
         return missing(self.name, I3D, self.weights, "torchmetrics")

@@ -14,11 +14,12 @@ from typing import ClassVar
 
 from ..errors import SpecError
 from ..registry import register
-from .schedule import CLOCK_LIMIT, Schedule
+from ..settings import MAX_STEPS, Ranges, check_settings, shorten
+from .schedule import Schedule
 from .tables import TableSchedule
 
 NUM_TRAIN_TIMESTEPS = 1000  # timesteps that a schedule without a table counts as having
-LOG_SIGMA_MAX = math.log(80.0)  # log of the noise level that stands for an infinite one, as in Karras et al.
+LOG_SIGMA_MAX = math.log(80.0)  # log of the loudest level that grids of noise levels count from, as in Karras et al.
 
 
 class Grid:
@@ -28,8 +29,8 @@ class Grid:
 
     def times(self, schedule: Schedule, steps: int) -> tuple[float, ...]:
         """`steps + 1` strictly falling times, the last 0. Raises SpecError where that is impossible."""
-        if steps < 1:
-            raise SpecError(f"{self.name}: expected at least 1 step, got {steps}.")
+        if not 1 <= steps <= MAX_STEPS:
+            raise SpecError(f"{self.name}: expected at least 1 step and at most {MAX_STEPS:,}, got {shorten(steps)}.")
         times = (*self._times(schedule, steps), 0.0)
         falls = all(a > b for a, b in itertools.pairwise(times))
         if len(times) != steps + 1 or times[0] > 1.0 + 1e-9 or not falls:
@@ -72,6 +73,9 @@ class Uniform(Grid):
     open: bool = False
     name: ClassVar[str] = "uniform"
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
         if not isinstance(schedule, TableSchedule):
             return [1 - i / steps for i in range(steps)]
@@ -110,11 +114,11 @@ class Leading(Grid):
     Starts short of pure noise. Without a table, timesteps are thousandths.
 
     Args:
-        offset: Added to every timestep, >= 0: `steps_offset` of diffusers, 1 for Stable Diffusion.
+        offset: Added to every timestep, in 0..10,000: `steps_offset` of diffusers, 1 for Stable Diffusion.
         open: Leave out the cleanest timestep, as DPMSolverMultistepScheduler and UniPCMultistepScheduler do.
 
     Raises:
-        SpecError: a negative offset; more steps than fit above it.
+        SpecError: offset out of range; more steps than fit above it.
 
     References: Lin et al. 2023, arXiv 2305.08891, table 2.
     """
@@ -122,10 +126,10 @@ class Leading(Grid):
     offset: int = 0
     open: bool = False
     name: ClassVar[str] = "leading"
+    ranges: ClassVar[Ranges] = {"offset": (0, MAX_STEPS)}
 
     def __post_init__(self) -> None:
-        if self.offset < 0:
-            raise SpecError(f"leading: expected offset >= 0, got {self.offset}.")
+        check_settings(self)
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
         n = num_train_timesteps(schedule)
@@ -135,13 +139,20 @@ class Leading(Grid):
         )
 
 
+def _loudest_level(schedule: Schedule) -> float:
+    """log(sigma / alpha) from which levels are counted: that of t = 1, at most log(80).
+
+    Between 80 and pure noise a sample hardly changes, however many steps it takes; but a table may end at 20,000.
+    """
+    return min(LOG_SIGMA_MAX, -schedule.clock(1.0))
+
+
 @dataclass(frozen=True)
 class _SigmaGrid(Grid):
     """Base of grids of noise levels: from the noisiest to the cleanest timestep, then to the data."""
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
-        top, bottom = schedule.clock(1.0), schedule.clock(1.0 / num_train_timesteps(schedule))
-        log_sigma_start = -top if top > -CLOCK_LIMIT else LOG_SIGMA_MAX
+        log_sigma_start, bottom = _loudest_level(schedule), schedule.clock(1.0 / num_train_timesteps(schedule))
         if log_sigma_start <= -bottom:
             raise SpecError(f"{self.name}: the schedule's noise does not fall from t=1 to its first timestep.")
         levels = [self._level(log_sigma_start, -bottom, i / max(1, steps - 1)) for i in range(steps)]
@@ -159,24 +170,25 @@ class Karras(_SigmaGrid):
 
     On a table `use_karras_sigmas=True` of DPMSolverMultistepScheduler, and of EulerDiscreteScheduler and
     HeunDiscreteScheduler with linspace spacing; the network is given fractional timesteps, which
-    DPMSolverMultistepScheduler and UniPCMultistepScheduler round. A schedule that starts in pure noise has its
-    second level counted from sigma / alpha = 80.
+    DPMSolverMultistepScheduler and UniPCMultistepScheduler round. Where a schedule starts above sigma / alpha = 80
+    (a cosine table, pure noise), the first step leads from there to the second level counted from 80; diffusers counts
+    from the start, and places 8 to 13 of 20 steps in the first hundredth of a cosine table.
 
     Args:
-        rho: Exponent, >= 1; 7 as published, towards infinity it becomes `logsnr`.
+        rho: Exponent, in [1, 1000]; 7 as published, towards infinity it becomes `logsnr`.
 
     Raises:
-        SpecError: rho below 1.
+        SpecError: rho out of range.
 
     References: Karras et al. 2022, arXiv 2206.00364, equation 5.
     """
 
     rho: float = 7.0
     name: ClassVar[str] = "karras"
+    ranges: ClassVar[Ranges] = {"rho": (1, 1e3)}
 
     def __post_init__(self) -> None:
-        if not self.rho >= 1.0:
-            raise SpecError(f"karras: expected rho >= 1, got {self.rho}.")
+        check_settings(self)
 
     def _level(self, log_sigma_start: float, log_sigma_end: float, fraction: float) -> float:
         a, b = math.exp(log_sigma_start / self.rho), math.exp(log_sigma_end / self.rho)
@@ -188,8 +200,8 @@ class Karras(_SigmaGrid):
 class LogSNR(_SigmaGrid):
     """Equal steps of the half log-SNR, then one to the data.
 
-    On a table `use_exponential_sigmas=True` (also `use_lu_lambdas`) of DPMSolverMultistepScheduler. A schedule
-    that starts in pure noise has its second level counted from sigma / alpha = 80.
+    On a table `use_exponential_sigmas=True` (also `use_lu_lambdas`) of DPMSolverMultistepScheduler. Where a schedule
+    starts above sigma / alpha = 80, levels are counted from 80, as of `karras`.
 
     References: Lu et al. 2022, arXiv 2206.00927.
     """
@@ -198,3 +210,65 @@ class LogSNR(_SigmaGrid):
 
     def _level(self, log_sigma_start: float, log_sigma_end: float, fraction: float) -> float:
         return log_sigma_start + fraction * (log_sigma_end - log_sigma_start)
+
+
+@dataclass(frozen=True)
+class _EvenGrid(Grid):
+    """Base of grids that are even in a function of sigma / alpha, from the start to the end of the schedule."""
+
+    def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
+        start, end = self._place(schedule, 1.0), self._place(schedule, 0.0)
+        places = (start + (end - start) * i / steps for i in range(1, steps))
+        return [1.0, *(schedule.time(-math.log(self._level(place))) for place in places)]
+
+    def _place(self, schedule: Schedule, t: float) -> float:
+        """The function at t."""
+        raise NotImplementedError
+
+    def _level(self, place: float) -> float:
+        """sigma / alpha at this value of the function."""
+        raise NotImplementedError
+
+
+@register("grid")
+@dataclass(frozen=True)
+class Angle(_EvenGrid):
+    """Equal steps of u = atan(sigma / alpha), the angle of the path from noise (pi / 2) to data (0).
+
+    On a schedule that preserves variance x = cos(u) x0 + sin(u) noise, and dx / du = v: equal steps of what `adams`
+    and `stride` measure steps in. A first grid for networks that predict v.
+
+    References: Salimans & Ho 2022, arXiv 2202.00512 (the angle).
+    """
+
+    name: ClassVar[str] = "angle"
+
+    def _place(self, schedule: Schedule, t: float) -> float:
+        return schedule.angle(t)
+
+    def _level(self, place: float) -> float:
+        return math.tan(place)
+
+
+@register("grid")
+@dataclass(frozen=True)
+class Asinh(_EvenGrid):
+    """Equal steps of w = asinh(sigma / alpha), from noise to data.
+
+    At little noise these are equal steps of sigma / alpha, at much noise of its logarithm.
+    On a schedule that preserves variance an error e of the network's eps moves a sample by e dw, so that equal steps
+    weigh it equally. A first grid for networks that predict eps. Where a schedule starts above sigma / alpha = 80, the
+    second place is counted from 80, as of `karras`.
+
+    References: Zhang & Chen 2022, arXiv 2204.13902 (errors of eps); ours as a grid.
+    """
+
+    name: ClassVar[str] = "asinh"
+
+    def _place(self, schedule: Schedule, t: float) -> float:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        loudest = math.exp(_loudest_level(schedule))
+        return math.asinh(min(loudest, sigma / alpha) if alpha > 0.0 else loudest)
+
+    def _level(self, place: float) -> float:
+        return math.sinh(place)

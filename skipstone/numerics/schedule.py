@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..errors import SpecError
 from ..registry import register
+from ..settings import Ranges, check_settings
 
 CLOCK_LIMIT = 12.0  # half log-SNR beyond which a picture is pure noise or pure data in float32
 
@@ -60,12 +62,25 @@ class Schedule:
 class VPLinear(Schedule):
     """Variance preserving, beta linear in t: log alpha = -(b1 - b0) t^2 / 4 - b0 t / 2.
 
+    Args:
+        b0: beta at t = 0, in [0, 5].
+        b1: beta at t = 1, in [0.01, 40], not below b0.
+
+    Raises:
+        SpecError: a setting out of range.
+
     References: Song et al. 2021, arXiv 2011.13456.
     """
 
     b0: float = 0.1
     b1: float = 20.0
     name: ClassVar[str] = "vp_linear"
+    ranges: ClassVar[Ranges] = {"b0": (0, 5), "b1": (0.01, 40)}
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.b0 > self.b1:
+            raise SpecError(f"vp_linear: expected b0 <= b1, got b0={self.b0} and b1={self.b1}.")
 
     def _log_alpha(self, t: float) -> float:
         return -0.25 * (self.b1 - self.b0) * t * t - 0.5 * self.b0 * t
@@ -83,13 +98,20 @@ class Cosine(Schedule):
     """Variance preserving, alpha = cos(pi u / 2) with u = eps + (1 - 2 eps) t.
 
     Args:
-        eps: Distance kept from both ends, in (0, 0.1); 0 would reach pure data and pure noise.
+        eps: Distance kept from both ends, in [1e-9, 0.1]; 0 would reach pure data and pure noise.
+
+    Raises:
+        SpecError: eps out of range.
 
     References: Nichol & Dhariwal 2021, arXiv 2102.09672 (without their offset).
     """
 
     eps: float = 1e-3
     name: ClassVar[str] = "cosine"
+    ranges: ClassVar[Ranges] = {"eps": (1e-9, 0.1)}
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def _angle(self, t: float) -> float:
         return 0.5 * math.pi * (self.eps + (1 - 2 * self.eps) * t)
@@ -107,13 +129,20 @@ class FlowMatching(Schedule):
     """Straight path, alpha = 1 - sigma, sigma = shift t / (1 + (shift - 1) t).
 
     Args:
-        shift: 1 is rectified flow; above 1 spends more time at high noise (Stable Diffusion 3 uses 3).
+        shift: In [0.001, 1000]. 1 is rectified flow; above 1 spends more time at high noise (Stable Diffusion 3: 3).
+
+    Raises:
+        SpecError: shift out of range.
 
     References: Lipman et al. 2022, arXiv 2210.02747; Esser et al. 2024, arXiv 2403.03206.
     """
 
     shift: float = 1.0
     name: ClassVar[str] = "flow"
+    ranges: ClassVar[Ranges] = {"shift": (1e-3, 1e3)}
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def sigma(self, t: float) -> float:
         return self.shift * t / (1 + (self.shift - 1) * t)

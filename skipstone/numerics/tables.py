@@ -14,7 +14,11 @@ from typing import Any, ClassVar
 from ..deprecation import warn_renamed
 from ..errors import SpecError
 from ..registry import register
+from ..settings import Ranges, check_settings, shorten
 from .schedule import CLOCK_LIMIT, FlowMatching, Schedule
+
+MAX_TIMESTEPS = 100_000  # of a table that is computed from its settings
+LEAST_BAR = math.exp(-2.0 * CLOCK_LIMIT)  # alpha-bar below which times of a table cannot be told apart by log-SNR
 
 
 class TableSchedule(Schedule):
@@ -26,6 +30,17 @@ class TableSchedule(Schedule):
 
     alpha_bars: tuple[float, ...]  # N values in [0, 1), falling
     end: float  # alpha-bar at t = 0
+
+    def _check_falls(self, advice: str) -> None:
+        """Raise SpecError unless the table falls from data to noise, and reaches neither before its ends."""
+        bars = self.alpha_bars
+        falls = len(bars) > 1 and self.end >= bars[0] and all(b > c for b, c in itertools.pairwise(bars))
+        if not falls or bars[0] > 1.0 - LEAST_BAR or bars[-2] < LEAST_BAR:
+            raise SpecError(
+                f"{self.name}: expected at least two alpha-bars that fall from data (below 1) to noise (above "
+                f"{LEAST_BAR:.0e}, but for the last) and an end not below them, got {len(bars):,}, {shorten(bars)} "
+                f"and end={self.end}; {advice}."
+            )
 
     @cached_property
     def _clocks(self) -> tuple[float, ...]:
@@ -72,25 +87,24 @@ class Table(TableSchedule):
     """A table given in full: that of any diffusers scheduler, by `Table.from_scheduler(scheduler)`.
 
     Args:
-        alpha_bars: N values in [0, 1), falling; a last value of 0 is zero terminal SNR.
-        end: alpha-bar at t = 0; 1 is pure data (`set_alpha_to_one=True` in diffusers).
+        alpha_bars: N values in [0, 1], 2..10,000 of them, falling from below 1; all but the last at least 4e-11 away
+            from 0 and 1. A last value of 0 is zero terminal SNR.
+        end: alpha-bar at t = 0, in [0, 1], not below the first of these; 1 is pure data (`set_alpha_to_one=True` in
+            diffusers).
 
     Raises:
-        SpecError: fewer than two values, or values that do not fall.
+        SpecError: fewer than two values, values that do not fall, or that are no numbers.
     """
 
     alpha_bars: tuple[float, ...] = field(repr=False)
     end: float = 1.0
     name: ClassVar[str] = "table"
+    ranges: ClassVar[Ranges] = {"alpha_bars": (0, 1), "end": (0, 1)}
 
     def __post_init__(self) -> None:
-        bars = self.alpha_bars
-        if len(bars) < 2 or not 0.0 <= bars[-1] < bars[0] < 1.0 or any(b <= c for b, c in itertools.pairwise(bars)):
-            raise SpecError(
-                f"table: expected at least two alpha-bars in [0, 1) that fall from data to noise, got {len(bars)} "
-                f"from {bars[0] if bars else 'nothing'} to {bars[-1] if bars else 'nothing'}; see "
-                f"Table.from_scheduler(scheduler)."
-            )
+        check_settings(self)
+        self._check_falls("take fewer steps, a smaller cap or end=1.0")
+        self._check_falls("see Table.from_scheduler(scheduler)")
 
     @staticmethod
     def of(scheduler: Any, mu: float | None = None) -> Schedule:
@@ -146,10 +160,18 @@ class _BetaTable(TableSchedule):
     end: float = 1.0
     power: ClassVar[float] = 2.0  # beta^(1/power) is linear
     rescaled: ClassVar[bool] = False
+    ranges: ClassVar[Ranges] = {
+        "steps": (2, MAX_TIMESTEPS),
+        "first": (1e-9, 0.999),
+        "last": (1e-9, 0.999),
+        "end": (0, 1),
+    }
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or not 0.0 < self.first <= self.last < 1.0:
-            raise SpecError(f"{self.name}: expected steps >= 2 and 0 < first <= last < 1, got {self}.")
+        check_settings(self)
+        if self.first > self.last:
+            raise SpecError(f"{self.name}: expected first <= last, got first={self.first} and last={self.last}.")
+        self._check_falls("take fewer steps, smaller betas or end=1.0")
 
     @cached_property
     def alpha_bars(self) -> tuple[float, ...]:  # type: ignore[override]  # computed once
@@ -163,6 +185,14 @@ class _BetaTable(TableSchedule):
 @dataclass(frozen=True)
 class LinearTable(_BetaTable):
     """DDPM's table: beta linear from `first` to `last` over `steps` timesteps.
+
+    Args:
+        steps: Timesteps, in 2..100,000.
+        first, last: beta of the first and of the last, in [1e-9, 0.999], not falling.
+        end: alpha-bar at t = 0, in [0, 1]; 1 is pure data.
+
+    Raises:
+        SpecError: a setting out of range.
 
     References: Ho et al. 2020, arXiv 2006.11239.
     """
@@ -178,6 +208,14 @@ class LinearTable(_BetaTable):
 class ScaledLinear(_BetaTable):
     """Stable Diffusion's table: sqrt(beta) linear from sqrt(first) to sqrt(last).
 
+    Args:
+        steps: Timesteps, in 2..100,000.
+        first, last: beta of the first and of the last, in [1e-9, 0.999], not falling.
+        end: alpha-bar at t = 0, in [0, 1]; 1 is pure data.
+
+    Raises:
+        SpecError: a setting out of range.
+
     References: Rombach et al. 2022, arXiv 2112.10752.
     """
 
@@ -188,6 +226,14 @@ class ScaledLinear(_BetaTable):
 @dataclass(frozen=True)
 class ZeroTerminalSNR(_BetaTable):
     """Stable Diffusion's table rescaled to end in pure noise: alpha(1) = 0. Wants a v or x0 prediction.
+
+    Args:
+        steps: Timesteps, in 2..100,000.
+        first, last: beta of the first and of the last, in [1e-9, 0.999], not falling.
+        end: alpha-bar at t = 0, in [0, 1]; 1 is pure data.
+
+    Raises:
+        SpecError: a setting out of range.
 
     References: Lin et al. 2023, arXiv 2305.08891.
     """
@@ -201,6 +247,15 @@ class ZeroTerminalSNR(_BetaTable):
 class CosineTable(TableSchedule):
     """The cosine table with its offset and its cap on beta (`squaredcos_cap_v2` in diffusers).
 
+    Args:
+        steps: Timesteps, in 2..100,000.
+        offset: Of the cosine's argument, in [0, 1].
+        cap: Of beta, in [1e-9, 0.9999].
+        end: alpha-bar at t = 0, in [0, 1]; 1 is pure data.
+
+    Raises:
+        SpecError: a setting out of range.
+
     References: Nichol & Dhariwal 2021, arXiv 2102.09672.
     """
 
@@ -209,6 +264,11 @@ class CosineTable(TableSchedule):
     cap: float = 0.999
     end: float = 1.0
     name: ClassVar[str] = "cosine_table"
+    ranges: ClassVar[Ranges] = {"steps": (2, MAX_TIMESTEPS), "offset": (0, 1), "cap": (1e-9, 0.9999), "end": (0, 1)}
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        self._check_falls("take fewer steps, a smaller cap or end=1.0")
 
     @cached_property
     def alpha_bars(self) -> tuple[float, ...]:  # type: ignore[override]  # computed once

@@ -12,7 +12,7 @@ from ..engine.requests import Backbone, Query
 from ..errors import SpecError
 from ..numerics.array import rms, to_floats
 from ..registry import register
-from .ranges import build_forecast, check_number
+from ..settings import Ranges, check_settings
 
 
 @register("policy")
@@ -28,10 +28,10 @@ class Budget(Policy):
     behind it, only `forecast` adds no calls.
 
     Args:
-        calls: Upper bound of the run's cost, in calls, >= 1. At steps * stages or more, nothing changes.
+        calls: Upper bound of the run's cost, in calls, in [1, 1e9]. At steps * stages or more, nothing changes.
         ahead: Share of the budget by which spending may run ahead of an even one at the start, in [0, 1],
             less and less later. 0 spreads evenly from the first step, 1 allows to spend it all at once.
-        order: Of the forecast, 0..3.
+        order: Of the forecast, in 0..3.
         of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
@@ -47,12 +47,11 @@ class Budget(Policy):
     of: PredictionType = "eps"
     clock: Clock = "logsnr"
     name: ClassVar[str] = "budget"
-    neutral: ClassVar[Mapping[str, Any]] = {"calls": 10**9}
+    neutral: ClassVar[Mapping[str, Any]] = {"calls": 1e9}
+    ranges: ClassVar[Ranges] = {"calls": (1, 1e9), "ahead": (0, 1), "order": (0, 3)}
 
     def __post_init__(self) -> None:
-        check_number(self, "calls", 1)
-        check_number(self, "ahead", 0, 1)
-        build_forecast(self)
+        check_settings(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         if isinstance(proposal.evaluate, Forecast) and proposal.accept and any(not a.is_forecast for a in run.attempts):
@@ -83,7 +82,7 @@ class Budget(Policy):
         )
 
     def _forecast(self, run: Run, proposal: Plan) -> Plan:
-        return replace(proposal, evaluate=build_forecast(self))
+        return replace(proposal, evaluate=Forecast(self.order, self.of, self.clock))
 
 
 def calls_within(seconds: float, backbone: Backbone, query: Query, batch: int = 1, repeats: int = 3) -> int:

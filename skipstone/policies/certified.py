@@ -4,130 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from .. import __version__, registry
 from ..engine.contracts import Chain, Policy
 from ..errors import CertificateError, OutputError
+from .certificate import FIXED_POLICY
+from .certificate import CalibrationPoint as CalibrationPoint
+from .certificate import Certificate as Certificate
+from .certificate_files import saved_document
 
 FILE = "policy.json"
-FIXED_POLICY = "fixed"  # the policy that changes nothing
-
-
-@dataclass(frozen=True)
-class CalibrationPoint:
-    """One setting as calibration has measured it.
-
-    Args:
-        setting: Spec of the policy.
-        way: Solver, grid and steps that it ran on, "adams / trailing / 50".
-        steps: Of the grid.
-        calls: Mean over the prompts.
-        value: Share of prompts that meet the target, or the mean of the metric where the target is a mean.
-        low, high: Interval of `value` at the certificate's confidence.
-        n: Prompts that it was measured on.
-        failures: Prompts that miss the level; None where the target is a mean.
-        p: Of the final test; None of a setting that only the search has seen.
-        accepted: Whether the promise holds for it.
-        fixed: Whether it is a sampler in place of the pipeline's own, not a policy on top of it.
-        scheduler: Class and configuration of the scheduler that it ran under, in a diffusers pipeline.
-        groups: Group -> {"n", "failures", "p"}, where every group is promised the target.
-    """
-
-    setting: str
-    way: str
-    steps: int
-    calls: float
-    value: float
-    low: float
-    high: float
-    n: int
-    failures: int | None = None
-    p: float | None = None
-    accepted: bool = False
-    fixed: bool = False
-    scheduler: Mapping[str, Any] = field(default_factory=dict)
-    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """The setting as tables and messages show it."""
-        return f"{self.steps} steps of {self.way.rpartition(' / ')[0]}" if self.fixed else self.setting
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What is promised, how it was found, and for what.
-
-    Args:
-        target: As it was asked for: "psnr >= 30 @ 90%".
-        promise: The same as a sentence.
-        confidence: That the promise holds, in (0, 1), over the draw of the calibration prompts; None where it holds in
-            the mean over calibrations.
-        method: Test and control of errors.
-        reference: Spec of the run that pictures are compared with; empty where the metric compares with none.
-        full: Spec of the run without a policy.
-        points: All that was measured, fastest first.
-        full_calls: Of a run without any policy.
-        model: What tables call it.
-        identity: Name -> what must be the same: weights, pipeline, dtype.
-        call: Arguments of the pipeline's call that the promise is made for, steps among them.
-        prompts: {"source", "count", "sha256", "search", "test"}.
-        seed: Of the split and of the samples.
-        spent: Calls by what they were spent on.
-        versions: Of the libraries.
-        date: Of the calibration.
-        source: How a command finds the model again: {"model", "guidance", ...}.
-    """
-
-    target: str
-    promise: str
-    confidence: float | None
-    method: str
-    reference: str
-    full: str
-    points: tuple[CalibrationPoint, ...]
-    full_calls: float
-    model: str
-    identity: Mapping[str, Any]
-    call: Mapping[str, Any]
-    prompts: Mapping[str, Any]
-    seed: int
-    spent: Mapping[str, float]
-    versions: Mapping[str, str]
-    date: str
-    source: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Certificate:
-        """Build a certificate from the output of `asdict`. Raises TypeError or KeyError for anything else."""
-        known = {f.name: document[f.name] for f in fields(cls)}
-        return cls(**{**known, "points": tuple(CalibrationPoint(**point) for point in document["points"])})
-
-    @property
-    def best(self) -> CalibrationPoint:
-        """The fastest accepted setting."""
-        return self.choose_point(allow_sampler=True)[0]
-
-    def choose_point(self, allow_sampler: bool) -> tuple[CalibrationPoint, str]:
-        """The fastest accepted point that may be used, and a warning if a faster one needs `allow_sampler=True`."""
-        accepted = sorted((p for p in self.points if p.accepted), key=lambda p: (p.calls, p.fixed))
-        best = accepted[0]
-        usable = next((p for p in accepted if allow_sampler or not p.fixed), None)
-        if usable is best:
-            return best, ""
-        instead = f"{usable.label}, {usable.calls:.1f} calls" if usable else f"no change, {self.full_calls:g} calls"
-        return usable or self._nothing(), (
-            f"{best.label} serves you better than any policy here: {best.calls:.1f} calls meet the target; now using "
-            f"{instead}. Pass allow_sampler=True to replace the pipeline's scheduler and steps."
-        )
-
-    def _nothing(self) -> CalibrationPoint:
-        steps = round(self.full_calls)
-        return CalibrationPoint(FIXED_POLICY, self.full.partition(" @ ")[2], steps, self.full_calls, 1.0, 1.0, 1.0, 0)
+# Prefixes of facts in `Certificate.identity` that older certificates lack, and are not refused for.
+FACTS_SINCE_0_2 = ("vocabulary.", "attention.")
+SHOWN = 40  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -168,50 +61,78 @@ class Certified(Chain):
         """Whether the policy may run on any model: the user allowed it, or the policy changes nothing."""
         return self.forced or (self.point.setting == FIXED_POLICY and not self.point.fixed)
 
+    def differences(self, identity: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> list[str]:
+        """What a model has otherwise than the certificate's, in words; empty where the promise holds for it.
+
+        Args:
+            identity: Of what it is to run on: names of `Certificate.identity`, and "scheduler..." of its scheduler.
+            known: Facts that the model had when it was held against the certificate, for those the certificate lacks.
+        """
+        if self.is_unrestricted:
+            return []
+        certified = {**self.certificate.identity, **prefix_keys("scheduler", self.point.scheduler)}
+        mine = {**(known or {}), **certified}
+        theirs = {k: v for k, v in identity.items() if k in mine or not k.startswith(FACTS_SINCE_0_2)}
+        if self.replacement_scheduler:  # the scheduler there is of no account: it brings its own
+            mine, theirs = ({k: v for k, v in one.items() if "scheduler." not in k} for one in (mine, theirs))
+        return describe_differences(mine, theirs)
+
     def check(self, identity: Mapping[str, Any], what: str) -> None:
         """Raise CertificateError where this is another model or configuration than the certificate's.
 
         Args:
-            identity: Of what it is to run on: names of `Certificate.identity`, and "scheduler..." of its scheduler.
+            identity: As in `differences`.
             what: To call it in the message.
         """
-        if self.is_unrestricted:
-            return
-        mine = {**self.certificate.identity, **prefix_keys("scheduler", self.point.scheduler)}
-        theirs = dict(identity)
-        if self.replacement_scheduler:  # the scheduler there is of no account: it brings its own
-            mine, theirs = ({k: v for k, v in one.items() if "scheduler." not in k} for one in (mine, theirs))
-        found = describe_differences(mine, theirs)
-        if found:
+        if found := self.differences(identity):
             raise CertificateError(
                 f"The certificate was made for {self.certificate.model}, and {what} is something else: "
-                f"{'; '.join(found)}. Nothing is promised of it. Calibrate there: skipstone calibrate; or use the "
-                f"bare setting {self.point.setting!r}, or skipstone.load_policy(folder, force=True), without a promise."
+                f"{'; '.join(found)}. Nothing is promised of it. {self._advice(identity)}; or use the bare setting "
+                f"{self.point.setting!r}, or skipstone.load_policy(folder, force=True), without a promise."
             )
+
+    def _advice(self, identity: Mapping[str, Any]) -> str:
+        """What to type so that a certificate covers a model with this identity."""
+        source = self.certificate.source
+        from_pipeline = bool(self.point.scheduler)  # the engine's loop has none
+        to_pipeline = any(name.startswith("scheduler.") for name in identity)
+        if from_pipeline and not to_pipeline:
+            return (
+                "It was made in a diffusers pipeline. Run it there: --as-guest, in Python skipstone.adapt(pipe, policy)"
+            )
+        guest = " --as-guest" if source.get("as_guest") or not from_pipeline else ""
+        sampler = f"{guest} --solver own --grid own" if to_pipeline else ""
+        command = (
+            f"skipstone calibrate --model {source.get('model', self.certificate.model)}{sampler} --prompts FILE "
+            f"--target {self.certificate.target!r} --out DIR"
+        )
+        if to_pipeline and not from_pipeline:
+            return f"It was made in the engine's loop: leave --as-guest out. To make one of the pipeline: {command}"
+        return f"Calibrate there{', which keeps the scheduler of the pipeline' * to_pipeline}: {command}"
 
     def check_sampler(self, way: str, what: str) -> None:
         """Raise CertificateError for other solver, grid or steps; `way` is spelt as that of a `CalibrationPoint`."""
         if not self.is_unrestricted and way != self.point.way:
             raise CertificateError(
                 f"The certificate was made for {self.point.way} (solver / grid / steps), and {what} would run "
-                f"{way}: the certificate does not cover it. Use the certified sampler, or the uncertified setting "
-                f"{self.point.setting!r}."
+                f"{way}: the certificate does not cover it. Leave --solver, --grid and --steps out, which takes the "
+                f"certified sampler, or use the uncertified setting {self.point.setting!r}."
             )
 
-    def call_warnings(self, call: Mapping[str, Any]) -> list[str]:
-        """Warnings about a call whose arguments differ from the certificate's."""
+    def call_differences(self, call: Mapping[str, Any], changed: Collection[str] = ()) -> list[str]:
+        """What a pipeline's call has otherwise than those of the calibration, in words.
+
+        Args:
+            call: Its arguments as `describe_argument` gives them, defaults among them.
+            changed: Names of those that are not at their defaults, and that pictures depend on.
+        """
+        if self.is_unrestricted:
+            return []
         mine = dict(self.certificate.call)
         if "num_inference_steps" in mine:
             mine["num_inference_steps"] = self.point.steps
-        there = {name: call[name] for name in mine if name in call}
-        found = (
-            [] if self.is_unrestricted else describe_differences({k: v for k, v in mine.items() if k in there}, there)
-        )
-        return (
-            [f"The certificate does not cover this call: {'; '.join(found)}. Nothing is promised of it."]
-            if found
-            else []
-        )
+        there = {name: call[name] for name in call if name in mine or name in changed}
+        return describe_differences({k: v for k, v in mine.items() if k in there}, there)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write the policy, its certificate and its card into a folder; returns it.
@@ -219,27 +140,28 @@ class Certified(Chain):
         Raises:
             OutputError: the folder cannot be written.
         """
-        document = {
-            "policy": registry.spell(self),
-            "skipstone": __version__,
-            "notes": {"target": self.certificate.target},
-            "certificate": asdict(self.certificate),
-        }
+        notes = {"target": self.certificate.target}
+        document = saved_document(registry.spell(self), __version__, notes, self.certificate)
         content = {**self.files, FILE: (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()}
         write_files(Path(folder), content)
         return Path(folder)
 
 
 def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
-    """Write files, each there whole or not at all. Raises OutputError."""
+    """Write files beside their places, and move them there when all are complete. Raises OutputError."""
+    parts: dict[str, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in content.items():
-            part = folder / f".{name}.part"
-            part.write_bytes(data)
+            parts[name] = folder / f".{name}.{os.getpid()}.part"
+            parts[name].write_bytes(data)
+        for name, part in parts.items():
             os.replace(part, folder / name)
     except OSError as e:
         raise OutputError(f"Cannot save the policy in {folder}: {e.strerror}. Choose another folder.") from None
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def prefix_keys(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,13 +175,16 @@ def describe_differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], mos
     names = [n for n in dict.fromkeys((*plain[0], *plain[1])) if plain[0].get(n) != plain[1].get(n)]
     if "pipeline" in names:
         names = ["pipeline"]  # of another kind of model all else is another, too
-    found = [
-        f"{n} is {_format_value(plain[0].get(n))} in the certificate and {_format_value(plain[1].get(n))} here"
-        for n in names
-    ]
+    found = [_describe_difference(n, plain[0].get(n), plain[1].get(n)) for n in names]
     return found[:most] + ([f"and {len(found) - most} more"] if len(found) > most else [])
+
+
+def _describe_difference(name: str, mine: Any, theirs: Any) -> str:
+    if name == "weights" and isinstance(mine, str) and isinstance(theirs, str):
+        return f"the weights differ (sha256 {mine[:12]}... in the certificate, {theirs[:12]}... here)"
+    return f"{name} is {_format_value(mine)} in the certificate and {_format_value(theirs)} here"
 
 
 def _format_value(value: Any) -> str:
     text = "not there" if value is None else json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= 40 else f"{text[:12]}..."
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

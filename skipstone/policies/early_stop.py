@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..engine.contracts import Finish, Plan, Policy, Run
+from ..numerics.schedule import CLOCK_LIMIT
 from ..registry import register
-from .ranges import check_integer, check_number
+from ..settings import MAX_STEPS, MAX_TOLERANCE, Ranges, check_settings
 
 CHANGE = "prediction_change"
 FINISH_MEMO = "early_stop"
@@ -27,11 +28,11 @@ class EarlyStop(Policy):
     is taken for the picture. The step that settled it is the plan's memo `early_stop`.
 
     Args:
-        tol: Relative change of the clean estimate still to come, dimensionless, >= 0. 0 never stops.
-        patience: Consecutive calls that must agree, >= 1.
-        above: Half log-SNR from which it may stop; at 0 picture and noise are equally strong.
-        steps: Steps of the finish, 1..4.
-        order: Of the finish, 1..4.
+        tol: Relative change of the clean estimate still to come, dimensionless, in [0, 1e9]. 0 never stops.
+        patience: Consecutive calls that must agree, in 1..10,000.
+        above: Half log-SNR from which it may stop, in [-12, 12]; at 0 picture and noise are equally strong.
+        steps: Steps of the finish, in 1..4.
+        order: Of the finish, in 1..4.
 
     Raises:
         SpecError: a setting out of range.
@@ -47,13 +48,16 @@ class EarlyStop(Policy):
     name: ClassVar[str] = "early_stop"
     needs: ClassVar[frozenset[str]] = frozenset({CHANGE})
     neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
+    ranges: ClassVar[Ranges] = {
+        "tol": (0, MAX_TOLERANCE),
+        "patience": (1, MAX_STEPS),
+        "above": (-CLOCK_LIMIT, CLOCK_LIMIT),
+        "steps": (1, 4),
+        "order": (1, 4),
+    }
 
     def __post_init__(self) -> None:
-        check_number(self, "tol", 0)
-        check_integer(self, "patience", 1)
-        check_number(self, "above", -float("inf"))
-        check_integer(self, "steps", 1, 4)
-        check_integer(self, "order", 1, 4)
+        check_settings(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         if not proposal.accept:

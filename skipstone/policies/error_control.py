@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Plan, Policy, PredictionType, Run
+from ..engine.contracts import Clock, Forecast, Plan, Policy, PredictionType, Run
 from ..engine.signals import Disagreement
 from ..registry import register, spell
-from .ranges import build_forecast, check_integer, check_number
+from ..settings import MAX_STEPS, MAX_TOLERANCE, Ranges, check_settings
 
 
 def eps_weight_clock(clock: float) -> float:
@@ -39,11 +39,11 @@ class ErrorControl(Policy):
     sum (u - u_next) * c * prod_j |l - l_j| since the last call stays below `tol`.
 
     Args:
-        tol: Expected error of one run of forecasts, in units of the sample (rms), >= 0. 0 never skips.
-        max_skip: Longest run of consecutive forecasts, in steps, >= 0. 0 never skips.
-        warmup: Steps at the start that are always called, >= 0; it never skips before it can measure.
-        tail: Steps at the end that are always called, >= 0.
-        order: Of the forecast, 0..3.
+        tol: Expected error of one run of forecasts, in units of the sample (rms), in [0, 1e9]. 0 never skips.
+        max_skip: Longest run of consecutive forecasts, in 0..10,000 steps. 0 never skips.
+        warmup: Steps at the start that are always called, in 0..10,000; it never skips before it can measure.
+        tail: Steps at the end that are always called, in 0..10,000.
+        order: Of the forecast, in 0..3.
         of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
@@ -62,6 +62,11 @@ class ErrorControl(Policy):
     clock: Clock = "t"
     name: ClassVar[str] = "error_control"
     neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
+    ranges: ClassVar[Ranges] = {
+        "tol": (0, MAX_TOLERANCE),
+        **dict.fromkeys(("max_skip", "warmup", "tail"), (0, MAX_STEPS)),
+        "order": (0, 3),
+    }
     calibration_settings: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
         {"tol": tol, "max_skip": skips}
         for tol, skips in (
@@ -71,10 +76,7 @@ class ErrorControl(Policy):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        check_number(self, "tol", 0)
-        for field in ("max_skip", "warmup", "tail"):
-            check_integer(self, field, 0)
-        build_forecast(self)
+        check_settings(self)
 
     @cached_property
     def signal(self) -> str:
@@ -96,7 +98,11 @@ class ErrorControl(Policy):
         expected = self._expected(run, proposal.t_next)
         if not expected < self.tol:
             return proposal
-        return replace(proposal, evaluate=build_forecast(self), memo={**proposal.memo, "expected_error": expected})
+        return replace(
+            proposal,
+            evaluate=Forecast(self.order, self.of, self.clock),
+            memo={**proposal.memo, "expected_error": expected},
+        )
 
     def _expected(self, run: Run, t_next: float) -> float:
         """Error of all forecasts since the last call, were the next step one of them."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..engine.contracts import Clock, Forecast, Plan, Policy, PredictionType, Run
 from ..engine.flow import FREEZE
 from ..registry import register
-from .ranges import build_forecast, check_integer
+from ..settings import MAX_STEPS, Ranges, check_settings
 
 
 @register("policy")
@@ -21,10 +21,10 @@ class ForecastKind(Policy):
     changes nothing, whatever its settings: it decides how to skip, never when.
 
     Args:
-        order: Of the polynomial, 0..3. 0 repeats the last prediction.
+        order: Of the polynomial, in 0..3. 0 repeats the last prediction.
         of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
-        hold: Forecasts in a row after which the last prediction is repeated instead, >= 0. 0 always repeats.
+        hold: Forecasts in a row after which the last prediction is repeated instead, in 0..10,000. 0 always repeats.
 
     Raises:
         SpecError: a setting out of range.
@@ -38,14 +38,14 @@ class ForecastKind(Policy):
     hold: int = 1000
     name: ClassVar[str] = "forecast"
     neutral: ClassVar[Mapping[str, Any]] = {"order": 1}
+    ranges: ClassVar[Ranges] = {"order": (0, 3), "hold": (0, MAX_STEPS)}
 
     def __post_init__(self) -> None:
-        build_forecast(self)
-        check_integer(self, "hold", 0)
+        check_settings(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         skips = isinstance(proposal.evaluate, Forecast)
         if not skips or (proposal.evaluate == FREEZE and proposal.t_next <= run.t_end):
             return proposal
-        how = build_forecast(self)
+        how = Forecast(self.order, self.of, self.clock)
         return replace(proposal, evaluate=how if run.num_consecutive_forecasts < self.hold else replace(how, order=0))

@@ -7,9 +7,11 @@ The part after the colon is a class or a policy of the file. Other policies can 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import inspect
+import operator
 import sys
 import traceback
 from dataclasses import is_dataclass
@@ -20,6 +22,7 @@ from typing import Any
 from .. import registry
 from ..engine.contracts import Policy
 from ..errors import SkipstoneError, SpecError
+from ..settings import cut
 
 SUFFIX = ".py"
 _PREFIX = "skipstone_policy_file_"  # of the names that modules have in `sys.modules`
@@ -43,11 +46,8 @@ def load_policy_from_file(spec: str) -> Policy:
     module = _load(file)
     if not rest.strip():
         raise SpecError(f"Expected a class of {file}, as in {file}:{_listed(module) or 'Mine'}, got {spec!r}.")
-    try:
-        node = ast.parse(rest.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise SpecError(f"Expected {file}:Name or {file}:Name(key=value), got {spec!r}.") from None
-    return _build(file, module, node, first=True)
+    parts = registry.split_chain(registry.parse_expression(rest), spec)
+    return functools.reduce(operator.or_, (_build(file, module, part, part is parts[0]) for part in parts))
 
 
 def spell_policy(policy: Any) -> str:
@@ -68,12 +68,17 @@ def _spell_part(part: Any) -> str:
 
 def _load(file: str) -> ModuleType:
     """The module of a file, run once in a process."""
-    path = Path(file).expanduser().resolve()
+    missing = SpecError(f"There is no file {cut(file)}. Expected a Python file and a class in it, e.g. ./mine.py:Mine.")
+    try:
+        path = Path(file).expanduser().resolve()
+        there = path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have; the home of nobody
+        raise missing from None
     name = _PREFIX + hashlib.sha256(str(path).encode()).hexdigest()[:12]
     if name in sys.modules:
         return sys.modules[name]
-    if not path.is_file():
-        raise SpecError(f"There is no file {file}. Expected a Python file and a class in it, e.g. ./mine.py:Mine.")
+    if not there:
+        raise missing
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None
     assert found.loader is not None
@@ -98,8 +103,6 @@ def _line(e: Exception, path: Path) -> int:
 
 def _build(file: str, module: ModuleType, node: ast.expr, first: bool = False) -> Policy:
     """A policy out of what was written after the colon; only the first name must be of the file."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _build(file, module, node.left, first) | _build(file, module, node.right)
     name = node.func if isinstance(node, ast.Call) else node
     if not isinstance(name, ast.Name):
         raise SpecError(f"Expected {file}:Name or {file}:Name(key=value), got {file}:{ast.unparse(node)}.")
@@ -123,18 +126,11 @@ def _build(file: str, module: ModuleType, node: ast.expr, first: bool = False) -
 
 
 def _make(where: str, cls: type[Policy], node: ast.expr) -> Policy:
-    arguments = {}
+    arguments: dict[str, Any] = {}
     if isinstance(node, ast.Call):
         if node.args or any(keyword.arg is None for keyword in node.keywords):
             raise SpecError(f"Expected {cls.__name__}(key=value), got {ast.unparse(node)}.")
-        for keyword in node.keywords:
-            try:
-                arguments[str(keyword.arg)] = ast.literal_eval(keyword.value)
-            except ValueError:
-                got = ast.unparse(keyword.value)
-                raise SpecError(
-                    f"{cls.__name__}: expected a number, a quoted text or a tuple for {keyword.arg!r}, got {got}."
-                ) from None
+        arguments = registry.read_arguments(cls.__name__, node.keywords)
     known = list(inspect.signature(cls).parameters)
     for key in arguments:
         if key not in known:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 from ..engine.contracts import UNCOND, Cached, Clock, Plan, Policy, Run
 from ..errors import SpecError
 from ..registry import register
-from .ranges import check_choice, check_integer, check_number
+from ..settings import MAX_STEPS, Ranges, check_settings
 
 UNCOND_BRANCH = frozenset({UNCOND})
 
@@ -23,8 +23,9 @@ class GuidanceGate(Policy):
 
     Args:
         below: Time under which the unconditional branch is forecast, in [0, 1], 1 being pure noise. 0 never.
-        every: Steps from one full call to the next below that time, >= 0. 1 makes every call full, 0 makes none so.
-        order: Of the branch's forecast, 0..3. 0 repeats its last output; more needs `every` >= 2, because
+        every: Steps from one full call to the next below that time, in 0..10,000. 1 makes every call full, 0 makes none
+            so.
+        order: Of the branch's forecast, in 0..3. 0 repeats its last output; more needs `every` >= 2, because
             a polynomial that is never renewed runs away.
         clock: What it is forecast against: logsnr, t or angle.
 
@@ -41,12 +42,10 @@ class GuidanceGate(Policy):
     name: ClassVar[str] = "guidance_gate"
     sites: ClassVar[frozenset[str]] = UNCOND_BRANCH
     neutral: ClassVar[Mapping[str, Any]] = {"below": 0.0}
+    ranges: ClassVar[Ranges] = {"below": (0, 1), "every": (0, MAX_STEPS), "order": (0, 3)}
 
     def __post_init__(self) -> None:
-        check_number(self, "below", 0, 1)
-        check_integer(self, "every", 0)
-        check_integer(self, "order", 0, 3)
-        check_choice(self, "clock", get_args(Clock))
+        check_settings(self)
         if self.order > 0 and self.every == 0:
             raise SpecError(
                 f"guidance_gate: expected every >= 2 with order={self.order}, got every=0; try every=4 or order=0."

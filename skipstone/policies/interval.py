@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Plan, Policy, PredictionType, Run
+from ..engine.contracts import Clock, Forecast, Plan, Policy, PredictionType, Run
 from ..registry import register
-from .ranges import build_forecast, check_integer
+from ..settings import MAX_STEPS, Ranges, check_settings
 
 
 @register("policy")
@@ -19,10 +19,10 @@ class Interval(Policy):
     After `warmup` called steps, `every - 1` forecasts and one call take turns.
 
     Args:
-        every: Steps from one call to the next, >= 1. 1 calls every step.
-        warmup: Steps at the start that are always called, >= 1.
-        tail: Steps at the end that are always called, >= 0.
-        order: Of the forecast, 0..3.
+        every: Steps from one call to the next, in 1..10,000. 1 calls every step.
+        warmup: Steps at the start that are always called, in 1..10,000.
+        tail: Steps at the end that are always called, in 0..10,000.
+        order: Of the forecast, in 0..3.
         of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
@@ -40,12 +40,15 @@ class Interval(Policy):
     clock: Clock = "logsnr"
     name: ClassVar[str] = "interval"
     neutral: ClassVar[Mapping[str, Any]] = {"every": 1}
+    ranges: ClassVar[Ranges] = {
+        "every": (1, MAX_STEPS),
+        "warmup": (1, MAX_STEPS),
+        "tail": (0, MAX_STEPS),
+        "order": (0, 3),
+    }
 
     def __post_init__(self) -> None:
-        check_integer(self, "every", 1)
-        check_integer(self, "warmup", 1)
-        check_integer(self, "tail", 0)
-        build_forecast(self)
+        check_settings(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         bound = (
@@ -53,4 +56,8 @@ class Interval(Policy):
             or run.is_in_tail(proposal, self.tail)
             or run.num_consecutive_forecasts >= self.every - 1
         )
-        return proposal if bound or not proposal.is_unamended else replace(proposal, evaluate=build_forecast(self))
+        return (
+            proposal
+            if bound or not proposal.is_unamended
+            else replace(proposal, evaluate=Forecast(self.order, self.of, self.clock))
+        )

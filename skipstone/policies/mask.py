@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Plan, Policy, PredictionType, Run
+from ..engine.contracts import Clock, Forecast, Plan, Policy, PredictionType, Run
 from ..engine.greedy import StepMask
 from ..errors import SpecError
 from ..registry import register
-from .ranges import build_forecast
+from ..settings import MAX_STEPS, Ranges, check_settings, shorten
 
-RANGE_PATTERN = re.compile(r"(\d+)(?:-(\d+))?")
+RANGE_PATTERN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 
 
 @register("policy")
@@ -23,9 +23,9 @@ class Mask(Policy):
     """Forecast exactly the steps of these numbers, whatever the prompt.
 
     Args:
-        skips: Numbers of steps and ranges of them, the first step being 0: "3,4,6-8". The first step is always
-            called, as is every step where nothing was called before; numbers past the last step do nothing.
-        order: Of the forecast, 0..3.
+        skips: Numbers of steps and ranges of them, in 0..9,999, the first step being 0: "3,4,6-8". The first step is
+            always called, as is every step where nothing was called before; numbers past the last step do nothing.
+        order: Of the forecast, in 0..3.
         of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
@@ -41,10 +41,11 @@ class Mask(Policy):
     clock: Clock = "t"
     name: ClassVar[str] = "mask"
     neutral: ClassVar[Mapping[str, Any]] = {"skips": ""}
+    ranges: ClassVar[Ranges] = {"order": (0, 3)}
 
     def __post_init__(self) -> None:
+        check_settings(self)
         _ = self.steps
-        build_forecast(self)
 
     @cached_property
     def steps(self) -> frozenset[int]:
@@ -54,7 +55,7 @@ class Mask(Policy):
     @cached_property
     def step_mask(self) -> StepMask:
         """The mask and its forecast."""
-        return StepMask(self.steps, build_forecast(self))
+        return StepMask(self.steps, Forecast(self.order, self.of, self.clock))
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         return self.step_mask.plan(run, proposal)
@@ -66,9 +67,10 @@ def parse_steps(text: str) -> frozenset[int]:
     for part in filter(None, (part.strip() for part in str(text).split(","))):
         match = RANGE_PATTERN.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
+        if not first <= last < MAX_STEPS:
             raise SpecError(
-                f"mask: expected skips to be numbers of steps, the first being 0, got {part!r}; try '3,4,6-8'."
+                f"mask: expected skips to be numbers of steps, the first being 0, the last below {MAX_STEPS:,}, "
+                f"got {shorten(part)}; try '3,4,6-8'."
             )
         found |= set(range(first, last + 1))
     return frozenset(found)

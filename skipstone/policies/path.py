@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from ..engine.contracts import Plan, Policy, Run
 from ..errors import SpecError
 from ..registry import register
+from ..settings import check_settings, shorten
 
 
 @register("policy")
@@ -42,10 +43,9 @@ class Path(Policy):
             falling = False
         if not falling:
             raise SpecError(
-                f"path: expected falling times between 1 and 0, e.g. times='0.9 0.6 0.3', got {self.times!r}."
+                f"path: expected falling times between 1 and 0, e.g. times='0.9 0.6 0.3', got {shorten(self.times)}."
             )
-        if self.of not in ("pair", "x0"):
-            raise SpecError(f"path: expected of='pair' or of='x0', got {self.of!r}.")
+        check_settings(self)
 
     @property
     def solver(self) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..engine.contracts import Attempt, Plan, Policy, Run
 from ..registry import register
-from .ranges import check_integer, check_number
+from ..settings import RTOL_RANGE, Ranges, check_settings
 
 SHORTEST = 1e-3  # step of the half log-SNR that is kept whatever its error
 SLACK = 0.25  # share of a step by which the end may be farther off and still be landed on; none after a rejection
@@ -27,13 +27,14 @@ class PID(Policy):
     May cost more calls than the grid.
 
     Args:
-        rtol: Local error of a step allowed, relative to the sample (rms), > 0.
-        order: Power of the step that the error falls with, 1..4: the solver's order.
-        p: Proportional gain, >= 0.
-        i: Integral gain, > 0; 1 alone is the classical controller.
-        d: Derivative gain, >= 0.
-        safety: Aim below the longest step allowed, in (0, 1].
-        first: Longest first step, in half log-SNR, > 0.
+        rtol: Local error of a step allowed, relative to the sample (rms), in [1e-6, 1000]: float32 measures no
+            smaller one.
+        order: Power of the step that the error falls with, in 1..4: the solver's order.
+        p: Proportional gain, in [0, 10].
+        i: Integral gain, in [1e-6, 10]; 1 alone is the classical controller.
+        d: Derivative gain, in [0, 10].
+        safety: Aim below the longest step allowed, in [0.001, 1].
+        first: Longest first step, in half log-SNR, in [0.001, 24].
 
     Raises:
         SpecError: a setting out of range.
@@ -51,13 +52,18 @@ class PID(Policy):
     name: ClassVar[str] = "pid"
     needs: ClassVar[frozenset[str]] = frozenset({"error"})
     may_spend_more: ClassVar[bool] = True
+    ranges: ClassVar[Ranges] = {
+        "rtol": RTOL_RANGE,
+        "order": (1, 4),
+        "p": (0, 10),
+        "i": (1e-6, 10),
+        "d": (0, 10),
+        "safety": (1e-3, 1),
+        "first": (SHORTEST, 24),
+    }
 
     def __post_init__(self) -> None:
-        for field, low, high in (("rtol", 1e-12, 1e3), ("i", 1e-6, 10), ("safety", 1e-3, 1), ("first", SHORTEST, 24)):
-            check_number(self, field, low, high)
-        check_number(self, "p", 0, 10)
-        check_number(self, "d", 0, 10)
-        check_integer(self, "order", 1, 4)
+        check_settings(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         last = run.pending

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from ..engine.contracts import Clock, Plan, Policy, PredictionType, Run
+from ..engine.contracts import Clock, Forecast, Plan, Policy, PredictionType, Run
 from ..engine.greedy import StepMask
 from ..registry import register
-from .ranges import build_forecast, check_integer
+from ..settings import MAX_STEPS, Ranges, check_settings
 
 
 @register("policy")
@@ -20,12 +20,12 @@ class RandomSkip(Policy):
     """Call a given number of steps, drawn at random but alike for every sample, and forecast the others.
 
     Args:
-        calls: Steps that are called, >= 1; all of them where the grid has no more. `warmup` and `tail` are
-            among them, and are called even where they alone are more.
-        seed: Of the draw, >= 0.
-        warmup: Steps at the start that are always called, >= 1.
-        tail: Steps at the end that are always called, >= 0.
-        order: Of the forecast, 0..3.
+        calls: Steps that are called, in 1..10,000; all of them where the grid has no more. `warmup` and `tail`
+            are among them, and are called even where they alone are more.
+        seed: Of the draw, in 0..4,294,967,295.
+        warmup: Steps at the start that are always called, in 1..10,000.
+        tail: Steps at the end that are always called, in 0..10,000.
+        order: Of the forecast, in 0..3.
         of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
@@ -43,18 +43,21 @@ class RandomSkip(Policy):
     of: PredictionType = "v"
     clock: Clock = "t"
     name: ClassVar[str] = "random_skip"
-    neutral: ClassVar[Mapping[str, Any]] = {"calls": 10**6}
+    neutral: ClassVar[Mapping[str, Any]] = {"calls": MAX_STEPS}
+    ranges: ClassVar[Ranges] = {
+        "calls": (1, MAX_STEPS),
+        "seed": (0, 2**32 - 1),
+        "warmup": (1, MAX_STEPS),
+        "tail": (0, MAX_STEPS),
+        "order": (0, 3),
+    }
 
     def __post_init__(self) -> None:
-        check_integer(self, "calls", 1)
-        check_integer(self, "seed", 0)
-        check_integer(self, "warmup", 1)
-        check_integer(self, "tail", 0)
-        build_forecast(self)
+        check_settings(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         skips = draw_skips(len(run.grid) - 1, self.calls, self.seed, self.warmup, self.tail)
-        return StepMask(skips, build_forecast(self)).plan(run, proposal)
+        return StepMask(skips, Forecast(self.order, self.of, self.clock)).plan(run, proposal)
 
 
 @lru_cache(maxsize=256)

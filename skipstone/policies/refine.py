@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..engine.contracts import Plan, Policy, Refine, Run
-from ..errors import SpecError
+from ..numerics.schedule import CLOCK_LIMIT
 from ..registry import register
-from .ranges import check_integer, check_number
+from ..settings import Ranges, check_settings
 
 
 @register("policy")
@@ -24,12 +24,12 @@ class RefineOnce(Policy):
     loop there is none.
 
     Args:
-        at: Half log-SNR; at 0 picture and noise are equally strong.
-        steps: Calls of the refinement, >= 0, each charged. 0 never refines.
-        back: Level to which noise is added, as a share of the angle that is left to pure noise, in (0, 1].
+        at: Half log-SNR, in [-12, 12]; at 0 picture and noise are equally strong.
+        steps: Calls of the refinement, in 0..100, each charged. 0 never refines.
+        back: Level to which noise is added, as a share of the angle that is left to pure noise, in [0.001, 1].
         threshold: Share of attention, in [0, 1]. At 1 nothing is refined, at 0 everything.
-        edge: Cells by which the region is widened and again by which it fades, >= 0. 0, the region itself, repairs
-            best: with the true region 41 dB on Pebble where 1 reaches 37.
+        edge: Cells by which the region is widened and again by which it fades, in 0..64. 0, the region itself,
+            repairs best: with the true region 41 dB on Pebble where 1 reaches 37.
         below: Refine where the share is less than `threshold`, the ground, in place of more.
 
     Raises:
@@ -47,15 +47,16 @@ class RefineOnce(Policy):
     below: bool = False
     name: ClassVar[str] = "refine"
     neutral: ClassVar[Mapping[str, Any]] = {"steps": 0}
+    ranges: ClassVar[Ranges] = {
+        "at": (-CLOCK_LIMIT, CLOCK_LIMIT),
+        "steps": (0, 100),
+        "back": (1e-3, 1),
+        "threshold": (0, 1),
+        "edge": (0, 64),
+    }
 
     def __post_init__(self) -> None:
-        check_number(self, "at", -float("inf"))
-        check_integer(self, "steps", 0)
-        check_number(self, "back", 1e-3, 1)
-        check_number(self, "threshold", 0, 1)
-        check_integer(self, "edge", 0)
-        if not isinstance(self.below, bool):
-            raise SpecError(f"refine: expected below to be True or False, got {self.below!r}.")
+        check_settings(self)
 
     @property
     def may_spend_more(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from ..engine.contracts import Forecast, Plan, Policy, PredictionType, Run
 from ..engine.signals import Stability
 from ..registry import register, spell
-from .ranges import check_choice, check_integer
+from ..settings import MAX_STEPS, Ranges, check_settings
 
 
 @register("policy")
@@ -34,11 +34,11 @@ class Sada(Policy):
     Steps are numbers for a grid of 50, as published. Of the paper only the abstract was read; this follows its code.
 
     Args:
-        first, last: Steps after which skipping begins and ends, >= 0 (3 at least is used).
-        max_skip: Longest run of skips, in steps, >= 0. 0 never skips.
-        lagrange: Calls that the late polynomial goes through, 0..4. 0 keeps the criterion to the end.
-        lagrange_step: Step from which it is used, >= 0.
-        lagrange_every: Steps from one call to the next there, >= 1.
+        first, last: Steps after which skipping begins and ends, in 0..10,000 (3 at least is used).
+        max_skip: Longest run of skips, in 0..10,000 steps. 0 never skips.
+        lagrange: Calls that the late polynomial goes through, in 0..4. 0 keeps the criterion to the end.
+        lagrange_step: Step from which it is used, in 0..10,000.
+        lagrange_every: Steps from one call to the next there, in 1..10,000.
         of: What the network predicts: eps, v, x0 or flow.
         scope: "batch" decides by the mean of the batch, as released; "sample" for each sample by itself.
 
@@ -58,14 +58,14 @@ class Sada(Policy):
     scope: Literal["sample", "batch"] = "batch"
     name: ClassVar[str] = "sada"
     neutral: ClassVar[Mapping[str, Any]] = {"max_skip": 0}
+    ranges: ClassVar[Ranges] = {
+        **dict.fromkeys(("first", "last", "max_skip", "lagrange_step"), (0, MAX_STEPS)),
+        "lagrange": (0, 4),
+        "lagrange_every": (1, MAX_STEPS),
+    }
 
     def __post_init__(self) -> None:
-        for field in ("first", "last", "max_skip", "lagrange_step"):
-            check_integer(self, field, 0)
-        check_integer(self, "lagrange", 0, 4)
-        check_integer(self, "lagrange_every", 1)
-        check_choice(self, "of", ("eps", "v", "x0", "flow"))
-        check_choice(self, "scope", ("sample", "batch"))
+        check_settings(self)
 
     @cached_property
     def signal(self) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 from .. import __version__, registry
 from ..engine.contracts import Policy
 from ..errors import GuestWarning, OutputError, SpecError
+from .certificate_files import READER, read_saved_policy
 from .certified import FILE as FILE
-from .certified import Certificate, Certified
+from .certified import Certified
 
 CERTIFICATE_FILES = ("README.md", "front.png", "prompts.jsonl")  # what belongs to a certificate
 
@@ -25,11 +26,11 @@ def save_policy(policy: Policy | str, folder: str | os.PathLike[str], **notes: A
         OutputError: the folder cannot be written.
     """
     policy = registry.parse("policy", policy) if isinstance(policy, str) else policy
-    document = {"policy": registry.spell(policy), "skipstone": __version__, "notes": notes}
     target = Path(folder) / FILE
     part = target.with_name(f".{FILE}.part")
     try:
-        text = json.dumps(document, indent=1)
+        plain = json.loads(json.dumps(notes), parse_constant=str)  # JSON has no infinities
+        text = json.dumps({"policy": registry.spell(policy), "skipstone": __version__, "notes": plain}, indent=1)
         target.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text + "\n", encoding="utf-8")
         os.replace(part, target)
@@ -49,24 +50,31 @@ def read_policy(folder: str | os.PathLike[str], force: bool = False, allow_sampl
     Raises:
         SpecError: there is none, or it is damaged.
     """
-    path = Path(folder) / FILE
+    path = str(Path(folder) / FILE)
+    if not is_policy_folder(folder):
+        raise SpecError(f"Expected a folder with a {FILE}, as save_policy writes it, got {folder}.")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        policy: Policy = registry.parse("policy", document["policy"])
-        if "certificate" not in document:
-            return policy
-        certificate = Certificate.from_dict(document["certificate"])
-        files = {p.name: p.read_bytes() for p in path.parent.iterdir() if p.name in CERTIFICATE_FILES and p.is_file()}
-        certified, advice = Certified.from_certificate(certificate, allow_sampler, forced=force, files=files)
-    except OSError:
-        raise SpecError(f"Expected a folder with a {FILE}, as save_policy writes it, got {folder}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
-        if isinstance(e, SpecError):
-            raise
-        raise SpecError(f"{path} is damaged: it has no policy in it. Save the policy again.") from None
+        saved = read_saved_policy(path)
+        policy: Policy = registry.parse("policy", saved.policy)
+    except RecursionError:
+        raise SpecError(f"{path}: expected the spec of a policy, got one that names its own folder.") from None
+    if saved.certificate is None:
+        return policy
+    files = {name: data for name in CERTIFICATE_FILES if (data := _read_beside(Path(folder) / name)) is not None}
+    certified, advice = Certified.from_certificate(saved.certificate, allow_sampler, forced=force, files=files)
     if advice:
         warnings.warn(advice, GuestWarning, stacklevel=2)
     return certified
+
+
+def is_policy_folder(folder: str | os.PathLike[str]) -> bool:
+    """Whether a policy is saved there; False of what is no path at all."""
+    return os.path.isfile(Path(folder) / FILE)  # that of pathlib raises where a name is too long
+
+
+def _read_beside(path: Path) -> bytes | None:
+    """A file that belongs to a certificate, where it is there."""
+    return READER.read_bytes(path) if path.is_file() else None
 
 
 def auto(certificate: str = "", allow_sampler: bool = False) -> Policy:
@@ -79,7 +87,7 @@ def auto(certificate: str = "", allow_sampler: bool = False) -> Policy:
     Raises:
         SpecError: no certificate.
     """
-    if not certificate or not (Path(certificate) / FILE).is_file():
+    if not certificate or not is_policy_folder(certificate):
         got = f"there is no certificate in {certificate}" if certificate else "none was named"
         raise SpecError(
             f"auto chooses from a certificate, and {got}. Make one: skipstone calibrate --samplers --prompts FILE "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 from ..engine.contracts import Attempt, Cached, Full, Plan, Policy, Run
 from ..engine.signals import Disagreement
 from ..registry import register, spell
-from .ranges import check_integer, check_number
+from ..settings import MAX_TOLERANCE, Ranges, check_settings
 
 LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 MAX_STEP = 0.4  # step, in radians of the pi / 2 from noise to data
@@ -28,15 +29,18 @@ class Stride(Policy):
     through the two calls before, e = rms(v - line), over steps of k and k_1; then b = e / (k (k + k_1)) is the bend,
     and a step of h makes an error of about b h^3 exp(-fade u) in the picture. So
     h = (tol exp(fade u) / b)^(1/3), at most twice the step before. The step is set when the call at its
-    start is known: the attempt made before is taken again from there, which costs nothing. Lands on times of
-    the grid and on `places` - 1 even places between two of them, and never makes more calls than the grid has
-    steps. Made for `adams`, and for other solvers of one call a step; in a chain it comes first.
+    start is known: the attempt made before is taken again from there, which costs nothing. The first step, before
+    anything is known, is at most one of the grid. Lands on times of the grid and on `places` - 1 even places between
+    two of them, and never makes more calls than the grid has steps: where fewer calls are left than steps of the grid,
+    a step is at least an even share of the way. Made for `adams`, and for other solvers of one call a step; in a
+    chain it comes first.
 
     Args:
-        tol: Error of a step allowed, in units of the sample (rms), >= 0. 0 takes every step of the grid.
-        fade: How an error made early fades on its way to the picture, per radian, >= 0. 0 treats all steps alike.
-        bend: b of the first step, before any can be measured, > 0; larger starts more carefully.
-        places: Places to land on for each step of the grid, >= 1. 1 keeps to the grid.
+        tol: Error of a step allowed, in units of the sample (rms), in [0, 1e9]. 0 takes every step of the grid.
+        fade: How an error made early fades on its way to the picture, per radian, in [0, 10]. 0 treats all steps
+            alike.
+        bend: b of the first step, before any can be measured, in [1e-9, 1e9]; larger starts more carefully.
+        places: Places to land on for each step of the grid, in 1..100. 1 keeps to the grid.
 
     Raises:
         SpecError: a setting out of range.
@@ -51,16 +55,14 @@ class Stride(Policy):
     name: ClassVar[str] = "stride"
     neutral: ClassVar[Mapping[str, Any]] = {"tol": 0.0}
     solver: ClassVar[str] = "adams"
+    ranges: ClassVar[Ranges] = {"tol": (0, MAX_TOLERANCE), "fade": (0, 10), "bend": (1e-9, 1e9), "places": (1, 100)}
     # Each makes about 9 % fewer calls than the one before: from 30 of 50 to 8 on Pebble.
     calibration_settings: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
         {"tol": float(f"{0.001 * 1.42**k:.2g}")} for k in range(14)
     )
 
     def __post_init__(self) -> None:
-        check_number(self, "tol", 0)
-        check_number(self, "fade", 0)
-        check_number(self, "bend", 1e-9)
-        check_integer(self, "places", 1)
+        check_settings(self)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -78,7 +80,8 @@ class Stride(Policy):
         if run.next_start <= run.t_end:
             return proposal
         here = run.angle(run.next_start)
-        first = min(MAX_STEP, (self._allowed(here) / self.bend) ** (1 / 3))
+        grid_step = here - run.angle(proposal.t_next)
+        first = min(MAX_STEP, grid_step, (self._allowed(here) / self.bend) ** (1 / 3))
         return replace(proposal, t_next=self._place(run, run.next_start, here - first))
 
     def _allowed(self, angle: float) -> float:
@@ -96,9 +99,17 @@ class Stride(Policy):
         if here <= (allowed / LAST_STEP_WEIGHT) ** (1 / 3):
             return run.t_end
         step = min(MAX_STEP, MAX_GROWTH * before, MAX_REMAINING_SHARE * here, allowed ** (1 / 3))
-        # The fewer of the grid's calls are left, the less a step may fall short of an even share of the way.
+        return self._place(run, last.t, here - max(step, self._share(run, last.t, left)))
+
+    def _share(self, run: Run, start: float, left: int) -> float:
+        """Length that a step from `start` has at least, so that `left` calls after it reach the end.
+
+        The fewer calls are left, the less may it fall short of an even share of the way; where they are enough to take
+        every step of the grid, it need not pass the grid's next time.
+        """
+        here, ahead = run.angle(start), [t for t in run.grid if t < start]
         share = (1 - left / (len(run.grid) - 1)) * here / (left + 1)
-        return self._place(run, last.t, here - max(step, share))
+        return min(share, here - run.angle(ahead[0])) if len(ahead) <= left + 1 else share
 
     def _left(self, run: Run) -> int:
         """Calls that the grid would still make after the pending one, had it made as many as this run."""
@@ -110,18 +121,17 @@ class Stride(Policy):
         if not angles or LAST not in last.signals:
             return None, 0.0
         k = angles[-1] - here
+        if k <= 0.0:  # beyond what log-SNR can tell apart
+            return None, 0.0
         if LINE not in last.signals or len(angles) < 2:
             return max(2.0 * last.signals[LAST] / k**2, 1e-12), k
         return max(last.signals[LINE] / (k * (k + angles[-2] - angles[-1])), 1e-12), k
 
     def _place(self, run: Run, start: float, angle: float) -> float:
         """The place to land on that is nearest to an angle; the next one after `start` where that is too near."""
-        places = [run.t_end]
-        for a, b in zip(reversed(run.grid[:-1]), reversed(run.grid[1:]), strict=True):
-            if b >= start:
-                break
-            inside = [b + (a - b) * j / self.places for j in range(1, self.places)]  # b + (a - b) may round to beside a
-            places += [t for t in (*inside, a) if t < start]
-            if run.angle(places[-1]) > angle and len(places) > self.places:
-                break
-        return min(places, key=lambda t: abs(run.angle(t) - angle))
+        grid = run.grid
+        behind = bisect_right(grid, -start, key=lambda t: -t)  # the first time of the grid after `start`
+        k = min(max(behind, bisect_left(grid, -angle, key=lambda t: -run.angle(t))), len(grid) - 1)
+        a, b = grid[k - 1], grid[k]
+        inside = (b + (a - b) * j / self.places for j in range(1, self.places))  # b + (a - b) may round to beside a
+        return min((t for t in (b, *inside, a) if t < start), key=lambda t: abs(run.angle(t) - angle))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from ..engine.contracts import Clock, Forecast, Plan, Policy, PredictionType, Run
 from ..registry import register
-from .ranges import build_forecast, check_integer, check_number
+from ..settings import MAX_STEPS, MAX_TOLERANCE, Ranges, check_settings
 
 CHANGE = "latent_change"
 
@@ -35,11 +35,11 @@ class ThirdOrder(Policy):
     |(d_i + d_{i-2}) / 2 - d_{i-1}| <= tol * d_{i-1}, each sample by itself.
 
     Args:
-        tol: Relative tolerance, dimensionless, >= 0. 0 never skips, save where the change is exactly even.
-        max_skip: Longest run of consecutive forecasts, in steps, >= 0. 0 never skips.
-        warmup: Steps at the start that are always called, >= 4: the criterion needs them.
-        tail: Steps at the end that are always called, >= 0.
-        order: Of the forecast, 0..3. Order 0 of eps repeats the last noise prediction, as published.
+        tol: Relative tolerance, dimensionless, in [0, 1e9]. 0 never skips, save where the change is exactly even.
+        max_skip: Longest run of consecutive forecasts, in 0..10,000 steps. 0 never skips.
+        warmup: Steps at the start that are always called, in 4..10,000: the criterion needs them.
+        tail: Steps at the end that are always called, in 0..10,000.
+        order: Of the forecast, in 0..3. Order 0 of eps repeats the last noise prediction, as published.
         of: Prediction that is forecast: eps, x0, v or flow.
         clock: What it is forecast against: logsnr, t or angle.
 
@@ -59,13 +59,16 @@ class ThirdOrder(Policy):
     name: ClassVar[str] = "third_order"
     needs: ClassVar[frozenset[str]] = frozenset({CHANGE})
     neutral: ClassVar[Mapping[str, Any]] = {"max_skip": 0}
+    ranges: ClassVar[Ranges] = {
+        "tol": (0, MAX_TOLERANCE),
+        "max_skip": (0, MAX_STEPS),
+        "warmup": (4, MAX_STEPS),
+        "tail": (0, MAX_STEPS),
+        "order": (0, 3),
+    }
 
     def __post_init__(self) -> None:
-        check_number(self, "tol", 0)
-        check_integer(self, "max_skip", 0)
-        check_integer(self, "warmup", 4)
-        check_integer(self, "tail", 0)
-        build_forecast(self)
+        check_settings(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         accepted = run.accepted_attempts
@@ -80,7 +83,7 @@ class ThirdOrder(Policy):
             or relative_curvature([a.signals[CHANGE] for a in accepted[-3:]]) > self.tol
         ):
             return proposal
-        return replace(proposal, evaluate=build_forecast(self))
+        return replace(proposal, evaluate=Forecast(self.order, self.of, self.clock))
 
 
 @register("policy")
@@ -99,9 +102,10 @@ class ThirdOrderReleased(Policy):
     Calls = 4 + the decisions to call among the first N - 4, for N steps.
 
     Args:
-        tol: Relative tolerance, dimensionless, >= 0. 0 skips only where the change is exactly even.
-        max_skip: Their C_max, >= 0: see above for 0.
-        warmup: Steps at the start that are always called, >= 4 (4 as released; as many as the grid has: `fixed`).
+        tol: Relative tolerance, dimensionless, in [0, 1e9]. 0 skips only where the change is exactly even.
+        max_skip: Their C_max, in 0..10,000: see above for 0.
+        warmup: Steps at the start that are always called, in 4..10,000 (4 as released; as many as the grid
+            has: `fixed`).
 
     Raises:
         SpecError: a setting out of range.
@@ -115,12 +119,11 @@ class ThirdOrderReleased(Policy):
     name: ClassVar[str] = "third_order_released"
     needs: ClassVar[frozenset[str]] = frozenset({CHANGE})
     scope: ClassVar[Literal["sample", "batch"]] = "batch"
-    neutral: ClassVar[Mapping[str, Any]] = {"warmup": 10**6}
+    neutral: ClassVar[Mapping[str, Any]] = {"warmup": MAX_STEPS}
+    ranges: ClassVar[Ranges] = {"tol": (0, MAX_TOLERANCE), "max_skip": (0, MAX_STEPS), "warmup": (4, MAX_STEPS)}
 
     def __post_init__(self) -> None:
-        check_number(self, "tol", 0)
-        check_integer(self, "max_skip", 0)
-        check_integer(self, "warmup", 4)
+        check_settings(self)
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         return self.plan_batch([run], [proposal])[0]

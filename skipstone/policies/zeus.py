@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..engine.contracts import Forecast, Plan, Policy, PredictionType, Run
 from ..errors import SpecError
 from ..registry import register
-from .ranges import check_choice, check_integer
+from ..settings import MAX_STEPS, Ranges, check_settings, shorten
 
 
 @register("policy")
@@ -28,13 +28,13 @@ class Zeus(Policy):
     published. Of the paper only the abstract was read; this follows the code of its DPM-Solver++ scheduler.
 
     Args:
-        denominator: Length of the pattern, in steps, >= 1.
-        modular: Places of the pattern after which a step is skipped, each in [0, denominator).
-        first, last: Steps after which skipping begins and ends, >= 0 (3 at least is used).
-        max_skip: Longest run of skips, in steps, >= 0. 0 never skips.
-        lagrange: Calls that the late polynomial goes through, 0..4. 0 keeps the pattern to the end.
-        lagrange_step: Step from which it is used, >= 0.
-        lagrange_every: Steps from one call to the next there, >= 1.
+        denominator: Length of the pattern, in 1..10,000 steps.
+        modular: Places of the pattern after which a step is skipped, each in 0..9,999 and below `denominator`.
+        first, last: Steps after which skipping begins and ends, in 0..10,000 (3 at least is used).
+        max_skip: Longest run of skips, in 0..10,000 steps. 0 never skips.
+        lagrange: Calls that the late polynomial goes through, in 0..4. 0 keeps the pattern to the end.
+        lagrange_step: Step from which it is used, in 0..10,000.
+        lagrange_every: Steps from one call to the next there, in 1..10,000.
         of: What the network predicts: eps, v, x0 or flow; ZEUS extrapolates that.
 
     Raises:
@@ -54,19 +54,20 @@ class Zeus(Policy):
     of: PredictionType = "eps"
     name: ClassVar[str] = "zeus"
     neutral: ClassVar[Mapping[str, Any]] = {"max_skip": 0}
+    ranges: ClassVar[Ranges] = {
+        "denominator": (1, MAX_STEPS),
+        "modular": (0, MAX_STEPS - 1),
+        **dict.fromkeys(("first", "last", "max_skip", "lagrange_step"), (0, MAX_STEPS)),
+        "lagrange": (0, 4),
+        "lagrange_every": (1, MAX_STEPS),
+    }
 
     def __post_init__(self) -> None:
-        check_integer(self, "denominator", 1)
-        for field in ("first", "last", "max_skip", "lagrange_step"):
-            check_integer(self, field, 0)
-        check_integer(self, "lagrange", 0, 4)
-        check_integer(self, "lagrange_every", 1)
-        check_choice(self, "of", ("eps", "v", "x0", "flow"))
-        places = self.modular if isinstance(self.modular, tuple) else (-1,)
-        if not all(type(m) is int and 0 <= m < self.denominator for m in places):
+        check_settings(self)
+        if not all(m < self.denominator for m in self.modular):
             raise SpecError(
-                f"zeus: expected modular to be a tuple of whole numbers in [0, {self.denominator}), got "
-                f"{self.modular!r}; try modular=(0,) or a larger denominator."
+                f"zeus: expected every element of modular to be below denominator={self.denominator}, got "
+                f"{shorten(self.modular)}; try modular=(0,) or a larger denominator."
             )
 
     def plan(self, run: Run, proposal: Plan) -> Plan:

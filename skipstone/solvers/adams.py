@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from ..engine.requests import Node, Noise, Query, Solver, Step, get_prediction
-from ..errors import SpecError
 from ..numerics.array import cast_like, rms, weighted_sum
 from ..numerics.extrapolate import lagrange_weights
 from ..numerics.schedule import Schedule
 from ..registry import register
+from ..settings import check_settings
 
 CORRECTION_HALF_ANGLE = 0.03  # angle at which half of the last correction is kept
 
@@ -187,8 +187,7 @@ class Adams(Solver):
     variants: ClassVar[tuple[str, ...]] = ("adams(of='x0')",)
 
     def __post_init__(self) -> None:
-        if self.of not in ("pair", "x0"):
-            raise SpecError(f"adams: expected of='pair' or of='x0', got {self.of!r}.")
+        check_settings(self)
 
     @property
     def convergence_order(self) -> int:

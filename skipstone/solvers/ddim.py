@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
-from ..errors import SpecError
 from ..numerics.array import weighted_sum
 from ..numerics.schedule import Schedule
 from ..registry import register
+from ..settings import Ranges, check_settings
 from .ddpm import forward_variance
 
 
@@ -46,10 +46,10 @@ class DDIM(Solver):
     name: ClassVar[str] = "ddim"
     diffusers_class: ClassVar[str] = "DDIMScheduler"
     variants: ClassVar[tuple[str, ...]] = ("ddim(eta=0.7)",)
+    ranges: ClassVar[Ranges] = {"eta": (0, 1)}
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.eta <= 1.0:
-            raise SpecError(f"ddim: expected eta in [0, 1], got {self.eta}.")
+        check_settings(self)
 
     @property
     def stochastic(self) -> bool:

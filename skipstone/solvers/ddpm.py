@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
-from ..errors import SpecError
 from ..numerics.array import weighted_sum
 from ..numerics.schedule import Schedule
 from ..registry import register
+from ..settings import check_settings
 
 
 def forward_variance(t_next: float, t: float, schedule: Schedule) -> float:
@@ -45,8 +45,7 @@ class DDPM(Solver):
     variants: ClassVar[tuple[str, ...]] = ("ddpm(variance='large')",)
 
     def __post_init__(self) -> None:
-        if self.variance not in ("small", "large"):
-            raise SpecError(f"ddpm: expected variance='small' or variance='large', got {self.variance!r}.")
+        check_settings(self)
 
     @property
     def stochastic(self) -> bool:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
-from ..errors import SpecError
 from ..numerics.array import weighted_sum
 from ..numerics.exponential import exponential_weights
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import register
+from ..settings import Ranges, check_settings
 from .ddim import ddim_update, x0_weight
 
 
@@ -79,7 +79,7 @@ class DPMpp(Solver):
     which a solver that may be stopped anywhere cannot.
 
     Args:
-        order: 1 (`ddim`), 2 or 3.
+        order: In 1..3; 1 is `ddim`.
         released: With order 3, take the coefficients of the authors' code and of diffusers, which give the second
             difference half its weight and converge at order 2 only. No effect otherwise.
 
@@ -94,10 +94,10 @@ class DPMpp(Solver):
     name: ClassVar[str] = "dpmpp"
     diffusers_class: ClassVar[str] = "DPMSolverMultistepScheduler"
     variants: ClassVar[tuple[str, ...]] = ("dpmpp(order=1)", "dpmpp(order=3)", "dpmpp(order=3, released=True)")
+    ranges: ClassVar[Ranges] = {"order": (1, 3)}
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise SpecError(f"dpmpp: expected order 1, 2 or 3, got {self.order!r}.")
+        check_settings(self)
 
     @property
     def convergence_order(self) -> int:

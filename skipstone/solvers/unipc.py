@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
-from ..errors import SpecError
 from ..numerics.array import weighted_sum
 from ..numerics.exponential import exponential_weights
 from ..numerics.schedule import Schedule
 from ..registry import register
+from ..settings import Ranges, check_settings
 from .ddim import x0_weight
 from .dpmpp import earlier_estimates, multistep_weights, usable_history
 
@@ -37,7 +37,7 @@ class UniPC(Solver):
     the last step but one (`lower_order_final`), which a solver that may be stopped anywhere cannot.
 
     Args:
-        order: 2 or 3, of the predictor. 2 for guided sampling, 3 for unconditional, say its authors.
+        order: Of the predictor, in 2..3. 2 for guided sampling, 3 for unconditional, say its authors.
 
     Raises:
         SpecError: order out of range.
@@ -49,10 +49,10 @@ class UniPC(Solver):
     name: ClassVar[str] = "unipc"
     diffusers_class: ClassVar[str] = "UniPCMultistepScheduler"
     variants: ClassVar[tuple[str, ...]] = ("unipc(order=3)",)
+    ranges: ClassVar[Ranges] = {"order": (2, 3)}
 
     def __post_init__(self) -> None:
-        if self.order not in (2, 3):
-            raise SpecError(f"unipc: expected order 2 or 3, got {self.order!r}.")
+        check_settings(self)
 
     @property
     def convergence_order(self) -> int:

@@ -25,6 +25,7 @@ from ..solvers.ddim import DDIM
 from .backbones.counting import CountingBackbone
 from .backbones.mixture import Mixture
 from .decisions import get_decision, states
+from .settings import check_settings_are_bounded
 
 Check = Callable[[], None]
 DEFAULT_SOLVER, MIXTURE = DDIM(), Mixture()
@@ -57,7 +58,12 @@ def policy_checks(policy: Policy, setup: PolicySetup | None = None) -> Iterator[
         policy: The policy with the settings to be checked.
         setup: What it is tried on; DDIM on an exact mixture of Gaussians by default.
     """
-    for about_it in (check_is_frozen_dataclass, check_has_summary_and_reference, check_spelling_round_trips):
+    for about_it in (
+        check_is_frozen_dataclass,
+        check_has_summary_and_reference,
+        check_spelling_round_trips,
+        check_settings_are_bounded,
+    ):
         yield partial(about_it, policy)
     behaviour = [
         check_reaches_the_end,

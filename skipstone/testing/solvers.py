@@ -26,6 +26,7 @@ from .backbones.counting import CountingBackbone
 from .backbones.gaussian import Gaussian
 from .backbones.mixture import Mixture
 from .orders import gaussian_truth, measured_order, reference, run_without_noise
+from .settings import check_settings_are_bounded
 
 Check = Callable[[], None]
 BELOW, ABOVE = 0.25, 0.5  # how far a measured order may lie below and above the declared one
@@ -219,6 +220,7 @@ CHECKS = (
     check_is_a_frozen_dataclass,
     check_has_summary_and_reference,
     check_spec_round_trips,
+    check_settings_are_bounded,
     check_order_is_as_declared,
     check_constant_estimate_lands_exactly,
     check_calls_per_step,

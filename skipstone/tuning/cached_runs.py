@@ -15,7 +15,7 @@ from ..evaluation.columns import Column
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import GeneratedSample, Subject
-from .grids import FineGrid, even_times, mse_to_psnr, path_policy
+from .grids import Beginning, FineGrid, mse_to_psnr, path_policy
 from .recorder import RecordedTrajectory, Recorder
 from .run_cache import RunCache
 
@@ -41,7 +41,7 @@ class CachedRuns:
     Args:
         subject: The model.
         run_cache: What has been drawn before.
-        steps: Of fine runs, on even angles.
+        steps: Of fine runs, at most; see `grids.fine_times`.
         batch: Samples of one call, >= 1.
         seed: Of the positions that are looked at in large latents.
         on_progress: Called with the progress.
@@ -64,23 +64,31 @@ class CachedRuns:
         solver = solver or registry.parse("solver", policy.solver)
         return self.subject.resolve_column(Column(policy, solver, own.grid, own.steps))
 
-    def fine(self, eval_sample: EvaluationSample) -> FineGrid:
-        """Where the places of fine runs are, for this model: two calls tell where its runs begin.
+    def beginning(self, eval_sample: EvaluationSample) -> Beginning:
+        """Where this model's runs begin, as two calls tell.
 
         Raises:
-            SpecError, GuestError: it cannot be run by `adams`, or has too few places.
+            SpecError, GuestError: it cannot be run by `adams`.
         """
         recorder = Recorder(registry.parse("solver", "adams"), positions=1)
         self.subject.draw([eval_sample.request], self.column(path_policy((1.0, 0.5, 0.0)), recorder))
         line = recorder.lines[0]
-        times = even_times(line.schedule, line.times[0], self.steps)
-        return FineGrid(times, tuple(line.schedule.angle(t) for t in times))
+        return Beginning(line.schedule, line.times[0])
+
+    def fine(self, eval_sample: EvaluationSample) -> FineGrid:
+        """Where the places of fine runs are, for this model. Raises as `beginning`."""
+        return self.beginning(eval_sample).fine(self.steps)
 
     def pictures(
-        self, eval_samples: Sequence[EvaluationSample], fine: FineGrid, what: str, path: Sequence[int]
+        self,
+        eval_samples: Sequence[EvaluationSample],
+        fine: FineGrid,
+        what: str,
+        path: Sequence[int],
+        solver: Solver | None = None,
     ) -> list[Any]:
         """Pixels of the runs along a path, kept by the name `what`, beside what was noted of each."""
-        return [found["pixels"] for found in self._all(eval_samples, fine, what, path)]
+        return [found["pixels"] for found in self._all(eval_samples, fine, what, path, solver)]
 
     def grams(self, eval_samples: Sequence[EvaluationSample], fine: FineGrid) -> Any:
         """`RecordedTrajectory.gram` of fine runs, (samples, rows, rows)."""
@@ -112,7 +120,12 @@ class CachedRuns:
         ]
 
     def _all(
-        self, eval_samples: Sequence[EvaluationSample], fine: FineGrid, what: str, path: Sequence[int]
+        self,
+        eval_samples: Sequence[EvaluationSample],
+        fine: FineGrid,
+        what: str,
+        path: Sequence[int],
+        solver: Solver | None = None,
     ) -> list[dict[str, Any]]:
         found = {eval_sample.id: self.run_cache.arrays(what, eval_sample) for eval_sample in eval_samples}
         missing = [eval_sample for eval_sample in eval_samples if found[eval_sample.id] is None]
@@ -120,7 +133,7 @@ class CachedRuns:
             self.on_progress(f"Drawing {what} runs", len(eval_samples) - len(missing) + first, len(eval_samples))
             some = missing[first : first + self.batch]
             recorder = Recorder(registry.parse("solver", "adams"), self.seed)
-            generated = self._drawn(some, self.column(fine.policy(path), recorder if what == FINE_RUNS else None))
+            generated = self._drawn(some, self.column(fine.policy(path), recorder if what == FINE_RUNS else solver))
             lines: list[RecordedTrajectory | None] = [*recorder.lines] or [None] * len(some)
             for eval_sample, one, line, pixels in zip(
                 some, generated, lines, self.subject.pictures(generated), strict=True
@@ -144,10 +157,10 @@ def _check_run(
 ) -> None:
     """Raise BenchError for a run that others cannot be measured against."""
     if generated.status is not Status.done:
-        raise BenchError(f"The {what} run of {eval_sample.prompt.text!r} is lost. {generated.status.value}")
+        raise BenchError(f"The {what} run of {eval_sample.title} is lost. {generated.status.value}")
     if line is not None and tuple(line.times) != fine.times:
         raise BenchError(
-            f"The fine run of {eval_sample.prompt.text!r} was to make {fine.steps} steps from t={fine.times[0]:g} "
+            f"The fine run of {eval_sample.title} was to make {fine.steps} steps from t={fine.times[0]:g} "
             f"and made "
             f"{len(line.times) - 1} from t={line.times[0]:g}: its runs do not all begin at the same time."
         )

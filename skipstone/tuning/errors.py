@@ -37,11 +37,18 @@ class LocalErrors:
         """n: steps of the fine run."""
         return int(self.table.shape[1])
 
+    def steps(self, path: Any) -> Any:
+        """Of each step of a path (0, ..., n), (steps, samples); infinite of steps longer than the longest."""
+        found = np.full((len(path) - 1, len(self.table)), np.inf)
+        for row, (j, k) in enumerate(itertools.pairwise(path)):
+            before = j - path[row - 1] if row else 0
+            if max(before, k - j) <= self.longest:
+                found[row] = self.table[:, j, before, k - j - 1]
+        return found
+
     def of(self, path: Any) -> Any:
         """Total over the steps of a path (0, ..., n), one for each sample."""
-        before = [0, *(b - a for a, b in itertools.pairwise(path))]
-        steps = zip(path, path[1:], before, strict=False)
-        return sum(self.table[:, j, a, k - j - 1].astype(np.float64) for j, k, a in steps)
+        return self.steps(path).sum(0)
 
     def times(self, gain: Any) -> LocalErrors:
         """What is left of each error in the picture.

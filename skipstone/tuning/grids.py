@@ -1,18 +1,21 @@
-"""Places on the angle as times, as `path` spells them."""
+"""Times of fine runs, and of grids chosen among them, as `path` spells them."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import registry
 from ..engine.contracts import Policy
 from ..numerics.schedule import Schedule
 
 DIGITS = 9  # of a time, where it is no whole timestep
+HALVINGS = 52  # by which a time is found, to the precision of a float
+MOST_ASKED = 64  # places, for each that is wanted, that are asked for where several fall on one timestep
 
 
 def even_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...]:
@@ -22,13 +25,85 @@ def even_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...
     Places that fall on the same timestep are one, so that there may be fewer steps.
     """
     first = schedule.angle(start)
-    table = len(getattr(getattr(schedule, "base", schedule), "alpha_bars", ()))  # a pipeline's schedule has a base
     angles = (first * (1 - i / steps) for i in range(1, steps))
-    inner = (_snap_time(schedule.time(-math.log(math.tan(angle))), table) for angle in angles)
+    return _falling(start, (schedule.time(-math.log(math.tan(angle))) for angle in angles), _num_timesteps(schedule))
+
+
+def trailing_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...]:
+    """Times of so many equal steps of t; on a table whole timesteps, of which every second one is left out at least.
+
+    At least: a run that confirms another must not be on the same places.
+    """
+    table = _num_timesteps(schedule)
+    steps = max(1, min(steps, round(start * table) // 2)) if table else steps
+    return _falling(start, (start * (1 - i / steps) for i in range(1, steps)), table)
+
+
+def fine_times(schedule: Schedule, start: float, steps: int) -> tuple[float, ...]:
+    """Times of at most so many steps from `start` to 0, for runs that are taken for exact, whatever the network.
+
+    Even in the sum of three clocks, each as a share of its whole way, so that a third of the steps follows each of
+    them: t, in which the network was trained; the angle, for networks whose errors are alike at all angles; and
+    asinh(sigma / alpha), for networks that predict noise, whose errors the loud end multiplies by sigma / alpha. Where
+    the schedule is a table they are whole timesteps, and fewer only where the table has fewer.
+    """
+    clocks: tuple[Callable[[float], float], ...] = (float, schedule.angle, lambda t: asinh_ratio(schedule, t))
+    ends = [(clock(start), clock(0.0)) for clock in clocks]
+
+    def gone(t: float) -> float:
+        shares = [(first - clock(t)) / (first - last) for clock, (first, last) in zip(clocks, ends, strict=True)]
+        return sum(shares) / len(shares)
+
+    table = _num_timesteps(schedule)
+    if table:
+        return _fine_timesteps([gone(k / table) for k in range(round(start * table), -1, -1)], start, steps, table)
+    return _falling(start, (_time_when(gone, i / steps, start) for i in range(1, steps)), 0)
+
+
+def _time_when(gone: Callable[[float], float], share: float, start: float) -> float:
+    """The time at which this share of the way is gone, by bisection."""
+    low, high = 0.0, start
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if gone(middle) < share else (middle, high)
+    return high
+
+
+def _fine_timesteps(gone: Sequence[float], start: float, steps: int, table: int) -> tuple[float, ...]:
+    """At most so many steps between whole timesteps, of each of which it is known what share of the way is gone."""
+    import numpy as np
+
+    last = len(gone) - 1
+
+    def even(count: int) -> tuple[float, ...]:
+        inner = np.interp(np.arange(1, count) / count, gone, np.arange(last, -1, -1))
+        return _falling(start, (float(k) / table for k in inner), table)
+
+    if last <= steps:
+        return _falling(start, (k / table for k in range(last - 1, 0, -1)), table)
+    # Several places may fall on one timestep: ask for as many as leave `steps` of them.
+    counts = range(steps, MOST_ASKED * steps)
+    found = bisect.bisect_right(counts, steps, key=lambda count: len(even(count)) - 1)
+    return even(counts[max(0, found - 1)])
+
+
+def asinh_ratio(schedule: Schedule, t: float) -> float:
+    """asinh(sigma / alpha) at t, at most that of pure noise as `Schedule.clock` bounds it; 0 at pure data."""
+    return math.asinh(math.exp(-schedule.clock(t))) if schedule.sigma(t) > 0.0 else 0.0
+
+
+def _num_timesteps(schedule: Schedule) -> int:
+    """Timesteps of the schedule's table; 0 where it is none."""
+    return len(getattr(getattr(schedule, "base", schedule), "alpha_bars", ()))  # a pipeline's schedule has a base
+
+
+def _falling(start: float, inner: Iterable[float], table: int) -> tuple[float, ...]:
+    """Times as `path` takes them: whole timesteps of a table, each once, between the start and 0."""
     falling = [start]
     for t in inner:
-        if 0.0 < t < falling[-1]:
-            falling.append(t)
+        snapped = _snap_time(t, table)
+        if 0.0 < snapped < falling[-1]:
+            falling.append(snapped)
     return (*falling, 0.0)
 
 
@@ -41,6 +116,24 @@ def path_policy(times: Sequence[float], of: str = "pair") -> Policy:
     listed = " ".join(f"{t:.{DIGITS}g}" for t in times[1:-1])
     policy: Policy = registry.parse("policy", f"path(times={listed!r}, of={of!r})")
     return policy
+
+
+class Beginning(NamedTuple):
+    """Where the runs of a model begin: its schedule, and the time of the first step."""
+
+    schedule: Schedule
+    start: float
+
+    def fine(self, steps: int) -> FineGrid:
+        """The places of a fine run of at most so many steps; see `fine_times`."""
+        return self._grid(fine_times(self.schedule, self.start, steps))
+
+    def trailing(self, steps: int) -> FineGrid:
+        """Places of equal steps of t; see `trailing_times`."""
+        return self._grid(trailing_times(self.schedule, self.start, steps))
+
+    def _grid(self, times: tuple[float, ...]) -> FineGrid:
+        return FineGrid(times, tuple(self.schedule.angle(t) for t in times))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from .. import registry
 from ..evaluation.files import write_file
 from ..evaluation.json_lines import json_roundtrip
 from ..policies.storage import FILE, save_policy
+from .reference import CONFIRMING_SOLVER
 from .search import TuningResult, TuningRow
 
 RESULTS, PLOT = "paths.json", "paths.png"
@@ -39,7 +40,8 @@ def write_report(found: TuningResult, out: Path, about: Mapping[str, Any]) -> li
     document = {**about, **_document(found)}
     for calls in found.grids:
         row = next(row for row in found.rows if row.calls == calls and row.group == "path")
-        notes = {"found for": about.get("model"), "calls": calls, "psnr": row.psnr_statistics, "settings": about}
+        notes = {"found for": about.get("model"), "calls": calls, "psnr": row.psnr_statistics, "settings": about,
+                 "references": found.agreement.words}  # fmt: skip
         save_policy(found.policy(calls), policy_folder(out, calls), **json_roundtrip(notes))
     write_file(out / RESULTS, (json.dumps(json_roundtrip(document), indent=1, ensure_ascii=False) + "\n").encode())
     write_file(out / PLOT, plot(found, str(about.get("model", ""))))
@@ -48,7 +50,17 @@ def write_report(found: TuningResult, out: Path, about: Mapping[str, Any]) -> li
 
 def _document(found: TuningResult) -> dict[str, Any]:
     return {
-        "fine": {"times": found.fine.times, "angles": found.fine.angles, "agreement": found.agreement},
+        "fine": {"times": found.fine.times, "angles": found.fine.angles},
+        "references": {
+            "steps": found.agreement.steps,
+            "confirming steps": found.agreement.confirming_steps,
+            "confirmed by": CONFIRMING_SOLVER,
+            "agreement": {
+                "median": found.agreement.median,
+                "worst": found.agreement.worst,
+                "samples": list(found.agreement.psnr),
+            },
+        },
         "grids": [
             {
                 "calls": calls,
@@ -79,7 +91,7 @@ def _document(found: TuningResult) -> dict[str, Any]:
 
 
 def table(rows: Sequence[TuningRow]) -> list[list[str]]:
-    """The head, and a line for each row: figures are PSNR to the fine run in dB."""
+    """The head, and a line for each row: figures are PSNR to the reference in dB."""
     lines = [["budget", "", "calls", "median", "p10", "worst", "mean"]]
     for row in sorted(rows, key=lambda row: (row.calls, -row.psnr_statistics["median"])):
         figures = [f"{row.psnr_statistics[name]:.1f}" for name in ("median", "p10", "worst", "mean")]
@@ -149,13 +161,10 @@ def _errors(axes: Any, found: TuningResult) -> None:
 
     angles = np.array(found.fine.angles)
     for row, (calls, grid) in enumerate(found.grids.items()):
-        steps = list(zip(grid.path, grid.path[1:], strict=False))
-        before = [0, *(b - a for a, b in steps)]
-        each = [found.errors.table[:, j, a, k - j - 1] for (j, k), a in zip(steps, before, strict=False)]
-        rms = np.median(np.sqrt(np.array(each)), axis=1)
-        edges = [angles[j] - angles[k] for j, k in steps]
+        rms = np.median(np.sqrt(found.errors.steps(grid.path)), axis=1)
+        edges = -np.diff(angles[list(grid.path)])
         colour = COLOURS[row % len(COLOURS)]
-        axes.stairs(rms[::-1] / np.array(edges)[::-1], angles[list(grid.path)][::-1], color=colour, lw=1.3,
+        axes.stairs((rms / edges)[::-1], angles[list(grid.path)][::-1], color=colour, lw=1.3,
                     label=f"{calls} calls", baseline=None)  # fmt: skip
     axes.set_ylabel("local error per radian\n(latent, rms, median)")
     axes.legend(fontsize=8, loc="best")

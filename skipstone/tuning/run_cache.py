@@ -18,6 +18,7 @@ from ..evaluation.references import EvaluationSample
 
 CACHE_FOLDER = "drawn"  # folder below --out
 SCORES = "scores.jsonl"
+VERSION = 2  # of what runs are stored: raised whenever the places of fine runs or the meaning of a name changes
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RunCache:
     @classmethod
     def open(cls, out: Path, configuration: Mapping[str, Any]) -> RunCache:
         """Open the cache of a search that writes to `out`. Raises BenchError where it cannot be written."""
-        text = json.dumps(json_roundtrip(dict(configuration)), sort_keys=True)
+        text = json.dumps(json_roundtrip({**configuration, "version of the cache": VERSION}), sort_keys=True)
         run_cache = cls(out / CACHE_FOLDER / hashlib.sha256(text.encode()).hexdigest()[:16])
         write_file(run_cache.folder / "configuration.json", json.dumps(json.loads(text), indent=1).encode())
         repair_lines(run_cache.folder / SCORES)

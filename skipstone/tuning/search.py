@@ -9,21 +9,22 @@ from typing import Any, NamedTuple
 
 from .. import registry
 from ..engine.contracts import Policy
-from ..errors import SkipstoneError, SpecError
+from ..errors import BenchError, SkipstoneError, SpecError
 from ..evaluation.columns import Column, format_component, parse_column
+from ..evaluation.files import IDENTICAL_PSNR
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
-from .cached_runs import FINE_RUNS, CachedRuns, RunScore
+from .cached_runs import CachedRuns, RunScore
 from .errors import LocalErrors, local_errors
-from .gains import PROBE_STRIDE, interpolate_gains, make_probes
+from .gains import PROBE_STRIDE, interpolate_gains, longest_step, make_probes
 from .grids import FineGrid
+from .reference import MARGIN, Agreement, ReferenceRuns
 from .refine import refine_path
 from .run_cache import RunCache
 from .shortest_path import best_path
 
 CALLS = (10, 15, 20, 25)
-MAX_STEP_SHARE = 0.35  # of the fine steps that one step may pass
 MIN_CALLS, MIN_FINE_STEPS = 4, 8  # calls, and steps of a fine run
 RIVALS = ("fixed @ adams", "fixed @ dpmpp", "fixed @ dpmpp / logsnr", "fixed @ unipc")
 FORECASTS = ("pair", "x0")  # of `adams`
@@ -37,7 +38,7 @@ class TuningSettings:
 
     Args:
         calls: Numbers of calls, each at least 4 and at most half of `fine`.
-        fine: Steps of the runs that are taken for the exact solution, >= 8.
+        fine: Steps of the runs that grids are found in, >= 8; references have as many, or more where needed.
         refine: Sweeps of moving single places by the real mean dB of the tuning prompts, >= 0.
         batch: Samples of one call, >= 1.
         seed: Of the positions that are looked at in large latents.
@@ -107,7 +108,7 @@ class TuningRow:
 
     @property
     def psnr_statistics(self) -> dict[str, float]:
-        """PSNR to the fine run: mean, median, tenth percentile and worst."""
+        """PSNR to the reference: mean, median, tenth percentile and worst."""
         import numpy as np
 
         found = np.array([one.psnr for one in self.scores])
@@ -130,8 +131,7 @@ class TuningResult:
         gain: (samples, places).
         landings: Places where the gain was measured.
         rows: Results on the check's prompts.
-        agreement: PSNR of runs at every second place to the fine runs, median; a PSNR to the
-            fine runs above this value is not meaningful.
+        agreement: Of the references that rows are measured against, with those that confirm them.
     """
 
     fine: FineGrid
@@ -139,8 +139,8 @@ class TuningResult:
     errors: LocalErrors
     gain: Any
     landings: Sequence[int]
+    agreement: Agreement
     rows: Sequence[TuningRow] = ()
-    agreement: float = 0.0
 
     def times(self, calls: int) -> tuple[float, ...]:
         """Return the times of the grid of this many calls."""
@@ -179,22 +179,25 @@ class TimeGridSearch:
 
         Raises:
             SpecError, GuestError: the model cannot be run by `adams`, or has too few places for so many calls.
-            BenchError: a fine run was lost, or the folder cannot be written.
+            BenchError: a reference was lost or is not confirmed, or the folder cannot be written.
         """
-        fine = self.cached_runs.fine(self.eval_samples[0])
-        for calls in self.settings.calls:
-            if calls > fine.steps // 2:
-                raise SpecError(
-                    f"{self.subject.name} has {fine.steps} places for {self.settings.fine} fine steps, because its "
-                    f"timesteps are whole: expected --calls of at most {fine.steps // 2}, got {calls}."
-                )
+        beginning = self.cached_runs.beginning(self.eval_samples[0])
+        fine = beginning.fine(self.settings.fine)
+        self._check_places(fine)
         errors = self._errors(fine)
-        landings, gain, agreement = self._gains(fine, errors)
-        grids = self._grids(
-            fine, {"own": errors.times(gain), "upper": errors.times(_upper_quartile(gain)), "alike": errors}
-        )
-        found = TuningResult(fine, grids, errors, gain, landings, agreement=agreement)
-        return replace(found, rows=tuple(self._rows(found)))
+        landings, gain = self._gains(fine, errors)
+        left = {"own": errors.times(gain), "upper": errors.times(_upper_quartile(gain)), "alike": errors}
+        references = [*ReferenceRuns(self.cached_runs, beginning, self.settings.fine).doublings()]
+        for reference in references:
+            agreement = reference.agreement(self._checked)
+            if reference is not references[-1] and not agreement.confirms(self._first_look(fine, left, reference)):
+                continue
+            found = TuningResult(fine, self._grids(fine, left, reference), errors, gain, landings, agreement)
+            found = replace(found, rows=tuple(self._rows(found, reference)))
+            if not _unconfirmed(found):
+                self._note_uncertain(found)
+                return found
+        raise BenchError(self._refusal(found))
 
     @property
     def cached_runs(self) -> CachedRuns:
@@ -202,21 +205,31 @@ class TimeGridSearch:
         s = self.settings
         return CachedRuns(self.subject, self.run_cache, s.fine, s.batch, s.seed, self.on_progress)
 
+    @property
+    def _checked(self) -> Sequence[EvaluationSample]:
+        return self.check or self.eval_samples
+
+    def _check_places(self, fine: FineGrid) -> None:
+        for calls in self.settings.calls:
+            if calls > fine.steps // 2:
+                raise SpecError(
+                    f"{self.subject.name} has {fine.steps} places for {self.settings.fine} fine steps, because its "
+                    f"timesteps are whole: expected --calls of at most {fine.steps // 2}, got {calls}."
+                )
+
     def _errors(self, fine: FineGrid) -> LocalErrors:
         import numpy as np
 
         grams = self.cached_runs.grams(self.eval_samples, fine)
         self.on_progress("Errors of all steps", 0, 1)
-        return local_errors(np.array(fine.angles), grams, max(2, round(MAX_STEP_SHARE * fine.steps)))
+        return local_errors(np.array(fine.angles), grams, longest_step(fine))
 
-    def _gains(self, fine: FineGrid, errors: LocalErrors) -> tuple[list[int], Any, float]:
-        """Landings, the gain at every place, and how well the probes' base agrees with the fine runs."""
+    def _gains(self, fine: FineGrid, errors: LocalErrors) -> tuple[list[int], Any]:
+        """Landings, and the gain at every place."""
         import numpy as np
 
         draws, base = self.cached_runs, fine.every(PROBE_STRIDE)
-        full = draws.pictures(self.eval_samples, fine, FINE_RUNS, range(fine.steps + 1))
         pictures = draws.pictures(self.eval_samples, fine, "base", base)
-        apart = [float(((a - b) ** 2).mean()) for a, b in zip(pictures, full, strict=True)]
         made, already = make_probes(fine), errors.of(base)
         measured = []
         for k, probe in enumerate(made):
@@ -225,10 +238,15 @@ class TimeGridSearch:
             added = np.maximum(errors.of(probe.path) - already, 1e-3 * already)
             measured.append([one.error for one in seen] / np.maximum(added, 1e-30))
         landings = [probe.landing for probe in made]
-        agreement = statistics.median(RunScore(0, error).psnr for error in apart)
-        return landings, interpolate_gains(fine, landings, np.array(measured)), agreement
+        return landings, interpolate_gains(fine, landings, np.array(measured))
 
-    def _grids(self, fine: FineGrid, left: Mapping[str, LocalErrors]) -> dict[int, TunedGrid]:
+    def _first_look(self, fine: FineGrid, left: Mapping[str, LocalErrors], reference: ReferenceRuns) -> float:
+        """Median PSNR of one grid of the most calls: what a reference must at least be good for."""
+        path = best_path(left["own"], max(self.settings.calls))
+        grid = TunedGrid(path, FORECASTS[0], "own")
+        return statistics.median(one.psnr for one in self._run_grid(fine, grid, reference, self._checked))
+
+    def _grids(self, fine: FineGrid, left: Mapping[str, LocalErrors], reference: ReferenceRuns) -> dict[int, TunedGrid]:
         """For each number of calls the grid that really runs best, out of the best paths by each weighing."""
         found: dict[int, TunedGrid] = {}
         tried = [(calls, name, of) for calls in self.settings.calls for name in left for of in FORECASTS]
@@ -238,24 +256,27 @@ class TimeGridSearch:
             if (calls, name) not in paths:
                 paths[calls, name] = best_path(left[name], calls)
             grid = TunedGrid(paths[calls, name], of, name)
-            grid = grid._replace(tuning_psnr=self._score(fine, grid))
+            grid = grid._replace(tuning_psnr=self._score(fine, grid, reference))
             if calls not in found or grid.tuning_psnr > found[calls].tuning_psnr:
                 found[calls] = grid
         if self.settings.refine:
-            found = {calls: self._refined(fine, grid) for calls, grid in found.items()}
+            found = {calls: self._refined(fine, grid, reference) for calls, grid in found.items()}
         return found
 
-    def _score(self, fine: FineGrid, grid: TunedGrid) -> float:
-        """Mean PSNR on the tuning prompts."""
-        full = self.cached_runs.pictures(self.eval_samples, fine, FINE_RUNS, range(fine.steps + 1))
+    def _run_grid(
+        self, fine: FineGrid, grid: TunedGrid, reference: ReferenceRuns, eval_samples: Sequence[EvaluationSample]
+    ) -> list[RunScore]:
         column = self.cached_runs.column(fine.policy(grid.path, grid.of))
-        return statistics.fmean(
-            one.psnr for one in self.cached_runs.score_runs(column, self.eval_samples, FINE_RUNS, full)
-        )
+        pictures = reference.pictures(eval_samples)
+        return self.cached_runs.score_runs(column, eval_samples, reference.name, pictures)
 
-    def _refined(self, fine: FineGrid, grid: TunedGrid) -> TunedGrid:
+    def _score(self, fine: FineGrid, grid: TunedGrid, reference: ReferenceRuns) -> float:
+        """Mean PSNR on the tuning prompts."""
+        return statistics.fmean(one.psnr for one in self._run_grid(fine, grid, reference, self.eval_samples))
+
+    def _refined(self, fine: FineGrid, grid: TunedGrid, reference: ReferenceRuns) -> TunedGrid:
         def score(path: tuple[int, ...]) -> float:
-            return self._score(fine, grid._replace(path=path))
+            return self._score(fine, grid._replace(path=path), reference)
 
         what = f"Refining the grid of {len(grid.path) - 1} calls"
         path = refine_path(
@@ -265,24 +286,21 @@ class TimeGridSearch:
 
     # -- the proof --------------------------------------------------------------------------------
 
-    def _rows(self, found: TuningResult) -> Iterator[TuningRow]:
-        eval_samples = self.check or self.eval_samples
-        full = self.cached_runs.pictures(eval_samples, found.fine, FINE_RUNS, range(found.fine.steps + 1))
+    def _rows(self, found: TuningResult, reference: ReferenceRuns) -> Iterator[TuningRow]:
         for k, calls in enumerate(self.settings.calls):
             self.on_progress("Checking", k, len(self.settings.calls))
             grid = found.grids[calls]
             column = self.cached_runs.column(found.policy(calls))
-            yield self._row(calls, f"path-{calls}", "path", column, eval_samples, full)
+            yield self._row(calls, f"path-{calls}", "path", column, reference)
             column = self.cached_runs.column(found.fine.policy(found.fine.even_path(calls), grid.of))
-            yield self._row(
-                calls, f"even angles @ {format_component(column.solver)}", "even", column, eval_samples, full
-            )
+            label = f"even angles @ {format_component(column.solver)}"
+            yield self._row(calls, label, "even", column, reference)
             for spec in RIVALS if self.settings.rivals else ():
                 rival = self._admitted(f"{spec} / {calls}")
                 if rival is not None:
-                    yield self._row(calls, spec, "rival", rival, eval_samples, full)
+                    yield self._row(calls, spec, "rival", rival, reference)
         if self.settings.rivals:
-            yield from self._strides(eval_samples, full)
+            yield from self._strides(reference)
 
     def _admitted(self, spec: str) -> Column | None:
         own = self.subject.default_sampler
@@ -294,20 +312,12 @@ class TimeGridSearch:
             return None
         return column
 
-    def _row(
-        self,
-        calls: int,
-        label: str,
-        group: str,
-        column: Column,
-        eval_samples: Sequence[EvaluationSample],
-        full: Sequence[Any],
-    ) -> TuningRow:
-        return TuningRow(
-            calls, label, column.spec, group, self.cached_runs.score_runs(column, eval_samples, FINE_RUNS, full)
-        )
+    def _row(self, calls: int, label: str, group: str, column: Column, reference: ReferenceRuns) -> TuningRow:
+        pictures = reference.pictures(self._checked)
+        scores = self.cached_runs.score_runs(column, self._checked, reference.name, pictures)
+        return TuningRow(calls, label, column.spec, group, scores)
 
-    def _strides(self, eval_samples: Sequence[EvaluationSample], full: Sequence[Any]) -> Iterator[TuningRow]:
+    def _strides(self, reference: ReferenceRuns) -> Iterator[TuningRow]:
         """For each number of calls the setting that makes the most calls within it."""
         rows: list[TuningRow] = []
         for settings in reversed(registry.find_class("policy", "stride").calibration_settings):  # type: ignore[attr-defined]  # a Policy
@@ -315,13 +325,44 @@ class TimeGridSearch:
             if column is None:
                 return
             self.on_progress("Checking stride", len(rows), len(rows) + 1)
-            rows.append(self._row(0, f"stride(tol={settings['tol']})", "rival", column, eval_samples, full))
+            rows.append(self._row(0, f"stride(tol={settings['tol']})", "rival", column, reference))
             if rows[-1].mean_calls > max(self.settings.calls) + SLACK:
                 break
         for calls in self.settings.calls:
             within = [row for row in rows if row.mean_calls <= calls + SLACK]
             if within:
                 yield replace(max(within, key=lambda row: row.mean_calls), calls=calls)
+
+    def _note_uncertain(self, found: TuningResult) -> None:
+        """Note samples of which the references do not agree well enough for what is reported of them."""
+        agreed = found.agreement.psnr
+        best = [max(psnrs) for psnrs in zip(*([one.psnr for one in row.scores] for row in found.rows), strict=True)]
+        count = sum(a < min(b + MARGIN, IDENTICAL_PSNR) for a, b in zip(agreed, best, strict=False))
+        if count:
+            self.notes.append(
+                f"On {count} of {len(agreed)} samples the references agree to less than {MARGIN:g} dB beyond what is "
+                f"reported of them: p10 and worst may be off."
+            )
+
+    def _refusal(self, found: TuningResult) -> str:
+        """Why no figures are reported, and what to type instead."""
+        lost = _unconfirmed(found)
+        calls = min(lost)
+        good = " ".join(f"--calls {n}" for n in self.settings.calls if n not in lost)
+        fewer = good or (f"--calls below {calls}" if calls > MIN_CALLS else "")
+        return (
+            f"{self.subject.name}: {found.agreement.words} A run of {calls} calls is {lost[calls]:.1f} dB from the "
+            f"first of them: expected the references to agree to at least {MARGIN:g} dB more. More steps do not help."
+            + (f" Ask for {fewer}: what was drawn is kept." if fewer else "")
+        )
+
+
+def _unconfirmed(found: TuningResult) -> dict[int, float]:
+    """Numbers of calls whose best row is too near to the reference for it, and the median PSNR of that row."""
+    best: dict[int, float] = {}
+    for row in found.rows:
+        best[row.calls] = max(best.get(row.calls, 0.0), row.psnr_statistics["median"])
+    return {calls: psnr for calls, psnr in best.items() if not found.agreement.confirms(psnr)}
 
 
 def _upper_quartile(gain: Any) -> Any:

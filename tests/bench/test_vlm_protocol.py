@@ -183,7 +183,8 @@ def test_samples_are_drawn_by_category_and_seed(tmp_path: Path) -> None:
         ("name,prompt\n000,a", "says no prompt for the picture 001.png"),
         ("prompt\na\nb", "expected name and prompt"),
         ("name,prompt\n000,a\n000,b", "each name once"),
-        ('{"name": "000", "prompt": "a"}\nno', "line 2"),
+        ('{"name": "000", "prompt": "a"}\nno', "is not csv: .*--format jsonl"),
+        ('name,prompt\n000,"' + "a" * 200_000 + '"\n', r"row 2 \(line 2\) is not CSV: field larger"),
     ],
 )
 def test_prompts_are_never_found_by_their_order(tmp_path: Path, text: str, wrong: str) -> None:
@@ -195,9 +196,17 @@ def test_prompts_are_never_found_by_their_order(tmp_path: Path, text: str, wrong
 
 def test_json_lines_and_tabs(tmp_path: Path) -> None:
     both, prompts = folders(tmp_path, {"a": 10, "b": 20}, 1)
-    for text in ('{"file": "000.png", "caption": "a, cat"}\n', "name\tprompt\n000\ta, cat\n"):
+    for form, text in (
+        ("jsonl", '{"file": "000.png", "caption": "a, cat"}\n'),
+        ("json", '[{"file": "000.png", "caption": "a, cat"}]'),
+        ("tsv", "name\tprompt\n000\ta, cat\n"),
+    ):
         prompts.write_text(text)
-        assert load_material(both, (), prompts).samples[0].prompt == "a, cat"
+        assert load_material(both, (), prompts, form).samples[0].prompt == "a, cat"
+        with pytest.raises(PromptError, match=f"is not csv: .*--format {'json' if form == 'json' else form}"):
+            load_material(both, (), prompts)
+    with pytest.raises(PromptError, match="has no names: say --format csv"):
+        load_material(both, (), prompts, "txt")
 
 
 # -- A benchmark's folder ---------------------------------------------------------------------------

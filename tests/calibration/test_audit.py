@@ -35,11 +35,9 @@ def test_an_audit_goes_on_where_the_last_one_ended(saved: Path, pipe: Any, cache
     assert len({line["prompt"] for line in lines}) == 5  # none twice, while there are others
 
 
-def test_a_promise_that_is_broken_is_noticed(saved: Path, pipe: Any, cache: Path) -> None:
+def test_a_promise_that_is_broken_is_noticed(policy: Certified, saved: Path, pipe: Any, cache: Path) -> None:
     """Its target is moved to where the same pictures miss it."""
-    document = json.loads((saved / "policy.json").read_text())
-    document["certificate"]["target"] = "psnr >= 98 @ 60%"
-    (saved / "policy.json").write_text(json.dumps(document))
+    replace(policy, certificate=replace(policy.certificate, target="psnr >= 98 @ 60%")).save_pretrained(saved)
     found = skipstone.audit(saved, pipe, samples=12, prompts=["a gray frog", "a pink bus"], cache=cache)
     if found.found.interval.value < 0.5:  # the policy skips: no picture is the full run's own
         assert found.alarm
@@ -51,8 +49,10 @@ def test_a_promise_that_is_broken_is_noticed(saved: Path, pipe: Any, cache: Path
 
 
 def test_every_group_has_a_test_of_its_own(policy: Certified, pipe: Any, cache: Path, tmp_path: Path) -> None:
-    groups = {name: {"n": 4, "failures": 0, "p": 0.1} for name in ("cats", "dogs")}
-    point = replace(policy.point, groups=groups)
+    groups = {
+        name: {"n": policy.point.n / 2, "failures": 0, "p": 0.6 ** (policy.point.n / 2)} for name in ("cats", "dogs")
+    }
+    point = replace(policy.point, groups=groups, failures=0, p=groups["cats"]["p"], value=1.0, high=1.0)
     points = tuple(point if p == policy.point else p for p in policy.certificate.points)
     grouped = replace(policy, certificate=replace(policy.certificate, points=points), point=point)
     folder = grouped.save_pretrained(tmp_path / "groups")

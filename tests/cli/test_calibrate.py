@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import diffusers
 import pytest
 from outcome import Outcome, Shell
 
+import skipstone
 from skipstone import cli
+from skipstone.errors import CertificateError
 from skipstone.evaluation.engine_subject import EngineSubject
+from skipstone.evaluation.folder_lock import lock_folder
 
 PROMPTS = "\n".join(
     f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cat", "dog", "bus", "car")
@@ -106,12 +112,74 @@ def test_the_policy_generates_and_its_steps_are_held_against_the_certificate(
     assert auto.code == 0, auto.err
 
 
+def test_a_certificate_brings_its_own_sampler(shell: Shell, mine: Path, tiny_pebble: Path) -> None:
+    told = ("generate", "a red cat", "--model", str(tiny_pebble), "--policy", str(mine), "--force", "--json")
+    done = shell(*told)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["spec"].endswith(" @ adams / trailing / 6")  # 50 steps are the model's default
+    for typed in (("--steps", "50"), ("--solver", "unipc"), ("--grid", "uniform")):
+        refused = shell(*told, *typed)
+        assert refused.code == 2
+        assert "was made for adams / trailing / 6 (solver / grid / steps), and this command would run" in refused.err
+        assert "Leave --solver, --grid and --steps out" in refused.err
+
+
+def test_the_command_in_the_error_makes_a_certificate_that_python_loads(
+    shell: Shell, base: tuple[str, ...], mine: Path, tiny_pebble: Path, tmp_path: Path
+) -> None:
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tiny_pebble)
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(CertificateError, match="made in the engine's loop") as refused:
+        skipstone.load_policy(mine, pipe)
+    found = re.search(r"skipstone (calibrate .* --out) DIR", str(refused.value))
+    assert found is not None
+    typed = shlex.split(found[1].replace("FILE", base[4]))
+    settings = ("-p", "interval(every=1)", "-p", "interval(every=3)")
+    done = shell(*typed, str(tmp_path / "made"), *settings, "--confidence", "0.7", "--steps", "6")
+    assert done.code == 0, done.err
+    with skipstone.adapt(pipe, tmp_path / "made", uncovered="error") as adapted:
+        pipe("a red cat", num_inference_steps=6, guidance_scale=3.0, output_type="latent")
+    assert adapted.last.uncovered == ()
+
+
+def test_a_certificate_of_python_is_used_and_audited_on_the_command_line(
+    shell: Shell, base: tuple[str, ...], tiny_pebble: Path, tmp_path: Path, cache: Path
+) -> None:
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tiny_pebble)
+    pipe.set_progress_bar_config(disable=True)
+    options = skipstone.CalibrationOptions(steps=6, guidance=2.0, arguments={"height": 32, "width": 32})
+    policy = skipstone.calibrate(
+        pipe, base[4], ASKED[1], confidence=0.7, settings=["interval(every=1)"], cache=cache, options=options
+    )
+    policy.save_pretrained(tmp_path / "python")
+    told = ("generate", "a red cat", "--model", str(tiny_pebble), "--policy", "python", "--json", "--force")
+    refused = shell(*told)
+    assert refused.code == 2
+    assert "made in a diffusers pipeline. Run it there: --as-guest" in refused.err
+    done = shell(*told, "--as-guest", "--guidance", "2", "--set", "height=32", "--set", "width=32")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["spec"].endswith(" @ own / 6")
+    assert "not cover" not in done.err
+    audited = skipstone.audit(tmp_path / "python", pipe, samples=1, cache=cache)
+    assert audited.new == 1
+    refused = shell("audit", "python", "--model", str(tiny_pebble), "--cache", str(cache))
+    assert refused.code == 2
+    assert "height is 32 in the certificate and not there here" in refused.err
+
+
 def test_an_audit_is_quiet_and_goes_on(shell: Shell, mine: Path, cache: Path) -> None:
     first = shell("audit", str(mine), "--samples", "2", "--cache", str(cache))
     assert first.code == 0, first.err
     assert "2 samples were drawn now, 2 in all" in first.out
     assert "No alarm" in first.out
     assert "3 in all" in shell("audit", str(mine), "--samples", "1", "--cache", str(cache)).out
+
+
+def test_two_audits_at_once_would_count_the_same_samples(shell: Shell, mine: Path, cache: Path) -> None:
+    with lock_folder(mine):
+        refused = shell("audit", str(mine), "--samples", "1", "--cache", str(cache))
+    assert refused.code == 2
+    assert "Another command is writing to" in refused.err
 
 
 def test_the_alarm_is_exit_code_4(shell: Shell, mine: Path, cache: Path) -> None:

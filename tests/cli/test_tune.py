@@ -69,7 +69,8 @@ def test_grids_from_one_command_and_from_where_it_was_cut_off(
     held = shell(*asked, "--out", str(grids), "--force", "--check", asked[4], "--no-rivals")
     assert held.code == 0, held.err
     assert "prompts that were not tuned on" in held.out
-    assert "dpmpp" not in held.out
+    assert "fixed @ dpmpp" not in held.out
+    assert "The two references agree to" in held.out
 
 
 def test_grids_for_a_pipeline(asked: tuple[str, ...], shell: Shell, tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from skipstone.errors import PromptError
+from skipstone.evaluation import prompt_records
 from skipstone.evaluation.prompts import Prompt, describe_prompts, load_prompts, prompt_sets
 from skipstone_pebble.scenes import parse_prompt, withheld
 
@@ -48,12 +51,91 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("renamed", [False, True], ids=["named", "unnamed"])
-def test_formats_are_known_by_what_they_hold(name: str, renamed: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("renamed", [False, True], ids=["named", "renamed"])
+def test_a_format_is_what_the_name_says_or_the_argument(name: str, renamed: bool, tmp_path: Path) -> None:
     text, expected = FORMATS[name]
-    prompts = load_prompts(written(tmp_path, "some.txt" if renamed else name, text))
+    form = name.rpartition(".")[2]
+    if renamed:
+        prompts = load_prompts(written(tmp_path, "some.txt", text), prompt_format=form)
+    else:
+        prompts = load_prompts(written(tmp_path, name.upper(), text))
     assert [(p.text, p.category) for p in prompts] == expected
     assert len({p.id for p in prompts}) == len(prompts)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("solo, text, white background", "a bus, rain, night"),
+        ("prompt", "a bus"),
+        ("Prompt\tCategory", "a bus\tbuses"),
+        ('{"prompt": "a bus"}', "a cat"),
+        ('["a bus", "a cat"]',),
+        ("[",),
+        ("id,caption", "1,2,3"),
+        ('a "bus, red', 'night", a cat'),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*is read as one prompt a line")
+def test_a_text_is_one_prompt_a_line_whatever_its_lines_say(lines: tuple[str, ...], tmp_path: Path) -> None:
+    assert [p.text for p in load_prompts(written(tmp_path, "prompts.txt", "\n".join(lines) + "\n"))] == list(lines)
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters='\0\r\n"'), min_size=1), min_size=1)
+)
+@example(["solo, text, white background", "a bus, rain, night"])
+@pytest.mark.filterwarnings("ignore:.*is read as one prompt a line")
+def test_every_text_comes_back_line_by_line(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    path = tmp_path_factory.mktemp("texts") / "a.txt"
+    path.write_bytes("\ufeff".encode() + "\r\n".join(lines).encode())
+    expected = [line.strip() for line in lines if line.strip()]
+    if expected:
+        assert [p.text for p in load_prompts(path)] == expected
+    else:
+        with pytest.raises(PromptError, match="is empty"):
+            load_prompts(path)
+
+
+def test_a_text_that_begins_like_a_table_says_how_to_read_it_as_one(tmp_path: Path) -> None:
+    for text, form in ((PARTI, "tsv"), (BRENCH, "csv"), (GENEVAL, "jsonl")):
+        with pytest.warns(UserWarning, match=f"is read as one prompt a line.*--format {form} "):
+            load_prompts(written(tmp_path, "prompts.txt", text))
+
+
+def test_a_name_that_says_no_format_is_refused(tmp_path: Path) -> None:
+    for name in ("prompts", "prompts.md", "prompts.txt.bak"):
+        path = written(tmp_path, name, "a cat\n")
+        with pytest.raises(PromptError, match=r"expected a name that ends with \.txt.*--format txt"):
+            load_prompts(path)
+        assert [p.text for p in load_prompts(path, prompt_format="txt")] == ["a cat"]
+    with pytest.raises(PromptError, match=r"out of txt, csv, tsv, json, jsonl, got 'xlsx'"):
+        load_prompts(path, prompt_format="xlsx")
+
+
+def test_line_ends_are_equal(tmp_path: Path) -> None:
+    for text in (PARTI, GENEVAL, BRENCH):
+        name = {PARTI: "a.tsv", GENEVAL: "a.jsonl", BRENCH: "a.csv"}[text]
+        read = [load_prompts(written(tmp_path, name, text.replace("\n", end))) for end in ("\n", "\r\n", "\r")]
+        assert read[0] == read[1] == read[2]
+
+
+def test_many_prompts_are_read_and_too_many_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (
+        ("a.txt", "\n".join(f"prompt {k}" for k in range(100_000))),
+        ("a.csv", "prompt,category\n" + "\n".join(f'"prompt, {k}",a' for k in range(100_000))),
+        ("a.jsonl", "\n".join(f'{{"prompt": "prompt {k}"}}' for k in range(100_000))),
+    ):
+        assert len(load_prompts(written(tmp_path, name, text))) == 100_000
+    monkeypatch.setattr(prompt_records, "MAX_RECORDS", 99_999)
+    with pytest.raises(PromptError, match="expected at most 99,999 prompts"):
+        load_prompts(tmp_path / "a.txt")
+    monkeypatch.setattr(prompt_records, "MAX_BYTES", 1000)
+    with pytest.raises(PromptError, match="expected at most 1,000 bytes"):
+        load_prompts(tmp_path / "a.csv")
+    monkeypatch.setattr(prompt_records, "MAX_JSON_MARKS", 2)
+    with pytest.raises(PromptError, match="expected at most 2 quotes and brackets"):
+        load_prompts(written(tmp_path, "a.json", '["a"]'))
 
 
 def test_ids_are_the_file_s_own_or_tell_an_edited_file(tmp_path: Path) -> None:
@@ -85,7 +167,7 @@ BAD = {
     "empty": ("a.txt", b" \n\n", "is empty"),
     "picture": ("a.txt", b"\x89PNG\r\n\x1a\n\x00", "not text: expected UTF-8, got byte 0x89 at 0"),
     "zeros": ("a.txt", b"a cat\x00", "zero byte at 5"),
-    "torn": ("a.jsonl", b'{"prompt": "a"}\n{"prom', r"a\.jsonl, line 2 is not JSON"),
+    "torn": ("a.jsonl", b'{"prompt": "a"}\n{"prom', r"a\.jsonl, line 2: expected JSON"),
     "nameless": ("a.jsonl", b'{"text_of": "a"}\n{"text_of": "b"}', "expected a text under prompt or .* text_of"),
     "column": ("a.csv", b"words,kind\na,b\n", "expected a column prompt or .* got words, kind"),
     "ragged": ("a.tsv", b"prompt\tcategory\na cat\n", r"row 2: expected 2 cells \(prompt, category\), got 1"),
@@ -94,6 +176,42 @@ BAD = {
     "header": ("a.tsv", b"prompt\tcategory\n", "holds no prompts"),
     "coco": ("a.json", b'{"annotations": [{"caption": "a"}]}', "annotation 1: expected image_id"),
     "number": ("a.json", b"[1]", "item 1: expected a text"),
+    "tabs": ("a.csv", b"prompt\tcategory\na\tb\n", "is not csv.*--format tsv"),
+    "commas": ("a.tsv", b"prompt,category\na,b\n", "is not tsv.*--format csv"),
+    "lines in csv": ("a.csv", b'{"prompt": "a"}\n', "is not csv.*--format jsonl"),
+    "columns": ("a.csv", b"prompt,Prompt\na,b\n", "columns of different names"),
+    "no prompt": ("a.csv", b"prompt,category\n,b\n", "row 2: expected a text under prompt"),
+    "long cell": ("a.csv", b"prompt\n" + b"a" * 140_000, r"row 2 \(line 2\) is not CSV: field larger than"),
+    "long line": ("a.txt", b"a\n" + b"a" * 140_000, "line 2: expected at most 131,072 characters, got 140,000"),
+    "long tab": ("a.tsv", b"prompt\n" + b"a" * 140_000, "row 2: expected at most 131,072 characters"),
+    "open quote": ("a.csv", b'prompt\n"a\n' + b"b\n" * 70_000, r"row 2 .* is not CSV: field larger than"),
+    "zero in csv": ("a.csv", b"prompt\na\x00b\n", "zero byte at 8"),
+    "utf-16": ("a.csv", "prompt\na cat\n".encode("utf-16"), "is in UTF-16: save it in UTF-8"),
+    "utf-16 unmarked": ("a.txt", "a cat\n".encode("utf-16-le"), "zero byte at 1"),
+    "latin-1": ("a.txt", "caf\u00e9\n".encode("latin-1"), "byte 0xe9 at 3"),
+    "deep": ("a.json", b"[" * 100_000, "at most 50 lists and objects"),
+    "deep line": ("a.jsonl", b'{"prompt": "a"}\n' + b'{"a":' * 100_000, "line 2: expected at most 50 lists"),
+    "two documents": ("a.json", b'{"prompt": "a"}\n{"prompt": "b"}', "expected JSON, .*--format jsonl"),
+    "one object": ("a.json", b'{"prompt": "a"}', "expected a JSON list.*--format jsonl"),
+    "list in lines": ("a.jsonl", b'[\n"a",\n"b"]', "line 1: expected JSON, .*--format json"),
+    "name twice": (
+        "a.jsonl",
+        b'{"prompt": "a", "prompt": "b"}',
+        'line 1: expected each name once in an object, got "prompt" twice',
+    ),
+    "case": ("a.jsonl", b'{"prompt": "a", "Prompt": "b"}', "fields of different names"),
+    "empty text": ("a.json", b'["a", " "]', "item 2: expected a prompt, got an empty text"),
+    "half": ("a.json", b'["\\ud800"]', "half of a surrogate"),
+    "zero in json": ("a.json", b'["a\\u0000"]', "got one with a zero byte"),
+    "truth": ("a.jsonl", b'{"prompt": true}', "expected a text under prompt"),
+    "digits": (
+        "a.jsonl",
+        b'{"prompt": "a", "id": ' + b"1" * 9000 + b"}",
+        "line 1: expected whole numbers of at most 300 digits",
+    ),
+    "label": ("a.jsonl", b'{"prompt": "a", "category": {"b": 1}}', "expected category to be a text"),
+    "coco image": ("a.json", b'{"annotations": [{"id": 1, "image_id": [1], "caption": "a"}]}', "as whole numbers"),
+    "coco caption": ("a.json", b'{"annotations": [{"id": 1, "image_id": 1, "caption": null}]}', "and a caption"),
 }
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone import registry
+from skipstone.engine.drivers import denoise
+from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
-from skipstone.numerics.grid import Grid, Karras, Leading, LogSNR, Trailing, Uniform
+from skipstone.numerics.array import rms
+from skipstone.numerics.grid import Angle, Asinh, Grid, Karras, Leading, LogSNR, Trailing, Uniform
+from skipstone.numerics.schedule import Schedule
 from skipstone.numerics.tables import Table
+from skipstone.policies.fixed import Fixed
+from skipstone.testing.backbones.gaussian import Gaussian
 
 SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULES = [
@@ -32,6 +39,7 @@ DDIM, DPM, UNIPC = diffusers.DDIMScheduler, diffusers.DPMSolverMultistepSchedule
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", registry.names("grid"))
+@settings(max_examples=25)
 @given(steps=st.integers(1, 300))
 def test_times_fall_from_noise_to_data(name: str, schedule: str, steps: int) -> None:
     grid: Grid = registry.parse("grid", name)
@@ -124,6 +132,61 @@ def test_equal_steps_without_a_table() -> None:
 
 
 def test_log_snr_steps_are_equal_on_the_clock() -> None:
-    schedule = registry.parse("schedule", "vp_linear")
+    schedule = registry.parse("schedule", "vp_linear(b1=10.0)")  # starts at sigma / alpha = 12
     clocks = [schedule.clock(t) for t in LogSNR().times(schedule, 9)[:-1]]
     assert np.allclose(np.diff(clocks), np.diff(clocks)[0])
+
+
+LOUD = ["cosine_table", "zero_terminal_snr", "linear_table", "vp_linear", "cosine", "flow", "flow(shift=5.0)"]
+
+
+def level(schedule: Schedule, t: float) -> float:
+    """sigma / alpha, infinite in pure noise."""
+    return schedule.sigma(t) / schedule.alpha(t) if schedule.alpha(t) else math.inf
+
+
+@pytest.mark.parametrize("grid", [Karras(), Karras(3.0), LogSNR(), Asinh()], ids=registry.spell)
+@pytest.mark.parametrize("spec", LOUD)
+@settings(max_examples=10)
+@given(steps=st.integers(2, 60))
+def test_no_step_but_the_first_starts_above_the_limit_of_loudness(spec: str, grid: Grid, steps: int) -> None:
+    schedule = registry.parse("schedule", spec)
+    times = grid.times(schedule, steps)
+    assert level(schedule, 1.0) > 80.0
+    assert times[0] == 1.0
+    assert all(level(schedule, t) < 80.0 for t in times[1:])
+
+
+@pytest.mark.parametrize(("name", "most"), [("karras", 2), ("logsnr", 2), ("asinh", 2), ("angle", 1)])
+def test_a_cosine_table_is_not_spent_on_pure_noise(name: str, most: int) -> None:
+    """Counted from its own start, sigma / alpha = 20,291, 8 of 20 steps of `karras` began above t = 0.99."""
+    table = registry.parse("schedule", "cosine_table")
+    times = registry.parse("grid", name).times(table, 20)
+    assert level(table, 1.0) > 20_000
+    assert sum(t > 0.99 for t in times) <= most
+
+
+@pytest.mark.parametrize("spec", SCHEDULES)
+@settings(max_examples=20)
+@given(steps=st.integers(1, 200))
+def test_even_grids_are_even(spec: str, steps: int) -> None:
+    """Each in its own function of sigma / alpha: up to the limit of loudness, and down to the data."""
+    schedule = registry.parse("schedule", spec)
+    angles = [schedule.angle(t) for t in Angle().times(schedule, steps)]
+    assert np.allclose(np.diff(angles), (angles[-1] - angles[0]) / steps, rtol=1e-6, atol=1e-9)
+    places = [math.asinh(min(80.0, level(schedule, t))) for t in Asinh().times(schedule, steps)]
+    assert np.allclose(np.diff(places), (places[-1] - places[0]) / steps, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("grid", [Angle(), Asinh()], ids=registry.spell)
+@pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("adams", 2)])
+def test_a_grid_leaves_the_order_of_a_solver_as_it_is(grid: Grid, solver: str, order: int) -> None:
+    """Four times as many steps divide the error by 4^order, or more."""
+    data = Gaussian(schedule=registry.parse("schedule", "scaled_linear"))
+    x = np.random.default_rng(0).standard_normal((2, 4, 4))
+    errors = []
+    for steps in (40, 160):
+        problem = Problem(data.schedule, x, grid.times(data.schedule, steps))
+        made = denoise(data, problem, registry.parse("solver", solver), Fixed()).x
+        errors.append(float(rms(made - data.exact(x, 1.0, 0.0))))
+    assert math.log(errors[0] / errors[1], 4) > order - 0.25

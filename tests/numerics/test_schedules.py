@@ -122,7 +122,7 @@ def test_of_something_else_says_what_it_wants() -> None:
 
 @pytest.mark.parametrize("bars", [(), (0.5,), (0.5, 0.5), (0.1, 0.9), (1.0, 0.5), (0.5, -0.1)])
 def test_a_table_must_fall(bars: tuple[float, ...]) -> None:
-    with pytest.raises(SpecError, match="fall"):
+    with pytest.raises(SpecError, match=r"fall|each element a number in \[0, 1\]"):
         Table(bars)
 
 
@@ -130,7 +130,7 @@ def test_a_table_must_fall(bars: tuple[float, ...]) -> None:
     "spec", ["scaled_linear(steps=1)", "linear_table(first=0.0)", "linear_table(first=0.5, last=0.1)"]
 )
 def test_settings_out_of_range(spec: str) -> None:
-    with pytest.raises(SpecError, match="expected steps >= 2"):
+    with pytest.raises(SpecError, match=r"expected (steps|first)"):
         registry.parse("schedule", spec)
 
 

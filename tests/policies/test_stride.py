@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import skipstone
@@ -23,6 +23,7 @@ from skipstone.numerics.array import rms
 from skipstone.policies.path import Path
 from skipstone.policies.stride import Stride
 from skipstone.solvers.adams import Adams
+from skipstone.testing import states
 from skipstone.testing.backbones.counting import CountingBackbone
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.backbones.mixture import Mixture
@@ -95,6 +96,9 @@ def test_aiming_anew_costs_nothing_and_is_told_as_one_step(setup: PolicySetup) -
 
 
 @settings(max_examples=25, deadline=None)
+@example([1, 1, 0.0625, 0.5, 1], 1, 1e-12)  # an even share of the way passed a time of the grid
+@example([1, 0.0625, 0.0625, 0.0625], 1, 1e-12)
+@example([0.0625, 1, 1, 0.0625, 0.0625], 1, 1e-12)
 @given(
     st.lists(st.floats(0.02, 1.0), min_size=2, max_size=7),
     st.integers(1, 7),
@@ -110,6 +114,28 @@ def test_every_landing_is_a_place_of_the_grid(gaps: list[float], places: int, to
         assert tuple(landings(run)) == problem.grid[1:]
     steps = [a.t - a.t_next for a in run.past]
     assert min(steps) > 1e-4, "a step of the size of a rounding error"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0.02, 1.0), min_size=2, max_size=30), st.integers(1, 7), st.floats(1e-9, 1e9))
+def test_the_first_step_is_at_most_one_of_the_grid(gaps: list[float], places: int, tol: float) -> None:
+    """Whatever the tolerance: nothing has been measured yet."""
+    falling = [1.0 - sum(gaps[:i]) / sum(gaps) for i in range(len(gaps))]
+    problem = dataclasses.replace(MIXED.problem(), grid=(*falling, 0.0))
+    assert landings(MIXED.run(Stride(tol=tol, places=places), problem).run)[0] >= problem.grid[1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.floats(0.02, 1.0), min_size=1, max_size=9), st.integers(1, 7), st.floats(0.01, 0.99), st.floats(0, 1.57)
+)
+def test_a_place_is_the_nearest_of_all(gaps: list[float], places: int, share: float, angle: float) -> None:
+    falling = (*(1.0 - sum(gaps[:i]) / sum(gaps) for i in range(len(gaps))), 0.0)
+    run = next(iter(states(MIXED.run(Stride(), dataclasses.replace(MIXED.problem(), grid=falling)).run)))
+    possible = [t for t in between(falling, places) if t < share]
+    landed = Stride(places=places)._place(run, share, angle)
+    assert landed in possible
+    assert abs(run.angle(landed) - angle) <= min(abs(run.angle(t) - angle) for t in possible) + 1e-12
 
 
 @settings(max_examples=20, deadline=None)

@@ -51,11 +51,27 @@ def test_logs_whose_parts_do_not_fit_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("slots: &a [*a]\n", "expected YAML.*Circular reference"),
+        ("slots: &a [*a]\n", "line 1: .*anchors and aliases"),
+        ("environment: [1, 2]\n", r"no environment is called \[1, 2\]. Known: pebble, toy, surrogate"),
+        ("slots: !!int ''\n", "line 1: .*tags"),
+        ("out: !!timestamp soon\n", "line 1: .*tags"),
+        ("slots: 0x" + "f" * 5000 + "\n", "^f, slots: expected a whole number"),
+        ("out: " + "[" * 5000 + "\n", "nested too deeply"),
+        ("out: " + "{a: " * 5000 + "\n", "nested too deeply"),
+        ("out: " + "a" * 70_000 + "\n", "expected at most 65,536 characters, got 70,006"),
+        ("minutes: 1.0e+400\n", "minutes: expected a number > 0 and at most 100,000, got inf"),
+        ("slots: 100001\n", "slots >= 1 and at most 100,000"),
+        ("seeds: [-1]\n", "different seeds from 0"),
+        ("learner: {name: search, episodes: 100000000}\n", "episodes <= 10,000,000"),
+        ("learner: {name: ppo, hidden: [100000]}\n", "8 layers of 1 to 4096 units"),
+        ("environment: {name: toy, steps: 1001}\n", "steps >= 2 and at most 1000"),
+        ("environment: {name: surrogate, pace: 0.0}\n", "pace > 0"),
+        ("environment: {axes: 100000}\n", "axes >= 0 and at most 1000"),
+        ("environment: {cap: .inf}\n", "finite floor and cap"),
         ("{[1, 2]: 3}\n", "line 1: .*unhashable key"),
         ("out: 2026-13-45\n", "expected YAML.*month"),
         ("out: \x00\n", "expected YAML"),
-        ("minutes: .nan\n", "expected YAML.*NaN"),
+        ("minutes: .nan\n", "expected YAML.*minutes is NaN"),
         ("out: !!python/object/apply:os.getcwd []\n", "line 1: .*could not determine a constructor"),
     ],
 )
@@ -65,6 +81,13 @@ def test_configurations_that_are_none(text: str, said: str) -> None:
     key, _, value = text.strip().partition(": ")
     with pytest.raises(SpecError):
         parse_settings(AgentConfig, "", "f", [f"{key}={value}"])
+
+
+def test_a_few_lines_are_not_billions_of_values() -> None:
+    """Each line has the one before ten times: read, and written as JSON, it would take all memory."""
+    lines = ["a0: &a0 [1, 2]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))]
+    with pytest.raises(SpecError, match="line 1: .*anchors and aliases"):
+        parse_settings(AgentConfig, "\n".join(lines), "f")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from skipstone import __version__
 from skipstone.errors import MetricError, SpecError
 from skipstone.evaluation.columns import Column, Sampler, expand_specs, parse_column
 from skipstone.evaluation.fingerprint import describe_machine, fingerprint
+from skipstone.evaluation.folder_lock import lock_folder
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.prompts import Prompt, describe_prompts, load_prompts
 from skipstone.evaluation.references import EvaluationSample, References, converged_columns
@@ -38,6 +40,7 @@ class PromptSettings:
     Args:
         prompts: A set or a file.
         tuning: Another for tuning; "" takes prompts of the same set that are not in the test.
+        prompt_format: Of files: txt, csv, tsv, json or jsonl; None takes the ends of their names.
         limit: Prompts of the test; None takes all.
         tuned: Samples to tune on, >= 1.
         categories: Those to use; None uses all.
@@ -47,6 +50,7 @@ class PromptSettings:
 
     prompts: str
     tuning: str = ""
+    prompt_format: str | None = None
     limit: int | None = 32
     tuned: int = 8
     categories: Sequence[str] | None = None
@@ -191,7 +195,18 @@ class Benchmark:
         options: Mapping[str, Any],
         on_progress: ProgressCallback = no_progress,
     ) -> Store:
-        """Make what is missing. Raises BenchError where the folder holds results that these cannot be added to."""
+        """Make what is missing.
+
+        Raises:
+            BenchError: the folder holds results that these cannot be added to.
+            OutputError: another command writes to the folder.
+        """
+        with lock_folder(out):
+            return self._run(out, resume, command, options, on_progress)
+
+    def _run(
+        self, out: Path, resume: bool, command: str, options: Mapping[str, Any], on_progress: ProgressCallback
+    ) -> Store:
         Store.check(out, resume)
         _disable_tf32()
         self.subject.load([self.full])
@@ -260,12 +275,13 @@ class Benchmark:
 def _load_prompts(settings: PromptSettings) -> tuple[list[Prompt], list[Prompt], dict[str, Any]]:
     """Prompts of the test and of the tuning, no prompt in both, and their description for the header."""
     tuned = settings.tuned
+    load = partial(load_prompts, prompt_format=settings.prompt_format)
     more = None if settings.limit is None or settings.tuning else settings.limit + tuned
-    found = load_prompts(settings.prompts, limit=more, categories=settings.categories)
+    found = load(settings.prompts, limit=more, categories=settings.categories)
     if settings.tuning:
-        test = load_prompts(settings.prompts, limit=settings.limit, categories=settings.categories)
+        test = load(settings.prompts, limit=settings.limit, categories=settings.categories)
         texts = {prompt.text for prompt in test}
-        tuning = [p for p in load_prompts(settings.tuning, limit=tuned + len(texts)) if p.text not in texts][:tuned]
+        tuning = [p for p in load(settings.tuning, limit=tuned + len(texts)) if p.text not in texts][:tuned]
         source = settings.tuning
     else:
         count = len(found) if settings.limit is None else settings.limit

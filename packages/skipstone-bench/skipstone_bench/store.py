@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import reprlib
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from skipstone.errors import BenchError
 from skipstone.evaluation.files import write_file
 from skipstone.evaluation.json_lines import format_line, json_roundtrip, read_lines, repair_lines
+from skipstone.json_files import JsonReader
 
 HEADER, SAMPLES, TIMINGS, TUNING = "bench.json", "samples.jsonl", "timings.jsonl", "tuning.jsonl"
 PICTURES = "pictures"
@@ -199,13 +203,7 @@ class Store:
         path = folder / HEADER
         if not path.is_file():
             raise BenchError(f"{folder} holds no {HEADER}: expected the --out of skipstone bench.")
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            rows = tuple(_from_json(RowInfo, row) for row in found.pop("rows"))
-            header = _from_json(Header, {**found, "rows": rows, "converged": tuple(found["converged"])})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise BenchError(f"{path} is damaged or of another version: choose another --out.") from None
-        return cls(folder, header)
+        return cls(folder, _read_header(path))
 
     def with_header(self, **changes: Any) -> Store:
         """The store after its header has been changed, on disk too."""
@@ -270,13 +268,47 @@ def _format_identity(identity: Mapping[str, Any], name: str) -> str:
     return text if len(text) < 200 else f"{text[:200]}..."
 
 
+def _read_header(path: Path) -> Header:
+    """The header of a file; fields that a later version added are left out. Raises BenchError."""
+    reader = JsonReader(BenchError, "It is damaged or of another version: choose another --out.")
+    found: Any = reader.convert(Mapping[str, Any], reader.read(path), str(path))
+    rows = reader.convert(Sequence[Mapping[str, Any]], found.get("rows"), f"{path}: rows")
+    found = {**_known_fields(Header, found), "rows": [_known_fields(RowInfo, row) for row in rows]}
+    header: Header = reader.convert(Header, found, str(path))
+    return header
+
+
+def _known_fields(kind: type, found: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(kind)}
+    return {name: value for name, value in found.items() if name in names}
+
+
 def _from_json(kind: type[L], found: Mapping[str, Any]) -> L:
-    """A dataclass out of a line; fields that a later version added are left out."""
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # all are dataclasses
+    """A dataclass out of a line; fields that a later version added are left out. Raises BenchError."""
+    known = _known_fields(kind, found)
+    for name, expected in _field_types(kind).items():
+        if name in known and (
+            not isinstance(known[name], expected) or (bool not in expected and isinstance(known[name], bool))
+        ):
+            raise BenchError(
+                f"A line of the results has {reprlib.repr(known[name])} as {name}: skipstone bench --resume with "
+                f"another --out makes them again."
+            )
     try:
-        return kind(**{name: value for name, value in found.items() if name in known})
+        return kind(**known)
     except TypeError:
-        missing = known - found.keys()
+        missing = {f.name for f in fields(kind)} - found.keys()  # type: ignore[arg-type]  # all are dataclasses
         raise BenchError(
             f"A line of the results lacks {', '.join(sorted(missing))}: made by another version?"
         ) from None
+
+
+@cache
+def _field_types(kind: type) -> dict[str, tuple[type, ...]]:
+    """The outermost types of the fields of lines: a quick check, for there are thousands of lines."""
+    found: dict[str, tuple[type, ...]] = {}
+    for name, hint in get_type_hints(kind).items():
+        each = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        plain = [get_origin(one) or one for one in each]
+        found[name] = (*(dict if one is Mapping else one for one in plain), *([int] if float in plain else []))
+    return found

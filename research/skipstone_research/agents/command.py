@@ -36,6 +36,7 @@ class SampleOptions:
     prompts: Annotated[
         str, typer.Option(help="That no agent was trained on: a file, or a set.", metavar="FILE|SET")
     ] = "pebble"
+    prompt_format: options.FormatOption = None
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 48
     seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1
     seed: options.SeedOption = 0
@@ -128,7 +129,9 @@ def agent(
         --limit 48 --grids grids --oracle oracle/oracle-1.jsonl --out verdicts
       skipstone evaluate agent mine --out verdicts --resume --refine refine.json
     """
-    _evaluate(_resolve_options(context, out, resume), out, resume)
+    from skipstone_bench.cli.resume import resolve_options
+
+    _evaluate(resolve_options(context, agent, out, resume), out, resume)
 
 
 def _evaluate(given: Mapping[str, Any], out: Path, resume: bool) -> None:
@@ -156,23 +159,6 @@ def _evaluate(given: Mapping[str, Any], out: Path, resume: bool) -> None:
     _print_verdicts(found, written, store)
 
 
-def _resolve_options(context: typer.Context, out: Path, resume: bool) -> dict[str, Any]:
-    """The options; of a resumed run those of its first start, where they are not given again."""
-    options = {name: _to_plain(value) for name, value in context.params.items() if name != "context"}
-    if not resume:
-        return options
-    from skipstone_bench.store import Store
-
-    sources = {name: context.get_parameter_source(name) for name in options}
-    given = {n for n, source in sources.items() if source is not None and source.name == "COMMANDLINE" and options[n]}
-    stored = Store.load(out).header.options
-    return {name: options[name] if name in given or name not in stored else stored[name] for name in options}
-
-
-def _to_plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, list | tuple) else value
-
-
 def _refuse_missing(files: Iterable[Path | None]) -> None:
     """Before anything is drawn."""
     from skipstone.errors import BenchError
@@ -192,7 +178,7 @@ def _run_evaluation(given: Mapping[str, Any], out: Path, resume: bool, command: 
         given["model"], given["settings"], None, given["device"], given["dtype"], given["as_guest"]
     )
     subject = model.subject(given["guidance"])
-    found = load_prompts(given["prompts"], limit=given["limit"] or None)
+    found = load_prompts(given["prompts"], limit=given["limit"] or None, prompt_format=given["prompt_format"])
     subject.check([prompt.text for prompt in found])
     numbers = list(range(given["seed"], given["seed"] + given["seeds"]))
     eval_samples = [EvaluationSample(prompt, number) for prompt in found for number in numbers]

@@ -15,6 +15,7 @@ from skipstone.engine.signals import ImageFeatures
 from skipstone.errors import BenchError, SpecError
 from skipstone.evaluation.columns import Column, parse_column
 from skipstone.evaluation.fingerprint import describe_machine, fingerprint
+from skipstone.evaluation.folder_lock import lock_folder
 from skipstone.evaluation.json_lines import json_roundtrip
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import EvaluationSample, References, converged_columns
@@ -97,7 +98,16 @@ class Evaluation:
         options: Mapping[str, Any],
         on_progress: ProgressCallback = no_progress,
     ) -> Store:
-        """Run and score what is missing. Raises BenchError, SpecError; what the model cannot run is noted."""
+        """Run and score what is missing. Raises BenchError, SpecError, OutputError.
+
+        What the model cannot run is noted.
+        """
+        with lock_folder(out):
+            return self._run(out, resume, command, options, on_progress)
+
+    def _run(
+        self, out: Path, resume: bool, command: str, options: Mapping[str, Any], on_progress: ProgressCallback
+    ) -> Store:
         Store.check(out, resume)
         agents = self._agent_rows()  # a name misspelt leaves no folder behind
         full = self.subject.resolve_column(self._column(self.settings.full))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -36,6 +36,7 @@ GUIDANCE_ARGUMENTS = (
 )  # arguments that a takeover cannot follow
 NOISE_ARGUMENTS = ("eta", "variance_noise")  # of `step`, by which a scheduler adds noise that it otherwise does not
 CURRENT_CALL: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("skipstone_call", default=None)
+Uncovered: TypeAlias = Literal["warn", "error"]  # what a call does that a certificate does not cover
 _STEP_SIGNATURE = inspect.signature(lambda model_output, timestep, sample, *args, **kwargs: None)
 
 
@@ -47,6 +48,7 @@ class AdaptSettings:
     solver: Solver | None = None
     per_sample: bool = True
     verify_rows: bool = False
+    uncovered: Uncovered = "warn"
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from ... import registry
 from ...engine.contracts import Policy
 from ...engine.requests import Solver
-from ...errors import GuestError, GuestWarning
+from ...errors import CertificateError, GuestError, GuestWarning, SpecError
 from ...policies.certified import Certified
-from ..identity import check_identity, scheduler_from_config
-from .call_context import CURRENT_CALL, AdaptSettings, CallContext
+from ..coverage import Coverage, certified_solver, describe_uncovered
+from ..identity import scheduler_from_config
+from .call_context import CURRENT_CALL, AdaptSettings, CallContext, Uncovered
 from .method_swap import original_class, restore_methods, swap_methods
 from .pipeline_specs import find_pipeline_spec
 from .row_slicing import Key, Rule
@@ -34,6 +34,7 @@ def adapt(
     solver: Solver | str | None = None,
     per_sample: bool = True,
     verify_rows: bool = False,
+    uncovered: Uncovered = "warn",
 ) -> Adapted:
     """Make a diffusers pipeline adaptive: the same call, the same conventions, fewer calls of its network.
 
@@ -56,24 +57,27 @@ def adapt(
         verify_rows: Compare rows of the network, computed in parts and as a whole, before they first enter apart, and
             raise GuestError where they differ. Done anyway, but then for whole batches in place of an error, where a
             pipeline, an attention processor or a hook is not one that is declared.
+        uncovered: "warn" or "error": what a call does that a calibrated policy's certificate does not cover, because
+            the scheduler, weights, adapters, steps, guidance, size or other arguments are not those of the calibration.
 
     Raises:
         GuestError: not a pipeline, or one that cannot be adapted, or a policy that it cannot run.
-        SpecError: a policy or solver that cannot be understood.
+        SpecError: a policy, solver or `uncovered` that cannot be understood.
         CertificateError: a policy that was calibrated on something else.
     """
+    if uncovered not in get_args(Uncovered):
+        raise SpecError(f"uncovered: expected 'warn' or 'error', got {uncovered!r}.")
     find_pipeline_spec(pipe)
     check_supported(pipe.scheduler)
     decides = _policy(policy)
-    if isinstance(decides, Certified):
-        check_identity(decides, pipe)
-    chosen = _solver(solver or decides.solver or None)
+    own = certified_solver(decides) if isinstance(decides, Certified) else decides.solver or None
+    chosen = _solver(solver or own)
     if "error" in decides.needs and chosen is None:
         raise GuestError(
             f"{registry.spell(decides)} needs the error that an adaptive solver estimates, and a pipeline's scheduler "
             f"has none. Let Skipstone take the loop over: adapt(pipe, policy, solver='dpm_adaptive')."
         )
-    return Adapted(pipe, AdaptSettings(decides, chosen, per_sample, verify_rows))
+    return Adapted(pipe, AdaptSettings(decides, chosen, per_sample, verify_rows, uncovered))
 
 
 def _solver(solver: Solver | str | None) -> Solver | None:
@@ -87,7 +91,7 @@ def _solver(solver: Solver | str | None) -> Solver | None:
 
 
 def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
-    from ...policies.storage import FILE, read_policy
+    from ...policies.storage import is_policy_folder, read_policy
 
     if isinstance(policy, Policy):
         return policy
@@ -97,7 +101,7 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
             f"skipstone.adapt(pipe, 'third_order')."
         )
     folder = isinstance(policy, os.PathLike) or (os.sep in policy and "(" not in policy)
-    if folder or (Path(policy) / FILE).is_file():
+    if folder or is_policy_folder(policy):
         return read_policy(policy)
     parsed: Policy = registry.parse("policy", str(policy))
     return parsed
@@ -112,6 +116,9 @@ class Adapted:
     def __init__(self, pipe: Any, settings: AdaptSettings) -> None:
         self.pipe, self.settings = pipe, settings
         self._last: RunStats | None = None
+        self._coverage: Coverage | None = None
+        if isinstance(settings.policy, Certified):
+            self._coverage = Coverage(settings.policy, pipe, settings.solver, settings.per_sample)
         self._proofs: dict[Key, Rule] = {}  # what runs have shown about the rows of the network
         swap_methods(pipe, {"__call__": _call_adapted}, _skipstone_stack=[], _skipstone_lock=threading.Lock())
         type(pipe)._skipstone_stack.append(self)
@@ -157,7 +164,12 @@ class Adapted:
             arguments, named = known.args[1:], known.kwargs
         known.apply_defaults()
         with self._certified_scheduler():
-            return self._call_pipeline(call, known.arguments, arguments, named)
+            uncovered = self._coverage.differences(self.pipe, known) if self._coverage else ()
+            if uncovered and self.settings.uncovered == "error":
+                raise CertificateError(
+                    f"{describe_uncovered(uncovered)} To run it without a promise: uncovered='warn'."
+                )
+            return self._call_pipeline(call, known.arguments, arguments, named, uncovered)
 
     @contextmanager
     def _certified_scheduler(self) -> Iterator[None]:
@@ -173,11 +185,16 @@ class Adapted:
             self.pipe.scheduler = own
 
     def _call_pipeline(
-        self, call: Any, known: Mapping[str, Any], arguments: tuple[Any, ...], named: dict[str, Any]
+        self,
+        call: Any,
+        known: Mapping[str, Any],
+        arguments: tuple[Any, ...],
+        named: dict[str, Any],
+        uncovered: tuple[str, ...],
     ) -> Any:
         spec = find_pipeline_spec(self.pipe)
         context = CallContext(self.pipe, spec, self.settings, dict(known), self._proofs)
-        notes = self.policy.call_warnings(known) if isinstance(self.policy, Certified) else []
+        notes = [describe_uncovered(uncovered)] if uncovered else []
         quiet = {k: _outside_call(v) if k in ("callback", "callback_on_step_end") else v for k, v in named.items()}
         began = time.perf_counter()
         try:
@@ -186,7 +203,8 @@ class Adapted:
         finally:
             context.close()
             if context.finished:
-                self._last = RunStats.from_trajectories(self.policy, context.finished, time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                self._last = RunStats.from_trajectories(self.policy, context.finished, seconds, uncovered)
             for note in (*notes, *context.notes):
                 warnings.warn(note, GuestWarning, stacklevel=5)  # where the pipeline was called
 

@@ -156,7 +156,7 @@ class RowSlicer:
         for part in parts:
             try:
                 alone = main_output(self.run_rows(call, rule, part))
-            except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+            except Exception:  # whatever a network raises at a batch that it does not expect
                 return False
             if alone.shape != (len(part), *whole.shape[1:]):
                 return False

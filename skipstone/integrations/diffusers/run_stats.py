@@ -63,16 +63,19 @@ class RunStats(Sequence[SampleStats]):
     samples: tuple[SampleStats, ...]
     verified: int  # rows that entered only to check that rows are independent; in no sample's calls
     seconds: float  # of the whole call, encoding and decoding included
+    uncovered: tuple[str, ...] = ()  # why a certificate does not cover the call; empty where it does
 
     @staticmethod
-    def from_trajectories(policy: Policy, trajectories: Sequence[FinishedTrajectory], seconds: float) -> RunStats:
+    def from_trajectories(
+        policy: Policy, trajectories: Sequence[FinishedTrajectory], seconds: float, uncovered: tuple[str, ...] = ()
+    ) -> RunStats:
         """Return the statistics of finished trajectories."""
         samples = []
         for t in trajectories:
             entered = max(1, sum(t.rows))
             for run, rows in zip(t.runs, t.rows, strict=True):
                 samples.append(SampleStats(run, rows / t.branches, t.full, t.seconds * rows / entered))
-        return RunStats(spell(policy), tuple(samples), sum(t.verified for t in trajectories), seconds)
+        return RunStats(spell(policy), tuple(samples), sum(t.verified for t in trajectories), seconds, uncovered)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -95,13 +98,15 @@ class RunStats(Sequence[SampleStats]):
         return 1 - sum(s.calls for s in self.samples) / full if full else 0.0
 
     def summary(self) -> str:
-        """A line for the call and one for each sample."""
+        """A line for the call, one for each sample, and one where a certificate does not cover the call."""
         many = "" if len(self.samples) == 1 else f" over {len(self.samples)} samples"
         lines = [f"{self.policy}: {self.calls:g} calls{many}, {self.saved:.0%} saved, {self.seconds:.2f} s."]
         for i, s in enumerate(self.samples):
             lines.append(f"{i:3d}  {s.calls:g} of {s.full_calls:g} calls  {s.saved:4.0%} saved  {s.decisions}")
         if self.verified:
             lines.append(f"{self.verified} more rows entered the network to check that its rows are independent.")
+        if self.uncovered:
+            lines.append(f"not covered: {'; '.join(self.uncovered)}. The certificate promises nothing of this call.")
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -116,9 +121,8 @@ class RunStats(Sequence[SampleStats]):
             }
             for s in self.samples
         ]
-        return json.dumps(
-            {"policy": self.policy, "seconds": self.seconds, "verified": self.verified, "samples": samples}
-        )
+        document = {"policy": self.policy, "seconds": self.seconds, "verified": self.verified, "samples": samples}
+        return json.dumps({**document, "uncovered": list(self.uncovered)})
 
     def plot(self) -> Figure:
         """The decisions as a picture; `.plot().savefig("decisions.png")` keeps it."""

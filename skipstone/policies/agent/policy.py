@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 from ...engine.contracts import INFINITY, Plan, Policy, Run
 from ...errors import SpecError
 from ...registry import register
-from ..ranges import check_number
+from ...settings import Ranges, check_settings, shorten
 from .actions import ActionSpace, BaseSchedule, is_decision_due, plan_action
 from .addiffusion_observation import PublishedObservation
 from .checkpoint import ActionScorer
@@ -136,12 +137,13 @@ def find_agent(path: str) -> Path:
         SpecError: there is none.
     """
     for candidate in (SHIPPED / f"{path}{SUFFIX}", Path(path), Path(path) / f"agent{SUFFIX}"):
-        if candidate.is_file():
-            return candidate
+        with contextlib.suppress(OSError):  # a name that no file can have
+            if candidate.is_file():
+                return candidate
     names = ", ".join(map(repr, shipped_agents())) or "none"
     raise SpecError(
-        f"agent: there is no agent {path!r}. Shipped: {names}. Train one: skipstone train agent --config FILE --out "
-        f"DIR; then say agent(path='DIR')."
+        f"agent: there is no agent {shorten(path)}. Shipped: {names}. Train one: skipstone train agent --config FILE "
+        f"--out DIR; then say agent(path='DIR')."
     )
 
 
@@ -163,8 +165,8 @@ class Agent(Policy):
 
     Args:
         path: File or folder of `skipstone train agent`, or the name of a shipped one. "" changes nothing.
-        price: What a call must be worth, in dB of PSNR to the converged picture, > 0; higher makes fewer calls.
-            0 is the middle of what it was trained at.
+        price: What a call must be worth, in dB of PSNR to the converged picture, in [0, 1000]; higher makes fewer
+            calls. 0 is the middle of what it was trained at.
 
     Raises:
         SpecError: no such agent, or a price beyond what it was trained at.
@@ -177,15 +179,14 @@ class Agent(Policy):
     price: float = 0.0
     name: ClassVar[str] = "agent"
     neutral: ClassVar[Mapping[str, Any]] = {"path": ""}
+    ranges: ClassVar[Ranges] = {"price": (0, 1e3)}
     may_spend_more: ClassVar[bool] = True
     calibration_settings: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
         {"price": p} for p in (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
     )
 
     def __post_init__(self) -> None:
-        check_number(self, "price", 0)
-        if not isinstance(self.path, str):
-            raise SpecError(f"agent: expected path to be a text, got {self.path!r}; try path='pebble'.")
+        check_settings(self)
         if self.path and self.price:
             low, high = self.checkpoint.prices
             if not 0.99 * low <= self.price <= 1.01 * high:

@@ -11,6 +11,7 @@ from ...engine.contracts import ATTENTION
 from ...engine.requests import Estimate, Query
 from ...numerics.schedule import Cosine, Schedule
 from ...registry import register
+from ...settings import Ranges, check_settings
 
 COSINE = Cosine()
 
@@ -21,9 +22,12 @@ class Gaussian:
     """Exact scores of N(mean, std^2) data, independent in every element; any array library.
 
     Args:
-        mean: Of the data, in units of the sample.
-        std: Of the data, > 0.
+        mean: Of the data, in units of the sample, in [-1e6, 1e6].
+        std: Of the data, in [1e-12, 1e6].
         schedule: Noise schedule.
+
+    Raises:
+        SpecError: a setting out of range.
     """
 
     mean: float = 0.5
@@ -32,6 +36,10 @@ class Gaussian:
     name: ClassVar[str] = "gaussian"
     sites: ClassVar[tuple[str, ...]] = ()
     branches: ClassVar[int] = 1
+    ranges: ClassVar[Ranges] = {"mean": (-1e6, 1e6), "std": (1e-12, 1e6)}
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
         """E[x0 | x, t] for each query; of attention, all that there is."""

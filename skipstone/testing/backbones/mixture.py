@@ -15,6 +15,7 @@ from ...numerics.array import array_namespace, weighted_sum
 from ...numerics.parametrize import from_x0, to_x0
 from ...numerics.schedule import Cosine, Schedule
 from ...registry import register
+from ...settings import Ranges, check_settings
 
 COSINE = Cosine()
 
@@ -29,10 +30,10 @@ class Mixture:
     whole mixture. With `guidance` other than 1 a full call has the branches "cond" and "uncond", both sites.
 
     Args:
-        means: Of the components, in units of the sample.
-        stds: Of the components, > 0.
-        weights: Of the components, > 0, summing to 1.
-        guidance: Weight w of uncond + w (cond - uncond). 1 evaluates the conditional branch alone.
+        means: Of the components, in units of the sample, in [-1e6, 1e6].
+        stds: Of the components, in [1e-12, 1e6].
+        weights: Of the components, in [1e-12, 1], summing to 1.
+        guidance: Weight w of uncond + w (cond - uncond), in [-1000, 1000]. 1 evaluates the conditional branch alone.
         prediction: What the branches put out, and what forecasts of them are made of.
         schedule: Noise schedule.
 
@@ -48,10 +49,17 @@ class Mixture:
     prediction: PredictionType = "eps"
     schedule: Schedule = COSINE
     name: ClassVar[str] = "mixture"
+    ranges: ClassVar[Ranges] = {
+        "means": (-1e6, 1e6),
+        "stds": (1e-12, 1e6),
+        "weights": (1e-12, 1),
+        "guidance": (-1e3, 1e3),
+    }
 
     def __post_init__(self) -> None:
+        check_settings(self)
         alike = len(self.means) == len(self.stds) == len(self.weights) > 0
-        if not alike or min(self.stds) <= 0 or min(self.weights) <= 0 or not math.isclose(sum(self.weights), 1.0):
+        if not alike or not math.isclose(sum(self.weights), 1.0):
             raise SpecError(
                 f"mixture: expected as many means as stds > 0 and weights > 0 summing to 1, "
                 f"got {self.means}, {self.stds} and {self.weights}."

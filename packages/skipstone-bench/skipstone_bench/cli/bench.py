@@ -32,6 +32,7 @@ class PromptOptions:
         str,
         typer.Option(help="What baselines are tuned on; other prompts of the same set by default.", metavar="FILE|SET"),
     ] = ""
+    prompt_format: options.FormatOption = None
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 32
     category: Annotated[list[str] | None, typer.Option(help="Keep only these. Repeat it.")] = None
     tuned: Annotated[int, typer.Option(help="Prompts to tune on.", min=1)] = 8
@@ -143,10 +144,11 @@ def bench(
     from rich.console import Console
 
     from ..report import write_report
+    from .resume import resolve_options
 
     console = Console(stderr=True)
     # Options are read from the context: a resumed run has those of its first start, unless they are given again.
-    values = _resolve_options(context, output)
+    values = resolve_options(context, bench, output.out, output.resume)
     with console.status("Looking the model up ..."):
         planned = _plan(values)
     for name, why in planned.absent:
@@ -167,19 +169,6 @@ def report(folder: Annotated[Path, typer.Argument(help="The --out of skipstone b
     from ..report import write_report
 
     _show(write_report(folder))
-
-
-def _resolve_options(context: typer.Context, output: OutputOptions) -> dict[str, Any]:
-    """The values of all options by name; of a resumed run those of its first start, unless they are given again."""
-    values = {name: str(v) if isinstance(v, Path) else v for name, v in context.params.items() if name != "context"}
-    if not output.resume:
-        return values
-    from ..store import Store
-
-    sources = {name: context.get_parameter_source(name) for name in values}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    stored = Store.load(output.out).header.options
-    return {name: values[name] if name in given or name not in stored else stored[name] for name in values}
 
 
 def _plan(values: Mapping[str, Any]) -> Benchmark:
@@ -204,11 +193,13 @@ def _bench_settings(values: Mapping[str, Any]) -> BenchSettings:
 
 def _run(planned: Benchmark, output: OutputOptions, values: Mapping[str, Any], console: Console) -> None:
     """Run it; Ctrl-C prints how to go on."""
+    from .resume import spell_policies
+
     try:
         with print_warnings(console), progress_bar(console) as on_progress:
             planned.run(output.out, output.resume, shlex.join(["skipstone", *sys.argv[1:]]), values, on_progress)
     except KeyboardInterrupt:
-        again = shlex.join(["skipstone", "bench", "--out", str(output.out), "--resume"])
+        again = shlex.join(["skipstone", "bench", "--out", str(output.out), "--resume", *spell_policies(values)])
         console.print(f"Stopped. What is done is kept; {again} goes on.", markup=False, highlight=False, soft_wrap=True)
         raise
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipstone.cli import options
 from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import progress_bar
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..vlm.budget import SpendingCaps
     from ..vlm.client import JudgeEndpoint
-    from ..vlm.judging import JudgingRun
+    from ..vlm.judging import JudgingPlan, JudgingRun, RequestSettings
     from ..vlm.material import JudgingMaterial
     from ..vlm.protocol import JudgingProtocol
     from ..vlm.report import JudgingReport
@@ -37,8 +38,9 @@ class MaterialOptions:
         str | None, typer.Option(help="Compare each row with this one only; all with all by default.", metavar="ROW")
     ] = None
     prompts: Annotated[
-        Path | None, typer.Option(help="Of folders: a table or JSON Lines with name and prompt.", metavar="FILE")
+        Path | None, typer.Option(help="Of folders: a table or JSON with name and prompt.", metavar="FILE")
     ] = None
+    prompt_format: options.FormatOption = None
     limit: Annotated[int, typer.Option(help="Samples, all categories alike; 0 takes all of them.", min=0)] = 40
     seed: Annotated[int, typer.Option(help="Of the choice of samples, and sent to the judges.")] = 0
 
@@ -48,7 +50,7 @@ class MaterialOptions:
 
         rows = self.row or []
         named = [*rows, self.against] if rows and self.against else rows
-        return load_material(sources, named, self.prompts).subsample(self.limit or None, self.seed)
+        return load_material(sources, named, self.prompts, self.prompt_format).subsample(self.limit or None, self.seed)
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,12 @@ class RequestOptions:
     timeout: Annotated[float, typer.Option(help="Seconds of silence until a request counts as unanswered.")] = 120.0
     tries: Annotated[int, typer.Option(help="Times a request is sent until it is answered.", min=1)] = 5
 
+    def settings(self) -> RequestSettings:
+        """Raises BenchError."""
+        from ..vlm.judging import RequestSettings
+
+        return RequestSettings(self.together, self.timeout, self.tries)
+
 
 @grouped
 def prefer(
@@ -158,7 +166,7 @@ def prefer(
       skipstone prefer ours/ theirs/ --prompts prompts.csv --calls 200 \\
         -j a@http://localhost:8000/v1 -j b@http://localhost:8001/v1
     """
-    from ..vlm.judging import JudgingPlan, JudgingRun, RequestSettings, list_pairs
+    from ..vlm.judging import JudgingPlan, list_pairs
 
     judges = _judges(judge)
     asking = protocol.protocol(material.seed)
@@ -167,7 +175,7 @@ def prefer(
     plan = JudgingPlan(chosen, list_pairs(chosen, material.against), judges, asking)
     for one in () if dry_run else judges:
         one.key()
-    _ask(JudgingRun(plan, out, caps, RequestSettings(requests.together, requests.timeout, requests.tries)), dry_run)
+    _ask(plan, out, caps, requests.settings(), dry_run)
 
 
 def _judges(specs: Sequence[str]) -> tuple[JudgeEndpoint, ...]:
@@ -177,13 +185,21 @@ def _judges(specs: Sequence[str]) -> tuple[JudgeEndpoint, ...]:
     return tuple(check_distinct([JudgeEndpoint.parse(spec) for spec in specs]))
 
 
-def _ask(run: JudgingRun, dry_run: bool) -> None:
+def _ask(plan: JudgingPlan, out: Path, caps: SpendingCaps, requests: RequestSettings, dry_run: bool) -> None:
     """Say what there is to ask; ask it, and write and show the verdict."""
     from rich.console import Console
 
+    from skipstone.evaluation.folder_lock import lock_folder
+
+    from ..vlm.judging import JudgingRun
+
+    with lock_folder(out):
+        _run(JudgingRun(plan, out, caps, requests), dry_run, Console(stderr=True))
+
+
+def _run(run: JudgingRun, dry_run: bool, console: Console) -> None:
     from ..vlm.report import JudgingReport
 
-    console = Console(stderr=True)
     _announce(console, run)
     if dry_run:
         return

@@ -21,9 +21,10 @@ from skipstone.evaluation.subject import Subject
 from skipstone.evaluation.utility import Utility
 from skipstone.tuning.cached_runs import FINE_RUNS, CachedRuns
 from skipstone.tuning.errors import local_errors
+from skipstone.tuning.gains import longest_step
 from skipstone.tuning.grids import FineGrid
 from skipstone.tuning.run_cache import RunCache
-from skipstone.tuning.search import FORECASTS, MAX_STEP_SHARE, MIN_CALLS, MIN_FINE_STEPS
+from skipstone.tuning.search import FORECASTS, MIN_CALLS, MIN_FINE_STEPS
 from skipstone.tuning.shortest_path import shortest_paths
 
 from .local_search import climb
@@ -179,8 +180,7 @@ class ScheduleOracle:
         """For each number of calls the shortest by this sample's errors, weighed by the gain and not."""
         import numpy as np
 
-        longest = max(2, round(MAX_STEP_SHARE * fine.steps))
-        errors = local_errors(np.array(fine.angles), self._draws.grams([eval_sample], fine), longest)
+        errors = local_errors(np.array(fine.angles), self._draws.grams([eval_sample], fine), longest_step(fine))
         left = [errors, *([] if self.ladder.gain is None else [errors.times(self._gain(fine)[None])])]
         listed = [p for one in left for p in shortest_paths(one.table[0], sorted(set(self.ladder.calls))).values()]
         return list(dict.fromkeys(listed))

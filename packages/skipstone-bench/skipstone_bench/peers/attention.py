@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from skipstone.errors import SpecError
 from skipstone.evaluation.peer_harness import first_leaf
 from skipstone.evaluation.peers import denoiser_of
-from skipstone.policies.ranges import check_choice, check_integer
 from skipstone.registry import register
+from skipstone.settings import MAX_STEPS, Ranges, check_settings
 
 from .cache_hooks import (
     ALL_TIMESTEPS,
@@ -40,9 +41,11 @@ class PyramidAttention(HookedCache):
     """Compute attention every k-th step and repeat its output between; diffusers' pyramid attention broadcast.
 
     Args:
-        every: Steps from one computation of self-attention (or of joint attention) to the next, >= 1. 1 repeats none.
-        cross: The same of cross-attention, where the model has it, >= 1.
-        low, high: Timesteps (of 1000) between which it repeats; diffusers' default is 100 to 800.
+        every: Steps from one computation of self-attention (or of joint attention) to the next, in 1..10,000. 1 repeats
+            none.
+        cross: The same of cross-attention, where the model has it, in 1..10,000.
+        low, high: Timesteps (of 1000) between which it repeats, in -1..10,000 and rising; diffusers' default is 100
+            to 800.
 
     Raises:
         SpecError: a setting out of range.
@@ -55,12 +58,15 @@ class PyramidAttention(HookedCache):
     low: int = 100
     high: int = 800
     name: ClassVar[str] = "pyramid_attention"
+    ranges: ClassVar[Ranges] = {
+        **dict.fromkeys(("every", "cross"), (1, MAX_STEPS)),
+        **dict.fromkeys(("low", "high"), (-1, MAX_STEPS)),
+    }
 
     def __post_init__(self) -> None:
-        check_integer(self, "every", 1)
-        check_integer(self, "cross", 1)
-        check_integer(self, "low", -1)
-        check_integer(self, "high", self.low + 1)
+        check_settings(self)
+        if self.low >= self.high:
+            raise SpecError(f"pyramid_attention: expected low < high, got low={self.low} and high={self.high}.")
 
     @classmethod
     def settings(cls) -> list[str]:
@@ -100,8 +106,9 @@ class FasterCache(HookedCache):
     is, which is diffusers' rule. Weights are diffusers' defaults. Diffusers calls it purely experimental.
 
     Args:
-        attention: Steps from one computation of attention to the next, >= 1.
-        uncond: Steps from one computation of the unconditional branch to the next, >= 1. 1 spares nothing.
+        attention: Steps from one computation of attention to the next, in 1..10,000.
+        uncond: Steps from one computation of the unconditional branch to the next, in 1..10,000. 1 spares
+            nothing.
 
     Raises:
         SpecError: a setting out of range.
@@ -112,10 +119,10 @@ class FasterCache(HookedCache):
     attention: int = 2
     uncond: int = 5
     name: ClassVar[str] = "faster_cache"
+    ranges: ClassVar[Ranges] = {"attention": (1, MAX_STEPS), "uncond": (1, MAX_STEPS)}
 
     def __post_init__(self) -> None:
-        check_integer(self, "attention", 1)
-        check_integer(self, "uncond", 1)
+        check_settings(self)
 
     @classmethod
     def settings(cls) -> list[str]:
@@ -164,9 +171,9 @@ class TaylorSeer(HookedCache):
     default; the paper forecasts the feed-forward too (`modules`), to which a UNet adds its residual blocks.
 
     Args:
-        interval: Steps from one full call to the next, >= 1. 1 forecasts nothing.
-        order: Of the series, 0..3. 0 repeats.
-        warmup: Steps at the start that are computed, >= 1.
+        interval: Steps from one full call to the next, in 1..10,000. 1 forecasts nothing.
+        order: Of the series, in 0..3. 0 repeats.
+        warmup: Steps at the start that are computed, in 1..10,000.
         what: "modules" or "attention": see above.
 
     Raises:
@@ -180,12 +187,10 @@ class TaylorSeer(HookedCache):
     warmup: int = 3
     what: Parts = "modules"
     name: ClassVar[str] = "taylorseer"
+    ranges: ClassVar[Ranges] = {"interval": (1, MAX_STEPS), "order": (0, 3), "warmup": (1, MAX_STEPS)}
 
     def __post_init__(self) -> None:
-        check_integer(self, "interval", 1)
-        check_integer(self, "order", 0, 3)
-        check_integer(self, "warmup", 1)
-        check_choice(self, "what", ("attention", "modules"))
+        check_settings(self)
 
     @classmethod
     def settings(cls) -> list[str]:

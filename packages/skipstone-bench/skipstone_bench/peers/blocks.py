@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 from skipstone.errors import GuestError
 from skipstone.evaluation.peer_harness import bind_arguments, first_leaf
 from skipstone.evaluation.peers import CallContextFactory, denoiser_of
-from skipstone.policies.ranges import check_integer, check_number
 from skipstone.registry import register
+from skipstone.settings import MAX_STEPS, MAX_TOLERANCE, Ranges, check_settings
 
 from .cache_hooks import HookedCache, TimestepClock, fresh_cache_state, transformer_blocks
 
@@ -42,7 +42,8 @@ class FirstBlockCache(HookedCache):
     One decision for the whole batch.
 
     Args:
-        threshold: Relative change (mean absolute, of what the first block adds) below which the rest is reused, >= 0.
+        threshold: Relative change (mean absolute, of what the first block adds) below which the rest is reused,
+            in [0, 1e9].
 
     Raises:
         SpecError: a setting out of range.
@@ -52,9 +53,10 @@ class FirstBlockCache(HookedCache):
 
     threshold: float = 0.1
     name: ClassVar[str] = "first_block_cache"
+    ranges: ClassVar[Ranges] = {"threshold": (0, MAX_TOLERANCE)}
 
     def __post_init__(self) -> None:
-        check_number(self, "threshold", 0)
+        check_settings(self)
 
     @classmethod
     def settings(cls) -> list[str]:
@@ -87,8 +89,8 @@ class MagCache(HookedCache):
     the block, out of sight of hooks on the denoiser.
 
     Args:
-        threshold: Drift that may add up over a run of reuses, relative, >= 0. 0 reuses nothing.
-        longest: Longest run of reuses, in steps, >= 1.
+        threshold: Drift that may add up over a run of reuses, relative, in [0, 1e9]. 0 reuses nothing.
+        longest: Longest run of reuses, in 1..10,000 steps.
         retention: Share of the steps, at the start, that are always computed, in [0, 1].
 
     Raises:
@@ -101,11 +103,10 @@ class MagCache(HookedCache):
     longest: int = 3
     retention: float = 0.2
     name: ClassVar[str] = "mag_cache"
+    ranges: ClassVar[Ranges] = {"threshold": (0, MAX_TOLERANCE), "longest": (1, MAX_STEPS), "retention": (0, 1)}
 
     def __post_init__(self) -> None:
-        check_number(self, "threshold", 0)
-        check_integer(self, "longest", 1)
-        check_number(self, "retention", 0, 1)
+        check_settings(self)
 
     @classmethod
     def settings(cls) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from skipstone.evaluation.peer_harness import first_leaf
 from skipstone.evaluation.peers import CallContextFactory, Peer, denoiser_of, no_context
-from skipstone.policies.ranges import check_integer, check_number
 from skipstone.registry import register
+from skipstone.settings import MAX_STEPS, MAX_TOLERANCE, Ranges, check_settings
 
 
 @register("peer")
@@ -21,11 +21,12 @@ class DBCache(Peer):
     One decision for the whole batch and both guidance branches.
 
     Args:
-        threshold: Relative change (mean absolute, of what the first blocks add) below which the rest is reused, >= 0.
-        first: Blocks at the start that are always computed, >= 1 (Fn of the package, whose default is 8).
-        last: Blocks at the end that are always computed, >= 0 (Bn of the package).
-        warmup: Steps at the start that are computed in full, >= 0.
-        longest: Longest run of steps that reuse, >= 1, or -1 for no limit.
+        threshold: Relative change (mean absolute, of what the first blocks add) below which the rest is reused,
+            in [0, 1e9].
+        first: Blocks at the start that are always computed, in 1..10,000 (Fn of the package, whose default is 8).
+        last: Blocks at the end that are always computed, in 0..10,000 (Bn of the package).
+        warmup: Steps at the start that are computed in full, in 0..10,000.
+        longest: Longest run of steps that reuse, in -1..10,000; -1 is no limit.
 
     Raises:
         SpecError: a setting out of range.
@@ -39,15 +40,18 @@ class DBCache(Peer):
     warmup: int = 8
     longest: int = -1
     name: ClassVar[str] = "dbcache"
+    ranges: ClassVar[Ranges] = {
+        "threshold": (0, MAX_TOLERANCE),
+        "first": (1, MAX_STEPS),
+        "last": (0, MAX_STEPS),
+        "warmup": (0, MAX_STEPS),
+        "longest": (-1, MAX_STEPS),
+    }
     package: ClassVar[str] = "cache-dit"
     module: ClassVar[str] = "cache_dit"
 
     def __post_init__(self) -> None:
-        check_number(self, "threshold", 0)
-        check_integer(self, "first", 1)
-        check_integer(self, "last", 0)
-        check_integer(self, "warmup", 0)
-        check_integer(self, "longest", -1)
+        check_settings(self)
 
     @classmethod
     def settings(cls) -> list[str]:

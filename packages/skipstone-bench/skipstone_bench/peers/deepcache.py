@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from skipstone.evaluation.peer_harness import first_leaf
 from skipstone.evaluation.peers import CallContextFactory, Peer, no_context
-from skipstone.policies.ranges import check_integer
 from skipstone.registry import register
+from skipstone.settings import MAX_STEPS, Ranges, check_settings
 
 
 @register("peer")
@@ -19,9 +19,9 @@ class DeepCache(Peer):
     """Recompute only the shallow end of a UNet between every k-th call; the package DeepCache, as it is.
 
     Args:
-        interval: Steps from one full call to the next, >= 1. 1 saves nothing.
-        branch: How much is recomputed in between: the skip connection below which features are reused, >= 0.
-            0 recomputes least. The package counts three to a block, whatever the model has.
+        interval: Steps from one full call to the next, in 1..10,000. 1 saves nothing.
+        branch: How much is recomputed in between: the skip connection below which features are reused,
+            in 0..1,000. 0 recomputes least. The package counts three to a block, whatever the model has.
 
     Raises:
         SpecError: a setting out of range.
@@ -32,12 +32,12 @@ class DeepCache(Peer):
     interval: int = 3
     branch: int = 0
     name: ClassVar[str] = "deepcache"
+    ranges: ClassVar[Ranges] = {"interval": (1, MAX_STEPS), "branch": (0, 1000)}
     package: ClassVar[str] = "DeepCache"
     module: ClassVar[str] = "DeepCache"
 
     def __post_init__(self) -> None:
-        check_integer(self, "interval", 1)
-        check_integer(self, "branch", 0)
+        check_settings(self)
 
     @classmethod
     def settings(cls) -> list[str]:

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 
 from skipstone.errors import GuestError
 from skipstone.evaluation.peers import CallContextFactory, no_context, quiet_logging
-from skipstone.policies.ranges import check_number
 from skipstone.registry import register
+from skipstone.settings import Ranges, check_settings
 
 from .published import PublishedPeer
 
@@ -43,6 +43,9 @@ class OtherScheduler(PublishedPeer):
     name: ClassVar[str] = "scheduler"
     brings_scheduler: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def unsupported_reason(self, pipe: Any) -> str | None:
         fitting = [kind.__name__ for kind in pipe.scheduler.compatibles]
         if self.of in fitting:
@@ -65,12 +68,13 @@ class DistilledPeer(PublishedPeer):
 
     brings_scheduler: ClassVar[bool] = True
     steps: ClassVar[int] = 4
+    ranges: ClassVar[Ranges] = {"guidance": (0, 1e3)}
 
     weights: str = ""
     guidance: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number(self, "guidance", 0)
+        check_settings(self)
 
     def run(self, pipe: Any, bare: Callable[..., Any], call_arguments: Mapping[str, Any]) -> Any:
         return bare(pipe, **{**call_arguments, "guidance_scale": self.guidance})
@@ -85,7 +89,7 @@ class LCMLoRA(DistilledPeer):
 
     Args:
         weights: A folder, a file or a hub id; "" is latent-consistency's own for SD 1.5 or SDXL, as the pipeline is.
-        guidance: Its own weight of guidance, >= 0: at most 1 makes one row a step, up to 2 is usual.
+        guidance: Its own weight of guidance, in [0, 1000]: at most 1 makes one row a step, up to 2 is usual.
 
     Raises:
         SpecError: a setting out of range.
@@ -133,7 +137,7 @@ class SDXLTurbo(DistilledPeer):
 
     Args:
         weights: A folder with `unet` in it, or a hub id; "" is stabilityai/sdxl-turbo.
-        guidance: Its own weight of guidance, >= 0; it was distilled for 0.
+        guidance: Its own weight of guidance, in [0, 1000]; it was distilled for 0.
 
     Raises:
         SpecError: a setting out of range.

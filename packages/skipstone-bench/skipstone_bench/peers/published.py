@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from skipstone.errors import GuestError
 from skipstone.evaluation.peers import CallContextFactory, Peer, no_context, quiet_logging
-from skipstone.policies.ranges import check_integer, check_number
 from skipstone.registry import register
+from skipstone.settings import MAX_STEPS, Ranges, check_settings
 
 BASE_PIPELINE = "StableDiffusionPipeline"
 
@@ -99,7 +99,7 @@ class SelfAttentionGuidance(OtherPipelinePeer):
     timesteps are whole: ddim, unipc, dpmpp.
 
     Args:
-        scale: Of its guidance, >= 0; at 0 it is the bare pipeline, and costs no more.
+        scale: Of its guidance, in [0, 1000]; at 0 it is the bare pipeline, and costs no more.
 
     Raises:
         SpecError: a setting out of range.
@@ -109,11 +109,12 @@ class SelfAttentionGuidance(OtherPipelinePeer):
 
     scale: float = 0.75
     name: ClassVar[str] = "sag"
+    ranges: ClassVar[Ranges] = {"scale": (0, 1e3)}
     steps: ClassVar[int] = 20
     pipeline: ClassVar[str] = "StableDiffusionSAGPipeline"
 
     def __post_init__(self) -> None:
-        check_number(self, "scale", 0)
+        check_settings(self)
 
     def unsupported_reason(self, pipe: Any) -> str | None:
         if why := super().unsupported_reason(pipe):
@@ -134,8 +135,8 @@ class AttendAndExcite(OtherPipelinePeer):
     a backward pass each, and steps 0, 10 and 20 as many of both as their thresholds take, 20 at most and one forward.
 
     Args:
-        moves: Steps that move the latent, >= 0 (max_iter_to_alter).
-        size: Side of the attention maps that are looked at, >= 2, or 0 for the one nearest to a quarter of the
+        moves: Steps that move the latent, in 0..10,000 (max_iter_to_alter).
+        size: Side of the attention maps that are looked at, in 0..1,024; 0 is the one nearest to a quarter of the
             latents': 16, as published, of Stable Diffusion's 64.
 
     Raises:
@@ -147,12 +148,12 @@ class AttendAndExcite(OtherPipelinePeer):
     moves: int = 25
     size: int = 0
     name: ClassVar[str] = "attend_and_excite"
+    ranges: ClassVar[Ranges] = {"moves": (0, MAX_STEPS), "size": (0, 1024)}
     steps: ClassVar[int] = 50
     pipeline: ClassVar[str] = "StableDiffusionAttendAndExcitePipeline"
 
     def __post_init__(self) -> None:
-        check_integer(self, "moves", 0)
-        check_integer(self, "size", 0)
+        check_settings(self)
 
     def unsupported_reason(self, pipe: Any) -> str | None:
         if why := super().unsupported_reason(pipe):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skipstone import registry
 from skipstone.errors import BenchError, PromptError
+from skipstone.evaluation.prompt_files import lower_names
+from skipstone.evaluation.prompt_records import PromptRecord, describe, read_records, resolve_format
 from skipstone.evaluation.prompts import Prompt, sample_prompts
 
 from ..store import HEADER, Record, RowInfo, Store
@@ -73,13 +72,16 @@ class JudgingMaterial:
         return replace(self, samples=tuple(known[p.id] for p in order))
 
 
-def load_material(sources: Sequence[Path], rows: Sequence[str] = (), prompts: Path | None = None) -> JudgingMaterial:
+def load_material(
+    sources: Sequence[Path], rows: Sequence[str] = (), prompts: Path | None = None, prompt_format: str | None = None
+) -> JudgingMaterial:
     """The pictures of a benchmark's folder, or of two or more folders of pictures and a file with their prompts.
 
     Args:
         sources: The --out of `skipstone bench`, or folders that hold files of the same names.
         rows: Specs or labels of the benchmark's rows; of folders their names. None of them: all, if they are few.
-        prompts: Of folders: a table or JSON Lines with the columns name and prompt, and category if there are any.
+        prompts: Of folders: a table or JSON with the fields name and prompt, and category if there are any.
+        prompt_format: Of that file: csv, tsv, json or jsonl; None takes the end of its name.
 
     Raises:
         BenchError: no pictures, no sample that all rows have, fewer than two rows, or an unknown one.
@@ -97,7 +99,7 @@ def load_material(sources: Sequence[Path], rows: Sequence[str] = (), prompts: Pa
         raise BenchError("Expected a benchmark's folder, or two folders of pictures, got none.")
     if prompts is None:
         raise BenchError("Folders of pictures need --prompts: a table with the columns name and prompt.")
-    return _load_folders(sources, rows, prompts)
+    return _load_folders(sources, rows, _prompts(prompts, prompt_format), prompts)
 
 
 def _load_benchmark(folder: Path, asked: Sequence[str]) -> JudgingMaterial:
@@ -164,7 +166,9 @@ def _shared_ids(rows: Sequence[Mapping[str, object]], where: str) -> tuple[list[
 # -- Folders of pictures ----------------------------------------------------------------------------
 
 
-def _load_folders(folders: Sequence[Path], asked: Sequence[str], prompts: Path) -> JudgingMaterial:
+def _load_folders(
+    folders: Sequence[Path], asked: Sequence[str], by_name: Mapping[str, Prompt], prompts: Path
+) -> JudgingMaterial:
     names = {str(f): f.name for f in folders}
     if len(set(names.values())) < len(folders):
         names = {str(f): str(f) for f in folders}
@@ -176,7 +180,6 @@ def _load_folders(folders: Sequence[Path], asked: Sequence[str], prompts: Path) 
             raise BenchError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
         files_of.append(files)
     everywhere, missing = _shared_ids(files_of, " and ".join(chosen))
-    by_name = _prompts(prompts)
     samples = []
     for name in everywhere:
         prompt = by_name.get(name) or by_name.get(Path(name).stem)
@@ -190,41 +193,30 @@ def _load_folders(folders: Sequence[Path], asked: Sequence[str], prompts: Path) 
     return JudgingMaterial(" and ".join(chosen), tuple(names[f] for f in chosen), tuple(samples), missing, names)
 
 
-def _prompts(path: Path) -> dict[str, Prompt]:
+def _prompts(path: Path, prompt_format: str | None) -> dict[str, Prompt]:
     """Name -> prompt."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise PromptError(f"{path} cannot be read: {getattr(e, 'strerror', None) or 'it is no text'}.") from None
     found: dict[str, Prompt] = {}
-    for place, line in enumerate(_lines(path, text), 1):
-        fields = {str(k).strip().lower(): str(v) for k, v in line.items() if v is not None}
+    for where, one in _list_records(path, prompt_format):
+        fields = lower_names(one, where) if isinstance(one, Mapping) else {}
         name, prompt = _field(fields, NAME_FIELDS), _field(fields, TEXT_FIELDS)
         if name is None or prompt is None:
-            raise PromptError(f"{path}, entry {place}: expected name and prompt, got {', '.join(fields) or 'nothing'}.")
+            raise PromptError(f"{where}: expected name and prompt, got {describe(one)}.")
         if name in found:
-            raise PromptError(f"{path}, entry {place}: expected each name once, got {name!r} again.")
+            raise PromptError(f"{where}: expected each name once, got {name!r} again.")
         found[name] = Prompt(name, prompt, _field(fields, CATEGORY_FIELDS) or "")
     return found
 
 
-def _lines(path: Path, text: str) -> list[Mapping[str, object]]:
-    if not text.lstrip().startswith("{"):
-        return list(
-            csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in text.partition("\n")[0] else ",")
-        )
-    lines: list[Mapping[str, object]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                found = json.loads(line)
-            except ValueError:
-                found = None
-            if not isinstance(found, dict):
-                raise PromptError(f"{path}, line {number}: expected a JSON object with name and prompt.")
-            lines.append(found)
-    return lines
+def _list_records(path: Path, prompt_format: str | None) -> list[PromptRecord]:
+    """The records of a file; of a JSON document those of its list."""
+    if resolve_format(path, prompt_format) == "txt":
+        raise PromptError(f"{path} is read as one prompt a line, which has no names: say --format csv or the like.")
+    records = read_records(path, prompt_format)
+    if resolve_format(path, prompt_format) != "json" or not isinstance(records[0].value, list):
+        return records
+    return [PromptRecord(f"{path}, item {number}", one) for number, one in enumerate(records[0].value, 1)]
 
 
-def _field(fields: Mapping[str, str], names: Sequence[str]) -> str | None:
-    return next((fields[name].strip() for name in names if name in fields), None)
+def _field(fields: Mapping[str, object], names: Sequence[str]) -> str | None:
+    """The first of the fields that is there, as text."""
+    return next((str(fields[name]).strip() for name in names if fields.get(name) not in (None, "")), None)

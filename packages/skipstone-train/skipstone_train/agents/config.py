@@ -11,7 +11,7 @@ from skipstone.errors import SpecError
 
 from .learners.curriculum import Curriculum
 from .tracking import check_tracker
-from .yaml_settings import CHOICES_KEY, parse_settings
+from .yaml_settings import CHOICES_KEY, MAX_CHARACTERS, parse_settings
 
 
 def environments() -> Mapping[str, type]:
@@ -36,14 +36,14 @@ class AgentConfig:
 
     Args:
         environment: What the agent learns on: `name` and its settings.
-        slots: Episodes side by side, >= 1.
+        slots: Episodes side by side, 1 to 100,000.
         learner: How it learns: `name` and its settings.
         curriculum: Which samples come first; null for all alike.
-        held_out: Episodes that nothing learns from, >= 4, the same ones every time; 0 takes each validation sample
+        held_out: Episodes that nothing learns from, 4 to 1,000,000, the same ones every time; 0 takes each validation sample
             once at each price. Half of them choose the best round, the others decide in the end whether it beats
             the best fixed schedule.
-        minutes: Of training, > 0, where the command says nothing else.
-        seeds: One training each, where the command says nothing else.
+        minutes: Of training, > 0 and at most 100,000, where the command says nothing else.
+        seeds: One training each, 0 to 2,147,483,647, where the command says nothing else.
         tracking: Where figures go besides curve.csv: tensorboard or none.
         out: Folder, where the command says nothing else.
 
@@ -63,13 +63,21 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         check_tracker(self.tracking)
-        sound = self.slots >= 1 and self.minutes > 0 and (self.held_out == 0 or self.held_out >= 4)
+        check_minutes(self.minutes)
+        sound = 1 <= self.slots <= 100_000 and (self.held_out == 0 or 4 <= self.held_out <= 1_000_000)
+        sound = sound and all(0 <= seed < 2**31 for seed in self.seeds)
         if not sound or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise SpecError(
-                f"Expected slots >= 1, minutes > 0, held_out 0 or >= 4, and different seeds, got slots={self.slots}, "
-                f"minutes={self.minutes:g}, held_out={self.held_out} and seeds={list(self.seeds)}; try slots=64, "
-                f"minutes=10, held_out=0, seeds=[0]."
+                f"Expected slots >= 1 and at most 100,000, held_out 0 or from 4 to 1,000,000, and different seeds from 0 "
+                f"to 2,147,483,647, got slots={self.slots}, held_out={self.held_out} and seeds={list(self.seeds)}; try "
+                f"slots=64, held_out=0, seeds=[0]."
             )
+
+
+def check_minutes(minutes: float, name: str = "minutes") -> None:
+    """Raise SpecError for a time that is not in (0, 100,000]."""
+    if not 0 < minutes <= 100_000:
+        raise SpecError(f"{name}: expected a number > 0 and at most 100,000, got {minutes:g}; try 10.")
 
 
 def load_config(path: Path | None, changes: Iterable[str] = ()) -> AgentConfig:
@@ -81,7 +89,8 @@ def load_config(path: Path | None, changes: Iterable[str] = ()) -> AgentConfig:
     if path is None:
         return parse_settings(AgentConfig, "", "the defaults", changes)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as e:
         why = e.strerror if isinstance(e, OSError) else "no text"
         raise SpecError(f"--config: {path} cannot be read: {why}. See examples/configs/agent_pebble.yaml.") from None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from skipstone import registry
 from skipstone.engine.drivers import denoise_many
 from skipstone.engine.requests import Problem
 from skipstone.errors import SpecError
+from skipstone.evaluation.folder_lock import lock_folder
 from skipstone.evaluation.models import EmbeddedModel
 from skipstone.integrations.identity import identity
 from skipstone.policies.agent.actions import BaseSchedule
@@ -70,10 +71,29 @@ class RecordingSettings:
 
         Raises:
             SpecError: the parts beside `out` were recorded with other samples, schedules or settings.
+            OutputError: another command records into `out`.
         """
+        parts = out.with_name(f".{out.name}.parts")
+        with lock_folder(parts):
+            log = self._record(model, prompts, seeds, base_schedules, parts, callback)
+            log.save(out)
+            for file in (*parts.glob("*.npz"), parts / ABOUT):
+                file.unlink()
+        with suppress(OSError):  # another command has begun there
+            parts.rmdir()
+        return log
+
+    def _record(
+        self,
+        model: EmbeddedModel,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        base_schedules: Mapping[int, BaseSchedule],
+        parts: Path,
+        callback: SampleProgressCallback | None,
+    ) -> TrajectoryLog:
         grid = registry.parse("grid", "trailing").times(model.schedule, 50)
         times = fine_times(model.schedule, grid[0], self.fine)
-        parts = out.with_name(f".{out.name}.parts")
         known = {str(n): list(schedule.times) for n, schedule in base_schedules.items()}
         identity_digest = identity(model)["weights"]
         _check_parts_folder(parts, [identity_digest, model.guidance, vars(self), list(prompts), list(seeds), known])
@@ -97,8 +117,6 @@ class RecordingSettings:
             10 ** (float(np.median(whole["offset"])) / 20), self.solver, model.name,
             {"guidance": model.guidance, "identity": identity_digest, "fine": self.fine},
         )  # fmt: skip
-        log.save(out)
-        shutil.rmtree(parts)
         return log
 
     def _record_batch(
@@ -135,13 +153,14 @@ class RecordingSettings:
         os.replace(part, file)
 
 
+ABOUT = "about.json"  # what the parts are of
 _SHARED_ARRAYS = {"angles", "marks"}  # alike in all parts
 
 
 def _check_parts_folder(parts: Path, about: Any) -> None:
     """Make the folder of the parts, or check that it is of this recording. Raises SpecError."""
     parts.mkdir(parents=True, exist_ok=True)
-    note, text = parts / "about.json", json.dumps(about)
+    note, text = parts / ABOUT, json.dumps(about)
     if not any(parts.glob("*.npz")):
         note.write_text(text, encoding="utf-8")
     elif not note.is_file() or note.read_text(encoding="utf-8") != text:

@@ -42,14 +42,15 @@ class EnvironmentSettings:
         guides_from: Base schedules, one for each price: the "logged" ones (searched by
             `skipstone tune`), or "even" steps of the angle, for an agent that has to find the grid by itself.
         prices: Of a call, in dB; episodes draw one. The base schedule of each has the highest mean utility.
-        floor, cap: Of quality, in dB, see `Utility`.
+        floor, cap: Of quality, in dB, see `Utility`; both finite.
         actions: See `ActionSpace`.
-        first: Calls before which a run may not be stopped, >= 1.
-        calls: Calls that a run may make, for each call of its base schedule, >= 1.
+        first: Calls before which a run may not be stopped, 1 to 1000.
+        calls: Calls that a run may make, for each call of its base schedule, 1 to 100.
         blocks: Of the observation, see `Observation`; leaving one out is an ablation.
         eyes: The image encoder, where `blocks` need one: "" the model's own, else the folder or id of a CLIP.
-        fee: Cost of encoding a picture, in full calls; null measures it in multiply-accumulates.
-        axes: Directions of the mean text state that are observed: principal components over the training prompts, >= 0.
+        fee: Cost of encoding a picture, in full calls, >= 0; null measures it in multiply-accumulates.
+        axes: Directions of the mean text state that are observed: principal components over the training prompts,
+            0 to 1000.
         relative: Reward an episode's utility less that of its base schedule on the same sample.
         swapped: Chance that errors of a training episode fade as on another sample, in [0, 1], see `VectorizedEnv`.
         judged: Evaluate the result on the network too: what is best on recorded trajectories may not be best there.
@@ -82,11 +83,17 @@ class EnvironmentSettings:
             raise SpecError(f"prices: expected different prices > 0, in dB a call, got {self.prices}; try 0.5, 1, 2.")
         if self.guides_from not in ("logged", "even"):
             raise SpecError(f"guides_from: expected logged or even, got {self.guides_from!r}.")
-        if not 0 < self.share < 1 or self.axes < 0 or not 0 <= self.swapped <= 1:
+        if not 0 < self.share < 1 or not 0 <= self.axes <= 1000 or not 0 <= self.swapped <= 1:
             raise SpecError(
-                f"Expected a share in (0, 1), axes >= 0 and swapped in [0, 1], got {self.share}, {self.axes} and "
-                f"{self.swapped}."
+                f"Expected a share in (0, 1), axes >= 0 and at most 1000, and swapped in [0, 1], got {self.share}, {self.axes} "
+                f"and {self.swapped}."
             )
+        if not (self.first <= 1000 and self.calls <= 100 and 0 <= (self.fee or 0.0) < math.inf):
+            raise SpecError(
+                f"Expected first <= 1000, calls <= 100 and a fee >= 0, got {self.first}, {self.calls:g} and {self.fee}."
+            )
+        if not (math.isfinite(self.floor) and math.isfinite(self.cap)):
+            raise SpecError(f"Expected a finite floor and cap in dB, got {self.floor} and {self.cap}; try 10 and 50.")
         if Observation(self.blocks).published_blocks and not self.live:
             raise SpecError(
                 f"blocks: {', '.join(self.blocks)} need pictures, and recorded runs have nothing to decode. Say "

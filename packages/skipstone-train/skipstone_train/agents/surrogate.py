@@ -39,8 +39,8 @@ class SurrogateSettings:
 
     Args:
         reward: "absolute", "additive" or "multiplicative" as published, or "utility": ours.
-        steps: Of the grid, > 3.
-        pace: Steps in which the picture comes to 63 %.
+        steps: Of the grid, 4 to 10,000.
+        pace: Steps in which the picture comes to 63 %, > 0.
         price: Of a call for ours, in dB.
         entropy: Of the attention, which the published rewards give for a refine.
         weights: Of a published reward; None takes its own.
@@ -54,8 +54,13 @@ class SurrogateSettings:
     weights: RewardWeights | None = None
 
     def __post_init__(self) -> None:
-        if self.reward not in (*PRESETS, "utility") or self.steps <= WARMUP_STEPS:
-            raise SpecError(f"Expected reward utility, {', '.join(PRESETS)} and steps > {WARMUP_STEPS}, got {self!r}.")
+        sound = WARMUP_STEPS < self.steps <= 10_000 and 0 < self.pace < math.inf
+        sound = sound and math.isfinite(self.price) and math.isfinite(self.entropy)
+        if self.reward not in (*PRESETS, "utility") or not sound:
+            raise SpecError(
+                f"Expected reward utility, {', '.join(PRESETS)}, steps > {WARMUP_STEPS} and at most 10,000, pace > 0, "
+                f"and finite numbers, got {self!r}."
+            )
 
     def build(self, split: str = "train", n: int | None = None, seed: int = 0) -> SurrogateEnv:
         """The environment; all of its episodes are alike."""

@@ -49,8 +49,8 @@ class ToySettings:
     (rounded down). Quality is cap - 10 log10(1 + hardness * damage) dB, not below `floor`.
 
     Args:
-        steps: Of the grid, >= 2.
-        hardness: Of each class of samples, > 0.
+        steps: Of the grid, 2 to 1000.
+        hardness: Of each class of samples, > 0 and finite.
         chances: Of each class; () for all alike.
         told: Chance that the coin of the hardest class shows 1, and that of the easiest 0, in (0.5, 1).
         prices: Of a call in dB; each episode has one of them, all alike.
@@ -71,13 +71,14 @@ class ToySettings:
     cap: float = 20.0
 
     def __post_init__(self) -> None:
-        sound = self.steps >= 2 and 0.5 < self.told < 1 and bool(self.prices) and bool(self.hardness)
-        sound = sound and all(h > 0 for h in self.hardness) and all(c >= 0 for c in self.chances)
+        sound = 2 <= self.steps <= 1000 and 0.5 < self.told < 1 and bool(self.prices) and bool(self.hardness)
+        sound = sound and all(0 < h < math.inf for h in self.hardness) and all(0 <= c < math.inf for c in self.chances)
+        sound = sound and all(map(math.isfinite, (*self.prices, self.floor, self.cap)))
         sound = sound and len(self.chances) in (0, len(self.hardness))
         if not sound or "continue" not in self.actions or not set(self.actions) <= set(ACTIONS):
             raise SpecError(
-                f"Expected steps >= 2, some hardness > 0, told in (0.5, 1), prices, and actions among {ACTIONS} "
-                f"with 'continue', got {self!r}."
+                f"Expected steps >= 2 and at most 1000, some hardness > 0, told in (0.5, 1), prices, and actions among "
+                f"{ACTIONS} with 'continue', got {self!r}."
             )
 
     def build(self, split: str = "train", n: int | None = None, seed: int = 0) -> ToyEnv:

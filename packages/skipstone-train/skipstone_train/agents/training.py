@@ -6,12 +6,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from skipstone import __version__
 from skipstone.errors import OutputError, SpecError
+from skipstone.evaluation.folder_lock import lock_folder
 from skipstone.policies.agent.checkpoint import ActionScorer
 
 from .config import AgentConfig, environments, learners, load_config
@@ -115,8 +116,12 @@ class Training:
 
         Raises:
             SpecError: a reward that ranks constant policies wrongly, a checkpoint of other settings, a missing package.
-            OutputError: what cannot be written.
+            OutputError: what cannot be written, or another command writes to the folder.
         """
+        with lock_folder(self.out):
+            return self._run(resume, print_line, callback)
+
+    def _run(self, resume: bool, print_line: LineCallback, callback: RoundCallback) -> TrainingResult:
         environment = self.config.environment
         held = HeldOutEpisodes(environment.build("validation", self.config.held_out or None, 0))
         log = self._log(resume)
@@ -133,6 +138,11 @@ class Training:
         for line in done.summary:
             log(line)
         return done
+
+    def begin(self, resume: bool = False) -> None:
+        """Make the folder with its configuration, as `run` does first. Raises SpecError, OutputError."""
+        with lock_folder(self.out):
+            self._prepare(resume)
 
     @property
     def learner(self) -> str:
@@ -157,7 +167,9 @@ class Training:
             shutil.rmtree(self.out / "tensorboard", ignore_errors=True)
         elif (self.out / CONFIG_FILE).is_file() and (folder / CHECKPOINT_FILE).is_file():
             self._check_same_training()
-        write_file(self.out / CONFIG_FILE, to_yaml(self.config).encode())
+        # What was said on the command line, too, so that going on needs no more than the folder.
+        saved = replace(self.config, minutes=float(self.minutes), seeds=(self.seed,), out=str(self.out))
+        write_file(self.out / CONFIG_FILE, to_yaml(saved).encode())
 
     def _check_same_training(self) -> None:
         """A checkpoint means nothing to another environment or learner."""

@@ -19,11 +19,21 @@ from skipstone.registry import suggest_spelling
 T = TypeVar("T")
 NAME_KEY = "name"  # the key that says which of several kinds of settings follows
 CHOICES_KEY = "among"  # in a field's metadata: a function that gives the kinds, name -> dataclass with defaults alone
-INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}  # what JSON cannot say, and settings may be
+MAX_CHARACTERS = 65_536  # of a YAML text: the reader takes a second for 200,000
+MAX_INTEGER = 2**63 - 1
+MAX_MESSAGE = 1000  # characters
 
 
 def parse_settings(kind: type[T], text: str, source: str, changes: Iterable[str] = ()) -> T:
     """The settings in a YAML text, which errors call `source`, after changes "a.b=c". Raises SpecError."""
+    try:
+        return _parse(kind, text, source, changes)
+    except SpecError as e:
+        message = str(e)  # which repeats values, and these may be long
+        raise SpecError(message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}...") from None
+
+
+def _parse(kind: type[T], text: str, source: str, changes: Iterable[str]) -> T:
     values, places = _read_yaml(text, source) or {}, {"": source}
     for change in changes:
         path, equals, value = change.partition("=")
@@ -57,20 +67,55 @@ def to_yaml(settings: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """Plain YAML: keys once, no aliases, which a few lines can make billions of values of, and no tags."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        for sign, why in (
+            ("anchor", "anchors and aliases (& and *) are not taken"),
+            ("tag", "could not determine a constructor, as tags (!) are not taken"),
+        ):
+            if getattr(event, sign, None) is not None:
+                raise yaml.MarkedYAMLError(problem=f"{why}: write the value itself", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [key for key, _ in node.value]
-        for key in (key for n, key in enumerate(keys) if key.value in [one.value for one in keys[:n]]):
-            raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+        for n, key in enumerate(keys):
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="found unhashable key: a key is a word", problem_mark=key.start_mark)
+            if key.value in [one.value for one in keys[:n]]:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
 
 def _read_yaml(text: str, source: str) -> Any:
+    """The values of a YAML text: mappings with texts as keys, lists, texts, numbers, truths and nothing."""
+    if len(text) > MAX_CHARACTERS:
+        raise SpecError(f"{source[:200]}: expected at most {MAX_CHARACTERS:,} characters, got {len(text):,}.")
     try:
-        return json.loads(json.dumps(yaml.load(text, _Loader), default=str), parse_constant=INFINITIES.__getitem__)
-    except (yaml.YAMLError, ValueError, KeyError) as e:  # also: a date that is none, an alias of itself, not a number
+        return _to_json(yaml.load(text, _Loader), source)
+    except RecursionError:
+        raise SpecError(f"{source}: expected YAML, and it is nested too deeply.") from None
+    except (yaml.YAMLError, ValueError) as e:  # ValueError: a date that is none, a number of too many digits
+        if isinstance(e, SpecError):
+            raise
         mark, why = getattr(e, "problem_mark", None), getattr(e, "problem", None) or e
         line = f", line {mark.line + 1}" if mark else ""
         raise SpecError(f"{source}{line}: expected YAML, 'key: value' on each line: {why}.") from None
+
+
+def _to_json(value: Any, source: str, path: str = "") -> Any:
+    """A value of YAML as JSON has it, dates as texts. Raises SpecError for what JSON has no word for."""
+    if isinstance(value, dict):
+        return {str(key): _to_json(one, source, f"{path}.{key}") for key, one in value.items()}
+    if isinstance(value, list):
+        return [_to_json(one, source, f"{path}.{n}") for n, one in enumerate(value)]
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
+        raise SpecError(f"{source}, {path[1:]}: expected a whole number of at most {MAX_INTEGER}, got a larger one.")
+    if isinstance(value, float) and math.isnan(value):
+        raise SpecError(f"{source}: expected YAML with finite numbers, and {path[1:] or 'the value'} is NaN.")
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _change_value(values: Any, keys: tuple[str, ...], new: Any) -> Any:

@@ -15,6 +15,7 @@ import typer
 from skipstone.cli import options
 from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import progress_bar
+from skipstone.errors import SpecError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,7 @@ class TrainingOptions:
     )
     out: Annotated[Path | None, typer.Option(help="A folder.", show_default=False)] = None
     learner: Annotated[str | None, typer.Option(help="ppo, fitted_q, stopping or search.", show_default=False)] = None
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left.")] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left, as it was begun.")] = False
     force: options.ForceOption = False
     slurm: Annotated[
         str | None,
@@ -65,6 +66,7 @@ class RecordingOptions:
         list[Path],
         typer.Option("--guide", help="A fixed schedule: a folder of skipstone tune. Repeat it.", metavar="DIR"),
     ]
+    prompt_format: options.FormatOption = None
     model: Annotated[str, typer.Option(help="pebble, pebble-dit, or a folder in that format.")] = "pebble"
     limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 0
     seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1
@@ -108,13 +110,14 @@ def agent(
     """
     from skipstone.cli.files import check_targets
 
-    settings = _settings(training, changes or ())
-    folder = training.out or Path(settings.out)
-    trainings = _trainings(settings, folder, training.minutes, training.seed)
+    trainings = _trainings(training, changes or ())
     if not training.resume:
         check_targets([file for one in trainings for file in one.files], training.force)
+    if len(trainings) > 1:  # so that --resume knows of those that were never reached
+        for one in trainings:
+            one.begin(training.resume)
     if training.slurm is not None:
-        _submit(trainings, training.slurm, folder, training.resume)
+        _submit(trainings, training.slurm, training.resume)
     else:
         _run_here(trainings, training.resume)
 
@@ -139,7 +142,6 @@ def log(recording: RecordingOptions) -> None:
     from rich.console import Console
 
     from skipstone.cli.files import check_targets
-    from skipstone.errors import SpecError
 
     console, out = Console(stderr=True), recording.out
     if out.suffix != ".npz":
@@ -166,7 +168,7 @@ def _record(recording: RecordingOptions, console: Console) -> tuple[int, int]:
 
     from ..agents.recording import RecordingSettings
 
-    found = load_prompts(recording.prompts, limit=recording.limit or None)
+    found = load_prompts(recording.prompts, limit=recording.limit or None, prompt_format=recording.prompt_format)
     samples = [
         (prompt.text, recording.seed + k * len(found) + i)
         for k in range(recording.seeds)
@@ -190,7 +192,6 @@ def _record(recording: RecordingOptions, console: Console) -> tuple[int, int]:
 
 def _base_schedules(folders: Sequence[Path], start: float) -> tuple[dict[int, BaseSchedule], str]:
     """The fixed schedules of folders, by calls, and the solver that they were found for."""
-    from skipstone.errors import SpecError
     from skipstone.policies.agent.actions import BaseSchedule
     from skipstone.policies.path import Path as Times
     from skipstone.policies.storage import read_policy
@@ -211,34 +212,70 @@ def _base_schedules(folders: Sequence[Path], start: float) -> tuple[dict[int, Ba
 # -- Configurations and trainings -------------------------------------------------------------------
 
 
-def _settings(training: TrainingOptions, changes: Sequence[str]) -> AgentConfig:
-    """The configuration; of a training that is resumed its own, unless another file is given."""
+def _trainings(training: TrainingOptions, changes: Sequence[str]) -> list[Training]:
+    """One for each seed; several have a folder each. Those that go on take what is not said from their folder."""
+    from ..agents.config import load_config
+
+    learner = [] if training.learner is None else [f"learner.name={training.learner}"]
+    changes = [*learner, *changes]
+    out = training.out or Path(load_config(training.config, [c for c in changes if c.startswith("out=")]).out)
+    if training.resume and (folders := _find_begun(out)):
+        return [_resumed(training, changes, folder, seed) for folder, seed in _choose(folders, training.seed, out)]
+    settings = load_config(training.config, changes)
+    if training.resume and training.config is None:
+        raise SpecError(f"--resume: {out} holds no training. Give the --out of one, or leave --resume out to begin.")
+    seeds = dict.fromkeys(training.seed or settings.seeds)
+    several = len(seeds) > 1
+    return [_training(training, settings, out / f"seed-{seed}" if several else out, seed) for seed in seeds]
+
+
+def _training(training: TrainingOptions, settings: AgentConfig, folder: Path, seed: int) -> Training:
+    from ..agents.config import check_minutes
+    from ..agents.training import Training
+
+    minutes = settings.minutes if training.minutes is None else training.minutes
+    check_minutes(minutes, "--minutes")
+    return Training(settings, folder, minutes, seed)
+
+
+def _find_begun(out: Path) -> list[Path]:
+    """The folders of trainings that were begun in a folder: itself, or one for each of several seeds."""
+    from ..agents.training import CONFIG_FILE
+
+    if (out / CONFIG_FILE).is_file():
+        return [out]
+    return [file.parent for file in sorted(out.glob(f"seed-*/{CONFIG_FILE}")) if file.parent.name[5:].isdigit()]
+
+
+def _choose(folders: Sequence[Path], seeds: Sequence[int] | None, out: Path) -> list[tuple[Path, int | None]]:
+    """The trainings to go on with, those of the given seeds or all; None is the seed that the configuration says."""
+    if folders == [out]:
+        if seeds and len(set(seeds)) > 1:
+            raise SpecError(f"--resume: {out} holds one training, got {len(set(seeds))} seeds. Leave --seed out.")
+        return [(out, seeds[0] if seeds else None)]
+    found = {int(folder.name[5:]): folder for folder in folders}
+    if unknown := [seed for seed in seeds or () if seed not in found]:
+        there = ", ".join(map(str, sorted(found)))
+        raise SpecError(f"--resume: {out} holds no training of seed {unknown[0]}, but of {there}. Leave --seed out.")
+    return [(found[seed], seed) for seed in dict.fromkeys(seeds or sorted(found))]
+
+
+def _resumed(training: TrainingOptions, changes: Sequence[str], folder: Path, seed: int | None) -> Training:
+    """A training that goes on in its folder.
+
+    A --config that is given again must not change what is learnt, which `Training.run` checks; the time is that of
+    the folder unless an option or a change says otherwise.
+    """
     from ..agents.config import load_config
     from ..agents.training import CONFIG_FILE
 
-    config, out = training.config, training.out
-    if training.resume and config is None and out is not None:
-        config = _find_written(out, CONFIG_FILE)
-    learner = [] if training.learner is None else [f"learner.name={training.learner}"]
-    return load_config(config, [*learner, *changes])
-
-
-def _find_written(out: Path, name: str) -> Path | None:
-    """A file of a training, or of the first of several in a folder."""
-    return next((p for p in (out / name, *sorted(out.glob(f"seed-*/{name}"))) if p.is_file()), None)
-
-
-def _trainings(settings: AgentConfig, out: Path, minutes: float | None, seeds: Sequence[int] | None) -> list[Training]:
-    """One for each seed; several have a folder each."""
-    from skipstone.errors import SpecError
-
-    from ..agents.training import Training
-
-    minutes, seeds = settings.minutes if minutes is None else minutes, seeds or settings.seeds
-    if not minutes > 0:
-        raise SpecError(f"--minutes: expected a number > 0, got {minutes:g}.")
-    several = len(seeds) > 1
-    return [Training(settings, out / f"seed-{s}" if several else out, minutes, s) for s in dict.fromkeys(seeds)]
+    saved = load_config(folder / CONFIG_FILE, [] if training.config else changes)
+    settings = saved
+    if training.config is not None:
+        settings = load_config(training.config, changes)
+        if not any(change.startswith("minutes=") for change in changes):
+            settings = dataclasses.replace(settings, minutes=saved.minutes)
+    return _training(training, settings, folder, saved.seeds[0] if seed is None else seed)
 
 
 def _run_here(trainings: Sequence[Training], resume: bool) -> None:
@@ -256,12 +293,13 @@ def _run_here(trainings: Sequence[Training], resume: bool) -> None:
             raise KeyboardInterrupt
 
 
-def _submit(trainings: Sequence[Training], slurm: str, folder: Path, resume: bool) -> None:
+def _submit(trainings: Sequence[Training], slurm: str, resume: bool) -> None:
     from ..agents.launch import JOBS_FOLDER, SlurmSettings, TrainingJob, submit_jobs
     from ..agents.yaml_settings import to_yaml
 
     jobs = [TrainingJob(to_yaml(t.config), t.minutes, t.seed, str(t.out.resolve()), resume) for t in trainings]
     settings = SlurmSettings.parse(slurm)
+    folder = trainings[0].out.parent if len(trainings) > 1 else trainings[0].out
     submitted = submit_jobs(jobs, settings, folder.resolve())
     for training, job in zip(trainings, submitted, strict=True):
         typer.echo(f"{training.out}: job {job.job_id}")

@@ -22,6 +22,8 @@ from .scaling import one_thread
 
 HELD_OUT_SEED = 7_919  # seed of the episodes that score where there is no validation
 NUM_HELD_OUT_EPISODES = 256  # of them
+MAX_COUNT = 10_000_000  # of every whole number among a learner's settings
+MAX_LAYERS, MAX_UNITS = 8, 4096
 CHECKPOINT_FILE, BEST_SCORER_FILE, CURVE_FILE = "checkpoint.pt", "brain.safetensors", "curve.json"
 
 RoundCallback: TypeAlias = Callable[[float, Mapping[str, float]], None]
@@ -222,7 +224,7 @@ class _FitState:
 def check_settings(
     settings: Learner, least: Mapping[str, int], positive: Sequence[str], shares: Sequence[str] = ()
 ) -> None:
-    """Raise SpecError for a setting out of range.
+    """Raise SpecError for a setting out of range: no whole number is above 10,000,000, and networks are small.
 
     Args:
         settings: Of a learner.
@@ -234,7 +236,11 @@ def check_settings(
     wrong = [f"{name} >= {low}" for name, low in least.items() if not values[name] >= low]
     wrong += [f"{name} > 0" for name in positive if not 0 < values[name] < np.inf]
     wrong += [f"{name} in [0, 1]" for name in shares if not 0 <= values[name] <= 1]
-    wrong += ["hidden layers of 1 unit or more"] if min(values.get("hidden", ()), default=1) < 1 else []
+    counts = [name for name, value in values.items() if isinstance(value, int) and value > MAX_COUNT]
+    wrong += [f"{name} <= {MAX_COUNT:,}" for name in counts]
+    hidden = values.get("hidden", ())
+    if len(hidden) > MAX_LAYERS or not all(1 <= units <= MAX_UNITS for units in hidden):
+        wrong.append(f"hidden: at most {MAX_LAYERS} layers of 1 to {MAX_UNITS} units")
     if wrong:
         raise SpecError(f"{settings.name}: expected {', '.join(wrong)}, got {settings!r}.")
 
