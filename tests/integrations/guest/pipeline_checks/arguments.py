@@ -71,13 +71,28 @@ def batches_of_other_sizes(case: Case) -> None:
     assert_near(outputs[1], outputs[2][:1], "the first sample of two")
 
 
-@check(when=lambda pipe: any(name in parameters(pipe) for name in PER_PROMPT))
+def takes_several(pipe: Any) -> bool:
+    """Whether a pipeline makes several pictures, videos or waveforms a prompt."""
+    return any(name in parameters(pipe) for name in PER_PROMPT)
+
+
+@check(when=takes_several)
 def several_per_prompt(case: Case) -> None:
-    """Two pictures, videos or waveforms a prompt are those of every prompt given twice."""
+    """Two pictures, videos or waveforms a prompt, with a generator for each and with one for all."""
+    case.run()
+    name = next(name for name in PER_PROMPT if name in case.parameters)
+    for generator in (generators(2 * case.batch), one_generator()):
+        made = case.attempt(generator=generator, **{name: 2})
+        if made is not None and case.guest is not None:
+            assert len(case.decisions()) == len(made)
+
+
+@check(when=takes_several)
+def several_per_prompt_and_every_prompt_twice(case: Case) -> None:
+    """Two a prompt are those of every prompt given twice, in this order."""
     name = next(name for name in PER_PROMPT if name in case.parameters)
     arguments = {**case.inputs(), "generator": generators(2 * case.batch)}
     made = case.call({**arguments, name: 2})
-    assert len(made) == 2 * case.batch
     twice = {key: _twice(key, value, case) for key, value in arguments.items()}
     expected = case.call({**twice, "generator": generators(2 * case.batch)})
     assert_near(made, expected, "two a prompt, and every prompt twice")
