@@ -36,8 +36,9 @@ def check_settings(obj: Any) -> None:
     Raises:
         SpecError: a field of another type, a number out of its range, NaN or infinite, a text that is too long.
     """
-    ranges: Ranges = getattr(type(obj), "ranges", {})
-    for name, kind in field_types(type(obj)).items():
+    cls: Any = type(obj)
+    ranges: Ranges = getattr(cls, "ranges", {})
+    for name, kind in field_types(cls).items():
         low_high = ranges.get(name, (0, 0))
         if not _fits(kind, low_high, getattr(obj, name)):
             raise setting_error(obj, name, _describe(kind, low_high))

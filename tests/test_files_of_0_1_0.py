@@ -1,7 +1,8 @@
 """Every file that Skipstone 0.1.0 wrote is read, and what it was stopped in is gone on with.
 
 The files are in `fixtures/v0_1_0`; `fixtures/make_v0_1_0.py` says by which commands they were made. Only the command
-line and the public names of `skipstone` are used here, so that nothing but the files holds these tests.
+line, the public names of `skipstone` and the version of its decisions are used here, so that nothing but the files holds
+these tests.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import pytest
 from PIL import Image
 
 import skipstone
+from skipstone.evaluation.fingerprint import RESULTS_VERSION
 from tests.fixtures.make_v0_1_0 import APPLE, BENCH, CALIBRATE, EVALUATE, LOG, POLICIES, PREFER, TRAIN, TUNE
 from tests.snapshot.snapshot import brighter, home, letter
 
 FILES = Path(__file__).parent / "fixtures" / "v0_1_0"
-RECORDED = {"torch": version("torch"), "diffusers": version("diffusers")}
+RECORDED = {"torch": version("torch"), "diffusers": version("diffusers"), "skipstone": RESULTS_VERSION}
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ Shell = Callable[..., Outcome]
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the files, in which commands run, as if made with the torch and diffusers of here."""
+    """A copy of the files, in which commands run, as if made with the decisions, torch and diffusers of here."""
     folder = Path(shutil.copytree(FILES, tmp_path / "files"))
     for path in [*folder.rglob("configuration.json"), *folder.rglob("bench.json")]:
         brought_here(path)
@@ -52,7 +54,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def brought_here(path: Path) -> None:
-    """Other versions of torch and diffusers are another configuration: they are not what is tested."""
+    """Other decisions and other versions of torch and diffusers are another configuration: not what is tested."""
     found = json.loads(path.read_text(encoding="utf-8"))
     about = found.get("fingerprint", found)
     about |= {name: said for name, said in RECORDED.items() if name in about}
@@ -240,6 +242,16 @@ def test_a_benchmark_goes_on(files: Path, shell: Shell) -> None:
     assert set(Counter((r["row"], r["sample"]) for r in records).values()) == {1}
     assert (folder / "report.html").exists()
     assert shell(*BENCH).code == 2  # nor is it overwritten by the command that began it
+
+
+def test_a_benchmark_of_other_decisions_does_not_go_on(tmp_path: Path, shell: Shell) -> None:
+    """`stride` and grids of noise levels decide otherwise than in 0.1.0: their results do not belong in one table."""
+    folder = Path(shutil.copytree(FILES / "bench", tmp_path / "bench"))
+    lines = (folder / "samples.jsonl").read_bytes()
+    refused = shell("bench", "--out", str(folder), "--resume")
+    assert refused.code == 2
+    assert "were made with skipstone 0.1.0" in " ".join(refused.err.split())
+    assert (folder / "samples.jsonl").read_bytes() == lines
 
 
 def test_a_calibration_goes_on(files: Path, shell: Shell) -> None:

@@ -16,7 +16,7 @@ from .subject import Subject
 
 # The first version that draws, to the bit, what today's draws: results of all versions since may stand in one table,
 # and an interrupted run goes on. Raise it with every change of a decision, a solver or a metric.
-RESULTS_VERSION = "0.1.0"
+RESULTS_VERSION = "0.2.0.dev0"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")
 
 

@@ -136,12 +136,11 @@ def _check_columns(records: Sequence[PromptRecord], path: Path) -> None:
 
 def _warn_of_another_format(first: str, path: Path) -> None:
     """Say so where a text begins as a table or JSON Lines do, for releases before 0.2 read it as such."""
-    for form, cells in (("tsv", first.split("\t")), ("csv", first.split(","))):
-        if len(cells) > 1 and {cell.strip().lower() for cell in cells} & set(TEXT_FIELDS):
-            break
-    else:
-        form = "jsonl" if first.startswith("{") and any(f'"{name}"' in first.lower() for name in TEXT_FIELDS) else ""
-    if form:
+    cells = {form: {cell.strip().lower() for cell in first.split(sign)} for form, sign in (("tsv", "\t"), ("csv", ","))}
+    forms = [form for form, names in cells.items() if len(names) > 1 and names & set(TEXT_FIELDS)]
+    if first.startswith("{") and any(f'"{name}"' in first.lower() for name in TEXT_FIELDS):
+        forms = ["jsonl"]
+    for form in forms[:1]:
         warnings.warn(
             f"{path} is read as one prompt a line, as its name says. If it is {form}, say --format {form} "
             f"(in Python prompt_format={form!r}) or rename it.",

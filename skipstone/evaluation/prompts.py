@@ -124,9 +124,8 @@ def _load_all(name_or_path: str | Path, prompt_format: str | None) -> list[Promp
     if where is not None:
         raise PromptError(f"{name} is not shipped with Skipstone. Get {where} and give its path.")
     raise PromptError(
-        f"No prompt set or file is called {name[:200]!r}.{registry.suggest_spelling(name, list(sets))} Give the path of a "
-        f"file, or a "
-        f"set out of {known}."
+        f"No prompt set or file is called {name[:200]!r}.{registry.suggest_spelling(name, list(sets))} Give the "
+        f"path of a file, or a set out of {known}."
     )
 
 

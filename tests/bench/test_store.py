@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,23 @@ def test_a_damaged_line_elsewhere_is_said_and_repaired(store: Store) -> None:
     with pytest.raises(BenchError, match=r"Line 1 of .*samples\.jsonl is damaged.*--resume"):
         _ = Store.load(store.folder).records
     assert [r.sample for r in Store.open(store.folder, HEADER).records] == ["y:0"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"row": ["a"]}, {"calls": "4"}, {"seed": True}, {"values": [1]}, {"macs": "many"}, {"identical": 1}]
+)
+def test_a_line_with_other_types_is_refused(store: Store, change: dict[str, Any]) -> None:
+    lines = (store.folder / SAMPLES).read_text().splitlines()
+    (store.folder / SAMPLES).write_text(json.dumps(json.loads(lines[0]) | change) + "\n" + lines[1] + "\n")
+    with pytest.raises(BenchError, match=f"has .* as {next(iter(change))}: "):
+        _ = Store.load(store.folder).records
+
+
+def test_a_deeply_nested_line_is_a_damaged_one(store: Store) -> None:
+    path = store.folder / SAMPLES
+    path.write_bytes(b"[" * 100_000 + b"\n" + path.read_bytes())
+    with pytest.raises(BenchError, match=r"Line 1 of .*samples\.jsonl is damaged"):
+        _ = Store.load(store.folder).records
 
 
 def test_of_a_sample_made_twice_the_last_counts(store: Store) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer.main
+from commands import all_options
 from outcome import Shell
 
-from skipstone import cli
 from skipstone.cli.files import check_targets
 from skipstone.evaluation.folder_lock import LOCK, lock_folder
 from skipstone.policies.storage import save_policy
@@ -19,8 +18,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {  # all but --out
     "tune": ("--model", "MODEL", "--prompts", "prompts.txt", "--limit", "2", "--fine", "16", "--calls", "4"),
     "compare": ("a cat", "--model", "MODEL", "--steps", "3", "-p", "stride"),
     "bench": (
-        "--model", "MODEL", "--prompts", "prompts.txt", "--limit", "2", "--steps", "4", "--budget", "3", "--peers", "none",
-        "--converged", "fixed @ ddim / own / 5", "--converged", "fixed @ unipc / own / 4",
+        "--model", "MODEL", "--prompts", "prompts.txt", "--limit", "2", "--steps", "4", "--budget", "3", "--peers",
+        "none", "--converged", "fixed @ ddim / own / 5", "--converged", "fixed @ unipc / own / 4",
     ),
     "demo": (),
     "prefer": ("ours", "theirs", "--prompts", "named.csv", "--dry-run", "-j", "m@http://localhost:1/v1"),
@@ -31,19 +30,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {  # all but --out
 ELSEWHERE = {"generate": "writes files whose names it knows, and keeps those that appear meanwhile"}
 
 
-def commands_with_out(group: object = None, words: tuple[str, ...] = ()) -> set[str]:
-    """The names of all commands that take --out."""
-    found: set[str] = set()
-    for name, command in (group or typer.main.get_command(cli.app)).commands.items():  # type: ignore[attr-defined]
-        if hasattr(command, "commands"):
-            found |= commands_with_out(command, (*words, name))
-        elif any(parameter.name == "out" for parameter in command.params):
-            found.add(" ".join((*words, name)))
-    return found
-
-
 def test_every_command_that_writes_a_folder_is_here() -> None:
-    assert {*ARGUMENTS, *ELSEWHERE} == commands_with_out()
+    assert {*ARGUMENTS, *ELSEWHERE} == {name for name, options in all_options().items() if "out" in options}
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

@@ -12,11 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer.main
+from commands import all_commands
 from outcome import Shell
 from PIL import Image
 
-from skipstone import cli
 from skipstone.cli.tune import SearchOptions
 from skipstone.errors import BenchError, SpecError
 from skipstone.evaluation.fingerprint import picture_hashes
@@ -35,11 +34,11 @@ NOW = "about this start of the command only"
 
 VALUES: dict[str, dict[str, Any]] = {  # what is typed: another value than the default of every option
     "bench": {
-        "model": "m", "prompts": "p.list", "tuning": "t.csv", "prompt_format": "txt", "limit": 3, "category": ["a", "b"],
-        "tuned": 2, "policies": ["fixed", "stride"], "peers": ["none"], "metrics": ["ssim"], "seeds": 2, "seed": 5,
-        "budget": [3, 4], "steps": 7, "solver": "ddim", "grid": "trailing", "guidance": 2.5, "reference": "fixed @ ddim",
-        "converged": ["a", "b"], "batch": 3, "timed": 2, "repeats": 1, "searched": 1, "oracle": 1,
-        "settings": ["height=64"], "device": "cpu", "dtype": "float16",
+        "model": "m", "prompts": "p.list", "tuning": "t.csv", "prompt_format": "txt", "limit": 3,
+        "category": ["a", "b"], "tuned": 2, "policies": ["fixed", "stride"], "peers": ["none"], "metrics": ["ssim"],
+        "seeds": 2, "seed": 5, "budget": [3, 4], "steps": 7, "solver": "ddim", "grid": "trailing", "guidance": 2.5,
+        "reference": "fixed @ ddim", "converged": ["a", "b"], "batch": 3, "timed": 2, "repeats": 1, "searched": 1,
+        "oracle": 1, "settings": ["height=64"], "device": "cpu", "dtype": "float16",
     },
     "evaluate agent": {
         "agents": ["one", "two"], "prompts": "p.list", "prompt_format": "txt", "limit": 3, "seeds": 2, "seed": 5,
@@ -52,16 +51,8 @@ VALUES: dict[str, dict[str, Any]] = {  # what is typed: another value than the d
 FREE = {"out": WHERE, "resume": NOW}
 
 
-def command(name: str) -> Any:
-    """The command as Typer calls it."""
-    found: Any = typer.main.get_command(cli.app)
-    for word in name.split():
-        found = found.commands[word]
-    return found
-
-
 def options_of(name: str) -> dict[str, Any]:
-    return {parameter.name: parameter for parameter in command(name).params}
+    return {parameter.name: parameter for parameter in all_commands()[name].params}
 
 
 def typed(name: str, values: dict[str, Any]) -> list[str]:
@@ -76,7 +67,7 @@ def typed(name: str, values: dict[str, Any]) -> list[str]:
 
 def resolved(name: str, words: list[str], out: Path) -> dict[str, Any]:
     """The values that a command line means."""
-    context = command(name).make_context(f"skipstone {name}", [*words, "--out", str(out)])
+    context = all_commands()[name].make_context(f"skipstone {name}", [*words, "--out", str(out)])
     resume = "--resume" in words
     return resolve_options(context, {"bench": bench, "evaluate agent": evaluate}[name], out, resume)
 
@@ -237,7 +228,8 @@ SPEED = "how fast, not what"
 KEPT_FREE: dict[str, dict[str, str]] = {
     "calibrate": {
         "confidence": CHOICE, "samplers": CHOICE, "groups": CHOICE, "limit": CHOICE,
-        "prompt_format": "the prompts themselves are compared", "batch": SPEED, "cache": WHERE, "out": WHERE, "force": NOW,
+        "prompt_format": "the prompts themselves are compared", "batch": SPEED, "cache": WHERE, "out": WHERE,
+        "force": NOW,
     },
     "audit": {
         "folder": WHERE, "samples": NOW, "prompt_format": "the prompts themselves are compared", "batch": SPEED,

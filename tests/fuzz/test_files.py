@@ -1,4 +1,4 @@
-"""Hostile files: prompts, configurations, folders of policies and of benchmarks. Each is read, or refused in a sentence.
+"""Hostile files: prompts, configurations, folders of policies and of benchmarks: read, or refused in a sentence.
 
 The memory is bounded by `conftest.py`; whatever hangs is stopped by whoever runs the tests.
 """
@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import event, example, given
+from hypothesis import event, given
 from hypothesis import strategies as st
-from mutations import mutated_bytes, mutated_json
+from mutations import mutated_bytes, mutated_json, mutated_yaml
 
-from skipstone.errors import BenchError, OutputError, PromptError, SkipstoneError, SpecError
+from skipstone import registry
+from skipstone.errors import BenchError, CertificateError, OutputError, PromptError, SkipstoneError, SpecError
 from skipstone.evaluation.prompt_files import read_prompts
 from skipstone.evaluation.prompt_records import FORMATS
+from skipstone.policies.certified import Certified
 from skipstone.policies.storage import FILE, read_policy
 from skipstone_bench.store import HEADER, SAMPLES, TIMINGS, Store
 from skipstone_bench.vlm.material import load_material
@@ -41,16 +43,18 @@ CONFIGURATIONS = sorted((Path(__file__).parents[2] / "examples" / "configs").glo
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0_1_0"
 
 
+NAMES = [*FORMATS, "TXT", "md", ""]
+
+
 @st.composite
-def prompt_files(draw: st.DrawFn) -> tuple[str, bytes]:
-    """The end of a name, and what the file holds: often of that format, sometimes of another, sometimes anything."""
-    suffix = draw(st.sampled_from([*FORMATS, "TXT", "md", ""]))
-    like = draw(st.sampled_from([suffix.lower() if suffix.lower() in FORMATS else "txt", *FORMATS]))
-    if draw(st.integers(0, 9)) == 0:
-        return suffix, draw(st.binary(max_size=40))
+def prompt_files(draw: st.DrawFn, like: str) -> bytes:
+    """A file of one of the formats, changed; sometimes anything."""
+    if draw(st.integers(0, 15)) == 0:
+        return draw(st.binary(max_size=40))
     if like == "json":
-        return suffix, draw(mutated_json(draw(st.sampled_from(DOCUMENTS))))
-    return suffix, draw(mutated_bytes(draw(st.sampled_from(SETS[like]))))
+        return draw(mutated_json(draw(st.sampled_from(DOCUMENTS))))
+    form = "json" if like == "jsonl" else "text"
+    return draw(mutated_bytes(draw(st.sampled_from(SETS[like])), form))
 
 
 def read_or_refused(read: Callable[[], Any], *errors: type[SkipstoneError]) -> Any:
@@ -75,50 +79,59 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-@given(prompt_files(), st.sampled_from([None, None, *FORMATS]))
-@example(("csv", b"prompt\n" + b"a" * 200_000), None)
-@example(("json", b"[" * 100_000), None)
-@example(("jsonl", b'{"prompt": "\\ud800"}'), None)
-def test_files_of_prompts(folder: Path, made: tuple[str, bytes], prompt_format: str | None) -> None:
-    path = folder / f"prompts.{made[0]}".rstrip(".")
-    path.write_bytes(made[1])
+def check_prompts(prompts: Any) -> None:
+    """What is read can be drawn, and written again."""
+    assert prompts
+    assert len({p.id for p in prompts}) == len(prompts)
+    assert all(p.text.strip() == p.text and p.text and "\0" not in p.text for p in prompts)
+    "".join(p.id + p.text + p.category for p in prompts).encode()
+
+
+@pytest.mark.parametrize("like", FORMATS)
+@given(data=st.data())
+def test_files_of_prompts(like: str, folder: Path, data: st.DataObject) -> None:
+    suffix, prompt_format = data.draw(st.sampled_from([like, like, like, *NAMES])), None
+    if suffix != like:
+        prompt_format = data.draw(st.sampled_from([None, like, *FORMATS]))
+    path = folder / f"prompts.{suffix}".rstrip(".")
+    path.write_bytes(data.draw(prompt_files(like)))
     prompts = read_or_refused(lambda: read_prompts(path, prompt_format), PromptError)
     if prompts is not None:
-        assert prompts
-        assert len({p.id for p in prompts}) == len(prompts)
-        assert all(p.text.strip() == p.text and p.text and "\0" not in p.text for p in prompts)
-        json.dumps([(p.id, p.text, p.category) for p in prompts]).encode()
-        "".join(p.id + p.text + p.category for p in prompts).encode()
+        check_prompts(prompts)
 
 
-@given(st.lists(prompt_files(), min_size=1, max_size=3), st.lists(st.sampled_from(["a", "a_val", "B", "LICENSE"])))
-def test_folders_of_prompts(tmp_path_factory: pytest.TempPathFactory, files: Any, names: list[str]) -> None:
+@given(data=st.data(), names=st.lists(st.sampled_from(["a", "a_val", "B", "LICENSE"]), min_size=1, max_size=3))
+def test_folders_of_prompts(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("prompts")
-    for (suffix, content), name in zip(files, names, strict=False):
-        (folder / f"{name}.{suffix}".rstrip(".")).write_bytes(content)
+    for name in names:
+        like = data.draw(st.sampled_from(["txt", "txt", *FORMATS]))
+        (folder / f"{name}.{like}").write_bytes(data.draw(prompt_files(like)))
     prompts = read_or_refused(lambda: read_prompts(folder), PromptError)
-    assert prompts is None or len({p.id for p in prompts}) == len(prompts)
+    if prompts is not None:
+        check_prompts(prompts)
 
 
-@given(prompt_files())
-def test_names_of_pictures_and_their_prompts(folder: Path, made: tuple[str, bytes]) -> None:
+@pytest.mark.parametrize("like", FORMATS)
+@given(data=st.data())
+def test_names_of_pictures_and_their_prompts(like: str, folder: Path, data: st.DataObject) -> None:
     for name in ("ours", "theirs"):
         (folder / name).mkdir(exist_ok=True)
         (folder / name / "1.png").write_bytes(b"")
-    path = folder / f"named.{made[0]}".rstrip(".")
-    path.write_bytes(made[1].replace(b"id", b"name"))
+    path = folder / f"named.{like}"
+    path.write_bytes(data.draw(prompt_files(like)).replace(b"id", b"name"))
     read_or_refused(lambda: load_material([folder / "ours", folder / "theirs"], (), path), PromptError)
 
 
-@given(st.data())
-def test_configurations(folder: Path, data: st.DataObject) -> None:
+@pytest.mark.parametrize("base", [*CONFIGURATIONS, None], ids=lambda path: path.stem if path else "toy")
+@given(data=st.data())
+def test_configurations(base: Path | None, folder: Path, data: st.DataObject) -> None:
     path = folder / "agent.yaml"
-    base = data.draw(st.sampled_from(CONFIGURATIONS)).read_bytes()
-    content = data.draw(mutated_bytes(base) | mutated_bytes(b"environment: {name: toy, prices: [1, 2.5]}\nslots: 8\n"))
-    path.write_bytes(content)
-    read_or_refused(lambda: load_config(path, data.draw(st.lists(changes, max_size=1))), SpecError)
+    path.write_bytes(data.draw(mutated_yaml(base.read_bytes() if base else TOY)))
+    said = data.draw(st.lists(changes, max_size=1))
+    read_or_refused(lambda: load_config(path, said), SpecError)
 
 
+TOY = b"environment: {name: toy, prices: [1, 2.5]}\nlearner: {name: search, candidates: 4}\nslots: 8\nseeds: [1]\n"
 changes = st.builds(
     "{}={}".format,
     st.sampled_from(
@@ -135,36 +148,42 @@ def policies() -> list[Any]:
     return found + [json.loads(path.read_text()) for path in sorted(FIXTURES.rglob(FILE))]
 
 
-@given(st.data())
-def test_folders_of_policies(folder: Path, data: st.DataObject) -> None:
-    (folder / FILE).write_bytes(data.draw(mutated_json(data.draw(st.sampled_from(policies())))))
-    read_or_refused(lambda: read_policy(folder, allow_sampler=data.draw(st.booleans())), SkipstoneError)
+@pytest.mark.parametrize("document", policies(), ids=lambda document: document["policy"][:20])
+@given(data=st.data())
+def test_folders_of_policies(document: Any, folder: Path, data: st.DataObject) -> None:
+    (folder / FILE).write_bytes(data.draw(mutated_json(document)))
+    allow_sampler = data.draw(st.booleans())
+    policy = read_or_refused(lambda: read_policy(folder, allow_sampler=allow_sampler), SkipstoneError)
+    if policy is not None:
+        assert registry.spell(policy)
+    if isinstance(policy, Certified):  # of no model that there is, unless it changes nothing
+        read_or_refused(lambda: policy.check({"pipeline": "another"}, "another pipeline"), CertificateError)
 
 
 HEADERS: dict[str, Any] = {
     "version": "0.2.0", "model": "m", "fingerprint": {"weights": "abc"}, "guidance": 7.5, "settings": {"height": 64},
     "reference": "fixed @ own / 50", "converged": ["fixed @ dpmpp / own / 500", "fixed @ unipc / own / 250"],
-    "machine": "a", "date": "2026-01-01", "command": "skipstone bench", "prompts": {"set": "a", "count": 1, "seeds": [0]},
+    "machine": "a", "date": "2026-01-01", "command": "skipstone bench",
+    "prompts": {"set": "a", "count": 1, "seeds": [0]},
     "rows": [{"spec": "a", "label": "a", "group": "ours", "family": "a", "values": {"fid": 3.5}}],
     "agreement": {"median": 60.0}, "options": {"limit": 2, "budget": [3]},
 }  # fmt: skip
 RECORD: dict[str, Any] = {
-    "row": "a", "sample": "x:0", "prompt": "a cat", "prompt_id": "x", "category": "", "seed": 0, "calls": 4.0, "cond": 4.0,
-    "uncond": 4.0, "macs": None, "macs_calls": 1.5, "values": {"psnr_full": 40.0}, "decisions": "CCSS", "status": "done",
-    "picture": "", "identical": False, "backward": 0.0,
+    "row": "a", "sample": "x:0", "prompt": "a cat", "prompt_id": "x", "category": "", "seed": 0, "calls": 4.0,
+    "cond": 4.0, "uncond": 4.0, "macs": None, "macs_calls": 1.5, "values": {"psnr_full": 40.0}, "decisions": "CCSS",
+    "status": "done", "picture": "", "identical": False, "backward": 0.0,
 }  # fmt: skip
 TIMING: dict[str, Any] = {
     "row": "a", "repeat": 0, "batch": 1, "seconds": 1.5, "baseline_seconds": 3.0, "peak_bytes": None
 }  # fmt: skip
 
 
-@given(st.data())
-def test_folders_of_benchmarks(folder: Path, data: st.DataObject) -> None:
-    lines = data.draw(mutated_json(RECORD)).replace(b"\n", b"") + b"\n" + json.dumps(RECORD).encode() + b"\n"
-    whole = data.draw(st.booleans())
-    (folder / HEADER).write_bytes(json.dumps(HEADERS).encode() if whole else data.draw(mutated_json(HEADERS)))
-    (folder / SAMPLES).write_bytes(lines)
-    (folder / TIMINGS).write_bytes(data.draw(mutated_json(TIMING)).replace(b"\n", b"") + b"\n")
+@pytest.mark.parametrize("damaged", [HEADER, SAMPLES, TIMINGS])
+@given(data=st.data())
+def test_folders_of_benchmarks(damaged: str, folder: Path, data: st.DataObject) -> None:
+    for name, base in ((HEADER, HEADERS), (SAMPLES, RECORD), (TIMINGS, TIMING)):
+        content = data.draw(mutated_json(base)) if name == damaged else json.dumps(base).encode()
+        (folder / name).write_bytes(content if name == HEADER else content.replace(b"\n", b"") + b"\n" + b"{}\n")
 
     def read() -> Any:
         store = Store.load(folder)

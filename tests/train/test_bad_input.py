@@ -58,6 +58,7 @@ def test_logs_whose_parts_do_not_fit_are_refused(tmp_path: Path) -> None:
         ("slots: 0x" + "f" * 5000 + "\n", "^f, slots: expected a whole number"),
         ("out: " + "[" * 5000 + "\n", "nested too deeply"),
         ("out: " + "{a: " * 5000 + "\n", "nested too deeply"),
+        ('out: "\\uD800"\n', "half of a surrogate pair"),
         ("out: " + "a" * 70_000 + "\n", "expected at most 65,536 characters, got 70,006"),
         ("minutes: 1.0e+400\n", "minutes: expected a number > 0 and at most 100,000, got inf"),
         ("slots: 100001\n", "slots >= 1 and at most 100,000"),
@@ -86,7 +87,7 @@ def test_configurations_that_are_none(text: str, said: str) -> None:
 def test_a_few_lines_are_not_billions_of_values() -> None:
     """Each line has the one before ten times: read, and written as JSON, it would take all memory."""
     lines = ["a0: &a0 [1, 2]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))]
-    with pytest.raises(SpecError, match="line 1: .*anchors and aliases"):
+    with pytest.raises(SpecError, match=r"line 1: .*anchors and aliases"):
         parse_settings(AgentConfig, "\n".join(lines), "f")
 
 

@@ -285,8 +285,8 @@ def _known_fields(kind: type, found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_json(kind: type[L], found: Mapping[str, Any]) -> L:
     """A dataclass out of a line; fields that a later version added are left out. Raises BenchError."""
-    known = _known_fields(kind, found)
-    for name, expected in _field_types(kind).items():
+    known, cls = _known_fields(kind, found), kind  # type: Any, Any
+    for name, expected in _field_types(cls).items():
         if name in known and (
             not isinstance(known[name], expected) or (bool not in expected and isinstance(known[name], bool))
         ):

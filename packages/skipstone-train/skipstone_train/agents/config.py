@@ -39,8 +39,8 @@ class AgentConfig:
         slots: Episodes side by side, 1 to 100,000.
         learner: How it learns: `name` and its settings.
         curriculum: Which samples come first; null for all alike.
-        held_out: Episodes that nothing learns from, 4 to 1,000,000, the same ones every time; 0 takes each validation sample
-            once at each price. Half of them choose the best round, the others decide in the end whether it beats
+        held_out: Episodes that nothing learns from, 4 to 1,000,000, the same ones every time; 0 takes each validation
+            sample once at each price. Half of them choose the best round, the others decide in the end whether it beats
             the best fixed schedule.
         minutes: Of training, > 0 and at most 100,000, where the command says nothing else.
         seeds: One training each, 0 to 2,147,483,647, where the command says nothing else.
@@ -68,9 +68,9 @@ class AgentConfig:
         sound = sound and all(0 <= seed < 2**31 for seed in self.seeds)
         if not sound or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise SpecError(
-                f"Expected slots >= 1 and at most 100,000, held_out 0 or from 4 to 1,000,000, and different seeds from 0 "
-                f"to 2,147,483,647, got slots={self.slots}, held_out={self.held_out} and seeds={list(self.seeds)}; try "
-                f"slots=64, held_out=0, seeds=[0]."
+                f"Expected slots >= 1 and at most 100,000, held_out 0 or from 4 to 1,000,000, and different seeds from "
+                f"0 to 2,147,483,647, got slots={self.slots}, held_out={self.held_out} and seeds={list(self.seeds)}; "
+                f"try slots=64, held_out=0, seeds=[0]."
             )
 
 

@@ -112,12 +112,11 @@ class RecordingSettings:
         angles, marks = found[0]["angles"], found[0]["marks"]
         some = thin_indices(len(angles))
         runs = RecordedTrajectories(angles[some], whole["z"], whole["v"][:, some], whole["gains"], marks)
-        log = TrajectoryLog(
+        return TrajectoryLog(
             runs, grid, tuple(prompts), tuple(seeds), whole["states"], base_schedules, whole["made"], whole["ends"],
             10 ** (float(np.median(whole["offset"])) / 20), self.solver, model.name,
             {"guidance": model.guidance, "identity": identity_digest, "fine": self.fine},
         )  # fmt: skip
-        return log
 
     def _record_batch(
         self,

@@ -85,8 +85,8 @@ class EnvironmentSettings:
             raise SpecError(f"guides_from: expected logged or even, got {self.guides_from!r}.")
         if not 0 < self.share < 1 or not 0 <= self.axes <= 1000 or not 0 <= self.swapped <= 1:
             raise SpecError(
-                f"Expected a share in (0, 1), axes >= 0 and at most 1000, and swapped in [0, 1], got {self.share}, {self.axes} "
-                f"and {self.swapped}."
+                f"Expected a share in (0, 1), axes >= 0 and at most 1000, and swapped in [0, 1], got {self.share}, "
+                f"{self.axes} and {self.swapped}."
             )
         if not (self.first <= 1000 and self.calls <= 100 and 0 <= (self.fee or 0.0) < math.inf):
             raise SpecError(

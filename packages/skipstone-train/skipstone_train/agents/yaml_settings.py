@@ -80,12 +80,13 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key for key, _ in node.value]
-        for n, key in enumerate(keys):
+        seen = set()
+        for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(problem="found unhashable key: a key is a word", problem_mark=key.start_mark)
-            if key.value in [one.value for one in keys[:n]]:
+            if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -107,7 +108,11 @@ def _read_yaml(text: str, source: str) -> Any:
 
 def _to_json(value: Any, source: str, path: str = "") -> Any:
     """A value of YAML as JSON has it, dates as texts. Raises SpecError for what JSON has no word for."""
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise SpecError(f"{source}, {path[1:]}: expected text, got half of a surrogate pair in {value!a}.")
     if isinstance(value, dict):
+        for key in value:
+            _to_json(str(key), source, path)
         return {str(key): _to_json(one, source, f"{path}.{key}") for key, one in value.items()}
     if isinstance(value, list):
         return [_to_json(one, source, f"{path}.{n}") for n, one in enumerate(value)]

@@ -1,0 +1,43 @@
+"""Every command that takes a file of prompts takes --format, and hands it to the one reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import all_options
+from outcome import Shell
+
+from skipstone.policies.storage import save_policy
+
+MODEL = ("--model", "MODEL")
+ARGUMENTS: dict[str, tuple[str, ...]] = {  # all but --prompts and --format
+    "calibrate": (*MODEL, "--target", "psnr >= 20 @ 60%", "--out", "out"),
+    "tune": (*MODEL, "--out", "out"),
+    "bench": (*MODEL, "--out", "out"),
+    "prefer": ("ours", "theirs", "-j", "m@http://localhost:1/v1", "--dry-run"),
+    "train log": (*MODEL, "--guide", "path-4", "--out", "out.npz"),
+    "evaluate agent": ("pebble", *MODEL, "--out", "out"),
+}
+AUDIT = "audit"  # needs a calibrated policy, see test_calibrate.py
+TEXTS = {"compare"}  # whose prompts are the texts themselves
+
+
+def test_every_command_that_takes_prompts_takes_their_format() -> None:
+    found = {name: options for name, options in all_options().items() if "prompts" in options}
+    assert set(found) == {*ARGUMENTS, AUDIT, *TEXTS}
+    assert all("prompt_format" in options for name, options in found.items() if name not in TEXTS)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_the_format_reaches_the_reader(name: str, shell: Shell, tmp_path: Path, tiny_pebble: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("prompt\tcategory\na cat\tanimals\n")
+    for folder in ("ours", "theirs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(b"")
+    save_policy("path(times='0.8 0.5 0.2', of='x0')", "path-4")
+    words = [str(tiny_pebble) if word == "MODEL" else word for word in ARGUMENTS[name]]
+    refused = shell(*name.split(), *words, "--prompts", "prompts.txt", "--format", "csv")
+    assert (refused.code, "prompts.txt is not csv" in refused.err) == (2, True), refused.err
+    unknown = shell(*name.split(), *words, "--prompts", "prompts.txt", "--format", "xlsx")
+    assert (unknown.code, "got 'xlsx'" in unknown.err) == (2, True), unknown.err
