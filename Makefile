@@ -72,8 +72,9 @@ bench: $(READY)  ## engine overhead, start of commands, orders of convergence
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/orders.py
 
-matrix: $(READY)  ## the guest: every family of pipelines under every scheduler (about 20 minutes)
+matrix: $(READY)  ## the guest: every family under every scheduler, and every promise of diffusers (about 50 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/pipeline_checks.py
 
 goldens: $(READY)  ## record the decisions of every policy again
 	$(BIN)/python tests/goldens/make_decisions.py

@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from tests.integrations.guest.matrix import CHECKS, Cell, cells  # noqa: E402
 LOG, PAGE = Path(__file__).with_name("matrix.jsonl"), Path(__file__).with_name("matrix.md")
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Set one thread and no messages but errors."""
     warnings.simplefilter("ignore")
     diffusers.utils.logging.set_verbosity_error()
     torch.set_num_threads(1)
@@ -47,30 +48,40 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     return {"family": cell.family, "scheduler": cell.scheduler, "check": cell.check, "error": error}
 
 
-def results(workers: int) -> list[dict[str, Any]]:
-    """Every cell, those of an earlier attempt not made again."""
-    done = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
-    known = {(r["family"], r["scheduler"], r["check"]) for r in done}
-    todo = [c for c in cells() if (c.family, c.scheduler, c.check) not in known]
-    with multiprocessing.get_context("spawn").Pool(workers, _quiet) as pool, LOG.open("a") as log:
-        for result in track(pool.imap(run_cell, todo, chunksize=25), "matrix", total=len(todo)):
-            log.write(json.dumps(result) + "\n")
-            log.flush()
-            done.append(result)
-    return done
+def run_all(
+    run: Callable[[Any], dict[str, Any]], asked: Iterable[Any], log: Path, workers: int
+) -> list[dict[str, Any]]:
+    """The results of `run` for every cell asked for; those in the log of an earlier attempt are not made again."""
+    known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {result["cell"]: result for result in known}
+    todo = [cell for cell in asked if repr(cell) not in done]
+    with multiprocessing.get_context("spawn").Pool(workers, quiet) as pool, log.open("a") as file:
+        made = track(pool.imap(run, todo, chunksize=25), log.stem, total=len(todo))
+        for cell, result in zip(todo, made, strict=True):
+            done[repr(cell)] = result | {"cell": repr(cell)}
+            file.write(json.dumps(done[repr(cell)]) + "\n")
+            file.flush()
+    return list(done.values())
+
+
+def versions(seconds: float) -> str:
+    """When, of what and in which time a table was made."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
+    ).stdout.strip()
+    return (
+        f"{time.strftime('%Y-%m-%d')}, commit {commit}, diffusers {diffusers.__version__}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {seconds / 60:.0f} min"
+    )
 
 
 def page(found: list[dict[str, Any]], seconds: float) -> Iterator[str]:
     """The table."""
     failed = [r for r in found if r["error"]]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
-    ).stdout.strip()
     yield "# Every family under every scheduler that it takes\n"
     yield (
-        f"`make matrix`, {time.strftime('%Y-%m-%d')}, commit {commit}, diffusers {diffusers.__version__}, torch "
-        f"{torch.__version__}, Python {platform.python_version()}, {seconds / 60:.0f} min: {len(found) - len(failed)} "
-        f"of {len(found)} checks hold. Tiny pipelines with random weights, batch 2, 8 steps.\n"
+        f"`make matrix`, {versions(seconds)}: {len(found) - len(failed)} of {len(found)} checks hold. Tiny pipelines "
+        f"with random weights, batch 2, 8 steps.\n"
     )
     for name, check in CHECKS.items():
         yield f"- **{name}**: {(check.__doc__ or '').strip()}"
@@ -89,9 +100,9 @@ def page(found: list[dict[str, Any]], seconds: float) -> Iterator[str]:
 
 
 def main() -> int:
-    _quiet()
+    quiet()
     began = time.perf_counter()
-    found = results(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    found = run_all(run_cell, cells(), LOG, int(sys.argv[1]) if len(sys.argv) > 1 else 2)
     PAGE.write_text("\n".join(page(found, time.perf_counter() - began)).rstrip() + "\n", encoding="utf-8")
     LOG.unlink()
     failed = sum(bool(r["error"]) for r in found)

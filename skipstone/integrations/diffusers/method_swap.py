@@ -50,6 +50,7 @@ def _subclass(kind: Any, methods: Mapping[str, Callable[..., Any]], facts: Mappi
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
+        "__new__": lambda _, *args, **kwargs: kind(*args, **kwargs),  # what `type(obj)` makes is of the original class
         "__reduce_ex__": _reduce_as_original,
         **facts,
     }

@@ -46,6 +46,36 @@ def test_saved_while_adapted_it_loads_as_what_it_was(pipe: Any, tmp_path: Path) 
     assert torch.equal(run_bare(loaded), run_bare(pipe))
 
 
+@pytest.mark.parametrize("how", ["parts", "from_pretrained", "from_pipe"])
+def test_what_the_class_of_an_adapted_pipeline_makes_is_bare(pipe: Any, tmp_path: Path, how: str) -> None:
+    """The class of an adapted pipeline is one of its own, which leads to its policy."""
+    reference = run_bare(pipe)
+    pipe.save_pretrained(tmp_path)
+    with skipstone.adapt(pipe, SPECS[0]):
+        made = {
+            "parts": lambda: type(pipe)(**pipe.components, requires_safety_checker=False),
+            "from_pretrained": lambda: type(pipe).from_pretrained(tmp_path),
+            "from_pipe": lambda: type(pipe).from_pipe(pipe),
+        }[how]()
+        made.set_progress_bar_config(disable=True)
+        assert type(made) is StableDiffusionPipeline
+        assert torch.equal(run_bare(made), reference)
+        assert not torch.equal(run_bare(pipe), reference)
+    assert torch.equal(run_bare(made), reference)
+
+
+def test_what_the_class_of_a_part_makes_within_a_run_is_bare(pipe: Any) -> None:
+    made: list[Any] = []
+
+    def keep(p: Any, step: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        made.extend(type(part).from_config(part.config) for part in (p.scheduler, p.unet))
+        return values
+
+    run_adapted(pipe, SPECS[1], callback_on_step_end=keep)
+    assert {type(part) for part in made} == {type(pipe.scheduler), type(pipe.unet)}
+    assert not traces(*made)
+
+
 @pytest.mark.parametrize("how", ["deepcopy", "copy", "pickle"])
 def test_a_copy_of_an_adapted_pipeline_is_bare(pipe: Any, how: str) -> None:
     reference = run_bare(pipe)
