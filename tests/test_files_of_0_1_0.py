@@ -1,8 +1,8 @@
 """Every file that Skipstone 0.1.0 wrote is read, and what it was stopped in is gone on with.
 
 The files are in `fixtures/v0_1_0`; `fixtures/make_v0_1_0.py` says by which commands they were made. Only the command
-line, the public names of `skipstone` and the version of its decisions are used here, so that nothing but the files holds
-these tests.
+line, the public names of `skipstone` and the version of its decisions are used here, so that nothing but the files
+holds these tests.
 """
 
 from __future__ import annotations
