@@ -28,10 +28,12 @@ class ComparisonOptions:
     """The samples of a comparison, what they are compared with, and where the results are written."""
 
     seed: options.SeedOption = 0
-    n: Annotated[int, typer.Option("-n", help="Samples of each prompt, of seeds SEED, SEED + 1, ...", min=1)] = 1
+    n: options.CountOption = 1
     reference: Annotated[str, typer.Option(help="The full run that closeness is measured to, as a column.")] = "fixed"
-    repeats: Annotated[int, typer.Option(help="Runs of each column for its seconds, taking turns.", min=1)] = 3
-    out: Annotated[Path, typer.Option(help="A folder.")] = Path("comparison")
+    repeats: Annotated[
+        int, options.number(least=1, most=1_000, help="Runs of each column for its seconds, taking turns.")
+    ] = 3
+    out: Annotated[Path, options.folder()] = Path("comparison")
     force: options.ForceOption = False
 
 

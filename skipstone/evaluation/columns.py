@@ -17,6 +17,7 @@ What follows the @ may leave out any of solver, grid and steps, but keeps their 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..numerics.grid import Grid
 from ..policies.certified import Certified
 from ..policies.from_file import is_file_spec, load_policy_from_file, spell_policy
 from ..policies.storage import FILE, read_policy
+from .limits import MAX_STEPS
 from .peers import Peer
 
 FEWER, OWN = "fewer", "own"
@@ -148,7 +150,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
             never where it was read from a folder that may be somebody else's.
 
     Raises:
-        SpecError: unknown names or arguments, parts out of order, fewer than one step.
+        SpecError: unknown names or arguments, parts out of order, fewer than one step or more than MAX_STEPS.
     """
     head, at, tail = spec.partition("@")
     parts = [part.strip() for part in tail.split("/")] if at else []
@@ -158,14 +160,16 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     explicit = tuple(parts)
     if isinstance(policy, Certified) and policy.point.fixed and not parts:
         parts = [part.strip() for part in policy.point.way.split("/")]  # a sampler is all that it is
-    if parts and parts[-1].lstrip("+-").isdigit():
+    if parts and re.fullmatch(r"[+-]?[0-9]+", parts[-1]):
         if policy is None:
             raise SpecError(f"{FEWER!r} takes its steps from the column to its left; leave them out of {spec!r}.")
-        steps = int(parts.pop())
+        steps = int(parts.pop().lstrip("+0")[:20] or 0)  # as many digits as tell that there are too many
     elif isinstance(policy, Peer):
         steps = policy.steps or steps
     if policy is not None and steps < 1:
         raise SpecError(f"Expected at least 1 step, got {steps}.")
+    if steps > MAX_STEPS:
+        raise SpecError(f"Expected at most {MAX_STEPS} steps, got {steps}.")
     if len(parts) > 2:
         raise SpecError(f"{GRAMMAR_HINT}, got {spec!r}.")
     if parts == [OWN]:
@@ -189,7 +193,7 @@ def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
         if not run_files:
             raise SpecError(f"A policy of a Python file is taken with --policies (-p) or --policy only, got {spec!r}.")
         return load_policy_from_file(spec)
-    if (Path(spec) / FILE).is_file():
+    if _is_policy_folder(spec):
         return read_policy(spec)
     if spec.partition("(")[0].strip() in registry.names("peer"):
         peer: Peer = registry.parse("peer", spec)
@@ -201,6 +205,13 @@ def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
         guess = registry.suggest_spelling(spec.partition("(")[0].strip(), (*peers, *SPEC_SETS))
         raise UnknownNameError(f"{e} Peers: {', '.join(peers)}. Sets of rows: {', '.join(SPEC_SETS)}.{guess}") from None
     return policy
+
+
+def _is_policy_folder(spec: str) -> bool:
+    try:
+        return (Path(spec) / FILE).is_file()
+    except OSError:  # too long for the name of a file
+        return False
 
 
 def _component_kind(spec: str) -> str:

@@ -1,0 +1,5 @@
+"""Bounds on what one run may be asked for."""
+
+MAX_STEPS = 10_000  # of a run: far above what is of use
+MAX_SIDE = 16_384  # pixels of a side of a picture
+MAX_FRAMES = 10_000  # of a video
