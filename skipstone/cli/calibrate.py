@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from ..calibration.procedure import Calibration, CalibrationOptions
     from ..policies.certified import Certified
-
-
-BatchOption: TypeAlias = Annotated[int, typer.Option(help="Samples of one call.", min=1)]
 
 
 @dataclass(frozen=True)
@@ -40,19 +37,21 @@ class PromiseOptions:
     samplers: Annotated[bool, typer.Option("--samplers", help="Try fixed samplers with fewer steps, too.")] = False
     reference: Annotated[str, typer.Option(help="full, converged, or a column.")] = "full"
     groups: Annotated[str | None, typer.Option(help="category: promise it to each of them.")] = None
-    limit: Annotated[int, typer.Option(help="Prompts; 0 takes all of them.", min=0)] = 0
-    seed: Annotated[int, typer.Option(help="Of the split and the samples.")] = 0
+    limit: options.LimitOption = 0
+    seed: Annotated[
+        int, options.number(least=0, most=options.MAX_SEED, help="Of the split and the samples.")
+    ] = 0
 
 
 @grouped
 def calibrate(
     target: Annotated[str, typer.Option(help="The quality: 'METRIC >= LEVEL @ PERCENT%', or '@ mean'.")],
     prompts: Annotated[str, typer.Option(help="What you will draw, or like it: a file, or a set.", metavar="FILE|SET")],
-    out: Annotated[Path, typer.Option(help="A folder for the policy and its certificate.")],
+    out: Annotated[Path, options.folder("A folder for the policy and its certificate.")],
     model: options.ModelOptions,
     promise: PromiseOptions,
     sampler: options.SamplerOptions,
-    batch: BatchOption = 8,
+    batch: options.BatchOption = 8,
     cache: Annotated[
         Path | None, typer.Option(help="Of full runs and scores. ~/.cache/skipstone by default.", show_default=False)
     ] = None,
@@ -147,14 +146,18 @@ def _run(planned: Calibration, root: Path, console: Console) -> Certified:
 class AuditedSamples:
     """Options of an audit: the samples to draw, and the chance of a false alarm."""
 
-    samples: Annotated[int, typer.Option(help="Samples to draw now.", min=1)] = 20
+    samples: Annotated[
+        int, options.number(least=1, most=options.MAX_COUNT, help="Samples to draw now.")
+    ] = 20
     prompts: Annotated[
         str | None,
         typer.Option(
             help="What is drawn now; the calibration's own by default.", metavar="FILE|SET", show_default=False
         ),
     ] = None
-    false_alarm: Annotated[float, typer.Option(help="Chance of ever raising an alarm for nothing.")] = 0.05
+    false_alarm: Annotated[
+        float, options.number(least=1e-6, most=0.5, help="Chance of ever raising an alarm for nothing.")
+    ] = 0.05
 
 
 @grouped
@@ -165,7 +168,7 @@ def audit(
         str | None, typer.Option(help="The model, where it is elsewhere by now.", metavar="pebble|PATH|ID")
     ] = None,
     device: options.DeviceOption = None,
-    batch: BatchOption = 8,
+    batch: options.BatchOption = 8,
     cache: Annotated[
         Path | None, typer.Option(help="Of full runs. ~/.cache/skipstone by default.", show_default=False)
     ] = None,

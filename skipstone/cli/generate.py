@@ -133,11 +133,22 @@ def _run(subject: Subject, column: Column, prompt: str, output: OutputOptions, c
         for target, pixels, fact in zip(targets, subject.pictures(generated), facts, strict=True)
     }
     write_atomically(pictures | _encode_traces(traces, generated, facts))
+    _warn_of_no_saving(column, generated, console)
     for status in dict.fromkeys(sample.status for sample in generated if sample.status.name != "done"):
         console.print(f"{status.name}: {status.value}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for target, fact in zip(targets, facts, strict=True):
         line = {"file": str(target), **fact, "seconds": seconds / output.n}
         typer.echo(json.dumps(line, ensure_ascii=False) if output.as_json else _describe(line))
+
+
+def _warn_of_no_saving(column: Column, generated: Sequence[GeneratedSample], console: Console) -> None:
+    """Say it where a policy made all calls of the full run."""
+    from ..evaluation.table import no_saving_note
+
+    calls, full = (sum(getattr(g, name) for g in generated) / len(generated) for name in ("calls", "full_calls"))
+    if column.is_adaptive and calls >= full:
+        note = no_saving_note(column.label, calls, full, column.steps)
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _encode_traces(

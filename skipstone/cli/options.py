@@ -67,9 +67,9 @@ def _refuse_file_name(value: Any) -> Any:
     return value
 
 
-def folder(help: str = "A folder.") -> Any:
+def folder(help: str = "A folder.", show_default: bool = True) -> Any:
     """The option of a folder that results are written to, such as --out."""
-    return typer.Option(callback=_refuse_file_name, help=help)
+    return typer.Option(callback=_refuse_file_name, help=help, show_default=show_default)
 
 
 ModelOption: TypeAlias = Annotated[

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..evaluation.limits import MAX_STEPS
 from ..satellites import require_module
 from . import options
 from .grouping import grouped
@@ -33,14 +34,23 @@ class SearchOptions:
 
     calls: Annotated[
         list[int] | None,
-        typer.Option(help="Calls of a grid; 10, 15, 20 and 25 by default. Repeat it.", show_default=False),
+        options.number(
+            least=1,
+            most=MAX_STEPS,
+            help="Calls of a grid; 10, 15, 20 and 25 by default. Repeat it.",
+            show_default=False,
+        ),
     ] = None
-    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 24
+    limit: options.LimitOption = 24
     check: Annotated[
         str, typer.Option(help="Prompts to check the grids on; the tuning prompts by default.", metavar="FILE|SET")
     ] = ""
-    fine: Annotated[int, typer.Option(help="Steps of the runs that are taken for exact.")] = 200
-    refine: Annotated[int, typer.Option(help="Sweeps of moving single places, by what it really does.", min=0)] = 0
+    fine: Annotated[
+        int, options.number(least=2, most=MAX_STEPS, help="Steps of the runs that are taken for exact.")
+    ] = 200
+    refine: Annotated[
+        int, options.number(least=0, most=1_000, help="Sweeps of moving single places, by what it really does.")
+    ] = 0
     rivals: Annotated[bool, typer.Option(help="Run fixed samplers and stride beside.")] = True
 
     def settings(self, seed: int, batch: int) -> TuningSettings:
@@ -54,12 +64,12 @@ class SearchOptions:
 @grouped
 def tune(
     prompts: Annotated[str, typer.Option(help="What to tune on: a file, or a set.", metavar="FILE|SET")],
-    out: Annotated[Path, typer.Option(help="A folder.")],
+    out: Annotated[Path, options.folder()],
     model: options.ModelOptions,
     wanted: SearchOptions,
     guidance: options.GuidanceOption = None,
     seed: options.SeedOption = 0,
-    batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
+    batch: options.BatchOption = 8,
     force: options.ForceOption = False,
 ) -> None:
     """Find the best times to call a model at, for given numbers of calls.

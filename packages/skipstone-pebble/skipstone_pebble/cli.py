@@ -22,7 +22,7 @@ POLICIES = ("third_order", "error_control", "balanced", "fewer")  # the last wit
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="A folder.")] = Path("demo"),
+    out: Annotated[Path, options.folder()] = Path("demo"),
     force: options.ForceOption = False,
 ) -> None:
     """Compare adaptive policies with the full run and fewer steps on Pebble.
