@@ -82,7 +82,7 @@ class ProgressLines:
         share = min(1.0, self._done / max(self._total, 1e-9))
         left = self.seconds_left()
         about = "time left not known yet" if left is None else f"about {format_duration(left)} left in this part"
-        return f"{self._what[:NAME_LENGTH]}: {share:.0%} done, {about}"
+        return f"{self._what}: {share:.0%} done, {about}"
 
     def seconds_left(self) -> float | None:
         """Seconds until the part is done, None before any of it is."""
