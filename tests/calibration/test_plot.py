@@ -15,7 +15,7 @@ from skipstone.policies.storage import read_policy
 SAVED = Path(__file__).parents[1] / "fixtures" / "v0_1_0" / "certificate"
 
 
-@pytest.mark.parametrize("chosen", [0, 3, 9])
+@pytest.mark.parametrize("chosen", [0, 9])
 @pytest.mark.parametrize("setting", ["stride", "third_order(tol=0.0123) | guidance_gate(until=0.45)", "stride_" * 30])
 @pytest.mark.parametrize("said", ["psnr >= 30 @ 90%", "ssim >= 0.9 @ mean"])
 def test_words_are_inside_of_the_figure_and_outside_of_the_axes(chosen: int, setting: str, said: str) -> None:
