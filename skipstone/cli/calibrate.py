@@ -38,9 +38,7 @@ class PromiseOptions:
     reference: Annotated[str, typer.Option(help="full, converged, or a column.")] = "full"
     groups: Annotated[str | None, typer.Option(help="category: promise it to each of them.")] = None
     limit: options.LimitOption = 0
-    seed: Annotated[
-        int, options.number(least=0, most=options.MAX_SEED, help="Of the split and the samples.")
-    ] = 0
+    seed: Annotated[int, options.number(least=0, most=options.MAX_SEED, help="Of the split and the samples.")] = 0
 
 
 @grouped
@@ -146,9 +144,7 @@ def _run(planned: Calibration, root: Path, console: Console) -> Certified:
 class AuditedSamples:
     """Options of an audit: the samples to draw, and the chance of a false alarm."""
 
-    samples: Annotated[
-        int, options.number(least=1, most=options.MAX_COUNT, help="Samples to draw now.")
-    ] = 20
+    samples: Annotated[int, options.number(least=1, most=options.MAX_COUNT, help="Samples to draw now.")] = 20
     prompts: Annotated[
         str | None,
         typer.Option(

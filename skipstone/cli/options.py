@@ -28,10 +28,37 @@ MAX_SEED = 2**63 - 1  # of torch's generators, with room to count up from it
 MAX_PICTURES = 1_000  # of one call of a network
 MAX_COUNT = 1_000_000  # of prompts, samples and requests
 # Of --out where it is a folder: names that belong to files.
-FILE_SUFFIXES = (
-    ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .avif .heic .mp4 .mov .avi .webm .pdf .svg "
-    ".md .html .json .jsonl .csv .tsv .txt .yaml .yml .npz .npy .safetensors .zip"
-).split()
+FILE_SUFFIXES = [
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".mp4",
+    ".mov",
+    ".avi",
+    ".webm",
+    ".pdf",
+    ".svg",
+    ".md",
+    ".html",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".yaml",
+    ".yml",
+    ".npz",
+    ".npy",
+    ".safetensors",
+    ".zip",
+]
 
 
 def number(*names: str, least: float, most: float, help: str, show_default: bool = True) -> Any:
@@ -82,7 +109,9 @@ ModelOption: TypeAlias = Annotated[
 ]
 StepsOption: TypeAlias = Annotated[
     int | None,
-    number(least=1, most=MAX_STEPS, help="Of the grid. The pipeline's own by default, 50 for pebble.", show_default=False),
+    number(
+        least=1, most=MAX_STEPS, help="Of the grid. The pipeline's own by default, 50 for pebble.", show_default=False
+    ),
 ]
 SolverOption: TypeAlias = Annotated[
     str | None,

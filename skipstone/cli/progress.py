@@ -126,9 +126,7 @@ def _bars(console: Console) -> Iterator[Any]:
 
     columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn(), TimeRemainingColumn())
     name = TextColumn("{task.description}", markup=False)
-    with Progress(
-        name, *columns, console=console, transient=True, speed_estimate_period=SPEED_SECONDS
-    ) as bars:
+    with Progress(name, *columns, console=console, transient=True, speed_estimate_period=SPEED_SECONDS) as bars:
         yield bars
 
 

@@ -187,6 +187,6 @@ def _check_apart(scheduler: Any, grid: Grid, steps: int) -> None:
     if float(looked_at.timesteps[0]) == float(looked_at.timesteps[1]):
         raise SpecError(
             f"{type(scheduler).__name__} rounds the first steps of {registry.spell(grid)} to one timestep of this "
-            f"model's table. diffusers starts at the second of equal timesteps, and stops with an error before its last "
-            f"step, without Skipstone, too. Choose another grid: trailing."
+            f"model's table. diffusers starts at the second of equal timesteps, and stops with an error before its "
+            f"last step, without Skipstone, too. Choose another grid: trailing."
         )

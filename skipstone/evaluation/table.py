@@ -26,7 +26,16 @@ def format_rows(result: Comparison) -> list[list[str]]:
     first = [m for m in metrics if m.name in LEADING]
     last = [m for m in metrics if m.name not in LEADING]
     exact = ["converged", "worst"] if result.converged else []
-    head = ["column", *_titles(first), *exact, "calls", "saved", "seconds", *_titles(last), *(m.title or m.name for m in sets)]
+    head = [
+        "column",
+        *_titles(first),
+        *exact,
+        "calls",
+        "saved",
+        "seconds",
+        *_titles(last),
+        *(m.title or m.name for m in sets),
+    ]
     found = [head]
     for c in range(len(result.columns)):
         row = [_format_label(result, c), *_metric_cells(result, c, first), *_converged_cells(result, c)]

@@ -27,7 +27,9 @@ def test_words_are_inside_of_the_figure_and_outside_of_the_axes(chosen: int, set
                             setting=setting)
         for k, v in enumerate(0.5 + 0.05 * k for k in range(10))
     )  # fmt: skip
-    certificate = dataclasses.replace(policy.certificate, points=points, target=said, full_calls=50.0, model="an-organisation/" * 6)
+    certificate = dataclasses.replace(
+        policy.certificate, points=points, target=said, full_calls=50.0, model="an-organisation/" * 6
+    )
     figure = draw_front(certificate, Target.parse(said))
     figure.canvas.draw()
     (axes,) = figure.axes

@@ -87,9 +87,7 @@ def test_a_number_out_of_its_range_is_a_usage_error(
 
 
 @pytest.mark.parametrize("flag", ["--policy", "--model", "--solver", "--grid", "--device"])
-def test_an_empty_text_is_not_taken_for_the_default(
-    flag: str, root: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_text_is_not_taken_for_the_default(flag: str, root: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         root.main(["generate", "a cat", f"{flag}="], prog_name="skipstone")
     assert stop.value.code == 2

@@ -95,7 +95,13 @@ def test_another_part_of_the_work_starts_its_own_estimate() -> None:
 
 
 def test_durations() -> None:
-    assert [format_duration(s) for s in (0, 59, 100, 5970, 7500)] == ["0 s", "59 s", "2 min", "1 h 40 min", "2 h 05 min"]
+    assert [format_duration(s) for s in (0, 59, 100, 5970, 7500)] == [
+        "0 s",
+        "59 s",
+        "2 min",
+        "1 h 40 min",
+        "2 h 05 min",
+    ]
 
 
 def test_a_console_that_is_no_terminal_gets_no_bar_and_no_line_in_the_first_minute() -> None:

@@ -31,7 +31,7 @@ def test_equal_first_timesteps_are_named_where_bare_diffusers_crashes(
     pipe.scheduler = scheduler.from_config(COSINE, **spacing)  # type: ignore[attr-defined]
     with pytest.raises((IndexError, AssertionError)):
         pipe("a cat", num_inference_steps=20, output_type="latent")
-    with skipstone.adapt(pipe, policy), pytest.raises(GuestError, match="The first timesteps of .* are equal"):
+    with skipstone.adapt(pipe, policy), pytest.raises(GuestError, match=r"The first timesteps of .* are equal"):
         pipe("a cat", num_inference_steps=20, output_type="latent")
 
 

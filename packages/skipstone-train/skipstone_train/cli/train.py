@@ -75,9 +75,7 @@ class RecordingOptions:
     seeds: Annotated[int, options.number(least=1, most=options.MAX_COUNT, help="Samples of each prompt.")] = 1
     seed: options.SeedOption = 0
     fine: Annotated[int, options.number(least=100, most=MAX_STEPS, help="Steps of a fine run.")] = 200
-    dimensions: Annotated[
-        int, options.number(least=2, most=10_000, help="Coordinates that are kept of a run.")
-    ] = 40
+    dimensions: Annotated[int, options.number(least=2, most=10_000, help="Coordinates that are kept of a run.")] = 40
     batch: options.BatchOption = 16
     force: options.ForceOption = False
 
