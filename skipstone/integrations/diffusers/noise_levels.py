@@ -315,9 +315,9 @@ def _check_first_timesteps(scheduler: Any, index: int, count: int | None) -> Non
     if index > 0 and short and float(times[index - 1]) == float(times[index]):
         raise GuestError(
             f"The first timesteps of {type(scheduler).__name__} are equal: it rounds its noise levels to whole "
-            f"timesteps of the model's table. diffusers starts at the second of them and lacks a noise level at the end, "
-            f"where most of its schedulers stop with an error, without Skipstone, too. Leave out use_karras_sigmas and the "
-            f"like; timestep_spacing='trailing' works."
+            f"timesteps of the model's table. diffusers starts at the second of them and lacks a noise level at the "
+            f"end, where most of its schedulers stop with an error, without Skipstone, too. Leave out "
+            f"use_karras_sigmas and the like; timestep_spacing='trailing' works."
         )
 
 
