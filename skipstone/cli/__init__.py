@@ -79,7 +79,7 @@ for point in list_entry_points("commands"):
 
 
 def main() -> None:
-    """Entry point: what goes wrong on purpose is one sentence on stderr and exit code 2; Ctrl-C is 130.
+    """Entry point: an error of ours or of the file system is one sentence on stderr and exit code 2; Ctrl-C is 130.
 
     A target that no setting meets is 3, and the alarm of an audit 4.
     """
@@ -90,6 +90,10 @@ def main() -> None:
         sys.exit(3)
     except SkipstoneError as e:
         print(f"skipstone: {e}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as e:  # a disk that is full, a name that is too long, a folder that cannot be read
+        what = str(e.filename)[:200] if e.filename else "A file cannot be read or written"
+        print(f"skipstone: {what}: {e.strerror or e}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

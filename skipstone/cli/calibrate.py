@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from ..policies.certified import Certified
 
 
-BatchOption: TypeAlias = Annotated[int, typer.Option(help="Samples of one call.", min=1)]
-
-
 @dataclass(frozen=True)
 class PromiseOptions:
     """Options: what is promised, and which settings are tried."""
@@ -40,24 +37,26 @@ class PromiseOptions:
     samplers: Annotated[bool, typer.Option("--samplers", help="Try fixed samplers with fewer steps, too.")] = False
     reference: Annotated[str, typer.Option(help="full, converged, or a column.")] = "full"
     groups: Annotated[str | None, typer.Option(help="category: promise it to each of them.")] = None
-    limit: Annotated[int, typer.Option(help="Prompts; 0 takes all of them.", min=0)] = 0
+    limit: options.LimitOption = 0
     samples: Annotated[
         int | None,
-        typer.Option(help="Random seeds, of a model that takes no prompts.", min=2, max=100_000, show_default=False),
+        options.number(
+            least=2, most=options.MAX_COUNT, help="Random seeds, of a model that takes no prompts.", show_default=False
+        ),
     ] = None
     prompt_format: options.FormatOption = None
-    seed: Annotated[int, typer.Option(help="Of the split and the samples.")] = 0
+    seed: Annotated[int, options.number(least=0, most=options.MAX_SEED, help="Of the split and the samples.")] = 0
 
 
 @grouped
 def calibrate(
     target: Annotated[str, typer.Option(help="The quality: 'METRIC >= LEVEL @ PERCENT%', or '@ mean'.")],
-    out: Annotated[Path, typer.Option(help="A folder for the policy and its certificate.")],
+    out: Annotated[Path, options.folder("A folder for the policy and its certificate.")],
     model: options.ModelOptions,
     promise: PromiseOptions,
     sampler: options.SamplerOptions,
     prompts: options.PromptsOption = None,
-    batch: BatchOption = 8,
+    batch: options.BatchOption = 8,
     cache: Annotated[
         Path | None, typer.Option(help="Of full runs and scores. ~/.cache/skipstone by default.", show_default=False)
     ] = None,
@@ -159,7 +158,7 @@ def _run(planned: Calibration, root: Path, console: Console) -> Certified:
 class AuditedSamples:
     """Options of an audit: the samples to draw, and the chance of a false alarm."""
 
-    samples: Annotated[int, typer.Option(help="Samples to draw now.", min=1)] = 20
+    samples: Annotated[int, options.number(least=1, most=options.MAX_COUNT, help="Samples to draw now.")] = 20
     prompts: Annotated[
         str | None,
         typer.Option(
@@ -167,7 +166,9 @@ class AuditedSamples:
         ),
     ] = None
     prompt_format: options.FormatOption = None
-    false_alarm: Annotated[float, typer.Option(help="Chance of ever raising an alarm for nothing.")] = 0.05
+    false_alarm: Annotated[
+        float, options.number(least=1e-6, most=0.5, help="Chance of ever raising an alarm for nothing.")
+    ] = 0.05
 
 
 @grouped
@@ -178,7 +179,7 @@ def audit(
         str | None, typer.Option(help="The model, where it is elsewhere by now.", metavar="pebble|PATH|ID")
     ] = None,
     device: options.DeviceOption = None,
-    batch: BatchOption = 8,
+    batch: options.BatchOption = 8,
     cache: Annotated[
         Path | None, typer.Option(help="Of full runs. ~/.cache/skipstone by default.", show_default=False)
     ] = None,

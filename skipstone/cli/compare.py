@@ -28,10 +28,15 @@ class ComparisonOptions:
     """The samples of a comparison, what they are compared with, and where the results are written."""
 
     seed: options.SeedOption = 0
-    n: Annotated[int, typer.Option("-n", help="Samples of each prompt, of seeds SEED, SEED + 1, ...", min=1)] = 1
+    n: options.CountOption = 1
     reference: Annotated[str, typer.Option(help="The full run that closeness is measured to, as a column.")] = "fixed"
-    repeats: Annotated[int, typer.Option(help="Runs of each column for its seconds, taking turns.", min=1)] = 3
-    out: Annotated[Path, typer.Option(help="A folder.")] = Path("comparison")
+    with_converged: Annotated[
+        bool, typer.Option("--with-converged", help="Measure closeness to the converged solution, too: 750 calls each.")
+    ] = False
+    repeats: Annotated[
+        int, options.number(least=1, most=1_000, help="Runs of each column for its seconds, taking turns.")
+    ] = 3
+    out: Annotated[Path, options.folder()] = Path("comparison")
     force: options.ForceOption = False
 
 
@@ -68,6 +73,7 @@ def compare(
       skipstone compare "a house" -p "third_order @ ddim" -p "fewer @ dpmpp"
       skipstone compare "a frog" -p error_control -p "fixed @ unipc / 20" \\
         --reference "fixed @ dpmpp / trailing / 200"
+      skipstone compare "a frog" -p safe -p balanced --with-converged
       skipstone compare "a cat" --model org/name -p error_control \\
         -p fewer -p "fewer @ dpmpp / karras" --set height=512
       skipstone compare "a cat" -p "./mine.py:Mine(tol=0.02)" -p fewer
@@ -87,7 +93,7 @@ def run_comparison(
 
     from ..evaluation.columns import parse_column, parse_columns
     from ..evaluation.folder_lock import lock_folder
-    from ..evaluation.subject import SampleRequest
+    from ..evaluation.references import converged_columns
     from .prompts import check_prompts
 
     require_module("matplotlib", "plot")
@@ -100,7 +106,7 @@ def run_comparison(
     full = subject.resolve_column(_full_run_column(parse_column(comparison.reference, *shared)))
     columns = [c for c in map(subject.resolve_column, parse_columns(policies, *shared, run_files=True)) if c != full]
     check_prompts(prompts, subject, console)
-    items = [SampleRequest(prompt, comparison.seed + k) for prompt in prompts for k in range(comparison.n)]
+    items = _items(prompts, comparison)
     out = comparison.out
     pictures = _targets(out, [full, *columns], items, ".webp" if subject.is_video else ".png")
     with lock_folder(out):
@@ -108,10 +114,24 @@ def run_comparison(
             [*pictures.values(), *(out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES))], comparison.force
         )
         with print_warnings(console):
-            result = _run_comparison_with_progress(subject, items, columns, full, comparison.repeats, console)
+            exact = converged_columns(subject) if comparison.with_converged else ()
+            result = _run_comparison_with_progress(subject, items, columns, full, exact, comparison.repeats, console)
         with console.status("Drawing the sheet ..."):
             write_atomically(_files(result, pictures, out))
     _show(result, out)
+
+
+def _items(prompts: Sequence[str], comparison: ComparisonOptions) -> list[SampleRequest]:
+    """Every prompt under every seed. Raises SpecError for more than one batch should have."""
+    from ..errors import SpecError
+    from ..evaluation.subject import SampleRequest
+
+    if (count := len(prompts) * comparison.n) > options.MAX_PICTURES:
+        raise SpecError(
+            f"Expected at most {options.MAX_PICTURES} samples, which a comparison draws in one batch, got {count}. "
+            f"For more of them: skipstone bench."
+        )
+    return [SampleRequest(prompt, comparison.seed + k) for prompt in prompts for k in range(comparison.n)]
 
 
 def _targets(
@@ -139,6 +159,7 @@ def _run_comparison_with_progress(
     items: Sequence[SampleRequest],
     columns: Sequence[Column],
     full: Column,
+    converged: Sequence[Column],
     repeats: int,
     console: Any,
 ) -> Comparison:
@@ -149,7 +170,7 @@ def _run_comparison_with_progress(
         subject.load([full, *columns])
     bars = [(column.label, len(items)) for column in [full, *columns]]
     with sample_progress_bars(console, bars, repeats) as watch:
-        return measure(subject, items, columns, full, repeats, watch)
+        return measure(subject, items, columns, full, repeats, watch, converged)
 
 
 def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path) -> dict[Path, bytes]:
@@ -171,11 +192,11 @@ def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path)
 
 
 def _show(result: Comparison, out: Path) -> None:
-    """Print the table for a terminal, and the paths of all files."""
+    """Print the table for a terminal, its notes, and the paths of all files."""
     from rich.console import Console
     from rich.table import Table
 
-    from ..evaluation.table import format_rows
+    from ..evaluation.table import format_notes, format_rows
 
     head, *body = format_rows(result)
     table = Table(box=None, pad_edge=False)
@@ -185,6 +206,9 @@ def _show(result: Comparison, out: Path) -> None:
         table.add_row(*row)
     console = Console()
     console.print(table, highlight=False, markup=False)
+    console.print()
+    for note in format_notes(result):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     console.print()
     for name, what in ((SHEET, "the pictures"), (TIMELINE, "the decisions"), (TABLE, "the table")):
         console.print(f"{out / name}  {what}", highlight=False, markup=False, soft_wrap=True)

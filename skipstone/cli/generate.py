@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import OutputError
 from . import options
 from .files import check_targets, encode_picture, slug, write_atomically
 from .grouping import grouped
@@ -27,8 +28,10 @@ class OutputOptions:
     """Which pictures are drawn, and what is written of them."""
 
     seed: options.SeedOption = 0
-    n: Annotated[int, typer.Option("-n", help="Pictures, of seeds SEED, SEED + 1, ...", min=1)] = 1
-    out: Annotated[Path, typer.Option(help="A folder, or a file where there is one picture.")] = Path()
+    n: options.CountOption = 1
+    out: Annotated[
+        Path, typer.Option(help="A folder, or a file: .png of a picture, .webp of a video. Several get their seeds.")
+    ] = Path()
     force: options.ForceOption = False
     trace: Annotated[bool, typer.Option("--trace", help="Also write each run's decisions, for: explain.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture on stdout.")] = False
@@ -40,9 +43,14 @@ class OutputOptions:
         return [SampleRequest(prompt, self.seed + k) for k in range(self.n)]
 
     def targets(self, title: str, suffix: str) -> list[Path]:
-        """The file of each picture."""
+        """The file of each picture. Raises OutputError for a file of another kind than `suffix`."""
         seeds = range(self.seed, self.seed + self.n)
-        if self.out.suffix.lower() == suffix:
+        if self.out.suffix.lower() in options.FILE_SUFFIXES and not self.out.is_dir():
+            if self.out.suffix.lower() != suffix:
+                raise OutputError(
+                    f"--out: {'videos' if suffix == '.webp' else 'pictures'} are written as {suffix}, got {self.out}. "
+                    f"Write --out {self.out.with_suffix(suffix)}, or a folder."
+                )
             return [self.out] if self.n == 1 else [self.out.with_stem(f"{self.out.stem}-{seed}") for seed in seeds]
         return [self.out / f"{slug(title)}-{seed}{suffix}" for seed in seeds]
 
@@ -53,6 +61,7 @@ def generate(
     policy: Annotated[
         str | None,
         typer.Option(
+            callback=options.refuse_empty,
             help="Which steps call the network; see: skipstone list policies; or a folder of skipstone calibrate. "
             "balanced by default, error_control in diffusers pipelines.",
             show_default=False,
@@ -90,7 +99,7 @@ def generate(
     with console.status("Looking the model up ..."):
         subject = model.subject(sampler.guidance)
     with print_warnings(console):
-        column = _column(subject, policy or subject.policy, sampler)
+        column = _column(subject, subject.policy if policy is None else policy, sampler)
     _run(subject, column, prompt, output, console)
 
 
@@ -126,13 +135,26 @@ def _run(subject: Subject, column: Column, prompt: str, output: OutputOptions, c
         generated, seconds = _draw(subject, items, column, console)
     facts = [_facts(item, column, subject, sample) for item, sample in zip(items, generated, strict=True)]
     pictures = {
-        target: encode_picture(target.suffix, pixels, fact)
+        target: encode_picture(target.suffix.lower(), pixels, fact)
         for target, pixels, fact in zip(targets, subject.pictures(generated), facts, strict=True)
     }
     write_atomically(pictures | _encode_traces(traces, generated, facts), output.force)
+    _warn_of_no_saving(column, generated, console)
+    for status in dict.fromkeys(sample.status for sample in generated if sample.status.name != "done"):
+        console.print(f"{status.name}: {status.value}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for target, fact in zip(targets, facts, strict=True):
         line = {"file": str(target), **fact, "seconds": seconds / output.n}
         typer.echo(json.dumps(line, ensure_ascii=False) if output.as_json else _describe(line))
+
+
+def _warn_of_no_saving(column: Column, generated: Sequence[GeneratedSample], console: Console) -> None:
+    """Say it where a policy made all calls of the full run."""
+    from ..evaluation.table import no_saving_note
+
+    calls, full = (sum(getattr(g, name) for g in generated) / len(generated) for name in ("calls", "full_calls"))
+    if column.is_adaptive and calls >= full:
+        note = no_saving_note(column.label, calls, full, column.steps)
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _encode_traces(

@@ -6,6 +6,7 @@ A command that has all options of a group takes it as one argument, by `@grouped
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,24 +15,108 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from ..errors import ModelError, SpecError
+from ..settings import MAX_STEPS
 from .grouping import LAST
 
 if TYPE_CHECKING:
     from ..evaluation.columns import Sampler
     from ..evaluation.subject import Subject
 
+# What numeric options take at most: far above what is of use, below what takes all memory or never returns.
+MAX_GUIDANCE = 1_000.0
+MAX_SEED = 2**63 - 1  # of torch's generators, with room to count up from it
+MAX_PICTURES = 1_000  # of one call of a network
+MAX_COUNT = 1_000_000  # of prompts, samples and requests
+# Of --out where it is a folder: names that belong to files.
+FILE_SUFFIXES = [
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".mp4",
+    ".mov",
+    ".avi",
+    ".webm",
+    ".pdf",
+    ".svg",
+    ".md",
+    ".html",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".yaml",
+    ".yml",
+    ".npz",
+    ".npy",
+    ".safetensors",
+    ".zip",
+]
+
+
+def number(*names: str, least: float, most: float, help: str, show_default: bool = True) -> Any:
+    """The option of a number, or of several where the argument is a list. All numeric options are made by this.
+
+    Args:
+        names: As of `typer.Option`.
+        least, most: Ends of the range, both included. NaN is refused as well.
+        help, show_default: As of `typer.Option`.
+    """
+    return typer.Option(*names, min=least, max=most, callback=_refuse_nan, help=help, show_default=show_default)
+
+
+def _refuse_nan(value: Any) -> Any:
+    """The value; NaN, which every comparison of a range lets through, is a usage error."""
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(one, float) and not math.isfinite(one):
+            raise typer.BadParameter(f"expected a number, got {one}.")
+    return value
+
+
+def refuse_empty(value: Any) -> Any:
+    """The value; an empty text, as a shell makes of a variable that is not set, is a usage error."""
+    if value == "":
+        raise typer.BadParameter("expected a text, got an empty one. Leave the option out for its default.")
+    return value
+
+
+def _refuse_file_name(value: Any) -> Any:
+    """The value; a path that has the name of a file and is no folder yet is a usage error."""
+    if isinstance(value, Path) and value.suffix.lower() in FILE_SUFFIXES and not value.is_dir():
+        raise typer.BadParameter(f"expected a folder, got the name of a file, {value}. Write {value.with_suffix('')}.")
+    return value
+
+
+def folder(help: str = "A folder.", show_default: bool = True) -> Any:
+    """The option of a folder that results are written to, such as --out."""
+    return typer.Option(callback=_refuse_file_name, help=help, show_default=show_default)
+
+
 ModelOption: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="pebble, pebble-dit, a diffusers pipeline's folder, or its id on the hub.", metavar="pebble|PATH|ID"
+        callback=refuse_empty,
+        help="pebble, pebble-dit, a diffusers pipeline's folder, or its id on the hub.",
+        metavar="pebble|PATH|ID",
     ),
 ]
 StepsOption: TypeAlias = Annotated[
-    int | None, typer.Option(help="Of the grid. The pipeline's own by default, 50 for pebble.", show_default=False)
+    int | None,
+    number(
+        least=1, most=MAX_STEPS, help="Of the grid. The pipeline's own by default, 50 for pebble.", show_default=False
+    ),
 ]
 SolverOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
+        callback=refuse_empty,
         help="How steps are made: own (the pipeline's scheduler) or one of: skipstone list solvers. "
         "own by default, unipc for pebble.",
         show_default=False,
@@ -40,6 +125,7 @@ SolverOption: TypeAlias = Annotated[
 GridOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
+        callback=refuse_empty,
         help="Where steps go: own or one of: skipstone list grids. own by default, trailing for pebble.",
         show_default=False,
     ),
@@ -53,9 +139,23 @@ PromptsOption: TypeAlias = Annotated[
     ),
 ]
 GuidanceOption: TypeAlias = Annotated[
-    float | None, typer.Option(help="Classifier-free guidance; 1 evaluates one branch. The model's own by default.")
+    float | None,
+    number(
+        least=-MAX_GUIDANCE,
+        most=MAX_GUIDANCE,
+        help="Classifier-free guidance; 1 evaluates one branch. The model's own by default.",
+    ),
 ]
-SeedOption: TypeAlias = Annotated[int, typer.Option(help="Of the noise: the same seed is the same picture.")]
+SeedOption: TypeAlias = Annotated[
+    int, number(least=0, most=MAX_SEED, help="Of the noise: the same seed is the same picture.")
+]
+CountOption: TypeAlias = Annotated[
+    int, number("-n", least=1, most=MAX_PICTURES, help="Pictures of a prompt, of seeds SEED, SEED + 1, ...")
+]
+BatchOption: TypeAlias = Annotated[int, number(least=1, most=MAX_PICTURES, help="Samples of one call.")]
+LimitOption: TypeAlias = Annotated[
+    int, number(least=0, most=MAX_COUNT, help="Prompts, all categories alike; 0 takes all of them.")
+]
 ForceOption: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 SettingsOption: TypeAlias = Annotated[
     list[str] | None,
@@ -73,7 +173,10 @@ FormatOption: TypeAlias = Annotated[
     ),
 ]
 DeviceOption: TypeAlias = Annotated[
-    str | None, typer.Option(help="Where a pipeline runs. cuda where there is one, else cpu.", show_default=False)
+    str | None,
+    typer.Option(
+        callback=refuse_empty, help="Where a pipeline runs. cuda where there is one, else cpu.", show_default=False
+    ),
 ]
 DtypeOption: TypeAlias = Annotated[
     str,
@@ -166,15 +269,40 @@ class ModelOptions:
 def _settings(spoken: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE, the values read as JSON where they are; NAME=@FILE is a picture."""
     found: dict[str, Any] = {}
+    for name, value in split_settings(spoken, "height=512"):
+        found[name] = _picture(Path(value[1:])) if value.startswith("@") else read_setting(name, value)
+    return found
+
+
+def split_settings(spoken: Sequence[str], example: str) -> list[tuple[str, str]]:
+    """(name, value) of each --set. Raises SpecError, with the example.
+
+    Args:
+        spoken: NAME=VALUE.
+        example: Such a one, for the error.
+    """
+    found = []
     for one in spoken:
         name, equals, value = one.partition("=")
         if not equals or not name.strip().isidentifier():
-            raise SpecError(f"Expected --set NAME=VALUE, e.g. --set height=512, got {one!r}.")
-        try:
-            found[name.strip()] = _picture(Path(value[1:])) if value.startswith("@") else json.loads(value)
-        except ValueError:
-            found[name.strip()] = value
+            raise SpecError(f"Expected --set NAME=VALUE, e.g. --set {example}, got {one!r}.")
+        found.append((name.strip(), value))
     return found
+
+
+def read_setting(name: str, value: str) -> Any:
+    """The value of a --set, read as JSON where it is, else as text. Raises SpecError for NaN and infinities."""
+    try:
+        read = json.loads(value)
+    except RecursionError:
+        raise SpecError(f"--set {name}: expected a value, got lists in lists without end.") from None
+    except ValueError:
+        return value
+    try:
+        json.dumps(read, allow_nan=False)
+    except ValueError:
+        raise SpecError(f"--set {name}: expected finite numbers, got {value}.") from None
+    return read
 
 
 def _picture(path: Path | None) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..satellites import require_module
+from ..settings import MAX_STEPS
 from . import options
 from .grouping import grouped
 from .progress import print_warnings, progress_bar
@@ -34,13 +35,21 @@ class SearchOptions:
 
     calls: Annotated[
         list[int] | None,
-        typer.Option(help="Calls of a grid; 10, 15, 20 and 25 by default. Repeat it.", show_default=False),
+        options.number(
+            least=1,
+            most=MAX_STEPS,
+            help="Calls of a grid; 10, 15, 20 and 25 by default. Repeat it.",
+            show_default=False,
+        ),
     ] = None
-    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 24
+    limit: options.LimitOption = 24
     samples: Annotated[
         int | None,
-        typer.Option(
-            help="Seeds of a model that takes no prompts; 24 by default.", min=1, max=100_000, show_default=False
+        options.number(
+            least=1,
+            most=options.MAX_COUNT,
+            help="Seeds of a model that takes no prompts; 24 by default.",
+            show_default=False,
         ),
     ] = None
     check: Annotated[
@@ -52,9 +61,16 @@ class SearchOptions:
     ] = ""
     prompt_format: options.FormatOption = None
     fine: Annotated[
-        int, typer.Option(help="Steps of the runs that grids are found in, and at least of those taken for exact.")
+        int,
+        options.number(
+            least=2,
+            most=MAX_STEPS,
+            help="Steps of the runs that grids are found in, and at least of those taken for exact.",
+        ),
     ] = 200
-    refine: Annotated[int, typer.Option(help="Sweeps of moving single places, by what it really does.", min=0)] = 0
+    refine: Annotated[
+        int, options.number(least=0, most=1_000, help="Sweeps of moving single places, by what it really does.")
+    ] = 0
     rivals: Annotated[bool, typer.Option(help="Run fixed samplers and stride beside.")] = True
 
     def settings(self, seed: int, batch: int) -> TuningSettings:
@@ -79,13 +95,13 @@ class SearchOptions:
 
 @grouped
 def tune(
-    out: Annotated[Path, typer.Option(help="A folder.")],
+    out: Annotated[Path, options.folder()],
     model: options.ModelOptions,
     wanted: SearchOptions,
     prompts: options.PromptsOption = None,
     guidance: options.GuidanceOption = None,
     seed: options.SeedOption = 0,
-    batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
+    batch: options.BatchOption = 8,
     force: options.ForceOption = False,
 ) -> None:
     """Find the best times to call a model at, for given numbers of calls.

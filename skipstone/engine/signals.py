@@ -15,11 +15,14 @@ from ..numerics.array import mean_abs, rms, upcast, weighted_sum
 from ..numerics.extrapolate import lagrange_weights
 from ..numerics.parametrize import to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
-from ..registry import register
+from ..registry import first_doc_line, register
 from ..settings import Ranges, check_settings
 from .contracts import Clock, Forecast, ForecastClock, PredictionType
 from .requests import Estimate, FeatureExtractor, Node, Step, get_prediction
 from .sada_slopes import extrapolate_latent, repeated_calls, slopes
+
+# What a forecast of each order is made of; of higher orders it is a curve as well.
+FORECASTS = ("its last answer", "the line through its last two answers", "the curve through its last answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,11 @@ class Signal:
     """Base of signals: frozen settings and one function from a `StepContext` to a 0-d or 1-d array."""
 
     name: ClassVar[str]
+
+    @property
+    def meaning(self) -> str:
+        """What a value says, in words for `explain`; the docstring's first line by default."""
+        return first_doc_line(type(self))
 
     def measure(self, context: StepContext) -> Any | None:
         """The value as a 0-d array, or several as a 1-d array; None where it cannot be known."""
@@ -112,6 +120,10 @@ class LatentChange(Signal):
 
     name: ClassVar[str] = "latent_change"
 
+    @property
+    def meaning(self) -> str:
+        return "How far the step has moved the sample: the mean absolute change."
+
     def measure(self, context: StepContext) -> Any:
         return mean_abs(context.step.x - context.x)
 
@@ -122,6 +134,12 @@ class PredictionChange(Signal):
     """rms(x0 - x0_before) / rms(x0) between this real estimate and the last at an earlier time; dimensionless."""
 
     name: ClassVar[str] = "prediction_change"
+
+    @property
+    def meaning(self) -> str:
+        return (
+            "How much the network's picture of the end has changed since its last call: 0.1 is a tenth of the picture."
+        )
 
     def measure(self, context: StepContext) -> Any | None:
         real = [n for n in context.fresh if n.real]
@@ -138,6 +156,10 @@ class LocalError(Signal):
     """rms(error) / rms(x_next), the solver's embedded error estimate of the step; dimensionless."""
 
     name: ClassVar[str] = "error"
+
+    @property
+    def meaning(self) -> str:
+        return "The solver's own estimate of the error of this step: 0.01 is a hundredth of the sample."
 
     def measure(self, context: StepContext) -> Any | None:
         if context.step.error is None:
@@ -165,6 +187,13 @@ class Disagreement(Signal):
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def meaning(self) -> str:
+        return (
+            f"How far the network's answer ({self.of}) was from what {FORECASTS[min(self.order, 2)]} had foretold: the "
+            f"error of leaving this call out. Small where the run goes on evenly."
+        )
 
     def measure(self, context: StepContext) -> Any | None:
         real = [n for n in context.fresh if n.real]
@@ -194,6 +223,10 @@ class Stability(Signal):
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def meaning(self) -> str:
+        return "Whether the sample moves evenly: at 0 or below the next call may be left out."
 
     def measure(self, context: StepContext) -> Any | None:
         nodes = [*context.timeline, *context.fresh[:1]][-3:]
@@ -229,6 +262,10 @@ class ImageFeatures(Signal):
     def __post_init__(self) -> None:
         check_settings(self)
 
+    @property
+    def meaning(self) -> str:
+        return "What an image encoder sees in the network's picture of the end: one number after another."
+
     def measure(self, context: StepContext) -> Any | None:
         node = context.first_new_call
         return (
@@ -252,6 +289,10 @@ class PromptFeatures(Signal):
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def meaning(self) -> str:
+        return "What the prompt says, by a text encoder: one number after another."
 
     def measure(self, context: StepContext) -> Any | None:
         if context.nodes or context.first_new_call is None or context.feature_extractors is None:

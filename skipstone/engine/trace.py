@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..errors import TraceError
+from .. import __version__, registry
+from ..errors import SpecError, TraceError
 from ..numerics.nonfinite import read_nonfinite, spell_nonfinite
 from .contracts import Attempt, Cached, Chain, Evaluate, Finish, Forecast, Full, Plan, Policy, Refine, Run
 
@@ -24,6 +24,16 @@ EVALUATION_CLASSES: dict[str, type] = {
     "forecast": Forecast,
     "finish": Finish,
     "refine": Refine,
+}
+# Numbers that policies and the engine note in a plan's memo.
+MEMO_MEANINGS = {
+    "expected_error": "The error that leaving this call out is expected to make, by the calls before.",
+    "early_stop": "The step at which the picture had settled.",
+    "action": "The number of the agent's action.",
+    "stop": "Calls that the agent still makes until the end, once it has decided to stop.",
+    "gate": "1 where the unconditional branch is forecast.",
+    "region": "Share of the picture that was refined.",
+    "map_kept": "1 where the map of the region came from a call made before.",
 }
 EVALUATION_NAMES = {kind: word for word, kind in EVALUATION_CLASSES.items()}
 
@@ -221,13 +231,14 @@ def letters(run: Run) -> str:
 
 
 def explain(run: Run, full: float | None = None) -> str:
-    """A readable account of a run: what it cost, who saved it, and each step with its reasons.
+    """A readable account of a run: what it cost, who saved it, each step with its reasons, what the numbers mean.
 
     Args:
         run: The run.
         full: Calls of the bare run, where steps differ in theirs; as many as the grid has steps and stages by default.
     """
-    return "\n".join([*_summary(run, full), "", *(_format_attempt(i, a) for i, a in enumerate(run.display_attempts))])
+    steps = [_format_attempt(i, a) for i, a in enumerate(run.display_attempts)]
+    return "\n".join([*_summary(run, full), "", *steps, *_describe_numbers(run)])
 
 
 def _summary(run: Run, full: float | None) -> list[str]:
@@ -250,6 +261,24 @@ def _format_attempt(index: int, a: Attempt) -> str:
     parts += [f"by {', '.join(a.plan.why)}"] if a.plan.why else []
     parts += [", ".join(f"{name} {value:.3g}" for name, value in numbers.items())] if numbers else []
     return "  ".join(parts)
+
+
+def _describe_numbers(run: Run) -> list[str]:
+    """A line for each number that the steps show: its name and what it means."""
+    shown = [name for a in run.display_attempts for name in (*a.signals, *a.plan.memo)]
+    names = dict.fromkeys(re.sub(r"\[\d+\]$", "", name) for name in shown)
+    lines = [f"  {name}: {meaning}" for name in names if (meaning := _meaning(name))]
+    return ["", "What the numbers mean:", *lines] if lines else []
+
+
+def _meaning(name: str) -> str:
+    """What a number of a trace means, empty where that is not known: of a plug-in that is not installed."""
+    if name in MEMO_MEANINGS:
+        return MEMO_MEANINGS[name]
+    try:
+        return str(registry.parse("signal", name).meaning)
+    except SpecError:
+        return ""
 
 
 def _describe_evaluation(evaluate: Evaluate) -> str:

@@ -18,6 +18,7 @@ What follows the @ may leave out any of solver, grid and steps, but keeps their 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from ..numerics.grid import Grid
 from ..policies.certified import Certified
 from ..policies.from_file import is_file_spec, load_policy_from_file, spell_policy
 from ..policies.storage import is_policy_folder, read_policy
+from ..settings import MAX_STEPS
 from .peers import Peer
 
 FEWER, OWN = "fewer", "own"
@@ -148,7 +150,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
             never where it was read from a folder that may be somebody else's.
 
     Raises:
-        SpecError: unknown names or arguments, parts out of order, fewer than one step.
+        SpecError: unknown names or arguments, parts out of order, fewer than one step or more than MAX_STEPS.
     """
     head, at, tail = spec.partition("@")
     parts = [part.strip() for part in tail.split("/")] if at else []
@@ -158,14 +160,16 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     explicit = tuple(parts)
     if isinstance(policy, Certified) and not policy.is_unrestricted and not parts:
         parts = [part.strip() for part in policy.point.way.split("/")]  # the promise is for no other sampler
-    if parts and parts[-1].lstrip("+-").isdigit():
+    if parts and re.fullmatch(r"[+-]?[0-9]+", parts[-1]):
         if policy is None:
             raise SpecError(f"{FEWER!r} takes its steps from the column to its left; leave them out of {spec!r}.")
-        steps = int(parts.pop())
+        steps = int(parts.pop().lstrip("+0")[:20] or 0)  # as many digits as tell that there are too many
     elif isinstance(policy, Peer):
         steps = policy.steps or steps
     if policy is not None and steps < 1:
         raise SpecError(f"Expected at least 1 step, got {steps}.")
+    if steps > MAX_STEPS:
+        raise SpecError(f"Expected at most {MAX_STEPS} steps, got {steps}.")
     if len(parts) > 2:
         raise SpecError(f"{GRAMMAR_HINT}, got {spec!r}.")
     if parts == [OWN]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -13,6 +12,7 @@ from ..errors import MetricError, PromptError, SpecError
 from ..metrics import AvailableMetrics, Metric, Sample, SetMetric, metrics_available
 from ..metrics.base import worst
 from .columns import Column, find_partner
+from .converged import ConvergedCloseness, measure_converged
 from .pixels import flatten_frames
 from .subject import GeneratedSample, SampleRequest, Subject
 
@@ -43,6 +43,8 @@ class Comparison:
     `cells[c][p]` is prompt p under column c; column 0 is the full run that the others are compared with.
     `seconds[c]` is the median over the repeats of a column's time for one sample, decoding left out.
     `set_values[c]` are the metrics of all pictures of a column at once: metric name -> value.
+    `absent` has the metrics that could not be measured of every sample: metric name -> why.
+    `converged` is closeness to the converged solution, where that was asked for.
     """
 
     columns: tuple[Column, ...]
@@ -53,6 +55,8 @@ class Comparison:
     repeats: int
     settings: Mapping[str, Any] = field(default_factory=dict)  # other arguments of the pipeline's call
     set_values: tuple[Mapping[str, float], ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    converged: ConvergedCloseness | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -87,12 +91,17 @@ class Comparison:
         return [cell.values[metric] for cell in self.cells[column] if metric in cell.values]
 
     def median(self, column: int, metric: str) -> float:
-        """Median of a metric over a column's samples."""
-        return statistics.median(self.values(column, metric))
+        """Median of a metric over a column's samples. Raises MetricError where no sample has it."""
+        return statistics.median(self._measured(column, metric))
 
     def worst(self, column: int, metric: str) -> float:
-        """The worst sample of a column by this metric."""
-        return worst(registry.parse("metric", metric), self.values(column, metric))
+        """The worst sample of a column by this metric. Raises MetricError where no sample has it."""
+        return worst(registry.parse("metric", metric), self._measured(column, metric))
+
+    def _measured(self, column: int, metric: str) -> list[float]:
+        if values := self.values(column, metric):
+            return values
+        raise MetricError(self.absent.get(metric, f"{metric} was not measured. There are: {', '.join(self.metrics)}."))
 
 
 def compare(
@@ -102,6 +111,7 @@ def compare(
     reference: Column,
     repeats: int = 3,
     watch: ComparisonProgressCallback | None = None,
+    converged: Sequence[Column] = (),
 ) -> Comparison:
     """Denoise every sample under every column.
 
@@ -116,6 +126,7 @@ def compare(
         reference: The full run; becomes column 0, in place of its equal where that is among the columns.
         repeats: Times that each column is run for its seconds, >= 1.
         watch: Called with (column, repeat, sample, share done).
+        converged: Two columns of `converged_columns`: measure closeness to the first, too, which the second confirms.
 
     Raises:
         SpecError: no samples, fewer than one repeat, or a column that the subject cannot run.
@@ -130,15 +141,18 @@ def compare(
     generated, seconds = _generate_in_turns(subject, items, lineup, repeats, watch)
     pictures = [subject.pictures(row) for row in generated]
     measured = metrics_available(judge=subject.judge is not None, is_video=subject.is_video, by_default=True)
+    absent: dict[str, str] = {}
     return Comparison(
         tuple(lineup),
-        _measure_cells(subject, items, measured, pictures, generated),
+        _measure_cells(subject, items, measured, pictures, generated, absent),
         seconds,
         subject.name,
         subject.guidance,
         repeats,
         subject.settings,
-        tuple(_measure_sets(measured.sets, items, row, pictures[0]) for row in pictures),
+        tuple(_measure_sets(measured.sets, items, row, pictures[0], absent) for row in pictures),
+        absent,
+        measure_converged(subject, items, pictures, converged) if converged else None,
     )
 
 
@@ -169,8 +183,9 @@ def _measure_cells(
     measured: AvailableMetrics,
     pictures: Sequence[Sequence[Any]],
     generated: Sequence[Sequence[GeneratedSample]],
+    absent: dict[str, str],
 ) -> tuple[tuple[ComparisonCell, ...], ...]:
-    """Every sample of every column, compared with column 0."""
+    """Every sample of every column, compared with column 0; what cannot be measured is entered into `absent`."""
     metrics = [m for m in measured.metrics if not m.counts_calls]
     metrics.sort(key=lambda m: METRIC_ORDER.index(m.name) if m.name in METRIC_ORDER else len(METRIC_ORDER))
     judge = subject.judge
@@ -179,30 +194,38 @@ def _measure_cells(
         cells = []
         for p, (item, one) in enumerate(zip(items, samples, strict=True)):
             sample = Sample(row[p], item.prompt, one.calls, pictures[0][p], judge, one.latent, generated[0][p].latent)
-            cells.append(ComparisonCell(item.prompt, item.seed, row[p], one, _measure(metrics, sample)))
+            cells.append(ComparisonCell(item.prompt, item.seed, row[p], one, _measure(metrics, sample, absent)))
         found.append(tuple(cells))
     return tuple(found)
 
 
-def _measure(metrics: Sequence[Metric], sample: Sample) -> dict[str, float]:
+def _measure(metrics: Sequence[Metric], sample: Sample, absent: dict[str, str]) -> dict[str, float]:
     """Metric name -> value. The frames of a video are one tall picture, but for metrics that are for videos only."""
     flat = replace(sample, pixels=flatten_frames(sample.pixels), reference=flatten_frames(sample.reference))
     values = {}
     for metric in metrics:
         # The judge reads sentences of Pebble's grammar only, and SSIM needs 11 pixels: left out where they cannot be.
-        with suppress(PromptError, MetricError):
+        try:
             values[metric.name] = metric.measure(sample if metric.of == "video" else flat)
+        except (PromptError, MetricError) as e:
+            absent.setdefault(metric.name, str(e))
     return values
 
 
 def _measure_sets(
-    metrics: Sequence[SetMetric], items: Sequence[SampleRequest], pictures: Sequence[Any], references: Sequence[Any]
+    metrics: Sequence[SetMetric],
+    items: Sequence[SampleRequest],
+    pictures: Sequence[Any],
+    references: Sequence[Any],
+    absent: dict[str, str],
 ) -> dict[str, float]:
     """Metric name -> value for all pictures of a column, left out where it cannot be measured."""
     values = {}
     for metric in metrics:
-        with suppress(PromptError, MetricError):
+        try:
             values[metric.name] = metric.measure(pictures, [item.prompt for item in items], references)
+        except (PromptError, MetricError) as e:
+            absent.setdefault(metric.name, str(e))
     return values
 
 

@@ -139,8 +139,10 @@ class EngineSubject:
                 for r, calls in zip(results, full, strict=True)]  # fmt: skip
 
     def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
-        """Return the decoded latents."""
-        return list(self.embedded.decode([m.x for m in generated]))
+        """Return the decoded latents; NaN becomes black."""
+        import numpy as np
+
+        return [np.nan_to_num(pixels) for pixels in self.embedded.decode([m.x for m in generated])]
 
 
 def _share_callback(watch: SampleProgressCallback) -> Callable[[int, Run], None]:

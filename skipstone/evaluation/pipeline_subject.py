@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..errors import GuestError, ModelError, PromptError, SkipstoneError, SpecError
+from ..errors import GuestError, GuestWarning, ModelError, PromptError, SkipstoneError, SpecError
 from ..integrations.diffusers.guest import adapt
 from ..integrations.diffusers.pipeline_specs import find_pipeline_spec
 from . import samplers
@@ -20,6 +20,7 @@ from .columns import FIXED_POLICY, Column, Sampler
 from .cost import BackwardCallCounter
 from .engine_subject import verify_calls
 from .latent_recorder import record_latents
+from .limits import MAX_FRAMES, MAX_SIDE
 from .pipeline_samples import apply_peer, samples_from_peer, samples_from_run_stats
 from .step_timer import track_steps
 from .subject import GeneratedSample, SampleProgressCallback, SampleRequest
@@ -44,6 +45,7 @@ RESERVED_ARGUMENTS = {
     "callback_on_step_end": "",
     "callback_on_step_end_tensor_inputs": "",
 }
+SIZES = {"height": MAX_SIDE, "width": MAX_SIDE, "num_frames": MAX_FRAMES}  # arguments, and what they are at most
 WARMUP_STEPS = 4  # steps of the run that warms up
 
 
@@ -89,10 +91,34 @@ class PipelineSubject:
                 raise SpecError(
                     f"{name} takes no {key!r}.{registry.suggest_spelling(key, free)} It takes: {', '.join(free)}."
                 )
+        self._check_sizes()
         if self.guidance_override is not None and "guidance_scale" not in takes:
             raise SpecError(f"{name} has no guidance_scale: leave --guidance out.")
         if self.image is not None and "image" not in takes:
             raise SpecError(f"{name} takes no image: leave --image out.")
+
+    def _check_sizes(self) -> None:
+        """Raise SpecError for sizes that are none, and for those of a model whose noise has one size."""
+        for key, most in SIZES.items():
+            if (value := self.arguments.get(key)) is None:
+                continue
+            if self.noise is not None:
+                raise SpecError(f"{self.name} draws pictures of one size: leave {key} out.")
+            if type(value) is not int or not 1 <= value <= most:
+                raise SpecError(f"{key}: expected a whole number from 1 to {most}, got {value!r}.")
+
+    def _warn_of_size(self, picture: Any) -> None:
+        """Warn where the pipeline has made another size than it was asked for, without a word."""
+        got = dict(zip(("height", "width"), picture.shape[-3:-1], strict=True))
+        for key, size in got.items():
+            asked = self.arguments.get(key)
+            if asked is not None and asked != size:
+                warnings.warn(
+                    f"{key}={asked} was asked for, and {self.checkpoint.kind.__name__} made pictures of "
+                    f"{got['width']} x {got['height']} pixels. Say both height and width, in sizes that it can make.",
+                    GuestWarning,
+                    stacklevel=2,
+                )
 
     @property
     def name(self) -> str:
@@ -260,6 +286,7 @@ class PipelineSubject:
                     generated += samples_from_run_stats(output, adapted.last, latents)
                     seconds += clock.seconds if clock.loops else sum(sample.seconds for sample in adapted.last)
             entered = sum(counter.charged_rows for counter in counters)
+        self._warn_of_size(generated[0].x)
         verify_calls(column, sum(m.calls for m in generated), entered / generated[0].branches)
         return generated, seconds
 

@@ -179,7 +179,7 @@ def _check_open(scheduler: Any, grid: Grid) -> None:
 
 
 def _check_apart(scheduler: Any, grid: Grid, steps: int) -> None:
-    """Refuse grids whose first steps diffusers rounds to the same timestep: it then runs out of its own sigmas."""
+    """Refuse grids whose first steps diffusers rounds to one timestep: it starts at the second, and lacks the last."""
     if not isinstance(grid, Karras | LogSNR) or steps < 2:
         return
     looked_at = type(scheduler).from_config(scheduler.config)
@@ -187,5 +187,6 @@ def _check_apart(scheduler: Any, grid: Grid, steps: int) -> None:
     if float(looked_at.timesteps[0]) == float(looked_at.timesteps[1]):
         raise SpecError(
             f"{type(scheduler).__name__} rounds the first steps of {registry.spell(grid)} to one timestep of this "
-            f"model's table, and then stops with an error. Choose another grid: trailing."
+            f"model's table. diffusers starts at the second of equal timesteps, and stops with an error before its "
+            f"last step, without Skipstone, too. Choose another grid: trailing."
         )

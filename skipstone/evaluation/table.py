@@ -10,9 +10,11 @@ from typing import Any
 from .. import __version__, registry
 from ..metrics import Metric
 from ..metrics.base import BaseMetric
+from ..metrics.closeness import format_decibels
 from .columns import FEWER, Column, find_partner, format_component
 from .compare import Comparison
 from .markdown import format_table
+from .references import CONVERGED_STEPS
 
 LEADING = ("psnr", "ssim")  # metrics whose columns stand before the calls; those of others stand at the end
 
@@ -23,10 +25,20 @@ def format_rows(result: Comparison) -> list[list[str]]:
     sets: list[BaseMetric] = [registry.parse("metric", name) for name in result.set_metrics]
     first = [m for m in metrics if m.name in LEADING]
     last = [m for m in metrics if m.name not in LEADING]
-    head = ["column", *_titles(first), "calls", "saved", "seconds", *_titles(last), *(m.title or m.name for m in sets)]
+    exact = ["converged", "worst"] if result.converged else []
+    head = [
+        "column",
+        *_titles(first),
+        *exact,
+        "calls",
+        "saved",
+        "seconds",
+        *_titles(last),
+        *(m.title or m.name for m in sets),
+    ]
     found = [head]
     for c in range(len(result.columns)):
-        row = [_format_label(result, c), *_metric_cells(result, c, first)]
+        row = [_format_label(result, c), *_metric_cells(result, c, first), *_converged_cells(result, c)]
         row += [f"{result.mean_calls(c):.1f}", f"{result.saving(c):.0%}" if c else "", f"{result.seconds[c]:.2f}"]
         row += _metric_cells(result, c, last)
         row += [m.format(result.set_values[c][m.name]) if m.name in result.set_values[c] else "" for m in sets]
@@ -58,13 +70,18 @@ def _metric_cells(result: Comparison, c: int, metrics: list[Metric]) -> list[str
     return cells
 
 
+def _converged_cells(result: Comparison, c: int) -> list[str]:
+    found = result.converged
+    return [format_decibels(value) for value in (found.median(c), found.worst(c))] if found else []
+
+
 def format_markdown(result: Comparison) -> str:
     """The table of `format_rows`, with what one must know to read it."""
     head, *body = format_rows(result)
     rule = [":--", *["--:"] * (len(head) - 1)]
     named = [[f"`{name}`", *rest] for name, *rest in body]
     lines = format_table([head, *named], rule)
-    return "\n".join([*_preamble(result), "", *lines, "", *_notes(result), ""])
+    return "\n".join([*_preamble(result), "", *lines, "", "\n\n".join(format_notes(result)), ""])
 
 
 def _format_label(result: Comparison, c: int) -> str:
@@ -91,16 +108,73 @@ def _own(column: Column) -> bool:
     return column.solver is None or column.grid is None
 
 
-def _notes(result: Comparison) -> list[str]:
+def format_notes(result: Comparison) -> list[str]:
+    """What must be known to read the table, besides its preamble: a paragraph each."""
+    fewer = [_fewer_note(result, c) for c, column in enumerate(result.columns) if column.policy is None]
+    idle = [
+        no_saving_note(column.label, result.mean_calls(c), result.mean_calls(0), column.steps)
+        for c, column in enumerate(result.columns)
+        if c and column.is_adaptive and result.saving(c) <= 0
+    ]
+    return [*fewer, *idle, *_reference_notes(result), *_absent_notes(result)]
+
+
+def _fewer_note(result: Comparison, c: int) -> str:
+    column, like = result.columns[c], find_partner(result.columns, c)
+    made = "" if result.mean_calls(c) == column.steps else f", which makes {result.mean_calls(c):g} calls"
+    return (
+        f"`{FEWER}` is a fixed sampler with as many steps as `{result.columns[like].label}` makes calls "
+        f"in the mean ({result.mean_calls(like):.2f}), rounded up: `{column.spec}`{made}."
+    )
+
+
+def no_saving_note(label: str, calls: float, full_calls: float, steps: int) -> str:
+    """A sentence about a policy that made as many calls as the full run, or more.
+
+    Args:
+        label: Of the policy.
+        calls, full_calls: Its calls, and those of the full run.
+        steps: Of the full run.
+    """
+    return (
+        f"`{label}` saves nothing here: it made {calls:g} calls, the full run makes {full_calls:g}. At {steps} steps "
+        f"this setting leaves out none. Say more --steps, or choose a policy that makes fewer calls."
+    )
+
+
+def _reference_notes(result: Comparison) -> list[str]:
+    """What closeness to the full run cannot tell about columns with other solvers or grids."""
+    full, found = result.columns[0], result.converged
+    other = [column.label for column in result.columns if (column.solver, column.grid) != (full.solver, full.grid)]
     notes = []
-    for c, column in enumerate(result.columns):
-        if column.policy is None:
-            like = find_partner(result.columns, c)
-            made = "" if result.mean_calls(c) == column.steps else f", which makes {result.mean_calls(c):g} calls"
-            notes.append(
-                f"`{FEWER}` is a fixed sampler with as many steps as `{result.columns[like].label}` makes calls "
-                f"in the mean ({result.mean_calls(like):.2f}), rounded up: `{column.spec}`{made}."
-            )
+    if other:
+        names = ", ".join(f"`{label}`" for label in dict.fromkeys(other))
+        notes.append(
+            f"Closeness is measured to the full run `{full.spec}`, which has errors of its own. Another solver or grid "
+            f"than the full run's: {names}. Such a run may come closer to the converged solution than the full run; "
+            f"it then is farther from the full run, and its PSNR and SSIM fall though it is better."
+        )
+    if other and found is None:
+        calls = CONVERGED_STEPS + CONVERGED_STEPS // 2
+        notes.append(
+            f"--with-converged measures closeness to the converged solution, too, at {calls} more calls a sample."
+        )
+    if found is not None:
+        notes.append(
+            f"`converged` is PSNR (dB), at the median and at the worst sample, to the converged solution "
+            f"`{found.spec}`. `{found.confirmed_by}` agrees with it to {found.agreement:.1f} dB in the median: "
+            f"differences above that mean nothing."
+        )
+    return notes
+
+
+def _absent_notes(result: Comparison) -> list[str]:
+    cells = [cell for row in result.cells for cell in row]
+    notes = []
+    for name, why in result.absent.items():
+        lacking = sum(name not in cell.values for cell in cells)
+        of = "" if lacking == len(cells) or name in result.set_metrics else f" for {lacking} of {len(cells)} pictures"
+        notes.append(f"{name} is left out{of}: {why.removeprefix(f'{name}: ')}")
     return notes
 
 
@@ -113,6 +187,8 @@ def make_records(result: Comparison, pictures: dict[tuple[int, int], str]) -> li
     for c, (column, row) in enumerate(zip(result.columns, result.cells, strict=True)):
         for p, cell in enumerate(row):
             values = {**cell.values, **(result.set_values[c] if result.set_values else {})}
+            if result.converged:
+                values["psnr_converged"] = result.converged.values[c][p]
             found.append(
                 {
                     "prompt": cell.prompt,

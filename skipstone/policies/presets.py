@@ -5,7 +5,19 @@ Calls of 50 and PSNR to the converged solution, median / worst tenth: on Pebble,
 
 from ..registry import register_preset
 
-register_preset("policy", "safe", "stride(tol=0.0018)", "25 calls of 50 on Pebble.")
-register_preset("policy", "balanced", "stride", "20 calls of 50 on Pebble.")
-register_preset("policy", "fast", "stride(tol=0.0115)", "15 calls of 50 on Pebble.")
+register_preset(
+    "policy",
+    "safe",
+    "stride(tol=0.0018)",
+    "25 calls of 50 on Pebble; of 25 steps or fewer it saves nothing, or little.",
+)
+register_preset(
+    "policy", "balanced", "stride", "20 calls of 50 on Pebble; of 20 steps or fewer it saves nothing, or little."
+)
+register_preset(
+    "policy",
+    "fast",
+    "stride(tol=0.0115)",
+    "15 calls of 50 on Pebble; of 15 steps or fewer it saves nothing, or little.",
+)
 register_preset("policy", "adaptive_diffusion", "third_order_released", "AdaptiveDiffusion as its authors released it.")

@@ -102,7 +102,7 @@ def test_a_judge_that_is_given_up_is_an_error_with_the_others_verdict(
         (("-j", "m@http://127.0.0.1:9/v1", "--price-in", "1", "--price-in", "2"), "once for each of 1 judges, got 2"),
         (("-j", "m@http://127.0.0.1:9/v1", "--layout", "three"), "layout out of joined, two"),
         (("-j", "m@http://127.0.0.1:9/v1", "--set", "temperature"), "--set NAME=VALUE"),
-        (("-j", "m@http://127.0.0.1:9/v1", "--timeout", "0"), "timeout > 0"),
+        (("-j", "m@http://127.0.0.1:9/v1", "--set", "temperature=NaN"), "expected finite numbers"),
     ],
 )
 def test_bad_input_is_one_sentence(

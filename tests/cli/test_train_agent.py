@@ -148,7 +148,7 @@ def test_several_seeds_and_a_cluster(config: str, shell: Shell, tmp_path: Path) 
         (("learner.stpes=3",), "learner.stpes=3: learner has no key 'stpes'"),
         (("--learner", "pp"), "no learner is called 'pp'. Did you mean 'ppo'?"),
         (("slots=0",), "slots >= 1"),
-        (("environment=toy", "--minutes", "-1"), "--minutes: expected a number > 0"),
+        (("environment=toy", "minutes=-1"), "minutes"),
         (("environment=toy", "tracking=mlflow"), "tracking: mlflow is no longer supported. Use tensorboard"),
         (("environment=toy", "--slurm", "hours=x"), "expected hours to be a number"),
         (("environment.log=nowhere.npz",), "got nowhere.npz"),

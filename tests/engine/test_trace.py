@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from skipstone import registry
 from skipstone.engine.contracts import Attempt, Cached, Finish, Forecast, Full, Plan, Refine, Run
 from skipstone.engine.drivers import replay
-from skipstone.engine.trace import cite, explain, from_json, load, save, to_json
+from skipstone.engine.trace import MEMO_MEANINGS, cite, explain, from_json, load, save, to_json
 from skipstone.errors import TraceError
 from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import PolicySetup
@@ -149,6 +149,21 @@ def test_the_account_of_a_run() -> None:
     assert sum(line.lstrip()[:1].isdigit() and " -> " in line for line in lines) == len(RUN.past)
     assert "uncond forecast (0)" in text
     assert "finish of order 2" in text
+
+
+def test_the_account_says_what_each_number_means() -> None:
+    every = [need for name in registry.names("policy") for need in registry.parse("policy", name).needs]
+    every += [*MEMO_MEANINGS, *registry.names("signal"), "look[0]", "look[1]", "no_such_signal(of='v')"]
+    numbered = Attempt(1.0, 0.5, Plan(Full(), 0.5), 1.0, dict.fromkeys(every, 0.25), True)
+    run = Run(0.5, 0.0, (1.0, 0.5, 0.0), (0.0, 1.0, 2.0), past=(numbered,))
+    steps, _, words = explain(run).partition("What the numbers mean:")
+    assert all(f"{name} 0.25" in steps for name in every)
+    said = dict(line.strip().split(": ", 1) for line in words.strip().splitlines())
+    known = {name.partition("[")[0] for name in every} - {"no_such_signal(of='v')"}
+    assert said.keys() == known
+    assert all(meaning.endswith(".") and len(meaning) > 20 for meaning in said.values())
+    silent = Run(0.5, 0.0, run.grid, run.clocks, past=(Attempt(1.0, 0.5, Plan(Full(), 0.5), 1.0, {}, True),))
+    assert "What the numbers mean" not in explain(silent)
 
 
 def test_references_of_a_chain() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from skipstone.errors import ModelError
 
@@ -27,7 +28,7 @@ SHIPPED = {"pebble": "weights", "pebble-dit": "weights_dit"}
 def path(name: str = "pebble") -> Path:
     """The folder of a model that ships, in diffusers format, its files checked against their SHA-256.
 
-    The check runs once in a process; `DiffusionPipeline.from_pretrained(path())` loads the model.
+    The check runs once in a process; `load_pipeline` loads the model.
 
     Args:
         name: One of SHIPPED.
@@ -36,6 +37,24 @@ def path(name: str = "pebble") -> Path:
         ModelError: a file is missing or is not what was shipped.
     """
     return _checked(Path(__file__).with_name(SHIPPED[name]))
+
+
+def load_pipeline(name: str = "pebble") -> Any:
+    """The diffusers pipeline of a model that ships, loaded without the warnings of diffusers and transformers.
+
+    Args:
+        name: One of SHIPPED.
+
+    Raises:
+        ModelError: a file is missing or is not what was shipped.
+    """
+    from skipstone.testing.backbones.loading import quiet_libraries
+
+    folder = path(name)
+    with quiet_libraries():
+        from diffusers import DiffusionPipeline
+
+        return DiffusionPipeline.from_pretrained(folder)
 
 
 @lru_cache(maxsize=8)

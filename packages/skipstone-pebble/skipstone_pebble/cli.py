@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from skipstone.cli import options
 
 PROMPTS = (
@@ -22,7 +20,7 @@ POLICIES = ("third_order", "error_control", "balanced", "fewer")  # the last wit
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="A folder.")] = Path("demo"),
+    out: Annotated[Path, options.folder()] = Path("demo"),
     force: options.ForceOption = False,
 ) -> None:
     """Compare adaptive policies with the full run and fewer steps on Pebble.

@@ -15,6 +15,7 @@ import typer
 from skipstone.cli import options
 from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import print_warnings, progress_bar
+from skipstone.settings import MAX_STEPS
 
 if TYPE_CHECKING:
     from skipstone_bench.store import Store
@@ -37,8 +38,8 @@ class SampleOptions:
         str, typer.Option(help="That no agent was trained on: a file, or a set.", metavar="FILE|SET")
     ] = "pebble"
     prompt_format: options.FormatOption = None
-    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 48
-    seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1
+    limit: options.LimitOption = 48
+    seeds: Annotated[int, options.number(least=1, most=options.MAX_COUNT, help="Samples of each prompt.")] = 1
     seed: options.SeedOption = 0
 
 
@@ -48,7 +49,11 @@ class RivalOptions:
 
     price: Annotated[
         list[float] | None,
-        typer.Option(help="dB a call; the first is judged. The first agent's middle one by default. Repeat it."),
+        options.number(
+            least=0,
+            most=1_000,
+            help="dB a call; the first is judged. The first agent's middle one by default. Repeat it.",
+        ),
     ] = None
     full: Annotated[str, typer.Option(help="The full run that quality is held against, as a column.")] = (
         "fixed @ ddim / trailing / 50"
@@ -58,7 +63,10 @@ class RivalOptions:
         typer.Option(help="A rival that adapts without learning, as a column; stride by default. Repeat it."),
     ] = None
     calls: Annotated[
-        list[int] | None, typer.Option(help="Of fixed samplers, besides those next to the agents'. Repeat it.")
+        list[int] | None,
+        options.number(
+            least=1, most=MAX_STEPS, help="Of fixed samplers, besides those next to the agents'. Repeat it."
+        ),
     ] = None
     grids: Annotated[
         list[str] | None,
@@ -92,7 +100,7 @@ class ScoreFiles:
 @grouped
 def agent(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="A folder.")],
+    out: Annotated[Path, options.folder()],
     samples: SampleOptions,
     rivals: RivalOptions,
     scores: ScoreFiles,
@@ -102,7 +110,7 @@ def agent(
     ] = None,
     model: options.ModelOption = "pebble",
     guidance: options.GuidanceOption = None,
-    batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 8,
+    batch: options.BatchOption = 8,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left; say nothing else.")] = False,
     settings: options.SettingsOption = None,
     device: options.DeviceOption = None,

@@ -293,7 +293,11 @@ def find_next_call(scheduler: Any, timestep: Any, count: int | None) -> int:
             return int(index)
     try:
         if hasattr(scheduler, "index_for_timestep"):
-            return int(scheduler.index_for_timestep(timestep))
+            found_index = int(scheduler.index_for_timestep(timestep))
+            _check_first_timesteps(scheduler, found_index, count)
+            return found_index
+    except GuestError:
+        raise
     except (IndexError, ValueError) as error:
         raise _unknown_timestep_error(scheduler, timestep) from error
     value = float(timestep.flatten()[0] if hasattr(timestep, "flatten") else timestep)
@@ -302,6 +306,19 @@ def find_next_call(scheduler: Any, timestep: Any, count: int | None) -> int:
         raise _unknown_timestep_error(scheduler, timestep)
     found = [k for k, d in enumerate(away) if d == min(away)]  # PNDM has some twice
     return next((k for k in found if len(away) - k == count), found[0])
+
+
+def _check_first_timesteps(scheduler: Any, index: int, count: int | None) -> None:
+    """Raise GuestError where diffusers starts at the second of two equal timesteps and so lacks the last one."""
+    times = scheduler.timesteps
+    short = count is not None and len(times) - index < count
+    if index > 0 and short and float(times[index - 1]) == float(times[index]):
+        raise GuestError(
+            f"The first timesteps of {type(scheduler).__name__} are equal: it rounds its noise levels to whole "
+            f"timesteps of the model's table. diffusers starts at the second of them and lacks a noise level at the "
+            f"end, where most of its schedulers stop with an error, without Skipstone, too. Leave out "
+            f"use_karras_sigmas and the like; timestep_spacing='trailing' works."
+        )
 
 
 def _unknown_timestep_error(scheduler: Any, timestep: Any) -> GuestError:

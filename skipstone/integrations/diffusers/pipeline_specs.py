@@ -107,6 +107,12 @@ def find_pipeline_spec(pipe: Any) -> PipelineSpec:
     """
     registry.load_plugins()
     lineage = [kind.__name__ for kind in type(pipe).__mro__]
+    if "ModularPipeline" in lineage:
+        raise GuestError(
+            f"{lineage[0]} is a modular pipeline of diffusers: its loop is made of blocks, which Skipstone does not "
+            f"adapt. Load the same weights as a pipeline, by DiffusionPipeline.from_pretrained(...), or make one of "
+            f"the loaded parts, e.g. StableDiffusionXLPipeline(vae=modular.vae, unet=modular.unet, ...): adapt that."
+        )
     if "DiffusionPipeline" not in lineage:
         raise GuestError(
             f"Expected a diffusers pipeline, got {type(pipe).__name__}: skipstone.adapt(pipe, 'third_order') with "

@@ -8,18 +8,23 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No progress bars and no warnings of diffusers and transformers: what is wrong is raised."""
+    """No progress bars and no warnings of diffusers and transformers inside: what is wrong is raised.
+
+    Their settings are afterwards what they were before.
+    """
     import diffusers
     import transformers
 
     logs = (diffusers.utils.logging, transformers.utils.logging)
-    levels = [log.get_verbosity() for log in logs]
+    # diffusers 0.35 has no function that tells whether its bars are shown
+    before = [(log.get_verbosity(), getattr(log, "_tqdm_active", True)) for log in logs]
     for log in logs:
         log.set_verbosity_error()
         log.disable_progress_bar()
     try:
         yield
     finally:
-        for log, level in zip(logs, levels, strict=True):
+        for log, (level, bars) in zip(logs, before, strict=True):
             log.set_verbosity(level)
-            log.enable_progress_bar()
+            if bars:
+                log.enable_progress_bar()

@@ -14,6 +14,7 @@ import typer
 from skipstone.cli import options
 from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import print_warnings, progress_bar
+from skipstone.settings import MAX_STEPS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,9 +34,9 @@ class PromptOptions:
         typer.Option(help="What baselines are tuned on; other prompts of the same set by default.", metavar="FILE|SET"),
     ] = ""
     prompt_format: options.FormatOption = None
-    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 32
+    limit: options.LimitOption = 32
     category: Annotated[list[str] | None, typer.Option(help="Keep only these. Repeat it.")] = None
-    tuned: Annotated[int, typer.Option(help="Prompts to tune on.", min=1)] = 8
+    tuned: Annotated[int, options.number(least=1, most=options.MAX_COUNT, help="Prompts to tune on.")] = 8
 
 
 @dataclass(frozen=True)
@@ -71,22 +72,40 @@ class ReferenceOptions:
 class MeasurementOptions:
     """How much is run."""
 
-    batch: Annotated[int, typer.Option(help="Samples of one call of the pipeline.", min=1)] = 8
-    timed: Annotated[int, typer.Option(help="Samples whose seconds are taken, one by one; 0 takes none.", min=0)] = 4
-    repeats: Annotated[int, typer.Option(help="Times that seconds are taken.", min=1)] = 5
-    searched: Annotated[int, typer.Option(help="Tuning prompts to search the best common mask on.", min=0)] = 4
-    oracle: Annotated[int, typer.Option(help="Samples to search the best mask of: hundreds of runs each.", min=0)] = 0
+    batch: options.BatchOption = 8
+    timed: Annotated[
+        int,
+        options.number(
+            least=0, most=options.MAX_COUNT, help="Samples whose seconds are taken, one by one; 0 takes none."
+        ),
+    ] = 4
+    repeats: Annotated[int, options.number(least=1, most=1_000, help="Times that seconds are taken.")] = 5
+    searched: Annotated[
+        int,
+        options.number(least=0, most=options.MAX_COUNT, help="Tuning prompts to search the best common mask on."),
+    ] = 4
+    oracle: Annotated[
+        int,
+        options.number(
+            least=0, most=options.MAX_COUNT, help="Samples to search the best mask of: hundreds of runs each."
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True)
 class SampleOptions:
     """How many samples of a prompt, and at how many calls rows are compared."""
 
-    seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1
+    seeds: Annotated[int, options.number(least=1, most=options.MAX_COUNT, help="Samples of each prompt.")] = 1
     seed: options.SeedOption = 0
     budget: Annotated[
         list[int] | None,
-        typer.Option(help="Calls to compare at; 10, 15, 20 and 25 by default. Repeat it.", show_default=False),
+        options.number(
+            least=1,
+            most=MAX_STEPS,
+            help="Calls to compare at; 10, 15, 20 and 25 by default. Repeat it.",
+            show_default=False,
+        ),
     ] = None
 
 
@@ -94,7 +113,7 @@ class SampleOptions:
 class OutputOptions:
     """Where results are, and whether a run goes on."""
 
-    out: Annotated[Path, typer.Option(help="A folder.")] = Path("bench")
+    out: Annotated[Path, options.folder()] = Path("bench")
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left; say nothing else.")] = False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import typer
 from skipstone.cli import options
 from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import progress_bar
+from skipstone.evaluation.limits import MAX_SIDE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ..vlm.material import JudgingMaterial
     from ..vlm.protocol import JudgingProtocol
     from ..vlm.report import JudgingReport
+
+MAX_REQUESTS = 1_000_000_000
+MAX_MONEY = 1e9  # in the currency of the prices
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,13 @@ class MaterialOptions:
         Path | None, typer.Option(help="Of folders: a table or JSON with name and prompt.", metavar="FILE")
     ] = None
     prompt_format: options.FormatOption = None
-    limit: Annotated[int, typer.Option(help="Samples, all categories alike; 0 takes all of them.", min=0)] = 40
-    seed: Annotated[int, typer.Option(help="Of the choice of samples, and sent to the judges.")] = 0
+    limit: Annotated[
+        int,
+        options.number(least=0, most=options.MAX_COUNT, help="Samples, all categories alike; 0 takes all of them."),
+    ] = 40
+    seed: Annotated[
+        int, options.number(least=0, most=options.MAX_SEED, help="Of the choice of samples, and sent to the judges.")
+    ] = 0
 
     def material(self, sources: Sequence[Path]) -> JudgingMaterial:
         """The rows and the samples that were chosen. Raises BenchError, PromptError."""
@@ -57,12 +65,19 @@ class MaterialOptions:
 class SpendingOptions:
     """What may be spent."""
 
-    calls: Annotated[int | None, typer.Option(help="Send no more requests than this.", min=0)] = None
-    spend: Annotated[float | None, typer.Option(help="Spend no more than this; needs prices.", min=0)] = None
-    price_in: Annotated[
-        list[float] | None, typer.Option(help="Of a million tokens sent; once, or once a judge.", min=0)
+    calls: Annotated[
+        int | None, options.number(least=0, most=MAX_REQUESTS, help="Send no more requests than this.")
     ] = None
-    price_out: Annotated[list[float] | None, typer.Option(help="Of a million tokens answered; likewise.", min=0)] = None
+    spend: Annotated[
+        float | None, options.number(least=0, most=MAX_MONEY, help="Spend no more than this; needs prices.")
+    ] = None
+    price_in: Annotated[
+        list[float] | None,
+        options.number(least=0, most=MAX_MONEY, help="Of a million tokens sent; once, or once a judge."),
+    ] = None
+    price_out: Annotated[
+        list[float] | None, options.number(least=0, most=MAX_MONEY, help="Of a million tokens answered; likewise.")
+    ] = None
 
     def caps(self, judges: Sequence[JudgeEndpoint], tokens: int) -> SpendingCaps:
         """The caps; prices are one for all judges, or one for each.
@@ -93,9 +108,13 @@ class ProtocolOptions:
     layout: Annotated[str, typer.Option(help="One image with both pictures, or two images.", metavar="joined|two")] = (
         "joined"
     )
-    side: Annotated[int, typer.Option(help="Longest side of a picture as it is sent, in pixels.", min=64)] = 1024
-    attempts: Annotated[int, typer.Option(help="Times a question is asked until its answer is readable.", min=1)] = 3
-    tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", min=16)] = 300
+    side: Annotated[
+        int, options.number(least=64, most=MAX_SIDE, help="Longest side of a picture as it is sent, in pixels.")
+    ] = 1024
+    attempts: Annotated[
+        int, options.number(least=1, most=100, help="Times a question is asked until its answer is readable.")
+    ] = 3
+    tokens: Annotated[int, options.number(least=16, most=100_000, help="Most tokens of an answer.")] = 300
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,9 +134,12 @@ class ProtocolOptions:
 class RequestOptions:
     """How requests are sent."""
 
-    together: Annotated[int, typer.Option(help="Requests under way at once.", min=1)] = 4
-    timeout: Annotated[float, typer.Option(help="Seconds of silence until a request counts as unanswered.")] = 120.0
-    tries: Annotated[int, typer.Option(help="Times a request is sent until it is answered.", min=1)] = 5
+    together: Annotated[int, options.number(least=1, most=256, help="Requests under way at once.")] = 4
+    timeout: Annotated[
+        float,
+        options.number(least=0.1, most=86_400, help="Seconds of silence until a request counts as unanswered."),
+    ] = 120.0
+    tries: Annotated[int, options.number(least=1, most=100, help="Times a request is sent until it is answered.")] = 5
 
     def settings(self) -> RequestSettings:
         """Raises BenchError."""
@@ -140,7 +162,7 @@ def prefer(
     protocol: ProtocolOptions,
     requests: RequestOptions,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much there is to ask, and ask nothing.")] = False,
-    out: Annotated[Path, typer.Option(help="A folder.")] = Path("preference"),
+    out: Annotated[Path, options.folder()] = Path("preference"),
 ) -> None:
     """Ask vision-language models which pictures are better.
 
@@ -218,18 +240,8 @@ def _run(run: JudgingRun, dry_run: bool, console: Console) -> None:
 
 def _fields(settings: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE, the values read as JSON where they are."""
-    from skipstone.errors import SpecError
-
-    found: dict[str, Any] = {}
-    for one in settings:
-        name, equals, value = one.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise SpecError(f"Expected --set NAME=VALUE, e.g. --set temperature=null, got {one!r}.")
-        try:
-            found[name.strip()] = json.loads(value)
-        except ValueError:
-            found[name.strip()] = value
-    return found
+    split = options.split_settings(settings, "temperature=null")
+    return {name: options.read_setting(name, value) for name, value in split}
 
 
 def _announce(console: Console, run: JudgingRun) -> None:

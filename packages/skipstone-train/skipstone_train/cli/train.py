@@ -16,6 +16,7 @@ from skipstone.cli import options
 from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import progress_bar
 from skipstone.errors import SpecError
+from skipstone.settings import MAX_STEPS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,12 +42,16 @@ class TrainingOptions:
         Path | None, typer.Option(help="YAML; defaults without it.", metavar="FILE", show_default=False)
     ] = None
     minutes: Annotated[
-        float | None, typer.Option(help="Of learning; the configuration's by default.", show_default=False)
+        float | None,
+        options.number(
+            least=1e-9, most=100_000, help="Of learning; the configuration's by default.", show_default=False
+        ),
     ] = None
-    seed: Annotated[list[int] | None, typer.Option(help="One training each. Repeat it.", min=0, show_default=False)] = (
-        None
-    )
-    out: Annotated[Path | None, typer.Option(help="A folder.", show_default=False)] = None
+    seed: Annotated[
+        list[int] | None,
+        options.number(least=0, most=2**32 - 1, help="One training each. Repeat it.", show_default=False),
+    ] = None
+    out: Annotated[Path | None, options.folder(show_default=False)] = None
     learner: Annotated[str | None, typer.Option(help="ppo, fitted_q, stopping or search.", show_default=False)] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out was left, as it was begun.")] = False
     force: options.ForceOption = False
@@ -68,12 +73,12 @@ class RecordingOptions:
     ]
     prompt_format: options.FormatOption = None
     model: Annotated[str, typer.Option(help="pebble, pebble-dit, or a folder in that format.")] = "pebble"
-    limit: Annotated[int, typer.Option(help="Prompts, all categories alike; 0 takes all of them.", min=0)] = 0
-    seeds: Annotated[int, typer.Option(help="Samples of each prompt.", min=1)] = 1
+    limit: options.LimitOption = 0
+    seeds: Annotated[int, options.number(least=1, most=options.MAX_COUNT, help="Samples of each prompt.")] = 1
     seed: options.SeedOption = 0
-    fine: Annotated[int, typer.Option(help="Steps of a fine run.", min=100)] = 200
-    dimensions: Annotated[int, typer.Option(help="Coordinates that are kept of a run.", min=2)] = 40
-    batch: Annotated[int, typer.Option(help="Samples of one call.", min=1)] = 16
+    fine: Annotated[int, options.number(least=100, most=MAX_STEPS, help="Steps of a fine run.")] = 200
+    dimensions: Annotated[int, options.number(least=2, most=10_000, help="Coordinates that are kept of a run.")] = 40
+    batch: options.BatchOption = 16
     force: options.ForceOption = False
 
 
