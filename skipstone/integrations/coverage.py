@@ -89,11 +89,16 @@ class Coverage:
         certified = self.policy.certificate.call
         described = {name: describe_argument(v) for name, v in call.arguments.items() if name not in FREE_ARGUMENTS}
         size = _default_size(pipe)
-        for name in {"height", "width"} & described.keys() & certified.keys():
-            if {described[name], certified[name]} == {None, size}:  # the default, said or left out
-                described[name] = certified[name]
+        for name in described.keys() & certified.keys():
+            mine, said = certified[name], described[name]
+            is_default_size = name in ("height", "width") and (mine, said) in ((None, size), (size, None))
+            is_the_same_for_each = isinstance(said, list) and said and all(one == mine for one in said)
+            if is_default_size or is_the_same_for_each:
+                described[name] = mine
         parameters = call.signature.parameters
-        changed = [n for n, v in described.items() if v and v != describe_argument(parameters[n].default)]
+        changed = [
+            n for n, v in described.items() if v not in ([], {}) and v != describe_argument(parameters[n].default)
+        ]
         return self.policy.call_differences(described, changed)
 
 

@@ -31,6 +31,7 @@ SOURCE: Mapping[str, Any] = {  # the fields of `Certificate.source` that command
     "as_guest": bool,
     "arguments": Mapping[str, Any] | None,
 }
+MAX_TARGET, MAX_MESSAGE = 200, 400  # characters
 P_TOLERANCE = 1e-6  # relative, between p-values computed by different versions of scipy
 
 
@@ -78,13 +79,13 @@ def read_saved_policy(path: str) -> SavedPolicy:
             f"{path} was changed after skipstone had written it: its digest is of another policy or certificate."
         )
     if found := next(_contradictions(certificate, saved.policy), ""):
-        raise READER.fault(f"{path}: the certificate contradicts itself: {found}.")
+        raise READER.fault(f"{path}: the certificate contradicts itself: {found[:MAX_MESSAGE]}.")
     return saved
 
 
 def _contradictions(certificate: Certificate, policy: str) -> Iterator[str]:
     """What cannot be true together, in words."""
-    target = TARGET.fullmatch(certificate.target)
+    target = TARGET.fullmatch(certificate.target) if len(certificate.target) <= MAX_TARGET else None
     if target is None:
         yield f"target: expected 'METRIC >= LEVEL @ PERCENT%' or '@ mean', got {certificate.target!r}"
         return

@@ -123,6 +123,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "confidence": (lambda d: d["certificate"].update(confidence=0.999), "accepted with p"),
     "confidence above 1": (lambda d: d["certificate"].update(confidence=1.5), r"expected a number in \(0\.5, 1\)"),
     "mean": (lambda d: d["certificate"].update(target="psnr >= 30 @ mean"), "failures under the target"),
+    "a target without an end": (lambda d: d["certificate"].update(target=">= " + "1" * 10**6), "expected 'METRIC"),
     "no target": (lambda d: d["certificate"].update(target="good"), "expected 'METRIC >= LEVEL @ PERCENT%'"),
     "steps": (lambda d: at(d).update(steps=50), "50 steps, and the sampler is 'own / 20'"),
     "sampler": (lambda d: at(d).update(way="own / 50"), "20 steps, and the sampler is 'own / 50'"),

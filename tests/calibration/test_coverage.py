@@ -157,6 +157,15 @@ def test_what_is_as_it_was_is_covered(policy: Certified, other: Any) -> None:
         assert torch.allclose(draw(other), made, atol=1e-4)
 
 
+def test_what_a_batch_says_for_each_sample_is_what_one_call_said(policy: Certified, pipe: Any) -> None:
+    call = {**policy.certificate.call, "negative_prompt": "blurry"}
+    mine = replace(policy, certificate=replace(policy.certificate, call=call))
+    with skipstone.adapt(pipe, mine, uncovered="error"):
+        pipe(["a red cat"] * 2, **CALL, negative_prompt=["blurry"] * 2)
+        with pytest.raises(CertificateError, match=r"negative_prompt is blurry in the certificate and \["):
+            pipe(["a red cat"] * 2, **CALL, negative_prompt=["blurry", "dark"])
+
+
 def test_under_another_scheduler_the_picture_is_that_of_the_bare_policy_and_said_to_be_uncovered(
     policy: Certified, other: Any
 ) -> None:
