@@ -178,7 +178,7 @@ def test_calls_that_nobody_counted_are_refused(
         ("sd15", ["a cat", "--solver", "ddim", "--grid", "karras"], "use_karras_sigmas"),
         ("sd15", ["a cat", "--solver", "dpmpp", "--grid", "karras(rho=5.0)"], "rho=7"),
         ("sd15", ["a cat", "--solver", "dpmpp", "--grid", "uniform"], "uniform(open=True)"),
-        ("sd15", ["a cat", "--steps", "0"], "at least 1 step"),
+        ("sd15", ["a cat", "--policy", "fixed @ 0"], "at least 1 step"),
         ("sd15", [], "prompt is empty"),
         ("flux", ["a cat", "--solver", "ddim"], "flow-matching"),
         ("flux", ["a cat", "--grid", "karras"], "write own"),

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from skipstone.cli import app
-from skipstone.cli.options import MAX_PICTURES
+from skipstone.cli.options import MAX_PICTURES, number
 
 WRONG = {int: ("nan", "inf", "1e30", "-9" * 40, "9" * 40, "9" * 5000), float: ("nan", "inf", "-inf", "1e30", "-1e400")}
 
@@ -84,6 +84,13 @@ def test_a_number_out_of_its_range_is_a_usage_error(
             root.main([*option.command, *option.required, option.flag, wrong], prog_name="skipstone")
         said = capsys.readouterr().err
         assert (stop.value.code, f"Invalid value for '{option.flag}'" in said) == (2, True), (wrong, said)
+
+
+@pytest.mark.parametrize("value", [float("nan"), [1.0, float("nan")]])
+def test_nan_is_refused_though_it_compares_with_no_end_of_a_range(value: object) -> None:
+    with pytest.raises(typer.BadParameter, match="expected a number, got nan"):
+        number(least=0, most=1, help="").callback(value)
+    assert number(least=0, most=1, help="").callback(0.5) == 0.5
 
 
 @pytest.mark.parametrize("flag", ["--policy", "--model", "--solver", "--grid", "--device"])

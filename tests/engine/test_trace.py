@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from skipstone import registry
 from skipstone.engine.contracts import Attempt, Cached, Finish, Forecast, Full, Plan, Refine, Run
 from skipstone.engine.drivers import replay
-from skipstone.engine.trace import MEMO_MEANINGS, cite, explain, from_json, load, save, to_json
+from skipstone.engine.flow import MAP_REUSED, REGION_SHARE
+from skipstone.engine.trace import cite, explain, from_json, load, save, to_json
 from skipstone.errors import TraceError
+from skipstone.policies.agent.actions import ACTION, GATE, STOP
+from skipstone.policies.early_stop import FINISH_MEMO
 from skipstone.testing.backbones.mixture import Mixture
 from skipstone.testing.policies import PolicySetup
 
@@ -153,7 +156,19 @@ def test_the_account_of_a_run() -> None:
 
 def test_the_account_says_what_each_number_means() -> None:
     every = [need for name in registry.names("policy") for need in registry.parse("policy", name).needs]
-    every += [*MEMO_MEANINGS, *registry.names("signal"), "look[0]", "look[1]", "no_such_signal(of='v')"]
+    every += [
+        ACTION,
+        GATE,
+        STOP,
+        FINISH_MEMO,
+        REGION_SHARE,
+        MAP_REUSED,
+        "expected_error",
+        *registry.names("signal"),
+        "look[0]",
+        "look[1]",
+        "no_such_signal(of='v')",
+    ]
     numbered = Attempt(1.0, 0.5, Plan(Full(), 0.5), 1.0, dict.fromkeys(every, 0.25), True)
     run = Run(0.5, 0.0, (1.0, 0.5, 0.0), (0.0, 1.0, 2.0), past=(numbered,))
     steps, _, words = explain(run).partition("What the numbers mean:")
