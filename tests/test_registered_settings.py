@@ -120,7 +120,11 @@ REFUSED = [
     ("policy", "fixed" + " " * 100_000 + "|", "at most 100,000 characters, got 100,006"),
     ("policy", f"agent(path={TEN_TIMES!r})", "path to be a text of at most 10,000 characters"),
     ("policy", f"agent(path='{'x' * 5000}', price=1)", "there is no agent 'xxx"),
-    ("policy", f"auto(certificate='{'x' * 5000}')", "auto: "),
+    (
+        "policy",
+        f"auto(certificate='{'x' * 5000}')",
+        "auto chooses from a certificate, and there is no certificate in 'xxx",
+    ),
     ("policy", "x" * 5000, "No policy is called 'xxx"),
     ("solver", "ddim | ddim", "Expected 'name'"),
     ("policy", "", "Expected 'name'"),

@@ -79,7 +79,6 @@ def calibrate(
       skipstone generate "a red apple" --policy mine
       skipstone calibrate --model org/name --prompts prompts.txt \\
         --target "ssim >= 0.95 @ 95%" --confidence 0.95 --out mine
-      skipstone calibrate --prompts pebble --target "ssim >= 0.99 @ mean" --out mine
     """
     from rich.console import Console
 
@@ -92,14 +91,13 @@ def calibrate(
     console = Console(stderr=True)
     with lock_folder(out):
         _check_writable(out, force)
-        confidence, settings = _confidence(promise.confidence), promise.setting or ()
         asked = _calibration_options(promise, model, sampler, batch)
         with console.status("Looking the model up ..."):
             subject = model.subject(sampler.guidance)
             check_samples_option(subject, prompts, promise.samples)
-            planned = Calibration.of(subject, prompts, target, confidence, settings, asked)
-        policy = _run(planned, caches.folder(cache), console)
-        policy.save_pretrained(out)
+            confidence = _confidence(promise.confidence)
+            planned = Calibration.of(subject, prompts, target, confidence, promise.setting or (), asked)
+        (policy := _run(planned, caches.folder(cache), console)).save_pretrained(out)
     _show(policy, out)
 
 

@@ -123,8 +123,7 @@ def tune(
       skipstone tune --prompts pebble-tuning --out grids
       skipstone generate "a red apple" --policy grids/path-15
       skipstone compare "a red apple" -p grids/path-10 -p "stride @ 50" -p fewer
-      skipstone tune --model org/name --prompts prompts.txt --limit 8 \\
-        --fine 100 --calls 12 --calls 20 --out grids
+      skipstone tune --model org/name --prompts prompts.txt --calls 12 --out grids
       skipstone tune --model my-ddim --samples 24 --check 24 --out grids
     """
     from rich.console import Console

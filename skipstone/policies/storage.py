@@ -11,6 +11,7 @@ from typing import Any
 from .. import __version__, registry
 from ..engine.contracts import Policy
 from ..errors import GuestWarning, OutputError, SpecError
+from ..settings import shorten
 from .certificate_files import READER, read_saved_policy
 from .certified import FILE as FILE
 from .certified import Certified
@@ -88,7 +89,7 @@ def auto(certificate: str = "", allow_sampler: bool = False) -> Policy:
         SpecError: no certificate.
     """
     if not certificate or not is_policy_folder(certificate):
-        got = f"there is no certificate in {certificate}" if certificate else "none was named"
+        got = f"there is no certificate in {shorten(certificate)}" if certificate else "none was named"
         raise SpecError(
             f"auto chooses from a certificate, and {got}. Make one: skipstone calibrate --samplers --prompts FILE "
             f"--target 'psnr >= 30 @ 90%' --out DIR; then say 'auto(certificate=\"DIR\")'."

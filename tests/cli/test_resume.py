@@ -230,7 +230,7 @@ CHOICE = "chooses from what is kept, or adds to it; the result says what it was"
 SPEED = "how fast, not what"
 KEPT_FREE: dict[str, dict[str, str]] = {
     "calibrate": {
-        "confidence": CHOICE, "samplers": CHOICE, "groups": CHOICE, "limit": CHOICE,
+        "confidence": CHOICE, "samplers": CHOICE, "groups": CHOICE, "limit": CHOICE, "samples": CHOICE,
         "prompt_format": "the prompts themselves are compared", "batch": SPEED, "cache": WHERE, "out": WHERE,
         "force": NOW,
     },
@@ -239,7 +239,7 @@ KEPT_FREE: dict[str, dict[str, str]] = {
         "model": "where it is by now; the certificate is held against it", "device": "likewise", "cache": WHERE,
     },
     "tune": {
-        "calls": CHOICE, "limit": CHOICE, "refine": CHOICE, "rivals": CHOICE,
+        "calls": CHOICE, "limit": CHOICE, "samples": CHOICE, "refine": CHOICE, "rivals": CHOICE,
         "prompt_format": "the prompts themselves are compared", "batch": SPEED, "out": WHERE, "force": NOW,
     },
     "prefer": {
@@ -262,7 +262,7 @@ def test_runs_of_a_prompt_that_was_edited_are_not_taken_up(tmp_path: Path) -> No
     path, ids = tmp_path / "p.jsonl", []
     for text in ("a cat", "a dog", "a cat"):
         path.write_text(json.dumps({"id": 1, "prompt": text}))
-        ids.append(SearchOptions().samples(str(path), 0)[0].id)
+        ids.append(SearchOptions().prompted(str(path), 0)[0].id)
     assert ids[0] == ids[2] != ids[1]
 
 

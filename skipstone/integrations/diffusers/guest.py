@@ -54,9 +54,8 @@ def adapt(
             happens in the pipeline's first step, for policies that choose their own times (`stride`, which brings
             its own, and `pid`).
         per_sample: Each sample of a batch goes its own way; False skips a step only where all samples do.
-        verify_rows: Compare rows of the network, computed in parts and as a whole, before they first enter apart, and
-            raise GuestError where they differ. Done anyway, but then for whole batches in place of an error, where a
-            pipeline, an attention processor or a hook is not one that is declared.
+        verify_rows: Raise GuestError where rows of a batch depend on each other. Rows of what is not declared (see
+            docs/guest.md) are compared anyway, and enter as whole batches where they differ.
         uncovered: "warn" or "error": what a call does that a calibrated policy's certificate does not cover, because
             the scheduler, weights, adapters, steps, guidance, size or other arguments are not those of the calibration.
 
