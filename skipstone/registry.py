@@ -132,15 +132,18 @@ def parse(kind: str, spec: str) -> Any:
     return functools.reduce(operator.or_, parts)
 
 
-def grammar_error(spec: Any) -> SpecError:
+GRAMMAR = "'name', 'name(key=value)' or several of them joined by '|'"
+
+
+def grammar_error(spec: Any, expected: str = GRAMMAR) -> SpecError:
     """The error of a spec that is none."""
-    return SpecError(f"Expected 'name', 'name(key=value)' or several of them joined by '|', got {shorten(spec)}.")
+    return SpecError(f"Expected {expected}, got {shorten(spec)}.")
 
 
-def parse_expression(spec: str) -> ast.expr:
-    """The syntax tree of a spec. Raises SpecError."""
+def parse_expression(spec: str, expected: str = GRAMMAR) -> ast.expr:
+    """The syntax tree of a spec. Raises SpecError, with what was expected in words."""
     if not isinstance(spec, str):
-        raise grammar_error(spec)
+        raise grammar_error(spec, expected)
     if len(spec) > MAX_SPEC:
         raise SpecError(f"Expected a spec of at most {MAX_SPEC:,} characters, got {len(spec):,}: {shorten(spec)}.")
     try:
@@ -148,7 +151,7 @@ def parse_expression(spec: str) -> ast.expr:
             warnings.simplefilter("ignore")  # of Python about its own literals, such as an unknown escape
             return ast.parse(spec.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise grammar_error(spec) from None
+        raise grammar_error(spec, expected) from None
 
 
 def split_chain(node: ast.expr, spec: str) -> list[ast.expr]:

@@ -22,7 +22,7 @@ from typing import Any
 from .. import registry
 from ..engine.contracts import Policy
 from ..errors import SkipstoneError, SpecError
-from ..settings import cut, shorten
+from ..settings import cut
 
 SUFFIX = ".py"
 _PREFIX = "skipstone_policy_file_"  # of the names that modules have in `sys.modules`
@@ -46,10 +46,7 @@ def load_policy_from_file(spec: str) -> Policy:
     module = _load(file)
     if not rest.strip():
         raise SpecError(f"Expected a class of {file}, as in {file}:{_listed(module) or 'Mine'}, got {spec!r}.")
-    try:
-        expression = registry.parse_expression(rest)
-    except SpecError:
-        raise SpecError(f"Expected {file}:Name or {file}:Name(key=value), got {shorten(spec)}.") from None
+    expression = registry.parse_expression(rest, f"{file}:Name or {file}:Name(key=value)")
     parts = registry.split_chain(expression, spec)
     return functools.reduce(operator.or_, (_build(file, module, part, part is parts[0]) for part in parts))
 

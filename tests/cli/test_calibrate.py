@@ -147,7 +147,7 @@ def test_a_certificate_of_python_is_used_and_audited_on_the_command_line(
 ) -> None:
     pipe = diffusers.DiffusionPipeline.from_pretrained(tiny_pebble)
     pipe.set_progress_bar_config(disable=True)
-    options = skipstone.CalibrationOptions(steps=6, guidance=2.0, arguments={"height": 32, "width": 32})
+    options = skipstone.CalibrationOptions(steps=6, guidance=2.0, arguments={"guidance_rescale": 0.5})
     policy = skipstone.calibrate(
         pipe, base[4], ASKED[1], confidence=0.7, settings=["interval(every=1)"], cache=cache, options=options
     )
@@ -156,7 +156,7 @@ def test_a_certificate_of_python_is_used_and_audited_on_the_command_line(
     refused = shell(*told)
     assert refused.code == 2
     assert "made in a diffusers pipeline. Run it there: --as-guest" in refused.err
-    done = shell(*told, "--as-guest", "--guidance", "2")
+    done = shell(*told, "--as-guest", "--guidance", "2", "--set", "guidance_rescale=0.5")
     assert done.code == 0, done.err
     assert json.loads(done.out)["spec"].endswith(" @ own / 6")
     assert "not cover" not in done.err
@@ -164,7 +164,7 @@ def test_a_certificate_of_python_is_used_and_audited_on_the_command_line(
     assert audited.new == 1
     refused = shell("audit", "python", "--model", str(tiny_pebble), "--cache", str(cache))
     assert refused.code == 2
-    assert "height is 32 in the certificate and not there here" in refused.err
+    assert "guidance_rescale is 0.5 in the certificate and 0.0 here" in refused.err
 
 
 def test_an_audit_is_quiet_and_goes_on(shell: Shell, mine: Path, cache: Path) -> None:

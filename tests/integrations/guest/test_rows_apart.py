@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -21,6 +22,8 @@ from skipstone.integrations.diffusers.undeclared import find_undeclared
 from skipstone.testing.guest import FreezeAt
 
 from .families import FAMILIES, build
+from .families.extras import ip_adapter, ip_adapter_call
+from .families.parts import noise, seeded
 from .runs import BATCH, run_bare, tiny_pipeline
 from .test_misuse import Bare, Mean
 
@@ -293,11 +296,72 @@ def test_a_nested_tensor_that_is_neither_makes_whole_batches() -> None:
 
 def test_masks_of_two_ip_adapters_are_not_taken_for_rows() -> None:
     """One guided sample has two rows, and the masks of two adapters two entries."""
-    pipe = build("ip-adapter")
     masks = torch.zeros(2, 1, 8, 8)
-    call = NetworkCall(pipe.unet, pipe.unet, (torch.zeros(2, 4, 8, 8),), {"cross_attention_kwargs": {"m": masks}}, 2)
-    slicer = RowSlicer(find_pipeline_spec(pipe))
-    assert slicer.is_due(call, Split.BRANCHES)
+    masks[0, :, :, :4], masks[1, :, :, 4:] = 1.0, 1.0
+    made = []
+    for given in ([masks[:1], masks[1:]], masks):
+        pipe = ip_adapter(2)
+        pipe.set_progress_bar_config(disable=True)
+        inputs = ip_adapter_call(pipe, 1, 8)
+        inputs |= {"ip_adapter_image_embeds": 2 * inputs["ip_adapter_image_embeds"]}
+        with skipstone.adapt(pipe, GATE) as guest:
+            made.append(pipe(**inputs, cross_attention_kwargs={"ip_adapter_masks": given}).images)
+        assert guest.last.saved > 0
+    assert float((made[0] - made[1]).norm() / made[0].norm()) < 1e-5
+
+
+class Processor:
+    """What the pipeline asks of a chat model's processor where it is given embeddings."""
+
+    config = None
+    tokenizer = SimpleNamespace(encode=lambda text: [7])
+
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> list[list[int]]:
+        return [[1, 2, 3]]
+
+
+def qwen_image() -> Any:
+    """A Qwen-Image 2.1, which nobody has declared, and which keeps keys and values from step to step."""
+    network = seeded(
+        diffusers.QwenImage21Transformer2DModel,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=1,
+        context_in_dim=8,
+        axes_dims_rope=(4, 6, 6),
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    pipe = diffusers.QwenImage21Pipeline(
+        scheduler=scheduler, vae=None, text_encoder=None, processor=Processor(), transformer=network
+    )
+    pipe.latent_channels = 4
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.skipif(not hasattr(diffusers, "QwenImage21Pipeline"), reason="diffusers has it since 0.42")
+def test_a_pipeline_that_keeps_keys_and_values_runs_in_whole_batches() -> None:
+    pipe = qwen_image()
+
+    def run(batch: int = 2) -> torch.Tensor:
+        states = {"prompt_embeds": noise(batch, 5, 8, seed=1), "negative_prompt_embeds": noise(batch, 5, 8, seed=2)}
+        seeds = [torch.Generator().manual_seed(i) for i in range(batch)]
+        made: torch.Tensor = pipe(
+            **states, true_cfg_scale=3.0, height=64, width=64, num_inference_steps=8, generator=seeds,
+            output_type="latent", use_kv_cache=True,
+        ).images  # fmt: skip
+        return made
+
+    bare = run()
+    with skipstone.adapt(pipe, "fixed"):
+        assert torch.equal(run(), bare)
+    with skipstone.adapt(pipe, FreezeAt(4, 0)) as guest, pytest.warns(GuestWarning, match=r"state \(kv_cache\)"):
+        assert torch.equal(run()[1:], bare[1:])
+    assert guest.last.verified == 0
+    with skipstone.adapt(pipe, GATE), pytest.raises(GuestError, match="in which order QwenImage21Pipeline computes"):
+        run()
 
 
 # -- takeovers ------------------------------------------------------------------------------------

@@ -68,20 +68,24 @@ def sdxl(cls: type[DiffusionPipeline]) -> DiffusionPipeline:
     return cls(**sdxl_parts(), add_watermarker=False)
 
 
-def ip_adapter() -> DiffusionPipeline:
-    """Stable Diffusion with an IP-Adapter, loaded from a state dict in the format of the released ones."""
+def ip_adapter(count: int = 1) -> DiffusionPipeline:
+    """Stable Diffusion with IP-Adapters, loaded from state dicts in the format of the released ones."""
     pipe = sd(StableDiffusionPipeline)
-    projection = {"proj.weight": noise(4 * 8, 8, seed=5), "proj.bias": noise(4 * 8, seed=6)}
+    pipe.unet._load_ip_adapter_weights([_ip_adapter_weights(pipe, 50 * i) for i in range(count)])
+    pipe.set_ip_adapter_scale([0.8] * count)
+    return pipe
+
+
+def _ip_adapter_weights(pipe: Any, seed: int) -> dict[str, dict[str, torch.Tensor]]:
+    projection = {"proj.weight": noise(4 * 8, 8, seed=5 + seed), "proj.bias": noise(4 * 8, seed=6 + seed)}
     projection |= {"norm.weight": torch.ones(8), "norm.bias": torch.zeros(8)}
     keys = {}
     cross = [name for name in pipe.unet.attn_processors if "attn2" in name]
     for i, name in enumerate(cross):
         attention = pipe.unet.get_submodule(name.removesuffix(".processor"))
         for part in ("to_k_ip", "to_v_ip"):
-            keys[f"{2 * i + 1}.{part}.weight"] = 0.3 * noise(attention.inner_dim, 8, seed=7 + i)
-    pipe.unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": keys}])
-    pipe.set_ip_adapter_scale(0.8)
-    return pipe
+            keys[f"{2 * i + 1}.{part}.weight"] = 0.3 * noise(attention.inner_dim, 8, seed=7 + i + seed)
+    return {"image_proj": projection, "ip_adapter": keys}
 
 
 def t2i_adapter() -> DiffusionPipeline:
