@@ -87,12 +87,13 @@ Some rows of a batch enter the network without the others only where rows are kn
 declared, and the classes, attention processors and forward hooks of its networks are those of diffusers, transformers,
 peft or accelerate. In all other cases (an undeclared pipeline, a subclass with its own `__call__`, your own attention
 processor or hook, a tensor inside `cross_attention_kwargs` that has as many entries as the batch has rows), the rows
-are compared once, before they first enter apart: computed one sample, or one row, at a time, and as a whole batch.
-Where they differ, whole batches enter from then on, and a warning says so; with `verify_rows=True` it is an error. The
-rows of the comparison are in `adapted.last.verified` and in no sample's `calls`.
+are compared before they first enter apart: computed one sample, or one row, at a time, and as a whole batch. Where they
+differ, whole batches enter from then on, and a warning says so; with `verify_rows=True` it is an error. What a
+comparison shows holds for batches of the same form; where your own processors, hooks or modules are in the network, it
+is made again in every call of the pipeline. Its rows are in `adapted.last.verified` and in no sample's `calls`.
 
 Whole batches enter without a comparison where a call must not be repeated: an argument holds an object that may keep
-state (a cache of keys and values), or somebody has replaced the `forward` of a module.
+state (a cache of keys and values), the `forward` of a module was replaced, or an attention processor counts its calls.
 
 ## How saving is counted
 

@@ -11,7 +11,7 @@ import torch
 from ...engine.contracts import COND
 from ...errors import GuestError
 from .row_slicing import NetworkCall, RowSlicer, Split
-from .rows import copy_containers, empty_like, main_output, replace_main_output, scatter_rows
+from .rows import copy_containers, empty_like, main_output, outline, replace_main_output, scatter_rows
 
 BATCH_ARGUMENTS = ("sample", "hidden_states", "x", "latents")  # of the argument that is the noisy batch
 MAX_CALLS_PER_STEP = 8  # denoiser calls, in those of the first step, after which a step of the scheduler must have come
@@ -41,6 +41,7 @@ class DenoiserCall:
     template: Any  # what the call returned, without its prediction
     output: torch.Tensor
     branches: tuple[str, ...] = ()
+    outline: Any = None  # of the arguments of the first iteration
     extra: bool = False  # whether only some steps make it, such as that of a skipped layer
     ran: frozenset[int] = frozenset()  # rows that entered in this iteration
 
@@ -71,6 +72,8 @@ class BatchRouter:
     verified: int = 0  # rows that entered only to show that rows are independent
     forced_reason: str = ""  # why more rows entered than were wanted, where they did
     num_forced_rows: int = 0  # how many those were
+    is_companion_sliced: bool = False  # whether the coming call has residuals for some of its rows only
+    taken_over: bool = False
     changed: bool = False  # whether a later iteration made calls that the first one did not
     _shapes: dict[int, Any] = field(default_factory=dict)  # what the models beside the denoiser return, hollow
 
@@ -95,7 +98,7 @@ class BatchRouter:
 
     def begin_iteration(self, requests: Sequence[RowRequest]) -> None:
         """Begin an iteration."""
-        self.row_requests, self.ordinal = requests, 0
+        self.row_requests, self.ordinal, self.is_companion_sliced = requests, 0, False
         for p in self.denoiser_calls.values():
             p.ran = frozenset()
 
@@ -103,14 +106,15 @@ class BatchRouter:
         """Raise GuestError where the pipeline calls its network otherwise than in its first step."""
         if self.changed or self.ordinal != len(self.denoiser_calls):
             raise GuestError(
-                "The pipeline calls its network otherwise than in its first step (guidance was switched on or off), "
-                "which a takeover cannot follow. Adapt it without solver=..., with a policy that keeps to the "
-                "pipeline's steps, such as error_control."
+                "The pipeline calls its network otherwise than in its first step (guidance was switched on or off, or "
+                "an argument comes or goes), which a takeover cannot follow. Adapt it without solver=..., with a "
+                "policy that keeps to the pipeline's steps, such as error_control."
             )
 
     def drop_arguments(self) -> None:
         """Let go of the arguments of the first iteration: a ControlNet's residuals are large."""
         for p in self.denoiser_calls.values():
+            p.outline = outline((p.args, p.kwargs))
             p.args, p.kwargs = (), {}
 
     def get_new_outputs(self, sample: int) -> dict[str, torch.Tensor]:
@@ -137,6 +141,8 @@ class BatchRouter:
         if p is None or p.rows != rows:
             p = self.denoiser_calls[here] = self._new_call(p, here, rows, module, run)
             self.changed = True
+        elif self.taken_over and p.outline != outline((args, kwargs)):
+            self.changed = True
         self.asked_rows += rows // self.samples
         wanted = [r for r in range(rows) if self._wanted(r, p.branches)]
         if len(wanted) == rows:
@@ -148,6 +154,7 @@ class BatchRouter:
         self._write_given(p)
         if wanted:
             self.compute(p, NetworkCall(module, run, args, kwargs, rows), wanted)
+        self.is_companion_sliced = False
         return replace_main_output(p.template, p.output)
 
     def compute(self, p: DenoiserCall, call: NetworkCall, wanted: Sequence[int]) -> None:
@@ -155,18 +162,20 @@ class BatchRouter:
 
         Every call of the network that not all rows were asked of goes through here, a takeover's too.
         """
+        self.slicer.look()
         for split, entering in self._choose_rows(p, wanted):
             if self.slicer.is_due(call, split):
                 self._prove(p, call, split, wanted)
-                self.slicer.rule(call, split)  # which raises where the user wants to know
                 return
             rule = self.slicer.rule(call, split)
             if rule is not None:
                 part = main_output(self.slicer.run_rows(call, rule, entering))
-                self._put(p, entering, part, forced=len(entering) - len(wanted))
+                self._put(p, entering, part, entered=entering, wanted=wanted)
                 return
             self.all_or_none |= split is Split.SAMPLES  # from now on, samples decide together
-        self._put(p, range(p.rows), main_output(call.run(*call.args, **call.kwargs)), forced=p.rows - len(wanted))
+        whole = main_output(call.run(*call.args, **call.kwargs))
+        fresh = wanted if self.is_companion_sliced else range(p.rows)  # where residuals of other rows are zero
+        self._put(p, fresh, whole[list(fresh)], entered=range(p.rows), wanted=wanted)
 
     def _choose_rows(self, p: DenoiserCall, wanted: Sequence[int]) -> Iterator[tuple[Split, list[int]]]:
         """Ways in which these rows could enter without all others, that with the fewest rows first."""
@@ -182,9 +191,17 @@ class BatchRouter:
     def _prove(self, p: DenoiserCall, call: NetworkCall, split: Split, wanted: Sequence[int]) -> None:
         """Compute the whole batch, and all of it again in parts, to see whether these may enter apart."""
         args, kwargs = copy_containers(call.args), copy_containers(call.kwargs)  # a network may empty its lists
+        states = self.slicer.watch.processor_states()
         whole = main_output(call.run(*args, **kwargs))
-        self.verified += p.rows - len(wanted) + self.slicer.prove(call, split, whole, self._list_parts(p, split))
-        self._put(p, wanted, whole[list(wanted)], forced=0)
+        self.verified += p.rows - len(wanted)
+        if self.slicer.watch.processor_states() != states:
+            self.slicer.refuse(call, split)
+        else:
+            parts = dict.fromkeys(tuple(part) for part in (*self._list_parts(p, split), wanted))
+            self.verified += self.slicer.prove(call, split, whole, list(parts))
+        self._put(p, wanted, whole[list(wanted)], entered=wanted, wanted=wanted)
+        if self.slicer.strict:
+            self.slicer.rule(call, split)
 
     def _list_parts(self, p: DenoiserCall, split: Split) -> list[list[int]]:
         """All rows, as small parts as they may enter in."""
@@ -195,19 +212,23 @@ class BatchRouter:
     def check_independent(self) -> None:
         """Raise GuestError where samples of the first iteration may not be told apart; compares them if need be."""
         self.slicer.strict = True
+        self.slicer.look()
         for p in self.denoiser_calls.values():
             if self.slicer.is_due(p.call, Split.SAMPLES):
                 parts = self._list_parts(p, Split.SAMPLES)
                 self.verified += self.slicer.prove(p.call, Split.SAMPLES, p.output, parts)
             self.slicer.rule(p.call, Split.SAMPLES)
 
-    def _put(self, p: DenoiserCall, rows: Sequence[int], outputs: torch.Tensor, forced: int) -> None:
-        """Keep the new outputs of these rows, and count them."""
+    def _put(
+        self, p: DenoiserCall, rows: Sequence[int], outputs: torch.Tensor, entered: Sequence[int], wanted: Sequence[int]
+    ) -> None:
+        """Keep the new outputs of these rows, and count those that entered."""
         p.output[torch.tensor(list(rows), device=outputs.device)] = outputs
-        if forced:
-            self.forced_reason = "rows enter together (per_sample=False, or a cache of diffusers)"
-            self.num_forced_rows += forced
-        self._count(p, rows)
+        if len(entered) > len(wanted):
+            self.forced_reason = self.slicer.reason or "rows enter together (per_sample=False, or a cache of diffusers)"
+            self.num_forced_rows += len(entered) - len(wanted)
+        self._count(p, entered)
+        p.ran = frozenset(rows)
 
     def _first(
         self, here: int, rows: int, module: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -270,9 +291,11 @@ class BatchRouter:
         if not wanted:
             return known
         call = NetworkCall(model, run, args, kwargs, rows)
+        self.slicer.look()
         for split, entering in self._choose_rows(p, wanted):
             rule = None if self.slicer.is_due(call, split) else self.slicer.rule(call, split)
             if rule is not None:
+                self.is_companion_sliced = True
                 return scatter_rows(self.slicer.run_rows(call, rule, entering), torch.tensor(entering), rows)
         return run(*args, **kwargs)
 

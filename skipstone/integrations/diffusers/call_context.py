@@ -27,13 +27,10 @@ from .row_slicing import Key, RowSlicer, Rule
 from .rows import BatchLayout
 from .scheduler_specs import check_step_arguments, check_supported, trajectory
 from .takeover import refuse_takeover, take_over
-from .undeclared import find_undeclared
+from .undeclared import NetworkWatch
 
-GUIDANCE_ARGUMENTS = (
-    "use_dynamic_cfg",
-    "skip_guidance_layers",
-    "guidance_rescale",
-)  # arguments that a takeover cannot follow
+# Arguments of a pipeline's call that a takeover cannot follow.
+GUIDANCE_ARGUMENTS = ("use_dynamic_cfg", "skip_guidance_layers", "guidance_rescale")
 NOISE_ARGUMENTS = ("eta", "variance_noise")  # of `step`, by which a scheduler adds noise that it otherwise does not
 CURRENT_CALL: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("skipstone_call", default=None)
 Uncovered: TypeAlias = Literal["warn", "error"]  # what a call does that a certificate does not cover
@@ -73,7 +70,7 @@ class CallContext:
         self.scheduler = pipe.scheduler
         self.denoisers = spec.models(pipe, spec.denoisers)
         self.companions = spec.models(pipe, spec.companions)
-        self.undeclared = find_undeclared([m for m in (*self.denoisers, *self.companions) if hasattr(m, "modules")])
+        self.watch = NetworkWatch([*self.denoisers, *self.companions])
         self.finished: list[FinishedTrajectory] = []
         self.notes: list[str] = []  # what the caller is to be warned of
         self.instance_methods: dict[str, Callable[..., Any]] = {}
@@ -124,7 +121,7 @@ class CallContext:
 
     def _new_trajectory(self) -> None:
         verify = self.settings.verify_rows
-        slicer = RowSlicer(self.spec, self.undeclared, self.proofs, strict=verify, verify=verify)
+        slicer = RowSlicer(self.spec, self.watch, self.proofs, strict=verify, verify=verify)
         self.router = BatchRouter(slicer, all_or_none=not self._can_slice_rows())
         self.driver: BatchDriver | None = None
         self.start_time = self.end_time = 0.0
@@ -182,7 +179,7 @@ class CallContext:
         changing = [name for name in GUIDANCE_ARGUMENTS if self.arguments.get(name)]
         reasons = {
             self.spec.between: bool(self.spec.between),
-            "nobody has declared what it does between two steps": not self.spec.is_declared,
+            "no declaration says what it does between two steps": not self.spec.is_declared,
             f"{' and '.join(changing)} changes the guidance on the way": bool(changing),
             f"{' and '.join(callbacks)} may edit the sample": bool(callbacks),
             "two networks take turns": len(self.denoisers) > 1,
@@ -216,7 +213,7 @@ class CallContext:
         return self.settings.per_sample and not self._is_cached()
 
     def _is_cached(self) -> bool:
-        return any(getattr(model, "is_cache_enabled", False) for model in self.denoisers)
+        return bool(self.watch.look().caches) or any(getattr(m, "is_cache_enabled", False) for m in self.denoisers)
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -70,7 +70,12 @@ def restore_methods(obj: Any) -> None:
 
 def original_class(obj: Any) -> Any:
     """The class that an object had before it was swapped."""
-    return vars(type(obj)).get("_skipstone_original", type(obj))
+    return original_of(type(obj))
+
+
+def original_of(kind: Any) -> Any:
+    """A class, or the one that it was made from by `swap_methods`."""
+    return vars(kind).get("_skipstone_original", kind)
 
 
 def _wrap_method(function: Callable[..., Any], like: Any) -> Callable[..., Any]:

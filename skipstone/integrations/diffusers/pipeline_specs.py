@@ -14,6 +14,7 @@ from typing import Any
 
 from ... import registry
 from ...errors import GuestError
+from .method_swap import original_of
 
 DENOISERS = ("unet", "transformer", "transformer_2", "prior", "decoder")
 NESTED_ROWS = frozenset(
@@ -132,10 +133,12 @@ def _calls_as_declared(kind: type, spec: PipelineSpec) -> bool:
     """Whether the `__call__` of a pipeline is that of a declared class, not of a subclass or a namesake."""
     import diffusers
 
-    kind = vars(kind).get("_skipstone_original", kind)
+    kind = original_of(kind)
     owner = next(k for k in kind.__mro__ if "__call__" in vars(k))
     namesake = getattr(diffusers, owner.__name__, owner)
-    return owner.__name__ in spec.pipelines and namesake is owner
+    package = vars(owner)["__call__"].__module__.partition(".")[0]
+    patched = package not in (owner.__module__.partition(".")[0], "torch")  # torch.no_grad wraps it
+    return owner.__name__ in spec.pipelines and namesake is owner and not patched
 
 
 def _check_spec(spec: PipelineSpec, pipe: Any) -> PipelineSpec:

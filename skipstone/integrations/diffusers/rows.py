@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ...errors import GuestError
+
 PLAIN_TYPES = (bool, int, float, complex, str, torch.Tensor, torch.dtype, torch.device, torch.Size)
 
 
@@ -84,6 +86,17 @@ def has_nested_rows(value: Any, rows: int, nested: bool = False) -> bool:
     return any(has_nested_rows(v, rows, nested=True) for v in items)
 
 
+def outline(value: Any) -> Any:
+    """What kind of thing an argument is, without its numbers: shapes of tensors, in containers too."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    if type(value) is dict:
+        return {name: outline(v) for name, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [outline(v) for v in value]
+    return type(value).__name__
+
+
 def is_plain(value: Any) -> bool:
     """Whether a value is numbers, texts and tensors in built-in containers: nothing that can keep state."""
     if type(value) is dict:
@@ -131,8 +144,15 @@ def empty_like(like: Any) -> Any:
 
 
 def slice_repeated(value: Any, index: Sequence[int], rows: int) -> torch.Tensor | None:
-    """Rows of an argument that holds each row several times side by side, as a video's text per frame."""
-    if not isinstance(value, torch.Tensor) or value.ndim == 0 or value.shape[0] % rows:
+    """Rows of an argument that holds each row several times side by side, as a video's text per frame; or None.
+
+    Raises:
+        GuestError: it does not hold each row equally often.
+    """
+    if value is None:
         return None
+    if not isinstance(value, torch.Tensor) or value.ndim == 0 or value.shape[0] % rows:
+        got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise GuestError(f"Expected an argument that holds each of {rows} rows equally often, got {got}.")
     each = value.shape[0] // rows
     return value[torch.tensor([r * each + j for r in index for j in range(each)], device=value.device)]

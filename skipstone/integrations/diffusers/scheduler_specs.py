@@ -17,6 +17,7 @@ from ...engine.contracts import PredictionType
 from ...errors import GuestError
 from ...numerics.array import cast_like, upcast
 from . import noise_levels
+from .method_swap import original_of
 from .noise_levels import CLEAN_LEVEL, NoiseLevel, NonstandardPrediction, PredictionConverter
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _check_own_step(kind: type, spec: SchedulerSpec) -> None:
     """Raise GuestError where a class has a `step` of its own, of which the declaration says nothing."""
     import diffusers
 
-    kind = vars(kind).get("_skipstone_original", kind)
+    kind = original_of(kind)
     owner = next((k for k in kind.__mro__ if "step" in vars(k)), kind)
     if owner.__name__ not in spec.schedulers or getattr(diffusers, owner.__name__, owner) is not owner:
         raise GuestError(

@@ -56,6 +56,7 @@ def take_over(
     branches, known = driver.router.branches, driver.prompts
     starts = [driver.engine(layout.take(x, s), 0) for s in seeds]
     problems = [Problem(driver.schedule, starts[s], grid, s, s, branches, prompt=known[s]) for s in seeds]
+    driver.router.taken_over = True
     results = denoise_many(backbone, problems, solver, policy)
     last = len(driver.trajectory.calls)
     for s, result in enumerate(results):

@@ -1,19 +1,27 @@
-"""What of a pipeline and its networks is not as it was declared, and may therefore tie the rows of a batch together."""
+"""What of a pipeline's networks is not as declared, and may therefore make rows of a batch depend on each other."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-# Modules, attention processors and hooks of these packages treat each row of a batch by itself.
-MODULE_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "skipstone", "skipstone_pebble")
-HOOK_PACKAGES = ("torch", "accelerate", "peft", "diffusers", "skipstone", "skipstone_bench")
-PROCESSOR_PACKAGE = "diffusers.models"  # those beside pipelines are made for them: frames that attend to the first one
+from .method_swap import original_of
+
+# Modules and hooks of these packages, and of ours, treat each row of a batch by itself.
+MODULE_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate")
+PROCESSOR_PACKAGE = "diffusers.models"  # those in diffusers.pipelines let frames attend to the first one
 COUPLING_PROCESSORS = ("PAG",)  # in names of processors that read guidance branches off the batch
-WRAPPERS = ("_hf_hook", "_diffusers_hook")  # what accelerate and diffusers leave where they have replaced `forward`
+STATELESS_HOOKS = (  # beginnings of names of diffusers' hooks; all others are those of caches
+    "group_offloading",
+    "lazy_prefetch_group_offloading",
+    "layer_execution_tracker",
+    "layerwise_casting",
+    "peft_autocast_disable",
+    "cp_",
+)
 
 
 @dataclass(frozen=True)
@@ -21,32 +29,70 @@ class Undeclared:
     """What is not as declared.
 
     Args:
-        parts: In words: processors, classes and hooks. They are stateless, so that a call may be repeated.
-        replaced: Modules whose `forward` somebody has replaced, with what may keep state from call to call.
+        parts: In words: attention processors, classes and forward hooks.
+        replaced: Modules whose `forward` was replaced, by what may keep state from call to call.
+        caches: Names of hooks by which diffusers' caches keep state.
     """
 
     parts: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
 
 
 def find_undeclared(models: Sequence[Any]) -> Undeclared:
     """Look through all modules of these networks."""
-    parts: dict[str, None] = {}
+    parts: dict[str, None] = {}  # dictionaries keep the order, and each once
     replaced: dict[str, None] = {}
+    caches: dict[str, None] = {}
     kinds: dict[type, None] = {}
-    for model in models:
-        for module in getattr(model, "_orig_mod", model).modules():  # of a compiled network, the network itself
-            kind = _original_type(module)
-            kinds[kind] = None
-            parts.update(dict.fromkeys(_list_additions(module, kind)))
-            if "forward" in vars(module) and not any(hasattr(module, name) for name in WRAPPERS):
-                replaced[f"the forward of a {kind.__name__}"] = None
+    for module in _list_modules(models):
+        kind = original_of(type(module))
+        kinds[kind] = None
+        parts.update(dict.fromkeys(_list_additions(module, kind)))
+        replaced.update(dict.fromkeys(f"a {kind.__name__}" for f in _list_own_forwards(module) if not _is_known(f)))
+        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", ())
+        caches.update(dict.fromkeys(name for name in hooks if not name.startswith(STATELESS_HOOKS)))
     for kind in kinds:
-        if not _is_of(kind.__module__, MODULE_PACKAGES):
+        if not _is_known_module(kind.__module__):
             parts[f"{kind.__name__} of {kind.__module__}"] = None
-        if _is_forward_replaced(kind):
-            replaced[f"the forward of {kind.__name__}"] = None
-    return Undeclared(tuple(parts), tuple(replaced))
+        if _is_patched(kind, "forward"):
+            replaced[kind.__name__] = None
+    return Undeclared(tuple(parts), tuple(replaced), tuple(caches))
+
+
+@dataclass
+class NetworkWatch:
+    """What is undeclared of networks, looked at again wherever a processor or a hook has been exchanged."""
+
+    models: Sequence[Any]
+    changes: int = 0  # how often something was exchanged
+    _modules: list[Any] = field(default_factory=list)
+    _fingerprint: Any = None
+    _found: Undeclared = field(default_factory=Undeclared)
+
+    def look(self) -> Undeclared:
+        """What is undeclared now."""
+        modules = self._modules or _list_modules(self.models)
+        processors = tuple(id(m.processor) for m in modules if hasattr(m, "processor"))
+        hooks = tuple(
+            id(hook) for m in modules for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())
+        )
+        if self._fingerprint != (processors, hooks):
+            self.changes += 1
+            self._modules, self._fingerprint = modules, (processors, hooks)
+            self._found = find_undeclared(self.models)
+        return self._found
+
+    def processor_states(self) -> list[dict[str, Any]]:
+        """Numbers that undeclared attention processors hold: one that counts its calls must not be called twice."""
+        processors = (getattr(m, "processor", None) for m in self._modules)
+        strange = (p for p in processors if p is not None and not _is_known_processor(type(p)))
+        return [{n: v for n, v in vars(p).items() if isinstance(v, int | float | str)} for p in strange]
+
+
+def _list_modules(models: Sequence[Any]) -> list[Any]:
+    networks = (getattr(model, "_orig_mod", model) for model in models)  # of a compiled network, the network itself
+    return [module for network in networks if hasattr(network, "modules") for module in network.modules()]
 
 
 def _list_additions(module: Any, kind: type) -> Iterator[str]:
@@ -54,28 +100,39 @@ def _list_additions(module: Any, kind: type) -> Iterator[str]:
     if (processor := getattr(module, "processor", None)) is not None and not _is_known_processor(type(processor)):
         yield f"the attention processor {type(processor).__name__}"
     for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-        if not _is_of(_module_of(hook), HOOK_PACKAGES):
+        if not _is_known(hook):
             yield f"a forward hook of {kind.__name__} ({_module_of(hook)})"
+
+
+def _list_own_forwards(module: Any) -> Iterator[Callable[..., Any]]:
+    """Every `forward` that was put on a module itself, those that accelerate and diffusers have wrapped too."""
+    found = [vars(module)[name] for name in ("forward", "_old_forward") if name in vars(module)]
+    found += [r.forward for r in getattr(getattr(module, "_diffusers_hook", None), "_fn_refs", ())[:1]]
+    usual = original_of(type(module)).forward
+    yield from (function for function in found if getattr(function, "__func__", None) is not usual)
+
+
+def _is_known(function: Callable[..., Any]) -> bool:
+    """Whether a hook or a `forward` was written in one of the packages that are known, or in ours."""
+    return _is_known_module(_module_of(function))
+
+
+def _is_known_module(name: str) -> bool:
+    return _is_of(name, MODULE_PACKAGES) or name.startswith("skipstone")
 
 
 def _is_known_processor(kind: type) -> bool:
     reads_branches = any(word in kind.__name__ for word in COUPLING_PROCESSORS)
-    return _is_of(kind.__module__, (PROCESSOR_PACKAGE,)) and not reads_branches
+    return _is_of(kind.__module__, (PROCESSOR_PACKAGE,)) and not reads_branches and not _is_patched(kind, "__call__")
 
 
-def _is_forward_replaced(kind: type) -> bool:
-    """Whether the `forward` of a class was written in another package than the class."""
-    owner = next((k for k in kind.__mro__ if "forward" in vars(k)), None)
+def _is_patched(kind: type, method: str) -> bool:
+    """Whether a method of a class was written in another package than the class."""
+    owner = next((k for k in kind.__mro__ if method in vars(k)), None)
     if owner is None:
         return False
-    package = _module_of(inspect.unwrap(vars(owner)["forward"])).partition(".")[0]
+    package = _module_of(inspect.unwrap(vars(owner)[method])).partition(".")[0]
     return package not in (owner.__module__.partition(".")[0], "torch")
-
-
-def _original_type(module: Any) -> type:
-    """The class, without the one that this package puts before it during a call."""
-    kind: type = vars(type(module)).get("_skipstone_original", type(module))
-    return kind
 
 
 def _module_of(function: Callable[..., Any]) -> str:

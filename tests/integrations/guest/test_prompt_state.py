@@ -118,12 +118,13 @@ def test_empty_tokens_are_left_out_and_frames_share_their_text() -> None:
     from skipstone.integrations.diffusers.pipeline_specs import PipelineSpec
     from skipstone.integrations.diffusers.prompt_state import mean_prompt_states
     from skipstone.integrations.diffusers.row_slicing import RowSlicer
+    from skipstone.integrations.diffusers.undeclared import NetworkWatch
 
     words = torch.arange(1.0, 25.0).reshape(4, 2, 3)  # 2 branches x 2 samples, 2 tokens, width 3
     words[3, 1] = 0.0
 
     def gate(states: Any, **how: Any) -> BatchRouter:
-        made = BatchRouter(RowSlicer(PipelineSpec(**how)), samples=2)
+        made = BatchRouter(RowSlicer(PipelineSpec(**how), NetworkWatch([])), samples=2)
         kwargs = {"encoder_hidden_states": states}
         made.denoiser_calls[0] = DenoiserCall(
             torch.nn.Identity(), print, (), kwargs, 4, None, torch.zeros(4), ("uncond", "cond")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
@@ -18,13 +21,13 @@ from skipstone.errors import GuestError, GuestWarning
 from skipstone.integrations.diffusers.pipeline_specs import find_pipeline_spec
 from skipstone.integrations.diffusers.row_slicing import NetworkCall, RowSlicer, Split
 from skipstone.integrations.diffusers.rows import has_nested_rows, is_plain
-from skipstone.integrations.diffusers.undeclared import find_undeclared
+from skipstone.integrations.diffusers.undeclared import NetworkWatch, find_undeclared
 from skipstone.testing.guest import FreezeAt
 
 from .families import FAMILIES, build
 from .families.extras import ip_adapter, ip_adapter_call
 from .families.parts import noise, seeded
-from .runs import BATCH, run_bare, tiny_pipeline
+from .runs import BATCH, STEPS, run_bare, tiny_pipeline
 from .test_misuse import Bare, Mean
 
 PARTING = "interval(every=2, warmup=2, tail=1)"
@@ -96,8 +99,9 @@ def test_coupled_rows_of_a_declared_pipeline_enter_together(
         assert guest.last.verified > 0
         with entered(pipe) as rows, pytest.warns(GuestWarning, match="not independent"):
             run_bare(pipe)
-    assert set(rows) == {2 * BATCH}
-    assert guest.last.verified == 0, "what the first run has shown is not known to the second"
+        assert guest.last.verified > 0, "a processor may be set otherwise by now"
+    apart = [n for n in rows if n < 2 * BATCH]
+    assert sum(apart) <= guest.last.verified, "rows enter apart to be compared, and never else"
 
 
 @pytest.mark.parametrize("couple", COUPLINGS)
@@ -110,18 +114,131 @@ def test_coupled_rows_are_an_error_for_those_who_ask(pipe: Any, couple: Callable
         run_bare(pipe)
 
 
-def test_harmless_additions_are_compared_once_and_then_trusted(pipe: Any, plain: Any) -> None:
+def test_harmless_additions_are_compared_and_then_trusted(pipe: Any, plain: Any) -> None:
     with skipstone.adapt(plain, APART) as guest:
         expected, decisions = run_bare(plain), [s.decisions for s in guest.last]
         assert guest.last.verified == 0, "a declared pipeline as it is built is not compared"
     pipe.unet.register_forward_hook(lambda module, args, out: None)
     with skipstone.adapt(pipe, APART) as guest:
         ran = run_bare(pipe)
-        assert guest.last.verified > 0
-        run_bare(pipe)
-        assert guest.last.verified == 0
+    assert 0 < guest.last.verified <= 4 * BATCH
     assert [s.decisions for s in guest.last] == decisions
     assert float((ran - expected).norm() / expected.norm()) < 1e-5
+
+
+class HalfByHalf(AttnProcessor2_0):
+    """Rows of each half of the batch share their mean, as with style alignment: nothing to see with one row a half."""
+
+    def __call__(self, attn: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        halves = hidden_states.chunk(2)
+        shared = torch.cat([half + 0.5 * (half.mean(0, keepdim=True) - half) for half in halves])
+        return super().__call__(attn, shared, *args, **kwargs)
+
+
+def test_what_one_batch_has_shown_is_not_believed_of_another(pipe: Any) -> None:
+    pipe.unet.set_attn_processor(HalfByHalf())
+    with skipstone.adapt(pipe, GATE) as guest:
+        run_bare(pipe, batch=1)
+        with pytest.warns(GuestWarning, match="not independent"):
+            run_bare(pipe, batch=4)
+    assert guest.last.calls >= STEPS - 0.5
+
+
+def test_a_hook_that_takes_the_place_of_another_is_compared_again(pipe: Any) -> None:
+    def put(strength: float) -> Any:
+        return pipe.unet.register_forward_hook(lambda m, a, out: (out[0] + strength * out[0].mean(0, keepdim=True),))
+
+    with skipstone.adapt(pipe, FreezeAt(6, 0)) as guest:
+        hook = put(0.0)
+        run_bare(pipe)
+        assert guest.last.saved > 0
+        hook.remove()
+        put(0.5)
+        with pytest.warns(GuestWarning, match="not independent"):
+            run_bare(pipe)
+
+
+def test_a_processor_that_is_set_in_mid_run_is_seen(pipe: Any) -> None:
+    def couple(p: Any, step: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if step == 1:
+            p.unet.set_attn_processor(FirstFrame())
+        return values
+
+    with skipstone.adapt(pipe, GATE), pytest.warns(GuestWarning, match="processor FirstFrame"):
+        run_bare(pipe, callback_on_step_end=couple)
+
+
+def test_outputs_that_are_not_finite_show_nothing(pipe: Any) -> None:
+    add_processor(pipe)
+    latents = torch.full((BATCH, 4, 8, 8), torch.nan)
+    with skipstone.adapt(pipe, GATE) as guest:
+        run_bare(pipe, latents=latents)
+        with pytest.warns(GuestWarning, match="not independent"):
+            run_bare(pipe)
+    assert guest.last.calls >= STEPS - 0.5
+
+
+class Counting(AttnProcessor2_0):
+    """Counts its calls, as processors that act at some steps only do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.calls += 1
+        return super().__call__(*args, **kwargs)
+
+
+def test_a_processor_that_counts_is_called_once_a_step(pipe: Any, plain: Any) -> None:
+    for one in (pipe, plain):
+        one.unet.set_attn_processor(Counting())
+    run_bare(plain)
+    with skipstone.adapt(pipe, GATE), pytest.warns(GuestWarning, match="not independent"):
+        run_bare(pipe)
+    calls = [next(iter(one.unet.attn_processors.values())).calls for one in (pipe, plain)]
+    assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize("argument", [np.float32(1.0), object()])
+def test_a_controlnet_is_whole_where_its_network_is(argument: Any) -> None:
+    """Residuals of rows that stayed out are zero: outputs that were computed with them are not used."""
+    made = []
+    for more in ({}, {"cross_attention_kwargs": {"note": argument}}):
+        pipe = build("controlnet-sd")
+        with skipstone.adapt(pipe, GATE) as guest, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made.append(pipe(**FAMILIES["controlnet-sd"].inputs(pipe, 1, 10), **more).images)
+    assert guest.last.saved == 0.0
+    assert float((made[0] - made[1]).norm() / made[0].norm()) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["pyramid", "faster"])
+def test_caches_that_functions_of_diffusers_put_on_a_network_are_seen(pipe: Any, name: str) -> None:
+    common = {"current_timestep_callback": lambda: 500, "spatial_attention_block_skip_range": 2}
+    if name == "pyramid":
+        config = diffusers.PyramidAttentionBroadcastConfig(**common, spatial_attention_timestep_skip_range=(0, 1000))
+        diffusers.hooks.apply_pyramid_attention_broadcast(pipe.unet, config)
+    else:
+        config = diffusers.FasterCacheConfig(**common, spatial_attention_timestep_skip_range=(0, 1000))
+        diffusers.hooks.apply_faster_cache(pipe.unet, config)
+    assert find_undeclared([pipe.unet]).caches
+    if name == "faster":  # of which this network is too small a one
+        return
+    with skipstone.adapt(pipe, "balanced"), pytest.raises(GuestError, match=r"a cache of diffusers \(enable_cache\)"):
+        run_bare(pipe)
+
+
+def test_a_wrapper_around_an_offloaded_forward_is_seen(pipe: Any) -> None:
+    inner = pipe.unet.forward
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert not find_undeclared([pipe.unet]).replaced
+    for wrapped in (pipe.unet.forward, inner):
+        pipe.unet.forward = functools.partial(lambda f, *args, **kwargs: f(*args, **kwargs), wrapped)
+        assert find_undeclared([pipe.unet]).replaced == ("a UNet2DConditionModel",)
+    pipe.unet.forward = inner
+    pipe.unet._old_forward = lambda *args, **kwargs: inner(*args, **kwargs)
+    assert find_undeclared([pipe.unet]).replaced == ("a UNet2DConditionModel",)
 
 
 def test_a_replaced_forward_is_not_called_twice_for_one_step(pipe: Any) -> None:
@@ -132,7 +249,10 @@ def test_a_replaced_forward_is_not_called_twice_for_one_step(pipe: Any) -> None:
         return inner(sample, *args, **kwargs)
 
     pipe.unet.forward = forward
-    with skipstone.adapt(pipe, GATE), pytest.warns(GuestWarning, match="replaced the forward of a UNet2DCondition"):
+    with (
+        skipstone.adapt(pipe, GATE),
+        pytest.warns(GuestWarning, match="forward of a UNet2DConditionModel was replaced"),
+    ):
         run_bare(pipe, steps=8)
     assert seen == [2 * BATCH] * 8
 
@@ -150,7 +270,7 @@ def test_a_subclass_with_a_call_of_its_own_has_no_branch_names(pipe: Any) -> Non
         run_bare(mine)
     assert guest.last.saved > 0
     assert guest.last.verified > 0
-    with skipstone.adapt(mine, "balanced"), pytest.raises(GuestError, match="nobody has declared"):
+    with skipstone.adapt(mine, "balanced"), pytest.raises(GuestError, match="no declaration says what it does"):
         run_bare(mine)
 
 
@@ -271,7 +391,7 @@ def test_a_nested_tensor_is_sliced_only_where_that_is_shown(whole: bool) -> None
     call = NetworkCall(module, module, (x,), {"extra": {"tables": [table]}}, 4)
     assert has_nested_rows(call.kwargs["extra"], 4)
     assert not has_nested_rows(call.kwargs["extra"], 3)
-    slicer = RowSlicer(find_pipeline_spec(build("sd15")))
+    slicer = RowSlicer(find_pipeline_spec(build("sd15")), NetworkWatch([]))
     assert slicer.is_due(call, Split.SAMPLES)
     slicer.prove(call, Split.SAMPLES, module(*call.args, **call.kwargs), [[0, 2], [1, 3]])
     assert not slicer.is_due(call, Split.SAMPLES)
@@ -288,7 +408,7 @@ def test_a_nested_tensor_that_is_neither_makes_whole_batches() -> None:
     module = Both(True)
     table = torch.tensor([1.0, 20.0, 300.0, 4000.0])
     call = NetworkCall(module, module, (torch.zeros(4, 2),), {"extra": {"tables": [table, table]}}, 4)
-    slicer = RowSlicer(find_pipeline_spec(build("sd15")))
+    slicer = RowSlicer(find_pipeline_spec(build("sd15")), NetworkWatch([]))
     slicer.prove(call, Split.SAMPLES, module(*call.args, **call.kwargs), [[0, 2], [1, 3]])
     assert slicer.rule(call, Split.SAMPLES) is None
     assert "not independent" in slicer.reason
@@ -451,7 +571,7 @@ def test_a_forward_patched_into_the_class_is_seen(monkeypatch: pytest.MonkeyPatc
     pipe = tiny_pipeline()
     kind = type(pipe.unet.conv_norm_out)
     monkeypatch.setattr(kind, "forward", lambda self, x: x)
-    assert find_undeclared([pipe.unet]).replaced == ("the forward of GroupNorm",)
+    assert find_undeclared([pipe.unet]).replaced == ("GroupNorm",)
 
 
 def test_hooks_of_accelerate_are_known(pipe: Any) -> None:
