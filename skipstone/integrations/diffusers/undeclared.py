@@ -66,27 +66,28 @@ class NetworkWatch:
 
     models: Sequence[Any]
     changes: int = 0  # how often something was exchanged
-    _modules: list[Any] = field(default_factory=list)
+    _attentions: list[Any] = field(default_factory=list)  # modules that have a processor
+    _hooks: list[Any] = field(default_factory=list)  # dictionaries of hooks of all modules
     _fingerprint: Any = None
     _found: Undeclared = field(default_factory=Undeclared)
 
     def look(self) -> Undeclared:
         """What is undeclared now."""
-        modules = self._modules or _list_modules(self.models)
-        processors = tuple(id(m.processor) for m in modules if hasattr(m, "processor"))
-        hooks = tuple(
-            id(hook) for m in modules for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())
-        )
+        if not self._hooks:
+            modules = _list_modules(self.models)
+            self._attentions = [m for m in modules if hasattr(m, "processor")]
+            self._hooks = [hooks for m in modules for hooks in (m._forward_pre_hooks, m._forward_hooks)]
+        processors = [id(m.processor) for m in self._attentions]
+        hooks = [id(hook) for hooks in self._hooks if hooks for hook in hooks.values()]
         if self._fingerprint != (processors, hooks):
             self.changes += 1
-            self._modules, self._fingerprint = modules, (processors, hooks)
+            self._fingerprint = processors, hooks
             self._found = find_undeclared(self.models)
         return self._found
 
     def processor_states(self) -> list[dict[str, Any]]:
         """Numbers that undeclared attention processors hold: one that counts its calls must not be called twice."""
-        processors = (getattr(m, "processor", None) for m in self._modules)
-        strange = (p for p in processors if p is not None and not _is_known_processor(type(p)))
+        strange = (m.processor for m in self._attentions if not _is_known_processor(type(m.processor)))
         return [{n: v for n, v in vars(p).items() if isinstance(v, int | float | str)} for p in strange]
 
 
