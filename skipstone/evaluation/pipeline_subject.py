@@ -264,7 +264,7 @@ class PipelineSubject:
         """The samples, in one call of the pipeline where it takes a batch, and the seconds of their loops."""
         size = len(items) if self._supports_batching else 1
         generated: list[GeneratedSample] = []
-        seconds = 0.0
+        seconds, verified = 0.0, 0
         branches = self._branches(items[0], column) if column.peer is not None else 0
         with ExitStack() as stack, self.adapted(column) as adapted:
             counters = [stack.enter_context(BackwardCallCounter(model)) for model in self.denoisers]
@@ -284,8 +284,9 @@ class PipelineSubject:
                     seconds += clock.seconds
                 else:
                     generated += samples_from_run_stats(output, adapted.last, latents)
+                    verified += adapted.last.verified
                     seconds += clock.seconds if clock.loops else sum(sample.seconds for sample in adapted.last)
-            entered = sum(counter.charged_rows for counter in counters)
+            entered = sum(counter.charged_rows for counter in counters) - verified
         self._warn_of_size(generated[0].x)
         verify_calls(column, sum(m.calls for m in generated), entered / generated[0].branches)
         return generated, seconds

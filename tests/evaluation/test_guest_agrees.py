@@ -54,3 +54,16 @@ def test_decisions_and_latents_agree(engine: Subject, guest: Any, spec: str) -> 
         assert letters(mine.run) == account.decisions
         assert mine.calls == account.calls
         assert float((latent - mine.x).norm() / mine.x.norm()) < 1e-4
+
+
+def test_rows_of_a_comparison_are_not_calls(guest: Any) -> None:
+    """A hook of the user has the guest compare rows; what entered for that is no part of a sample's calls."""
+    column = parse_column("guidance_gate", *guest.default_sampler._replace(steps=10))
+    expected, _ = guest.draw(ITEMS, column)
+    hook = guest.pipe.unet.register_forward_hook(lambda module, args, output: None)
+    try:
+        drawn, _ = guest.draw(ITEMS, column)
+    finally:
+        hook.remove()
+    assert [sample.calls for sample in drawn] == [sample.calls for sample in expected]
+    assert sum(sample.calls for sample in drawn) < 2 * 10
