@@ -36,7 +36,7 @@ FREE_ARGUMENTS = {
     "callback_on_step_end_tensor_inputs",
 }
 DIGEST = "sha256 "  # how the digest of a picture, an array or a tensor begins
-TABLES = ("betas", "alphas_cumprod")  # of a scheduler, made from its configuration
+TABLES = ("betas", "alphas_cumprod", "_shift", "sigma_min", "sigma_max")  # of a scheduler, made from its configuration
 MAX_DEPTH = 10  # of lists and dicts in an argument
 OWN = "own"  # the pipeline's scheduler, as `CalibrationPoint.way` spells it
 SHOWN = 2  # tensors that a message names
@@ -88,6 +88,7 @@ class Coverage:
     def _call_differences(self, pipe: Any, call: inspect.BoundArguments) -> list[str]:
         certified = self.policy.certificate.call
         described = {name: describe_argument(v) for name, v in call.arguments.items() if name not in FREE_ARGUMENTS}
+        described |= {name: type(v).__name__ for name, v in call.arguments.items() if is_pipeline_callback(v)}
         size = _default_size(pipe)
         for name in described.keys() & certified.keys():
             mine, said = certified[name], described[name]
@@ -138,8 +139,13 @@ def describe_argument(value: Any, depth: int = 0) -> Any:
     return f"{type(value).__name__} at {id(value):#x}"
 
 
+def is_pipeline_callback(value: Any) -> bool:
+    """Whether an argument is a callback object of diffusers, which changes guidance or scales during the call."""
+    return callable(value) and hasattr(value, "tensor_inputs")
+
+
 def _scheduler_facts(pipe: Any) -> dict[str, Any]:
-    """Configuration of the scheduler, and its tables, which somebody may have changed by hand."""
+    """Configuration of the scheduler, and what it made from it, which somebody may have changed (`set_shift`)."""
     scheduler = getattr(pipe, "scheduler", None)
     tables = {name: describe_argument(getattr(scheduler, name)) for name in TABLES if hasattr(scheduler, name)}
     return prefix_keys("scheduler", scheduler_to_config(scheduler) | tables)

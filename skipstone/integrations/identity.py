@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 from ..engine.contracts import Policy
 from ..errors import CertificateError
 from ..numerics.nonfinite import read_nonfinite, spell_nonfinite
-from ..policies.certified import VOCABULARY, Certified, prefix_keys
+from ..policies.certified import ATTENTION_SCALE, VOCABULARY, Certified, prefix_keys
 from ..policies.storage import read_policy
+from .diffusers.undeclared import find_undeclared
 
 DIGEST_VALUES = 1024  # values of each tensor that its digest looks at
+HOOK = "a forward hook"  # how `Undeclared.parts` names hooks
 FREEU = ("s1", "s2", "b1", "b2")  # what diffusers' enable_freeu sets on the blocks of a U-Net
 
 
@@ -56,7 +59,7 @@ def identity(model: Any) -> dict[str, Any]:
 def cheap_facts(model: Any) -> dict[str, Any]:
     """{"pipeline"} and, where there are such, "guidance", "vocabulary...", "adapters..." and more of the networks.
 
-    Takes a millisecond or two: it looks at attributes of modules, and at no weights.
+    Takes some milliseconds: it looks at attributes of modules, and at no weights.
     """
     found: dict[str, Any] = {"pipeline": type(model).__name__}
     if isinstance(guidance := getattr(model, "guidance", None), float | int):
@@ -68,6 +71,8 @@ def cheap_facts(model: Any) -> dict[str, Any]:
         facts = {
             "adapters": _describe_adapters(part),
             "attention": _describe_attention(part),
+            ATTENTION_SCALE.removesuffix("."): _describe_attention_scale(part),
+            **_describe_additions(part),
             "freeu": _describe_freeu(part),
             "cache": type(part._cache_config).__name__ if getattr(part, "is_cache_enabled", False) else "",
             "dropout": _describe_dropout(part),
@@ -114,9 +119,36 @@ def _describe_adapters(network: Any) -> str:
 
 def _describe_attention(network: Any) -> str:
     """Classes of attention processors that are not diffusers' own, which may look across the batch, or at anything."""
-    found = [vars(module).get("processor", module._modules.get("processor")) for module in network.modules()]
-    classes = {type(processor) for processor in found if processor is not None}
+    classes = {type(processor) for processor in _processors(network)}
     return ", ".join(sorted(c.__name__ for c in classes if not c.__module__.startswith("diffusers.")))
+
+
+def _describe_attention_scale(network: Any) -> str:
+    """Scales of attention processors, which `set_ip_adapter_scale` sets: '0.6', or '6 at 0, 2 at 1' in their order."""
+    found = [_spell_scale(p.scale) for p in _processors(network) if hasattr(p, "scale")]
+    runs = [(scale, len(list(same))) for scale, same in groupby(found)]
+    return runs[0][0] if len(runs) == 1 else ", ".join(f"{count} at {scale}" for scale, count in runs)
+
+
+def _spell_scale(scale: Any) -> str:
+    """'0.6', and '0.6 and 1' of two IP-Adapters."""
+    value = scale.tolist() if hasattr(scale, "tolist") else scale
+    if isinstance(value, list | tuple):
+        return " and ".join(_spell_scale(one) for one in value)
+    return f"{value:g}" if isinstance(value, float | int) else type(value).__name__
+
+
+def _processors(network: Any) -> list[Any]:
+    """Attention processors, in the order of their modules."""
+    found = (vars(module).get("processor", module._modules.get("processor")) for module in network.modules())
+    return [processor for processor in found if processor is not None]
+
+
+def _describe_additions(network: Any) -> dict[str, str]:
+    """Forward hooks, and modules whose `forward` was replaced (DeepCache, TeaCache), that are not of known packages."""
+    found = find_undeclared([network])
+    hooks = [part for part in found.parts if part.startswith(HOOK)]
+    return {"hooks": ", ".join(hooks), "replaced_forward": ", ".join(found.replaced)}
 
 
 def _describe_freeu(network: Any) -> str:

@@ -18,7 +18,9 @@ from .certificate import Certificate as Certificate
 from .certificate_files import saved_document
 
 FILE = "policy.json"
-VOCABULARY = "vocabulary."  # how facts of tokenizers begin, which certificates of version 0.1.0 lack
+VOCABULARY = "vocabulary."  # how facts of tokenizers begin
+ATTENTION_SCALE = "attention_scale."  # how facts of attention processors with a scale begin, those of IP-Adapters
+LATER = (VOCABULARY, ATTENTION_SCALE)  # certificates of version 0.1.0 lack these, also where the model has them
 SHOWN = 40  # characters of a value in a message
 
 
@@ -71,8 +73,8 @@ class Certified(Chain):
             return []
         certified = {**self.certificate.identity, **prefix_keys("scheduler", self.point.scheduler)}
         mine = {**(known or {}), **certified}
-        theirs = {k: v for k, v in identity.items() if k in mine or not k.startswith(VOCABULARY)}
-        if self.replacement_scheduler:  # the scheduler there is of no account: it brings its own
+        theirs = {k: v for k, v in identity.items() if k in mine or not k.startswith(LATER)}
+        if self.replacement_scheduler:  # the scheduler there is ignored: it brings its own
             mine, theirs = ({k: v for k, v in one.items() if "scheduler." not in k} for one in (mine, theirs))
         return describe_differences(mine, theirs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import re
 import warnings
@@ -16,13 +17,14 @@ import accelerate
 import diffusers
 import pytest
 import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.callbacks import IPAdapterScaleCutoffCallback, MultiPipelineCallbacks, SDCFGCutoffCallback
+from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
 
 import skipstone
 from skipstone import registry
 from skipstone.errors import CertificateError, GuestWarning, SpecError
-from skipstone.integrations.coverage import describe_argument
-from skipstone.integrations.identity import cheap_facts, identity
+from skipstone.integrations.coverage import Coverage, describe_argument
+from skipstone.integrations.identity import cheap_facts, identity, scheduler_to_config
 from skipstone.integrations.weight_snapshot import SAMPLED, WeightSnapshot
 from skipstone.policies.certified import Certified
 
@@ -39,6 +41,13 @@ def other(tiny_model: Path) -> Any:
 
 def draw(pipe: Any, **more: Any) -> Any:
     return pipe("a red cat", generator=torch.Generator().manual_seed(0), **{**CALL, **more}).images
+
+
+def called(pipe: Any) -> inspect.BoundArguments:
+    """The arguments of `draw`."""
+    call = inspect.signature(type(pipe).__call__).bind(pipe, "a red cat", **CALL)
+    call.apply_defaults()
+    return call
 
 
 def add_adapter(pipe: Any, name: str = "style") -> None:
@@ -69,6 +78,10 @@ class OwnProcessor(AttnProcessor2_0):
     """One that might look at other rows of the batch."""
 
 
+def scaled(module: Any, inputs: Any, output: Any) -> Any:
+    return 0.9 * output
+
+
 def change(name: str) -> Callable[[Any], Any]:
     return {
         "scheduler": lambda p: setattr(
@@ -88,6 +101,10 @@ def change(name: str) -> Callable[[Any], Any]:
         "freeu": lambda p: p.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4),
         "attention": lambda p: p.unet.set_attn_processor(OwnProcessor()),
         "dropout": dropped,
+        "hook": lambda p: p.unet.mid_block.register_forward_hook(scaled),
+        "hook before": lambda p: p.vae.decoder.register_forward_pre_hook(lambda *_: None),
+        "forward of a module": lambda p: setattr(p.unet.mid_block, "forward", lambda x, *_, **__: x),
+        "forward of a text encoder": lambda p: setattr(p.text_encoder, "forward", lambda *_, **__: None),
     }[name]
 
 
@@ -107,6 +124,10 @@ SAID = {
     "freeu": "freeu.unet is not there in the certificate and s1=0.9, s2=0.2, b1=1.2, b2=1.4 here",
     "attention": "attention.unet is not there in the certificate and OwnProcessor here",
     "dropout": "dropout.unet is not there in the certificate and 0.5 here",
+    "hook": "hooks.unet is not there in the certificate and a forward hook of UNetMidBlock2DCross",
+    "hook before": "hooks.vae is not there in the certificate and a forward hook of Decoder",
+    "forward of a module": "replaced_forward.unet is not there in the certificate and .*UNetMidBlock2DCross",
+    "forward of a text encoder": "replaced_forward.text_encoder is not there in the certificate and .*CLIPTextModel",
 }
 
 
@@ -155,6 +176,149 @@ def test_what_is_as_it_was_is_covered(policy: Certified, other: Any) -> None:
         own, other.scheduler = other.scheduler, diffusers.EulerDiscreteScheduler()
         other.scheduler = own
         assert torch.allclose(draw(other), made, atol=1e-4)
+
+
+def test_a_forward_that_a_class_was_given_is_noticed(
+    policy: Certified, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with skipstone.adapt(other, policy, uncovered="error"):
+        kind = type(other.unet)
+        bare = kind.forward
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "forward", lambda *args, **kwargs: bare(*args, **kwargs))
+            with pytest.raises(CertificateError, match=r"replaced_forward\.unet .* UNet2D"):
+                draw(other)
+        draw(other)
+    assert not any("forward" in name or "hooks" in name for name in cheap_facts(other))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda p: p.set_ip_adapter_scale(0.1), "0.8 in the certificate and 0.1 here"),
+        (lambda p: p.set_ip_adapter_scale({"up": {"block_1": [0.0]}}), "0.8 in the certificate and .*0"),
+        (lambda p: p.set_ip_adapter_scale([0.8 + 1e-3]), "0.8 in the certificate and 0.801 here"),
+        (lambda p: p.unet.set_attn_processor(AttnProcessor2_0()), "0.8 in the certificate and not there here"),
+    ],
+)
+def test_the_scale_of_an_ip_adapter_is_held(
+    policy: Certified, other: Any, change: Callable[[Any], Any], said: str
+) -> None:
+    """By the certificate; by what was there at the start where that is one of version 0.1.0, which lacks it."""
+    width = other.unet.config.cross_attention_dim
+    cross = (name for name in other.unet.attn_processors if "attn2" in name)
+    parts = {name: other.unet.get_submodule(name.removesuffix(".processor")) for name in cross}
+    processors = {
+        name: IPAdapterAttnProcessor2_0(parts[name].inner_dim, width, scale=0.8) if name in parts else processor
+        for name, processor in other.unet.attn_processors.items()
+    }
+    other.unet.set_attn_processor(processors)
+    mine = on(policy, other)
+    assert mine.certificate.identity["attention_scale.unet"] == "0.8"
+    known = {name: value for name, value in mine.certificate.identity.items() if name != "attention_scale.unet"}
+    older = replace(mine, certificate=replace(mine.certificate, identity=known))
+    covered = [(Coverage(one, other), called(other)) for one in (mine, older)]
+    assert all(coverage.differences(other, call) == () for coverage, call in covered)
+    change(other)
+    for coverage, call in covered:
+        assert re.search(f"attention_scale.unet is {said}", "; ".join(coverage.differences(other, call)))
+    with pytest.raises(CertificateError, match=r"attention_scale\.unet"):
+        Coverage(mine, other)
+
+
+def test_the_layout_of_scales_and_several_adapters_are_told_apart() -> None:
+    facts = []
+    for scales in ([[0.5]] * 3, [[0.5], [0.5], [1]], [[1.0], [0.5], [0.5]], [[0.5, 1.0]] * 3, [torch.tensor(0.5)] * 3):
+        network = torch.nn.ModuleList(torch.nn.Module() for _ in scales)
+        for module, scale in zip(network, scales, strict=True):
+            module.processor = SimpleNamespace(scale=scale)
+        facts.append(cheap_facts(SimpleNamespace(components={"n": network}))["attention_scale.n"])
+    assert facts == ["0.5", "2 at 0.5, 1 at 1", "1 at 1, 2 at 0.5", "0.5 and 1", "0.5"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.set_shift(6.0),
+        lambda s: setattr(s, "sigma_min", 0.1),
+        lambda s: setattr(s, "sigma_max", 0.9),
+    ],
+)
+def test_what_a_scheduler_made_from_its_settings_is_held(
+    policy: Certified, other: Any, change: Callable[[Any], Any]
+) -> None:
+    other.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    mine = replace(policy, point=replace(policy.point, scheduler=scheduler_to_config(other.scheduler)))
+    coverage = Coverage(mine, other)
+    other.scheduler.set_timesteps(5)
+    assert coverage.differences(other, called(other)) == ()
+    change(other.scheduler)
+    (said,) = coverage.differences(other, called(other))
+    assert re.match(r"scheduler\.(_shift is 3\.0 .* 6\.0 here|sigma_m.* 0\.[19] here)", said)
+
+
+def stopped_guidance(pipe: Any, step: int, time: Any, given: dict[str, Any]) -> dict[str, Any]:
+    pipe._guidance_scale = 3.0
+    return given
+
+
+def interrupted(pipe: Any, step: int, time: Any, given: dict[str, Any]) -> dict[str, Any]:
+    pipe._interrupt = step > 2
+    return given
+
+
+CALLBACKS_THAT_CHANGE: dict[str, tuple[Callable[..., Any], str]] = {
+    "new latents": (lambda pipe, step, time, given: {"latents": 0.9 * given["latents"]}, "latents"),
+    "in place": (lambda pipe, step, time, given: {"latents": given["latents"].mul_(0.9)}, "latents"),
+    "another tensor": (lambda pipe, step, time, given: {"prompt_embeds": torch.zeros(2, 48, 16)}, "prompt_embeds"),
+    "guidance": (stopped_guidance, "_guidance_scale"),
+    "interrupt": (interrupted, "_interrupt"),
+}
+
+
+@pytest.mark.parametrize("name", CALLBACKS_THAT_CHANGE)
+def test_a_callback_that_changes_the_run_is_found(policy: Certified, other: Any, name: str) -> None:
+    callback, said = CALLBACKS_THAT_CHANGE[name]
+    with skipstone.adapt(other, policy) as adapted:
+        with pytest.warns(GuestWarning, match=f"does not cover this call: a callback changed {said}. Nothing"):
+            draw(other, callback_on_step_end=callback)
+        assert adapted.last.uncovered == (f"a callback changed {said}",)
+        draw(other)
+        assert adapted.last.uncovered == ()
+    with (
+        skipstone.adapt(other, policy, uncovered="error"),
+        pytest.raises(CertificateError, match=f"a callback changed {said}. .* uncovered='warn'"),
+    ):
+        draw(other, callback_on_step_end=callback)
+
+
+def copied(pipe: Any, step: int, time: Any, given: dict[str, Any]) -> dict[str, Any]:
+    return dict(given)
+
+
+@pytest.mark.parametrize(
+    "callback", [lambda pipe, step, time, given: given, lambda pipe, step, time, given: {}, copied]
+)
+def test_a_callback_that_only_looks_is_covered(
+    policy: Certified, other: Any, callback: Callable[..., dict[str, Any]]
+) -> None:
+    with skipstone.adapt(other, policy, uncovered="error") as adapted:
+        draw(other, callback_on_step_end=callback)
+    assert adapted.last.uncovered == ()
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        SDCFGCutoffCallback(cutoff_step_ratio=0.5),
+        IPAdapterScaleCutoffCallback(cutoff_step_ratio=0.5),
+        MultiPipelineCallbacks([SDCFGCutoffCallback(cutoff_step_ratio=0.5)]),
+    ],
+)
+def test_a_callback_object_of_diffusers_is_refused_by_name(policy: Certified, other: Any, callback: Any) -> None:
+    said = f"callback_on_step_end is not there in the certificate and {type(callback).__name__} here"
+    with skipstone.adapt(other, policy, uncovered="error"), pytest.raises(CertificateError, match=said):
+        draw(other, callback_on_step_end=callback)
 
 
 def test_what_a_batch_says_for_each_sample_is_what_one_call_said(policy: Certified, pipe: Any) -> None:

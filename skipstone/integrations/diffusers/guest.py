@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, get_args
@@ -17,14 +17,17 @@ from ...engine.contracts import Policy
 from ...engine.requests import Solver
 from ...errors import CertificateError, GuestError, GuestWarning, SpecError
 from ...policies.certified import Certified
-from ..coverage import Coverage, certified_solver, describe_uncovered
+from ..coverage import Coverage, certified_solver, describe_uncovered, is_pipeline_callback
 from ..identity import scheduler_from_config
-from .call_context import CURRENT_CALL, AdaptSettings, CallContext, Uncovered
+from .call_context import AdaptSettings, CallContext, Uncovered
+from .callbacks import CALLBACKS, run_outside, watch_changes
 from .method_swap import original_class, restore_methods, swap_methods
 from .pipeline_specs import find_pipeline_spec
 from .row_slicing import Key, Rule
 from .run_stats import RunStats
 from .scheduler_specs import check_supported
+
+UNCOVERED_ADVICE = "To run it without a promise: uncovered='warn'."
 
 
 def adapt(
@@ -165,9 +168,7 @@ class Adapted:
         with self._certified_scheduler():
             uncovered = self._coverage.differences(self.pipe, known) if self._coverage else ()
             if uncovered and self.settings.uncovered == "error":
-                raise CertificateError(
-                    f"{describe_uncovered(uncovered)} To run it without a promise: uncovered='warn'."
-                )
+                raise CertificateError(f"{describe_uncovered(uncovered)} {UNCOVERED_ADVICE}")
             return self._call_pipeline(call, known.arguments, arguments, named, uncovered)
 
     @contextmanager
@@ -193,19 +194,37 @@ class Adapted:
     ) -> Any:
         spec = find_pipeline_spec(self.pipe)
         context = CallContext(self.pipe, spec, self.settings, dict(known), self._proofs)
-        notes = [describe_uncovered(uncovered)] if uncovered else []
-        quiet = {k: _outside_call(v) if k in ("callback", "callback_on_step_end") else v for k, v in named.items()}
+        changes: dict[str, None] = {}  # by callbacks
+        quiet = {k: self._watch(v, changes) if k in CALLBACKS else v for k, v in named.items()}
         began = time.perf_counter()
         try:
             with context.open():
                 return call(self.pipe, *arguments, **quiet)
         finally:
             context.close()
+            uncovered = (*uncovered, *changes)
+            notes = [describe_uncovered(uncovered)] if uncovered else []
             if context.finished:
                 seconds = time.perf_counter() - began
                 self._last = RunStats.from_trajectories(self.policy, context.finished, seconds, uncovered)
             for note in (*notes, *context.notes):
                 warnings.warn(note, GuestWarning, stacklevel=5)  # where the pipeline was called
+
+    def _watch(self, callback: Any, changes: dict[str, None]) -> Any:
+        """A callback of a call; of a call under a certificate, `changes` says what it changed."""
+        if callback is None or is_pipeline_callback(callback):  # diffusers asks whether it is one of its own objects
+            return callback
+        outside = run_outside(callback)
+        if self._coverage is None or self._coverage.policy.is_unrestricted:
+            return outside
+
+        def report(names: Sequence[str]) -> None:
+            found = [f"a callback changed {name}" for name in names]
+            if self.settings.uncovered == "error":
+                raise CertificateError(f"{describe_uncovered(found)} {UNCOVERED_ADVICE}")
+            changes.update(dict.fromkeys(found))
+
+        return watch_changes(outside, self.pipe, report)
 
 
 def _call_adapted(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -221,18 +240,3 @@ def _call_adapted(self: Any, *args: Any, **kwargs: Any) -> Any:
         return kind._skipstone_stack[-1]._run(args, kwargs)
     finally:
         kind._skipstone_lock.release()
-
-
-def _outside_call(callback: Any) -> Any:
-    """A user's callback, during which other pipelines run as if no call were going on."""
-    if callback is None or hasattr(callback, "tensor_inputs"):  # diffusers asks whether it is one of its own objects
-        return callback
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        token = CURRENT_CALL.set(None)
-        try:
-            return callback(*args, **kwargs)
-        finally:
-            CURRENT_CALL.reset(token)
-
-    return call

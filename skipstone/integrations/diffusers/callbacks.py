@@ -1,0 +1,61 @@
+"""Callbacks of a pipeline's call: they run outside of the adapted call, and what they change in it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .call_context import CURRENT_CALL
+
+CALLBACKS = ("callback", "callback_on_step_end")  # arguments of a pipeline's call
+
+
+def run_outside(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback during which other pipelines run as if no call were going on."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        token = CURRENT_CALL.set(None)
+        try:
+            return callback(*args, **kwargs)
+        finally:
+            CURRENT_CALL.reset(token)
+
+    return call
+
+
+def watch_changes(
+    callback: Callable[..., Any], pipe: Any, report: Callable[[Sequence[str]], None]
+) -> Callable[..., Any]:
+    """A callback that reports the names of what it changed: its tensors, and guidance and more of the pipeline.
+
+    Args:
+        callback: As diffusers calls it; its last argument is a dict of tensors, or the latents.
+        pipe: The pipeline that calls it.
+        report: Called after each call of the callback that changed something.
+    """
+
+    def call(*args: Any) -> Any:
+        given = dict(args[-1]) if isinstance(args[-1], dict) else {"latents": args[-1]}
+        own = _private_attributes(pipe)
+        before = _states(own | given)
+        returned = callback(*args)
+        replaced = returned if isinstance(returned, dict) else {}
+        after = _states(_private_attributes(pipe) | given | replaced)
+        if changed := [name for name, state in after.items() if state != before.get(name)]:
+            report(changed)
+        return returned
+
+    return call
+
+
+def _private_attributes(pipe: Any) -> dict[str, Any]:
+    """Attributes in which a pipeline keeps guidance and more during its call."""
+    return {name: value for name, value in vars(pipe).items() if name.startswith("_")}
+
+
+def _states(values: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Which object each is, and how often it was written to in place."""
+    tensors = {n for n, v in values.items() if isinstance(v, torch.Tensor) and not v.is_inference()}
+    return {name: (id(v), v._version if name in tensors else 0) for name, v in values.items()}
