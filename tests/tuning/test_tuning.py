@@ -365,7 +365,7 @@ def test_all_of_a_search_is_among_the_steps_whose_error_is_known_on_any_grid(mad
 
 
 def search(folder: Path, subject: ExactSubject, **more: Any) -> TimeGridSearch:
-    asked = TuningSettings(**{"calls": (6, 10), "fine": 48, "rivals": False, **more})
+    asked = TuningSettings(**{"calls": (6, 10), "fine": 64, "rivals": False, **more})
     return TimeGridSearch(
         subject, asked, eval_samples(4), eval_samples(3, 100), RunCache.open(folder, {"fine": asked.fine})
     )
@@ -438,9 +438,9 @@ def test_references_that_cannot_be_confirmed_are_refused_by_name(tmp_path: Path)
     """A table of 80 timesteps has no finer run: what 24 calls reach is too near to what the references are good for."""
     subject = ExactSubject(replace(HARD, schedule=CosineTable(steps=80)))
     with pytest.raises(BenchError, match="The two references agree to") as refused:
-        search(tmp_path, subject, calls=(4, 24), fine=64).run()
+        search(tmp_path, subject, calls=(4, 24)).run()
     assert "Ask for --calls 4:" in str(refused.value)
-    allowed = search(tmp_path, subject, calls=(4,), fine=64).run()
+    allowed = search(tmp_path, subject, calls=(4,)).run()
     assert [row.calls for row in allowed.rows] == [4, 4]
 
 
