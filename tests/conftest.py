@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# The same examples in every run. `make test-random` draws others, `make fuzz` many: a failure of theirs prints the
+# The same few examples in every run. `make test-random` draws others, `make fuzz` many: a failure of theirs prints the
 # example, to be kept above the test as `@example(...)`.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=40)
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=2000)
 settings.load_profile("repeatable")

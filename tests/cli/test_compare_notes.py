@@ -35,7 +35,7 @@ def test_a_run_that_is_better_than_the_full_run_is_said_to_look_worse(subject: E
     """DDIM with 20 steps is far from the solution: `balanced` is closer to it, and far from DDIM's errors."""
     full, ours, same = columns("fixed", "balanced", "fixed @ 15")
     told = compare(
-        subject, ITEMS[:1], [ours, same], full, 1, converged=columns("fixed @ dpmpp / 100", "fixed @ unipc / 50")
+        subject, ITEMS[:1], [ours, same], full, 1, converged=columns("fixed @ dpmpp / 60", "fixed @ unipc / 40")
     )
     note = next(note for note in format_notes(told) if note.startswith("Closeness is measured to the full run"))
     assert "fixed @ ddim / trailing / 20" in note
@@ -49,7 +49,7 @@ def test_a_run_that_is_better_than_the_full_run_is_said_to_look_worse(subject: E
     head, *rows = format_rows(told)
     assert head[5:7] == ["converged", "worst"]
     assert [row[5] for row in rows] == [f"{told.converged.median(c):.1f}" for c in range(3)]
-    assert any("`converged` is PSNR" in note and "unipc / trailing / 50" in note for note in format_notes(told))
+    assert any("`converged` is PSNR" in note and "unipc / trailing / 40" in note for note in format_notes(told))
     offers = [
         sum("--with-converged" in note for note in format_notes(r)) for r in (told, replace(told, converged=None))
     ]

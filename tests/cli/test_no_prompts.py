@@ -50,7 +50,7 @@ def pipe(unconditional: Path) -> Any:
 
 def test_tune_then_generate_by_the_grid(unconditional: Path, shell: Shell, tmp_path: Path) -> None:
     where = ("--model", str(unconditional), "--device", "cpu")
-    small = ("--samples", "2", "--check", "3", "--fine", "24", "--calls", "4", "--no-rivals")
+    small = ("--samples", "2", "--check", "3", "--fine", "16", "--calls", "4", "--no-rivals")
     out = shell("tune", *where, *small, "--out", str(tmp_path / "grids"))
     assert out.code == 0, out.err
     assert "2 samples are few" in out.err

@@ -122,13 +122,13 @@ def test_line_ends_are_equal(tmp_path: Path) -> None:
 
 def test_many_prompts_are_read_and_too_many_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in (
-        ("a.txt", "\n".join(f"prompt {k}" for k in range(100_000))),
-        ("a.csv", "prompt,category\n" + "\n".join(f'"prompt, {k}",a' for k in range(100_000))),
-        ("a.jsonl", "\n".join(f'{{"prompt": "prompt {k}"}}' for k in range(100_000))),
+        ("a.txt", "\n".join(f"prompt {k}" for k in range(20_000))),
+        ("a.csv", "prompt,category\n" + "\n".join(f'"prompt, {k}",a' for k in range(20_000))),
+        ("a.jsonl", "\n".join(f'{{"prompt": "prompt {k}"}}' for k in range(20_000))),
     ):
-        assert len(load_prompts(written(tmp_path, name, text))) == 100_000
-    monkeypatch.setattr(prompt_records, "MAX_RECORDS", 99_999)
-    with pytest.raises(PromptError, match="expected at most 99,999 prompts"):
+        assert len(load_prompts(written(tmp_path, name, text))) == 20_000
+    monkeypatch.setattr(prompt_records, "MAX_RECORDS", 19_999)
+    with pytest.raises(PromptError, match="expected at most 19,999 prompts"):
         load_prompts(tmp_path / "a.txt")
     monkeypatch.setattr(prompt_records, "MAX_BYTES", 1000)
     with pytest.raises(PromptError, match="expected at most 1,000 bytes"):

@@ -39,7 +39,7 @@ DDIM, DPM, UNIPC = diffusers.DDIMScheduler, diffusers.DPMSolverMultistepSchedule
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", registry.names("grid"))
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(steps=st.integers(1, 300))
 def test_times_fall_from_noise_to_data(name: str, schedule: str, steps: int) -> None:
     grid: Grid = registry.parse("grid", name)
