@@ -157,7 +157,8 @@ def _reference_notes(result: Comparison) -> list[str]:
     if other and found is None:
         calls = CONVERGED_STEPS + CONVERGED_STEPS // 2
         notes.append(
-            f"--with-converged measures closeness to the converged solution, too, at {calls} more calls a sample."
+            f"`skipstone compare --with-converged` measures closeness to the converged solution, too, at {calls} more "
+            f"calls a sample."
         )
     if found is not None:
         notes.append(
