@@ -191,8 +191,8 @@ class Disagreement(Signal):
     @property
     def meaning(self) -> str:
         return (
-            f"How far the network's answer ({self.of}) was from what {FORECASTS[min(self.order, 2)]} had foretold: the "
-            f"error of leaving this call out. Small where the run goes on evenly."
+            f"How far the network's answer ({self.of}) was from what {FORECASTS[min(self.order, 2)]} had predicted: "
+            f"the error of leaving this call out. Small where the run goes on evenly."
         )
 
     def measure(self, context: StepContext) -> Any | None:
