@@ -122,7 +122,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         settings = {k: v for k, v in config.items() if not k.startswith("_") and k != "base"}
         base = changes.pop("base", "") or (config.get("base") if config.get("_class_name") == cls.__name__ else "")
         base = base or find_base(config)
-        known = settings.keys() | make_base(base, settings).config.keys() | {*OWN_SETTINGS, "clip_sample"}
+        known = settings.keys() | make_base(base, settings).config.keys() | {*OWN_SETTINGS}
         unused = {k: changes.pop(k) for k in list(changes) if k not in known}
         if unused and not return_unused_kwargs:
             raise SpecError(f"{', '.join(unused)} is no setting of it; expected one of {', '.join(sorted(known))}.")
@@ -287,19 +287,13 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             past[:] = [*past, node][-HISTORY_LENGTH:]
         return torch.stack(moved), torch.stack(clean)
 
-    def clip(self, x0: torch.Tensor) -> torch.Tensor:
-        """A clean estimate clipped as the configuration says: of one sample (C, H, W), or of rows of them."""
-        clip = self.parts.x0_filter
-        if clip is None:
-            return x0
-        return clip(x0) if x0.ndim == 3 else torch.stack([clip(row) for row in x0])  # type: ignore[no-any-return]
-
     def _estimate(self, x0: torch.Tensor, output: torch.Tensor) -> Estimate:
         """The estimate of one sample; where it is clipped, the network's output no longer says it."""
-        kind: Any = self.converter.prediction
-        if self.parts.x0_filter is not None:
-            return Estimate(self.parts.x0_filter(x0))
-        return Estimate(x0, output=output, prediction=kind) if kind in PREDICTION_TYPES else Estimate(x0)
+        clipped, kind = self.parts.clip(x0[None])[0], self.converter.prediction
+        changed = clipped.data_ptr() != x0.data_ptr()
+        if changed or kind not in PREDICTION_TYPES:
+            return Estimate(clipped)
+        return Estimate(x0, output=output, prediction=kind)  # type: ignore[arg-type]  # one of PREDICTION_TYPES
 
     def _step_row(self, node: Node, t_next: float, past: list[Node]) -> torch.Tensor:
         """Where the solver takes one sample."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -21,9 +21,8 @@ from ...engine.requests import Solver
 from ...errors import GuestError
 from ...numerics.grid import Grid
 from ...numerics.schedule import FlowMatching, Schedule
-from ...numerics.threshold import DynamicThreshold
 from .noise_levels import NoiseLevel, PredictionConverter, get_table, make_decreasing
-from .scheduler_specs import check_supported, find_scheduler_spec, list_scheduler_specs
+from .scheduler_specs import SchedulerSpec, check_supported, find_scheduler_spec, list_scheduler_specs
 
 SCHEDULER_GRID = "scheduler"  # name of the grid that is the base's own
 DEFAULT_BASE, FLOW_BASE, SIGMA_BASE = (
@@ -48,7 +47,7 @@ BASES: Mapping[str, str] = {  # scheduler -> the one of one call a step that has
     for name in names.split()
 }
 SOLVER_SETTINGS = frozenset(  # say how the base would step, which it does not
-    {"algorithm_type", "solver_type", "solver_order", "predict_x0", "disable_corrector", "solver_p", "clip_sample"}
+    {"algorithm_type", "solver_type", "solver_order", "predict_x0", "disable_corrector", "solver_p"}
 )
 Numbers: TypeAlias = Sequence[float] | np.ndarray[Any, Any] | torch.Tensor
 
@@ -60,18 +59,25 @@ class SchedulerParts:
     Args:
         base: The scheduler of diffusers that is asked.
         schedule: Of the model, between the noise levels of a run.
-        converter: What the network's output means.
+        spec: What the library knows of the base.
         solver: Makes the steps.
         grid: Places the steps; None where the base does.
-        x0_filter: Clips the clean estimate of one sample; None where nothing is clipped.
     """
 
     base: Any
     schedule: Schedule
-    converter: PredictionConverter
+    spec: SchedulerSpec
     solver: Solver
     grid: Grid | None
-    x0_filter: Callable[[Any], Any] | None
+
+    @property
+    def converter(self) -> PredictionConverter:
+        """What the network's output means."""
+        return self.spec.converter(self.base)
+
+    def clip(self, x0: Any) -> Any:
+        """A clean estimate as the base clips it: of one sample (C, H, W), or of rows of them."""
+        return self.spec.clean(self.base, x0)
 
     @property
     def is_flow(self) -> bool:
@@ -125,8 +131,9 @@ def find_base(config: Mapping[str, Any]) -> str:
         if name in BASES:
             return BASES[name]
     raise GuestError(
-        f"Expected the configuration of one of {', '.join(BASES)}; got that of {name or 'no scheduler known here'}. "
-        f"Keep the pipeline's own scheduler, or make one of these first."
+        f"Expected the configuration of a scheduler with a table of betas (DDIM, DDPM, PNDM, Euler, Heun, LMS, DPM-Solver, "
+        f"DEIS, UniPC, SA-Solver, CogVideoX) or of flow matching (Euler, Heun); got that of "
+        f"{name or 'no scheduler of diffusers'}. Keep the pipeline's own scheduler."
     )
 
 
@@ -142,7 +149,7 @@ def _settings_of(name: str) -> frozenset[str]:
 
 
 def make_base(name: str, settings: Mapping[str, Any]) -> Any:
-    """The base with what it takes of these settings; how it would clip and step is left out.
+    """The base with what it takes of these settings; how it would step is left out.
 
     Raises:
         GuestError: no such base, or one that contradicts itself.
@@ -151,7 +158,8 @@ def make_base(name: str, settings: Mapping[str, Any]) -> Any:
         raise GuestError(f"Expected base to be one of {', '.join(sorted(set(BASES.values())))}; got {name!r}.")
     takes = _settings_of(name)
     given = {key: value for key, value in settings.items() if key in takes and key not in SOLVER_SETTINGS}
-    base = getattr(diffusers, name)(**given, **({"clip_sample": False} if "clip_sample" in takes else {}))
+    unclipped = {"clip_sample": False} if "clip_sample" in takes else {}  # latents have no bounds
+    base = getattr(diffusers, name)(**{**unclipped, **given})
     check_supported(base)
     return base
 
@@ -168,10 +176,9 @@ def make_parts(config: Mapping[str, Any]) -> SchedulerParts:
     return SchedulerParts(
         base=base,
         schedule=FlowMatching() if is_flow(base) else get_table(base),
-        converter=find_scheduler_spec(base).converter(base),
+        spec=find_scheduler_spec(base),
         solver=parse_solver(config["solver"]),
         grid=grid,
-        x0_filter=_make_x0_filter(config),
     )
 
 
@@ -190,16 +197,6 @@ def parse_solver(spec: str) -> Solver:
                 f"given times: adams(of='x0'), adams, unipc, dpmpp or ddim."
             )
     return solver
-
-
-def _make_x0_filter(config: Mapping[str, Any]) -> Callable[[Any], Any] | None:
-    """How the clean estimate of one sample is clipped: as the schedulers of diffusers do it."""
-    if config.get("thresholding"):
-        return DynamicThreshold(config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0))
-    if config.get("clip_sample"):
-        limit = float(config.get("clip_sample_range", 1.0))
-        return lambda x0: x0.clamp(-limit, limit)
-    return None
 
 
 # -- where the steps go ----------------------------------------------------------------------------
@@ -263,7 +260,7 @@ def _place_by_base(parts: SchedulerParts, **given: Any) -> Placement:
     if missing := sorted(given.keys() - inspect.signature(base.set_timesteps).parameters.keys()):
         raise GuestError(f"{type(base).__name__}, whose times these are, takes no {missing[0]}; leave it out.")
     base.set_timesteps(**given)
-    return _make_placement(parts, find_scheduler_spec(base).levels(base, 0), _end_level(parts), base.timesteps)
+    return _make_placement(parts, parts.spec.levels(base, 0), _end_level(parts), base.timesteps)
 
 
 def _make_placement(

@@ -397,8 +397,8 @@ for _spec in (
         "Skipstone's own",
         ("Scheduler",),
         lambda s, begin: list(s.levels[begin:-1]),
-        lambda s: s.converter,
-        clean=lambda s, x0: s.clip(x0),
+        lambda s: s.parts.converter,
+        clean=lambda s, x0: s.parts.clip(x0),
         package="skipstone",
     ),
     SchedulerSpec(
