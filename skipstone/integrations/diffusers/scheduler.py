@@ -19,22 +19,24 @@ from ...numerics.grid import Grid
 from ...numerics.parametrize import PREDICTION_TYPES
 from ...numerics.schedule import Schedule
 from .hosted_scheduler import HostSchedule
-from .noise_levels import TIMESTEP_TOLERANCE, NoiseLevel, PredictionConverter, scale_array
+from .noise_levels import TIMESTEP_TOLERANCE, NoiseLevel, scale_array
 from .scheduler_base import (
     DEFAULT_BASE,
     FLOW_BASE,
     SCHEDULER_GRID,
     Numbers,
     SchedulerParts,
+    check_base,
     find_base,
     make_base,
     make_parts,
     model_level,
     place_steps,
+    settings_of,
 )
 
 DEFAULT_SOLVER = "adams(of='x0')"
-OWN_SETTINGS = ("solver", "grid", "base")
+OWN_SETTINGS = frozenset({"solver", "grid"})
 MAX_RATIO = 4096.0  # sigma / alpha of pure noise in `sigmas`, as the schedulers of diffusers have it
 NEUTRAL_ARGUMENTS: Mapping[str, tuple[Any, ...]] = {  # of `step`, at which they ask for nothing
     "eta": (0.0, None),
@@ -67,7 +69,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         grid: "scheduler" for the spacing that the configuration asks for, or the spec of a grid: "trailing", "karras",
             "asinh". Where a pipeline brings sigmas that are not even, those are taken.
         base: The scheduler of diffusers whose noise levels, spacing and scale it has; "" to find it by the settings.
-        settings: Those of the base.
+        settings: Those of the base, which has its defaults for the others.
 
     Raises:
         SpecError: a solver or a grid that cannot be understood.
@@ -81,8 +83,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         self, solver: Solver | str = DEFAULT_SOLVER, grid: Grid | str = SCHEDULER_GRID, base: str = "", **settings: Any
     ) -> None:
         base = base or (FLOW_BASE if "shift" in settings else DEFAULT_BASE)
+        made = make_base(base, settings)
+        if unknown := sorted(settings.keys() - settings_of(base) - {"prediction_type"}):
+            raise SpecError(f"{', '.join(unknown)}: no setting of {base}, whose noise levels and times this one has.")
         flow = {"prediction_type": "flow_prediction"} if base == FLOW_BASE else {}
-        defaults = {k: v for k, v in make_base(base, settings).config.items() if not k.startswith("_")}
+        defaults = {k: v for k, v in made.config.items() if not k.startswith("_")}
         self.register_to_config(
             **{**defaults, **settings, **flow},
             solver=solver if isinstance(solver, str) else registry.spell(solver),
@@ -121,12 +126,15 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             )
         settings = {k: v for k, v in config.items() if not k.startswith("_") and k != "base"}
         base = changes.pop("base", "") or (config.get("base") if config.get("_class_name") == cls.__name__ else "")
-        base = base or find_base(config)
-        known = settings.keys() | make_base(base, settings).config.keys() | {*OWN_SETTINGS}
+        base = check_base(base or find_base(config))
+        known = settings.keys() | settings_of(base) | OWN_SETTINGS
         unused = {k: changes.pop(k) for k in list(changes) if k not in known}
         if unused and not return_unused_kwargs:
             raise SpecError(f"{', '.join(unused)} is no setting of it; expected one of {', '.join(sorted(known))}.")
-        made = cls(base=base, **{**settings, **changes})
+        settings |= changes
+        taken = {k: v for k, v in settings.items() if k in settings_of(base) | OWN_SETTINGS | {"prediction_type"}}
+        made = cls(base=base, **taken)
+        made.register_to_config(**{k: v for k, v in settings.items() if k not in taken})  # for others to read
         return (made, unused) if return_unused_kwargs else made
 
     # -- what the configuration stands for -----------------------------------------------------------
@@ -137,11 +145,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         if self._parts is None or self._parts_config is not self._internal_dict:
             self._parts, self._parts_config = make_parts(self.config), self._internal_dict
         return self._parts
-
-    @property
-    def converter(self) -> PredictionConverter:
-        """What the network's output means."""
-        return self.parts.converter
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:
@@ -278,18 +281,15 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
                 f"Expected {len(self._past)} samples of one shape, as in the step before, got {tuple(x.shape)}. "
                 f"set_timesteps begins another run."
             )
-        x0 = self.converter.x0(output, x, here)
-        moved, clean = [], []
-        for row, past in enumerate(self._past):
-            node = Node(here.t, x[row], self._estimate(x0[row], output[row]))
-            moved.append(self._step_row(node, after.t, past))
-            clean.append(node.estimate.x0)
-            past[:] = [*past, node][-HISTORY_LENGTH:]
-        return torch.stack(moved), torch.stack(clean)
+        x0 = self.parts.converter.x0(output, x, here)
+        nodes = [Node(here.t, x[s], self._estimate(x0[s], output[s])) for s in range(len(x))]
+        moved = [self._step_row(node, after.t, past) for node, past in zip(nodes, self._past, strict=True)]
+        self._past = [[*past, node][-HISTORY_LENGTH:] for node, past in zip(nodes, self._past, strict=True)]
+        return torch.stack(moved), torch.stack([node.estimate.x0 for node in nodes])
 
     def _estimate(self, x0: torch.Tensor, output: torch.Tensor) -> Estimate:
         """The estimate of one sample; where it is clipped, the network's output no longer says it."""
-        clipped, kind = self.parts.clip(x0[None])[0], self.converter.prediction
+        clipped, kind = self.parts.clip(x0[None])[0], self.parts.converter.prediction
         changed = clipped.data_ptr() != x0.data_ptr()
         if changed or kind not in PREDICTION_TYPES:
             return Estimate(clipped)

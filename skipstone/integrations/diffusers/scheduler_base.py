@@ -93,7 +93,7 @@ class SchedulerParts:
     def has_log_timesteps(self) -> bool:
         """Whether the network is told log(s) / 4 in place of a timestep (Stable Video Diffusion)."""
         config = self.base.config
-        return config.get("timestep_type") == "continuous" and config.prediction_type == "v_prediction"
+        return bool(config.get("timestep_type") == "continuous" and config.prediction_type == "v_prediction")
 
     def level(self, t: float, alpha: float, sigma: float) -> NoiseLevel:
         """A noise level in the coordinates of the pipeline."""
@@ -122,17 +122,15 @@ def find_base(config: Mapping[str, Any]) -> str:
     Raises:
         GuestError: a scheduler whose model is no table of betas and no flow, or that is made for a distilled model.
     """
-    name = config.get("_class_name")
+    name = str(config.get("_class_name"))
+    if not hasattr(diffusers, name):
+        fitting = [known for known in _known_schedulers() if settings_of(known) <= config.keys()]
+        name = max(fitting, key=lambda known: len(settings_of(known)), default="")
     if name in BASES:
         return BASES[name]
-    if not isinstance(name, str) or not hasattr(diffusers, name):
-        fitting = [known for known in _known_schedulers() if _settings_of(known) <= config.keys()]
-        name = max(fitting, key=lambda known: len(_settings_of(known)), default=None)
-        if name in BASES:
-            return BASES[name]
     raise GuestError(
-        f"Expected the configuration of a scheduler with a table of betas (DDIM, DDPM, PNDM, Euler, Heun, LMS, DPM-Solver, "
-        f"DEIS, UniPC, SA-Solver, CogVideoX) or of flow matching (Euler, Heun); got that of "
+        f"Expected the configuration of a scheduler with a table of betas (DDIM, DDPM, PNDM, Euler, Heun, LMS, "
+        f"DPM-Solver, DEIS, UniPC, SA-Solver, CogVideoX) or of flow matching (Euler, Heun); got that of "
         f"{name or 'no scheduler of diffusers'}. Keep the pipeline's own scheduler."
     )
 
@@ -144,8 +142,16 @@ def _known_schedulers() -> tuple[str, ...]:
 
 
 @cache
-def _settings_of(name: str) -> frozenset[str]:
+def settings_of(name: str) -> frozenset[str]:
+    """The settings that a scheduler of diffusers takes."""
     return frozenset(inspect.signature(getattr(diffusers, name).__init__).parameters) - {"self"}
+
+
+def check_base(name: str) -> str:
+    """The name, where it is one of a base; else GuestError."""
+    if name not in BASES.values():
+        raise GuestError(f"Expected base to be one of {', '.join(sorted(set(BASES.values())))}; got {name!r}.")
+    return name
 
 
 def make_base(name: str, settings: Mapping[str, Any]) -> Any:
@@ -154,9 +160,7 @@ def make_base(name: str, settings: Mapping[str, Any]) -> Any:
     Raises:
         GuestError: no such base, or one that contradicts itself.
     """
-    if name not in BASES.values():
-        raise GuestError(f"Expected base to be one of {', '.join(sorted(set(BASES.values())))}; got {name!r}.")
-    takes = _settings_of(name)
+    takes = settings_of(check_base(name))
     given = {key: value for key, value in settings.items() if key in takes and key not in SOLVER_SETTINGS}
     unclipped = {"clip_sample": False} if "clip_sample" in takes else {}  # latents have no bounds
     base = getattr(diffusers, name)(**{**unclipped, **given})
@@ -217,27 +221,34 @@ def place_steps(
     Raises:
         GuestError: lists that contradict each other, or that this scheduler has no use for.
     """
-    if (steps is None) == (sigmas is None and timesteps is None):
-        raise GuestError("Expected either num_inference_steps or a list, sigmas=... or timesteps=..., not both.")
-    if parts.is_flow and parts.grid is not None and timesteps is None and (sigmas is None or _is_even(sigmas)):
-        count = len(sigmas) if sigmas is not None else int(steps or 0)
-        return _place_flow(parts, parts.grid, count, mu)
-    if parts.is_flow or (steps is not None and parts.grid is None):
+    listed = sigmas is not None or timesteps is not None
+    if steps is None and not listed:
+        raise GuestError("Expected num_inference_steps, or a list: sigmas=... or timesteps=...; got none of them.")
+    if parts.is_flow:
+        even = timesteps is None and (sigmas is None or _is_even(sigmas))
+        if parts.grid is not None and even:
+            return _place_flow(parts, parts.grid, len(sigmas) if sigmas is not None else int(steps or 0), mu)
         return _place_by_base(parts, num_inference_steps=steps, sigmas=sigmas, timesteps=timesteps, mu=mu)
+    if listed and (steps is not None or (sigmas is not None and timesteps is not None)):
+        raise GuestError("Expected one of num_inference_steps, sigmas and timesteps, got several.")
     if sigmas is not None:
-        if timesteps is not None:
-            raise GuestError("Expected sigmas or timesteps, got both.")
         return _place_by_sigmas(parts, _floats(sigmas))
+    if not listed and parts.grid is None:
+        return _place_by_base(parts, num_inference_steps=steps, mu=mu)
+    return _place_by_times(parts, _table_times(parts, steps, timesteps))
+
+
+def _table_times(parts: SchedulerParts, steps: int | None, timesteps: Numbers | None) -> Sequence[float]:
+    """Times on a table: of these timesteps, or those of the grid."""
     if parts.has_log_timesteps:
         raise GuestError(
             f"This model is told its noise level in place of a timestep, and its levels are none of a table: expected "
             f"grid={SCHEDULER_GRID!r} and num_inference_steps, or sigmas."
         )
-    count = parts.base.config.num_train_timesteps
     if timesteps is not None:
-        return _place_by_times(parts, [(k + 1.0) / count for k in _floats(timesteps)])
+        return [(k + 1.0) / parts.base.config.num_train_timesteps for k in _floats(timesteps)]
     assert parts.grid is not None
-    return _place_by_times(parts, parts.grid.times(parts.schedule, int(steps or 0))[:-1])
+    return parts.grid.times(parts.schedule, int(steps or 0))[:-1]
 
 
 def model_level(parts: SchedulerParts, timestep: float) -> NoiseLevel:
