@@ -309,8 +309,26 @@ def test_a_second_run_is_the_first_one(name: str, settings: dict[str, Any]) -> N
     for _ in range(2):
         ours.set_timesteps(6)
         ends.append(run(ours, draw(2)))
+        assert ours._past == []  # a finished run keeps no tensors
+        ours.set_timesteps(6)
+        ours.step(draw(3, (1, 2, 5)), ours.timesteps[0], draw(4, (1, 2, 5)))  # another run, interrupted
     assert torch.equal(*ends)
-    assert ours._past == []  # a finished run keeps no tensors
+
+
+@each
+def test_nothing_is_put_on_another_device(name: str, settings: dict[str, Any]) -> None:
+    """Tensors of the device "meta" take part in no operation with those of another."""
+    _, ours = make(name, None, **{**settings, "thresholding": False} if "thresholding" in settings else settings)
+    ours.set_timesteps(4, device="meta" if name == "PNDM" else None)
+    x = torch.empty(SHAPE, device="meta", dtype=torch.bfloat16)
+    ours.set_begin_index(0)
+    for k in range(4):
+        made = ours.step(ours.scale_model_input(x, None), None, x)
+        assert (made.prev_sample.device.type, made.prev_sample.dtype) == ("meta", torch.bfloat16)
+        x = made.prev_sample
+        assert ours.step_index == k + 1
+    if name != "PNDM":  # whose timesteps have no values there
+        assert ours.add_noise(x, x, ours.timesteps[:1]).device.type == "meta"
 
 
 def test_a_copy_in_the_middle_of_a_run_goes_on_alone() -> None:

@@ -353,7 +353,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         values = torch.as_tensor(timesteps).flatten().tolist()
         found = [self._level_at(float(k)) for k in values]
         table = torch.tensor([[p.alpha, p.sigma, p.scale] for p in found], dtype=torch.float64)
-        return table.T.to(like.device, upcast(like[:0]).dtype).reshape(3, -1, *[1] * (like.ndim - 1))
+        return table.T.to(upcast(like[:0]).dtype).to(like.device).reshape(3, -1, *[1] * (like.ndim - 1))
 
     def _level_at(self, timestep: float) -> NoiseLevel:
         """The noise level at a timestep: of this run where it has it, else of the model."""
