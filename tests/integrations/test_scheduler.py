@@ -290,7 +290,7 @@ def test_a_sample_of_a_batch_is_the_sample_alone(name: str, settings: dict[str, 
 
 @each
 def test_a_step_in_half_precision_is_a_step_in_float32_rounded_once(name: str, settings: dict[str, Any]) -> None:
-    _, ours = make(name, None, **settings)
+    _, ours = make(name, {"solver": "adams"}, **settings)
     ours.set_timesteps(6)
     twin = copy.deepcopy(ours)
     x = (draw(2) * ours.init_noise_sigma).to(torch.bfloat16)
