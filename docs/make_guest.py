@@ -81,6 +81,40 @@ networks, ControlNets, blending, callbacks, diffusers' caches, batches that must
 own, and undeclared pipelines. A scheduler's clipping is kept, and eps is then that of the clipped estimate
 (`use_clipped_model_output` in diffusers).
 
+## Our solver where the loop must stay the pipeline's
+
+Where `solver=` is refused (image to image, inpainting, ControlNets, a base and its refiner, callbacks, two networks),
+the solver goes in as the pipeline's scheduler: a scheduler of diffusers like its own, one call a step, no noise.
+
+```python
+import skipstone
+from diffusers import StableDiffusionXLControlNetInpaintPipeline
+
+pipe = StableDiffusionXLControlNetInpaintPipeline.from_pretrained("PATH_OR_HUB_ID")
+pipe.scheduler = skipstone.Scheduler.from_config(pipe.scheduler.config)
+image = pipe("a red apple", image=..., mask_image=..., control_image=..., num_inference_steps=20).images[0]
+```
+
+It keeps what the configuration says of the model and of the run: noise levels, prediction type, clipping, timestep
+spacing, shifts of a flow, the end, and the scale of the sample, so that a base with it hands over to a refiner with
+another scheduler. What it replaces is how a step is computed: `solver`, which is `"adams(of='x0')"` unless another
+deterministic solver of one call a step is named. Every sample is stepped by itself, at times that are common to the
+batch; steps are computed in float32. With `grid`, steps go elsewhere than the configuration asks for:
+
+```python
+pipe.scheduler = skipstone.Scheduler.from_config(pipe.scheduler.config, solver="unipc", grid="karras")
+```
+
+- **Configurations** of DDIM, DDPM, PNDM, Euler, Heun, LMS, KDPM2, DPM-Solver, DEIS, UniPC, SA-Solver, CogVideoX and
+  FlowMatchEuler or Heun; others are refused by name (EDM, and those for distilled models such as LCM).
+- **Lists** that a pipeline passes on: `timesteps` and `sigmas` go before `grid`. Evenly spaced sigmas, which flow
+  pipelines always pass on, do not.
+- **Clipping** as of DDIM with `use_clipped_model_output`: eps is that of the clipped estimate. `eta` must be 0.
+- **Adapted** like any other: `skipstone.adapt(pipe, "error_control")` skips calls of it.
+- **Saved** with the pipeline. Before `from_pretrained` of such a folder, say `import skipstone; skipstone.Scheduler`:
+  diffusers loads classes of other packages only where they have been imported. Any scheduler of diffusers can be made
+  from its configuration again: `DDIMScheduler.from_config(pipe.scheduler.config)`.
+
 ## When rows enter together
 
 Some rows of a batch enter the network without the others only where rows are known to be independent: the pipeline is

@@ -38,6 +38,7 @@ _HOME = {
     "Refine": "engine.contracts",
     "Result": "engine.requests",
     "Run": "engine.contracts",
+    "Scheduler": "integrations.diffusers.scheduler",
     "Solver": "engine.requests",
     "adapt": "integrations.diffusers.guest",
     "audit": "calibration.audit",

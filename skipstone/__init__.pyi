@@ -28,6 +28,7 @@ from .engine.trace import explain as explain
 from .errors import SkipstoneError as SkipstoneError
 from .integrations.diffusers.guest import Adapted as Adapted
 from .integrations.diffusers.guest import adapt as adapt
+from .integrations.diffusers.scheduler import Scheduler as Scheduler
 from .integrations.identity import load_policy as load_policy
 from .policies.certified import Certified as Certified
 from .policies.storage import save_policy as save_policy

@@ -155,7 +155,9 @@ class _SigmaGrid(Grid):
         log_sigma_start, bottom = _loudest_level(schedule), schedule.clock(1.0 / num_train_timesteps(schedule))
         if log_sigma_start <= -bottom:
             raise SpecError(f"{self.name}: the schedule's noise does not fall from t=1 to its first timestep.")
-        levels = [self._level(log_sigma_start, -bottom, i / max(1, steps - 1)) for i in range(steps)]
+        ends_there = schedule.clock(0.0) <= bottom  # some tables end at their first timestep, not at the data
+        gaps = steps if ends_there else max(1, steps - 1)
+        levels = [self._level(log_sigma_start, -bottom, i / gaps) for i in range(steps)]
         return [1.0, *(schedule.time(-level) for level in levels[1:])]
 
     def _level(self, log_sigma_start: float, log_sigma_end: float, fraction: float) -> float:

@@ -74,6 +74,7 @@ class SchedulerSpec:
         stochastic: Whether `step` draws noise unless it is told otherwise.
         unsupported_reason: What in its settings cannot be adapted, and what would work; or nothing.
         step_arguments: Arguments of `step` that may differ from their defaults; all others are refused.
+        package: Where the classes are from, if a class of the same name elsewhere is not meant; "" for anywhere.
     """
 
     name: str
@@ -85,6 +86,7 @@ class SchedulerSpec:
     stochastic: Callable[[Any], bool] = lambda scheduler: False
     unsupported_reason: Callable[[Any], str] = lambda scheduler: ""
     step_arguments: frozenset[str] = STEP_ARGUMENTS
+    package: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,8 @@ def _check_own_step(kind: type, spec: SchedulerSpec) -> None:
 
     kind = original_of(kind)
     owner = next((k for k in kind.__mro__ if "step" in vars(k)), kind)
-    if owner.__name__ not in spec.schedulers or getattr(diffusers, owner.__name__, owner) is not owner:
+    elsewhere = bool(spec.package) and owner.__module__.partition(".")[0] != spec.package
+    if elsewhere or owner.__name__ not in spec.schedulers or getattr(diffusers, owner.__name__, owner) is not owner:
         raise GuestError(
             f"{kind.__name__} has a step of its own ({owner.__module__}), and nobody has declared what it does. Use "
             f"the scheduler of diffusers, or declare it under a name of its own: {_DECLARE.format(owner.__name__)}."
@@ -389,6 +392,14 @@ for _spec in (
         noise_levels.cosine_levels,
         lambda s: noise_levels.CONVERTERS["epsilon"],
         stochastic=always,
+    ),
+    SchedulerSpec(
+        "Skipstone's own",
+        ("Scheduler",),
+        lambda s, begin: list(s.levels[begin:-1]),
+        lambda s: s.parts.converter,
+        clean=lambda s, x0: s.parts.clip(x0),
+        package="skipstone",
     ),
     SchedulerSpec(
         "IPNDM", ("IPNDMScheduler",), noise_levels.angle_levels, lambda s: noise_levels.CONVERTERS["v_prediction"]

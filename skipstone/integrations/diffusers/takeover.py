@@ -24,7 +24,10 @@ from .batch_router import BATCH_ARGUMENTS, BatchRouter, DenoiserCall, find_batch
 from .row_slicing import NetworkCall
 
 TIME_NAMES = ("timestep", "timesteps", "t")
-ALTERNATIVE = "Adapt it without solver=..., with a policy that keeps to the pipeline's steps, such as error_control."
+ALTERNATIVE = (
+    "Adapt it without solver=..., with a policy that keeps to the pipeline's steps, such as error_control. A solver "
+    "can step in the pipeline's own loop: pipe.scheduler = skipstone.Scheduler.from_config(pipe.scheduler.config)."
+)
 
 
 def take_over(
