@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from ..numerics.array import mean_abs, rms, upcast, weighted_sum
 from ..numerics.extrapolate import lagrange_weights
-from ..numerics.parametrize import to_x0
+from ..numerics.parametrize import PREDICTION_TYPES, to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import first_doc_line, register
 from ..settings import Ranges, check_settings
@@ -148,6 +148,24 @@ class PredictionChange(Signal):
             return None
         now, before = real[0].estimate.x0, earlier[-1].estimate.x0
         return rms(now - before) / (rms(now) + 1e-12)
+
+
+@register("signal")
+@dataclass(frozen=True)
+class NetworkOutput(Signal):
+    """What the network's output is: 0 eps, 1 x0, 2 v, 3 flow; unknown where only a clean estimate is given."""
+
+    name: ClassVar[str] = "network_output"
+
+    @property
+    def meaning(self) -> str:
+        return "What the network puts out: 0 the noise, 1 the clean sample, 2 v, 3 a flow's velocity."
+
+    def measure(self, context: StepContext) -> Any | None:
+        node = next((n for n in context.fresh if n.real), None)
+        if node is None or node.estimate.output is None:
+            return None
+        return 0.0 * rms(node.estimate.output) + float(PREDICTION_TYPES.index(node.estimate.prediction))
 
 
 @register("signal")

@@ -1,6 +1,7 @@
 """One adaptive method per file."""
 
 from . import presets as presets
+from .adaptive_grid import AdaptiveGrid as AdaptiveGrid
 from .agent.policy import Agent as Agent
 from .budget import Budget as Budget
 from .early_stop import EarlyStop as EarlyStop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from ..engine.contracts import Attempt, Cached, Full, Plan, Policy, Run
 from ..engine.signals import Disagreement
 from ..registry import register, spell
 from ..settings import MAX_TOLERANCE, Ranges, check_settings
+from .places import nearest_place
 
 LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 MAX_STEP = 0.4  # step, in radians of the pi / 2 from noise to data
@@ -82,7 +82,7 @@ class Stride(Policy):
         here = run.angle(run.next_start)
         grid_step = here - run.angle(proposal.t_next)
         first = min(MAX_STEP, grid_step, (self._allowed(here) / self.bend) ** (1 / 3))
-        return replace(proposal, t_next=self._place(run, run.next_start, here - first))
+        return replace(proposal, t_next=nearest_place(run, run.next_start, here - first, self.places))
 
     def _allowed(self, angle: float) -> float:
         return self.tol * math.exp(self.fade * angle)
@@ -99,7 +99,7 @@ class Stride(Policy):
         if here <= (allowed / LAST_STEP_WEIGHT) ** (1 / 3):
             return run.t_end
         step = min(MAX_STEP, MAX_GROWTH * before, MAX_REMAINING_SHARE * here, allowed ** (1 / 3))
-        return self._place(run, last.t, here - max(step, self._share(run, last.t, left)))
+        return nearest_place(run, last.t, here - max(step, self._share(run, last.t, left)), self.places)
 
     def _share(self, run: Run, start: float, left: int) -> float:
         """Length that a step from `start` has at least, so that `left` calls after it reach the end.
@@ -126,12 +126,3 @@ class Stride(Policy):
         if LINE not in last.signals or len(angles) < 2:
             return max(2.0 * last.signals[LAST] / k**2, 1e-12), k
         return max(last.signals[LINE] / (k * (k + angles[-2] - angles[-1])), 1e-12), k
-
-    def _place(self, run: Run, start: float, angle: float) -> float:
-        """The place to land on that is nearest to an angle; the next one after `start` where that is too near."""
-        grid = run.grid
-        behind = bisect_right(grid, -start, key=lambda t: -t)  # the first time of the grid after `start`
-        k = min(max(behind, bisect_left(grid, -angle, key=lambda t: -run.angle(t))), len(grid) - 1)
-        a, b = grid[k - 1], grid[k]
-        inside = (b + (a - b) * j / self.places for j in range(1, self.places))  # b + (a - b) may round to beside a
-        return min((t for t in (b, *inside, a) if t < start), key=lambda t: abs(run.angle(t) - angle))

@@ -8,4 +8,5 @@ from .dpmpp import DPMpp as DPMpp
 from .dpmpp_sde import DPMppSDE as DPMppSDE
 from .euler import Euler as Euler
 from .heun import Heun as Heun
+from .kriging import Kriging as Kriging
 from .unipc import UniPC as UniPC

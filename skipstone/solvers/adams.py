@@ -198,7 +198,7 @@ class Adams(Solver):
     ) -> Generator[Query | Noise, Any, Step]:
         make_node = make_pair_node if self.of == "pair" else clean
         here = make_node(Node(t, x, (yield Query(x, t))), schedule)
-        nodes = [make_node(node, schedule) for node in _earlier_nodes(past, t)[-3:]]
+        nodes = [make_node(node, schedule) for node in earlier_nodes(past, t)[-3:]]
         end = schedule.angle(t_next)
         z = x * (1.0 / sample_norm(schedule, t))
         correction = self._correction(nodes, here) if nodes else 0.0
@@ -216,7 +216,7 @@ class Adams(Solver):
         return corrected - predictor_increment(nodes, here.angle)
 
 
-def _earlier_nodes(past: Sequence[Node], t: float) -> list[Node]:
+def earlier_nodes(past: Sequence[Node], t: float) -> list[Node]:
     """The last estimate at each time before this one, oldest first."""
     last = {n.t: n for n in past if n.t > t}
     return [last[time] for time in sorted(last, reverse=True)]

@@ -1,0 +1,108 @@
+"""Where a clean estimate goes between calls: kriging with a prior that holds for denoisers in general.
+
+On a run from noise to data the clean estimate moves most where the noise is a few times as large as the data, and ever
+less towards both ends. The prior is a Gaussian process in the level l = log(sigma / alpha): dD / dl has the amplitude
+A(l) = 1 / cosh(0.9 (l - peak)) and, over a distance d, the correlation (1 + q) exp(-q), q = sqrt(3) d / 2. Its mean is
+unknown. The weights of the calls made so far follow by kriging (Gaussian process regression), for any uneven levels.
+
+References: Matheron 1963 (kriging); O'Hagan 1991 (integrals by Gaussian processes); ours for denoising.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from functools import lru_cache
+from typing import Any
+
+PEAK = 1.6 + math.log(0.5)  # level of the fastest change, for data of standard deviation 0.5
+RATE = 0.9  # at which the amplitude falls to both sides, per unit of the level
+LENGTH = 2.0  # of the correlation, in units of the level
+SCALE = 0.42  # standard deviation of dD / dl at the peak, over that of the data
+LOUDEST, QUIETEST, SPACING = 8.0, -9.0, 0.05  # levels of the table; beyond them nothing changes
+MAX_NODES = 4  # calls that weights are spread over
+
+
+def amplitude(level: float) -> float:
+    """Standard deviation of dD / dl at a level, over that of the data."""
+    return SCALE / math.cosh(min(30.0, RATE * abs(level - PEAK)))
+
+
+@functools.cache
+def _table() -> Any:
+    """Covariances of D(l) - D(data) at the levels of the table, loudest first."""
+    import numpy as np
+
+    levels = np.arange(LOUDEST, QUIETEST - 1e-9, -SPACING)
+    distance = math.sqrt(3.0) / LENGTH * np.abs(levels[:, None] - levels[None, :])
+    speed = np.array([amplitude(level) for level in levels]) * SPACING
+    steps = np.outer(speed, speed) * (1.0 + distance) * np.exp(-distance)
+    return np.cumsum(np.cumsum(steps[::-1, ::-1], 0), 1)[::-1, ::-1].copy()
+
+
+def _covariance(a: Any, b: Any) -> Any:
+    """Covariance of D at levels a (n,) and b (m,), by linear interpolation in the table: (n, m)."""
+    import numpy as np
+
+    table = _table()
+
+    def place(levels: Any) -> tuple[Any, Any]:
+        at = np.clip((LOUDEST - np.asarray(levels)) / SPACING, 0.0, len(table) - 1.001)
+        return at.astype(int), at - at.astype(int)
+
+    (i, f), (j, g) = place(a), place(b)
+    rows = table[i] * (1.0 - f)[:, None] + table[i + 1] * f[:, None]
+    return rows[:, j] * (1.0 - g) + rows[:, j + 1] * g
+
+
+def expected_change(start: float, end: float) -> float:
+    """Standard deviation of D(end) - D(start), over that of the data."""
+    c = _covariance([start, end], [start, end])
+    return math.sqrt(max(1e-12, c[0, 0] + c[1, 1] - 2.0 * c[0, 1]))
+
+
+@functools.cache
+def _quadrature() -> tuple[Any, Any]:
+    import numpy as np
+
+    return np.polynomial.legendre.leggauss(12)
+
+
+def _mean_covariance(nodes: tuple[float, ...], start: float, end: float) -> Any:
+    """Covariance of D at the nodes with its mean over a step, of weight s_end / s^2 ds (s = exp(l)) on [end, start]."""
+    import numpy as np
+
+    if end <= QUIETEST:  # at the data the weight is all at the end
+        return _covariance(nodes, [QUIETEST])[:, 0]
+    points, weights = _quadrature()
+    span = min(start - end, 30.0)  # beyond it the weight is below 1e-13
+    levels = end + 0.5 * span * (1.0 - points)
+    weights = weights * np.exp(end - levels)
+    return _covariance(nodes, levels) @ (weights / weights.sum())
+
+
+@lru_cache(maxsize=65536)
+def kriging_weights(nodes: tuple[float, ...], start: float, end: float, roughness: float) -> tuple[float, ...]:
+    """Weights of the clean estimates at `nodes` in the mean clean estimate of a step; they sum to 1.
+
+    Args:
+        nodes: Levels log(sigma / alpha) of the calls, falling, at most `MAX_NODES`.
+        start, end: Levels of the step; `end` is -infinity, or below `QUIETEST`, for a step to the data.
+        roughness: Noise of each call, over amplitude(l) h^2 with h the mean distance of calls (at most 1). 0
+            interpolates the calls.
+
+    Raises:
+        ValueError: no nodes.
+    """
+    import numpy as np
+
+    count = len(nodes)
+    if count == 0:
+        raise ValueError("kriging_weights: expected at least one node, got none.")
+    system = np.zeros((count + 1, count + 1))
+    distance = min(1.0, (min(nodes[0], LOUDEST) - nodes[-1]) / (count - 1)) if count > 1 else 1.0
+    noise = [(roughness * amplitude(level) * distance**2) ** 2 + 1e-9 for level in nodes]
+    system[:count, :count] = _covariance(nodes, nodes) + np.diag(noise)
+    system[count, :count] = system[:count, count] = 1.0  # the mean is unknown: weights sum to 1
+    right = np.append(_mean_covariance(nodes, start, end), 1.0)
+    return tuple(np.linalg.solve(system, right)[:count].tolist())

@@ -1,0 +1,156 @@
+"""Steps of a density that suits denoisers in general, and shorter ones where a sample still moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+from ..engine.contracts import Attempt, Cached, Full, Plan, Policy, Run
+from ..numerics.kriging import expected_change
+from ..numerics.parametrize import PREDICTION_TYPES
+from ..registry import register
+from ..settings import MAX_STEPS, Ranges, check_settings
+from .places import nearest_place
+
+PEAK = 1.5 + math.log(0.5)  # level log(sigma / alpha) of the densest steps
+LOUDEST, QUIETEST = 5.0, -6.0  # levels beyond which there are no steps
+MOVING = 1.0 + math.log(0.5)  # level below which a sample's own movement counts: above it, errors fade again
+USUAL_CHANGE = 0.6  # standard deviation within a picture, over the picture's rms: what `prediction_change` divides by
+MAX_CHANGE = 16.0  # change over expected change that is believed
+LAST = 1.3  # steps left of which one is made
+
+
+class Density(NamedTuple):
+    """Steps per unit of the level: exp(-rise (l - PEAK)) above the peak, exp(-fall (PEAK - l)) below."""
+
+    rise: float
+    fall: float
+
+    def steps(self, level: float) -> float:
+        """Integral of the density from `QUIETEST` to a level."""
+        low = min(max(level, QUIETEST), PEAK)
+        below = (math.exp(self.fall * (low - PEAK)) - math.exp(self.fall * (QUIETEST - PEAK))) / self.fall
+        return below + (1.0 - math.exp(-self.rise * max(0.0, min(level, LOUDEST) - PEAK))) / self.rise
+
+    def level(self, steps: float) -> float:
+        """The level up to which the integral is `steps`."""
+        below = self.steps(PEAK)
+        if steps > below:
+            return PEAK - math.log(max(1e-12, 1.0 - self.rise * (steps - below))) / self.rise
+        return PEAK + math.log(self.fall * steps + math.exp(self.fall * (QUIETEST - PEAK))) / self.fall
+
+
+# By what the network puts out. An error of eps grows with sigma / alpha in the clean estimate, so that such a network
+# moves at much noise too; one that puts out the clean sample moves until the end.
+DENSITIES = {"eps": Density(0.1, 0.35), "v": Density(0.2, 0.35), "x0": Density(0.5, 0.15), "flow": Density(0.5, 0.35)}
+
+
+@register("policy")
+@dataclass(frozen=True)
+class AdaptiveGrid(Policy):
+    """Take about this many calls, at noise levels that suit networks in general; more where a sample still moves.
+
+    Steps are even in the integral of a density over l = log(sigma / alpha): exp(-rise (l - p)) above p = 0.8 and
+    exp(-fall (p - l)) below, with rise and fall by what the network puts out (eps, v, x0 or flow). Where little noise
+    is left and the clean estimate has moved r > 1 times as far as usual between the last calls, steps are r^adapt
+    times shorter. Lands on times of the grid and on `places` - 1 even places between two of them; never makes more
+    calls than the grid has steps. Made for `kriging`, and for other solvers of one call a step; in a chain it comes
+    first.
+
+    Args:
+        calls: Calls of a sample that moves as usual, in 1..10,000. Independent of the number of steps asked for,
+            unless that is smaller.
+        adapt: Exponent of r, in [0, 2]. 0 gives all samples of a run the same times.
+        places: Places to land on for each step of the grid, in 1..100. 1 keeps to the grid.
+
+    Raises:
+        SpecError: a setting out of range.
+
+    References: ours; the densities are chosen in research/frontier.
+    """
+
+    calls: int = 15
+    adapt: float = 0.4
+    places: int = 10
+    name: ClassVar[str] = "adaptive_grid"
+    neutral: ClassVar[Mapping[str, Any]] = {"calls": MAX_STEPS}
+    solver: ClassVar[str] = "kriging"
+    ranges: ClassVar[Ranges] = {"calls": (1, MAX_STEPS), "adapt": (0, 2), "places": (1, 100)}
+    calibration_settings: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
+        {"calls": calls} for calls in (30, 27, 24, 22, 20, 18, 16, 15, 13, 12, 11, 10, 9, 8)
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"network_output", "prediction_change"})
+
+    def plan(self, run: Run, proposal: Plan) -> Plan:
+        if self.calls == MAX_STEPS or not proposal.is_unamended:
+            return proposal
+        last = run.pending
+        # a step that was taken again already stays: by this policy, or by one that must not be overruled
+        if last is not None and isinstance(last.plan.evaluate, Full | Cached) and not run.is_retry:
+            wanted = self._landing(run, last.t)
+            if wanted != last.t_next:
+                return replace(proposal, evaluate=last.plan.evaluate, accept=False, t_next=wanted)
+        if run.next_start <= run.t_end:
+            return proposal
+        return replace(proposal, t_next=self._landing(run, run.next_start))
+
+    def _landing(self, run: Run, start: float) -> float:
+        """Time at which a step that starts here should land."""
+        left = self._left(run, start)
+        density = self._density(run)
+        level = _level(run, start)
+        ahead = density.steps(level)
+        wanted = ahead * self.calls / density.steps(_level(run, run.grid[0])) * self._pace(run, level)
+        steps = min(max(1, math.ceil(wanted - (LAST - 1.0))), left)
+        if steps <= 1:
+            return run.t_end
+        target = density.level(ahead * (1.0 - 1.0 / steps))
+        return nearest_place(run, start, math.atan(math.exp(target)), self.places)
+
+    def _left(self, run: Run, start: float) -> int:
+        """Steps that may still be made from here: the grid's, less the calls before `start`."""
+        return len(run.grid) - 1 - sum(not a.is_forecast and a.t > start for a in run.accepted_attempts)
+
+    def _density(self, run: Run) -> Density:
+        """The density for what the network puts out; that for v before it is known."""
+        known = next((a.signals["network_output"] for a in run.attempts if "network_output" in a.signals), None)
+        return DENSITIES["v" if known is None else PREDICTION_TYPES[round(known)]]
+
+    def _pace(self, run: Run, level: float) -> float:
+        """Factor by which steps are shorter than usual, from the last two changes of the clean estimate."""
+        if level >= MOVING or self.adapt == 0.0:
+            return 1.0
+        calls = _calls(run)
+        ratios = [_relative_change(run, a, b) for a, b in zip(calls[-3:], calls[-2:], strict=False)]
+        usable = [min(max(r, 1e-3), MAX_CHANGE) for r in ratios if r is not None]
+        mean = math.exp(sum(map(math.log, usable)) / len(usable)) if usable else 1.0
+        return max(1.0, mean) ** self.adapt
+
+
+def _calls(run: Run) -> list[Attempt]:
+    """The last real call at each time, from noise to data."""
+    return list({a.t: a for a in run.attempts if not a.is_forecast and "network_output" in a.signals}.values())
+
+
+def _relative_change(run: Run, before: Attempt, after: Attempt) -> float | None:
+    """Change of the clean estimate between two calls over the usual one; None where it is not known."""
+    change = after.signals.get("prediction_change")
+    if change is None:
+        return None
+    return change / (USUAL_CHANGE * expected_change(_level(run, before.t), _level(run, after.t)))
+
+
+def _level(run: Run, t: float) -> float:
+    """log(sigma / alpha) at t, within the levels of the density."""
+    angle = run.angle(t)
+    if angle <= math.exp(QUIETEST):
+        return QUIETEST
+    return LOUDEST if angle >= math.atan(math.exp(LOUDEST)) else math.log(math.tan(angle))
