@@ -14,7 +14,7 @@ from ..registry import register
 from ..settings import Ranges, check_settings
 from .adams import earlier_nodes
 
-ROUGH = 0.8  # roughness of the weights that a run is given which moves far more than usual
+ROUGH = 0.4  # roughness of the weights that a run is given which moves far more than usual
 DATA_STD = 0.5  # standard deviation of the data within a picture that amplitudes are in units of
 EPS_ERROR = 0.015  # rms error of a network that predicts noise: its clean estimate errs by sigma / alpha times that
 
@@ -91,7 +91,7 @@ class Kriging(Solver):
     doi 10.1016/0378-3758(91)90002-V (weights from a Gaussian process); ours as a whole.
     """
 
-    trust: float = 3.0
+    trust: float = 2.0
     name: ClassVar[str] = "kriging"
     ranges: ClassVar[Ranges] = {"trust": (0, 1e9)}
 
