@@ -10,14 +10,20 @@ register_preset(
     "safe",
     "stride(tol=0.0018)",
     "25 calls of 50 on Pebble; of 25 steps or fewer it saves nothing, or little.",
+    fallback="error_control(tol=0.002)",
 )
 register_preset(
-    "policy", "balanced", "stride", "20 calls of 50 on Pebble; of 20 steps or fewer it saves nothing, or little."
+    "policy",
+    "balanced",
+    "stride",
+    "20 calls of 50 on Pebble; of 20 steps or fewer it saves nothing, or little.",
+    fallback="error_control",
 )
 register_preset(
     "policy",
     "fast",
     "stride(tol=0.0115)",
     "15 calls of 50 on Pebble; of 15 steps or fewer it saves nothing, or little.",
+    fallback="error_control(tol=0.01)",
 )
 register_preset("policy", "adaptive_diffusion", "third_order_released", "AdaptiveDiffusion as its authors released it.")

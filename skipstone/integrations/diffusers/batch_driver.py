@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -56,6 +56,15 @@ class SampleState:
         return self.request
 
 
+class StepChecks(Protocol):
+    """What is checked in every step of a pipeline that was taken over in its first one."""
+
+    left: torch.Tensor | None  # the sample as the last step left it
+
+    def check(self, call: int, output: torch.Tensor, x: torch.Tensor) -> None:
+        """Raise GuestError where a step is not as it was taken to be."""
+
+
 class BatchDriver:
     """The flows of all samples and where the pipeline has taken them.
 
@@ -83,6 +92,7 @@ class BatchDriver:
         self.schedule = HostSchedule.from_trajectory(trajectory, base)
         self.prompts = mean_prompt_states(router)
         self.shape: torch.Size | None = None
+        self.checks: StepChecks | None = None  # under a takeover
         self.call = 0  # index of the next call of the scheduler
         self.states: list[SampleState] = []
 
@@ -113,6 +123,8 @@ class BatchDriver:
                 f"made. Set the timesteps before the loop, by scheduler.set_timesteps."
             )
         self._same_shape(x)
+        if self.checks is not None and self.call > 0:
+            self.checks.check(self.call, output, x)
         edited = output
         for s, state in enumerate(self.states):
             own = (self.layout.take(batch, s).clone() for batch in (output, x))  # a view would keep the batch alive
@@ -200,6 +212,8 @@ class BatchDriver:
             elif isinstance(state.request, StepRequest):
                 state.send(self.engine(self.layout.take(x, s), self.call))
         self._advance_flows()
+        if self.checks is not None:
+            self.checks.left = moved
         return moved, ended
 
     def _advance_flows(self) -> None:

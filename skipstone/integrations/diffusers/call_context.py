@@ -6,7 +6,7 @@ import contextvars
 import functools
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -18,6 +18,7 @@ from ...engine.requests import Solver
 from ...errors import GuestError
 from ...numerics.schedule import FlowMatching, Schedule
 from ...registry import spell
+from ..coverage import is_pipeline_callback
 from .batch_driver import BatchDriver
 from .batch_router import BatchRouter, find_batch
 from .method_swap import original_class, restore_methods, swap_methods
@@ -26,11 +27,21 @@ from .pipeline_specs import PipelineSpec
 from .row_slicing import Key, RowSlicer, Rule
 from .rows import BatchLayout
 from .scheduler_specs import check_step_arguments, check_supported, trajectory
-from .takeover import refuse_takeover, take_over
+from .refusal import TakeoverBroken, TakeoverRefused
+from .takeover import FirstStep, prepare_takeover, refuse_first, take_over
 from .undeclared import NetworkWatch
 
-# Arguments of a pipeline's call that a takeover cannot follow.
-GUIDANCE_ARGUMENTS = ("use_dynamic_cfg", "skip_guidance_layers", "guidance_rescale")
+# Arguments of a pipeline's call that change on the way what it does, and at what values they do not.
+CHANGING_ARGUMENTS = {
+    "use_dynamic_cfg": False,
+    "skip_guidance_layers": None,
+    "cfg_trunc_ratio": 1.0,
+    "control_guidance_start": 0.0,
+    "control_guidance_end": 1.0,
+    "adapter_conditioning_factor": 1.0,
+}
+CALLBACKS = ("callback", "callback_on_step_end")  # arguments of a pipeline's call
+INTERRUPT = "_interrupt"  # attribute of a pipeline by which a callback ends a run
 NOISE_ARGUMENTS = ("eta", "variance_noise")  # of `step`, by which a scheduler adds noise that it otherwise does not
 CURRENT_CALL: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("skipstone_call", default=None)
 Uncovered: TypeAlias = Literal["warn", "error"]  # what a call does that a certificate does not cover
@@ -39,10 +50,11 @@ _STEP_SIGNATURE = inspect.signature(lambda model_output, timestep, sample, *args
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """The arguments that a pipeline was adapted with."""
+    """The arguments that a pipeline was adapted with; `fallback` is the policy where `solver` cannot take over."""
 
     policy: Policy
     solver: Solver | None = None
+    fallback: Policy | None = None
     per_sample: bool = True
     verify_rows: bool = False
     uncovered: Uncovered = "warn"
@@ -75,6 +87,7 @@ class CallContext:
         self.notes: list[str] = []  # what the caller is to be warned of
         self.instance_methods: dict[str, Callable[..., Any]] = {}
         self.step_arguments: dict[str, Any] = {}  # those of the latest step that differ from their defaults
+        self.refusal = ""  # why the run was not taken over, where another policy decided
         self.num_unstepped_calls = 0  # denoiser calls that no step of the scheduler followed
         step = inspect.signature(self.scheduler.step)
         self.signature = step if "model_output" in step.parameters else _STEP_SIGNATURE  # somebody else has wrapped it
@@ -145,8 +158,6 @@ class CallContext:
         check_step_arguments(self.scheduler, self.step_arguments)
         if self.driver is None:
             self.driver = self._start_trajectory(output, timestep, x)
-        elif self.settings.solver is not None:
-            self.router.check_takeover()
         values["model_output"] = self.driver.before_step(output, x)
         made = run(*call.args, **call.kwargs)
         before = made[0] if isinstance(made, tuple) else made.prev_sample
@@ -160,33 +171,67 @@ class CallContext:
         self.router.open(layout.samples)
         count = getattr(self.pipe, "_num_timesteps", None)
         ahead, first = trajectory(self.scheduler, timestep, count), find_next_call(self.scheduler, timestep, count)
-        policy = self.settings.policy
-        self._refuse_unnamed_branches(policy)
-        self._note_short_runs(policy, len(ahead.stages))
         base = base_schedule(self.scheduler)
+        policy = self.settings.policy
         driver = BatchDriver(ahead, layout, self.router, policy, base, self.spec.switches(self.pipe))
-        if self.settings.solver is None:
+        timesteps = tuple(self.scheduler.timesteps.tolist()[first : first + len(ahead.calls)])
+        if self.settings.solver is None or not self._take_over(driver, timesteps, output, x):
+            self._refuse_unnamed_branches(driver.policy)
+            self._note_short_runs(driver.policy, len(ahead.stages))
             driver.begin(x)
-        else:
-            self._refuse_takeover(self.settings.solver)
-            timesteps = self.scheduler.timesteps.tolist()[first : first + len(ahead.calls)]
-            take_over(driver, self.settings.solver, policy, output, timesteps, x)
         self.router.drop_arguments()
         return driver
 
-    def _refuse_takeover(self, solver: Solver) -> None:
-        callbacks = [c for c in ("callback_on_step_end", "callback") if self.arguments.get(c) is not None]
-        changing = [name for name in GUIDANCE_ARGUMENTS if self.arguments.get(name)]
-        reasons = {
-            self.spec.between: bool(self.spec.between),
+    def _take_over(
+        self, driver: BatchDriver, timesteps: tuple[float, ...], output: torch.Tensor, x: torch.Tensor
+    ) -> bool:
+        """Make the run by the solver; False where that is refused and another policy is to decide."""
+        solver, fallback = self.settings.solver, self.settings.fallback
+        assert solver is not None
+        boundary = max(driver.switches, default=0.0) * self.scheduler.config.get("num_train_timesteps", 1000)
+        step = FirstStep(self.spec, self.denoisers, boundary, self.arguments, timesteps, output, x)
+        try:
+            refuse_first(self._list_reasons())
+            self._refuse_unnamed_branches(driver.policy)
+            backbone = prepare_takeover(driver, solver, step)
+        except TakeoverRefused as refused:
+            if fallback is None:
+                raise
+            self.refusal, driver.policy = refused.reason, fallback
+            self.router.slicer.strict = self.settings.verify_rows
+            return False
+        take_over(backbone, solver, driver.policy, step)
+        return True
+
+    def _list_reasons(self) -> dict[str, bool]:
+        """Reasons against a takeover of this pipeline, as it is called -> whether each holds."""
+        given = {name: self.arguments.get(name) for name in CALLBACKS}
+        callbacks = {name: value for name, value in given.items() if value is not None}
+        own = [type(value).__name__ for value in callbacks.values() if is_pipeline_callback(value)]
+        changing = [name for name, value in CHANGING_ARGUMENTS.items() if self._differs(name, value)]
+        return {
+            self.spec.between: bool(self.spec.between) and self.spec.acts_between(self.pipe),
             "no declaration says what it does between two steps": not self.spec.is_declared,
-            f"{' and '.join(changing)} changes the guidance on the way": bool(changing),
-            f"{' and '.join(callbacks)} may edit the sample": bool(callbacks),
-            "two networks take turns": len(self.denoisers) > 1,
+            f"{' and '.join(changing)} changes what it does on the way": bool(changing),
+            f"{' and '.join(own)} changes guidance or scales on the way": bool(own),
+            f"{' and '.join(callbacks)} may edit tensors, which cannot be noticed in torch.inference_mode()": (
+                bool(callbacks) and torch.is_inference_mode_enabled()
+            ),
             "a cache of diffusers (enable_cache) expects the pipeline's own steps": self._is_cached(),
             **{f"its scheduler adds noise ({name})": name in self.step_arguments for name in NOISE_ARGUMENTS},
         }
-        refuse_takeover(solver, reasons)
+
+    def _differs(self, name: str, neutral: Any) -> bool:
+        """Whether an argument of the pipeline's call has another value than this, or a list with another."""
+        value = self.arguments.get(name, neutral)
+        values = value if isinstance(value, list | tuple) else [value]
+        return any(one is not None and one != neutral for one in values)
+
+    def check_callback(self, changed: Sequence[str]) -> None:
+        """Raise GuestError for what a callback changed under a takeover, but for the wish to end the run."""
+        taken_over = self.driver is not None and self.driver.checks is not None
+        if taken_over and (names := [name for name in changed if name != INTERRUPT]):
+            raise TakeoverBroken(f"a callback changed {', '.join(names)}")
 
     def _refuse_unnamed_branches(self, policy: Policy) -> None:
         """Raise GuestError where a policy tells guidance branches apart, and nobody has declared which is which."""

@@ -9,8 +9,6 @@ import torch
 
 from .call_context import CURRENT_CALL
 
-CALLBACKS = ("callback", "callback_on_step_end")  # arguments of a pipeline's call
-
 
 def run_outside(callback: Callable[..., Any]) -> Callable[..., Any]:
     """A callback during which other pipelines run as if no call were going on."""

@@ -1,0 +1,81 @@
+"""What a pipeline does after it was taken over: it walks to the result, and must do nothing else on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .batch_router import DenoiserCall
+from .refusal import TakeoverBroken
+from .sample_place import fit
+from .takeover_backbone import PipelineBackbone
+
+TIME_TOLERANCE = {"rtol": 1e-2, "atol": 1e-3}  # times may be in half precision
+
+
+@dataclass
+class Walk:
+    """Checks every later step of a pipeline whose run was made in its first one.
+
+    The pipeline's calls of its network are not made; they return numbers in which the branches differ much, so that
+    the guidance that the pipeline makes of them can be recognised.
+
+    Args:
+        backbone: Of the run.
+        timesteps: Those of the scheduler's calls.
+        left: The sample as the last step left it.
+    """
+
+    backbone: PipelineBackbone
+    timesteps: tuple[float, ...]
+    left: torch.Tensor | None = None
+
+    def begin(self) -> None:
+        """Let the pipeline's calls return test numbers from now on."""
+        draw = torch.Generator("cpu").manual_seed(0)
+        for p in self.backbone.router.denoiser_calls.values():
+            test = torch.randn(p.output.shape, generator=draw, dtype=torch.float32)
+            p.output = test.to(dtype=p.output.dtype, device=p.output.device)
+
+    def check(self, call: int, output: torch.Tensor, x: torch.Tensor) -> None:
+        """Raise TakeoverBroken where a step is not as the takeover has taken it to be.
+
+        Args:
+            call: Index of the scheduler's call, from 1.
+            output, x: What it was given.
+        """
+        self.backbone.router.check_takeover()
+        if self.left is not None and not _is_same_sample(x, self.left.to(x.dtype)):
+            raise TakeoverBroken("something acts on the sample between two steps (a callback, or the pipeline itself)")
+        timestep = self.timesteps[call]
+        phase = self.backbone.phase(timestep)
+        for p in self.backbone.router.denoiser_calls.values():
+            if p.module is not phase.module:
+                raise TakeoverBroken(f"another network is called at timestep {timestep:g} than was expected")
+            _check_time(p, self.backbone.time(timestep), timestep)
+        layout = self.backbone.driver.layout
+        guided = torch.stack([layout.take(output, s) for s in range(layout.samples)])
+        shape = layout.take(x, 0).shape
+        outputs = {
+            branch: torch.stack(
+                [fit(layout.sample_of(p.output[j * layout.samples + s]), shape) for s in range(layout.samples)]
+            )
+            for p in self.backbone.router.denoiser_calls.values()
+            for j, branch in enumerate(p.branches)
+        }
+        if not phase.guidance.explains(outputs, torch.stack([fit(one, shape) for one in guided])):
+            raise TakeoverBroken("guides otherwise than in its first step")
+
+
+def _check_time(p: DenoiserCall, expected: float, timestep: float) -> None:
+    values = torch.as_tensor(p.time).float()
+    if not torch.allclose(values, torch.full_like(values, expected), **TIME_TOLERANCE):
+        raise TakeoverBroken(
+            f"tells {type(p.module).__name__} another time at timestep {timestep:g} than {expected:g}, which was "
+            f"expected"
+        )
+
+
+def _is_same_sample(x: torch.Tensor, left: torch.Tensor) -> bool:
+    return torch.equal(x, left) or torch.equal(torch.nan_to_num(x), torch.nan_to_num(left))
