@@ -297,7 +297,7 @@ class BatchRouter:
         }
         some = known.get(COND, next(iter(known.values())))
         output = torch.cat([known.get(name, some) for name in names])
-        return DenoiserCall(module, run, (), {}, rows, self.denoiser_calls[0].template, output, names, extra)
+        return DenoiserCall(module, run, (), {}, rows, self.denoiser_calls[0].template, output, names, extra=extra)
 
     def _wanted(self, row: int, branches: Sequence[str]) -> bool:
         return self.row_requests[row % self.samples].needs_branch(branches[row // self.samples])
@@ -339,7 +339,6 @@ class BatchRouter:
                 self.is_companion_sliced = True
                 return scatter_rows(self.slicer.run_rows(call, rule, entering), torch.tensor(entering), rows)
         return run(*args, **kwargs)
-
 
     def _compare_companion(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note whether a call under a takeover differs from that of the first iteration."""

@@ -24,10 +24,10 @@ from .batch_router import BatchRouter, find_batch
 from .method_swap import original_class, restore_methods, swap_methods
 from .noise_levels import find_next_call, get_table
 from .pipeline_specs import PipelineSpec
+from .refusal import TakeoverBroken, TakeoverRefused
 from .row_slicing import Key, RowSlicer, Rule
 from .rows import BatchLayout
 from .scheduler_specs import check_step_arguments, check_supported, trajectory
-from .refusal import TakeoverBroken, TakeoverRefused
 from .takeover import FirstStep, prepare_takeover, refuse_first, take_over
 from .undeclared import NetworkWatch
 
@@ -65,11 +65,17 @@ class FinishedTrajectory:
     """One trajectory after its end: runs and counted rows of its samples."""
 
     runs: tuple[Run, ...]
-    rows: tuple[int, ...]
+    rows: tuple[float, ...]
     branches: int
     full: float  # calls of a bare run, for each sample
     verified: int  # rows spent on checking that rows are independent
     seconds: float
+
+    def followed_by(self, rest: FinishedTrajectory) -> FinishedTrajectory:
+        """The whole, of which this was the part before a takeover was broken off: the runs are those of the rest."""
+        rows = tuple(a * rest.branches / self.branches + b for a, b in zip(self.rows, rest.rows, strict=True))
+        full, verified = self.full + rest.full, self.verified + rest.verified
+        return FinishedTrajectory(rest.runs, rows, rest.branches, full, verified, rest.seconds)
 
 
 class CallContext:
@@ -87,6 +93,9 @@ class CallContext:
         self.notes: list[str] = []  # what the caller is to be warned of
         self.instance_methods: dict[str, Callable[..., Any]] = {}
         self.step_arguments: dict[str, Any] = {}  # those of the latest step that differ from their defaults
+        self.is_resumed = False  # whether a takeover ended on the way, because a callback changed something
+        self.calls_before = 0  # of the scheduler, before that
+        self.abandoned: FinishedTrajectory | None = None  # the part before that
         self.refusal = ""  # why the run was not taken over, where another policy decided
         self.num_unstepped_calls = 0  # denoiser calls that no step of the scheduler followed
         step = inspect.signature(self.scheduler.step)
@@ -130,6 +139,7 @@ class CallContext:
     def set_timesteps(self) -> None:
         """Stand in for the scheduler's `set_timesteps`, with which a new trajectory begins."""
         self.close()
+        self.is_resumed, self.calls_before = False, 0
         self._new_trajectory()
 
     def _new_trajectory(self) -> None:
@@ -170,6 +180,7 @@ class CallContext:
         layout = self._layout(x)
         self.router.open(layout.samples)
         count = getattr(self.pipe, "_num_timesteps", None)
+        count = None if count is None else count - self.calls_before
         ahead, first = trajectory(self.scheduler, timestep, count), find_next_call(self.scheduler, timestep, count)
         base = base_schedule(self.scheduler)
         policy = self.settings.policy
@@ -188,8 +199,13 @@ class CallContext:
         """Make the run by the solver; False where that is refused and another policy is to decide."""
         solver, fallback = self.settings.solver, self.settings.fallback
         assert solver is not None
+        if self.is_resumed and fallback is not None:
+            driver.policy = fallback
+            return False
         boundary = max(driver.switches, default=0.0) * self.scheduler.config.get("num_train_timesteps", 1000)
-        step = FirstStep(self.spec, self.denoisers, boundary, self.arguments, timesteps, output, x)
+        step = FirstStep(
+            self.spec, self.denoisers, boundary, self.arguments, timesteps, output, x, bool(self._callbacks())
+        )
         try:
             refuse_first(self._list_reasons())
             self._refuse_unnamed_branches(driver.policy)
@@ -205,8 +221,7 @@ class CallContext:
 
     def _list_reasons(self) -> dict[str, bool]:
         """Reasons against a takeover of this pipeline, as it is called -> whether each holds."""
-        given = {name: self.arguments.get(name) for name in CALLBACKS}
-        callbacks = {name: value for name, value in given.items() if value is not None}
+        callbacks = self._callbacks()
         own = [type(value).__name__ for value in callbacks.values() if is_pipeline_callback(value)]
         changing = [name for name, value in CHANGING_ARGUMENTS.items() if self._differs(name, value)]
         return {
@@ -221,6 +236,11 @@ class CallContext:
             **{f"its scheduler adds noise ({name})": name in self.step_arguments for name in NOISE_ARGUMENTS},
         }
 
+    def _callbacks(self) -> dict[str, Any]:
+        """The callbacks that the pipeline was given, by the names of their arguments."""
+        given = {name: self.arguments.get(name) for name in CALLBACKS}
+        return {name: value for name, value in given.items() if value is not None}
+
     def _differs(self, name: str, neutral: Any) -> bool:
         """Whether an argument of the pipeline's call has another value than this, or a list with another."""
         value = self.arguments.get(name, neutral)
@@ -228,10 +248,23 @@ class CallContext:
         return any(one is not None and one != neutral for one in values)
 
     def check_callback(self, changed: Sequence[str]) -> None:
-        """Raise GuestError for what a callback changed under a takeover, but for the wish to end the run."""
-        taken_over = self.driver is not None and self.driver.checks is not None
-        if taken_over and (names := [name for name in changed if name != INTERRUPT]):
-            raise TakeoverBroken(f"a callback changed {', '.join(names)}")
+        """Follow what a callback changed under a takeover, but for the wish to end the run: go on in the own loop.
+
+        Raises:
+            TakeoverBroken: no other policy is to decide.
+        """
+        names = [name for name in changed if name != INTERRUPT]
+        driver = self.driver
+        if not names or driver is None or driver.checks is None or driver.finished:
+            return
+        broken = TakeoverBroken(f"a callback changed {', '.join(names)}")
+        if self.settings.fallback is None or not driver.can_resume:
+            raise broken
+        self.refusal, self.is_resumed = broken.reason, True
+        self.calls_before += driver.call
+        self.abandoned, start = self._finish(driver), self.start_time
+        self._new_trajectory()
+        self.start_time = start
 
     def _refuse_unnamed_branches(self, policy: Policy) -> None:
         """Raise GuestError where a policy tells guidance branches apart, and nobody has declared which is which."""
@@ -264,23 +297,28 @@ class CallContext:
 
     def close(self) -> None:
         """Record the statistics of the trajectory, which has ended."""
-        driver, router = self.driver, self.router
+        driver, router, before = self.driver, self.router, self.abandoned
+        self.driver = self.abandoned = None
         if driver is None:
+            self.finished += [before] if before else []
             return
-        runs = tuple(line.run for line in driver.states)
-        seconds = self.end_time - self.start_time
-        self.driver = None
-        full = router.asked_rows / router.branches  # an interrupted run saves nothing by it
-        self.finished.append(
-            FinishedTrajectory(runs, tuple(router.num_rows), router.branches, full, router.verified, seconds)
-        )
-        planned = sum(run.cost for run in runs) * router.branches
+        finished = self._finish(driver)
+        self.finished.append(before.followed_by(finished) if before else finished)
+        planned = sum(run.cost for run in finished.runs) * router.branches
         beyond = max(router.num_forced_rows, sum(router.num_rows) - planned)
         if beyond > 1e-6 or router.slicer.reason:
             reason = router.slicer.reason or router.forced_reason or "the pipeline was interrupted"
             self.notes.append(
                 f"{sum(router.num_rows)} rows entered the network, {beyond:g} more than were wanted: {reason}."
             )
+
+    def _finish(self, driver: BatchDriver) -> FinishedTrajectory:
+        """The account of a trajectory, or of a part of one."""
+        router = self.router
+        full = router.asked_rows / router.branches  # an interrupted run saves nothing by it
+        runs = tuple(line.run for line in driver.states)
+        seconds = self.end_time - self.start_time
+        return FinishedTrajectory(runs, tuple(router.num_rows), router.branches, full, router.verified, seconds)
 
     def _check_used(self) -> None:
         """Raise GuestError if the pipeline called its denoiser but never the scheduler's step."""

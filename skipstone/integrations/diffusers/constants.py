@@ -86,4 +86,6 @@ class Constants:
             return mine is theirs or (type(mine) is type(theirs) and bool(mine == theirs))
         if _version(mine) != self.versions[name]:
             return False  # somebody has written to it since
-        return mine is theirs or (mine.shape == theirs.shape and mine.dtype == theirs.dtype and torch.equal(mine, theirs))
+        return mine is theirs or (
+            mine.shape == theirs.shape and mine.dtype == theirs.dtype and torch.equal(mine, theirs)
+        )

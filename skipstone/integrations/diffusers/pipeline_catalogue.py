@@ -200,9 +200,11 @@ register_pipeline(
     PipelineSpec(("QwenImagePipeline", "QwenImageImg2ImgPipeline"), "Qwen-Image", branches=SEPARATE_CALLS)
 )
 register_pipeline(PipelineSpec(("CogView4Pipeline",), "CogView4", branches=SEPARATE_CALLS))
-register_pipeline(PipelineSpec(
+register_pipeline(
+    PipelineSpec(
         ("Lumina2Pipeline",), "Lumina 2", branches=SEPARATE_CALLS, network_time=lambda timestep: 1 - timestep / 1000
-    ))
+    )
+)
 register_pipeline(PipelineSpec(("SanaPipeline",), "Sana"))
 register_pipeline(PipelineSpec(("AuraFlowPipeline",), "AuraFlow"))
 register_pipeline(PipelineSpec(("HunyuanDiTPipeline",), "Hunyuan-DiT", shared=frozenset({"image_rotary_emb"})))

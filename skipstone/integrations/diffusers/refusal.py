@@ -19,6 +19,7 @@ class TakeoverBroken(GuestError):
     """A pipeline that did in a later step what a takeover, made in the first one, could not know of."""
 
     def __init__(self, reason: str) -> None:
+        self.reason = reason
         super().__init__(
             f"The run was taken over in the pipeline's first step, and later {reason}. A takeover cannot follow this. "
             f"{ALTERNATIVE}"

@@ -9,7 +9,7 @@ import torch
 
 from .refusal import TakeoverRefused
 
-MATCH = {"rtol": 1e-3, "atol": 1e-4}  # of a sample that the pipeline has scaled itself
+RELATIVE, ABSOLUTE = 1e-3, 1e-4  # how far a sample that the pipeline has scaled may be from ours
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SamplePlace:
         """
         expected = torch.cat([samples] * (batch.shape[0] // samples.shape[0])).to(batch.dtype)
         place = _longer_axis(batch.shape, expected.shape)
-        if place is None or not torch.allclose(place.samples(batch), expected, **MATCH):
+        if place is None or not torch.allclose(place.samples(batch), expected, RELATIVE, ABSOLUTE):
             raise TakeoverRefused(
                 f"{network} is given something else than the sample, or more than the sample with a part behind it, so "
                 f"Skipstone cannot make its input"

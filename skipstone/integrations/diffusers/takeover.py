@@ -16,7 +16,7 @@ import torch
 
 from ...engine.contracts import COND, UNCOND, Cached, Forecast, Full, Plan, Policy, Run
 from ...engine.drivers import denoise_many
-from ...engine.requests import Problem, Solver
+from ...engine.requests import Problem, Result, Solver
 from ...errors import GuestError
 from .batch_driver import BatchDriver, SampleState
 from .batch_router import CompanionCall, DenoiserCall
@@ -26,6 +26,7 @@ from .guidance import Guidance, recognise_guidance
 from .method_swap import original_class
 from .pipeline_specs import PipelineSpec
 from .refusal import TakeoverRefused
+from .sample_path import PathNode, SamplePath
 from .sample_place import fit
 from .takeover_backbone import Input, Phase, PipelineBackbone
 from .walk import Walk
@@ -45,6 +46,7 @@ class FirstStep:
         arguments: Of the pipeline's call.
         timesteps: Those of the scheduler's calls.
         output, x: What the scheduler was given.
+        is_watched: Whether somebody looks at the samples on the way (a callback).
     """
 
     spec: PipelineSpec
@@ -54,6 +56,7 @@ class FirstStep:
     timesteps: tuple[float, ...]
     output: torch.Tensor
     x: torch.Tensor
+    is_watched: bool = False
 
 
 def prepare_takeover(driver: BatchDriver, solver: Solver, step: FirstStep) -> PipelineBackbone:
@@ -88,6 +91,7 @@ def prepare_takeover(driver: BatchDriver, solver: Solver, step: FirstStep) -> Pi
         {k: Input.of(p, samples) for k, p in router.denoiser_calls.items()},
         [Input.of(c, samples) for c in router.companion_calls],
         {k: CompanionLinks.find(router.companion_calls, p.kwargs, p.rows) for k, p in router.denoiser_calls.items()},
+        step.is_watched and all(calls == 1 for calls in driver.trajectory.stages[1:]),
     )
 
 
@@ -115,14 +119,23 @@ def take_over(backbone: PipelineBackbone, solver: Solver, policy: Policy, step: 
     backbone.freeze_arguments()
     decides = CallAtSwitch(policy, tuple(driver.switches)) if driver.switches else policy
     results = denoise_many(backbone, problems, solver, decides)
-    last = len(driver.trajectory.calls)
-    for s, result in enumerate(results):
-        held = result.x if driver.trajectory.reaches_end else backbone.latest_x0[s]
-        driver.states.append(SampleState(iter(()), result, result.run, held, last, result.x))  # type: ignore[arg-type]  # over
+    driver.states += [_wait(backbone, s, result) for s, result in enumerate(results)]
     router.taken_over = True
     walk = Walk(backbone, step.timesteps)
     walk.begin()
     driver.checks = walk
+
+
+def _wait(backbone: PipelineBackbone, sample: int, result: Result) -> SampleState:
+    """A sample that is done and waits for the pipeline to arrive."""
+    driver = backbone.driver
+    held = result.x if driver.trajectory.reaches_end else backbone.latest_x0[sample]
+    last = len(driver.trajectory.calls)
+    state = SampleState(iter(()), result, result.run, held, last, result.x)  # type: ignore[arg-type]  # over
+    if backbone.keeps_path:
+        end = PathNode(driver.trajectory.end.t, result.x, held)
+        state.path = SamplePath.of(result.run, backbone.calls[sample], end, driver.schedule)
+    return state
 
 
 def refuse_first(reasons: Mapping[str, bool]) -> None:

@@ -19,6 +19,7 @@ from .constants import Constants, batch_argument, time_argument
 from .guidance import Guidance
 from .row_slicing import NetworkCall
 from .rows import copy_containers
+from .sample_path import PathNode
 from .sample_place import SamplePlace, fit
 
 
@@ -88,6 +89,7 @@ class PipelineBackbone:
         inputs: Ordinal of a denoiser's call -> its input.
         companions: The inputs of the companions' calls.
         links: Ordinal of a denoiser's call -> what the companions write into it.
+        keeps_path: Whether to keep where the samples were: somebody looks at them on the way.
     """
 
     driver: BatchDriver
@@ -97,6 +99,8 @@ class PipelineBackbone:
     inputs: dict[int, Input]
     companions: Sequence[Input]
     links: dict[int, CompanionLinks]
+    keeps_path: bool = False
+    calls: dict[int, list[PathNode]] = field(default_factory=dict)  # of each sample
     latest_x0: dict[int, Any] = field(default_factory=dict)
 
     @property
@@ -176,6 +180,8 @@ class PipelineBackbone:
         x0 = trajectory.clean(x0)
         mean = x0 if kind == "x0" else mean
         self.latest_x0[query.cond] = x0
+        if self.keeps_path:
+            self.calls.setdefault(query.cond, []).append(PathNode(query.t, query.x, x0))
         features = {b: v for b, v in fresh.items() if b in query.wanted_sites}
         return Estimate(x0, len(fresh) / self.branches, mean, kind, features)
 

@@ -11,7 +11,7 @@ from .refusal import TakeoverBroken
 from .sample_place import fit
 from .takeover_backbone import PipelineBackbone
 
-TIME_TOLERANCE = {"rtol": 1e-2, "atol": 1e-3}  # times may be in half precision
+RELATIVE, ABSOLUTE = 1e-2, 1e-3  # how far times may be from ours: they may be in half precision
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Walk:
 
 def _check_time(p: DenoiserCall, expected: float, timestep: float) -> None:
     values = torch.as_tensor(p.time).float()
-    if not torch.allclose(values, torch.full_like(values, expected), **TIME_TOLERANCE):
+    if not torch.allclose(values, torch.full_like(values, expected), RELATIVE, ABSOLUTE):
         raise TakeoverBroken(
             f"tells {type(p.module).__name__} another time at timestep {timestep:g} than {expected:g}, which was "
             f"expected"
