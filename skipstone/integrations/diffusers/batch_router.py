@@ -46,7 +46,8 @@ class DenoiserCall:
     constants: Constants | None = None  # under a takeover: what later iterations must give it too
     place: SamplePlace = field(default_factory=SamplePlace)
     rest: torch.Tensor | None = None  # what lies behind the samples in its batch
-    time: Any = None  # that it was last given
+    batch: torch.Tensor | None = None  # that it was last given, and its time
+    time: Any = None
     extra: bool = False  # whether only some steps make it, such as that of a skipped layer
     ran: frozenset[int] = frozenset()  # rows that entered in this iteration
 
@@ -188,7 +189,8 @@ class BatchRouter:
         """Note whether a call under a takeover differs from that of the first iteration, and which time it is given."""
         name = time_argument(args, kwargs)
         p.time = kwargs[name] if name in kwargs else args[1] if len(args) > 1 else None
-        rest = p.place.rest(find_batch(p.module, args, kwargs))
+        p.batch = find_batch(p.module, args, kwargs)
+        rest = p.place.rest(p.batch)
         if p.rest is not None and (rest is None or rest.shape != p.rest.shape or not torch.equal(rest, p.rest)):
             self.changed = self.changed or "the part of its batch that is not the sample is another"
         if p.constants is not None and (differing := p.constants.first_difference(args, kwargs)):

@@ -53,7 +53,8 @@ def _private_attributes(pipe: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(pipe).items() if name.startswith("_")}
 
 
-def _states(values: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Which object each is, and how often it was written to in place."""
+def _states(values: dict[str, Any]) -> dict[str, tuple[Any, int]]:
+    """Which object each is, or which number or text, and how often it was written to in place."""
     tensors = {n for n, v in values.items() if isinstance(v, torch.Tensor) and not v.is_inference()}
-    return {name: (id(v), v._version if name in tensors else 0) for name, v in values.items()}
+    plain = {n for n, v in values.items() if isinstance(v, bool | int | float | str)}
+    return {n: (v if n in plain else id(v), v._version if n in tensors else 0) for n, v in values.items()}

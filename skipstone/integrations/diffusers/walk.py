@@ -48,33 +48,39 @@ class Walk:
         self.backbone.router.check_takeover()
         if self.left is not None and not _is_same_sample(x, self.left.to(x.dtype)):
             raise TakeoverBroken("something acts on the sample between two steps (a callback, or the pipeline itself)")
-        timestep = self.timesteps[call]
-        phase = self.backbone.phase(timestep)
+        timestep, driver = self.timesteps[call], self.backbone.driver
+        phase, layout = self.backbone.phase(timestep), driver.layout
+        samples = torch.stack([layout.row_of(driver.engine(layout.take(x, s), call)) for s in range(layout.samples)])
         for p in self.backbone.router.denoiser_calls.values():
             if p.module is not phase.module:
                 raise TakeoverBroken(f"another network is called at timestep {timestep:g} than was expected")
-            _check_time(p, self.backbone.time(timestep), timestep)
+            _check_input(p, samples, self.backbone.time(timestep), timestep)
+        guided = torch.stack([fit(layout.take(output, s), layout.take(x, s).shape) for s in range(layout.samples)])
+        if not phase.guidance.explains(self._test_outputs(guided.shape[1:]), guided):
+            raise TakeoverBroken("the pipeline guides otherwise than in its first step")
+
+    def _test_outputs(self, shape: torch.Size) -> dict[str, torch.Tensor]:
+        """Branch -> the numbers that the network's calls return, (samples, ...)."""
         layout = self.backbone.driver.layout
-        guided = torch.stack([layout.take(output, s) for s in range(layout.samples)])
-        shape = layout.take(x, 0).shape
-        outputs = {
+        return {
             branch: torch.stack(
                 [fit(layout.sample_of(p.output[j * layout.samples + s]), shape) for s in range(layout.samples)]
             )
             for p in self.backbone.router.denoiser_calls.values()
             for j, branch in enumerate(p.branches)
         }
-        if not phase.guidance.explains(outputs, torch.stack([fit(one, shape) for one in guided])):
-            raise TakeoverBroken("guides otherwise than in its first step")
 
 
-def _check_time(p: DenoiserCall, expected: float, timestep: float) -> None:
+def _check_input(p: DenoiserCall, samples: torch.Tensor, time: float, timestep: float) -> None:
+    """Raise TakeoverBroken where a network is given something else than these samples at this time."""
+    assert p.batch is not None
+    given = p.place.samples(p.batch)
+    expected = torch.cat([samples] * (p.rows // samples.shape[0])).to(given.dtype)
+    if not torch.allclose(given, expected, RELATIVE, ABSOLUTE, equal_nan=True):
+        raise TakeoverBroken(f"{type(p.module).__name__} is given something else than the sample")
     values = torch.as_tensor(p.time).float()
-    if not torch.allclose(values, torch.full_like(values, expected), RELATIVE, ABSOLUTE):
-        raise TakeoverBroken(
-            f"tells {type(p.module).__name__} another time at timestep {timestep:g} than {expected:g}, which was "
-            f"expected"
-        )
+    if not torch.allclose(values, torch.full_like(values, time), RELATIVE, ABSOLUTE):
+        raise TakeoverBroken(f"{type(p.module).__name__} is told another time at timestep {timestep:g} than {time:g}")
 
 
 def _is_same_sample(x: torch.Tensor, left: torch.Tensor) -> bool:
