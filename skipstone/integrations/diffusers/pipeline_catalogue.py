@@ -12,7 +12,6 @@ from .pipeline_specs import PipelineSpec, register_pipeline, register_unsupporte
 
 BLENDING_REASON = "the known part of the picture is blended in after every step"
 FOUR_CHANNELS_REASON = f"{BLENDING_REASON} (networks that are given the mask do not need it)"
-CONTROLNET_REASON = "the ControlNet's residuals belong to the pipeline's own times"
 FLUX_IDS = frozenset({"img_ids", "txt_ids"})
 SEPARATE_CALLS = ("cond", "uncond")  # two calls a step, the conditional one first
 
@@ -163,7 +162,6 @@ register_pipeline(
     PipelineSpec(
         ("StableDiffusion3ControlNetPipeline", "StableDiffusion3ControlNetInpaintingPipeline"),
         "Stable Diffusion 3 with ControlNet",
-        between=CONTROLNET_REASON,
     )
 )
 register_pipeline(
@@ -176,7 +174,12 @@ register_pipeline(
 )
 register_pipeline(
     PipelineSpec(
-        ("FluxInpaintPipeline", "FluxControlInpaintPipeline", "FluxKontextInpaintPipeline"),
+        (
+            "FluxInpaintPipeline",
+            "FluxControlInpaintPipeline",
+            "FluxKontextInpaintPipeline",
+            "FluxControlNetInpaintPipeline",
+        ),
         "FLUX.1, inpainting",
         branches=SEPARATE_CALLS,
         shared=FLUX_IDS,
@@ -185,11 +188,10 @@ register_pipeline(
 )
 register_pipeline(
     PipelineSpec(
-        ("FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline"),
+        ("FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline"),
         "FLUX.1 with ControlNet",
         branches=SEPARATE_CALLS,
         shared=FLUX_IDS,
-        between=CONTROLNET_REASON,
     )
 )
 

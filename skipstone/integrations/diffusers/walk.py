@@ -84,4 +84,6 @@ def _check_input(p: DenoiserCall, samples: torch.Tensor, time: float, timestep: 
 
 
 def _is_same_sample(x: torch.Tensor, left: torch.Tensor) -> bool:
-    return torch.equal(x, left) or torch.equal(torch.nan_to_num(x), torch.nan_to_num(left))
+    """Whether a sample is as the last step left it, or that rounded: some pipelines keep it in half precision."""
+    rounded = (left, *(left.to(dtype).to(x.dtype) for dtype in (torch.bfloat16, torch.float16)))
+    return any(torch.equal(x, one) or torch.equal(torch.nan_to_num(x), torch.nan_to_num(one)) for one in rounded)

@@ -20,6 +20,7 @@ from skipstone.numerics.schedule import FlowMatching
 from skipstone.policies import Fixed
 
 from .families import FAMILIES, build, with_scheduler
+from .families.parts import pictures
 
 FIRST_ORDER = {
     "sd15": ("ddim", "euler", "euler-karras", "ddim-v", "euler-v"),
@@ -107,6 +108,40 @@ def test_options_that_a_takeover_follows(option: str) -> None:
         assert gap(made(pipe, family, 5, **arguments), bare) < 5e-5
     other = made(pipe, family, 5, **dict.fromkeys(arguments.keys() & {"control_guidance_end"}, 0.5))
     assert other.shape != bare.shape or gap(other, bare) > 1e-4  # the option does something
+
+
+def controlled(family: str) -> Any:
+    """A pipeline of transformers with a ControlNet."""
+    base = build(family)
+    if family == "flux":
+        sizes = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2}
+        kind: Any = diffusers.FluxControlNetModel
+        pipeline: Any = diffusers.FluxControlNetPipeline
+    else:  # the last layer of the transformer takes nothing from a ControlNet
+        sizes, kind = {"num_layers": 1, "num_extra_conditioning_channels": 0}, diffusers.SD3ControlNetModel
+        pipeline = diffusers.StableDiffusion3ControlNetPipeline
+    net = kind.from_transformer(base.transformer, **sizes, load_weights_from_transformer=False).eval()
+    weights = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for values in net.parameters():
+            values.copy_(0.3 * torch.randn(values.shape, generator=weights))
+    made = pipeline(**base.components, controlnet=net)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("flux", {}), ("flux", {"true_cfg_scale": 2.0, "negative_prompt": ["ab", "cd"]}), ("sd3-slg", {})],
+)
+def test_controlnets_of_transformers(family: str, more: dict[str, Any]) -> None:
+    pipe = controlled(family)
+    plain = {"flux": "flux", "sd3-slg": "sd3"}[family]  # whose arguments these are
+    arguments = {"control_image": pictures(2, 16), "controlnet_conditioning_scale": 0.7} | more
+    bare = made(pipe, plain, 5, **arguments)
+    assert gap(made(pipe, plain, 5, **arguments | {"controlnet_conditioning_scale": 0.0}), bare) > 1e-3
+    with skipstone.adapt(pipe, "fixed", solver="ddim"):
+        assert gap(made(pipe, plain, 5, **arguments), bare) < 5e-5
 
 
 def test_a_controlnet_is_asked_at_the_solvers_own_times() -> None:
