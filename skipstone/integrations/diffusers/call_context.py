@@ -204,7 +204,15 @@ class CallContext:
             return False
         boundary = max(driver.switches, default=0.0) * self.scheduler.config.get("num_train_timesteps", 1000)
         step = FirstStep(
-            self.spec, self.denoisers, boundary, self.arguments, timesteps, output, x, bool(self._callbacks())
+            self.spec,
+            self.denoisers,
+            original_class(self.scheduler).__name__,
+            boundary,
+            self.arguments,
+            timesteps,
+            output,
+            x,
+            bool(self._callbacks()),
         )
         try:
             refuse_first(self._list_reasons())

@@ -76,11 +76,8 @@ def adapt(
     decides = _policy(policy)
     own = certified_solver(decides) if isinstance(decides, Certified) else decides.solver or None
     chosen = _solver(solver or own)
-    if "error" in decides.needs and chosen is None:
-        raise GuestError(
-            f"{registry.spell(decides)} needs the error that an adaptive solver estimates, and a pipeline's scheduler "
-            f"has none. Let Skipstone take the loop over: adapt(pipe, policy, solver='dpm_adaptive')."
-        )
+    if chosen is None:
+        _check_hosted(decides)
     fallback = _fallback(policy) if solver is None else None
     return Adapted(pipe, AdaptSettings(decides, chosen, fallback, per_sample, verify_rows, uncovered))
 
@@ -93,6 +90,15 @@ def _solver(solver: Solver | str | None) -> Solver | None:
             f"pipeline's own scheduler, set pipe.scheduler."
         )
     return chosen
+
+
+def _check_hosted(policy: Policy) -> None:
+    """Raise GuestError for a policy that a pipeline's own scheduler cannot serve."""
+    if "error" in policy.needs:
+        raise GuestError(
+            f"{registry.spell(policy)} needs the error that an adaptive solver estimates, and a pipeline's scheduler "
+            f"has none. Let Skipstone take the loop over: adapt(pipe, policy, solver='dpm_adaptive')."
+        )
 
 
 def _fallback(policy: Policy | str | os.PathLike[str]) -> Policy | None:

@@ -55,9 +55,9 @@ class Guidance:
         """Whether `guided` is what it makes of these branches, for every sample: (samples, ...) each."""
         if len(outputs) == 1:
             return torch.equal(self.combine(outputs), guided)
-        wide = {name: value.double() for name, value in outputs.items()}
+        wide, expected = {name: _widen(value) for name, value in outputs.items()}, _widen(guided)
         made = torch.stack([self.combine({n: v[s] for n, v in wide.items()}) for s in range(len(guided))])
-        error = (made - guided.double()).flatten(1).norm(dim=1) / guided.double().flatten(1).norm(dim=1)
+        error = (made - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
         return bool((error < _tolerance(guided)).all())
 
 
@@ -105,19 +105,24 @@ def _candidates(
 def _measure_weights(outputs: Mapping[str, torch.Tensor], guided: torch.Tensor) -> dict[str, float]:
     """Weights with the least squared error; empty where the branches are too alike to tell."""
     first, *others = outputs
-    base = outputs[first].double().flatten()
-    gaps = torch.stack([outputs[name].double().flatten() - base for name in others])
-    target = guided.double().flatten() - base
+    base = _widen(outputs[first]).flatten()
+    gaps = torch.stack([_widen(outputs[name]).flatten() - base for name in others])
+    target = _widen(guided).flatten() - base
     least = MIN_GAP if guided.dtype == torch.float32 else MIN_HALF_GAP
-    gram = gaps @ gaps.T
+    gram, products = (gaps @ gaps.T).cpu().double(), (gaps @ target).cpu().double()
     sizes = torch.linalg.eigvalsh(gram)
-    if not torch.isfinite(sizes).all() or gaps.norm(dim=1).min() < least * guided.double().norm():
+    if not torch.isfinite(sizes).all() or gaps.norm(dim=1).min() < least * _widen(guided).norm():
         return {}
     if sizes[0] < MIN_CONDITION * sizes[-1]:
         return {}
-    weights = dict(zip(others, torch.linalg.solve(gram, gaps @ target).tolist(), strict=True))
+    weights = dict(zip(others, torch.linalg.solve(gram, products).tolist(), strict=True))
     return {first: 1.0 - math.fsum(weights.values()), **weights}
 
 
 def _tolerance(guided: torch.Tensor) -> float:
     return TOLERANCE if guided.dtype in (torch.float32, torch.float64) else HALF_TOLERANCE
+
+
+def _widen(value: torch.Tensor) -> torch.Tensor:
+    """The same in double precision, which Apple's GPUs do not have."""
+    return value.float() if value.device.type == "mps" else value.double()

@@ -31,7 +31,15 @@ from .sample_place import fit
 from .takeover_backbone import Input, Phase, PipelineBackbone
 from .walk import Walk
 
-STILL_SCHEDULER = "pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)"
+STILL_SCHEDULERS = {  # one that adds no noise, for networks that were made for one that does
+    "DDPMScheduler": "DDIMScheduler",
+    "DDPMParallelScheduler": "DDIMParallelScheduler",
+    "EulerAncestralDiscreteScheduler": "EulerDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler": "KDPM2DiscreteScheduler",
+    "DPMSolverSDEScheduler": "DPMSolverMultistepScheduler",
+    "SASolverScheduler": "DPMSolverMultistepScheduler",
+    "CogVideoXDPMScheduler": "CogVideoXDDIMScheduler",
+}
 SECOND_SCALE = "guidance_scale_2"  # argument of a pipeline's call: the weight under its second network
 
 
@@ -42,6 +50,7 @@ class FirstStep:
     Args:
         spec: Of the pipeline.
         networks: Its denoisers, in the order in which they take turns.
+        scheduler: Name of its scheduler's class.
         boundary: The scheduler's timestep down to which the first of two is called.
         arguments: Of the pipeline's call.
         timesteps: Those of the scheduler's calls.
@@ -51,6 +60,7 @@ class FirstStep:
 
     spec: PipelineSpec
     networks: Sequence[Any]
+    scheduler: str
     boundary: float
     arguments: Mapping[str, Any]
     timesteps: tuple[float, ...]
@@ -192,9 +202,7 @@ def _list_reasons(driver: BatchDriver, solver: Solver, step: FirstStep) -> dict[
         "samples must stay together (per_sample=False), and it gives each its own times": driver.router.all_or_none
         and layout.samples > 1,
         f"its network is given objects that may keep state ({stateful})": bool(stateful),
-        f"its scheduler adds noise at every step (set one that adds none, {STILL_SCHEDULER}, to have it taken over)": (
-            driver.trajectory.stochastic
-        ),
+        f"its scheduler adds noise at every step{_advise_scheduler(step.scheduler)}": driver.trajectory.stochastic,
         "two networks are called in one step": len({id(p.module) for p in calls}) > 1,
         "its scheduler is given copies of the samples that differ": any(
             not torch.equal(copies[0], other) for other in copies[1:]
@@ -203,6 +211,12 @@ def _list_reasons(driver: BatchDriver, solver: Solver, step: FirstStep) -> dict[
         "its scheduler names times in a way of its own": _scheduler_names(driver, step.timesteps) is None,
         "that solver draws noise of its own, of which the pipeline's generators know nothing": solver.stochastic,
     }
+
+
+def _advise_scheduler(name: str) -> str:
+    """What to set in place of a scheduler that adds noise, where there is something."""
+    still = STILL_SCHEDULERS.get(name)
+    return f" (pipe.scheduler = diffusers.{still}.from_config(pipe.scheduler.config) adds none)" if still else ""
 
 
 def _scheduler_names(driver: BatchDriver, timesteps: Sequence[float]) -> Callable[[float], float] | None:

@@ -19,7 +19,7 @@ from skipstone.integrations.diffusers.sample_path import PathNode, SamplePath
 from skipstone.numerics.schedule import FlowMatching
 from skipstone.policies import Fixed
 
-from .families import FAMILIES, build, with_scheduler
+from .families import FAMILIES, alone, build, with_scheduler
 from .families.parts import pictures
 
 FIRST_ORDER = {
@@ -142,6 +142,29 @@ def test_controlnets_of_transformers(family: str, more: dict[str, Any]) -> None:
     assert gap(made(pipe, plain, 5, **arguments | {"controlnet_conditioning_scale": 0.0}), bare) > 1e-3
     with skipstone.adapt(pipe, "fixed", solver="ddim"):
         assert gap(made(pipe, plain, 5, **arguments), bare) < 5e-5
+
+
+@pytest.mark.parametrize(
+    ("family", "scheduler"),
+    [
+        ("controlnet-sd-guess", "ddim"),
+        ("sd15-inpaint9", "ddim"),
+        ("text-to-video-sd", "ddim"),
+        ("dit", "own"),
+        ("wan22", "flow-euler"),
+    ],
+)
+def test_samples_stand_alone(family: str, scheduler: str) -> None:
+    """Each at its own times, and perhaps under its own network: as if it were by itself."""
+    pipe = build(family) if scheduler == "own" else with_scheduler(build(family), scheduler)
+    inputs, after = FAMILIES[family].inputs, FAMILIES[family].after
+    with skipstone.adapt(pipe, "stride(tol=0.1)") as guest:
+        both = after(pipe(**inputs(pipe, 2, 10)))
+        times = [[a.t for a in sample.run.past if a.accepted] for sample in guest.last]
+        assert times[0] != times[1] or family == "wan22"
+        one = after(pipe(**alone(inputs(pipe, 2, 10), 1, 2)))
+    assert [a.t for a in guest.last[0].run.past if a.accepted] == times[1]
+    assert gap(one, both[1:]) < 1e-4
 
 
 def test_a_controlnet_is_asked_at_the_solvers_own_times() -> None:
