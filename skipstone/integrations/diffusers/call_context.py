@@ -29,7 +29,7 @@ from .row_slicing import Key, RowSlicer, Rule
 from .rows import BatchLayout
 from .scheduler_specs import check_step_arguments, check_supported, trajectory
 from .takeover import FirstStep, prepare_takeover, refuse_first, take_over
-from .undeclared import NetworkWatch
+from .undeclared import NetworkWatch, network_settings
 
 # Arguments of a pipeline's call that change on the way what it does, and at what values they do not.
 CHANGING_ARGUMENTS = {
@@ -41,6 +41,7 @@ CHANGING_ARGUMENTS = {
     "adapter_conditioning_factor": 1.0,
 }
 CALLBACKS = ("callback", "callback_on_step_end")  # arguments of a pipeline's call
+SHOWN = 3  # names in a message
 INTERRUPT = "_interrupt"  # attribute of a pipeline by which a callback ends a run
 NOISE_ARGUMENTS = ("eta", "variance_noise")  # of `step`, by which a scheduler adds noise that it otherwise does not
 CURRENT_CALL: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("skipstone_call", default=None)
@@ -255,6 +256,11 @@ class CallContext:
         values = value if isinstance(value, list | tuple) else [value]
         return any(one is not None and one != neutral for one in values)
 
+    def network_settings(self) -> dict[str, Any]:
+        """What of the networks a callback may not change under a takeover; empty where there is none."""
+        taken_over = self.driver is not None and self.driver.checks is not None
+        return network_settings([*self.denoisers, *self.companions]) if taken_over else {}
+
     def check_callback(self, changed: Sequence[str]) -> None:
         """Follow what a callback changed under a takeover, but for the wish to end the run: go on in the own loop.
 
@@ -265,7 +271,8 @@ class CallContext:
         driver = self.driver
         if not names or driver is None or driver.checks is None or driver.finished:
             return
-        broken = TakeoverBroken(f"a callback changed {', '.join(names)}")
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        broken = TakeoverBroken(f"a callback changed {', '.join(names[:SHOWN])}{more}")
         if self.settings.fallback is None or not driver.can_resume:
             raise broken
         self.refusal, self.is_resumed = broken.reason, True

@@ -255,7 +255,7 @@ class Adapted:
                 raise CertificateError(f"{describe_uncovered(found)} {UNCOVERED_ADVICE}")
             changes.update(dict.fromkeys(found if promised else ()))
 
-        return watch_changes(outside, self.pipe, report)
+        return watch_changes(outside, self.pipe, report, context.network_settings)
 
 
 def _call_adapted(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -315,6 +315,33 @@ def test_callbacks_that_change_something_end_a_takeover(callback: Callable[..., 
     assert guest.last[0].full_calls == (10 if callback is not guidance_off else 4.0 + 1 + 5)
 
 
+def weaker_adapter(pipe: Any, step: int) -> None:
+    pipe.set_ip_adapter_scale(0.8 if step < 3 else 0.1)
+
+
+def other_weights(pipe: Any, step: int) -> None:
+    if step == 3:
+        pipe.unet.conv_out.weight.mul_(1.5)
+
+
+@pytest.mark.parametrize("change", [weaker_adapter, other_weights])
+def test_a_callback_that_changes_the_network_ends_a_takeover(change: Callable[..., None]) -> None:
+    def callback(pipe: Any, step: int, t: Any, values: Values) -> Values:
+        change(pipe, step)
+        return {}
+
+    def new() -> Any:
+        return with_scheduler(build("ip-adapter"), "ddim")
+
+    bare = made(new(), "ip-adapter", 8, **called_back(callback))
+    assert gap(made(new(), "ip-adapter", 8), bare) > 1e-5
+    pipe = new()
+    with skipstone.adapt(pipe, "fixed", solver="ddim") as guest:
+        guest.settings = dataclasses.replace(guest.settings, fallback=Fixed())
+        with pytest.warns(GuestWarning, match="a callback changed UNet2DConditionModel"):
+            assert gap(made(pipe, "ip-adapter", 8, **called_back(callback)), bare) < 1e-6
+
+
 @pytest.mark.parametrize("scheduler", ["dpmpp", "unipc", "heun", "pndm"])
 def test_a_scheduler_with_a_memory_goes_on_after_a_takeover(scheduler: str) -> None:
     """Of a run whose first steps are all alike, whoever makes them: by DDIM."""
