@@ -84,17 +84,6 @@ def lora(pipe: Any) -> None:
     pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
 
 
-def cached(pipe: Any) -> None:
-    """Switch on a cache of diffusers."""
-    import diffusers
-
-    pipe.transformer.enable_cache(diffusers.FasterCacheConfig(current_timestep_callback=lambda: 500))
-
-
-def all_on(pipe: Any) -> None:
-    """Nothing: two ControlNets are made by the family."""
-
-
 @dataclass(frozen=True)
 class Case:
     """One pipeline and one way of calling it."""

@@ -53,9 +53,9 @@ class Guidance:
 
     def explains(self, outputs: Mapping[str, torch.Tensor], guided: torch.Tensor) -> bool:
         """Whether `guided` is what it makes of these branches, for every sample: (samples, ...) each."""
-        if len(outputs) == 1:
-            return torch.equal(self.combine(outputs), guided)
         wide, expected = {name: _widen(value) for name, value in outputs.items()}, _widen(guided)
+        if len(outputs) == 1:
+            return torch.equal(self.combine(wide), expected)
         made = torch.stack([self.combine({n: v[s] for n, v in wide.items()}) for s in range(len(guided))])
         error = (made - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
         return bool((error < _tolerance(guided)).all())

@@ -136,7 +136,7 @@ class PipelineBackbone:
     def freeze_arguments(self) -> None:
         """Keep what later steps of the pipeline must give its networks too, and let go of what they may change."""
         for c in self.router.companion_calls:
-            c.constants = Constants.of(c.args, c.kwargs)
+            c.constants, c.made = Constants.of(c.args, c.kwargs), None
         for k, p in self.router.denoiser_calls.items():
             links = self.links[k]
             p.constants = Constants.of(p.args, p.kwargs, links.names)
