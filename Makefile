@@ -77,6 +77,7 @@ bench: $(READY)  ## engine overhead, start of commands, orders of convergence
 matrix: $(READY)  ## the guest: every family under every scheduler, and every promise of diffusers (about 50 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/pipeline_checks.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/takeover.py
 
 goldens: $(READY)  ## record the decisions of every policy again
 	$(BIN)/python tests/goldens/make_decisions.py

@@ -49,7 +49,7 @@ What holds for this family:
 
 - **Networks that are skipped**: `{"`, `".join((*spec.denoisers[:1], *spec.companions))}`, where the pipeline has them.
 - **Guidance branches** enter as {" and ".join(spec.branches) or "they please"}; `guidance_gate`: {gate}.
-- **`solver=`**, for policies that choose their own times (`pid`): {takeover}.
+- **`solver=`** and policies that choose their own times (`stride`, presets, `pid`): {takeover}.
 - **Also adapted by this declaration**: {", ".join(f"`{name}`" for name in spec.pipelines[1:]) or "nothing else"}.
 - **A refiner** that goes on from `denoising_end` is adapted by itself: `skipstone.adapt(refiner, ...)`.
 
@@ -74,12 +74,39 @@ The scheduler always steps the whole batch, so the random stream is that of the 
 own ways; with `per_sample=False`, or while diffusers' own `enable_cache` is on, a step is skipped only where all
 samples skip it.
 
-`solver=` lets the whole run happen within the pipeline's first step, by one of our solvers. It is refused, with the
-reason, wherever something that Skipstone cannot see acts on the way: a scheduler that adds noise (`eta` too), two
-networks, ControlNets, blending, callbacks, diffusers' caches, batches that must stay together, guidance that is not
-`uncond + w (cond - uncond)` with one w, networks that are given more than the sample or told the time in a way of their
-own, and undeclared pipelines. A scheduler's clipping is kept, and eps is then that of the clipped estimate
-(`use_clipped_model_output` in diffusers).
+## Policies that take the loop over
+
+`solver=`, and policies that choose their own times and bring a solver (`stride`, `path`, the presets), let the whole
+run happen within the pipeline's first step: the network is called from there, at any time and for any sample, as the
+first step has shown how. Pictures, masks and embeddings that it is given beside the sample are given again, ControlNets
+and adapters enter as in the pipeline, guidance is the rule that the first step shows (a weighted sum of the branches,
+kept norms as in Qwen-Image, `guidance_rescale`), and of two networks that are declared to take turns (Wan 2.2) each is
+called in its own times. The pipeline then walks to the result at no call. Every step of this walk is checked: the
+network must be given the same arguments, the sample and its time, the guidance must be the same, and nobody may have
+touched the sample in between. Where something differs, the call ends in an error and never in another picture.
+
+It is refused, with the reason, where it cannot be exact:
+
+- a scheduler that adds noise (`eta` too), names its times in a way of its own, or predicts something else;
+- a known part that is blended in after every step (inpainting by networks that are not given the mask);
+- what changes on the way: `control_guidance_start` and `_end`, `cfg_trunc_ratio`, skipped layers, dynamic guidance;
+- diffusers' caches, objects that keep state, batches that must stay together (`per_sample=False`), rows that depend on
+  each other;
+- undeclared pipelines.
+
+The [table](../benchmarks/takeover.md) has every family and many options. A preset (`balanced`, `fast`, `safe`) falls
+back where it is refused: `error_control` decides in the pipeline's own steps, a warning says why, once, and
+`adapted.last.refusal` and `adapted.last.summary()` do so every time. Whoever names the policy or the solver itself gets
+an error.
+
+**Callbacks** are called while the pipeline walks to the result. They see the samples where they were on their way, at
+the pipeline's own times (for schedulers of two calls a step: on a straight line to the result), and may end the run by
+`_interrupt`, which saves no call then. A callback that changes the latents, embeddings or guidance ends the takeover:
+under a preset the pipeline goes on from there in its own loop, by `error_control`, and the calls that were made for
+later steps are lost; otherwise it is an error. diffusers' own callback objects change guidance or scales, and are
+refused from the start.
+
+A scheduler's clipping is kept, and eps is then that of the clipped estimate (`use_clipped_model_output` in diffusers).
 
 ## Our solver where the loop must stay the pipeline's
 
@@ -151,7 +178,7 @@ def pipelines() -> str:
         facts += ["the scheduler steps both branches"] if spec.doubled else []
         facts += [f"never sliced: {', '.join(sorted(spec.shared))}"] if spec.shared else []
         facts += [f"repeated per frame: {', '.join(sorted(spec.repeated))}"] if spec.repeated else []
-        facts += [f"no `solver=`: {spec.between}"] if spec.between else []
+        facts += [f"no takeover: {spec.between}"] if spec.between else []
         facts += ["two networks"] if "transformer_2" in spec.denoisers and len(spec.denoisers) == 2 else []
         names = ", ".join(f"`{name}`{'*' * (f'`{name}`' in run)}" for name in spec.pipelines)
         rows.append((spec.title, names, ", ".join(spec.branches) or "no names", "; ".join(facts)))

@@ -37,6 +37,7 @@ KIND_MODULES = {
 }
 _KINDS: dict[str, dict[str, type]] = {kind: {} for kind in KIND_MODULES}
 _PRESETS: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in KIND_MODULES}
+_FALLBACKS: dict[str, dict[str, str]] = {kind: {} for kind in KIND_MODULES}
 _loaded: set[str] = set()
 MAX_SPEC = 100_000  # characters of a spec
 FACTORIES = {"policy": {"auto": "skipstone.policies.storage"}}  # names that a function builds, from more than settings
@@ -56,9 +57,24 @@ def register(kind: str) -> Callable[[T], T]:
     return add
 
 
-def register_preset(kind: str, name: str, spec: str, about: str) -> None:
-    """Give a spec a short name, which is read as that spec everywhere; `about` is its help text."""
+def register_preset(kind: str, name: str, spec: str, about: str, fallback: str = "") -> None:
+    """Give a spec a short name, which is read as that spec everywhere.
+
+    Args:
+        kind: Of what it names.
+        name: The short name.
+        spec: What it stands for.
+        about: Its help text.
+        fallback: Spec of a policy for pipelines whose loop the one of `spec` cannot take over; "" for none.
+    """
     _PRESETS[kind][name] = spec, about
+    _FALLBACKS[kind][name] = fallback
+
+
+def find_fallback(kind: str, name: str) -> str:
+    """The spec that stands in for a preset where it cannot take a pipeline's loop over; "" where there is none."""
+    _load(kind)
+    return _FALLBACKS[kind].get(name, "")
 
 
 def list_presets(kind: str) -> dict[str, tuple[str, str]]:

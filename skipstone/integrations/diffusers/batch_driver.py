@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -27,6 +27,7 @@ from .batch_router import BatchRouter, RowRequest
 from .hosted_scheduler import HostSchedule, SchedulerSolver
 from .prompt_state import mean_prompt_states
 from .rows import BatchLayout
+from .sample_path import SamplePath
 from .scheduler_specs import Trajectory
 
 NO_ROWS = RowRequest(compute=False)
@@ -42,6 +43,7 @@ class SampleState:
     held_x0: Any = None  # clean estimate that the outputs mean while the sample waits
     resume_call: int = 0  # call at which the flow goes on; the scheduler is led there by `held_x0`
     landing_latent: Any = None  # where the sample is to be put when the pipeline gets there, in engine coordinates
+    path: SamplePath | None = None  # where it was at the pipeline's times, for those who look at it while it waits
 
     def send(self, answer: Any) -> Any:
         """Send an answer to the flow; store its next request, or its result."""
@@ -54,6 +56,15 @@ class SampleState:
         elif isinstance(self.request, Result):
             self.run = self.request.run
         return self.request
+
+
+class StepChecks(Protocol):
+    """What is checked in every step of a pipeline that was taken over in its first one."""
+
+    left: torch.Tensor | None  # the sample as the last step left it
+
+    def check(self, call: int, output: torch.Tensor, x: torch.Tensor) -> None:
+        """Raise GuestError where a step is not as it was taken to be."""
 
 
 class BatchDriver:
@@ -83,6 +94,7 @@ class BatchDriver:
         self.schedule = HostSchedule.from_trajectory(trajectory, base)
         self.prompts = mean_prompt_states(router)
         self.shape: torch.Size | None = None
+        self.checks: StepChecks | None = None  # under a takeover
         self.call = 0  # index of the next call of the scheduler
         self.states: list[SampleState] = []
 
@@ -99,6 +111,12 @@ class BatchDriver:
         self._decide(self.states)  # the first call is made already, whatever they want
 
     @property
+    def can_resume(self) -> bool:
+        """Whether the pipeline's own loop could go on from here: the samples are on their way, between two steps."""
+        between = self.call in self.scheduler_solver.starts.values()
+        return between and all(state.path is not None for state in self.states)
+
+    @property
     def finished(self) -> bool:
         """Whether the scheduler has made its last call."""
         return self.call >= len(self.trajectory.calls)
@@ -113,6 +131,8 @@ class BatchDriver:
                 f"made. Set the timesteps before the loop, by scheduler.set_timesteps."
             )
         self._same_shape(x)
+        if self.checks is not None and self.call > 0:
+            self.checks.check(self.call, output, x)
         edited = output
         for s, state in enumerate(self.states):
             own = (self.layout.take(batch, s).clone() for batch in (output, x))  # a view would keep the batch alive
@@ -134,7 +154,8 @@ class BatchDriver:
         """The output to use for a sample in place of the network's; None to keep the network's."""
         k = self.call
         if k < state.resume_call:
-            return self.trajectory.output(k, state.held_x0, x)
+            held = state.held_x0 if state.path is None else state.path.at(self.trajectory.calls[k].t).x0
+            return self.trajectory.output(k, held, x)
         planned = state.request
         assert isinstance(planned, LatentRequest)
         request = state.send(self.engine(x, k))
@@ -146,7 +167,7 @@ class BatchDriver:
             self._wait_for_pipeline(state)
             return None
         estimate = request.estimate
-        natural = request.t_next == self._next_time(k)
+        natural = request.t_next == self._time(k + 1)
         frozen = planned.evaluate == FREEZE and request.t_next <= self.scheduler_solver.end
         if frozen or not natural:
             state.held_x0 = estimate.x0
@@ -190,16 +211,20 @@ class BatchDriver:
         moved = x
         ended: dict[int, torch.Tensor] = {}
         for s, state in enumerate(self.states):
-            if state.landing_latent is not None and state.resume_call == self.call:
-                value = (state.landing_latent * (1.0 / self._scale(self.call))).to(x.dtype)
+            on_way = state.path is not None and self.call < state.resume_call
+            if on_way or (state.landing_latent is not None and state.resume_call == self.call):
+                place = state.path.at(self._time(self.call)).x if state.path and on_way else state.landing_latent
+                value = (place * (1.0 / self._scale(self.call))).to(x.dtype)
                 moved = moved.clone() if moved is x else moved
                 self.layout.put(moved, s, value)
-                state.landing_latent = None
+                state.landing_latent = state.landing_latent if on_way else None
                 if self.finished:
                     ended[s] = value
             elif isinstance(state.request, StepRequest):
                 state.send(self.engine(self.layout.take(x, s), self.call))
         self._advance_flows()
+        if self.checks is not None:
+            self.checks.left = moved
         return moved, ended
 
     def _advance_flows(self) -> None:
@@ -279,6 +304,6 @@ class BatchDriver:
         scale = self._scale(call)
         return x if scale == 1.0 else x * scale
 
-    def _next_time(self, call: int) -> float:
+    def _time(self, call: int) -> float:
         calls = self.trajectory.calls
-        return calls[call + 1].t if call + 1 < len(calls) else self.trajectory.end.t
+        return calls[call].t if call < len(calls) else self.trajectory.end.t

@@ -10,10 +10,12 @@ import torch
 
 from ...engine.contracts import COND
 from ...errors import GuestError
+from .constants import BATCH_ARGUMENTS, Constants, time_argument
+from .refusal import TakeoverBroken
 from .row_slicing import NetworkCall, RowSlicer, Split
-from .rows import copy_containers, empty_like, main_output, outline, replace_main_output, scatter_rows
+from .rows import copy_containers, empty_like, main_output, replace_main_output, scatter_rows
+from .sample_place import SamplePlace
 
-BATCH_ARGUMENTS = ("sample", "hidden_states", "x", "latents")  # of the argument that is the noisy batch
 MAX_CALLS_PER_STEP = 8  # denoiser calls, in those of the first step, after which a step of the scheduler must have come
 
 
@@ -41,7 +43,11 @@ class DenoiserCall:
     template: Any  # what the call returned, without its prediction
     output: torch.Tensor
     branches: tuple[str, ...] = ()
-    outline: Any = None  # of the arguments of the first iteration
+    constants: Constants | None = None  # under a takeover: what later iterations must give it too
+    place: SamplePlace = field(default_factory=SamplePlace)
+    rest: torch.Tensor | None = None  # what lies behind the samples in its batch
+    batch: torch.Tensor | None = None  # that it was last given, and its time
+    time: Any = None
     extra: bool = False  # whether only some steps make it, such as that of a skipped layer
     ran: frozenset[int] = frozenset()  # rows that entered in this iteration
 
@@ -49,6 +55,24 @@ class DenoiserCall:
     def call(self) -> NetworkCall:
         """The call with its arguments."""
         return NetworkCall(self.module, self.run, self.args, self.kwargs, self.rows)
+
+
+@dataclass
+class CompanionCall:
+    """A call of a model beside the denoiser in the first iteration, such as a ControlNet."""
+
+    model: Any
+    run: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rows: int
+    made: Any  # what it returned
+    constants: Constants | None = None  # under a takeover: what later iterations must give it too
+
+    @property
+    def call(self) -> NetworkCall:
+        """The call with its arguments."""
+        return NetworkCall(self.model, self.run, self.args, self.kwargs, self.rows)
 
 
 @dataclass
@@ -74,7 +98,9 @@ class BatchRouter:
     num_forced_rows: int = 0  # how many those were
     is_companion_sliced: bool = False  # whether the coming call has residuals for some of its rows only
     taken_over: bool = False
-    changed: bool = False  # whether a later iteration made calls that the first one did not
+    changed: str = ""  # how the network is called otherwise in a later iteration than in the first one
+    companion_calls: list[CompanionCall] = field(default_factory=list)  # of the first iteration
+    companion_ordinal: int = 0
     _shapes: dict[int, Any] = field(default_factory=dict)  # what the models beside the denoiser return, hollow
 
     def open(self, samples: int) -> None:
@@ -98,24 +124,25 @@ class BatchRouter:
 
     def begin_iteration(self, requests: Sequence[RowRequest]) -> None:
         """Begin an iteration."""
-        self.row_requests, self.ordinal, self.is_companion_sliced = requests, 0, False
+        self.row_requests, self.ordinal, self.companion_ordinal, self.is_companion_sliced = requests, 0, 0, False
         for p in self.denoiser_calls.values():
             p.ran = frozenset()
 
     def check_takeover(self) -> None:
         """Raise GuestError where the pipeline calls its network otherwise than in its first step."""
-        if self.changed or self.ordinal != len(self.denoiser_calls):
-            raise GuestError(
-                "The pipeline calls its network otherwise than in its first step (guidance was switched on or off, or "
-                "an argument comes or goes), which a takeover cannot follow. Adapt it without solver=..., with a "
-                "policy that keeps to the pipeline's steps, such as error_control."
-            )
+        if not self.changed and self.ordinal != len(self.denoiser_calls):
+            self.changed = f"{self.ordinal} calls of it in a step, and not {len(self.denoiser_calls)}"
+        if not self.changed and self.companion_ordinal != len(self.companion_calls):
+            self.changed = "another number of calls of the model beside it"
+        if self.changed:
+            raise TakeoverBroken(f"the pipeline calls its network otherwise than in its first step: {self.changed}")
 
     def drop_arguments(self) -> None:
         """Let go of the arguments of the first iteration: a ControlNet's residuals are large."""
         for p in self.denoiser_calls.values():
-            p.outline = outline((p.args, p.kwargs))
             p.args, p.kwargs = (), {}
+        for c in self.companion_calls:
+            c.args, c.kwargs, c.made = (), {}, None
 
     def get_new_outputs(self, sample: int) -> dict[str, torch.Tensor]:
         """The network's new outputs for a sample in this iteration, by branch."""
@@ -140,9 +167,10 @@ class BatchRouter:
         p = self.denoiser_calls.get(here)
         if p is None or p.rows != rows:
             p = self.denoiser_calls[here] = self._new_call(p, here, rows, module, run)
-            self.changed = True
-        elif self.taken_over and p.outline != outline((args, kwargs)):
-            self.changed = True
+            self.changed = self.changed or f"{rows} rows of it"
+        elif self.taken_over:
+            self._compare(p, args, kwargs)
+            p.module = module
         self.asked_rows += rows // self.samples
         wanted = [r for r in range(rows) if self._wanted(r, p.branches)]
         if len(wanted) == rows:
@@ -156,6 +184,17 @@ class BatchRouter:
             self.compute(p, NetworkCall(module, run, args, kwargs, rows), wanted)
         self.is_companion_sliced = False
         return replace_main_output(p.template, p.output)
+
+    def _compare(self, p: DenoiserCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note whether a call under a takeover differs from that of the first iteration, and which time it is given."""
+        name = time_argument(args, kwargs)
+        p.time = kwargs[name] if name in kwargs else args[1] if len(args) > 1 else None
+        p.batch = find_batch(p.module, args, kwargs)
+        rest = p.place.rest(p.batch)
+        if p.rest is not None and (rest is None or rest.shape != p.rest.shape or not torch.equal(rest, p.rest)):
+            self.changed = self.changed or "the part of its batch that is not the sample is another"
+        if p.constants is not None and (differing := p.constants.first_difference(args, kwargs)):
+            self.changed = self.changed or f"{differing} is another"
 
     def compute(self, p: DenoiserCall, call: NetworkCall, wanted: Sequence[int]) -> None:
         """Let these rows of a call enter, and others with them that may not stay out; updates `p.output`.
@@ -260,7 +299,7 @@ class BatchRouter:
         }
         some = known.get(COND, next(iter(known.values())))
         output = torch.cat([known.get(name, some) for name in names])
-        return DenoiserCall(module, run, (), {}, rows, self.denoiser_calls[0].template, output, names, extra)
+        return DenoiserCall(module, run, (), {}, rows, self.denoiser_calls[0].template, output, names, extra=extra)
 
     def _wanted(self, row: int, branches: Sequence[str]) -> bool:
         return self.row_requests[row % self.samples].needs_branch(branches[row // self.samples])
@@ -278,11 +317,15 @@ class BatchRouter:
 
     def call_companion(self, model: Any, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stand in for a model whose only reader is the denoiser, such as a ControlNet: the same rows enter."""
+        rows = find_batch(model, args, kwargs).shape[0]
         if not self.samples:
+            kept, named = copy_containers(args), copy_containers(kwargs)
             made = run(*args, **kwargs)
             self._shapes[id(model)] = empty_like(made)
+            self.companion_calls.append(CompanionCall(model, run, kept, named, rows, made))
             return made
-        rows = find_batch(model, args, kwargs).shape[0]
+        if self.taken_over:
+            self._compare_companion(model, args, kwargs)
         p = self.denoiser_calls.get(self.ordinal)  # the denoiser's call that is about to be made
         known = self._shapes.get(id(model))
         if p is None or p.rows != rows or known is None:  # guess mode: the conditional rows alone
@@ -298,6 +341,15 @@ class BatchRouter:
                 self.is_companion_sliced = True
                 return scatter_rows(self.slicer.run_rows(call, rule, entering), torch.tensor(entering), rows)
         return run(*args, **kwargs)
+
+    def _compare_companion(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note whether a call under a takeover differs from that of the first iteration."""
+        here, self.companion_ordinal = self.companion_ordinal, self.companion_ordinal + 1
+        first = self.companion_calls[here] if here < len(self.companion_calls) else None
+        if first is None or first.constants is None or first.model is not model:
+            self.changed = self.changed or "another call of the model beside it"
+        elif differing := first.constants.first_difference(args, kwargs):
+            self.changed = self.changed or f"{differing} of {type(model).__name__} is another"
 
 
 def find_batch(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:

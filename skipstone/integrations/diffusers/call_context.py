@@ -6,7 +6,7 @@ import contextvars
 import functools
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -18,19 +18,31 @@ from ...engine.requests import Solver
 from ...errors import GuestError
 from ...numerics.schedule import FlowMatching, Schedule
 from ...registry import spell
+from ..coverage import is_pipeline_callback
 from .batch_driver import BatchDriver
 from .batch_router import BatchRouter, find_batch
 from .method_swap import original_class, restore_methods, swap_methods
 from .noise_levels import find_next_call, get_table
 from .pipeline_specs import PipelineSpec
+from .refusal import TakeoverBroken, TakeoverRefused
 from .row_slicing import Key, RowSlicer, Rule
 from .rows import BatchLayout
 from .scheduler_specs import check_step_arguments, check_supported, trajectory
-from .takeover import refuse_takeover, take_over
-from .undeclared import NetworkWatch
+from .takeover import FirstStep, prepare_takeover, refuse_first, take_over
+from .undeclared import NetworkWatch, network_settings
 
-# Arguments of a pipeline's call that a takeover cannot follow.
-GUIDANCE_ARGUMENTS = ("use_dynamic_cfg", "skip_guidance_layers", "guidance_rescale")
+# Arguments of a pipeline's call that change on the way what it does, and at what values they do not.
+CHANGING_ARGUMENTS = {
+    "use_dynamic_cfg": False,
+    "skip_guidance_layers": None,
+    "cfg_trunc_ratio": 1.0,
+    "control_guidance_start": 0.0,
+    "control_guidance_end": 1.0,
+    "adapter_conditioning_factor": 1.0,
+}
+CALLBACKS = ("callback", "callback_on_step_end")  # arguments of a pipeline's call
+SHOWN = 3  # names in a message
+INTERRUPT = "_interrupt"  # attribute of a pipeline by which a callback ends a run
 NOISE_ARGUMENTS = ("eta", "variance_noise")  # of `step`, by which a scheduler adds noise that it otherwise does not
 CURRENT_CALL: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("skipstone_call", default=None)
 Uncovered: TypeAlias = Literal["warn", "error"]  # what a call does that a certificate does not cover
@@ -39,10 +51,11 @@ _STEP_SIGNATURE = inspect.signature(lambda model_output, timestep, sample, *args
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """The arguments that a pipeline was adapted with."""
+    """The arguments that a pipeline was adapted with; `fallback` is the policy where `solver` cannot take over."""
 
     policy: Policy
     solver: Solver | None = None
+    fallback: Policy | None = None
     per_sample: bool = True
     verify_rows: bool = False
     uncovered: Uncovered = "warn"
@@ -53,11 +66,17 @@ class FinishedTrajectory:
     """One trajectory after its end: runs and counted rows of its samples."""
 
     runs: tuple[Run, ...]
-    rows: tuple[int, ...]
+    rows: tuple[float, ...]
     branches: int
     full: float  # calls of a bare run, for each sample
     verified: int  # rows spent on checking that rows are independent
     seconds: float
+
+    def followed_by(self, rest: FinishedTrajectory) -> FinishedTrajectory:
+        """The whole, of which this was the part before a takeover was broken off: the runs are those of the rest."""
+        rows = tuple(a * rest.branches / self.branches + b for a, b in zip(self.rows, rest.rows, strict=True))
+        full, verified = self.full + rest.full, self.verified + rest.verified
+        return FinishedTrajectory(rest.runs, rows, rest.branches, full, verified, rest.seconds)
 
 
 class CallContext:
@@ -75,6 +94,10 @@ class CallContext:
         self.notes: list[str] = []  # what the caller is to be warned of
         self.instance_methods: dict[str, Callable[..., Any]] = {}
         self.step_arguments: dict[str, Any] = {}  # those of the latest step that differ from their defaults
+        self.is_resumed = False  # whether a takeover ended on the way, because a callback changed something
+        self.calls_before = 0  # of the scheduler, before that
+        self.abandoned: FinishedTrajectory | None = None  # the part before that
+        self.refusal = ""  # why the run was not taken over, where another policy decided
         self.num_unstepped_calls = 0  # denoiser calls that no step of the scheduler followed
         step = inspect.signature(self.scheduler.step)
         self.signature = step if "model_output" in step.parameters else _STEP_SIGNATURE  # somebody else has wrapped it
@@ -117,6 +140,7 @@ class CallContext:
     def set_timesteps(self) -> None:
         """Stand in for the scheduler's `set_timesteps`, with which a new trajectory begins."""
         self.close()
+        self.is_resumed, self.calls_before = False, 0
         self._new_trajectory()
 
     def _new_trajectory(self) -> None:
@@ -145,8 +169,6 @@ class CallContext:
         check_step_arguments(self.scheduler, self.step_arguments)
         if self.driver is None:
             self.driver = self._start_trajectory(output, timestep, x)
-        elif self.settings.solver is not None:
-            self.router.check_takeover()
         values["model_output"] = self.driver.before_step(output, x)
         made = run(*call.args, **call.kwargs)
         before = made[0] if isinstance(made, tuple) else made.prev_sample
@@ -159,34 +181,105 @@ class CallContext:
         layout = self._layout(x)
         self.router.open(layout.samples)
         count = getattr(self.pipe, "_num_timesteps", None)
+        count = None if count is None else count - self.calls_before
         ahead, first = trajectory(self.scheduler, timestep, count), find_next_call(self.scheduler, timestep, count)
-        policy = self.settings.policy
-        self._refuse_unnamed_branches(policy)
-        self._note_short_runs(policy, len(ahead.stages))
         base = base_schedule(self.scheduler)
+        policy = self.settings.policy
         driver = BatchDriver(ahead, layout, self.router, policy, base, self.spec.switches(self.pipe))
-        if self.settings.solver is None:
+        timesteps = tuple(self.scheduler.timesteps.tolist()[first : first + len(ahead.calls)])
+        if self.settings.solver is None or not self._take_over(driver, timesteps, output, x):
+            self._refuse_unnamed_branches(driver.policy)
+            self._note_short_runs(driver.policy, len(ahead.stages))
             driver.begin(x)
-        else:
-            self._refuse_takeover(self.settings.solver)
-            timesteps = self.scheduler.timesteps.tolist()[first : first + len(ahead.calls)]
-            take_over(driver, self.settings.solver, policy, output, timesteps, x)
         self.router.drop_arguments()
         return driver
 
-    def _refuse_takeover(self, solver: Solver) -> None:
-        callbacks = [c for c in ("callback_on_step_end", "callback") if self.arguments.get(c) is not None]
-        changing = [name for name in GUIDANCE_ARGUMENTS if self.arguments.get(name)]
-        reasons = {
-            self.spec.between: bool(self.spec.between),
+    def _take_over(
+        self, driver: BatchDriver, timesteps: tuple[float, ...], output: torch.Tensor, x: torch.Tensor
+    ) -> bool:
+        """Make the run by the solver; False where that is refused and another policy is to decide."""
+        solver, fallback = self.settings.solver, self.settings.fallback
+        assert solver is not None
+        if self.is_resumed and fallback is not None:
+            driver.policy = fallback
+            return False
+        boundary = max(driver.switches, default=0.0) * self.scheduler.config.get("num_train_timesteps", 1000)
+        step = FirstStep(
+            self.spec,
+            self.denoisers,
+            original_class(self.scheduler).__name__,
+            boundary,
+            self.arguments,
+            timesteps,
+            output,
+            x,
+            bool(self._callbacks()),
+        )
+        try:
+            refuse_first(self._list_reasons())
+            self._refuse_unnamed_branches(driver.policy)
+            backbone = prepare_takeover(driver, solver, step)
+        except TakeoverRefused as refused:
+            if fallback is None:
+                raise
+            self.refusal, driver.policy = refused.reason, fallback
+            self.router.slicer.strict = self.settings.verify_rows
+            return False
+        take_over(backbone, solver, driver.policy, step)
+        return True
+
+    def _list_reasons(self) -> dict[str, bool]:
+        """Reasons against a takeover of this pipeline, as it is called -> whether each holds."""
+        callbacks = self._callbacks()
+        own = [type(value).__name__ for value in callbacks.values() if is_pipeline_callback(value)]
+        changing = [name for name, value in CHANGING_ARGUMENTS.items() if self._differs(name, value)]
+        return {
+            self.spec.between: bool(self.spec.between) and self.spec.acts_between(self.pipe),
             "no declaration says what it does between two steps": not self.spec.is_declared,
-            f"{' and '.join(changing)} changes the guidance on the way": bool(changing),
-            f"{' and '.join(callbacks)} may edit the sample": bool(callbacks),
-            "two networks take turns": len(self.denoisers) > 1,
+            f"{' and '.join(changing)} changes what it does on the way": bool(changing),
+            f"{' and '.join(own)} changes guidance or scales on the way": bool(own),
+            f"{' and '.join(callbacks)} may edit tensors, which cannot be noticed in torch.inference_mode()": (
+                bool(callbacks) and torch.is_inference_mode_enabled()
+            ),
             "a cache of diffusers (enable_cache) expects the pipeline's own steps": self._is_cached(),
             **{f"its scheduler adds noise ({name})": name in self.step_arguments for name in NOISE_ARGUMENTS},
         }
-        refuse_takeover(solver, reasons)
+
+    def _callbacks(self) -> dict[str, Any]:
+        """The callbacks that the pipeline was given, by the names of their arguments."""
+        given = {name: self.arguments.get(name) for name in CALLBACKS}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _differs(self, name: str, neutral: Any) -> bool:
+        """Whether an argument of the pipeline's call has another value than this, or a list with another."""
+        value = self.arguments.get(name, neutral)
+        values = value if isinstance(value, list | tuple) else [value]
+        return any(one is not None and one != neutral for one in values)
+
+    def network_settings(self) -> dict[str, Any]:
+        """What of the networks a callback may not change under a takeover; empty where there is none."""
+        taken_over = self.driver is not None and self.driver.checks is not None
+        return network_settings([*self.denoisers, *self.companions]) if taken_over else {}
+
+    def check_callback(self, changed: Sequence[str]) -> None:
+        """Follow what a callback changed under a takeover, but for the wish to end the run: go on in the own loop.
+
+        Raises:
+            TakeoverBroken: no other policy is to decide.
+        """
+        names = [name for name in changed if name != INTERRUPT]
+        driver = self.driver
+        if not names or driver is None or driver.checks is None or driver.finished:
+            return
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        broken = TakeoverBroken(f"a callback changed {', '.join(names[:SHOWN])}{more}")
+        if self.settings.fallback is None or not driver.can_resume:
+            raise broken
+        self.refusal, self.is_resumed = broken.reason, True
+        self.calls_before += driver.call
+        self.abandoned, start = self._finish(driver), self.start_time
+        self._new_trajectory()
+        self.start_time = start
 
     def _refuse_unnamed_branches(self, policy: Policy) -> None:
         """Raise GuestError where a policy tells guidance branches apart, and nobody has declared which is which."""
@@ -219,23 +312,28 @@ class CallContext:
 
     def close(self) -> None:
         """Record the statistics of the trajectory, which has ended."""
-        driver, router = self.driver, self.router
+        driver, router, before = self.driver, self.router, self.abandoned
+        self.driver = self.abandoned = None
         if driver is None:
+            self.finished += [before] if before else []
             return
-        runs = tuple(line.run for line in driver.states)
-        seconds = self.end_time - self.start_time
-        self.driver = None
-        full = router.asked_rows / router.branches  # an interrupted run saves nothing by it
-        self.finished.append(
-            FinishedTrajectory(runs, tuple(router.num_rows), router.branches, full, router.verified, seconds)
-        )
-        planned = sum(run.cost for run in runs) * router.branches
+        finished = self._finish(driver)
+        self.finished.append(before.followed_by(finished) if before else finished)
+        planned = sum(run.cost for run in finished.runs) * router.branches
         beyond = max(router.num_forced_rows, sum(router.num_rows) - planned)
         if beyond > 1e-6 or router.slicer.reason:
             reason = router.slicer.reason or router.forced_reason or "the pipeline was interrupted"
             self.notes.append(
                 f"{sum(router.num_rows)} rows entered the network, {beyond:g} more than were wanted: {reason}."
             )
+
+    def _finish(self, driver: BatchDriver) -> FinishedTrajectory:
+        """The account of a trajectory, or of a part of one."""
+        router = self.router
+        full = router.asked_rows / router.branches  # an interrupted run saves nothing by it
+        runs = tuple(line.run for line in driver.states)
+        seconds = self.end_time - self.start_time
+        return FinishedTrajectory(runs, tuple(router.num_rows), router.branches, full, router.verified, seconds)
 
     def _check_used(self) -> None:
         """Raise GuestError if the pipeline called its denoiser but never the scheduler's step."""

@@ -9,8 +9,6 @@ import torch
 
 from .call_context import CURRENT_CALL
 
-CALLBACKS = ("callback", "callback_on_step_end")  # arguments of a pipeline's call
-
 
 def run_outside(callback: Callable[..., Any]) -> Callable[..., Any]:
     """A callback during which other pipelines run as if no call were going on."""
@@ -26,7 +24,10 @@ def run_outside(callback: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def watch_changes(
-    callback: Callable[..., Any], pipe: Any, report: Callable[[Sequence[str]], None]
+    callback: Callable[..., Any],
+    pipe: Any,
+    report: Callable[[Sequence[str]], None],
+    look: Callable[[], dict[str, Any]] = dict,
 ) -> Callable[..., Any]:
     """A callback that reports the names of what it changed: its tensors, and guidance and more of the pipeline.
 
@@ -34,15 +35,16 @@ def watch_changes(
         callback: As diffusers calls it; its last argument is a dict of tensors, or the latents.
         pipe: The pipeline that calls it.
         report: Called after each call of the callback that changed something.
+        look: Returns what else is to be compared, by name.
     """
 
     def call(*args: Any) -> Any:
         given = dict(args[-1]) if isinstance(args[-1], dict) else {"latents": args[-1]}
         own = _private_attributes(pipe)
-        before = _states(own | given)
+        before = _states(own | given) | look()
         returned = callback(*args)
         replaced = returned if isinstance(returned, dict) else {}
-        after = _states(_private_attributes(pipe) | given | replaced)
+        after = _states(_private_attributes(pipe) | given | replaced) | look()
         if changed := [name for name, state in after.items() if state != before.get(name)]:
             report(changed)
         return returned
@@ -55,7 +57,8 @@ def _private_attributes(pipe: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(pipe).items() if name.startswith("_")}
 
 
-def _states(values: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Which object each is, and how often it was written to in place."""
+def _states(values: dict[str, Any]) -> dict[str, Any]:
+    """Which object each is, or which number or text, and how often it was written to in place."""
     tensors = {n for n, v in values.items() if isinstance(v, torch.Tensor) and not v.is_inference()}
-    return {name: (id(v), v._version if name in tensors else 0) for name, v in values.items()}
+    plain = {n for n, v in values.items() if isinstance(v, bool | int | float | str)}
+    return {n: (v if n in plain else id(v), v._version if n in tensors else 0) for n, v in values.items()}

@@ -19,8 +19,8 @@ from ...errors import CertificateError, GuestError, GuestWarning, SpecError
 from ...policies.certified import Certified
 from ..coverage import Coverage, certified_solver, describe_uncovered, is_pipeline_callback
 from ..identity import scheduler_from_config
-from .call_context import AdaptSettings, CallContext, Uncovered
-from .callbacks import CALLBACKS, run_outside, watch_changes
+from .call_context import CALLBACKS, AdaptSettings, CallContext, Uncovered
+from .callbacks import run_outside, watch_changes
 from .method_swap import original_class, restore_methods, swap_methods
 from .pipeline_specs import find_pipeline_spec
 from .row_slicing import Key, Rule
@@ -53,9 +53,11 @@ def adapt(
         pipe: Any `DiffusionPipeline` whose loop calls `scheduler.step`.
         policy: Which steps call the network: a policy, its spec, or the folder of a saved one. A calibrated one must
             have been calibrated on this model and configuration, and may bring a scheduler for the time of each call.
+            A preset (`balanced`, `fast`, `safe`) that takes the loop over decides in the pipeline's own steps, by
+            `error_control`, where that is refused; a warning and `last.summary()` say so.
         solver: Leave None to keep the pipeline's scheduler. A solver or its spec takes the loop over: the whole run
             happens in the pipeline's first step, for policies that choose their own times (`stride`, which brings
-            its own, and `pid`).
+            its own, and `pid`). Where it is refused, whoever named the solver or the policy is told why.
         per_sample: Each sample of a batch goes its own way; False skips a step only where all samples do.
         verify_rows: Raise GuestError where rows of a batch depend on each other. Rows of what is not declared (see
             docs/guest.md) are compared anyway, and enter as whole batches where they differ.
@@ -74,12 +76,10 @@ def adapt(
     decides = _policy(policy)
     own = certified_solver(decides) if isinstance(decides, Certified) else decides.solver or None
     chosen = _solver(solver or own)
-    if "error" in decides.needs and chosen is None:
-        raise GuestError(
-            f"{registry.spell(decides)} needs the error that an adaptive solver estimates, and a pipeline's scheduler "
-            f"has none. Let Skipstone take the loop over: adapt(pipe, policy, solver='dpm_adaptive')."
-        )
-    return Adapted(pipe, AdaptSettings(decides, chosen, per_sample, verify_rows, uncovered))
+    if chosen is None:
+        _check_hosted(decides)
+    fallback = _fallback(policy) if solver is None else None
+    return Adapted(pipe, AdaptSettings(decides, chosen, fallback, per_sample, verify_rows, uncovered))
 
 
 def _solver(solver: Solver | str | None) -> Solver | None:
@@ -90,6 +90,21 @@ def _solver(solver: Solver | str | None) -> Solver | None:
             f"pipeline's own scheduler, set pipe.scheduler."
         )
     return chosen
+
+
+def _check_hosted(policy: Policy) -> None:
+    """Raise GuestError for a policy that a pipeline's own scheduler cannot serve."""
+    if "error" in policy.needs:
+        raise GuestError(
+            f"{registry.spell(policy)} needs the error that an adaptive solver estimates, and a pipeline's scheduler "
+            f"has none. Let Skipstone take the loop over: adapt(pipe, policy, solver='dpm_adaptive')."
+        )
+
+
+def _fallback(policy: Policy | str | os.PathLike[str]) -> Policy | None:
+    """What decides where a preset cannot take the loop over; None for what is no preset, or needs nothing else."""
+    spec = registry.find_fallback("policy", policy.strip()) if isinstance(policy, str) else ""
+    return registry.parse("policy", spec) if spec else None
 
 
 def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
@@ -121,6 +136,7 @@ class Adapted:
         self._coverage: Coverage | None = None
         if isinstance(settings.policy, Certified):
             self._coverage = Coverage(settings.policy, pipe, settings.solver, settings.per_sample)
+        self._refusals: set[str] = set()  # of a takeover, which the user was warned of
         self._proofs: dict[Key, Rule] = {}  # what runs have shown about the rows of the network
         swap_methods(pipe, {"__call__": _call_adapted}, _skipstone_stack=[], _skipstone_lock=threading.Lock())
         type(pipe)._skipstone_stack.append(self)
@@ -195,7 +211,7 @@ class Adapted:
         spec = find_pipeline_spec(self.pipe)
         context = CallContext(self.pipe, spec, self.settings, dict(known), self._proofs)
         changes: dict[str, None] = {}  # by callbacks
-        quiet = {k: self._watch(v, changes) if k in CALLBACKS else v for k, v in named.items()}
+        quiet = {k: self._watch(v, changes, context) if k in CALLBACKS else v for k, v in named.items()}
         began = time.perf_counter()
         try:
             with context.open():
@@ -204,27 +220,42 @@ class Adapted:
             context.close()
             uncovered = (*uncovered, *changes)
             notes = [describe_uncovered(uncovered)] if uncovered else []
+            if context.refusal and context.refusal not in self._refusals:
+                self._refusals.add(context.refusal)
+                notes.append(self._describe_refusal(context.refusal))
             if context.finished:
                 seconds = time.perf_counter() - began
-                self._last = RunStats.from_trajectories(self.policy, context.finished, seconds, uncovered)
+                decided = self.settings.fallback if context.refusal else None
+                self._last = RunStats.from_trajectories(
+                    decided or self.policy, context.finished, seconds, uncovered, context.refusal
+                )
             for note in (*notes, *context.notes):
                 warnings.warn(note, GuestWarning, stacklevel=5)  # where the pipeline was called
 
-    def _watch(self, callback: Any, changes: dict[str, None]) -> Any:
-        """A callback of a call; of a call under a certificate, `changes` says what it changed."""
+    def _describe_refusal(self, reason: str) -> str:
+        assert self.settings.fallback is not None
+        return (
+            f"{registry.spell(self.policy)} would take the pipeline's loop over, and cannot here: {reason}. "
+            f"{registry.spell(self.settings.fallback)} decides in the pipeline's own steps instead."
+        )
+
+    def _watch(self, callback: Any, changes: dict[str, None], context: CallContext) -> Any:
+        """A callback of a call; `changes` says what it changed under a certificate. A takeover allows no changes."""
         if callback is None or is_pipeline_callback(callback):  # diffusers asks whether it is one of its own objects
             return callback
         outside = run_outside(callback)
-        if self._coverage is None or self._coverage.policy.is_unrestricted:
+        promised = self._coverage is not None and not self._coverage.policy.is_unrestricted
+        if not promised and self.settings.solver is None:
             return outside
 
         def report(names: Sequence[str]) -> None:
+            context.check_callback(names)
             found = [f"a callback changed {name}" for name in names]
-            if self.settings.uncovered == "error":
+            if promised and self.settings.uncovered == "error":
                 raise CertificateError(f"{describe_uncovered(found)} {UNCOVERED_ADVICE}")
-            changes.update(dict.fromkeys(found))
+            changes.update(dict.fromkeys(found if promised else ()))
 
-        return watch_changes(outside, self.pipe, report)
+        return watch_changes(outside, self.pipe, report, context.network_settings)
 
 
 def _call_adapted(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -250,6 +250,8 @@ def two_call_stages(scheduler: Any, calls: int) -> tuple[int, ...]:
 
 def pndm_stages(scheduler: Any, calls: int) -> tuple[int, ...]:
     """Four calls in each Runge-Kutta step, if there are any; else two in the first step; then one."""
+    if scheduler.config.skip_prk_steps and scheduler.counter > 1:  # asked in mid-run
+        return (1,) * calls
     fours = 0 if scheduler.config.skip_prk_steps else min(len(scheduler.prk_timesteps), calls) // 4
     if fours:
         return (4,) * fours + (1,) * (calls - 4 * fours)

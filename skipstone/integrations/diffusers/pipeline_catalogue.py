@@ -11,7 +11,7 @@ from typing import Any
 from .pipeline_specs import PipelineSpec, register_pipeline, register_unsupported
 
 BLENDING_REASON = "the known part of the picture is blended in after every step"
-CONTROLNET_REASON = "the ControlNet's residuals belong to the pipeline's own times"
+FOUR_CHANNELS_REASON = f"{BLENDING_REASON} (networks that are given the mask do not need it)"
 FLUX_IDS = frozenset({"img_ids", "txt_ids"})
 SEPARATE_CALLS = ("cond", "uncond")  # two calls a step, the conditional one first
 
@@ -20,6 +20,11 @@ def _boundary(pipe: Any) -> tuple[float, ...]:
     """Boundary ratio at which Wan 2.2 changes from its high-noise network to the other; empty without a second one."""
     ratio = getattr(pipe.config, "boundary_ratio", None)
     return () if ratio is None or getattr(pipe, "transformer_2", None) is None else (float(ratio),)
+
+
+def _blends(pipe: Any) -> bool:
+    """Whether an inpainting pipeline blends: its UNet is not given the mask and the masked picture."""
+    return bool(pipe.unet.config.in_channels == pipe.vae.config.latent_channels)
 
 
 # -- UNets: images --------------------------------------------------------------------------------
@@ -48,7 +53,8 @@ register_pipeline(
     PipelineSpec(
         ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
         "Stable Diffusion, inpainting",
-        between=BLENDING_REASON,
+        between=FOUR_CHANNELS_REASON,
+        acts_between=_blends,
     )
 )
 register_pipeline(
@@ -56,16 +62,24 @@ register_pipeline(
         (
             "StableDiffusionControlNetPipeline",
             "StableDiffusionControlNetImg2ImgPipeline",
-            "StableDiffusionControlNetInpaintPipeline",
             "StableDiffusionXLControlNetPipeline",
             "StableDiffusionXLControlNetImg2ImgPipeline",
-            "StableDiffusionXLControlNetInpaintPipeline",
             "StableDiffusionXLControlNetUnionPipeline",
             "StableDiffusionXLControlNetUnionImg2ImgPipeline",
-            "StableDiffusionXLControlNetUnionInpaintPipeline",
         ),
         "Stable Diffusion with ControlNet",
-        between=CONTROLNET_REASON,
+    )
+)
+register_pipeline(
+    PipelineSpec(
+        (
+            "StableDiffusionControlNetInpaintPipeline",
+            "StableDiffusionXLControlNetInpaintPipeline",
+            "StableDiffusionXLControlNetUnionInpaintPipeline",
+        ),
+        "Stable Diffusion with ControlNet, inpainting",
+        between=FOUR_CHANNELS_REASON,
+        acts_between=_blends,
     )
 )
 register_pipeline(
@@ -148,7 +162,6 @@ register_pipeline(
     PipelineSpec(
         ("StableDiffusion3ControlNetPipeline", "StableDiffusion3ControlNetInpaintingPipeline"),
         "Stable Diffusion 3 with ControlNet",
-        between=CONTROLNET_REASON,
     )
 )
 register_pipeline(
@@ -161,7 +174,12 @@ register_pipeline(
 )
 register_pipeline(
     PipelineSpec(
-        ("FluxInpaintPipeline", "FluxControlInpaintPipeline", "FluxKontextInpaintPipeline"),
+        (
+            "FluxInpaintPipeline",
+            "FluxControlInpaintPipeline",
+            "FluxKontextInpaintPipeline",
+            "FluxControlNetInpaintPipeline",
+        ),
         "FLUX.1, inpainting",
         branches=SEPARATE_CALLS,
         shared=FLUX_IDS,
@@ -170,11 +188,10 @@ register_pipeline(
 )
 register_pipeline(
     PipelineSpec(
-        ("FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline"),
+        ("FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline"),
         "FLUX.1 with ControlNet",
         branches=SEPARATE_CALLS,
         shared=FLUX_IDS,
-        between=CONTROLNET_REASON,
     )
 )
 
@@ -185,7 +202,11 @@ register_pipeline(
     PipelineSpec(("QwenImagePipeline", "QwenImageImg2ImgPipeline"), "Qwen-Image", branches=SEPARATE_CALLS)
 )
 register_pipeline(PipelineSpec(("CogView4Pipeline",), "CogView4", branches=SEPARATE_CALLS))
-register_pipeline(PipelineSpec(("Lumina2Pipeline",), "Lumina 2", branches=SEPARATE_CALLS))
+register_pipeline(
+    PipelineSpec(
+        ("Lumina2Pipeline",), "Lumina 2", branches=SEPARATE_CALLS, network_time=lambda timestep: 1 - timestep / 1000
+    )
+)
 register_pipeline(PipelineSpec(("SanaPipeline",), "Sana"))
 register_pipeline(PipelineSpec(("AuraFlowPipeline",), "AuraFlow"))
 register_pipeline(PipelineSpec(("HunyuanDiTPipeline",), "Hunyuan-DiT", shared=frozenset({"image_rotary_emb"})))

@@ -47,6 +47,8 @@ class PipelineSpec:
         repeated: Arguments that hold each row several times side by side: a video's text, once per frame.
         nested: Arguments that are lists or mappings of tensors with a row each: the residuals of a ControlNet.
         between: What else acts on the sample between two steps, or nothing: it rules `solver=` out.
+        acts_between: Whether it does in a given pipeline.
+        network_time: Timestep of the scheduler -> what the denoiser is told; None where that is the same, or 1/1000.
         switches: Times (1 noise, 0 data) at which another denoiser takes over.
         is_declared: Whether this was declared; rows of undeclared pipelines are compared before they enter apart.
     """
@@ -62,6 +64,8 @@ class PipelineSpec:
     repeated: frozenset[str] = frozenset()
     nested: frozenset[str] = NESTED_ROWS
     between: str = ""
+    acts_between: Callable[[Any], bool] = lambda pipe: True
+    network_time: Callable[[float], float] | None = None
     switches: Callable[[Any], tuple[float, ...]] = lambda pipe: ()
     is_declared: bool = True
 

@@ -34,6 +34,14 @@ class BatchLayout:
             return batch[sample]
         return batch[sample * self.width : (sample + 1) * self.width]
 
+    def row_of(self, sample: torch.Tensor) -> torch.Tensor:
+        """A sample as the network is given it: frames lie behind the channels."""
+        return sample if self.width == 1 else sample.transpose(0, 1)
+
+    def sample_of(self, row: torch.Tensor) -> torch.Tensor:
+        """What the network gives for a sample, as the scheduler is given it."""
+        return row if self.width == 1 else row.transpose(0, 1)
+
     def put(self, batch: torch.Tensor, sample: int, value: torch.Tensor) -> None:
         """Write a sample, or its first channels, into a batch; into each copy of it."""
         for copy in range(self.copies):

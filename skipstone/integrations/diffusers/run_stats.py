@@ -32,6 +32,7 @@ class SampleStats:
     calls: float
     full_calls: float
     seconds: float
+    refusal: str = ""  # why the run was not taken over, where another policy decided in its place
 
     @property
     def saved(self) -> float:
@@ -45,11 +46,12 @@ class SampleStats:
 
     def explain(self) -> str:
         """Each step and its reasons, in words."""
-        return explain(self.run, self.full_calls)
+        told = explain(self.run, self.full_calls)
+        return f"{told}\n{_describe(self.refusal)}" if self.refusal else told
 
     def save(self, path: str | os.PathLike[str], **meta: Any) -> None:
         """Write the run as a trace, for `skipstone explain`."""
-        save(path, self.run, **meta)
+        save(path, self.run, **({"refusal": self.refusal} if self.refusal else {}), **meta)
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,24 @@ class RunStats(Sequence[SampleStats]):
     verified: int  # rows that entered only to check that rows are independent; in no sample's calls
     seconds: float  # of the whole call, encoding and decoding included
     uncovered: tuple[str, ...] = ()  # why a certificate does not cover the call; empty where it does
+    refusal: str = ""  # why a preset could not take the loop over, and `policy` decided in its place
 
     @staticmethod
     def from_trajectories(
-        policy: Policy, trajectories: Sequence[FinishedTrajectory], seconds: float, uncovered: tuple[str, ...] = ()
+        policy: Policy,
+        trajectories: Sequence[FinishedTrajectory],
+        seconds: float,
+        uncovered: tuple[str, ...] = (),
+        refusal: str = "",
     ) -> RunStats:
         """Return the statistics of finished trajectories."""
         samples = []
         for t in trajectories:
             entered = max(1, sum(t.rows))
             for run, rows in zip(t.runs, t.rows, strict=True):
-                samples.append(SampleStats(run, rows / t.branches, t.full, t.seconds * rows / entered))
-        return RunStats(spell(policy), tuple(samples), sum(t.verified for t in trajectories), seconds, uncovered)
+                samples.append(SampleStats(run, rows / t.branches, t.full, t.seconds * rows / entered, refusal))
+        verified = sum(t.verified for t in trajectories)
+        return RunStats(spell(policy), tuple(samples), verified, seconds, uncovered, refusal)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -98,13 +106,15 @@ class RunStats(Sequence[SampleStats]):
         return 1 - sum(s.calls for s in self.samples) / full if full else 0.0
 
     def summary(self) -> str:
-        """A line for the call, one for each sample, and one where a certificate does not cover the call."""
+        """A line for the call, one for each sample, and one for what was not done as it was asked for."""
         many = "" if len(self.samples) == 1 else f" over {len(self.samples)} samples"
         lines = [f"{self.policy}: {self.calls:g} calls{many}, {self.saved:.0%} saved, {self.seconds:.2f} s."]
         for i, s in enumerate(self.samples):
             lines.append(f"{i:3d}  {s.calls:g} of {s.full_calls:g} calls  {s.saved:4.0%} saved  {s.decisions}")
         if self.verified:
             lines.append(f"{self.verified} more rows entered the network to check that its rows are independent.")
+        if self.refusal:
+            lines.append(_describe(self.refusal))
         if self.uncovered:
             lines.append(f"not covered: {'; '.join(self.uncovered)}. The certificate promises nothing of this call.")
         return "\n".join(lines)
@@ -122,9 +132,14 @@ class RunStats(Sequence[SampleStats]):
             for s in self.samples
         ]
         document = {"policy": self.policy, "seconds": self.seconds, "verified": self.verified, "samples": samples}
-        return json.dumps({**document, "uncovered": list(self.uncovered)})
+        return json.dumps({**document, "uncovered": list(self.uncovered), "refusal": self.refusal})
 
     def plot(self) -> Figure:
         """The decisions as a picture; `.plot().savefig("decisions.png")` keeps it."""
         title = f"{self.policy}  ({self.calls:.1f} calls)"
         return plot_timeline([TimelinePanel(title, [(f"sample {i}", s.run) for i, s in enumerate(self.samples)])])
+
+
+def _describe(refusal: str) -> str:
+    """The sentence about a takeover that was refused."""
+    return f"not taken over: {refusal}. The policy decided in the pipeline's own steps."

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from .method_swap import original_of
 
@@ -89,6 +91,42 @@ class NetworkWatch:
         """Numbers that undeclared attention processors hold: one that counts its calls must not be called twice."""
         strange = (m.processor for m in self._attentions if not _is_known_processor(type(m.processor)))
         return [{n: v for n, v in vars(p).items() if isinstance(v, int | float | str)} for p in strange]
+
+
+def network_settings(models: Sequence[Any]) -> dict[str, Any]:
+    """What of networks may be changed without a word: weights written to or exchanged, scales of adapters, processors.
+
+    Returns:
+        Name of a module -> what can be compared of it with an earlier or later look.
+    """
+    networks = [getattr(model, "_orig_mod", model) for model in models]
+    found = {}
+    for network in networks:
+        for name, module in network.named_modules() if hasattr(network, "named_modules") else ():
+            processor = getattr(module, "processor", None)
+            own = {n: v for n, v in vars(module).items() if n not in _MODULE_ATTRIBUTES}
+            weights = [
+                (id(w), 0 if w.is_inference() else w._version) for w in module._parameters.values() if w is not None
+            ]
+            inner = _plain_settings(vars(processor)) if hasattr(processor, "__dict__") else ""
+            found[f"{type(network).__name__}.{name}"] = (_plain_settings(own), id(processor), inner, weights)
+    return found
+
+
+_MODULE_ATTRIBUTES = frozenset(vars(torch.nn.Module()))  # of every module
+
+
+def _plain_settings(values: Mapping[str, Any]) -> str:
+    """Numbers and texts among attributes, in lists and dictionaries too."""
+    return repr({name: value for name, value in values.items() if _is_plain_setting(value)})
+
+
+def _is_plain_setting(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain_setting, value.values()))
+    if isinstance(value, list | tuple | set):
+        return all(map(_is_plain_setting, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _list_modules(models: Sequence[Any]) -> list[Any]:

@@ -219,13 +219,16 @@ def refused(pipe: Any, says: str, family: str = "sd15", **more: Any) -> None:
 
 
 def test_pid_where_something_else_acts_between_the_steps(pipe: Any) -> None:
-    refused(pipe, "callback_on_step_end may edit", callback_on_step_end=lambda p, i, t, values: values)
+    def edit(pipe: Any, step: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": values["latents"] + 0.1}
+
+    refused(pipe, "a callback changed latents", callback_on_step_end=edit)
     refused(with_scheduler(pipe, "euler-ancestral"), "adds noise at every step")
-    refused(with_scheduler(pipe, "ddim"), "guidance", guidance_rescale=0.7)
+    refused(with_scheduler(pipe, "ddim"), "adds noise", eta=0.5)
 
 
-def test_pid_with_a_controlnet() -> None:
-    refused(build("controlnet-sd"), "ControlNet", "controlnet-sd")
+def test_pid_with_a_controlnet_that_leaves_on_the_way() -> None:
+    refused(build("controlnet-sd"), "control_guidance_end changes", "controlnet-sd", control_guidance_end=0.5)
 
 
 # -- before the first call ------------------------------------------------------------------------
