@@ -11,7 +11,7 @@ ROW_BY_ROW = ("PerRow", "PerToken")  # granularities at which a row of a batch i
 
 
 def plain_tensors(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
-    """A tensor, or the ones that it is made of, such as the integers and the scales of torchao's; each with its name."""
+    """A tensor, or those that it is made of, such as the integers and the scales of torchao's; each with its name."""
     if not hasattr(tensor, "__tensor_flatten__"):  # by which torch.compile takes tensors apart
         yield name, tensor
         return

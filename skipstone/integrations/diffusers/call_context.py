@@ -23,6 +23,7 @@ from .batch_router import BatchRouter, find_batch
 from .method_swap import original_class, restore_methods, swap_methods
 from .noise_levels import find_next_call, get_table
 from .pipeline_specs import PipelineSpec
+from .processes import in_agreement
 from .row_slicing import Key, RowSlicer, Rule
 from .rows import BatchLayout
 from .scheduler_specs import check_step_arguments, check_supported, trajectory
@@ -163,7 +164,7 @@ class CallContext:
         policy = self.settings.policy
         self._refuse_unnamed_branches(policy)
         self._note_short_runs(policy, len(ahead.stages))
-        base = base_schedule(self.scheduler)
+        policy, base = in_agreement(policy, self.denoisers), base_schedule(self.scheduler)
         driver = BatchDriver(ahead, layout, self.router, policy, base, self.spec.switches(self.pipe))
         if self.settings.solver is None:
             driver.begin(x)
