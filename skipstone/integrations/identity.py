@@ -23,21 +23,27 @@ FREEU = ("s1", "s2", "b1", "b2")  # what diffusers' enable_freeu sets on the blo
 
 
 def load_policy(
-    folder: str | os.PathLike[str], pipe: Any = None, *, force: bool = False, allow_sampler: bool = False
+    folder: str | os.PathLike[str],
+    pipe: Any = None,
+    *,
+    force: bool = False,
+    allow_sampler: bool = False,
+    revision: str | None = None,
 ) -> Policy:
-    """The policy of a folder that `save_pretrained` or `save_policy` wrote.
+    """The policy of a folder that `save_pretrained` or `save_policy` wrote, here or on the Hugging Face hub.
 
     Args:
-        folder: Where it is.
+        folder: Where it is: a path, or org/name of a repository that `push_to_hub` filled (org/name/folder).
         pipe: What it is to run on: a calibrated policy is refused where its certificate was made for something else.
         force: Load it all the same; nothing is promised then.
         allow_sampler: Let a certificate that found a sampler to be best replace the pipeline's scheduler and steps.
+        revision: Branch, tag or commit of a repository.
 
     Raises:
         SpecError: there is none, it is damaged, or its certificate contradicts itself.
         CertificateError: a certificate of another model or configuration.
     """
-    policy = read_policy(folder, force=force, allow_sampler=allow_sampler)
+    policy = read_policy(folder, force=force, allow_sampler=allow_sampler, revision=revision)
     if pipe is not None and isinstance(policy, Certified):
         check_identity(policy, pipe)
     return policy
