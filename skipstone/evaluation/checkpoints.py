@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import GuestError, ModelError, SpecError
 from ..integrations.diffusers.pipeline_specs import find_pipeline_spec, unsupported_pipelines
-from ..policies.hub import HUB_ID, NotFetched, fetch_file
+from ..policies.hub_files import HUB_ID, NotFetched, fetch_file
 from ..testing.backbones.loading import quiet_libraries
 
 INDEX_FILE = "model_index.json"

@@ -15,7 +15,7 @@ from ..settings import shorten
 from .certificate_files import READER, read_saved_policy
 from .certified import FILE as FILE
 from .certified import Certified
-from .hub import CERTIFICATE_FILES, fetch_policy, is_on_hub
+from .hub_files import CERTIFICATE_FILES, fetch_policy, is_on_hub
 
 
 def save_policy(policy: Policy | str, folder: str | os.PathLike[str], **notes: Any) -> Path:
