@@ -88,7 +88,7 @@ def _check_portable(policy: Policy) -> None:
     if files:
         raise SpecError(
             f"This policy is made of {' and '.join(files)}, and only settings are pushed. Push the file as what it is, "
-            f"with `hf upload {{org/name}} {files[0]}`, and name it where it is then downloaded to."
+            f"with `hf upload org/name {files[0]}`, and name it where it is then downloaded to."
         )
 
 
@@ -116,5 +116,5 @@ def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> str
     except hub.HFValidationError:
         raise OutputError(f"Expected the name of a repository, org/name, got {shorten(repo)}.") from None
     except Exception as e:  # the client lets errors of its own client through
-        raise OutputError(f"{repo} cannot be pushed: the Hugging Face hub cannot be reached.") from e
+        raise OutputError(f"{repo} cannot be pushed: no answer from the Hugging Face hub ({type(e).__name__}).") from e
     return str(address)
