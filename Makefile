@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .oldest
+QUANTISED := .quantised
 READY := $(VENV)/.ready
 MLX := $(shell [ "$$(uname -s)" = Linux ] && echo "mlx[cpu]" || echo mlx)
 
@@ -30,8 +31,15 @@ demo: $(DEMO)  ## six prompts on the embedded model: pictures, calls, timeline, 
 	$(BIN)/skipstone demo --out demo --force
 
 # One thread for each worker: with two, tiny tensors spend their time waiting for each other.
-test: $(READY)  ## the tests
+test: $(READY) $(QUANTISED)/.ready  ## the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 PYTHONPATH=$(QUANTISED) $(BIN)/python -m pytest tests/integrations/guest/test_quantised.py
+
+# Apart from the rest: where they are installed, diffusers imports them, which takes a second and prints warnings.
+$(QUANTISED)/.ready: constraints.txt $(READY)
+	rm -rf $(QUANTISED)
+	$(PIP) --no-deps --target $(QUANTISED) torchao gguf
+	touch $@
 
 test-fast: $(READY)  ## the tests of the inner loop: numerics, engine, solvers, policies, layout
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/numerics tests/engine tests/solvers tests/policies \
@@ -87,4 +95,4 @@ docs: $(READY)  ## regenerate the reference page of policies, solvers, grids ...
 	$(BIN)/python docs/make_guest.py
 
 clean:  ## what the targets above have made
-	rm -rf $(VENV) $(OLDEST) demo build dist
+	rm -rf $(VENV) $(OLDEST) $(QUANTISED) demo build dist

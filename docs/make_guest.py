@@ -156,6 +156,37 @@ is made again in every call of the pipeline. Its rows are in `adapted.last.verif
 Whole batches enter without a comparison where a call must not be repeated: an argument holds an object that may keep
 state (a cache of keys and values), the `forward` of a module was replaced, or an attention processor counts its calls.
 
+## Quantised denoisers
+
+Weights that torchao or a GGUF file has quantised are like any others: rows of a batch enter apart, and a certificate
+looks at the integers and scales that are stored. One kind couples rows: activations scaled by all rows of a batch
+together (`PerTensor` of torchao, torch's own dynamic quantisation). There the bare pipeline already makes another
+picture of a sample alone than in a batch. Such rows are compared, enter together, and `solver=` is refused for more
+than one sample; `PerRow` keeps them apart.
+
+## Compiled networks
+
+`torch.compile` makes a graph for the first number of rows that enters, and at the second one a graph for all others;
+a lone row has a graph of its own. So nothing is compiled after the second run where two rows enter for each sample
+(guidance in one batch). Elsewhere, and with `dynamic=False`, where every number has its graph, a number may come late.
+To compile all of them at once:
+
+```python
+pipe.transformer.compile()
+with skipstone.adapt(pipe, "error_control") as adapted:
+    adapted.warm_up(["a cat"] * 4, num_inference_steps=50)
+    images = pipe(prompts, num_inference_steps=50).images  # four prompts: nothing is compiled any more
+```
+
+Graphs of another form of the call (another size, another number of samples) are made when they are needed.
+
+## Several processes
+
+Where processes compute one network together (diffusers' `enable_parallelism`, torch's `fully_shard`), they compare
+their plans before they follow them, at each decision. Given the same prompts, seeds and arguments these are the same,
+and the run is what one process makes. Where they differ, GuestError says in every process which plans they are; without
+that, one would wait for ever for a call that another has skipped.
+
 ## How saving is counted
 
 `full_calls` counts the rows that the pipeline asked for, step by step, so guidance that is switched off or on counts as

@@ -49,6 +49,7 @@ _HOME = {
     "explain": "engine.trace",
     "greedy_path": "engine.greedy",
     "load_policy": "integrations.identity",
+    "push_to_hub": "policies.hub",
     "replay": "engine.drivers",
     "save_policy": "policies.storage",
 }

@@ -31,6 +31,7 @@ from .integrations.diffusers.guest import adapt as adapt
 from .integrations.diffusers.scheduler import Scheduler as Scheduler
 from .integrations.identity import load_policy as load_policy
 from .policies.certified import Certified as Certified
+from .policies.hub import push_to_hub as push_to_hub
 from .policies.storage import save_policy as save_policy
 from .registry import names as names
 from .registry import parse as parse

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +12,10 @@ from typing import Any
 
 from ..errors import GuestError, ModelError, SpecError
 from ..integrations.diffusers.pipeline_specs import find_pipeline_spec, unsupported_pipelines
+from ..policies.hub_files import HUB_ID, NotFetched, fetch_file
 from ..testing.backbones.loading import quiet_libraries
 
 INDEX_FILE = "model_index.json"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 VIDEO_ARGUMENTS = {"num_frames", "video_length", "video"}  # arguments of calls that make videos
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -195,31 +194,15 @@ def _from_hub(model: str) -> Path:
     """The index of a model on the hub, from the cache where it is there."""
     if not HUB_ID.fullmatch(model):
         raise ModelError(f"There is no folder {model}. Expected pebble, a pipeline's folder, or a hub id: org/name.")
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import try_to_load_from_cache
 
     if isinstance(cached := try_to_load_from_cache(model, INDEX_FILE), str):
         return Path(cached)
-    unreachable = "is no folder here and is not in the cache, and the Hugging Face hub cannot be reached"
     try:
-        with quiet_libraries():
-            return Path(hf_hub_download(model, INDEX_FILE))
-    except GatedRepoError:
-        why = f"is gated: accept its terms at https://huggingface.co/{model}, then log in with `hf auth login`"
-    except RepositoryNotFoundError:
-        why = "is neither a folder here nor a public model on the Hugging Face hub"
-    except LocalEntryNotFoundError:
-        why = unreachable
-    except EntryNotFoundError:
-        why = f"has no {INDEX_FILE}: it is no diffusers pipeline"
-    except OSError:  # of the client, when the hub answers with trouble
-        why = unreachable
-    raise ModelError(f"{model} {why}.")
+        return fetch_file(model, INDEX_FILE, "model")
+    except NotFetched as e:
+        end = ": it is no diffusers pipeline" if str(e) == f"has no {INDEX_FILE}" else ""
+        raise ModelError(f"{model} {e}{end}.") from None
 
 
 def _kind(model: str, name: str) -> Any:

@@ -15,6 +15,7 @@ from ..numerics.nonfinite import read_nonfinite, spell_nonfinite
 from ..policies.certified import ATTENTION_SCALE, VOCABULARY, Certified, prefix_keys
 from ..policies.storage import read_policy
 from .diffusers.undeclared import find_undeclared
+from .plain_tensors import describe_tensor_types, has_values, plain_tensors
 
 DIGEST_VALUES = 1024  # values of each tensor that its digest looks at
 HOOK = "a forward hook"  # how `Undeclared.parts` names hooks
@@ -22,21 +23,27 @@ FREEU = ("s1", "s2", "b1", "b2")  # what diffusers' enable_freeu sets on the blo
 
 
 def load_policy(
-    folder: str | os.PathLike[str], pipe: Any = None, *, force: bool = False, allow_sampler: bool = False
+    folder: str | os.PathLike[str],
+    pipe: Any = None,
+    *,
+    force: bool = False,
+    allow_sampler: bool = False,
+    revision: str | None = None,
 ) -> Policy:
-    """The policy of a folder that `save_pretrained` or `save_policy` wrote.
+    """The policy of a folder that `save_pretrained` or `save_policy` wrote, here or on the Hugging Face hub.
 
     Args:
-        folder: Where it is.
+        folder: Where it is: a path, or org/name of a repository that `push_to_hub` filled (org/name/folder).
         pipe: What it is to run on: a calibrated policy is refused where its certificate was made for something else.
         force: Load it all the same; nothing is promised then.
         allow_sampler: Let a certificate that found a sampler to be best replace the pipeline's scheduler and steps.
+        revision: Branch, tag or commit of a repository.
 
     Raises:
         SpecError: there is none, it is damaged, or its certificate contradicts itself.
         CertificateError: a certificate of another model or configuration.
     """
-    policy = read_policy(folder, force=force, allow_sampler=allow_sampler)
+    policy = read_policy(folder, force=force, allow_sampler=allow_sampler, revision=revision)
     if pipe is not None and isinstance(policy, Certified):
         check_identity(policy, pipe)
     return policy
@@ -76,6 +83,7 @@ def cheap_facts(model: Any) -> dict[str, Any]:
             "freeu": _describe_freeu(part),
             "cache": type(part._cache_config).__name__ if getattr(part, "is_cache_enabled", False) else "",
             "dropout": _describe_dropout(part),
+            "tensor_types": describe_tensor_types(part),
         }
         found |= {f"{fact}.{name}": said for fact, said in facts.items() if said}
     return found
@@ -175,14 +183,24 @@ def digest(parts: Mapping[str, Any]) -> str:
         for key, tensor in sorted(part.state_dict().items()):
             if not isinstance(tensor, torch.Tensor):
                 continue
-            found.update(json.dumps([name, key, str(tensor.dtype), list(tensor.shape)]).encode())
             inside, _, own = key.rpartition(".")
             stored = stored_tensor(part.get_submodule(inside), own, tensor) if tensor.is_meta else tensor
-            if not stored.is_meta:  # weights that nobody has cannot be looked at
-                row = stored.detach().flatten()
-                some = row[:: max(1, len(row) // DIGEST_VALUES)][:DIGEST_VALUES].contiguous()
-                found.update(some.view(torch.uint8).cpu().numpy().tobytes())
+            for plain, values in plain_tensors(key, stored):
+                found.update(json.dumps([name, plain, str(tensor.dtype), list(values.shape)]).encode())
+                found.update(_digest_values(values))
     return found.hexdigest()
+
+
+def _digest_values(tensor: Any) -> bytes:
+    """Evenly chosen values of a tensor as bytes; none of one that nobody can look at."""
+    import torch
+
+    if not has_values(tensor):
+        return b""
+    with torch._C.DisableTorchFunctionSubclass():
+        row = tensor.detach().flatten()
+        some = row[:: max(1, len(row) // DIGEST_VALUES)][:DIGEST_VALUES].contiguous()
+        return bytes(some.view(torch.uint8).cpu().numpy().tobytes())
 
 
 def stored_tensor(module: Any, name: str, tensor: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .identity import stored_tensor
+from .plain_tensors import has_values, plain_tensors
 
 SAMPLED = 64  # values of each tensor, evenly spaced
 
@@ -27,7 +28,8 @@ class Place(NamedTuple):
 class WeightSnapshot:
     """Every parameter and buffer of some networks, by a few of its values.
 
-    Tensors themselves are not kept alive. Of those that accelerate off-loads, what it keeps is looked at.
+    Tensors themselves are not kept alive. Of those that accelerate off-loads, what it keeps is looked at; of quantised
+    ones, the tensors that they are made of.
 
     Args:
         places: Of each tensor by its name.
@@ -93,20 +95,21 @@ def _tensors(networks: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
         for tensors in (module._parameters, module._buffers):
             for key, tensor in tensors.items():
                 if tensor is not None:
-                    yield f"{name}.{key}", stored_tensor(module, key, tensor) if tensor.is_meta else tensor
+                    stored = stored_tensor(module, key, tensor) if tensor.is_meta else tensor
+                    yield from plain_tensors(f"{name}.{key}", stored)
         left += [(f"{name}.{key}", inside) for key, inside in module._modules.items()]
 
 
 def _some_values(tensor: torch.Tensor) -> torch.Tensor:
     """Evenly spaced values of a tensor, in the order of its memory; none where they cannot be looked at."""
     size = tensor.numel()
-    own_dispatch = type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # of a quantized tensor, say
-    if tensor.is_meta or own_dispatch or not size:
+    if not size or not has_values(tensor):
         return torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     count = min(SAMPLED, size)
-    if tensor.is_contiguous():
-        return tensor.as_strided((count,), (size // count,), tensor.storage_offset())
-    return tensor.flatten()[:: size // count][:count]
+    with torch._C.DisableTorchFunctionSubclass():  # what is taken out of GGUF's parameters is an ordinary tensor
+        if tensor.is_contiguous():
+            return tensor.as_strided((count,), (size // count,), tensor.storage_offset())
+        return tensor.flatten()[:: size // count][:count]
 
 
 def _bytes(row: torch.Tensor) -> bytes:

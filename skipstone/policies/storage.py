@@ -15,8 +15,7 @@ from ..settings import shorten
 from .certificate_files import READER, read_saved_policy
 from .certified import FILE as FILE
 from .certified import Certified
-
-CERTIFICATE_FILES = ("README.md", "front.png", "prompts.jsonl")  # what belongs to a certificate
+from .hub_files import CERTIFICATE_FILES, fetch_policy, is_on_hub
 
 
 def save_policy(policy: Policy | str, folder: str | os.PathLike[str], **notes: Any) -> Path:
@@ -40,17 +39,22 @@ def save_policy(policy: Policy | str, folder: str | os.PathLike[str], **notes: A
     return target
 
 
-def read_policy(folder: str | os.PathLike[str], force: bool = False, allow_sampler: bool = False) -> Policy:
+def read_policy(
+    folder: str | os.PathLike[str], force: bool = False, allow_sampler: bool = False, revision: str | None = None
+) -> Policy:
     """The policy of a folder, not held against any model; `skipstone.load_policy` does that.
 
     Args:
-        folder: Where it is.
+        folder: Where it is: a path, or the name of a repository on the Hugging Face hub where there is no such path.
         force: Let a calibrated policy run on what its certificate was not made for.
         allow_sampler: Let a certificate that found a sampler to be best replace the pipeline's scheduler and steps.
+        revision: Branch, tag or commit of a repository.
 
     Raises:
         SpecError: there is none, or it is damaged.
     """
+    if is_on_hub(folder):
+        folder = fetch_policy(str(folder), revision)
     path = str(Path(folder) / FILE)
     if not is_policy_folder(folder):
         raise SpecError(f"Expected a folder with a {FILE}, as save_policy writes it, got {folder}.")
@@ -69,8 +73,8 @@ def read_policy(folder: str | os.PathLike[str], force: bool = False, allow_sampl
 
 
 def is_policy_folder(folder: str | os.PathLike[str]) -> bool:
-    """Whether a policy is saved there; False of what is no path at all."""
-    return os.path.isfile(Path(folder) / FILE)  # that of pathlib raises where a name is too long
+    """Whether a policy is saved there, or may be on the hub; False of what is neither a path nor org/name."""
+    return os.path.isfile(Path(folder) / FILE) or is_on_hub(folder)  # that of pathlib raises where a name is too long
 
 
 def _read_beside(path: Path) -> bytes | None:

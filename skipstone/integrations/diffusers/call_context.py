@@ -24,6 +24,7 @@ from .batch_router import BatchRouter, find_batch
 from .method_swap import original_class, restore_methods, swap_methods
 from .noise_levels import find_next_call, get_table
 from .pipeline_specs import PipelineSpec
+from .processes import in_agreement
 from .refusal import TakeoverBroken, TakeoverRefused
 from .row_slicing import Key, RowSlicer, Rule
 from .rows import BatchLayout
@@ -184,7 +185,7 @@ class CallContext:
         count = None if count is None else count - self.calls_before
         ahead, first = trajectory(self.scheduler, timestep, count), find_next_call(self.scheduler, timestep, count)
         base = base_schedule(self.scheduler)
-        policy = self.settings.policy
+        policy = in_agreement(self.settings.policy, self.denoisers)
         driver = BatchDriver(ahead, layout, self.router, policy, base, self.spec.switches(self.pipe))
         timesteps = tuple(self.scheduler.timesteps.tolist()[first : first + len(ahead.calls)])
         if self.settings.solver is None or not self._take_over(driver, timesteps, output, x):
@@ -201,7 +202,7 @@ class CallContext:
         solver, fallback = self.settings.solver, self.settings.fallback
         assert solver is not None
         if self.is_resumed and fallback is not None:
-            driver.policy = fallback
+            driver.policy = in_agreement(fallback, self.denoisers)
             return False
         boundary = max(driver.switches, default=0.0) * self.scheduler.config.get("num_train_timesteps", 1000)
         step = FirstStep(
@@ -222,7 +223,7 @@ class CallContext:
         except TakeoverRefused as refused:
             if fallback is None:
                 raise
-            self.refusal, driver.policy = refused.reason, fallback
+            self.refusal, driver.policy = refused.reason, in_agreement(fallback, self.denoisers)
             self.router.slicer.strict = self.settings.verify_rows
             return False
         take_over(backbone, solver, driver.policy, step)

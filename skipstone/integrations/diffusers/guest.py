@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, get_args
 
@@ -26,6 +27,7 @@ from .pipeline_specs import find_pipeline_spec
 from .row_slicing import Key, Rule
 from .run_stats import RunStats
 from .scheduler_specs import check_supported
+from .warm_up import every_row_count
 
 UNCOVERED_ADVICE = "To run it without a promise: uncovered='warn'."
 
@@ -152,6 +154,25 @@ class Adapted:
         if self._last is None:
             raise GuestError("The adapted pipeline has not run yet: call pipe(...) first, then ask for .last.")
         return self._last
+
+    def warm_up(self, *arguments: Any, **named: Any) -> None:
+        """Call the pipeline once, so that a compiler sees every number of rows that may enter its network.
+
+        Later calls of the same form, with as many samples, then compile nothing. `last` stays that of the call before.
+
+        Args:
+            arguments, named: Of the pipeline's call, with one step more than there are samples, or twice as many where
+                the policy forecasts guidance branches.
+
+        Raises:
+            GuestError: fewer steps, or as the call does.
+        """
+        warm = every_row_count(self.policy)
+        with Adapted(self.pipe, replace(self.settings, policy=warm)) as warming:
+            self.pipe(*arguments, **named)
+        calls, needed = sum(not a.is_forecast for a in warming.last[0].run.attempts), warm.steps(len(warming.last))
+        if calls < needed:
+            raise GuestError(f"{len(warming.last)} samples take {needed} steps to warm up, and {calls} were made.")
 
     def remove(self) -> None:
         """Restore the pipeline; calling this again does nothing."""

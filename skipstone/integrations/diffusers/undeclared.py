@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from ..plain_tensors import couples_rows, describe_tensor_type
 from .method_swap import original_of
 
 # Modules and hooks of these packages, and of ours, treat each row of a batch by itself.
 MODULE_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate")
+SCALED_TOGETHER = ("torch.ao.nn.quantized.dynamic", "torch.ao.nn.intrinsic.quantized.dynamic")
 PROCESSOR_PACKAGE = "diffusers.models"  # those in diffusers.pipelines let frames attend to the first one
 COUPLING_PROCESSORS = ("PAG",)  # in names of processors that read guidance branches off the batch
 STATELESS_HOOKS = (  # beginnings of names of diffusers' hooks; all others are those of caches
@@ -135,12 +137,17 @@ def _list_modules(models: Sequence[Any]) -> list[Any]:
 
 
 def _list_additions(module: Any, kind: type) -> Iterator[str]:
-    """What has been put into one module: an attention processor, hooks."""
+    """What has been put into one module: an attention processor, hooks, weights that quantise its inputs."""
     if (processor := getattr(module, "processor", None)) is not None and not _is_known_processor(type(processor)):
         yield f"the attention processor {type(processor).__name__}"
     for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
         if not _is_known(hook):
             yield f"a forward hook of {kind.__name__} ({_module_of(hook)})"
+    for weights in module._parameters.values():
+        if couples_rows(weights):
+            yield f"{describe_tensor_type(weights)}: one scale for all rows, where PerRow has one for each"
+    if kind.__module__.startswith(SCALED_TOGETHER):
+        yield f"{kind.__name__} of {kind.__module__}: one scale for all rows"
 
 
 def _list_own_forwards(module: Any) -> Iterator[Callable[..., Any]]:
