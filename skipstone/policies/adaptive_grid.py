@@ -12,6 +12,7 @@ from ..numerics.kriging import expected_change
 from ..numerics.parametrize import PREDICTION_TYPES
 from ..registry import register
 from ..settings import MAX_STEPS, Ranges, check_settings
+from .bend import LAST, LINE, measure_bend
 from .places import nearest_place
 
 PEAK = 1.5 + math.log(0.5)  # level log(sigma / alpha) of the densest steps
@@ -19,7 +20,10 @@ LOUDEST, QUIETEST = 5.0, -6.0  # levels beyond which there are no steps
 MOVING = 1.0 + math.log(0.5)  # level below which a sample's own movement counts: above it, errors fade again
 USUAL_CHANGE = 0.6  # standard deviation within a picture, over the picture's rms: what `prediction_change` divides by
 MAX_CHANGE = 16.0  # change over expected change that is believed
-LAST = 1.3  # steps left of which one is made
+BENDING = 2.0  # level below which the bend counts: above it, an error of eps hides it
+BEND_ERROR = 27.0  # error of a step that is allowed, times calls^3
+FADE = 0.7  # of an error made early on its way to the picture, per radian; as of `stride`
+LAST_STEPS = 1.3  # steps left of which one is made
 
 
 class Density(NamedTuple):
@@ -87,7 +91,7 @@ class AdaptiveGrid(Policy):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"network_output", "prediction_change"})
+        return frozenset({"network_output", "prediction_change", LINE, LAST})
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         if self.calls == MAX_STEPS or not proposal.is_unamended:
@@ -95,25 +99,35 @@ class AdaptiveGrid(Policy):
         last = run.pending
         # a step that was taken again already stays: by this policy, or by one that must not be overruled
         if last is not None and isinstance(last.plan.evaluate, Full | Cached) and not run.is_retry:
-            wanted = self._landing(run, last.t)
+            wanted = self._landing(run, last.t, self._longest(run, last))
             if wanted != last.t_next:
                 return replace(proposal, evaluate=last.plan.evaluate, accept=False, t_next=wanted)
         if run.next_start <= run.t_end:
             return proposal
         return replace(proposal, t_next=self._landing(run, run.next_start))
 
-    def _landing(self, run: Run, start: float) -> float:
-        """Time at which a step that starts here should land."""
+    def _longest(self, run: Run, last: Attempt) -> float:
+        """Longest step from the pending call that its bend allows, in radians; infinity where it says nothing."""
+        here = run.angle(last.t)
+        if self.adapt == 0.0 or _level(run, last.t) > BENDING:
+            return math.inf
+        bend, _ = measure_bend(run, last, here)
+        allowed = BEND_ERROR / self.calls**3 * math.exp(FADE * here)
+        return math.inf if bend is None else (allowed / bend) ** (1 / 3)
+
+    def _landing(self, run: Run, start: float, longest: float = math.inf) -> float:
+        """Time at which a step that starts here should land, at most `longest` radians ahead."""
         left = self._left(run, start)
         density = self._density(run)
         level = _level(run, start)
         ahead = density.steps(level)
         wanted = ahead * self.calls / density.steps(_level(run, run.grid[0])) * self._pace(run, level)
-        steps = min(max(1, math.ceil(wanted - (LAST - 1.0))), left)
-        if steps <= 1:
+        steps = min(max(1, math.ceil(wanted - (LAST_STEPS - 1.0))), left)
+        here = run.angle(start)
+        if left <= 1 or (steps <= 1 and here <= longest):
             return run.t_end
-        target = density.level(ahead * (1.0 - 1.0 / steps))
-        return nearest_place(run, start, math.atan(math.exp(target)), self.places)
+        target = math.atan(math.exp(density.level(ahead * (1.0 - 1.0 / max(2, steps)))))
+        return nearest_place(run, start, max(target, here - longest), self.places)
 
     def _left(self, run: Run, start: float) -> int:
         """Steps that may still be made from here: the grid's, less the calls before `start`."""

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..engine.contracts import Attempt, Cached, Full, Plan, Policy, Run
-from ..engine.signals import Disagreement
-from ..registry import register, spell
+from ..registry import register
 from ..settings import MAX_TOLERANCE, Ranges, check_settings
+from .bend import LAST, LINE, measure_bend
 from .places import nearest_place
 
-LINE, LAST = (spell(Disagreement(order, "v", "angle")) for order in (1, 0))
 MAX_STEP = 0.4  # step, in radians of the pi / 2 from noise to data
 MAX_GROWTH = 2.0  # of a step over the one before
 MAX_REMAINING_SHARE = 0.6  # of the angle that is left, which a step that does not end the run may take
@@ -92,7 +91,7 @@ class Stride(Policy):
         here, left = run.angle(last.t), self._left(run)
         if left == 0:
             return run.t_end
-        bend, before = self._bend(run, last, here)
+        bend, before = measure_bend(run, last, here)
         if bend is None:
             return last.t_next
         allowed = self._allowed(here) / bend
@@ -114,15 +113,3 @@ class Stride(Policy):
     def _left(self, run: Run) -> int:
         """Calls that the grid would still make after the pending one, had it made as many as this run."""
         return max(0, len(run.grid) - 1 - sum(not a.is_forecast for a in run.accepted_attempts))
-
-    def _bend(self, run: Run, last: Attempt, here: float) -> tuple[float | None, float]:
-        """Bend b at the pending call, and the length of the step that led there."""
-        angles = [run.angle(a.t) for a in run.past if a.accepted and not a.is_forecast]
-        if not angles or LAST not in last.signals:
-            return None, 0.0
-        k = angles[-1] - here
-        if k <= 0.0:  # beyond what log-SNR can tell apart
-            return None, 0.0
-        if LINE not in last.signals or len(angles) < 2:
-            return max(2.0 * last.signals[LAST] / k**2, 1e-12), k
-        return max(last.signals[LINE] / (k * (k + angles[-2] - angles[-1])), 1e-12), k

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from ...errors import GuestError
 
-ALTERNATIVE = "Adapt it without solver=..., with a policy that keeps to the pipeline's steps, such as error_control."
+ALTERNATIVE = (
+    "Adapt it without solver=..., with a policy that keeps to the pipeline's steps, such as error_control. A solver "
+    "can step in the pipeline's own loop: pipe.scheduler = skipstone.Scheduler.from_config(pipe.scheduler.config)."
+)
 
 
 class TakeoverRefused(GuestError):
