@@ -20,6 +20,7 @@ RATE = 0.9  # at which the amplitude falls to both sides, per unit of the level
 LENGTH = 2.0  # of the correlation, in units of the level
 SCALE = 0.42  # standard deviation of dD / dl at the peak, over that of the data
 LOUDEST, QUIETEST, SPACING = 8.0, -9.0, 0.05  # levels of the table; beyond them nothing changes
+JITTER = 1e-9  # variance of rounding, over that of the data
 MAX_NODES = 4  # calls that weights are spread over
 
 
@@ -82,14 +83,12 @@ def _mean_covariance(nodes: tuple[float, ...], start: float, end: float) -> Any:
 
 
 @lru_cache(maxsize=65536)
-def kriging_weights(nodes: tuple[float, ...], start: float, end: float, roughness: float) -> tuple[float, ...]:
+def kriging_weights(nodes: tuple[float, ...], start: float, end: float) -> tuple[float, ...]:
     """Weights of the clean estimates at `nodes` in the mean clean estimate of a step; they sum to 1.
 
     Args:
         nodes: Levels log(sigma / alpha) of the calls, falling, at most `MAX_NODES`.
         start, end: Levels of the step; `end` is -infinity, or below `QUIETEST`, for a step to the data.
-        roughness: Noise of each call, over amplitude(l) h^2 with h the mean distance of calls (at most 1). 0
-            interpolates the calls.
 
     Raises:
         ValueError: no nodes.
@@ -100,9 +99,7 @@ def kriging_weights(nodes: tuple[float, ...], start: float, end: float, roughnes
     if count == 0:
         raise ValueError("kriging_weights: expected at least one node, got none.")
     system = np.zeros((count + 1, count + 1))
-    distance = min(1.0, (min(nodes[0], LOUDEST) - nodes[-1]) / (count - 1)) if count > 1 else 1.0
-    noise = [(roughness * amplitude(level) * distance**2) ** 2 + 1e-9 for level in nodes]
-    system[:count, :count] = _covariance(nodes, nodes) + np.diag(noise)
+    system[:count, :count] = _covariance(nodes, nodes) + JITTER * np.eye(count)
     system[count, :count] = system[:count, count] = 1.0  # the mean is unknown: weights sum to 1
     right = np.append(_mean_covariance(nodes, start, end), 1.0)
     return tuple(np.linalg.solve(system, right)[:count].tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ MOVING = 1.0 + math.log(0.5)  # level below which a sample's own movement counts
 USUAL_CHANGE = 0.6  # standard deviation within a picture, over the picture's rms: what `prediction_change` divides by
 MAX_CHANGE = 16.0  # change over expected change that is believed
 BENDING = 2.0  # level below which the bend counts: above it, an error of eps hides it
-BEND_ERROR = 27.0  # error of a step that is allowed, times calls^3
+BEND_ERROR = 40.0  # error of a step that is allowed, times calls^3
 FADE = 0.7  # of an error made early on its way to the picture, per radian; as of `stride`
 LAST_STEPS = 1.3  # steps left of which one is made
 
@@ -113,7 +114,7 @@ class AdaptiveGrid(Policy):
             return math.inf
         bend, _ = measure_bend(run, last, here)
         allowed = BEND_ERROR / self.calls**3 * math.exp(FADE * here)
-        return math.inf if bend is None else (allowed / bend) ** (1 / 3)
+        return math.inf if bend is None else float((allowed / bend) ** (1 / 3))
 
     def _landing(self, run: Run, start: float, longest: float = math.inf) -> float:
         """Time at which a step that starts here should land, at most `longest` radians ahead."""
@@ -143,7 +144,7 @@ class AdaptiveGrid(Policy):
         if level >= MOVING or self.adapt == 0.0:
             return 1.0
         calls = _calls(run)
-        ratios = [_relative_change(run, a, b) for a, b in zip(calls[-3:], calls[-2:], strict=False)]
+        ratios = [_relative_change(run, a, b) for a, b in itertools.pairwise(calls[-3:])]
         usable = [min(max(r, 1e-3), MAX_CHANGE) for r in ratios if r is not None]
         mean = math.exp(sum(map(math.log, usable)) / len(usable)) if usable else 1.0
         return max(1.0, mean) ** self.adapt

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
 from ..numerics.array import cast_like, rms, upcast, weighted_sum
+from ..numerics.exponential import lagrange_integrals
 from ..numerics.kriging import MAX_NODES, QUIETEST, expected_change, kriging_weights
 from ..numerics.schedule import Schedule
 from ..registry import register
 from ..settings import Ranges, check_settings
 from .adams import earlier_nodes
 
-ROUGH = 0.4  # roughness of the weights that a run is given which moves far more than usual
+SHORT = 0.1  # mean distance of calls, in units of the level, at which polynomials get half of the weight
 DATA_STD = 0.5  # standard deviation of the data within a picture that amplitudes are in units of
+MAX_DISTANCE = 8.0  # of a step in units of the level, over which a polynomial says nothing
 EPS_ERROR = 0.015  # rms error of a network that predicts noise: its clean estimate errs by sigma / alpha times that
 
 
@@ -41,17 +45,18 @@ def level_of(schedule: Schedule, t: float) -> float:
     return -schedule.clock(t) if schedule.sigma(t) > 0.0 else QUIETEST - 1.0
 
 
-def rough_share(nodes: Sequence[CleanNode], limit: float) -> Any:
-    """Share of the rough weights, a 0-d array in [0, 1]: r^4 / (r^4 + limit^4).
+def polynomial_share(nodes: Sequence[CleanNode], trust: float) -> Any:
+    """Share of the polynomial in a step, a 0-d array in [0, 1]: 1 - h^2 / (h^2 + SHORT^2) trust^4 / (r^4 + trust^4).
 
-    r is how much further than expected the clean estimate moved: the geometric mean of the last two calls' changes.
+    r is how much further than expected the clean estimate moved, the geometric mean of its last two changes; h is the
+    mean distance of calls.
     """
-    changes = [_relative_change(a, b) for a, b in zip(nodes[-3:], nodes[-2:], strict=False)]
+    changes = [_relative_change(a, b) for a, b in itertools.pairwise(nodes[-3:])]
     if not changes:
-        return 0.5
-    fourth = changes[0] * changes[0] if len(changes) == 1 else changes[0] * changes[1]
-    fourth = fourth * fourth
-    return fourth / (fourth + limit**4)
+        return 0.0
+    fourth = (changes[0] * changes[-1]) ** 2
+    h = (nodes[0].level - nodes[-1].level) / (len(nodes) - 1)
+    return 1.0 - (h * h / (h * h + SHORT**2) * trust**4) / (fourth + trust**4 + 1e-20)
 
 
 def _relative_change(before: CleanNode, after: CleanNode) -> Any:
@@ -60,13 +65,24 @@ def _relative_change(before: CleanNode, after: CleanNode) -> Any:
 
 
 def mean_clean(nodes: Sequence[CleanNode], start: float, end: float, share: Any) -> Any:
-    """Mean clean estimate of a step between two levels, by smooth and rough weights blended."""
+    """Mean clean estimate of a step between two levels: kriged, and of a polynomial, blended by `share`."""
     levels, values = tuple(n.level for n in nodes), [n.clean for n in nodes]
-    smooth = weighted_sum(kriging_weights(levels, start, end, 0.0), values)
+    kriged = weighted_sum(kriging_weights(levels, start, end), values)
     if len(nodes) == 1:
-        return smooth
-    rough = weighted_sum(kriging_weights(levels, start, end, ROUGH), values)
-    return smooth + (rough - smooth) * share
+        return kriged
+    count = 3 if levels[-1] < start else 2  # a corrector has the end of its step
+    polynomial = weighted_sum(polynomial_weights(levels[-count:], start, end), values[-count:])
+    return kriged + (polynomial - kriged) * share
+
+
+def polynomial_weights(levels: Sequence[float], start: float, end: float) -> list[float]:
+    """Weights of clean estimates that a polynomial in the level is drawn through; of the last alone to the data."""
+    distance = start - end
+    if end <= QUIETEST or distance > MAX_DISTANCE:
+        return [0.0] * (len(levels) - 1) + [1.0]
+    weights = lagrange_integrals([start - level for level in levels], distance)
+    total = math.fsum(weights)
+    return [w / total for w in weights]
 
 
 @register("solver")
@@ -76,13 +92,13 @@ class Kriging(Solver):
 
     The exact step is x_next = sigma_next / sigma x + (alpha_next - sigma_next / sigma alpha) D, with D the mean clean
     estimate of the step. D is kriged from the last four calls, under a prior of how clean estimates move along
-    log(sigma / alpha). Where they move `trust` times as far as the prior expects (high guidance, rough networks), the
-    calls count as noisy, which forecasts more carefully. Once the network has been asked where a step led, the step is
-    taken again with that call. Made for long and uneven steps, as `adaptive_grid` takes them.
+    log(sigma / alpha). Where they move `trust` times as far as the prior expects (high guidance), and where calls are
+    close, D is that of a polynomial in log(sigma / alpha) instead, as in `unipc`. Once the network has been asked where
+    a step led, the step is taken again with that call. Made for long and uneven steps, as `adaptive_grid` takes them.
 
     Args:
-        trust: Change over expected change at which smooth and rough weights are blended in equal parts, in [0, 1e9].
-            0 always takes the rough ones.
+        trust: Change over expected change at which kriging and polynomial are blended in equal parts, in [0, 1e9].
+            0 always takes the polynomial.
 
     Raises:
         SpecError: trust out of range.
@@ -91,7 +107,7 @@ class Kriging(Solver):
     doi 10.1016/0378-3758(91)90002-V (weights from a Gaussian process); ours as a whole.
     """
 
-    trust: float = 2.0
+    trust: float = 1.5
     name: ClassVar[str] = "kriging"
     ranges: ClassVar[Ranges] = {"trust": (0, 1e9)}
 
@@ -112,17 +128,17 @@ class Kriging(Solver):
             z = z + self._correction(nodes, here, earlier_nodes(past, t)[-1].t, t, schedule)
         ratio, weight = step_weights(schedule, t, t_next)
         recent = [*nodes, here][-MAX_NODES:]
-        mean = mean_clean(recent, here.level, level_of(schedule, t_next), rough_share(recent, self.trust))
+        mean = mean_clean(recent, here.level, level_of(schedule, t_next), polynomial_share(recent, self.trust))
         return Step(cast_like(weighted_sum([ratio, weight], [z, mean]), x))
 
     def _correction(
         self, nodes: list[CleanNode], here: CleanNode, t_before: float, t: float, schedule: Schedule
     ) -> Any:
         """What the step that led here would have added, had it known this estimate, less what it did add."""
-        start, share = nodes[-1].level, rough_share(nodes, self.trust)
+        start, share = nodes[-1].level, polynomial_share(nodes, self.trust)
         predicted = mean_clean(nodes, start, here.level, share)
         known = [*nodes, here][-MAX_NODES:]
-        corrected = mean_clean(known, start, here.level, rough_share(known, self.trust))
+        corrected = mean_clean(known, start, here.level, polynomial_share(known, self.trust))
         return (corrected - predicted) * step_weights(schedule, t_before, t)[1]
 
 
