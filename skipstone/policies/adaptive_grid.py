@@ -21,7 +21,7 @@ LOUDEST, QUIETEST = 5.0, -6.0  # levels beyond which there are no steps
 MOVING = 1.0 + math.log(0.5)  # level below which a sample's own movement counts: above it, errors fade again
 USUAL_CHANGE = 0.6  # standard deviation within a picture, over the picture's rms: what `prediction_change` divides by
 MAX_CHANGE = 16.0  # change over expected change that is believed
-BENDING = 2.0  # level below which the bend counts: above it, an error of eps hides it
+BENDING = 2.0  # level below which the bend of a network that puts out eps counts: above it, errors of eps hide it
 BEND_ERROR = 40.0  # error of a step that is allowed, times calls^3
 FADE = 0.7  # of an error made early on its way to the picture, per radian; as of `stride`
 LAST_STEPS = 1.3  # steps left of which one is made
@@ -110,7 +110,8 @@ class AdaptiveGrid(Policy):
     def _longest(self, run: Run, last: Attempt) -> float:
         """Longest step from the pending call that its bend allows, in radians; infinity where it says nothing."""
         here = run.angle(last.t)
-        if self.adapt == 0.0 or _level(run, last.t) > BENDING:
+        noisy = self._density(run) is DENSITIES["eps"] and _level(run, last.t) > BENDING
+        if self.adapt == 0.0 or noisy:
             return math.inf
         bend, _ = measure_bend(run, last, here)
         allowed = BEND_ERROR / self.calls**3 * math.exp(FADE * here)

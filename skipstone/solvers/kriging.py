@@ -10,16 +10,21 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
 from ..numerics.array import cast_like, rms, upcast, weighted_sum
-from ..numerics.exponential import lagrange_integrals
 from ..numerics.kriging import MAX_NODES, QUIETEST, expected_change, kriging_weights
 from ..numerics.schedule import Schedule
 from ..registry import register
 from ..settings import Ranges, check_settings
-from .adams import earlier_nodes
+from .adams import (
+    AdamsNode,
+    earlier_nodes,
+    integrate_nodes,
+    make_pair_node,
+    predictor_increment,
+    sample_norm,
+)
 
-SHORT = 0.1  # mean distance of calls, in units of the level, at which polynomials get half of the weight
+SHORT = 0.1  # mean distance of calls, in units of the level, at which Adams gets half of the weight
 DATA_STD = 0.5  # standard deviation of the data within a picture that amplitudes are in units of
-MAX_DISTANCE = 8.0  # of a step in units of the level, over which a polynomial says nothing
 EPS_ERROR = 0.015  # rms error of a network that predicts noise: its clean estimate errs by sigma / alpha times that
 
 
@@ -45,8 +50,8 @@ def level_of(schedule: Schedule, t: float) -> float:
     return -schedule.clock(t) if schedule.sigma(t) > 0.0 else QUIETEST - 1.0
 
 
-def polynomial_share(nodes: Sequence[CleanNode], trust: float) -> Any:
-    """Share of the polynomial in a step, a 0-d array in [0, 1]: 1 - h^2 / (h^2 + SHORT^2) trust^4 / (r^4 + trust^4).
+def adams_share(nodes: Sequence[CleanNode], trust: float) -> Any:
+    """Share of Adams' step, a 0-d array in [0, 1]: 1 - h^2 / (h^2 + SHORT^2) trust^4 / (r^4 + trust^4).
 
     r is how much further than expected the clean estimate moved, the geometric mean of its last two changes; h is the
     mean distance of calls.
@@ -64,25 +69,9 @@ def _relative_change(before: CleanNode, after: CleanNode) -> Any:
     return rms(after.clean - before.clean) * (1.0 / expected**0.5)
 
 
-def mean_clean(nodes: Sequence[CleanNode], start: float, end: float, share: Any) -> Any:
-    """Mean clean estimate of a step between two levels: kriged, and of a polynomial, blended by `share`."""
-    levels, values = tuple(n.level for n in nodes), [n.clean for n in nodes]
-    kriged = weighted_sum(kriging_weights(levels, start, end), values)
-    if len(nodes) == 1:
-        return kriged
-    count = 3 if levels[-1] < start else 2  # a corrector has the end of its step
-    polynomial = weighted_sum(polynomial_weights(levels[-count:], start, end), values[-count:])
-    return kriged + (polynomial - kriged) * share
-
-
-def polynomial_weights(levels: Sequence[float], start: float, end: float) -> list[float]:
-    """Weights of clean estimates that a polynomial in the level is drawn through; of the last alone to the data."""
-    distance = start - end
-    if end <= QUIETEST or distance > MAX_DISTANCE:
-        return [0.0] * (len(levels) - 1) + [1.0]
-    weights = lagrange_integrals([start - level for level in levels], distance)
-    total = math.fsum(weights)
-    return [w / total for w in weights]
+def mean_clean(nodes: Sequence[CleanNode], start: float, end: float) -> Any:
+    """The kriged mean clean estimate of a step between two levels."""
+    return weighted_sum(kriging_weights(tuple(n.level for n in nodes), start, end), [n.clean for n in nodes])
 
 
 @register("solver")
@@ -93,12 +82,12 @@ class Kriging(Solver):
     The exact step is x_next = sigma_next / sigma x + (alpha_next - sigma_next / sigma alpha) D, with D the mean clean
     estimate of the step. D is kriged from the last four calls, under a prior of how clean estimates move along
     log(sigma / alpha). Where they move `trust` times as far as the prior expects (high guidance), and where calls are
-    close, D is that of a polynomial in log(sigma / alpha) instead, as in `unipc`. Once the network has been asked where
+    close, the step is that of `adams` instead. Once the network has been asked where
     a step led, the step is taken again with that call. Made for long and uneven steps, as `adaptive_grid` takes them.
 
     Args:
-        trust: Change over expected change at which kriging and polynomial are blended in equal parts, in [0, 1e9].
-            0 always takes the polynomial.
+        trust: Change over expected change at which kriging and Adams are blended in equal parts, in [0, 1e9].
+            0 is `adams` but for its last step.
 
     Raises:
         SpecError: trust out of range.
@@ -121,25 +110,38 @@ class Kriging(Solver):
     def step(
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
     ) -> Generator[Query | Noise, Any, Step]:
-        here = make_clean_node(Node(t, x, (yield Query(x, t))), schedule)
-        nodes = [make_clean_node(node, schedule) for node in earlier_nodes(past, t)[-MAX_NODES:]]
+        called = Node(t, x, (yield Query(x, t)))
+        calls = [*earlier_nodes(past, t)[-MAX_NODES:], called]
+        nodes = [make_clean_node(node, schedule) for node in calls]
+        pairs = [make_pair_node(node, schedule) for node in calls]
         z = upcast(x)
-        if nodes:
-            z = z + self._correction(nodes, here, earlier_nodes(past, t)[-1].t, t, schedule)
+        if len(calls) > 1:
+            z = z + self._correction(nodes, pairs, calls[-2].t, t, schedule)
+        kriged = self._kriged(z, nodes[-MAX_NODES:], t, t_next, schedule)
+        norm, norm_next = sample_norm(schedule, t), sample_norm(schedule, t_next)
+        increment = predictor_increment(pairs[-MAX_NODES:], schedule.angle(t_next))
+        stepped = (z * (1.0 / norm) + increment) * norm_next
+        share = adams_share(nodes[-MAX_NODES:], self.trust)
+        return Step(cast_like(kriged + (stepped - kriged) * share, x))
+
+    def _kriged(self, z: Any, nodes: list[CleanNode], t: float, t_next: float, schedule: Schedule) -> Any:
         ratio, weight = step_weights(schedule, t, t_next)
-        recent = [*nodes, here][-MAX_NODES:]
-        mean = mean_clean(recent, here.level, level_of(schedule, t_next), polynomial_share(recent, self.trust))
-        return Step(cast_like(weighted_sum([ratio, weight], [z, mean]), x))
+        return weighted_sum([ratio, weight], [z, mean_clean(nodes, nodes[-1].level, level_of(schedule, t_next))])
 
     def _correction(
-        self, nodes: list[CleanNode], here: CleanNode, t_before: float, t: float, schedule: Schedule
+        self, nodes: list[CleanNode], pairs: list[AdamsNode], t_before: float, t: float, schedule: Schedule
     ) -> Any:
-        """What the step that led here would have added, had it known this estimate, less what it did add."""
-        start, share = nodes[-1].level, polynomial_share(nodes, self.trust)
-        predicted = mean_clean(nodes, start, here.level, share)
-        known = [*nodes, here][-MAX_NODES:]
-        corrected = mean_clean(known, start, here.level, polynomial_share(known, self.trust))
-        return (corrected - predicted) * step_weights(schedule, t_before, t)[1]
+        """What the step that led here would have added, had it known this estimate, less what it did add.
+
+        The share is that of the step that was made, so that the sample at its start cancels.
+        """
+        before, here = nodes[:-1], nodes[-1]
+        start = before[-1].level
+        change = mean_clean(nodes[-MAX_NODES:], start, here.level) - mean_clean(before, start, here.level)
+        kriged = change * step_weights(schedule, t_before, t)[1]
+        known = integrate_nodes(pairs[-3:], pairs[-2].angle, pairs[-1].angle)
+        stepped = (known - predictor_increment(pairs[:-1], pairs[-1].angle)) * sample_norm(schedule, t)
+        return kriged + (stepped - kriged) * adams_share(before, self.trust)
 
 
 def step_weights(schedule: Schedule, t: float, t_next: float) -> tuple[float, float]:
