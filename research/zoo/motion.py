@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ WEIGHTS = Path(__file__).parent / "clips_flow" / "judge.safetensors"
 SIDE, FRAMES, OBJECTS = RECIPE.domain.side, RECIPE.domain.frames, len(RECIPE.domain.objects)
 #: How far a colour must be from the ground's to belong to the object, in [0, 1].
 CONTRAST = 0.2
-#: Pixels a frame below which nothing moves, and how much of its way an object may go sideways. Clips are drawn with 1.3.
+#: Pixels a frame below which nothing moves (clips are drawn with 1.3), and sideways motion as a share of that along.
 SPEED, ASIDE = 0.65, 0.5
 #: Of the training: seed of its clips, how many, steps and frames a step.
 SEED, CLIPS, STEPS, BATCH = 100, 1500, 1500, 64
@@ -79,7 +80,7 @@ class ObjectNetwork(nn.Module):
         self.layers = nn.Sequential(
             *(
                 part
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in pairwise(widths)
                 for part in (nn.Conv2d(before, after, 3, padding=1, stride=1 if before == 3 else 2), nn.ReLU())
             )
         )
@@ -176,9 +177,7 @@ def validate(judge: MotionJudge, artwork: Path, clips: int = 400) -> dict[str, f
     truth = pool.labels.numpy()
     rng = np.random.default_rng(0)
     rough = (shown + 0.03 * rng.standard_normal(shown.shape)).clip(0, 1)
-    seen, back, noisy = (
-        np.array([judge.see(clip) for clip in some]) for some in (shown, shown[:, ::-1], rough)
-    )
+    seen, back, noisy = (np.array([judge.see(clip) for clip in some]) for some in (shown, shown[:, ::-1], rough))
     turned = truth[:, 1] ^ 1  # right and left, down and up are neighbours
     return {
         "object": float((seen[:, 0] == truth[:, 0]).mean()),

@@ -217,42 +217,51 @@ HEAD = [
 ]  # fmt: skip
 
 
-def lines(video: Video, records: dict[str, dict[str, Any]], folder: str) -> Iterator[str]:
+PREAMBLE = """\
+# Video: the zoo's `clips_flow` in `WanPipeline`
+
+{clips} clips, a prompt and a seed each, guidance {guidance:g}, float32, one core. Made by
+
+    python -m research.zoo.pipeline clips_flow --out {folder}
+    python -m research.zoo.video {folder}
+
+and a row of your own is added by `-p SPEC`.
+
+- Rows are columns of `skipstone compare`; what one leaves out is the pipeline's own: Euler, 50 steps (`{full}`).
+- calls: of the network, a guided one counted once, in the mean. A cache of blocks makes every call and leaves out
+  parts of it: work is the multiply-accumulates of all calls, as a share of the full run's.
+- seconds: of one core for a clip, the machine being shared; work is the figure to compare.
+- PSNR (dB) and SSIM: the mean over frames, median / worst clip; worst frame: of all clips. Flicker: the mean change
+  from frame to frame of the difference, in levels of 255, median clip.
+- Converged: `{exact}`, with which `{confirming}` agrees to {agreed} dB.
+- object + direction: clips in which the motion judge (`motion.py`) sees what the prompt asks for.
+- FVD: {fvd}
+"""
+
+
+def lines(video: Video, records: dict[str, dict[str, Any]]) -> Iterator[str]:
     """The Markdown file."""
-    specs, agreed = video.references["specs"], video.agreement()
-    yield "# Video: the zoo's `clips_flow` in `WanPipeline`"
-    yield ""
-    yield f"{video.clips} clips, a prompt and a seed each, guidance {RECIPE.guidance:g}, float32, one core. Made by"
-    yield ""
-    yield f"    python -m research.zoo.pipeline clips_flow --out {folder}"
-    yield f"    python -m research.zoo.video {folder}"
-    yield ""
-    yield "and a row of your own is added by `-p SPEC`."
-    yield ""
-    yield f"- Rows are columns of `skipstone compare`; what one leaves out is the pipeline's own: Euler, 50 steps (`{FULL}`)."
-    yield "- calls: of the network, a guided one counted once, in the mean. A cache of blocks makes every call and leaves"
-    yield "  out parts of it: work is the multiply-accumulates of all calls, as a share of the full run's."
-    yield "- seconds: of one core for a clip, the machine being shared; work is the figure to compare."
-    yield "- PSNR (dB) and SSIM: the mean over frames, median / worst clip; worst frame: of all clips. Flicker: the mean"
-    yield "  change from frame to frame of the difference, in levels of 255, median clip."
-    yield f"- Converged: `{specs[0]}`, with which `{specs[1]}` agrees to {middle(agreed)} dB."
-    yield "- object + direction: clips in which the motion judge (`research/zoo/motion.py`) sees what the prompt asks for."
-    yield f"- FVD: {FVD().missing() or 'of these few clips, biased upwards.'}"
-    yield ""
+    exact, confirming = video.references["specs"]
+    yield PREAMBLE.format(
+        clips=video.clips,
+        guidance=RECIPE.guidance,
+        folder=video.folder,
+        full=FULL,
+        exact=exact,
+        confirming=confirming,
+        agreed=middle(video.agreement()),
+        fvd=FVD().missing() or "of these few clips, biased upwards.",
+    )
     known = {spec for group in ROWS.values() for spec in group}
     groups = {**ROWS, "Added": [spec for spec in records if spec not in known]}
     for title, rows in groups.items():
         found = [records[spec] for spec in rows if spec in records]
-        if any("calls" in record for record in found):
-            yield f"## {title}"
-            yield ""
-            shown = [cells(record) for record in found if "calls" in record]
-            yield from format_table([HEAD, *shown], [":--", *["--:"] * (len(HEAD) - 1)])
-            yield ""
-        for record in found:
-            if "refused" in record:
-                yield f"- `{record['spec']}`: {record['refused']}"
-                yield ""
+        shown = [cells(record) for record in found if "calls" in record]
+        if found:
+            yield f"## {title}\n"
+        if shown:
+            yield "\n".join(format_table([HEAD, *shown], [":--", *["--:"] * (len(HEAD) - 1)])) + "\n"
+        yield from (f"- `{record['spec']}`: {record['refused']}\n" for record in found if "refused" in record)
 
 
 def read(file: Path) -> dict[str, dict[str, Any]]:
@@ -285,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record = records[spec]
         console.print(record.get("refused") or "  ".join(cells(record)), highlight=False, markup=False)
         file.write_text("".join(json.dumps(one) + "\n" for one in records.values()), encoding="utf-8")
-    given.out.write_text("\n".join(lines(video, records, str(given.folder))), encoding="utf-8")
+    given.out.write_text("\n".join(lines(video, records)), encoding="utf-8")
 
 
 if __name__ == "__main__":

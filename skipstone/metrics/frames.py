@@ -103,8 +103,8 @@ class WorstFrameSSIM(FrameSSIM):
 class Flicker(Metric):
     """Mean absolute change, from frame to frame, of the difference to the full run; in levels of 255.
 
-    0 where every frame is off by the same picture. The full run's own motion counts nothing, unlike in VBench's temporal
-    flickering, which takes this mean of the video alone.
+    0 where every frame is off by the same picture. The full run's own motion counts nothing, unlike in VBench's
+    temporal flickering, which takes this mean of the video alone.
 
     Raises:
         MetricError: a picture, or a video of one frame.

@@ -102,9 +102,7 @@ def test_the_pipeline_is_the_networks_own_run(folder: Path, pipe: Any) -> None:
     pipe.scheduler.set_timesteps(steps)
     with torch.inference_mode():
         for timestep in pipe.scheduler.timesteps:
-            said, free = (
-                network(latents, timestep.expand(1), given) for given in (labels, network.unlabelled(1))
-            )
+            said, free = (network(latents, timestep.expand(1), given) for given in (labels, network.unlabelled(1)))
             latents = pipe.scheduler.step(free + guidance * (said - free), timestep, latents).prev_sample
     own = (latents[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).numpy()
     assert own.std() > 0.05
