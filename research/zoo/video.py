@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record = records[spec]
         console.print(record.get("refused") or "  ".join(cells(record)), highlight=False, markup=False)
         file.write_text("".join(json.dumps(one) + "\n" for one in records.values()), encoding="utf-8")
-    given.out.write_text("\n".join(lines(video, records)), encoding="utf-8")
+        given.out.write_text("\n".join(lines(video, records)), encoding="utf-8")
 
 
 if __name__ == "__main__":
