@@ -237,7 +237,7 @@ _ALL = (
         muon=True,
         rate=2e-3,
         batch=12,
-        minutes=14,
+        minutes=10,
         guidance=3.0,
     ),
     Recipe(
