@@ -231,7 +231,7 @@ PREAMBLE = """\
 {clips} clips, a prompt and a seed each, guidance {guidance:g}, float32, one core. Made by
 
     python -m research.zoo.pipeline clips_flow --out {folder}
-    python -m research.zoo.video {folder}
+    python -m research.zoo.video {folder}{more}
 
 and a row of your own is added by `-p SPEC`.
 
@@ -254,6 +254,7 @@ def lines(video: Video, records: dict[str, dict[str, Any]]) -> Iterator[str]:
         clips=video.clips,
         guidance=RECIPE.guidance,
         folder=video.folder,
+        more="" if video.clips == CLIPS else f" --clips {video.clips}",
         full=FULL,
         exact=exact,
         confirming=confirming,
