@@ -226,7 +226,7 @@ _ALL = (
         DIGITS,
         unet(28, 1, (16, 32, 64)),
         rate=2e-3,
-        minutes=5,
+        minutes=6,
         guidance=2.0,
     ),
     Recipe(
@@ -237,7 +237,7 @@ _ALL = (
         muon=True,
         rate=2e-3,
         batch=12,
-        minutes=8,
+        minutes=10,
         guidance=3.0,
     ),
     Recipe(

@@ -81,11 +81,13 @@ class Training:
         self.resume()
 
     def _teacher(self, places: Places) -> Denoiser:
-        """The teacher, whose weights the student takes where the two agree."""
-        from research.zoo.export import load_run
+        """The teacher, whose weights the student takes where the two agree: its training's, else its finished ones."""
+        from research.zoo.export import load, load_run
 
         assert self.recipe.teacher is not None
-        teacher = load_run(RECIPES[self.recipe.teacher], places.runs)
+        trained = (places.runs / self.recipe.teacher / "last.pt").is_file()
+        recipe, finished = RECIPES[self.recipe.teacher], Path(__file__).parent / self.recipe.teacher
+        teacher = load_run(recipe, places.runs) if trained else load(finished)
         self.network.load_state_dict(teacher.state_dict(), strict=False)
         return teacher
 

@@ -8,6 +8,7 @@ from .base import SetMetric as SetMetric
 from .closeness import PSNR as PSNR
 from .closeness import SSIM as SSIM
 from .cost import Cost as Cost
+from .frames import Flicker as Flicker
 from .frames import FramePSNR as FramePSNR
 from .frames import FrameSSIM as FrameSSIM
 from .frames import WorstFramePSNR as WorstFramePSNR

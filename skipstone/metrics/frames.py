@@ -1,4 +1,4 @@
-"""Videos frame by frame: closeness to the full run, in the mean and at the worst frame."""
+"""Videos frame by frame: closeness to the full run, in the mean and at the worst frame, and flicker."""
 
 from __future__ import annotations
 
@@ -42,7 +42,6 @@ class FramePSNR(Metric):
     unit: ClassVar[str] = "dB"
     span: ClassVar[tuple[float, float]] = (0.0, MAX_PSNR)
     of: ClassVar[Literal["any", "picture", "video"]] = "video"
-    by_default: ClassVar[bool] = False
 
     def measure(self, sample: Sample) -> float:
         frames = measure_frames(self, PSNR(), sample)
@@ -59,6 +58,7 @@ class WorstFramePSNR(FramePSNR):
     """
 
     name: ClassVar[str] = "frame_psnr_worst"
+    by_default: ClassVar[bool] = False
 
     def measure(self, sample: Sample) -> float:
         return min(measure_frames(self, PSNR(), sample))
@@ -77,7 +77,6 @@ class FrameSSIM(Metric):
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     span: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     of: ClassVar[Literal["any", "picture", "video"]] = "video"
-    by_default: ClassVar[bool] = False
 
     def measure(self, sample: Sample) -> float:
         return statistics.fmean(measure_frames(self, SSIM(), sample))
@@ -93,6 +92,41 @@ class WorstFrameSSIM(FrameSSIM):
     """
 
     name: ClassVar[str] = "frame_ssim_worst"
+    by_default: ClassVar[bool] = False
 
     def measure(self, sample: Sample) -> float:
         return min(measure_frames(self, SSIM(), sample))
+
+
+@register("metric")
+@dataclass(frozen=True)
+class Flicker(Metric):
+    """Mean absolute change, from frame to frame, of the difference to the full run; in levels of 255.
+
+    0 where every frame is off by the same picture. The full run's own motion counts nothing, unlike in VBench's
+    temporal flickering, which takes this mean of the video alone.
+
+    Raises:
+        MetricError: a picture, or a video of one frame.
+
+    References: after Huang et al. 2024, arXiv 2311.17982 (VBench), temporal flickering.
+    """
+
+    name: ClassVar[str] = "flicker"
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    unit: ClassVar[str] = "levels"
+    span: ClassVar[tuple[float, float]] = (0.0, 510.0)
+    of: ClassVar[Literal["any", "picture", "video"]] = "video"
+
+    def format(self, value: float) -> str:
+        return f"{value:.2f}"
+
+    def measure(self, sample: Sample) -> float:
+        import numpy as np
+
+        ours, theirs = get_image_pair(self, sample)
+        if ours.ndim != 4 or len(ours) < 2:
+            raise MetricError(
+                f"flicker: expected a video (frames, height, width, 3) of two or more frames, got {ours.shape}."
+            )
+        return float(255 * np.abs(np.diff(ours - theirs, axis=0)).mean())

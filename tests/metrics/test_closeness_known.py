@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from skipstone.errors import MetricError, SpecError
-from skipstone.metrics import PSNR, SSIM, FramePSNR, FrameSSIM, LatentError, Sample, WorstFramePSNR, WorstFrameSSIM
+from skipstone.metrics import (
+    PSNR,
+    SSIM,
+    Flicker,
+    FramePSNR,
+    FrameSSIM,
+    LatentError,
+    Sample,
+    WorstFramePSNR,
+    WorstFrameSSIM,
+)
 
 RNG = np.random.default_rng(8)
 ONE, OTHER = RNG.integers(0, 256, (2, 128, 128, 3)) / 255
@@ -63,3 +73,15 @@ def test_frames_are_measured_one_by_one() -> None:
     assert WorstFrameSSIM().measure(sample) == pytest.approx(min(each))
     with pytest.raises(MetricError, match="expected a video"):
         FramePSNR().measure(Sample(ONE, reference=ONE))
+
+
+def test_flicker_sees_what_changes_from_frame_to_frame_and_nothing_else() -> None:
+    moving = RNG.random((5, 8, 8, 3))
+    assert Flicker().measure(Sample(moving + RNG.random((8, 8, 3)), reference=moving)) == pytest.approx(0, abs=1e-9)
+    flash = moving.copy()
+    flash[2] += 10 / 255  # in and out: two of the four changes
+    assert Flicker().measure(Sample(flash, reference=moving)) == pytest.approx(5.0)
+    assert Flicker().measure(Sample(moving[::-1], reference=moving)) > 5.0
+    for picture in (ONE, ONE[None]):
+        with pytest.raises(MetricError, match="two or more frames"):
+            Flicker().measure(Sample(picture, reference=picture))

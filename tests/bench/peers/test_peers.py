@@ -1,4 +1,4 @@
-"""Every peer at every default setting, on a UNet and on a transformer: it saves something, and leaves no trace."""
+"""Every peer on a UNet, a transformer and a video transformer: it saves something, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, WanPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 import skipstone_pebble as pebble
@@ -19,6 +19,7 @@ from skipstone.errors import GuestError, GuestWarning, SpecError
 from skipstone.evaluation.peers import Peer, denoiser_of
 from skipstone_bench import peers
 from tests.integrations.guest.families.dits import sd3
+from tests.integrations.guest.families.videos_dit import wan_network, wan_parts
 
 STEPS = 7
 PROMPTS = ["a red apple on a blue background", "a green ball"]
@@ -26,6 +27,7 @@ PROMPTS = ["a red apple on a blue background", "a green ball"]
 RUNS = {
     "pebble": ("deepcache", "pyramid_attention", "taylorseer"),
     "sd3": ("dbcache", "faster_cache", "mag_cache", "pyramid_attention", "taylorseer"),
+    "wan": ("dbcache", "first_block_cache", "mag_cache", "taylorseer"),  # it calls its network for each branch
 }
 REASONS = {
     ("pebble", "dbcache"): "has a UNet",
@@ -34,6 +36,9 @@ REASONS = {
     ("pebble", "mag_cache"): "one list of transformer blocks",
     ("sd3", "deepcache"): "has none",
     ("sd3", "first_block_cache"): "block is mute",
+    ("wan", "deepcache"): "has none",
+    ("wan", "faster_cache"): "does not tell guidance branches apart",
+    ("wan", "pyramid_attention"): "does not tell guidance branches apart",
 }
 KINDS: dict[str, Any] = {name: registry.find_class("peer", name) for name in registry.names("peer")}
 SPARING = [name for name, kind in KINDS.items() if kind.skips_work]
@@ -44,6 +49,8 @@ def make(model: str) -> Any:
     if model == "pebble":
         pipe = StableDiffusionPipeline.from_pretrained(pebble.path(), safety_checker=None)
         pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    elif model == "wan":
+        pipe = WanPipeline(**wan_parts(), transformer=wan_network(num_layers=4))
     else:
         pipe = sd3(layers=4)
     pipe.set_progress_bar_config(disable=True)
@@ -65,15 +72,18 @@ def pipes() -> dict[str, Any]:
 
 def draw(pipe: Any, batch: int = 2, steps: int = STEPS, **more: Any) -> torch.Tensor:
     size = {} if hasattr(pipe, "unet") else {"height": 16, "width": 16}
+    if isinstance(pipe, WanPipeline):
+        size |= {"num_frames": 5, "max_sequence_length": 8}
     latents: torch.Tensor = pipe(
         prompt=PROMPTS[:batch],
         num_inference_steps=steps,
         guidance_scale=4.0,
         generator=[torch.Generator().manual_seed(seed) for seed in range(batch)],
         output_type="latent",
+        return_dict=False,
         **size,
         **more,
-    ).images
+    )[0]
     return latents
 
 
@@ -103,8 +113,9 @@ def test_a_peer_saves_computation_and_leaves_the_pipeline_as_it_was(model: str, 
     assert not torch.equal(first, bare)
     assert torch.isfinite(first).all()
     assert seen.runs[0] == seen.runs[1]
-    assert len(seen.last) == STEPS
-    assert 0 < seen.last.count("c") < STEPS
+    calls = STEPS * (2 if model == "wan" else 1)
+    assert len(seen.last) == calls
+    assert 0 < seen.last.count("c") < calls
     assert type(pipe) is cls
     assert cls.__call__ is call
     assert state(pipe) == modules
@@ -152,7 +163,7 @@ def test_where_a_peer_cannot_run_it_says_why(model: str, name: str, pipes: Any) 
         pass
 
 
-def test_every_peer_is_tried_on_both_models() -> None:
+def test_every_peer_is_tried_on_every_model() -> None:
     tried = {(model, name) for model, names in RUNS.items() for name in names} | set(REASONS)
     assert tried == {(model, name) for model in RUNS for name in SPARING}
 

@@ -14,6 +14,7 @@ from skipstone.settings import MAX_STEPS, Ranges, check_settings
 
 from .cache_hooks import (
     ALL_TIMESTEPS,
+    IN_BLOCK,
     HookedCache,
     TimestepClock,
     attention_modules,
@@ -22,7 +23,7 @@ from .cache_hooks import (
 )
 
 Parts = Literal["attention", "modules"]
-ATTENTION_PATTERN = r".*transformer_blocks\.\d+\.attn\d?"
+ATTENTION_PATTERN = rf"{IN_BLOCK}\.attn\d?"
 MODULE_PATTERNS = {  # what TaylorSeer forecasts: regular expressions on the names of modules
     "unet": {
         "attention": [ATTENTION_PATTERN],
@@ -30,7 +31,7 @@ MODULE_PATTERNS = {  # what TaylorSeer forecasts: regular expressions on the nam
     },
     "transformer": {
         "attention": [ATTENTION_PATTERN],
-        "modules": [ATTENTION_PATTERN, r".*transformer_blocks\.\d+\.ff(_context)?"],
+        "modules": [ATTENTION_PATTERN, rf"{IN_BLOCK}\.ff(n|_context)?"],
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from skipstone.errors import GuestError
 from skipstone.evaluation.peers import CallContextFactory, Peer, denoiser_of
 
+# A module inside a transformer block: most denoisers call their blocks `transformer_blocks`, Wan just `blocks`.
+BLOCKS = r"(\w*transformer_)?blocks"
+IN_BLOCK = rf"(.*\.)?{BLOCKS}\.\d+"
 # Pipelines whose guidance branches enter in one batch: caches that do not separate branches mix them up elsewhere.
 BATCHED_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
 ALL_TIMESTEPS = (-1, 10**6)  # timesteps in which a cache may act: all
@@ -72,7 +76,10 @@ def fresh_cache_state(denoiser: Any) -> Iterator[None]:
     from diffusers.hooks import HookRegistry
     from diffusers.models.cache_utils import CacheMixin
 
-    HookRegistry.check_if_exists_or_initialize(denoiser)
+    registry = HookRegistry.check_if_exists_or_initialize(denoiser)
+    # A run before the cache was put on, of a pipeline that sets contexts, has remembered modules without its hooks.
+    if hasattr(registry, "invalidate_child_registries_cache"):
+        registry.invalidate_child_registries_cache()
     CacheMixin._reset_stateful_cache(denoiser)  # it takes any module that has a registry of hooks
     with CacheMixin.cache_context(denoiser, "run") as context:
         yield context
@@ -90,13 +97,14 @@ def unbatched_reason(pipe: Any) -> str | None:
 
 def transformer_blocks(pipe: Any) -> list[Any]:
     """The denoiser's transformer blocks, in order; empty where they are no plain list."""
-    lists = [child for name, child in denoiser_of(pipe).named_children() if name.endswith("transformer_blocks")]
+    lists = [child for name, child in denoiser_of(pipe).named_children() if re.fullmatch(BLOCKS, name)]
     return [block for blocks in lists for block in blocks]
 
 
 def attention_modules(pipe: Any, cross: bool | None = None) -> list[Any]:
     """The attention modules of a denoiser's blocks; `cross` chooses those to the text, or the others."""
-    found = [m for name, m in denoiser_of(pipe).named_modules() if hasattr(m, "to_q") and "transformer_blocks" in name]
+    inside = re.compile(rf"{IN_BLOCK}\..*")
+    found = [m for name, m in denoiser_of(pipe).named_modules() if hasattr(m, "to_q") and inside.fullmatch(name)]
     return [m for m in found if cross is None or bool(getattr(m, "is_cross_attention", False)) is cross]
 
 

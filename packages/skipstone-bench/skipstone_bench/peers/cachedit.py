@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from skipstone.evaluation.peer_harness import first_leaf
-from skipstone.evaluation.peers import CallContextFactory, Peer, denoiser_of, no_context
+from skipstone.evaluation.peers import CallContextFactory, Peer, no_context
 from skipstone.registry import register
 from skipstone.settings import MAX_STEPS, MAX_TOLERANCE, Ranges, check_settings
 
@@ -66,13 +66,13 @@ class DBCache(Peer):
         known = [name.rstrip("*") for name in cache_dit.supported_pipelines()[1]]
         if not any(type(pipe).__name__.startswith(name) for name in known):
             return f"cache-dit {cache_dit.__version__} does not know {type(pipe).__name__}"
-        blocks = getattr(pipe.transformer, "transformer_blocks", ())
+        blocks = _first_blocks(pipe)
         if self.first + self.last >= len(blocks):
             return f"it computes {self.first} + {self.last} blocks in every call, and the model has {len(blocks)}"
         return None
 
     def probe_modules(self, pipe: Any) -> list[Any]:
-        return [first_leaf(denoiser_of(pipe).transformer_blocks[self.first])]
+        return [first_leaf(_first_blocks(pipe)[self.first])]
 
     @contextmanager
     def install(self, pipe: Any) -> Iterator[CallContextFactory]:
@@ -90,3 +90,9 @@ class DBCache(Peer):
             yield no_context  # the package makes a new context for each call
         finally:
             cache_dit.disable_cache(pipe)
+
+
+def _first_blocks(pipe: Any) -> Any:
+    """The transformer's first list of blocks, which Wan calls `blocks`; empty where there is none."""
+    names = ("transformer_blocks", "blocks")
+    return next((found for name in names if (found := getattr(pipe.transformer, name, None)) is not None), ())

@@ -92,16 +92,15 @@ def cogvideox(rotary: bool, scheduler: type) -> CogVideoXPipeline:
 
 
 def wan_network(seed: int = 0, **options: Any) -> WanTransformer3DModel:
-    channels = {"in_channels": 4, "out_channels": 4, **options}
+    settings = {"in_channels": 4, "out_channels": 4, "num_layers": 1, **options}
     return seeded(
         WanTransformer3DModel,
-        **channels,
+        **settings,
         num_attention_heads=2,
         attention_head_dim=12,
         text_dim=8,
         freq_dim=16,
         ffn_dim=16,
-        num_layers=1,
         rope_max_seq_len=16,
         seed=seed,
     )
