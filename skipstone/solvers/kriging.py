@@ -96,7 +96,7 @@ class Kriging(Solver):
     doi 10.1016/0378-3758(91)90002-V (weights from a Gaussian process); ours as a whole.
     """
 
-    trust: float = 1.5
+    trust: float = 2.5
     name: ClassVar[str] = "kriging"
     ranges: ClassVar[Ranges] = {"trust": (0, 1e9)}
 
