@@ -143,6 +143,10 @@ class CachedScores:
         if self.measure.is_cacheable:
             self.cache.add(self._path, found)
 
+    def _shown(self, pixels: Any) -> Any:
+        """A picture or video as the metric reads it."""
+        return pixels if self.measure.takes_frames else flatten_frames(pixels)
+
     def _value(
         self, eval_sample: EvaluationSample, generated: GeneratedSample, pixels: Any, theirs: RunOutput | None
     ) -> float:
@@ -151,12 +155,11 @@ class CachedScores:
 
         if generated.status is Status.nonfinite or not np.isfinite(pixels).all():
             return math.nan
-        shown = (lambda x: x) if self.measure.takes_frames else flatten_frames
         sample = Sample(
-            shown(pixels),
+            self._shown(pixels),
             eval_sample.prompt.text,
             generated.calls,
-            None if theirs is None else shown(theirs.pixels),
+            None if theirs is None else self._shown(theirs.pixels),
             self.subject.judge,
             generated.latent,
             None if theirs is None else theirs.latent,
