@@ -32,12 +32,14 @@ class PictureMeasure:
         measure_sample: Of a sample, the number.
         needs_no_reference: Whether it measures a picture by itself.
         is_cacheable: Whether its values may be written to disk: those of a function may be others tomorrow.
+        takes_frames: Whether it is for videos, whose frames other metrics see as one tall picture.
     """
 
     name: str
     measure_sample: MeasureFunction
     needs_no_reference: bool = False
     is_cacheable: bool = True
+    takes_frames: bool = False
 
     @classmethod
     def of(cls, metric: str, subject: Subject, function: Callable[[Any, Any], float] | None = None) -> PictureMeasure:
@@ -55,7 +57,9 @@ class PictureMeasure:
         usable: dict[str, Metric] = {m.name: m for m in found.metrics if m.name != "cost"}
         if metric not in usable:
             raise SpecError(f"target: {metric} says nothing of one picture. Those that do: {', '.join(usable)}.")
-        return cls(metric, usable[metric].measure, needs_no_reference="judge" in usable[metric].requires)
+        chosen = usable[metric]
+        judged, video = "judge" in chosen.requires, chosen.of == "video"
+        return cls(metric, chosen.measure, needs_no_reference=judged, takes_frames=video)
 
 
 @dataclass
@@ -139,6 +143,10 @@ class CachedScores:
         if self.measure.is_cacheable:
             self.cache.add(self._path, found)
 
+    def _shown(self, pixels: Any) -> Any:
+        """A picture or video as the metric reads it."""
+        return pixels if self.measure.takes_frames else flatten_frames(pixels)
+
     def _value(
         self, eval_sample: EvaluationSample, generated: GeneratedSample, pixels: Any, theirs: RunOutput | None
     ) -> float:
@@ -148,10 +156,10 @@ class CachedScores:
         if generated.status is Status.nonfinite or not np.isfinite(pixels).all():
             return math.nan
         sample = Sample(
-            flatten_frames(pixels),
+            self._shown(pixels),
             eval_sample.prompt.text,
             generated.calls,
-            None if theirs is None else flatten_frames(theirs.pixels),
+            None if theirs is None else self._shown(theirs.pixels),
             self.subject.judge,
             generated.latent,
             None if theirs is None else theirs.latent,
