@@ -45,7 +45,9 @@ def test_more_calls_are_closer_to_the_solution():
     backbone = Mixture()
     fine = denoise(backbone, problem(backbone, 400), solver("adams"), policy("fixed")).x
     gaps = [
-        float(rms(denoise(backbone, problem(backbone), solver("kriging"), policy(f"adaptive_grid(calls={n})")).x - fine))
+        float(
+            rms(denoise(backbone, problem(backbone), solver("kriging"), policy(f"adaptive_grid(calls={n})")).x - fine)
+        )
         for n in (6, 12, 24)
     ]
     assert gaps[0] > 2 * gaps[1] > 4 * gaps[2]
@@ -74,9 +76,7 @@ class Wobbling(Mixture):
         from dataclasses import replace
 
         made = super().predict(queries)
-        return [
-            replace(e, x0=e.x0 + 0.5 * np.sin(40.0 * q.t), output=None) for e, q in zip(made, queries, strict=True)
-        ]
+        return [replace(e, x0=e.x0 + 0.5 * np.sin(40.0 * q.t), output=None) for e, q in zip(made, queries, strict=True)]
 
 
 def test_a_sample_that_bends_more_gets_more_calls():
