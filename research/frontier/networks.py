@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from research.zoo.export import load
+from research.zoo.network import Denoiser
+from research.zoo.schedules import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, TRAIN_TIMESTEPS, Schedule
 from skipstone.engine.requests import Problem
 from skipstone.integrations.torch import ModuleBackbone
 from skipstone.numerics import grid as grids
 from skipstone.numerics.tables import Table
 from skipstone.registry import parse
-
-from research.zoo.export import load
-from research.zoo.network import Denoiser
-from research.zoo.schedules import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, TRAIN_TIMESTEPS, Schedule
 
 ZOO = Path(__file__).parents[1] / "zoo"
 KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+
+from research.frontier.networks import ZooNetwork
+from research.frontier.rivals import SAMPLERS
 from skipstone.engine.drivers import denoise_many
 from skipstone.errors import SkipstoneError
 from skipstone.integrations.torch import CallCounter
 from skipstone.registry import parse
-
-from research.frontier.networks import ZooNetwork
-from research.frontier.rivals import SAMPLERS
 
 REFERENCE_STEPS = 400
 POLICIES = (

@@ -1,5 +1,6 @@
 """The policy that most users meet: where its steps go, and what makes them shorter."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +12,6 @@ from skipstone.numerics.noise import standard_normal
 from skipstone.policies.adaptive_grid import DENSITIES, LOUDEST, QUIETEST
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.backbones.mixture import Mixture
-
-import numpy as np
 
 
 def problem(backbone, steps=50, seed=0):
