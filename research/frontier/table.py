@@ -33,7 +33,10 @@ POLICIES = (
     *(f"adaptive_grid(calls={calls})" for calls in (8, 10, 15, 20)),
     *(f"stride(tol={tol})" for tol in (0.02, 0.0115, 0.004, 0.0018)),
 )
-HEAD = "| network | policy | calls | PSNR | best fixed at the median | best fixed in p10 | lead |\n|---|---|--:|---|---|---|---|"
+HEAD = (
+    "| network | policy | calls | PSNR | best fixed at the median | best fixed in p10 | lead |\n"
+    "|---|---|--:|---|---|---|---|"
+)
 
 
 @dataclass

@@ -148,7 +148,7 @@ class AdaptiveGrid(Policy):
         ratios = [_relative_change(run, a, b) for a, b in itertools.pairwise(calls[-3:])]
         usable = [min(max(r, 1e-3), MAX_CHANGE) for r in ratios if r is not None]
         mean = math.exp(sum(map(math.log, usable)) / len(usable)) if usable else 1.0
-        return max(1.0, mean) ** self.adapt
+        return float(max(1.0, mean) ** self.adapt)
 
 
 def _calls(run: Run) -> list[Attempt]:

@@ -123,12 +123,12 @@ class Kriging(Solver):
         share = adams_share(nodes[-MAX_NODES:], self.trust)
         return Step(cast_like(kriged + (stepped - kriged) * share, x))
 
-    def _kriged(self, z: Any, nodes: list[CleanNode], t: float, t_next: float, schedule: Schedule) -> Any:
+    def _kriged(self, z: Any, nodes: Sequence[CleanNode], t: float, t_next: float, schedule: Schedule) -> Any:
         ratio, weight = step_weights(schedule, t, t_next)
         return weighted_sum([ratio, weight], [z, mean_clean(nodes, nodes[-1].level, level_of(schedule, t_next))])
 
     def _correction(
-        self, nodes: list[CleanNode], pairs: list[AdamsNode], t_before: float, t: float, schedule: Schedule
+        self, nodes: Sequence[CleanNode], pairs: Sequence[AdamsNode], t_before: float, t: float, schedule: Schedule
     ) -> Any:
         """What the step that led here would have added, had it known this estimate, less what it did add.
 
