@@ -15,6 +15,7 @@ from ..registry import register
 from ..settings import Ranges, check_settings
 from .adams import (
     AdamsNode,
+    correction_share,
     earlier_nodes,
     integrate_nodes,
     make_pair_node,
@@ -50,7 +51,7 @@ def level_of(schedule: Schedule, t: float) -> float:
 
 
 def adams_share(nodes: Sequence[CleanNode], trust: float) -> Any:
-    """Share of Adams' step, a 0-d array in [0, 1]: 1 - h^2 / (h^2 + SHORT^2) trust^4 / (r^4 + trust^4).
+    """Share of Adams' step, a 0-d array in [0, 1]: 1 - h^2 / (h^2 + SHORT^2) / (1 + (r / trust)^8).
 
     r is how much further than expected the clean estimate moved, the geometric mean of its last two changes; h is the
     mean distance of calls.
@@ -58,9 +59,9 @@ def adams_share(nodes: Sequence[CleanNode], trust: float) -> Any:
     changes = [_relative_change(a, b) for a, b in itertools.pairwise(nodes[-3:])]
     if not changes:
         return 0.0
-    fourth = (changes[0] * changes[-1]) ** 2
+    square = changes[0] * changes[-1] * (1.0 / max(trust, 1e-6) ** 2)
     h = (nodes[0].level - nodes[-1].level) / (len(nodes) - 1)
-    return 1.0 - (h * h / (h * h + SHORT**2) * trust**4) / (fourth + trust**4 + 1e-20)
+    return 1.0 - (h * h / (h * h + SHORT**2)) / (1.0 + square**4)
 
 
 def _relative_change(before: CleanNode, after: CleanNode) -> Any:
@@ -86,7 +87,7 @@ class Kriging(Solver):
 
     Args:
         trust: Change over expected change at which kriging and Adams are blended in equal parts, in [0, 1e9].
-            0 is `adams` but for its last step.
+            0 is `adams`.
 
     Raises:
         SpecError: trust out of range.
@@ -95,7 +96,7 @@ class Kriging(Solver):
     doi 10.1016/0378-3758(91)90002-V (weights from a Gaussian process); ours as a whole.
     """
 
-    trust: float = 2.5
+    trust: float = 1.5
     name: ClassVar[str] = "kriging"
     ranges: ClassVar[Ranges] = {"trust": (0, 1e9)}
 
@@ -114,12 +115,12 @@ class Kriging(Solver):
         nodes = [make_clean_node(node, schedule) for node in calls]
         pairs = [make_pair_node(node, schedule) for node in calls]
         z = upcast(x)
-        if len(calls) > 1:
-            z = z + self._correction(nodes, pairs, calls[-2].t, t, schedule)
-        kriged = self._kriged(z, nodes[-MAX_NODES:], t, t_next, schedule)
-        norm, norm_next = sample_norm(schedule, t), sample_norm(schedule, t_next)
-        increment = predictor_increment(pairs[-MAX_NODES:], schedule.angle(t_next))
-        stepped = (z * (1.0 / norm) + increment) * norm_next
+        correction = self._correction(nodes, pairs, calls[-2].t, t, schedule) if len(calls) > 1 else 0.0
+        kriged = self._kriged(z + correction, nodes[-MAX_NODES:], t, t_next, schedule)
+        end = schedule.angle(t_next)
+        kept = 1.0 if end > 0.0 else correction_share(pairs[-1].angle)
+        scaled = (z + correction * kept) * (1.0 / sample_norm(schedule, t))
+        stepped = (scaled + predictor_increment(pairs[-MAX_NODES:], end)) * sample_norm(schedule, t_next)
         share = adams_share(nodes[-MAX_NODES:], self.trust)
         return Step(cast_like(kriged + (stepped - kriged) * share, x))
 
