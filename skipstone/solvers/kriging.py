@@ -23,7 +23,7 @@ from .adams import (
     sample_norm,
 )
 
-SHORT = 0.1  # mean distance of calls, in units of the level, at which Adams gets half of the weight
+SHORT = 0.2  # mean distance of calls, in units of the level, at which Adams gets half of the weight
 DATA_STD = 0.5  # standard deviation of the data within a picture that amplitudes are in units of
 EPS_ERROR = 0.015  # rms error of a network that predicts noise: its clean estimate errs by sigma / alpha times that
 
@@ -51,7 +51,7 @@ def level_of(schedule: Schedule, t: float) -> float:
 
 
 def adams_share(nodes: Sequence[CleanNode], trust: float) -> Any:
-    """Share of Adams' step, a 0-d array in [0, 1]: 1 - h^2 / (h^2 + SHORT^2) / (1 + (r / trust)^8).
+    """Share of Adams' step, a 0-d array in [0, 1]: 1 - h^4 / (h^4 + SHORT^4) / (1 + (r / trust)^8).
 
     r is how much further than expected the clean estimate moved, the geometric mean of its last two changes; h is the
     mean distance of calls.
@@ -61,7 +61,7 @@ def adams_share(nodes: Sequence[CleanNode], trust: float) -> Any:
         return 0.0
     square = changes[0] * changes[-1] * (1.0 / max(trust, 1e-6) ** 2)
     h = (nodes[0].level - nodes[-1].level) / (len(nodes) - 1)
-    return 1.0 - (h * h / (h * h + SHORT**2)) / (1.0 + square**4)
+    return 1.0 - (h**4 / (h**4 + SHORT**4)) / (1.0 + square**4)
 
 
 def _relative_change(before: CleanNode, after: CleanNode) -> Any:
