@@ -43,8 +43,8 @@ def test_a_run_that_is_better_than_the_full_run_is_said_to_look_worse(subject: E
     assert "`fixed @ 15`" not in note
     assert told.converged is not None
     assert told.median(1, "psnr") < told.median(2, "psnr")  # by closeness to the full run ours is worse,
-    assert told.converged.median(1) > told.converged.median(2) + 10  # and by closeness to the solution it is better
-    assert told.converged.median(1) > told.converged.median(0) + 10
+    assert told.converged.median(1) > told.converged.median(2) + 9  # and by closeness to the solution it is better
+    assert told.converged.median(1) > told.converged.median(0) + 9
     assert told.converged.agreement > told.converged.median(0)
     head, *rows = format_rows(told)
     assert head[5:7] == ["converged", "worst"]

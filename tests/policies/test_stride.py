@@ -21,6 +21,7 @@ from skipstone.engine.trace import letters
 from skipstone.errors import SpecError
 from skipstone.numerics.array import rms
 from skipstone.policies.path import Path
+from skipstone.policies.places import nearest_place
 from skipstone.policies.stride import Stride
 from skipstone.solvers.adams import Adams
 from skipstone.testing import states
@@ -142,7 +143,7 @@ def test_a_place_is_the_nearest_of_all(gaps: list[float], places: int, share: fl
     falling = (*(1.0 - sum(gaps[:i]) / sum(gaps) for i in range(len(gaps))), 0.0)
     run = next(iter(states(MIXED.run(Stride(), dataclasses.replace(MIXED.problem(), grid=falling)).run)))
     possible = [t for t in between(falling, places) if t < share]
-    landed = Stride(places=places)._place(run, share, angle)
+    landed = nearest_place(run, share, angle, places)
     assert landed in possible
     assert abs(run.angle(landed) - angle) <= min(abs(run.angle(t) - angle) for t in possible) + 1e-12
 

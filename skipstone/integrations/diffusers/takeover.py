@@ -80,6 +80,7 @@ def prepare_takeover(driver: BatchDriver, solver: Solver, step: FirstStep) -> Pi
     Raises:
         TakeoverRefused: the networks cannot be called in the pipeline's place; the message says why.
     """
+    _check_finite(driver, step.output)
     layout, router = driver.layout, driver.router
     name = _scheduler_names(driver, step.timesteps)
     refuse_first(_list_reasons(driver, solver, step))
@@ -112,7 +113,6 @@ def take_over(backbone: PipelineBackbone, solver: Solver, policy: Policy, step: 
         GuestError: the network's output is not finite.
     """
     driver = backbone.driver
-    _check_finite(driver, step.output)
     layout, grid, router = driver.layout, driver.scheduler_solver.grid, driver.router
     problems = [
         Problem(

@@ -225,7 +225,10 @@ def test_caches_that_functions_of_diffusers_put_on_a_network_are_seen(pipe: Any,
     assert find_undeclared([pipe.unet]).caches
     if name == "faster":  # of which this network is too small a one
         return
-    with skipstone.adapt(pipe, "balanced"), pytest.raises(GuestError, match=r"a cache of diffusers \(enable_cache\)"):
+    with (
+        skipstone.adapt(pipe, "adaptive_grid"),
+        pytest.raises(GuestError, match=r"a cache of diffusers \(enable_cache\)"),
+    ):
         run_bare(pipe)
 
 
@@ -270,7 +273,7 @@ def test_a_subclass_with_a_call_of_its_own_has_no_branch_names(pipe: Any) -> Non
         run_bare(mine)
     assert guest.last.saved > 0
     assert guest.last.verified > 0
-    with skipstone.adapt(mine, "balanced"), pytest.raises(GuestError, match="no declaration says what it does"):
+    with skipstone.adapt(mine, "adaptive_grid"), pytest.raises(GuestError, match="no declaration says what it does"):
         run_bare(mine)
 
 
@@ -489,11 +492,11 @@ def test_a_pipeline_that_keeps_keys_and_values_runs_in_whole_batches() -> None:
 
 def test_a_takeover_keeps_to_what_is_asked_of_batches(pipe: Any) -> None:
     with (
-        skipstone.adapt(pipe, "balanced", per_sample=False),
+        skipstone.adapt(pipe, "adaptive_grid", per_sample=False),
         pytest.raises(GuestError, match=r"samples must stay together \(per_sample=False\)"),
     ):
         run_bare(pipe)
-    with entered(pipe) as rows, skipstone.adapt(pipe, "balanced", per_sample=False) as guest:
+    with entered(pipe) as rows, skipstone.adapt(pipe, "adaptive_grid", per_sample=False) as guest:
         run_bare(pipe, batch=1)
     assert set(rows) == {2}
     assert guest.last.calls == len(rows)
@@ -503,7 +506,7 @@ def test_a_takeover_keeps_to_what_is_asked_of_batches(pipe: Any) -> None:
 def test_a_takeover_of_coupled_rows_is_refused(pipe: Any, couple: Callable[[Any], None]) -> None:
     couple(pipe)
     reference = run_bare(pipe)
-    with skipstone.adapt(pipe, "balanced"), pytest.raises(GuestError, match="are not independent"):
+    with skipstone.adapt(pipe, "adaptive_grid"), pytest.raises(GuestError, match="are not independent"):
         run_bare(pipe)
     assert torch.equal(run_bare(pipe), reference)
 
@@ -524,7 +527,10 @@ def test_a_takeover_with_a_cache_of_diffusers_is_refused(config: Callable[[Any],
     pipe.transformer.enable_cache(config(pipe))
     call = FAMILIES["flux"].inputs
     bare = pipe(**call(pipe, 1, 20)).images
-    with skipstone.adapt(pipe, "balanced"), pytest.raises(GuestError, match=r"a cache of diffusers \(enable_cache\)"):
+    with (
+        skipstone.adapt(pipe, "adaptive_grid"),
+        pytest.raises(GuestError, match=r"a cache of diffusers \(enable_cache\)"),
+    ):
         pipe(**call(pipe, 1, 20))
     again = pipe(**call(pipe, 1, 20)).images  # a pyramid's cache is not what it was
     with skipstone.adapt(pipe, "fixed"):
@@ -534,7 +540,10 @@ def test_a_takeover_with_a_cache_of_diffusers_is_refused(config: Callable[[Any],
 def test_a_takeover_names_a_sample_that_is_not_finite(pipe: Any) -> None:
     latents = torch.randn(BATCH, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     latents[1, 0, 0, 0] = torch.nan
-    with skipstone.adapt(pipe, "balanced"), pytest.raises(GuestError, match=r"not finite .* for sample 1 of the batch"):
+    with (
+        skipstone.adapt(pipe, "adaptive_grid"),
+        pytest.raises(GuestError, match=r"not finite .* for sample 1 of the batch"),
+    ):
         run_bare(pipe, latents=latents)
 
 
@@ -551,7 +560,10 @@ def test_a_takeover_of_guidance_that_changes_is_refused(pipe: Any) -> None:
                 pipe._guidance_scale = 1.0
 
     pipe.progress_bar = lambda total=None, iterable=None: Bar()
-    with skipstone.adapt(pipe, "balanced"), pytest.raises(GuestError, match="guidance was switched on or off"):
+    with (
+        skipstone.adapt(pipe, "adaptive_grid"),
+        pytest.raises(GuestError, match="calls its network otherwise than in its first step"),
+    ):
         run_bare(pipe, steps=16)
 
 
