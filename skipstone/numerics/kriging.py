@@ -2,8 +2,8 @@
 
 On a run from noise to data the clean estimate moves most where the noise is a few times as large as the data, and ever
 less towards both ends. The prior is a Gaussian process in the level l = log(sigma / alpha): dD / dl has the amplitude
-A(l) = 1 / cosh(0.9 (l - peak)) and, over a distance d, the correlation (1 + q) exp(-q), q = sqrt(3) d / 2. Its mean is
-unknown. The weights of the calls made so far follow by kriging (Gaussian process regression), for any uneven levels.
+A(l) = 0.42 / cosh(0.9 (l - peak)) and, over a distance d, the correlation (1 + q) exp(-q), q = sqrt(3) d / 2. Its mean
+is unknown. The weights of the calls made so far follow by kriging (Gaussian process regression), for any uneven levels.
 
 References: Matheron 1963 (kriging); O'Hagan 1991 (integrals by Gaussian processes); ours for denoising.
 """

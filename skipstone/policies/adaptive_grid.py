@@ -55,19 +55,20 @@ DENSITIES = {"eps": Density(0.1, 0.35), "v": Density(0.2, 0.35), "x0": Density(0
 @register("policy")
 @dataclass(frozen=True)
 class AdaptiveGrid(Policy):
-    """Take about this many calls, at noise levels that suit networks in general; more where a sample still moves.
+    """Take about `calls` calls, at noise levels that suit networks in general; more where a sample moves or bends much.
 
     Steps are even in the integral of a density over l = log(sigma / alpha): exp(-rise (l - p)) above p = 0.8 and
     exp(-fall (p - l)) below, with rise and fall by what the network puts out (eps, v, x0 or flow). Where little noise
     is left and the clean estimate has moved r > 1 times as far as usual between the last calls, steps are r^adapt
-    times shorter. Lands on times of the grid and on `places` - 1 even places between two of them; never makes more
-    calls than the grid has steps. Made for `kriging`, and for other solvers of one call a step; in a chain it comes
-    first.
+    times shorter. A step of h radians errs by about b h^3, with b measured as in `stride`; it is shortened until that
+    is at most 40 exp(0.7 u) / calls^3, with u = atan(sigma / alpha). Lands on times of the grid and on `places` - 1
+    even places between two of them; never makes more calls than the grid has steps. Made for `kriging`, and for other
+    solvers of one call a step; in a chain it comes first.
 
     Args:
         calls: Calls of a sample that moves as usual, in 1..10,000. Independent of the number of steps asked for,
             unless that is smaller.
-        adapt: Exponent of r, in [0, 2]. 0 gives all samples of a run the same times.
+        adapt: Exponent of r, in [0, 2]. 0 gives all samples the same times: then the bend b does not count either.
         places: Places to land on for each step of the grid, in 1..100. 1 keeps to the grid.
 
     Raises:

@@ -29,7 +29,7 @@ EPS_ERROR = 0.015  # rms error of a network that predicts noise: its clean estim
 
 
 class CleanNode(NamedTuple):
-    """A call: its level log(sigma / alpha), its clean estimate, and the error of that which the level explains."""
+    """A call: its level log(sigma / alpha), its clean estimate, and the share of its error that comes of the output."""
 
     level: float
     clean: Any
@@ -82,8 +82,8 @@ class Kriging(Solver):
     The exact step is x_next = sigma_next / sigma x + (alpha_next - sigma_next / sigma alpha) D, with D the mean clean
     estimate of the step. D is kriged from the last four calls, under a prior of how clean estimates move along
     log(sigma / alpha). Where they move `trust` times as far as the prior expects (high guidance), and where calls are
-    close, the step is that of `adams` instead. Once the network has been asked where
-    a step led, the step is taken again with that call. Made for long and uneven steps, as `adaptive_grid` takes them.
+    close, the step is that of `adams` instead. Once the network has been asked where a step led, the step is taken
+    again with that call. Made for long and uneven steps, as `adaptive_grid` takes them.
 
     Args:
         trust: Change over expected change at which kriging and Adams are blended in equal parts, in [0, 1e9].
