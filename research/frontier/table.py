@@ -1,9 +1,10 @@
-"""The frontier's table: `python -m research.frontier.table digits_sample_cosine --out research/frontier/table.md`.
+"""The frontier's table: `python -m research.frontier.table digits_sample_cosine --out table.md`.
 
-Closeness (PSNR in dB of clipped pictures) to a converged run of 400 steps, at the median and in p10, of policies as
-they are shipped and of the best fixed sampler of `rivals.SAMPLERS` on the same samples: with the policy's mean number
-of calls, rounded up, the best at the median and the best in p10. Calls are counted by a hook on the network. Finished
-columns are kept in `--runs`, so that the same command goes on.
+Closeness (PSNR in dB of clipped pictures) to a converged run, median / p10 / worst. `default` has the constants that
+`choose.py` found with the network's family left out; `tuned` has the slopes that were best on other samples of the
+same network. The rival is the best fixed sampler of `rivals.SAMPLERS` on the same samples with the policy's mean
+number of calls, rounded up: the best at the median and the best in p10. The interval of a lead in p10 is a
+paired bootstrap's, 90 %. Calls are counted by a hook on the network. Finished columns are kept in `--runs`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,69 +21,30 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from research.frontier.networks import ZooNetwork
-from research.frontier.rivals import SAMPLERS
-from skipstone.engine.drivers import denoise_many
-from skipstone.errors import SkipstoneError
-from skipstone.integrations.torch import CallCounter
-from skipstone.registry import parse
+from research.frontier.measure import Measured, low
+from research.frontier.networks import find_network
+from research.frontier.rivals import BAR_CALLS, CLIPS, MEDIAN_LEAD, SAMPLERS, SAMPLES, TAIL_LEAD, WORST
 
-REFERENCE_STEPS = 400
-POLICIES = (
-    *(f"adaptive_grid(calls={calls})" for calls in (8, 10, 15, 20)),
-    *(f"stride(tol={tol})" for tol in (0.02, 0.0115, 0.004, 0.0018)),
-)
+CONSTANTS = Path(__file__).with_name("constants.json")
+STRIDES = tuple(f"stride(tol={tol})" for tol in (0.02, 0.0115, 0.004, 0.0018))
 HEAD = (
-    "| network | policy | calls | PSNR | best fixed at the median | best fixed in p10 | lead |\n"
-    "|---|---|--:|---|---|---|---|"
+    "| network | policy | calls | PSNR | best fixed at the median | best fixed in p10 | lead | interval in p10 |\n"
+    "|---|---|--:|---|---|---|---|---|"
 )
+Lead = tuple[float, float]
 
 
-@dataclass
-class Measured:
-    """Columns of one network: PSNR of each sample and mean calls, kept in a file."""
-
-    network: ZooNetwork
-    file: Path
-    kept: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.file.exists():
-            self.kept = json.loads(self.file.read_text(encoding="utf-8"))
-        self.reference = self._draw("fixed", "dpmpp", self.network.reference_grid(), REFERENCE_STEPS)[0]
-        confirming = self._draw("fixed", "unipc", self.network.reference_grid(), REFERENCE_STEPS // 2)[0]
-        self.agreement = statistics.median(self._psnr(confirming))
-
-    def column(self, policy: str, solver: str, grid: str, steps: int) -> dict[str, Any]:
-        """PSNR and calls of a column, drawn once."""
-        name = f"{policy} @ {solver} / {grid} / {steps}"
-        if name not in self.kept:
-            try:
-                samples, calls = self._draw(policy, solver, grid, steps)
-                self.kept[name] = {"psnr": self._psnr(samples), "calls": calls}
-            except SkipstoneError as refused:
-                self.kept[name] = {"refused": str(refused)}
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.write_text(json.dumps(self.kept), encoding="utf-8")
-        found: dict[str, Any] = self.kept[name]
-        return found
-
-    def _draw(self, policy: str, solver: str, grid: str, steps: int) -> tuple[torch.Tensor, float]:
-        rule = parse("policy", policy)
-        backbone, problems = self.network.backbone(), self.network.problems(grid, steps)
-        with CallCounter(self.network.module) as counter:
-            results = denoise_many(backbone, problems, parse("solver", solver or rule.solver), rule)
-        pictures = self.network.picture(torch.stack([r.x for r in results]))
-        return pictures, counter.rows / backbone.branches / len(problems)
-
-    def _psnr(self, pictures: torch.Tensor) -> list[float]:
-        errors = (pictures - self.reference).flatten(1).double().pow(2).mean(1).clamp_min(1e-10)
-        return [float(v) for v in 10 * torch.log10(4.0 / errors)]
-
-
-def low(values: Sequence[float]) -> float:
-    """The tenth percentile."""
-    return float(np.quantile(values, 0.1))
+def policies(constants: Mapping[str, Any], name: str) -> dict[str, str]:
+    """The rows of a network: what each is called, and its spec."""
+    adapt, bend = constants["paces"][name]
+    rows = {}
+    for kind, slopes in (("default", constants["slopes"]), ("tuned", constants["tuned"])):
+        rise, fall = slopes[name]
+        for calls in BAR_CALLS:
+            rows[f"{kind}, calls={calls}"] = (
+                f"adaptive_grid(calls={calls}, adapt={adapt}, bend={bend}, rise={rise}, fall={fall})"
+            )
+    return rows | {f"`{name}`": name for name in STRIDES}
 
 
 def best_fixed(measured: Measured, calls: int) -> tuple[tuple[float, str], tuple[float, str]]:
@@ -96,14 +57,38 @@ def best_fixed(measured: Measured, calls: int) -> tuple[tuple[float, str], tuple
     )
 
 
-def row(measured: Measured, policy: str) -> str:
-    """A policy's line of the table."""
-    column = measured.column(policy, "", "trailing", 50)
-    median, tail, calls = statistics.median(column["psnr"]), low(column["psnr"]), column["calls"]
-    (rival, name), (rival_tail, tail_name) = best_fixed(measured, math.ceil(calls))
+def interval(own: Sequence[float], rival: Sequence[float]) -> tuple[float, float]:
+    """Where the lead in p10 lies with 90 %, by 2000 paired resamplings."""
+    pairs, generator = np.array([own, rival]), np.random.default_rng(0)
+    drawn = generator.integers(0, len(own), (2000, len(own)))
+    leads = np.quantile(pairs[0][drawn], 0.1, axis=1) - np.quantile(pairs[1][drawn], 0.1, axis=1)
+    return float(np.quantile(leads, 0.05)), float(np.quantile(leads, 0.95))
+
+
+def row(measured: Measured, label: str, policy: str) -> tuple[str, Lead]:
+    """A policy's line of the table, and its lead at the median and in p10."""
+    column = measured.column(policy)
+    own, calls = column["psnr"], math.ceil(column["calls"] - 1e-9)
+    (rival, name), (rival_tail, tail_name) = best_fixed(measured, calls)
+    lead = statistics.median(own) - rival, low(own) - rival_tail
+    solver, grid = tail_name.split(" / ")
+    least, most = interval(own, measured.column("fixed", solver, grid, calls)["psnr"])
     return (
-        f"| {measured.network.name} | `{policy}` | {calls:.1f} | {median:.1f} / {tail:.1f} | {rival:.1f} ({name}) | "
-        f"{rival_tail:.1f} ({tail_name}) | {median - rival:+.1f} / {tail - rival_tail:+.1f} |"
+        f"| {measured.network.name} | {label} | {column['calls']:.1f} | {statistics.median(own):.1f} / {low(own):.1f} "
+        f"/ {min(own):.1f} | {rival:.1f} ({name}) | {rival_tail:.1f} ({tail_name}) | {lead[0]:+.1f} / {lead[1]:+.1f} "
+        f"| {least:+.1f} to {most:+.1f} |"
+    ), lead
+
+
+def verdict(leads: Sequence[Lead]) -> str:
+    """How often the bars of `rivals.py` are met."""
+    met = sum(a >= MEDIAN_LEAD and b >= TAIL_LEAD for a, b in leads)
+    behind = sum(min(lead) < WORST for lead in leads)
+    median = sum(a >= MEDIAN_LEAD for a, _ in leads)
+    tail = sum(b >= TAIL_LEAD for _, b in leads)
+    return (
+        f"Of {len(leads)} cases of the default, {median} lead by {MEDIAN_LEAD:g} dB at the median, {tail} by "
+        f"{TAIL_LEAD:g} dB in p10, {met} by both; {behind} are more than {-WORST:g} dB behind in either."
     )
 
 
@@ -111,20 +96,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m research.frontier.table", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("networks", nargs="+", help="folders of research/zoo")
-    parser.add_argument("--samples", type=int, default=64, help="of each network")
-    parser.add_argument("--policies", nargs="*", default=POLICIES, help="specs")
+    parser.add_argument("networks", nargs="+", help="of the zoo, pebble@3, folders of others")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="of each network; at most 16 of videos")
+    parser.add_argument("--rows", nargs="*", default=("default", "tuned", "`stride"), help="which kinds of rows")
     parser.add_argument("--runs", type=Path, default=Path("runs/frontier"), help="keeps finished columns")
     parser.add_argument("--out", type=Path, help="file of the table; without it, it is only printed")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    console, lines = Console(stderr=True), [HEAD]
+    constants = json.loads(CONSTANTS.read_text(encoding="utf-8"))
+    console, lines, leads = Console(stderr=True, soft_wrap=True), [HEAD], []
     for name in given.networks:
-        measured = Measured(ZooNetwork(name, given.samples), given.runs / f"{name}-{given.samples}.json")
-        console.print(f"{name}: two references agree to {measured.agreement:.0f} dB at the median")
-        for policy in given.policies:
-            lines.append(row(measured, policy))
-            console.print(lines[-1])
+        samples = min(given.samples, CLIPS) if name.startswith("clips") else given.samples
+        network, steps = find_network(name, samples), 120 if name.startswith("pebble") else 300
+        measured = Measured(network, given.runs / f"{network.name}-{samples}-{network.seed}.json", steps)
+        console.print(f"{name}: references agree to {measured.agreement[0]:.0f} / {measured.agreement[1]:.0f} dB")
+        for label, policy in policies(constants, network.name).items():
+            if not label.startswith(tuple(given.rows)):
+                continue
+            line, lead = row(measured, label, policy)
+            lines.append(line)
+            leads += [lead] if label.startswith("default") else []
+            console.print(line)
+    lines += ["", verdict(leads)]
+    console.print(lines[-1])
     if given.out is not None:
         given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

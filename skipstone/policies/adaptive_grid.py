@@ -22,8 +22,9 @@ MOVING = 1.0 + math.log(0.5)  # level below which a sample's own movement counts
 USUAL_CHANGE = 0.6  # standard deviation within a picture, over the picture's rms: what `prediction_change` divides by
 MAX_CHANGE = 16.0  # change over expected change that is believed
 BENDING = 2.0  # level below which the bend of a network that puts out eps counts: above it, errors of eps hide it
-BEND_ERROR = 40.0  # error of a step that is allowed, times calls^3
 FADE = 0.7  # of an error made early on its way to the picture, per radian; as of `stride`
+FLAT = 1e-6  # in place of a slope of 0
+SLOPES = (-0.5, 2.0)  # of the density, per unit of the level
 LAST_STEPS = 1.3  # steps left of which one is made
 
 
@@ -36,8 +37,8 @@ class Density(NamedTuple):
     def steps(self, level: float) -> float:
         """Integral of the density from `QUIETEST` to a level."""
         low = min(max(level, QUIETEST), PEAK)
-        below = (math.exp(self.fall * (low - PEAK)) - math.exp(self.fall * (QUIETEST - PEAK))) / self.fall
-        return below + (1.0 - math.exp(-self.rise * max(0.0, min(level, LOUDEST) - PEAK))) / self.rise
+        below = -math.exp(self.fall * (low - PEAK)) * math.expm1(self.fall * (QUIETEST - low)) / self.fall
+        return below - math.expm1(-self.rise * max(0.0, min(level, LOUDEST) - PEAK)) / self.rise
 
     def level(self, steps: float) -> float:
         """The level up to which the integral is `steps`."""
@@ -61,15 +62,18 @@ class AdaptiveGrid(Policy):
     exp(-fall (p - l)) below, with rise and fall by what the network puts out (eps, v, x0 or flow). Where little noise
     is left and the clean estimate has moved r > 1 times as far as usual between the last calls, steps are r^adapt
     times shorter. A step of h radians errs by about b h^3, with b measured as in `stride`; it is shortened until that
-    is at most 40 exp(0.7 u) / calls^3, with u = atan(sigma / alpha). Lands on times of the grid and on `places` - 1
+    is at most bend exp(0.7 u) / calls^3, with u = atan(sigma / alpha). Lands on times of the grid and on `places` - 1
     even places between two of them; never makes more calls than the grid has steps. Made for `kriging`, and for other
     solvers of one call a step; in a chain it comes first.
 
     Args:
         calls: Calls of a sample that moves as usual, in 1..10,000. Independent of the number of steps asked for,
             unless that is smaller.
-        adapt: Exponent of r, in [0, 2]. 0 gives all samples the same times: then the bend b does not count either.
+        adapt: Exponent of r, in [0, 2]. 0 does not count how far a sample moves.
+        bend: Error of a step that is allowed, times calls^3, in [0, 1e9]. 0 allows any.
         places: Places to land on for each step of the grid, in 1..100. 1 keeps to the grid.
+        rise: Fall of the density per unit of l above p, in [-0.5, 2]; None goes by what the network puts out.
+        fall: The same below p.
 
     Raises:
         SpecError: a setting out of range.
@@ -79,11 +83,21 @@ class AdaptiveGrid(Policy):
 
     calls: int = 15
     adapt: float = 0.4
+    bend: float = 40.0
     places: int = 10
+    rise: float | None = None
+    fall: float | None = None
     name: ClassVar[str] = "adaptive_grid"
     neutral: ClassVar[Mapping[str, Any]] = {"calls": MAX_STEPS}
     solver: ClassVar[str] = "kriging"
-    ranges: ClassVar[Ranges] = {"calls": (1, MAX_STEPS), "adapt": (0, 2), "places": (1, 100)}
+    ranges: ClassVar[Ranges] = {
+        "calls": (1, MAX_STEPS),
+        "adapt": (0, 2),
+        "bend": (0, 1e9),
+        "places": (1, 100),
+        "rise": SLOPES,
+        "fall": SLOPES,
+    }
     calibration_settings: ClassVar[Sequence[Mapping[str, Any]]] = tuple(
         {"calls": calls} for calls in (30, 27, 24, 22, 20, 18, 16, 15, 13, 12, 11, 10, 9, 8)
     )
@@ -111,11 +125,11 @@ class AdaptiveGrid(Policy):
     def _longest(self, run: Run, last: Attempt) -> float:
         """Longest step from the pending call that its bend allows, in radians; infinity where it says nothing."""
         here = run.angle(last.t)
-        noisy = self._density(run) is DENSITIES["eps"] and _level(run, last.t) > BENDING
-        if self.adapt == 0.0 or noisy:
+        noisy = _output(run) == "eps" and _level(run, last.t) > BENDING
+        if self.bend == 0.0 or noisy:
             return math.inf
         bend, _ = measure_bend(run, last, here)
-        allowed = BEND_ERROR / self.calls**3 * math.exp(FADE * here)
+        allowed = self.bend / self.calls**3 * math.exp(FADE * here)
         return math.inf if bend is None else float((allowed / bend) ** (1 / 3))
 
     def _landing(self, run: Run, start: float, longest: float = math.inf) -> float:
@@ -137,9 +151,10 @@ class AdaptiveGrid(Policy):
         return len(run.grid) - 1 - sum(not a.is_forecast and a.t > start for a in run.accepted_attempts)
 
     def _density(self, run: Run) -> Density:
-        """The density for what the network puts out; that for v before it is known."""
-        known = next((a.signals["network_output"] for a in run.attempts if "network_output" in a.signals), None)
-        return DENSITIES["v" if known is None else PREDICTION_TYPES[round(known)]]
+        """The density for what the network puts out, that for v before it is known, with the slopes that were set."""
+        usual = DENSITIES[_output(run)]
+        rise, fall = usual.rise if self.rise is None else self.rise, usual.fall if self.fall is None else self.fall
+        return Density(rise or FLAT, fall or FLAT)
 
     def _pace(self, run: Run, level: float) -> float:
         """Factor by which steps are shorter than usual, from the last two changes of the clean estimate."""
@@ -150,6 +165,12 @@ class AdaptiveGrid(Policy):
         usable = [min(max(r, 1e-3), MAX_CHANGE) for r in ratios if r is not None]
         mean = math.exp(sum(map(math.log, usable)) / len(usable)) if usable else 1.0
         return float(max(1.0, mean) ** self.adapt)
+
+
+def _output(run: Run) -> str:
+    """What the network puts out; "v" before it is known."""
+    known = next((a.signals["network_output"] for a in run.attempts if "network_output" in a.signals), None)
+    return "v" if known is None else PREDICTION_TYPES[round(known)]
 
 
 def _calls(run: Run) -> list[Attempt]:
