@@ -97,7 +97,8 @@ It is refused, with the reason, where it cannot be exact:
 The [table](../benchmarks/takeover.md) has every family and many options. A preset (`balanced`, `fast`, `safe`) falls
 back where it is refused: `error_control` decides in the pipeline's own steps, a warning says why, once, and
 `adapted.last.refusal` and `adapted.last.summary()` do so every time. Whoever names the policy or the solver itself gets
-an error.
+an error. On the command line `generate`, `compare`, `bench` and `calibrate` do the same: tables name both
+(`balanced (error_control)`), and `--json`, `samples.jsonl` and traces have the reason as `refusal`.
 
 **Callbacks** are called while the pipeline walks to the result. They see the samples where they were on their way, at
 the pipeline's own times (for schedulers of two calls a step: on a straight line to the result), and may end the run by
