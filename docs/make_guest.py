@@ -99,7 +99,8 @@ The [table](../benchmarks/takeover.md) has every family and many options. A pres
 back where it is refused: `error_control` decides in the pipeline's own steps, a warning says why, once, and
 `adapted.last.refusal` and `adapted.last.summary()` do so every time. Whoever names the policy or the solver itself gets
 an error. On the command line `generate`, `compare`, `bench` and `calibrate` do the same: tables name both
-(`balanced (error_control)`), and `--json`, `samples.jsonl` and traces have the reason as `refusal`. What the fallbacks cost and keep: [table](../research/zoo/fallbacks.md).
+(`balanced (error_control)`), and `--json`, `samples.jsonl` and traces have the reason as `refusal`. What the fallbacks
+cost, and how close they come: [table](../research/zoo/fallbacks.md).
 
 **Callbacks** are called while the pipeline walks to the result. They see the samples where they were on their way, at
 the pipeline's own times (for schedulers of two calls a step: on a straight line to the result), and may end the run by
