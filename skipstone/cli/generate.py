@@ -14,7 +14,7 @@ from ..errors import OutputError
 from . import options
 from .files import check_targets, encode_picture, slug, write_atomically
 from .grouping import grouped
-from .progress import print_warnings
+from .progress import print_warnings, show_status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,7 +96,7 @@ def generate(
     from rich.console import Console
 
     console = Console(stderr=True)
-    with console.status("Looking the model up ..."):
+    with show_status(console, "Looking the model up ..."):
         subject = model.subject(sampler.guidance)
     with print_warnings(console):
         column = _column(subject, subject.policy if policy is None else policy, sampler)
@@ -179,7 +179,7 @@ def _draw(
     from ..evaluation.subject import draw_or_fall_back
     from .progress import sample_progress_bars
 
-    with console.status("Loading the model ..."):
+    with show_status(console, "Loading the model ..."):
         subject.load([column])
     with sample_progress_bars(console, [("Denoising", len(items))]) as watch:
         return draw_or_fall_back(subject, items, column, lambda sample, share: watch(0, 0, sample, share))

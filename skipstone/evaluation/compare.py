@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .. import registry
@@ -13,7 +13,7 @@ from ..metrics import AvailableMetrics, Metric, Sample, SetMetric, metrics_avail
 from ..metrics.base import worst
 from .columns import Column, find_partner
 from .converged import ConvergedCloseness, measure_converged
-from .pixels import flatten_frames
+from .pixels import as_read_by
 from .subject import GeneratedSample, SampleRequest, Subject, draw_or_fall_back
 
 ComparisonProgressCallback: TypeAlias = Callable[[int, int, int, float], None]  # column, repeat, sample, share done
@@ -204,13 +204,12 @@ def _measure_cells(
 
 
 def _measure(metrics: Sequence[Metric], sample: Sample, absent: dict[str, str]) -> dict[str, float]:
-    """Metric name -> value. The frames of a video are one tall picture, but for metrics that are for videos only."""
-    flat = replace(sample, pixels=flatten_frames(sample.pixels), reference=flatten_frames(sample.reference))
+    """Metric name -> value."""
     values = {}
     for metric in metrics:
         # The judge reads sentences of Pebble's grammar only, and SSIM needs 11 pixels: left out where they cannot be.
         try:
-            values[metric.name] = metric.measure(sample if metric.of == "video" else flat)
+            values[metric.name] = metric.measure(as_read_by(metric, sample))
         except (PromptError, MetricError) as e:
             absent.setdefault(metric.name, str(e))
     return values

@@ -12,7 +12,7 @@ from skipstone.errors import SkipstoneError
 from skipstone.evaluation.columns import Column
 from skipstone.evaluation.cost import PeakMemory, count_macs, measure_row_macs, split_branch_rows
 from skipstone.evaluation.files import IDENTICAL_PSNR, safe_file_name
-from skipstone.evaluation.pixels import encode_image, flatten_frames
+from skipstone.evaluation.pixels import as_read_by, encode_image
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import MAX_AGREEMENT_SAMPLES, EvaluationSample, References, RunOutput
 from skipstone.evaluation.subject import GeneratedSample, Subject, draw_or_fall_back
@@ -142,12 +142,10 @@ class BenchRunner:
     ) -> dict[str, float]:
         """Every metric that can be measured of a picture."""
         judge = self.subject.judge
-        sample = Sample(
-            flatten_frames(mine.pixels), eval_sample.prompt.text, generated.calls, judge=judge, latent=mine.latent
-        )
+        sample = Sample(mine.pixels, eval_sample.prompt.text, generated.calls, judge=judge, latent=mine.latent)
         found = {name: _measure_metric(metric, sample) for name, metric in self.picture_metrics.items()}
         for whose, reference in theirs.items():
-            pair = replace(sample, reference=flatten_frames(reference.pixels), reference_latent=reference.latent)
+            pair = replace(sample, reference=reference.pixels, reference_latent=reference.latent)
             found |= {
                 f"{name}_{whose}": _measure_metric(metric, pair) for name, metric in self.reference_metrics.items()
             }
@@ -195,7 +193,7 @@ def _not_applicable(row: BenchRow, why: SkipstoneError) -> RowInfo:
 def _measure_metric(metric: Metric, sample: Sample) -> float | None:
     """A metric's value, at most IDENTICAL; None where it cannot be measured of this sample."""
     try:
-        value = metric.measure(sample)
+        value = metric.measure(as_read_by(metric, sample))
     except SkipstoneError:
         return None
     return None if math.isnan(value) else max(-IDENTICAL_PSNR, value) if math.isfinite(value) else IDENTICAL_PSNR
