@@ -15,7 +15,7 @@ from .base import Metric, Sample
 class JudgeScore(Metric):
     """Share of what the prompt asks for that the model's own judge sees in the picture, in [0, 1].
 
-    Pebble's judge is a small classifier of Pebble's own scenes: it cannot judge other models. A judge of videos is given
+    Pebble's judge is a small classifier of Pebble's own scenes: it cannot judge other models. A judge of videos gets
     (frames, height, width, 3).
     """
 
