@@ -52,7 +52,10 @@ _STEP_SIGNATURE = inspect.signature(lambda model_output, timestep, sample, *args
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """The arguments that a pipeline was adapted with; `fallback` is the policy where `solver` cannot take over."""
+    """The arguments that a pipeline was adapted with.
+
+    `preset` is the name that the policy was written as, and `fallback` the policy where `solver` cannot take over.
+    """
 
     policy: Policy
     solver: Solver | None = None
@@ -60,6 +63,7 @@ class AdaptSettings:
     per_sample: bool = True
     verify_rows: bool = False
     uncovered: Uncovered = "warn"
+    preset: str = ""
 
 
 @dataclass(frozen=True)
