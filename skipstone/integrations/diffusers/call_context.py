@@ -54,7 +54,7 @@ _STEP_SIGNATURE = inspect.signature(lambda model_output, timestep, sample, *args
 class AdaptSettings:
     """The arguments that a pipeline was adapted with.
 
-    `preset` is the name that the policy was written as, and `fallback` the policy where `solver` cannot take over.
+    `fallback` is the policy where `solver` cannot take over, and `written` what was written for `policy`.
     """
 
     policy: Policy
@@ -63,7 +63,7 @@ class AdaptSettings:
     per_sample: bool = True
     verify_rows: bool = False
     uncovered: Uncovered = "warn"
-    preset: str = ""
+    written: str = ""
 
 
 @dataclass(frozen=True)

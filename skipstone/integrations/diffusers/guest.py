@@ -81,8 +81,7 @@ def adapt(
     if chosen is None:
         _check_hosted(decides)
     fallback = _fallback(policy, decides) if solver is None else None
-    preset = str(policy).strip() if fallback else ""
-    return Adapted(pipe, AdaptSettings(decides, chosen, fallback, per_sample, verify_rows, uncovered, preset))
+    return Adapted(pipe, AdaptSettings(decides, chosen, fallback, per_sample, verify_rows, uncovered, str(policy)))
 
 
 def _solver(solver: Solver | str | None) -> Solver | None:
@@ -261,7 +260,7 @@ class Adapted:
     def _describe_refusal(self, reason: str) -> str:
         assert self.settings.fallback is not None
         return (
-            f"{self.settings.preset} would take the pipeline's loop over, and cannot here: {reason}. "
+            f"{self.settings.written.strip()} would take the pipeline's loop over, and cannot here: {reason}. "
             f"{registry.spell(self.settings.fallback)} decides in the pipeline's own steps instead."
         )
 
