@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import cache
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from .errors import SpecError
@@ -95,6 +96,8 @@ def _fits(kind: Any, low_high: tuple[float, float], value: Any) -> bool:
     if get_origin(kind) is tuple:
         some = isinstance(value, tuple) and len(value) <= MAX_TEXT
         return some and all(_fits(get_args(kind)[0], low_high, element) for element in value)
+    if get_origin(kind) is UnionType:
+        return any(_fits(one, low_high, value) for one in get_args(kind))
     return isinstance(value, kind)
 
 
@@ -110,4 +113,6 @@ def _describe(kind: Any, low_high: tuple[float, float]) -> str:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
     if get_origin(kind) is tuple:
         return f"a tuple, each element {_describe(get_args(kind)[0], low_high)}"
-    return f"a {kind.__name__}"
+    if get_origin(kind) is UnionType:
+        return " or ".join(_describe(one, low_high) for one in get_args(kind))
+    return "None" if kind is NoneType else f"a {kind.__name__}"

@@ -154,7 +154,7 @@ class AdaptiveGrid(Policy):
         """The density for what the network puts out, that for v before it is known, with the slopes that were set."""
         usual = DENSITIES[_output(run)]
         rise, fall = usual.rise if self.rise is None else self.rise, usual.fall if self.fall is None else self.fall
-        return Density(rise or FLAT, fall or FLAT)
+        return Density(*(slope if abs(slope) > FLAT else FLAT for slope in (rise, fall)))
 
     def _pace(self, run: Run, level: float) -> float:
         """Factor by which steps are shorter than usual, from the last two changes of the clean estimate."""

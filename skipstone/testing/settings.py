@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import SpecError
@@ -45,7 +46,10 @@ def _is_accepted(obj: Any, name: str, value: Any) -> bool:
 
 def _refused(kind: Any, low_high: tuple[float, float] | None) -> Iterator[Any]:
     """Values that a setting of this type must refuse."""
-    if get_origin(kind) is tuple:
+    if get_origin(kind) is UnionType:  # a number or None
+        (number,) = (one for one in get_args(kind) if one is not NoneType)
+        yield from (value for value in _refused(number, low_high) if value is not None)
+    elif get_origin(kind) is tuple:
         yield from (0, None, "text", (None,), ((0,),), [0])
         yield from ((value,) for value in _refused(get_args(kind)[0], low_high))
     elif kind is float or kind is int:

@@ -11,7 +11,7 @@ from skipstone import denoise, denoise_many, policy, solver
 from skipstone.engine.requests import Problem
 from skipstone.numerics.array import rms
 from skipstone.numerics.noise import standard_normal
-from skipstone.policies.adaptive_grid import DENSITIES, LOUDEST, QUIETEST
+from skipstone.policies.adaptive_grid import DENSITIES, FLAT, LOUDEST, QUIETEST, Density
 from skipstone.testing.backbones.gaussian import Gaussian
 from skipstone.testing.backbones.mixture import Mixture
 
@@ -57,7 +57,7 @@ def test_more_calls_are_closer_to_the_solution():
 def test_without_adaptation_all_samples_share_their_times():
     backbone = Mixture()
     problems = [problem(backbone, seed=seed) for seed in range(4)]
-    results = denoise_many(backbone, problems, solver("kriging"), policy("adaptive_grid(adapt=0.0)"))
+    results = denoise_many(backbone, problems, solver("kriging"), policy("adaptive_grid(adapt=0.0, bend=0.0)"))
     assert len({tuple(a.t_next for a in r.run.accepted_attempts) for r in results}) == 1
 
 
@@ -83,3 +83,18 @@ def test_a_sample_that_bends_more_gets_more_calls():
     rule = policy("adaptive_grid(calls=10)")
     costs = [denoise(b, problem(b), solver("kriging"), rule).run.cost for b in (calm, wild)]
     assert costs[1] > costs[0]
+
+
+@given(level=st.floats(QUIETEST, LOUDEST), rise=st.floats(-0.5, 2.0), fall=st.floats(-0.5, 2.0))
+def test_any_slopes_have_a_level_for_so_many_steps(level, rise, fall):
+    density = Density(*(slope if abs(slope) > FLAT else FLAT for slope in (rise, fall)))
+    assert density.level(density.steps(level)) == pytest.approx(level, abs=1e-3)
+
+
+def test_a_larger_rise_takes_its_calls_later():
+    backbone = Gaussian()
+    early, late = (
+        denoise(backbone, problem(backbone), solver("kriging"), policy(f"adaptive_grid(calls=10, rise={rise})")).run
+        for rise in (0, 1)
+    )
+    assert early.accepted_attempts[5].t > late.accepted_attempts[5].t
