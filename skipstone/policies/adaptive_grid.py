@@ -50,7 +50,7 @@ class Density(NamedTuple):
 
 # By what the network puts out. An error of eps grows with sigma / alpha in the clean estimate, so that such a network
 # moves at much noise too; one that puts out the clean sample moves until the end.
-DENSITIES = {"eps": Density(0.1, 0.35), "v": Density(0.2, 0.35), "x0": Density(0.5, 0.15), "flow": Density(0.5, 0.35)}
+DENSITIES = {"eps": Density(0.1, 0.3), "v": Density(0.25, 0.3), "x0": Density(0.5, 0.1), "flow": Density(0.5, 0.3)}
 
 
 @register("policy")
@@ -82,7 +82,7 @@ class AdaptiveGrid(Policy):
     """
 
     calls: int = 15
-    adapt: float = 0.4
+    adapt: float = 0.2
     bend: float = 40.0
     places: int = 10
     rise: float | None = None
