@@ -15,6 +15,8 @@ import math
 from functools import lru_cache
 from typing import Any
 
+from .extrapolate import lagrange_weights
+
 PEAK = 1.6 + math.log(0.5)  # level of the fastest change, for data of standard deviation 0.5
 RATE = 0.9  # at which the amplitude falls to both sides, per unit of the level
 LENGTH = 2.0  # of the correlation, in units of the level
@@ -22,6 +24,7 @@ SCALE = 0.42  # standard deviation of dD / dl at the peak, over that of the data
 LOUDEST, QUIETEST, SPACING = 8.0, -9.0, 0.05  # levels of the table; beyond them nothing changes
 JITTER = 1e-9  # variance of rounding, over that of the data
 MAX_NODES = 4  # calls that weights are spread over
+SHORT = 0.1  # mean distance of calls at which a parabola has half of the weight: the table is too coarse below
 
 
 def amplitude(level: float) -> float:
@@ -71,20 +74,29 @@ def _quadrature() -> tuple[Any, Any]:
 
 def _mean_covariance(nodes: tuple[float, ...], start: float, end: float) -> Any:
     """Covariance of D at the nodes with its mean over a step, of weight s_end / s^2 ds (s = exp(l)) on [end, start]."""
-    import numpy as np
-
     if end <= QUIETEST:  # at the data the weight is all at the end
         return _covariance(nodes, [QUIETEST])[:, 0]
+    levels, shares = _step_quadrature(start, end)
+    return _covariance(nodes, levels) @ shares
+
+
+def _step_quadrature(start: float, end: float) -> tuple[Any, Any]:
+    """Levels of a step and their shares of its mean, which sum to 1."""
+    import numpy as np
+
     points, weights = _quadrature()
     span = min(start - end, 30.0)  # beyond it the weight is below 1e-13
     levels = end + 0.5 * span * (1.0 - points)
     weights = weights * np.exp(end - levels)
-    return _covariance(nodes, levels) @ (weights / weights.sum())
+    return levels, weights / weights.sum()
 
 
 @lru_cache(maxsize=65536)
 def kriging_weights(nodes: tuple[float, ...], start: float, end: float) -> tuple[float, ...]:
     """Weights of the clean estimates at `nodes` in the mean clean estimate of a step; they sum to 1.
+
+    Where calls are close they go over into those of the parabola through the last three calls, so that steps are of
+    third order.
 
     Args:
         nodes: Levels log(sigma / alpha) of the calls, falling, at most `MAX_NODES`.
@@ -102,4 +114,18 @@ def kriging_weights(nodes: tuple[float, ...], start: float, end: float) -> tuple
     system[:count, :count] = _covariance(nodes, nodes) + JITTER * np.eye(count)
     system[count, :count] = system[:count, count] = 1.0  # the mean is unknown: weights sum to 1
     right = np.append(_mean_covariance(nodes, start, end), 1.0)
-    return tuple(np.linalg.solve(system, right)[:count].tolist())
+    kriged = np.linalg.solve(system, right)[:count]
+    if count == 1 or end <= QUIETEST:  # a parabola in log(sigma / alpha) does not end
+        return tuple(kriged.tolist())
+    close = 1.0 / (1.0 + ((nodes[0] - nodes[-1]) / (count - 1) / SHORT) ** 4)
+    return tuple((kriged + (_parabola_weights(nodes, start, end) - kriged) * close).tolist())
+
+
+def _parabola_weights(nodes: tuple[float, ...], start: float, end: float) -> Any:
+    """The same by the parabola through the last three calls, or the line through two."""
+    import numpy as np
+
+    last = nodes[-3:]
+    levels, shares = _step_quadrature(start, end)
+    weights = shares @ np.array([lagrange_weights(last, level) for level in levels.tolist()])
+    return np.append(np.zeros(len(nodes) - len(last)), weights)
