@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +51,11 @@ def test_the_amplitude_is_largest_at_its_peak_and_even_around_it():
 def test_no_nodes_are_refused():
     with pytest.raises(ValueError, match="at least one node"):
         kriging.kriging_weights((), 0.0, -1.0)
+
+
+def test_close_calls_are_weighted_by_a_parabola():
+    levels, start, end = (0.02, 0.01, 0.0), 0.0, -0.01
+    values = [(level - 0.3) ** 2 for level in levels]
+    points, shares = kriging._step_quadrature(start, end)
+    found = np.dot(kriging.kriging_weights(levels, start, end), values)
+    assert found == pytest.approx(float(shares @ (points - 0.3) ** 2), rel=1e-6)
