@@ -2,7 +2,7 @@
 
 Closeness (PSNR in dB of clipped pictures) to a converged run, median / p10 / worst. `default` has the constants that
 `choose.py` found with the network's family left out; `tuned` has the slopes that were best on other samples of the
-same network. The rival is the best fixed sampler of `rivals.SAMPLERS` on the same samples with the policy's mean
+same network (its rivals are not run). The rival is the best fixed sampler of `rivals.SAMPLERS` on the same samples with the policy's mean
 number of calls, rounded up: the best at the median and the best in p10. The interval of a lead in p10 is a
 paired bootstrap's, 90 %. Calls are counted by a hook on the network. Finished columns are kept in `--runs`.
 """
@@ -65,6 +65,16 @@ def interval(own: Sequence[float], rival: Sequence[float]) -> tuple[float, float
     return float(np.quantile(leads, 0.05)), float(np.quantile(leads, 0.95))
 
 
+def own_row(measured: Measured, label: str, policy: str) -> str:
+    """A policy's line of the table, without rivals."""
+    column = measured.column(policy)
+    own = column["psnr"]
+    return (
+        f"| {measured.network.name} | {label} | {column['calls']:.1f} | {statistics.median(own):.1f} / {low(own):.1f} "
+        f"/ {min(own):.1f} | | | | |"
+    )
+
+
 def row(measured: Measured, label: str, policy: str) -> tuple[str, Lead]:
     """A policy's line of the table, and its lead at the median and in p10."""
     column = measured.column(policy)
@@ -113,10 +123,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for label, policy in policies(constants, network.name).items():
             if not label.startswith(tuple(given.rows)):
                 continue
-            line, lead = row(measured, label, policy)
-            lines.append(line)
-            leads += [lead] if label.startswith("default") else []
-            console.print(line)
+            if label.startswith("tuned"):
+                lines.append(own_row(measured, label, policy))
+            else:
+                line, lead = row(measured, label, policy)
+                lines.append(line)
+                leads += [lead] if label.startswith("default") else []
+            console.print(lines[-1])
     lines += ["", verdict(leads)]
     console.print(lines[-1])
     if given.out is not None:
