@@ -11,11 +11,14 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import MissingPackage, SkipstoneError, TargetMissedError
 from ..satellites import install_hint, list_entry_points
-from . import calibrate, check, compare, explain, generate, listing, tune
+from . import calibrate, check, compare, doctor, explain, generate, listing, tune
 
 
 class Commands(TyperGroup):
     """The commands in this order, those of packages last; of one whose package is missing, what to install."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        return super().parse_args(ctx, [_today(word) for word in args])
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)
@@ -24,11 +27,23 @@ class Commands(TyperGroup):
         return found
 
 
+RENAMED = {"--policies": "--policy", "--setting": "--policy"}  # options of 0.1.0, which work for one more release
+
+
+def _today(word: str) -> str:
+    """An option as it is called today; of an old name, a notice on stderr."""
+    name, equals, value = word.partition("=")
+    if name not in RENAMED:
+        return word
+    print(f"skipstone: {name} is now {RENAMED[name]}; the old form works for one more release.", file=sys.stderr)
+    return f"{RENAMED[name]}{equals}{value}"
+
+
 app = typer.Typer(
     cls=Commands,
     name="skipstone",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -49,13 +64,16 @@ def skipstone(
     [bold]Start here[/bold]
 
       skipstone demo
+      skipstone doctor
       skipstone generate "a red apple on a blue background"
-      skipstone compare "a cat" "a cat above a bus" -p third_order -p fewer
-      skipstone calibrate --prompts pebble-tuning --target "psnr >= 30 @ 90%" --out mine
-      skipstone train agent --config examples/configs/agent_pebble.yaml --minutes 10
+      skipstone compare "a cat" "a cat above a bus" -p balanced -p fewer
+      skipstone calibrate --prompts pebble-tuning \\
+        --target "psnr >= 30 @ 90%" --out mine
+      skipstone train agent --minutes 10 \\
+        --config examples/configs/agent_pebble.yaml
       skipstone list policies
 
-    Every command tells more with --help.
+    Every command tells more with -h.
     """
 
 
@@ -67,6 +85,7 @@ for command in (
     tune.tune,
     explain.explain,
     check.check,
+    doctor.doctor,
 ):
     app.command()(command)
 app.command("list")(listing.listing)
@@ -84,7 +103,7 @@ def main() -> None:
     A target that no setting meets is 3, and the alarm of an audit 4.
     """
     try:
-        app()
+        app(prog_name="skipstone")
     except TargetMissedError as e:
         print(f"skipstone: {e}", file=sys.stderr)
         sys.exit(3)

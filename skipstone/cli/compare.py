@@ -42,9 +42,7 @@ class ComparisonOptions:
 
 @grouped
 def compare(
-    policies: Annotated[
-        list[str], typer.Option("--policies", "-p", help="A column: 'policy @ solver / grid / steps'. Repeat it.")
-    ],
+    policies: Annotated[list[str], options.policies("A column: 'policy @ solver / grid / steps'. Repeat it.")],
     prompts: Annotated[
         list[str] | None, typer.Argument(help="What to draw.", metavar="PROMPTS", show_default=False)
     ] = None,

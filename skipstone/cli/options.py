@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,27 @@ def refuse_empty(value: Any) -> Any:
     if value == "":
         raise typer.BadParameter("expected a text, got an empty one. Leave the option out for its default.")
     return value
+
+
+def _check_device(value: str | None) -> str | None:
+    """The value; what torch would not know as a device is a usage error."""
+    if value is not None and not re.fullmatch(r"(cuda|mps|cpu|xpu)(:[0-9]{1,4})?", value):
+        raise typer.BadParameter(f"expected cuda, mps or cpu, or one of several, such as cuda:1, got {value!r}.")
+    return value
+
+
+def complete_policies(incomplete: str) -> list[str]:
+    """The policies and presets whose names begin so, for the shell."""
+    from .. import registry
+
+    return [
+        name for name in (*registry.list_presets("policy"), *registry.names("policy")) if name.startswith(incomplete)
+    ]
+
+
+def policies(help: str, show_default: bool = True) -> Any:
+    """The option of several policies or columns; that of one is `PolicyOption`."""
+    return typer.Option("--policy", "-p", autocompletion=complete_policies, help=help, show_default=show_default)
 
 
 def _refuse_file_name(value: Any) -> Any:
@@ -175,7 +197,22 @@ FormatOption: TypeAlias = Annotated[
 DeviceOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        callback=refuse_empty, help="Where a pipeline runs. cuda where there is one, else cpu.", show_default=False
+        callback=_check_device,
+        help="Where a pipeline runs. cuda where there is one, else cpu.",
+        metavar="cuda|mps|cpu",
+        show_default=False,
+    ),
+]
+PolicyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        "-p",
+        callback=refuse_empty,
+        autocompletion=complete_policies,
+        help="A policy (skipstone list policies), or the folder of one. balanced by default, error_control in "
+        "diffusers pipelines.",
+        show_default=False,
     ),
 ]
 DtypeOption: TypeAlias = Annotated[

@@ -89,6 +89,7 @@ class Column:
         grid: Where they go; None is the model's own.
         steps: How many; of a `fewer` column, 0 until its partner's calls are known.
         explicit_parts: The parts that were written after the @, for the label.
+        typed: The policy as it was typed where that has the name of a preset, for the label; else "".
     """
 
     policy: Policy | Peer | None
@@ -96,6 +97,7 @@ class Column:
     grid: Grid | None
     steps: int
     explicit_parts: tuple[str, ...] = field(default=(), compare=False)
+    typed: str = field(default="", compare=False)
 
     @property
     def is_adaptive(self) -> bool:
@@ -129,7 +131,13 @@ class Column:
     @property
     def label(self) -> str:
         """The column as it was written: without the parts that it left to the command."""
-        return f"{self._policy_spec} @ {' / '.join(self.explicit_parts)}" if self.explicit_parts else self._policy_spec
+        name = self.typed or self._policy_spec
+        return f"{name} @ {' / '.join(self.explicit_parts)}" if self.explicit_parts else name
+
+    @property
+    def title(self) -> str:
+        """The label; behind that of a preset, what it stands for: "balanced (adaptive_grid)"."""
+        return f"{self.label} ({self._policy_spec})" if self.typed else self.label
 
     @property
     def _policy_spec(self) -> str:
@@ -178,20 +186,21 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
         if parts and parts != [OWN, OWN]:
             raise SpecError(f"{policy.name} brings its own scheduler: write '{policy.name} @ {steps}', got {spec!r}.")
         return Column(policy, None, None, steps, explicit)
+    typed = head.strip() if _mentions_preset(head.strip()) else ""
     if len(parts) == 2 or (parts and _component_kind(parts[0]) == "solver"):
         solver = Sampler.parse_component("solver", parts.pop(0))
     elif isinstance(policy, Policy) and policy.solver:
         solver = registry.parse("solver", policy.solver)
     if parts:
         grid = Sampler.parse_component("grid", parts[0])
-    return Column(policy, solver, grid, 0 if policy is None else steps, explicit)
+    return Column(policy, solver, grid, 0 if policy is None else steps, explicit, typed)
 
 
 def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
     """A policy, or the folder of one, or one of a Python file, or a peer."""
     if is_file_spec(spec):
         if not run_files:
-            raise SpecError(f"A policy of a Python file is taken with --policies (-p) or --policy only, got {spec!r}.")
+            raise SpecError(f"A policy of a Python file is taken with --policy (-p) only, got {spec!r}.")
         return load_policy_from_file(spec)
     if is_policy_folder(spec):
         return read_policy(spec)
@@ -205,6 +214,11 @@ def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
         guess = registry.suggest_spelling(spec.partition("(")[0].strip(), (*peers, *SPEC_SETS))
         raise UnknownNameError(f"{e} Peers: {', '.join(peers)}. Sets of rows: {', '.join(SPEC_SETS)}.{guess}") from None
     return policy
+
+
+def _mentions_preset(spec: str) -> bool:
+    """Whether the policy of a column is a preset; a folder and a Python file are none, whatever they are called."""
+    return not (is_file_spec(spec) or is_policy_folder(spec)) and registry.mentions_preset("policy", spec)
 
 
 def _component_kind(spec: str) -> str:

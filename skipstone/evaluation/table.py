@@ -86,7 +86,7 @@ def format_markdown(result: Comparison) -> str:
 
 def _format_label(result: Comparison, c: int) -> str:
     column = result.columns[c]
-    return f"{column.label} ({column.steps} steps)" if column.policy is None else column.label
+    return f"{column.label} ({column.steps} steps)" if column.policy is None else column.title
 
 
 def _preamble(result: Comparison) -> list[str]:

@@ -15,7 +15,7 @@ from ..summary import Summary, TableRow
 from . import plots
 from . import timelines as strips
 from .gallery import Album, GallerySample, build_galleries, describe_figures
-from .table_cells import table_columns
+from .table_cells import row_title, table_columns
 from .verdicts import ALPHA, UNITS, agreement_verdict, gap_tone, make_verdicts, orient_gap, ratio_tone
 
 TEMPLATE = "page.html.j2"
@@ -49,6 +49,7 @@ def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
         timeline=None if decided is None else figure_to_svg(decided, "timeline"),
         galleries=_ordered(summary, shown),
         row=summary.row,
+        row_title=row_title,
         figures=describe_figures,
         lead=ratio_tone,
         most=max(row.n for row in summary.rows),
@@ -144,7 +145,7 @@ def _point(summary: Summary, row: TableRow) -> dict[str, Any]:
     calls = f"{row.calls.value:.1f} calls" if row.calls else ""
     macs = f"{row.macs_calls:.1f} in multiply-accumulates" if row.macs_calls is not None else ""
     close = f"{row.median(metric):.1f} dB, unlucky tenth {row.tail(metric):.1f} dB" if metric in row.figures else ""
-    return {"spec": row.info.spec, "label": row.info.label, "lines": [t for t in (calls, macs, close) if t]}
+    return {"spec": row.info.spec, "label": row_title(row), "lines": [t for t in (calls, macs, close) if t]}
 
 
 def _json(value: Any) -> str:
