@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import MissingPackage, SkipstoneError, TargetMissedError
 from ..satellites import install_hint, list_entry_points
-from . import calibrate, check, compare, doctor, explain, generate, listing, tune
+from . import calibrate, check, compare, doctor, estimate, explain, generate, listing, tune
 
 
 class Commands(TyperGroup):
@@ -80,6 +80,7 @@ def skipstone(
 for command in (
     generate.generate,
     compare.compare,
+    estimate.estimate,
     calibrate.calibrate,
     calibrate.audit,
     tune.tune,
