@@ -89,14 +89,13 @@ def estimate(
 
 def _items(subject: Subject, prompts: str | None, asked: EstimateOptions) -> list[SampleRequest]:
     """The prompts under a seed each; seeds alone of a model that takes no prompts."""
-    from ..evaluation.prompts import load_prompts
     from ..evaluation.subject import SampleRequest
-    from .prompts import check_samples_option
+    from .prompts import check_samples_option, load_texts
 
     if check_samples_option(subject, prompts, None) or prompts is None:
         return [SampleRequest("", asked.seed + k) for k in range(asked.limit)]
-    found = load_prompts(prompts, limit=asked.limit, prompt_format=asked.prompt_format)
-    return [SampleRequest(prompt.text, asked.seed + k) for k, prompt in enumerate(found)]
+    found = load_texts(prompts, asked.limit, asked.prompt_format)
+    return [SampleRequest(text, asked.seed + k) for k, text in enumerate(found)]
 
 
 def _run(

@@ -116,6 +116,13 @@ def _refuse_file_name(value: Any) -> Any:
     return value
 
 
+def check_html(value: Path | None) -> Path | None:
+    """The value; a path that is no name of a page is a usage error."""
+    if value is not None and (value.suffix.lower() not in (".html", ".htm") or value.is_dir()):
+        raise typer.BadParameter(f"expected the name of a file .html, got {value}. Write {value.with_suffix('.html')}.")
+    return value
+
+
 def folder(help: str = "A folder.", show_default: bool = True) -> Any:
     """The option of a folder that results are written to, such as --out."""
     return typer.Option(callback=_refuse_file_name, help=help, show_default=show_default)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from skipstone.evaluation.figures import CSS_VARIABLES, figure_to_svg
+from skipstone.evaluation.pages import render_template, script_json
 from skipstone.evaluation.statistics import RESAMPLES
 
 from ..findings import JUDGE_MARGIN, SLACK, Answers, RivalComparison
@@ -24,16 +24,12 @@ LEADING = ("psnr_converged", "psnr_full")  # metrics whose plots are always show
 
 def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
     """The page's text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    there = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     album = Album(folder)
     shown = build_galleries(summary, album)
     decided = strips.plot_timeline(summary)
-    return there.get_template(TEMPLATE).render(
+    return render_template(
+        TEMPLATE,
+        Path(__file__).parent,
         header=summary.header,
         about=_about(summary),
         trust=agreement_verdict(summary),
@@ -53,8 +49,8 @@ def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
         figures=describe_figures,
         lead=ratio_tone,
         most=max(row.n for row in summary.rows),
-        points=_json([_point(summary, row) for row in summary.rows]),
-        pictures=_json(album.uris),
+        points=script_json([_point(summary, row) for row in summary.rows]),
+        pictures=script_json(album.uris),
         facts=_facts(summary),
         alpha=ALPHA, margin=JUDGE_MARGIN, slack=SLACK, resamples=RESAMPLES,
     )  # fmt: skip
@@ -146,8 +142,3 @@ def _point(summary: Summary, row: TableRow) -> dict[str, Any]:
     macs = f"{row.macs_calls:.1f} in multiply-accumulates" if row.macs_calls is not None else ""
     close = f"{row.median(metric):.1f} dB, unlucky tenth {row.tail(metric):.1f} dB" if metric in row.figures else ""
     return {"spec": row.info.spec, "label": row_title(row), "lines": [t for t in (calls, macs, close) if t]}
-
-
-def _json(value: Any) -> str:
-    """JSON that cannot end the script element that holds it."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
