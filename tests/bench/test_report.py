@@ -20,6 +20,7 @@ from skipstone.evaluation.files import REFERENCES, safe_file_name
 from skipstone_bench.findings import CostRatio, _cost_at, compare_at_equal_ssim, compute_answers
 from skipstone_bench.report import write_report
 from skipstone_bench.report.gallery import Album, build_galleries
+from skipstone_bench.report.plots import MAX_LINES, chief_families
 from skipstone_bench.report.verdicts import ratio_tone
 from skipstone_bench.store import Header, Record, RowInfo, Store, Timing
 from skipstone_bench.summary import pareto_front, summarise
@@ -301,6 +302,25 @@ class Table(HTMLParser):
             self.root = told
         if tag == "tr" and told.get("data-spec"):
             self.rows.append(told["data-spec"] or "")
+
+
+def test_the_first_plot_has_five_lines_at_most_and_the_strongest_of_each_side(store: Store, page: str) -> None:
+    summary = summarise(store)
+    names = chief_families(summary, "psnr_converged")
+    assert len(names) <= MAX_LINES
+    assert set(names) == {"error_control", "best fixed sampler", "blind mask", "full run"}
+    first = page.index('id="plot-chief-wide"')
+    assert first < page.index('id="all"') < page.index('class="cards"')  # others, and the cards, come below it
+    assert 'id="plot-chief-narrow"' in page  # whole on a phone
+    assert 'id="plot-psnr-converged-narrow"' in page[page.index('id="all"') :]
+    keys = re.findall(r'<span class="key[^>]*><i></i>([^<]*)</span>', page)
+    assert sorted(keys) == sorted(names)
+
+
+def test_three_answers_are_shown_and_the_others_are_behind_a_link(page: str) -> None:
+    shown, _, behind = page[page.index('id="answers"') :].partition("more answers")
+    assert shown.count('<li class="card') == 3
+    assert '<li class="card' in behind
 
 
 def test_a_browser_reads_it(store: Store, page: str, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
         header=summary.header,
         about=_about(summary),
         trust=agreement_verdict(summary),
-        verdicts=make_verdicts(summary, answers),
+        verdicts=[*make_verdicts(summary, answers), agreement_verdict(summary)],
         families=_families(summary),
         colours={name: CSS_VARIABLES.get(s.colour, s.colour) for name, s in plots.family_styles(summary).items()},
+        chief=_chief_plot(summary),
         plots=_plots(summary),
         duels=_duels(answers),
         peers=answers.peers,
@@ -101,23 +102,37 @@ def _format_value(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _families(summary: Summary) -> list[dict[str, Any]]:
-    """What the switches above the plots show and hide."""
+def _families(summary: Summary, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Families by name and number, as a reader wants them; those of `names` only where that is given."""
     numbers = {name: k for k, name in enumerate(summary.families)}
-    return [{"name": name, "number": numbers[name]} for name in plots.order_families(summary)]
+    ordered = [name for name in plots.order_families(summary) if names is None or name in names]
+    return [{"name": name, "number": numbers[name]} for name in ordered]
+
+
+def _chief_plot(summary: Summary) -> dict[str, Any] | None:
+    """The plot that is taken in at once; None where there is nothing to plot."""
+    metric = summary.closeness
+    names = plots.chief_families(summary, metric) if metric else []
+    found = _plot(summary, metric, "chief", names) if names else None
+    return None if found is None else {**found, "families": _families(summary, names)}
 
 
 def _plots(summary: Summary) -> list[dict[str, Any]]:
-    found = []
+    """A plot of every metric with all families."""
     wanted = [*(m for m in LEADING if m in summary.metrics), *(m for m in summary.metrics if m not in LEADING)]
-    for metric in wanted:
-        figure = plots.plot_pareto(summary, metric, legend=False)
-        if figure is not None:
-            element = figure_to_svg(figure, f"plot-{metric.replace('_', '-')}")
-            found.append(
-                {"metric": metric, "words": plots.metric_label(metric), "svg": element, "lead": metric in LEADING}
-            )
-    return found
+    found = (_plot(summary, metric, metric.replace("_", "-")) for metric in wanted)
+    return [plot for plot in found if plot is not None]
+
+
+def _plot(summary: Summary, metric: str, name: str, families: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """A metric against cost, once for a desk and once for a phone; None where there is too little to plot."""
+    wide = plots.plot_pareto(summary, metric, families, legend=False)
+    narrow = plots.plot_pareto(summary, metric, families, legend=False, narrow=True)
+    if wide is None or narrow is None:
+        return None
+    figures = {"wide": wide, "narrow": narrow}
+    elements = {form: figure_to_svg(figure, f"plot-{name}-{form}") for form, figure in figures.items()}
+    return {"metric": metric, "words": plots.metric_label(metric), "svg": elements}
 
 
 def _duels(answers: Answers) -> list[dict[str, Any]]:
