@@ -248,7 +248,7 @@ def _show(result: Comparison, comparison: ComparisonOptions) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..evaluation.table import format_notes, format_rows
+    from ..evaluation.table import format_notes, format_rows, preset_notes
 
     head, *body = format_rows(result)
     table = Table(box=None, pad_edge=False)
@@ -259,7 +259,7 @@ def _show(result: Comparison, comparison: ComparisonOptions) -> None:
     console = Console()
     console.print(table, highlight=False, markup=False)
     console.print()
-    for note in format_notes(result):
+    for note in [*preset_notes(result), *format_notes(result)]:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     console.print()
     words = ("the pictures", "the decisions", "the table", "every sample", "the page to hand on")

@@ -181,7 +181,7 @@ def _cells(one: SavingEstimate) -> list[str]:
     from ..metrics.closeness import format_decibels
 
     worst = format_decibels(min(one.psnr)) if one.psnr else ""
-    return [one.title, f"{one.calls:.1f}", f"{one.seconds:.2f}", f"{one.overhead:.2f}", f"{one.share:.0%}", worst]
+    return [one.label, f"{one.calls:.1f}", f"{one.seconds:.2f}", f"{one.overhead:.2f}", f"{one.share:.0%}", worst]
 
 
 def _sentences(found: Sequence[SavingEstimate], asked: EstimateOptions, pictures: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from ..metrics.closeness import format_decibels
 from .compare import Comparison, ComparisonCell
 from .pages import pixels_uri, render_template
 from .pixels import first_frame
-from .table import format_notes, format_rows
+from .table import format_notes, format_rows, preset_notes
 
 TEMPLATE = "comparison.html.j2"
 SMALL = 128  # pixels up to which pictures are shown with square pixels
@@ -28,7 +28,7 @@ def render_comparison(result: Comparison) -> str:
         samples=[_sample(result, p) for p in range(len(result.cells[0]))],
         head=head,
         rows=rows,
-        notes=[note.replace("`", "") for note in format_notes(result)],
+        notes=[note.replace("`", "") for note in [*preset_notes(result), *format_notes(result)]],
         full=result.columns[0].spec,
         repeats=result.repeats,
         size=(width, height),
@@ -64,6 +64,7 @@ def _column(result: Comparison, c: int) -> dict[str, Any]:
     return {
         "label": "full run" if c == 0 else _label(result, c),
         "spec": column.spec,
+        "stands_for": column.spec.partition(" @ ")[0] if column.typed else "",
         "calls": f"{result.mean_calls(c):.1f}".removesuffix(".0"),
         "seconds": f"{result.seconds[c]:.2f}",
         "saved": f"{1 - result.seconds[c] / result.seconds[0]:.0%}",

@@ -18,7 +18,7 @@ class SavingEstimate:
     """What one column costs a picture, beside the full run.
 
     Args:
-        title: Of the column.
+        label, title: Of the column.
         spec: The column in full.
         calls, full_calls: Mean network calls of a picture, and those of the full run.
         seconds, full_seconds: Mean seconds of a picture's denoising loop, and those of the full run.
@@ -26,6 +26,7 @@ class SavingEstimate:
         psnr: Closeness of each picture to the full run's of the same seed, in dB.
     """
 
+    label: str
     title: str
     spec: str
     calls: float
@@ -116,6 +117,7 @@ def _pool(found: Sequence[Comparison]) -> Iterator[SavingEstimate]:
     for c, column in enumerate(found[0].columns[1:], 1):
         saved = [result.seconds[0] - result.seconds[c] for result in found]
         yield SavingEstimate(
+            label=column.label,
             title=column.title,
             spec=column.spec,
             calls=mean(result.mean_calls(c) for result in found),

@@ -79,14 +79,15 @@ def format_markdown(result: Comparison) -> str:
     """The table of `format_rows`, with what one must know to read it."""
     head, *body = format_rows(result)
     rule = [":--", *["--:"] * (len(head) - 1)]
-    named = [[f"`{name}`", *rest] for name, *rest in body]
+    titles = [c.title if c.typed else row[0] for c, row in zip(result.columns, body, strict=True)]
+    named = [[f"`{title}`", *rest] for title, (_, *rest) in zip(titles, body, strict=True)]
     lines = format_table([head, *named], rule)
     return "\n".join([*_preamble(result), "", *lines, "", "\n\n".join(format_notes(result)), ""])
 
 
 def _format_label(result: Comparison, c: int) -> str:
     column = result.columns[c]
-    return f"{column.label} ({column.steps} steps)" if column.policy is None else column.title
+    return f"{column.label} ({column.steps} steps)" if column.policy is None else column.label
 
 
 def _preamble(result: Comparison) -> list[str]:
@@ -117,6 +118,14 @@ def format_notes(result: Comparison) -> list[str]:
         if c and column.is_adaptive and result.saving(c) <= 0
     ]
     return [*fewer, *idle, *_reference_notes(result), *_absent_notes(result)]
+
+
+def preset_notes(result: Comparison) -> list[str]:
+    """What the presets among the columns stand for, a line each; for tables whose cells have no room for it."""
+    named = {
+        column.label.partition(" @ ")[0]: column.spec.partition(" @ ")[0] for column in result.columns if column.typed
+    }
+    return [f"`{name}` stands for `{spec}`." for name, spec in named.items()]
 
 
 def _fewer_note(result: Comparison, c: int) -> str:

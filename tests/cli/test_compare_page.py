@@ -40,7 +40,7 @@ def test_the_page_is_one_file_with_every_picture(done: Outcome, tmp_path: Path) 
     for record in map(json.loads, done.out.splitlines()):
         if record["column"] == "fast" and record["prompt"] == PROMPTS[0]:
             assert f"{record['calls']:.4g} calls, {record['psnr']:.1f} dB to the full run" in page
-    assert "fast (adaptive_grid(calls=10))" in page
+    assert "fast stands for adaptive_grid(calls=10)." in page
 
 
 def test_a_browser_moves_the_line_and_changes_the_column(done: Outcome, tmp_path: Path) -> None:
