@@ -89,7 +89,7 @@ class Column:
         grid: Where they go; None is the model's own.
         steps: How many; of a `fewer` column, 0 until its partner's calls are known.
         explicit_parts: The parts that were written after the @, for the label.
-        typed: The policy as it was typed where that has the name of a preset, for the label; else "".
+        preset: The name that the policy was written as, where it is a preset; for the label.
     """
 
     policy: Policy | Peer | None
@@ -97,7 +97,7 @@ class Column:
     grid: Grid | None
     steps: int
     explicit_parts: tuple[str, ...] = field(default=(), compare=False)
-    typed: str = field(default="", compare=False)
+    preset: str = field(default="", compare=False)
 
     @property
     def is_adaptive(self) -> bool:
@@ -119,7 +119,7 @@ class Column:
     @property
     def spec(self) -> str:
         """The column in full: what it takes to run it again, which for a `fewer` with its steps is `fixed`."""
-        head = "fixed" if self.policy is None and self.steps else self._policy_spec
+        head = "fixed" if self.policy is None and self.steps else self.policy_spec
         return f"{head} @ {self.way}"
 
     @property
@@ -131,16 +131,17 @@ class Column:
     @property
     def label(self) -> str:
         """The column as it was written: without the parts that it left to the command."""
-        name = self.typed or self._policy_spec
-        return f"{name} @ {' / '.join(self.explicit_parts)}" if self.explicit_parts else name
+        head = self.preset or self.policy_spec
+        return f"{head} @ {' / '.join(self.explicit_parts)}" if self.explicit_parts else head
 
     @property
     def title(self) -> str:
         """The label; behind that of a preset, what it stands for: "balanced (adaptive_grid)"."""
-        return f"{self.label} ({self._policy_spec})" if self.typed else self.label
+        return f"{self.label} ({self.policy_spec})" if self.preset else self.label
 
     @property
-    def _policy_spec(self) -> str:
+    def policy_spec(self) -> str:
+        """The spec of the policy alone."""
         return FEWER if self.policy is None else spell_policy(self.policy)
 
     def with_calls(self, calls: float) -> Column:
@@ -186,14 +187,21 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
         if parts and parts != [OWN, OWN]:
             raise SpecError(f"{policy.name} brings its own scheduler: write '{policy.name} @ {steps}', got {spec!r}.")
         return Column(policy, None, None, steps, explicit)
-    typed = head.strip() if _mentions_preset(head.strip()) else ""
+    preset = _preset_name(head.strip())
     if len(parts) == 2 or (parts and _component_kind(parts[0]) == "solver"):
         solver = Sampler.parse_component("solver", parts.pop(0))
     elif isinstance(policy, Policy) and policy.solver:
         solver = registry.parse("solver", policy.solver)
     if parts:
         grid = Sampler.parse_component("grid", parts[0])
-    return Column(policy, solver, grid, 0 if policy is None else steps, explicit, typed)
+    return Column(policy, solver, grid, 0 if policy is None else steps, explicit, preset)
+
+
+def _preset_name(spec: str) -> str:
+    """The spec of a policy, where it is a preset or a chain with one, and no folder or Python file; else nothing."""
+    if is_file_spec(spec) or is_policy_folder(spec) or not registry.mentions_preset("policy", spec):
+        return ""
+    return spec
 
 
 def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
@@ -214,11 +222,6 @@ def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
         guess = registry.suggest_spelling(spec.partition("(")[0].strip(), (*peers, *SPEC_SETS))
         raise UnknownNameError(f"{e} Peers: {', '.join(peers)}. Sets of rows: {', '.join(SPEC_SETS)}.{guess}") from None
     return policy
-
-
-def _mentions_preset(spec: str) -> bool:
-    """Whether the policy of a column is a preset; a folder and a Python file are none, whatever they are called."""
-    return not (is_file_spec(spec) or is_policy_folder(spec)) and registry.mentions_preset("policy", spec)
 
 
 def _component_kind(spec: str) -> str:

@@ -79,7 +79,7 @@ def format_markdown(result: Comparison) -> str:
     """The table of `format_rows`, with what one must know to read it."""
     head, *body = format_rows(result)
     rule = [":--", *["--:"] * (len(head) - 1)]
-    titles = [c.title if c.typed else row[0] for c, row in zip(result.columns, body, strict=True)]
+    titles = [c.title if c.preset else row[0] for c, row in zip(result.columns, body, strict=True)]
     named = [[f"`{title}`", *rest] for title, (_, *rest) in zip(titles, body, strict=True)]
     lines = format_table([head, *named], rule)
     return "\n".join([*_preamble(result), "", *lines, "", "\n\n".join(format_notes(result)), ""])
@@ -122,9 +122,7 @@ def format_notes(result: Comparison) -> list[str]:
 
 def preset_notes(result: Comparison) -> list[str]:
     """What the presets among the columns stand for, a line each; for tables whose cells have no room for it."""
-    named = {
-        column.label.partition(" @ ")[0]: column.spec.partition(" @ ")[0] for column in result.columns if column.typed
-    }
+    named = {column.preset: column.policy_spec for column in result.columns if column.preset}
     return [f"`{name}` stands for `{spec}`." for name, spec in named.items()]
 
 
