@@ -42,6 +42,18 @@ def test_check_says_ok_for_a_policy_that_keeps_its_promises(shell: Shell) -> Non
     assert {line.split()[0] for line in done.out.splitlines()} == {"ok"}
 
 
+def test_check_takes_a_python_file(shell: Shell, tmp_path: Path) -> None:
+    """The policy of the how-to page, as somebody saves it who reads it."""
+    page = Path(__file__).parents[2] / "docs" / "howto" / "policy.md"
+    (tmp_path / "mine.py").write_text(page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0])
+    try:
+        done = shell("check", "./mine.py:EveryOther")
+    finally:
+        registry._KINDS["policy"].pop("every_other", None)
+    assert done.code == 0, done.out
+    assert {line.split()[0] for line in done.out.splitlines()} == {"ok"}
+
+
 def test_check_leaves_code_1_for_one_that_does_not(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     from skipstone.policies.third_order import ThirdOrder
 
