@@ -15,12 +15,12 @@ from typing import Any
 import diffusers
 import pytest
 from hub_stand_in import TOKEN, serving, visit
-from integrations.guest.families import build
 from PIL import Image
 
 import skipstone
 from skipstone import registry
 from skipstone.integrations.diffusers import pipeline_specs
+from tests.integrations.guest.families import build
 
 DOCS = Path(__file__).parent.parent / "docs"
 ELSEWHERE = {"bench.md", "module_backbone.md"}  # tests/bench/peers/test_documented_peer.py, tests/test_docs.py

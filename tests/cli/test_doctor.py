@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from outcome import Shell
 
 import skipstone
@@ -64,6 +65,14 @@ def test_an_alarm_of_an_audit_ends_a_certificate(shell: Shell, tmp_path: Path) -
     (copy / "audit.jsonl").write_text(missed)
     (problem,) = look(shell, code=1)["problems"]
     assert "An audit has raised the alarm" in problem
+
+
+@pytest.mark.parametrize("line", ['{"false_alarm": "x"}', "{}", "[1]", "not json\nnot json"])
+def test_damaged_audits_are_a_problem(shell: Shell, tmp_path: Path, line: str) -> None:
+    shutil.copytree(FIXTURE, tmp_path / "mine")
+    (tmp_path / "mine" / "audit.jsonl").write_text(line + "\n{}\n")
+    (problem,) = look(shell, code=1)["problems"]
+    assert problem.startswith("mine: ")
 
 
 def test_a_model_that_is_not_there_is_a_problem(shell: Shell) -> None:

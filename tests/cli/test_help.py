@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def test_the_short_option_is_help_too(words: str, shell: Shell) -> None:
     assert shell(*words.split(), "-h").out == shell(*words.split(), "--help").out
 
 
-@pytest.mark.parametrize("name", ["generate", "compare", "calibrate", "bench"])
+@pytest.mark.parametrize("name", ["generate", "compare", "estimate", "calibrate", "bench"])
 def test_policies_are_chosen_by_the_same_option(name: str) -> None:
     names = [option.opts for option in all_commands()[name].params if "-p" in option.opts]
     assert names == [["--policy", "-p"]]
@@ -76,3 +77,13 @@ def test_the_shell_completes_commands_kinds_and_policies(shell: Shell, monkeypat
         monkeypatch.setenv("COMP_WORDS", words)
         monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
         assert shell().out.split() == [found]
+
+
+def test_mps_is_a_device_and_gpu_is_none(shell: Shell, tiny_model: Path) -> None:
+    import torch
+
+    known = shell("generate", "a cat", "--model", str(tiny_model), "--steps", "2", "--device", "mps")
+    assert known.code == 0 if torch.backends.mps.is_available() else "cannot be loaded on mps" in known.err
+    unknown = shell("generate", "a cat", "--model", str(tiny_model), "--device", "gpu")
+    assert unknown.code == 2
+    assert "expected cuda, mps or cpu" in " ".join(unknown.err.replace("│", " ").split())
