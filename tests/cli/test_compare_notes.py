@@ -39,7 +39,7 @@ def test_a_run_that_is_better_than_the_full_run_is_said_to_look_worse(subject: E
     )
     note = next(note for note in format_notes(told) if note.startswith("Closeness is measured to the full run"))
     assert "fixed @ ddim / trailing / 20" in note
-    assert "`adaptive_grid`" in note
+    assert "`balanced`" in note
     assert "`fixed @ 15`" not in note
     assert told.converged is not None
     assert told.median(1, "psnr") < told.median(2, "psnr")  # by closeness to the full run ours is worse,
