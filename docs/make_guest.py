@@ -87,7 +87,8 @@ touched the sample in between. Where something differs, the call ends in an erro
 
 It is refused, with the reason, where it cannot be exact:
 
-- a scheduler that adds noise (`eta` too), names its times in a way of its own, or predicts something else;
+- a scheduler that adds noise (`eta` too), clips in DDIM's way (below), names its times in a way of its own, or predicts
+  something else;
 - a known part that is blended in after every step (inpainting by networks that are not given the mask);
 - what changes on the way: `control_guidance_start` and `_end`, `cfg_trunc_ratio`, skipped layers, dynamic guidance;
 - diffusers' caches, objects that keep state, batches that must stay together (`per_sample=False`), rows that depend on
@@ -97,7 +98,9 @@ It is refused, with the reason, where it cannot be exact:
 The [table](../benchmarks/takeover.md) has every family and many options. A preset (`balanced`, `fast`, `safe`) falls
 back where it is refused: `error_control` decides in the pipeline's own steps, a warning says why, once, and
 `adapted.last.refusal` and `adapted.last.summary()` do so every time. Whoever names the policy or the solver itself gets
-an error.
+an error. On the command line `generate`, `compare`, `bench` and `calibrate` do the same: tables name both
+(`balanced (error_control)`), and `--json`, `samples.jsonl` and traces have the reason as `refusal`. What the fallbacks
+cost, and how close they come: [table](../research/zoo/fallbacks.md).
 
 **Callbacks** are called while the pipeline walks to the result. They see the samples where they were on their way, at
 the pipeline's own times (for schedulers of two calls a step: on a straight line to the result), and may end the run by
@@ -106,7 +109,14 @@ under a preset the pipeline goes on from there in its own loop, by `error_contro
 later steps are lost; otherwise it is an error. diffusers' own callback objects change guidance or scales, and are
 refused from the start.
 
-A scheduler's clipping is kept, and eps is then that of the clipped estimate (`use_clipped_model_output` in diffusers).
+**Clipping** of the clean picture (`clip_sample`, `thresholding`) is kept, and eps is then that of the clipped picture.
+DDIM keeps the eps from before the clipping unless it is given `use_clipped_model_output=True`: what it ends with then
+depends on the number of steps, however many they are, and a takeover is refused. Call the pipeline with
+`use_clipped_model_output=True`, or, where it takes no such argument, use `skipstone.Scheduler`.
+
+**The end** is the clean picture, as with UniPC and DPM-Solver++, also where the pipeline's own scheduler leaves the
+model's first noise level in it (`set_alpha_to_one=False`, Stable Diffusion's setting of DDIM and PNDM): a takeover
+gives what the pipeline gives with `set_alpha_to_one=True`.
 
 ## Our solver where the loop must stay the pipeline's
 

@@ -127,9 +127,16 @@ def find_class(kind: str, name: str) -> type:
     if name not in known:
         listed = (*names(kind), *_PRESETS[kind])
         raise UnknownNameError(
-            f"No {kind} is called {shorten(name)}.{suggest_spelling(name, listed)} Known: {', '.join(listed)}."
+            f"No {kind} is called {shorten(name)}.{_tell_kind(name) or suggest_spelling(name, listed)} Known: "
+            f"{', '.join(listed)}."
         )
     return known[name]
+
+
+def _tell_kind(name: str) -> str:
+    """' It is a solver.' where a name is one of another kind that specs are made of, or nothing."""
+    kinds = [kind for kind in ("policy", "solver", "grid") if name in (*names(kind), *_PRESETS[kind])]
+    return f" It is a {kinds[0]}." if kinds else ""
 
 
 def first_doc_line(cls: type) -> str:

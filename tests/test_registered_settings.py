@@ -125,6 +125,8 @@ REFUSED = [
         f"auto(certificate='{'x' * 5000}')",
         "auto chooses from a certificate, and there is no certificate in 'xxx",
     ),
+    ("policy", "kriging", "No policy is called 'kriging'. It is a solver."),
+    ("solver", "balanced", "No solver is called 'balanced'. It is a policy."),
     ("policy", "x" * 5000, "No policy is called 'xxx"),
     ("solver", "ddim | ddim", "Expected 'name'"),
     ("policy", "", "Expected 'name'"),

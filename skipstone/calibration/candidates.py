@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import registry
 from ..engine.contracts import Policy
 from ..errors import SkipstoneError, SpecError
 from ..evaluation.columns import OWN, Column, Sampler, parse_column
 from ..evaluation.engine_subject import EngineSubject
-from ..evaluation.subject import SampleRequest, Subject
+from ..evaluation.subject import SampleRequest, Subject, draw_or_fall_back
 
 # Fixed samplers that are worth trying on any model; each at these shares of the full run's steps.
 SAMPLER_SPECS = (OWN, "dpmpp / trailing", "dpmpp / karras", "unipc / trailing")
@@ -63,27 +63,34 @@ def runnable(
 ) -> tuple[list[CandidateSetting], list[str]]:
     """The settings of policies whose first setting draws a sample, and why the others do not.
 
+    A preset that cannot take the loop over is replaced by its fallback, which is then the setting.
+
     Raises:
         SkipstoneError: none does.
     """
     why: dict[str, SkipstoneError] = {}
+    others: dict[str, CandidateSetting] = {}
     for candidate in {candidate.family: candidate for candidate in reversed(found)}.values():
         try:
             subject.load([candidate.column])
-            subject.draw([item], candidate.column)
+            *_, ran = draw_or_fall_back(subject, [item], candidate.column)
+            if ran.refusal:
+                others[candidate.column.spec] = replace(candidate, column=ran)
         except SkipstoneError as e:
             why[candidate.family] = e
-    ready = [candidate for candidate in found if candidate.family not in why]
+    ready = [others.get(candidate.column.spec, candidate) for candidate in found if candidate.family not in why]
     if not ready:
         raise next(iter(why.values()))
-    return ready, [f"{family} is left out: {e}" for family, e in why.items()]
+    notes = [candidate.column.refusal_note for candidate in others.values()]
+    notes += [f"{family} is left out: {e}" for family, e in why.items()]
+    return list({candidate.column.spec: candidate for candidate in ready}.values()), notes
 
 
 def _parse_candidate(subject: Subject, spec: str, sampler: Sampler) -> CandidateSetting:
     column = subject.resolve_column(parse_column(spec, *sampler))
     if column.policy is None or column.peer is not None:
         raise SpecError(f"settings: expected policies or fixed samplers, got {spec!r}.")
-    name = column.spec.partition(" @ ")[0].partition("(")[0]
+    name = column.preset if column.fallback else column.spec.partition(" @ ")[0].partition("(")[0]
     return CandidateSetting(column, f"{name} @ {column.way}")
 
 

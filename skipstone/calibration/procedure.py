@@ -52,8 +52,8 @@ class CalibrationOptions:
         samplers: Also try fixed samplers in place of the model's own; see `auto`.
         reference: "full", the model's own run at full steps; "converged", a solver with many steps; or a column.
         groups: "category": the promise is made to every category of prompts, each of which must be proved by itself.
-        metric: A function (picture, reference) -> number, pictures being (height, width, 3) in [0, 1]; the target calls
-            it by its name.
+        metric: A function (picture, reference) -> number, pictures being (height, width, 3) in [0, 1] and videos
+            (frames, height, width, 3); the target calls it by its name.
         better: "higher" or "lower", of `metric`.
         solver, grid, steps: Of the full run; the model's own by default.
         guidance: Of every run; the model's own by default.

@@ -32,7 +32,7 @@ class PictureMeasure:
         measure_sample: Of a sample, the number.
         needs_no_reference: Whether it measures a picture by itself.
         is_cacheable: Whether its values may be written to disk: those of a function may be others tomorrow.
-        takes_frames: Whether it is for videos, whose frames other metrics see as one tall picture.
+        takes_frames: Whether it is given a video as frames, which other metrics see as one tall picture.
     """
 
     name: str
@@ -50,7 +50,7 @@ class PictureMeasure:
             SpecError: it measures no single picture.
         """
         if function is not None:
-            return cls(metric, lambda s: float(function(s.pixels, s.reference)), is_cacheable=False)
+            return cls(metric, lambda s: float(function(s.pixels, s.reference)), is_cacheable=False, takes_frames=True)
         found = metrics_available(judge=subject.judge is not None, is_video=subject.is_video)
         if why := dict(found.absent).get(metric):
             raise MetricError(f"{metric} cannot be taken here: {why}")
@@ -58,8 +58,8 @@ class PictureMeasure:
         if metric not in usable:
             raise SpecError(f"target: {metric} says nothing of one picture. Those that do: {', '.join(usable)}.")
         chosen = usable[metric]
-        judged, video = "judge" in chosen.requires, chosen.of == "video"
-        return cls(metric, chosen.measure, needs_no_reference=judged, takes_frames=video)
+        judged, frames = "judge" in chosen.requires, chosen.of == "video" or chosen.takes_frames
+        return cls(metric, chosen.measure, needs_no_reference=judged, takes_frames=frames)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from .. import __version__
 from ..errors import MissingPackage, SkipstoneError, TargetMissedError
 from ..satellites import install_hint, list_entry_points
 from . import calibrate, check, compare, doctor, estimate, explain, generate, listing, tune
+from .garbage import rare_collections
 
 
 class Commands(TyperGroup):
@@ -104,7 +105,8 @@ def main() -> None:
     A target that no setting meets is 3, and the alarm of an audit 4.
     """
     try:
-        app(prog_name="skipstone")
+        with rare_collections():
+            app(prog_name="skipstone")
     except TargetMissedError as e:
         print(f"skipstone: {e}", file=sys.stderr)
         sys.exit(3)

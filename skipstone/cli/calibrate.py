@@ -13,7 +13,7 @@ import typer
 from ..satellites import require_module
 from . import options
 from .grouping import grouped
-from .progress import print_warnings, progress_bar
+from .progress import print_warnings, progress_bar, show_status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,7 +92,7 @@ def calibrate(
         console = Console(stderr=True)
         _check_writable(out, force)
         asked = _calibration_options(promise, model, sampler, batch)
-        with console.status("Looking the model up ..."):
+        with show_status(console, "Looking the model up ..."):
             subject = model.subject(sampler.guidance)
             check_samples_option(subject, prompts, promise.samples)
             confidence = _confidence(promise.confidence)
@@ -202,7 +202,7 @@ def audit(
 
     console = Console(stderr=True)
     certified = load_certified(folder)
-    with console.status("Looking the model up ..."):
+    with show_status(console, "Looking the model up ..."):
         subject = certified_subject(certified, model, device)
     with print_warnings(console), progress_bar(console) as on_progress:
         found = run_audit(

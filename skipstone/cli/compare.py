@@ -13,7 +13,7 @@ from ..satellites import require_module
 from . import options
 from .files import check_targets, encode_picture, slug, write_atomically
 from .grouping import grouped
-from .progress import print_warnings
+from .progress import print_warnings, show_status
 
 if TYPE_CHECKING:
     from ..evaluation.columns import Column
@@ -142,7 +142,7 @@ def run_comparison(
     require_module("skimage", "metrics")
     console = Console(stderr=True)
     prompts = list(dict.fromkeys(prompts)) or [""]
-    with console.status("Looking the model up ..."):
+    with show_status(console, "Looking the model up ..."):
         subject = model.subject(sampler.guidance)
     shared = sampler.sampler(subject)
     full = subject.resolve_column(_full_run_column(parse_column(comparison.reference, *shared)))
@@ -158,7 +158,7 @@ def run_comparison(
         with print_warnings(console):
             exact = converged_columns(subject) if comparison.with_converged else ()
             result = _run_comparison_with_progress(subject, items, columns, full, exact, comparison.repeats, console)
-        with console.status("Drawing the sheet ..."):
+        with show_status(console, "Drawing the sheet ..."):
             files = _files(result, pictures, comparison)
             write_atomically(files)
     if comparison.as_json:
@@ -212,7 +212,7 @@ def _run_comparison_with_progress(
     from ..evaluation.compare import compare as measure
     from .progress import sample_progress_bars
 
-    with console.status("Loading the model ..."):
+    with show_status(console, "Loading the model ..."):
         subject.load([full, *columns])
     bars = [(column.label, len(items)) for column in [full, *columns]]
     with sample_progress_bars(console, bars, repeats) as watch:

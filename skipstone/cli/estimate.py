@@ -13,7 +13,7 @@ import typer
 from ..satellites import require_module
 from . import options
 from .grouping import grouped
-from .progress import print_warnings, progress_bar
+from .progress import print_warnings, progress_bar, show_status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +72,7 @@ def estimate(
 
     require_module("skimage", "metrics")
     console = Console(stderr=True)
-    with console.status("Looking the model up ..."):
+    with show_status(console, "Looking the model up ..."):
         subject = model.subject(sampler.guidance)
     shared = sampler.sampler(subject)
     full = subject.resolve_column(parse_column("fixed", *shared))
@@ -136,8 +136,9 @@ def _record(
         "repeats": asked.repeats,
         "policies": [
             {
-                "policy": one.title,
-                "spec": one.spec,
+                "policy": one.column.title,
+                "spec": one.column.spec,
+                **({"refusal": one.column.refusal} if one.column.refusal else {}),
                 "calls": one.calls,
                 "full_calls": one.full_calls,
                 "seconds": one.seconds,
@@ -181,7 +182,14 @@ def _cells(one: SavingEstimate) -> list[str]:
     from ..metrics.closeness import format_decibels
 
     worst = format_decibels(min(one.psnr)) if one.psnr else ""
-    return [one.label, f"{one.calls:.1f}", f"{one.seconds:.2f}", f"{one.overhead:.2f}", f"{one.share:.0%}", worst]
+    return [
+        one.column.label,
+        f"{one.calls:.1f}",
+        f"{one.seconds:.2f}",
+        f"{one.overhead:.2f}",
+        f"{one.share:.0%}",
+        worst,
+    ]
 
 
 def _sentences(found: Sequence[SavingEstimate], asked: EstimateOptions, pictures: int) -> Iterator[str]:
@@ -189,7 +197,9 @@ def _sentences(found: Sequence[SavingEstimate], asked: EstimateOptions, pictures
     for one in found:
         spread = f"{one.least:.2f} to {one.most:.2f} s in the {-(-pictures // asked.batch)} batches"
         verb = "saves" if one.saved >= 0 else "costs"
-        yield f"{one.title} {verb} {abs(one.saved):.2f} s a picture, {abs(one.saved) * 1000:.0f} s for 1000 ({spread})."
+        saved = f"{verb} {abs(one.saved):.2f} s a picture, {abs(one.saved) * 1000:.0f} s for 1000"
+        yield f"{one.column.title} {saved} ({spread})."
+    yield from dict.fromkeys(one.column.refusal_note for one in found if one.column.refusal)
     yield (
         f"Seconds of one picture's denoising loop, {pictures} pictures in batches of {asked.batch}, the median of "
         f"{asked.repeats} runs each, taking turns. Encoding the prompt and decoding the picture are not in them."

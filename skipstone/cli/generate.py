@@ -14,7 +14,7 @@ from ..errors import OutputError
 from . import options
 from .files import check_targets, encode_picture, slug, write_atomically
 from .grouping import grouped
-from .progress import print_warnings
+from .progress import print_warnings, show_status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,7 +88,7 @@ def generate(
     from rich.console import Console
 
     console = Console(stderr=True)
-    with console.status("Looking the model up ..."):
+    with show_status(console, "Looking the model up ..."):
         subject = model.subject(sampler.guidance)
     with print_warnings(console):
         column = _column(subject, subject.policy if policy is None else policy, sampler)
@@ -124,13 +124,15 @@ def _run(subject: Subject, column: Column, prompt: str, output: OutputOptions, c
     check_targets([*targets, *traces], output.force)
     items = output.items(prompt)
     with print_warnings(console):
-        generated, seconds = _draw(subject, items, column, console)
+        generated, seconds, column = _draw(subject, items, column, console)
     facts = [_facts(item, column, subject, sample) for item, sample in zip(items, generated, strict=True)]
     pictures = {
         target: encode_picture(target.suffix.lower(), pixels, fact)
         for target, pixels, fact in zip(targets, subject.pictures(generated), facts, strict=True)
     }
     write_atomically(pictures | _encode_traces(traces, generated, facts), output.force)
+    if column.refusal:
+        console.print(column.refusal_note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     _warn_of_no_saving(column, generated, console)
     for status in dict.fromkeys(sample.status for sample in generated if sample.status.name != "done"):
         console.print(f"{status.name}: {status.value}", style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -164,14 +166,15 @@ def _encode_traces(
 
 def _draw(
     subject: Subject, items: list[SampleRequest], column: Column, console: Console
-) -> tuple[list[GeneratedSample], float]:
-    """All seeds in one batch, and its seconds."""
+) -> tuple[list[GeneratedSample], float, Column]:
+    """All seeds in one batch, its seconds, and the column that has drawn them."""
+    from ..evaluation.subject import draw_or_fall_back
     from .progress import sample_progress_bars
 
-    with console.status("Loading the model ..."):
+    with show_status(console, "Loading the model ..."):
         subject.load([column])
     with sample_progress_bars(console, [("Denoising", len(items))]) as watch:
-        return subject.draw(items, column, lambda sample, share: watch(0, 0, sample, share))
+        return draw_or_fall_back(subject, items, column, lambda sample, share: watch(0, 0, sample, share))
 
 
 def _facts(item: SampleRequest, column: Column, subject: Subject, generated: GeneratedSample) -> dict[str, Any]:
@@ -189,6 +192,7 @@ def _facts(item: SampleRequest, column: Column, subject: Subject, generated: Gen
         "full_calls": generated.full_calls,
         "saving": 1 - generated.calls / generated.full_calls,
         "status": generated.status.name,
+        **({"refusal": column.refusal} if column.refusal else {}),
         "version": __version__,
     }
 

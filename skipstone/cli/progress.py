@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .garbage import collect_as_usual
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from ..evaluation.progress import ProgressCallback
 
 LINE_SECONDS = 60.0  # between two lines
+QUIET_SECONDS = 5.0  # after which a line says what is being waited for, where the console is no terminal
 SPEED_SECONDS = 1800.0  # that the speed of a bar is taken over: one step of slow work may take minutes
 NAME_LENGTH = 60  # characters of what is being done
 
@@ -135,10 +138,34 @@ def _write_to(console: Console) -> Callable[[str], None]:
 
 
 @contextmanager
+def show_status(console: Console, what: str, quiet: float = QUIET_SECONDS) -> Iterator[None]:
+    """Say what is being waited for: at once on a terminal, elsewhere by a line after some seconds.
+
+    Args:
+        console: That it is said on.
+        what: "Loading the model ...".
+        quiet: Seconds of silence where the console is no terminal, >= 0.
+    """
+    if console.is_terminal:
+        with console.status(what):
+            yield
+        return
+    timer = threading.Timer(quiet, _write_to(console), (what,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+@contextmanager
 def sample_progress_bars(
     console: Console, columns: Sequence[tuple[str, int]], repeats: int = 1
 ) -> Iterator[ComparisonProgressCallback]:
     """A watch that moves one bar for each (name, samples); lines about all of them where there is no terminal."""
+    collect_as_usual()
     way: list[list[float]] = [[0.0] * samples for _, samples in columns]
     total = float(repeats * sum(samples for _, samples in columns))
     before = [0.0] * len(columns)
@@ -165,6 +192,7 @@ def sample_progress_bars(
 @contextmanager
 def progress_bar(console: Console) -> Iterator[ProgressCallback]:
     """A bar with the time that is left; a line a minute where the console is no terminal."""
+    collect_as_usual()
     if not console.is_terminal:
         with _ticking(ProgressLines(_write_to(console))) as lines:
             yield lines

@@ -16,7 +16,7 @@ from ..satellites import require_module
 from ..settings import MAX_STEPS
 from . import options
 from .grouping import grouped
-from .progress import print_warnings, progress_bar
+from .progress import print_warnings, progress_bar, show_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,7 +137,7 @@ def tune(
     settings = wanted.settings(seed, batch)
     with lock_folder(out):
         check_targets(report_files(out, settings.calls), force)
-        with console.status("Looking the model up ..."):
+        with show_status(console, "Looking the model up ..."):
             subject = model.subject(guidance)
         tuning, checked = _samples(subject, prompts, wanted, seed)
         _check_prompts([*tuning, *checked], subject, console)

@@ -90,6 +90,9 @@ class Column:
         steps: How many; of a `fewer` column, 0 until its partner's calls are known.
         explicit_parts: The parts that were written after the @, for the label.
         preset: The name that the policy was written as, where it is a preset; for the label.
+        fallback: The column that runs in its place in a pipeline whose loop it cannot take over; None where there is
+            none, and the refusal is an error.
+        refusal: Of a column that runs in such a place: why.
     """
 
     policy: Policy | Peer | None
@@ -98,6 +101,8 @@ class Column:
     steps: int
     explicit_parts: tuple[str, ...] = field(default=(), compare=False)
     preset: str = field(default="", compare=False)
+    fallback: Column | None = field(default=None, compare=False)
+    refusal: str = field(default="", compare=False)
 
     @property
     def is_adaptive(self) -> bool:
@@ -132,12 +137,19 @@ class Column:
     def label(self) -> str:
         """The column as it was written: without the parts that it left to the command."""
         head = self.preset or self.policy_spec
+        if self.refusal:
+            head += f" ({self.policy_spec})"
         return f"{head} @ {' / '.join(self.explicit_parts)}" if self.explicit_parts else head
 
     @property
     def title(self) -> str:
         """The label; behind that of a preset, what it stands for: "balanced (adaptive_grid)"."""
-        return f"{self.label} ({self.policy_spec})" if self.preset else self.label
+        return f"{self.label} ({self.stands_for})" if self.stands_for else self.label
+
+    @property
+    def stands_for(self) -> str:
+        """What the preset stands for; empty where there is none, or its fallback runs, which the label names."""
+        return self.policy_spec if self.preset and not self.refusal else ""
 
     @property
     def policy_spec(self) -> str:
@@ -147,6 +159,16 @@ class Column:
     def with_calls(self, calls: float) -> Column:
         """A `fewer` column once its partner's mean calls are known."""
         return replace(self, steps=max(1, math.ceil(calls - 1e-9)))
+
+    @property
+    def refusal_note(self) -> str:
+        """A sentence about a preset that could not take the loop over; empty of all other columns."""
+        if not self.refusal:
+            return ""
+        return (
+            f"{self.preset} would take the pipeline's loop over, and cannot here: {self.refusal}. {self.policy_spec} "
+            f"decides in the pipeline's own steps instead."
+        )
 
 
 def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int, run_files: bool = False) -> Column:
@@ -166,7 +188,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     if not head.strip() or "" in parts or len(parts) > 3:
         raise SpecError(f"{GRAMMAR_HINT}, got {spec!r}.")
     policy = None if head.strip() == FEWER else _parse_policy(head.strip(), run_files)
-    explicit = tuple(parts)
+    explicit, hosted = tuple(parts), solver
     if isinstance(policy, Certified) and not policy.is_unrestricted and not parts:
         parts = [part.strip() for part in policy.point.way.split("/")]  # the promise is for no other sampler
     if parts and re.fullmatch(r"[+-]?[0-9]+", parts[-1]):
@@ -188,13 +210,17 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
             raise SpecError(f"{policy.name} brings its own scheduler: write '{policy.name} @ {steps}', got {spec!r}.")
         return Column(policy, None, None, steps, explicit)
     preset = _preset_name(head.strip())
+    fallback = registry.find_fallback("policy", preset)
     if len(parts) == 2 or (parts and _component_kind(parts[0]) == "solver"):
         solver = Sampler.parse_component("solver", parts.pop(0))
+        fallback = "" if solver else fallback  # whoever names a solver is told where it is refused
     elif isinstance(policy, Policy) and policy.solver:
         solver = registry.parse("solver", policy.solver)
     if parts:
         grid = Sampler.parse_component("grid", parts[0])
-    return Column(policy, solver, grid, 0 if policy is None else steps, explicit, preset)
+    column = Column(policy, solver, grid, 0 if policy is None else steps, explicit, preset)
+    instead = replace(column, policy=registry.parse("policy", fallback), solver=hosted) if fallback else None
+    return replace(column, fallback=instead)
 
 
 def _preset_name(spec: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .. import registry
@@ -13,8 +13,8 @@ from ..metrics import AvailableMetrics, Metric, Sample, SetMetric, metrics_avail
 from ..metrics.base import worst
 from .columns import Column, find_partner
 from .converged import ConvergedCloseness, measure_converged
-from .pixels import flatten_frames
-from .subject import GeneratedSample, SampleRequest, Subject
+from .pixels import as_read_by
+from .subject import GeneratedSample, SampleRequest, Subject, draw_or_fall_back
 
 ComparisonProgressCallback: TypeAlias = Callable[[int, int, int, float], None]  # column, repeat, sample, share done
 METRIC_ORDER = ("psnr", "ssim", "judge")  # of what is measured; other metrics follow by name
@@ -163,7 +163,10 @@ def _generate_in_turns(
     repeats: int,
     watch: ComparisonProgressCallback | None,
 ) -> tuple[list[list[GeneratedSample]], tuple[float, ...]]:
-    """Samples of each column's first run, and the median seconds of one sample; gives every `fewer` its steps."""
+    """Samples of each column's first run, and the median seconds of one sample.
+
+    Gives every `fewer` its steps in `lineup`, and replaces presets that cannot take the loop over by their fallbacks.
+    """
     seconds: list[list[float]] = [[] for _ in lineup]
     generated: list[list[GeneratedSample]] = [[] for _ in lineup]
     for repeat in range(repeats):
@@ -171,7 +174,8 @@ def _generate_in_turns(
             if lineup[c].policy is None and repeat == 0:
                 like = find_partner(lineup, c)
                 lineup[c] = lineup[c].with_calls(_equal_steps(generated[like], lineup[like]))
-            samples, took = subject.draw(items, lineup[c], _bind_callback(watch, c, repeat))
+            watched = _bind_callback(watch, c, repeat)
+            samples, took, lineup[c] = draw_or_fall_back(subject, items, lineup[c], watched)
             generated[c] = generated[c] or samples
             seconds[c].append(took / len(items))
     return generated, tuple(statistics.median(s) for s in seconds)
@@ -200,13 +204,12 @@ def _measure_cells(
 
 
 def _measure(metrics: Sequence[Metric], sample: Sample, absent: dict[str, str]) -> dict[str, float]:
-    """Metric name -> value. The frames of a video are one tall picture, but for metrics that are for videos only."""
-    flat = replace(sample, pixels=flatten_frames(sample.pixels), reference=flatten_frames(sample.reference))
+    """Metric name -> value."""
     values = {}
     for metric in metrics:
         # The judge reads sentences of Pebble's grammar only, and SSIM needs 11 pixels: left out where they cannot be.
         try:
-            values[metric.name] = metric.measure(sample if metric.of == "video" else flat)
+            values[metric.name] = metric.measure(as_read_by(metric, sample))
         except (PromptError, MetricError) as e:
             absent.setdefault(metric.name, str(e))
     return values

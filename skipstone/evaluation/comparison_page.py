@@ -64,7 +64,7 @@ def _column(result: Comparison, c: int) -> dict[str, Any]:
     return {
         "label": "full run" if c == 0 else _label(result, c),
         "spec": column.spec,
-        "stands_for": column.policy_spec if column.preset else "",
+        "stands_for": column.stands_for,
         "calls": f"{result.mean_calls(c):.1f}".removesuffix(".0"),
         "seconds": f"{result.seconds[c]:.2f}",
         "saved": f"{1 - result.seconds[c] / result.seconds[0]:.0%}",

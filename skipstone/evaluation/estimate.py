@@ -18,17 +18,14 @@ class SavingEstimate:
     """What one column costs a picture, beside the full run.
 
     Args:
-        label, title: Of the column.
-        spec: The column in full.
+        column: As it ran, which may be the fallback of a preset.
         calls, full_calls: Mean network calls of a picture, and those of the full run.
         seconds, full_seconds: Mean seconds of a picture's denoising loop, and those of the full run.
         least, most: Seconds saved a picture in the batch that saved the least, and in that which saved the most.
         psnr: Closeness of each picture to the full run's of the same seed, in dB.
     """
 
-    label: str
-    title: str
-    spec: str
+    column: Column
     calls: float
     full_calls: float
     seconds: float
@@ -117,9 +114,7 @@ def _pool(found: Sequence[Comparison]) -> Iterator[SavingEstimate]:
     for c, column in enumerate(found[0].columns[1:], 1):
         saved = [result.seconds[0] - result.seconds[c] for result in found]
         yield SavingEstimate(
-            label=column.label,
-            title=column.title,
-            spec=column.spec,
+            column=column,
             calls=mean(result.mean_calls(c) for result in found),
             full_calls=mean(result.mean_calls(0) for result in found),
             seconds=mean(result.seconds[c] for result in found),

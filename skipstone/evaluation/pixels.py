@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
+from ..metrics.base import BaseMetric, Sample
 
 OUTPUT_FIELDS = ("images", "frames")  # what the outputs of diffusers call them
 FPS = 8  # of videos, unless the file is played by something else
@@ -50,6 +52,14 @@ def _array(one: Any) -> Any:
 def flatten_frames(picture: Any) -> Any:
     """A video as one tall picture of its frames, which metrics can read."""
     return picture.reshape(-1, *picture.shape[-2:])
+
+
+def as_read_by(metric: BaseMetric, sample: Sample) -> Sample:
+    """The sample as a metric reads it: a video as its frames, or as one tall picture where it does not take frames."""
+    if metric.takes_frames or metric.of == "video":
+        return sample
+    reference = None if sample.reference is None else flatten_frames(sample.reference)
+    return replace(sample, pixels=flatten_frames(sample.pixels), reference=reference)
 
 
 def first_frame(picture: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..engine.contracts import Run
 from ..engine.requests import Status
 from ..errors import PromptError
+from ..integrations.diffusers.refusal import TakeoverRefused
 from .columns import Column, Sampler
 
 SampleProgressCallback: TypeAlias = Callable[[int, float], None]  # sample, share of its way
@@ -92,6 +93,23 @@ class Subject(Protocol):
 
     def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
         """(height, width, 3) in [0, 1] for each, or (frames, height, width, 3) of a video; not rounded."""
+
+
+def draw_or_fall_back(
+    subject: Subject, items: Sequence[SampleRequest], column: Column, watch: SampleProgressCallback | None = None
+) -> tuple[list[GeneratedSample], float, Column]:
+    """The samples, the seconds, and the column that has drawn them: as `skipstone.adapt` does with a preset.
+
+    Raises:
+        TakeoverRefused: the pipeline's loop cannot be taken over, and the column has no fallback.
+    """
+    try:
+        return *subject.draw(items, column, watch), column
+    except TakeoverRefused as refused:
+        if column.fallback is None:
+            raise
+        other = replace(column.fallback, refusal=refused.reason)
+    return *subject.draw(items, other, watch), other
 
 
 def draws_without_prompt(subject: Subject) -> bool:

@@ -117,12 +117,25 @@ def format_notes(result: Comparison) -> list[str]:
         for c, column in enumerate(result.columns)
         if c and column.is_adaptive and result.saving(c) <= 0
     ]
-    return [*fewer, *idle, *_reference_notes(result), *_absent_notes(result)]
+    return [*_refusal_notes(result), *fewer, *idle, *_reference_notes(result), *_absent_notes(result)]
+
+
+def _refusal_notes(result: Comparison) -> list[str]:
+    """Which presets could not take the pipeline's loop over, and why: a paragraph for each reason."""
+    refused: dict[str, list[str]] = {}
+    for column in result.columns:
+        if column.refusal:
+            refused.setdefault(column.refusal, []).append(f"`{column.label}`")
+    return [
+        f"{', '.join(dict.fromkeys(labels))}: the preset would take the pipeline's loop over, and cannot here: "
+        f"{reason}. The policy in brackets decides in the pipeline's own steps instead."
+        for reason, labels in refused.items()
+    ]
 
 
 def preset_notes(result: Comparison) -> list[str]:
     """What the presets among the columns stand for, a line each; for tables whose cells have no room for it."""
-    named = {column.preset: column.policy_spec for column in result.columns if column.preset}
+    named = {column.preset: column.stands_for for column in result.columns if column.stands_for}
     return [f"`{name}` stands for `{spec}`." for name, spec in named.items()]
 
 
@@ -212,6 +225,7 @@ def make_records(result: Comparison, pictures: dict[tuple[int, int], str]) -> li
                     **{name: value if math.isfinite(value) else None for name, value in values.items()},
                     "identical": math.isinf(cell.values["psnr"]),
                     "status": cell.result.status.name,
+                    **({"refusal": column.refusal} if column.refusal else {}),
                     "picture": pictures[c, p],
                     "reference": result.columns[0].spec,
                     "model": result.model,

@@ -18,7 +18,8 @@ class Sample:
     """One finished sample: all that a metric may look at.
 
     Args:
-        pixels: The picture, (height, width, 3) floats in [0, 1], not rounded to 8 bits.
+        pixels: The picture, (height, width, 3) floats in [0, 1], not rounded to 8 bits. The frames of a video are one
+            tall picture, or (frames, height, width, 3) for metrics that take frames.
         prompt: It was made for.
         calls: Spent on it: rows that entered the denoiser, over the branches of a full call.
         reference: The picture of the same prompt and seed by the full run, like `pixels`.
@@ -44,6 +45,7 @@ class BaseMetric:
     unit: ClassVar[str] = ""
     span: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # least and greatest value that a guarantee counts
     of: ClassVar[Literal["any", "picture", "video"]] = "any"  # what it can be measured of
+    takes_frames: ClassVar[bool] = False  # whether it is given a video as frames, as those `of` videos always are
     requires: ClassVar[tuple[Literal["judge", "latent"], ...]] = ()  # what not every model has
     compares: ClassVar[bool] = True  # with the full run; False where it looks at the picture alone
     counts_calls: ClassVar[bool] = False  # whether it is what every record and table has as `calls`

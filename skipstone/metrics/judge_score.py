@@ -15,13 +15,15 @@ from .base import Metric, Sample
 class JudgeScore(Metric):
     """Share of what the prompt asks for that the model's own judge sees in the picture, in [0, 1].
 
-    Pebble's judge is a small classifier of Pebble's own scenes: it cannot judge other models.
+    Pebble's judge is a small classifier of Pebble's own scenes: it cannot judge other models. A judge of videos gets
+    (frames, height, width, 3).
     """
 
     name: ClassVar[str] = "judge"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     span: ClassVar[tuple[float, float]] = (0.0, 1.0)
     requires: ClassVar[tuple[Literal["judge", "latent"], ...]] = ("judge",)
+    takes_frames: ClassVar[bool] = True
     compares: ClassVar[bool] = False
     summary: ClassVar[Literal["median", "mean"]] = "mean"
 

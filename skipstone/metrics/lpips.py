@@ -58,6 +58,7 @@ class LPIPS(Metric):
     net: str = "alex"
     weights: str = ""
     name: ClassVar[str] = "lpips"
+    takes_frames: ClassVar[bool] = True
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     span: ClassVar[tuple[float, float]] = (0.0, math.inf)
     by_default: ClassVar[bool] = False

@@ -46,6 +46,8 @@ def push_to_hub(
     """
     if not HUB_ID.fullmatch(repo):
         raise OutputError(f"Expected the name of a repository, org/name, got {shorten(repo)}.")
+    if not isinstance(policy, Policy | str | os.PathLike):
+        raise SpecError(f"Expected a policy, its spec or its folder, got {type(policy).__name__}.")
     with tempfile.TemporaryDirectory() as staging:
         folder = Path(staging) / "policy"
         _stage(policy, repo, folder)

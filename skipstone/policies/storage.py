@@ -57,7 +57,7 @@ def read_policy(
         folder = fetch_policy(str(folder), revision)
     path = str(Path(folder) / FILE)
     if not is_policy_folder(folder):
-        raise SpecError(f"Expected a folder with a {FILE}, as save_policy writes it, got {folder}.")
+        raise SpecError(f"Expected a folder with a {FILE}, as save_policy writes it, got {folder}.{_hint(str(folder))}")
     try:
         saved = read_saved_policy(path)
         policy: Policy = registry.parse("policy", saved.policy)
@@ -70,6 +70,12 @@ def read_policy(
     if advice:
         warnings.warn(advice, GuestWarning, stacklevel=2)
     return certified
+
+
+def _hint(name: str) -> str:
+    """What to type where a folder was expected and this is the name of a policy; else nothing."""
+    known = (*registry.names("policy"), *registry.list_presets("policy"))
+    return f" A policy is made of its name by skipstone.policy({name!r})." if name in known else ""
 
 
 def is_policy_folder(folder: str | os.PathLike[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 from torch import nn
 
 from skipstone import registry
@@ -29,9 +30,11 @@ from skipstone.metrics import PSNR, SSIM, Metric, Sample
 from skipstone.metrics.latents import LatentError
 from skipstone_bench.baselines import interval_calls, make_policy_row
 from skipstone_bench.benchmark import Benchmark, BenchSettings, PromptSettings, ReferenceSettings, RowSettings
+from skipstone_bench.findings import Answers
+from skipstone_bench.report.verdicts import make_verdicts
 from skipstone_bench.runner import BenchRow, BenchRunner, time_rows
 from skipstone_bench.store import SAMPLES, Header, Record, Store
-from skipstone_bench.summary import metric_direction
+from skipstone_bench.summary import metric_direction, summarise
 from skipstone_bench.tuner import Tuner, find_greedy_masks, improve_mask, samplers_for_calls
 
 STEPS = 6
@@ -122,6 +125,25 @@ def test_a_race_counts_what_each_row_costs_and_how_close_it_comes(guest: Pipelin
     assert store.header.agreement["samples"] == 3
     assert store.header.agreement["worst"] > 20
     assert (guest.draw([SHOTS[0].request], column("fixed"))[0][0].x == bare).all(), "a peer left something behind"
+
+
+def test_a_preset_whose_takeover_is_refused_is_measured_by_its_fallback(guest: PipelineSubject, store: Store) -> None:
+    rows = [make_policy_row(column(spec)) for spec in ("fixed", "fast", "adaptive_grid")]
+    own = guest.pipe.scheduler
+    guest.pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(own.config)
+    try:
+        store = race(guest, store).run(store, SHOTS[:1], rows)
+        time_rows(guest, store, SHOTS[:1], rows, rows[0].column, repeats=1)
+        again = race(guest, store).run(Store.load(store.folder), SHOTS[:1], rows)  # as --resume does
+    finally:
+        guest.pipe.scheduler = own
+    assert {t.row for t in store.timings} == {r.row for r in store.records} == {row.info.spec for row in rows[:2]}
+    for _, fast, other in (store.header.rows, again.header.rows):
+        assert (fast.label, fast.family) == ("fast (error_control(tol=0.01))", "error_control")
+        assert fast.refusal.startswith("its scheduler adds noise")
+        assert other.note.startswith("not applicable: The pipeline cannot be taken over")
+    told = [v.title for v in make_verdicts(summarise(store), Answers((), (), ()))]
+    assert "fast (error_control(tol=0.01)) could not take the loop over:" in told
 
 
 def test_latents_are_those_of_the_loop() -> None:

@@ -240,3 +240,19 @@ def test_auto_without_a_certificate_and_an_audit_of_none(shell: Shell, tiny_pebb
     refused = shell("audit", str(tmp_path))
     assert refused.code == 2
     assert "Expected a folder with a policy.json" in refused.err
+
+
+def test_a_preset_falls_back_before_it_is_calibrated(
+    shell: Shell, tiny_model: Path, tmp_path: Path, cache: Path
+) -> None:
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(tiny_model)
+    pipe.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    pipe.save_pretrained(tmp_path / "noisy")
+    (tmp_path / "prompts.txt").write_text(PROMPTS)
+    where = ("--model", "noisy", "--prompts", "prompts.txt", "--cache", str(cache), "--out", "mine")
+    done = shell("calibrate", *where, *ASKED, "-p", "fast", "-p", "balanced", "-p", "stride")
+    assert done.code == 0, done.err
+    assert "fast would take the pipeline's loop over, and cannot here: its scheduler adds noise" in done.err
+    assert "stride @ adams / own / 6 is left out: The pipeline cannot be taken over" in done.err
+    points = json.loads((tmp_path / "mine" / "policy.json").read_text())["certificate"]["points"]
+    assert {p["setting"] for p in points} <= {"error_control", "error_control(tol=0.01)"}

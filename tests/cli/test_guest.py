@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusers import EulerAncestralDiscreteScheduler
 from outcome import Shell, list_files
 from PIL import Image
 
@@ -27,6 +28,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("pipelines")
     for family in ("sd15", "dit", "ddpm", "wan21", "flux", "zimage", "sd15-inpaint"):
         build(family).save_pretrained(home / family)
+    noisy = build("sd15")
+    noisy.scheduler = EulerAncestralDiscreteScheduler.from_config(noisy.scheduler.config)
+    noisy.save_pretrained(home / "noisy")
     return home
 
 
@@ -153,6 +157,47 @@ def test_a_comparison(shell: Shell, saved: Path, tmp_path: Path) -> None:
     mean = sum(calls[specs[1]]) / 2
     assert all(mean <= made < mean + 1 for made in calls[specs[2]])
     assert "scheduler that the pipeline came with" in (here / "table.md").read_text()
+
+
+ADDS_NOISE = "its scheduler adds noise at every step"
+
+
+def test_a_preset_falls_back_where_a_takeover_is_refused(shell: Shell, saved: Path, tmp_path: Path) -> None:
+    common = ["a cat", "--model", str(saved / "noisy"), "--steps", "12", "--out", "a.png", "--force", "--json"]
+    done = shell("generate", *common, "--policy", "fast")
+    assert done.code == 0, done.err
+    assert done.err.count(ADDS_NOISE) == 1
+    line = json.loads(done.out)
+    assert line["spec"] == "error_control(tol=0.01) @ own / 12"
+    assert line["refusal"].startswith(ADDS_NOISE)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.text["spec"] == line["spec"]
+    fell_back = pixels(tmp_path / "a.png")
+    again = shell("generate", *common, "--policy", line["spec"])
+    assert (again.code, "refusal" in again.out) == (0, False)
+    assert (pixels(tmp_path / "a.png") == fell_back).all()
+
+
+@pytest.mark.parametrize("policy", ["adaptive_grid(calls=10)", "fast @ adams"])
+def test_whoever_names_the_policy_or_the_solver_is_told_of_the_refusal(shell: Shell, saved: Path, policy: str) -> None:
+    done = shell("generate", "a cat", "--model", str(saved / "noisy"), "--steps", "4", "--policy", policy)
+    assert done.code == 2
+    assert f"The pipeline cannot be taken over: {ADDS_NOISE}" in done.err
+
+
+def test_a_comparison_says_which_presets_fell_back(shell: Shell, saved: Path, tmp_path: Path) -> None:
+    asked = ["-p", "balanced", "-p", "fewer", "-p", "fast", "--steps", "14", "--repeats", "2", "--solver", "ddim"]
+    done = shell("compare", "a cat", "--model", str(saved / "noisy"), *asked, "--out", "here")
+    assert done.code == 0, done.err
+    assert (done.err + done.out).count(ADDS_NOISE) == 1
+    records = [json.loads(line) for line in (tmp_path / "here" / "samples.jsonl").read_text().splitlines()]
+    named = {r["column"]: r["spec"] for r in records}
+    assert named["balanced (error_control)"] == "error_control @ ddim / own / 14"
+    assert named["fast (error_control(tol=0.01))"] == "error_control(tol=0.01) @ ddim / own / 14"
+    assert [r["column"] for r in records if "refusal" in r] == [c for c in named if "(" in c]
+    table = (tmp_path / "here" / "table.md").read_text()
+    assert table.count(ADDS_NOISE) == 1
+    assert "as many steps as `balanced (error_control)` makes calls" in table
 
 
 def test_samples_of_a_model_without_prompts_are_told_apart_by_seed(shell: Shell, tmp_path: Path) -> None:

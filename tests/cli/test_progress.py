@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import time
 from dataclasses import dataclass, field
 
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from skipstone.cli.progress import ProgressLines, format_duration, progress_bar, sample_progress_bars
+from skipstone.cli.garbage import NEW_OBJECTS, rare_collections
+from skipstone.cli.progress import ProgressLines, format_duration, progress_bar, sample_progress_bars, show_status
 
 
 @dataclass
@@ -123,3 +126,24 @@ def test_a_terminal_gets_bars_with_the_time_left() -> None:
         on_progress("work", 1, 2)
     assert "work" in out.getvalue()
     assert "50 %" in out.getvalue()
+
+
+def test_a_wait_is_told_of_where_there_is_no_terminal() -> None:
+    said = io.StringIO()
+    console = Console(file=said)
+    with show_status(console, "Loading ...", quiet=1e6):
+        pass
+    assert said.getvalue() == ""
+    with show_status(console, "Loading ...", quiet=0.0):
+        while not said.getvalue():
+            time.sleep(0.001)
+    assert said.getvalue() == "Loading ...\n"
+
+
+def test_collections_are_rare_while_a_command_starts_and_as_usual_when_it_works() -> None:
+    usual = gc.get_threshold()
+    with rare_collections():
+        assert gc.get_threshold() == (NEW_OBJECTS, *usual[1:])
+        with progress_bar(Console(file=io.StringIO())):
+            assert gc.get_threshold() == usual
+    assert gc.get_threshold() == usual

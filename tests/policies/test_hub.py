@@ -136,6 +136,7 @@ def test_what_cannot_be_pushed_is_said_before_anything_is_sent(hub: StandIn, tmp
         ("interval(every=2)", "nobody", OutputError, "org/name, got 'nobody'"),
         (tmp_path / "empty", "me/empty", SpecError, "Expected a folder with a policy.json"),
         (own, "me/mine", SpecError, "made of .*mine.py"),
+        (3, "me/mine", SpecError, "Expected a policy, its spec or its folder, got int"),
         ("nonsense", "me/mine", SpecError, "No policy is called 'nonsense'"),
     ):
         with pytest.raises(error, match=said):

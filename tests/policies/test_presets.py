@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
+import skipstone
 from skipstone import registry
 from skipstone.cli import app
-from skipstone.errors import UnknownNameError
+from skipstone.errors import SpecError, UnknownNameError
 
 
 @pytest.mark.parametrize("name", registry.list_presets("policy"))
@@ -30,3 +31,9 @@ def test_presets_are_listed() -> None:
         assert f"{name} " in shown
         assert about in shown
         assert spec in shown
+
+
+@pytest.mark.parametrize("name", ["balanced", "error_control"])
+def test_whoever_loads_a_policy_by_its_name_is_told_what_to_type(name: str) -> None:
+    with pytest.raises(SpecError, match=rf"skipstone\.policy\('{name}'\)"):
+        skipstone.load_policy(name)

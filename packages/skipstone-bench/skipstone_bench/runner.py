@@ -12,10 +12,10 @@ from skipstone.errors import SkipstoneError
 from skipstone.evaluation.columns import Column
 from skipstone.evaluation.cost import PeakMemory, count_macs, measure_row_macs, split_branch_rows
 from skipstone.evaluation.files import IDENTICAL_PSNR, safe_file_name
-from skipstone.evaluation.pixels import encode_image, flatten_frames
+from skipstone.evaluation.pixels import as_read_by, encode_image
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import MAX_AGREEMENT_SAMPLES, EvaluationSample, References, RunOutput
-from skipstone.evaluation.subject import GeneratedSample, Subject
+from skipstone.evaluation.subject import GeneratedSample, Subject, draw_or_fall_back
 from skipstone.metrics import Metric, Sample
 
 from .store import PICTURES, Record, RowInfo, Store, Timing
@@ -30,6 +30,13 @@ class BenchRow:
 
     column: Column
     info: RowInfo
+
+    def told_of(self, ran: Column) -> RowInfo:
+        """Its place in the table after it ran as this column, which may be the fallback of a preset."""
+        if not ran.refusal:
+            return self.info
+        family = ran.policy_spec.partition("(")[0]
+        return replace(self.info, label=ran.label, family=family, knob=self.info.label, refusal=ran.refusal)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,9 @@ class BenchRunner:
             weight = weight or self._row_macs(eval_samples[0])
             if row.column.spec not in failed:
                 try:
-                    self._chunk(store, chunk, row, weight)
+                    ran = self._chunk(store, chunk, row, weight)
+                    if ran.refusal:
+                        store = store.with_rows([row.told_of(ran)])
                 except SkipstoneError as e:
                     failed.add(row.column.spec)
                     store = store.with_rows([_not_applicable(row, e)])
@@ -77,11 +86,12 @@ class BenchRunner:
     def _admitted(self, store: Store, rows: Sequence[BenchRow]) -> tuple[list[BenchRow], Store]:
         """The rows that the model can run; the others get their note."""
         ready, infos = [], []
+        fallen = {row.spec: row for row in store.header.rows if row.refusal}  # in a run that was cut off
         for row in rows:
             try:
                 self.subject.load([self.subject.resolve_column(row.column)])
                 ready.append(row)
-                infos.append(row.info)
+                infos.append(fallen.get(row.info.spec, row.info))
             except SkipstoneError as e:
                 infos.append(_not_applicable(row, e))
         return ready, store.with_rows(infos)
@@ -99,13 +109,13 @@ class BenchRunner:
     def _row_macs(self, eval_sample: EvaluationSample) -> float:
         return measure_row_macs(self.subject, eval_sample.request, self.references.full, PROBE_STEPS)
 
-    def _chunk(self, store: Store, chunk: Sequence[EvaluationSample], row: BenchRow, weight: float) -> None:
-        """One row of a chunk: its records appear together, when all is done."""
+    def _chunk(self, store: Store, chunk: Sequence[EvaluationSample], row: BenchRow, weight: float) -> Column:
+        """One row of a chunk, and the column that ran: its records appear together, when all is done."""
         items = [eval_sample.request for eval_sample in chunk]
         self.subject.prepare(items, row.column)
         counting = count_macs(self.subject.denoisers) if row.column.peer is not None else nullcontext()
         with counting as meter:
-            generated, _ = self.subject.draw(items, row.column)
+            generated, _, ran = draw_or_fall_back(self.subject, items, row.column)
         pictures = self.subject.pictures(generated)
         full = self.references.load_or_draw(self.subject, chunk, self.references.full)
         exact = self.references.load_or_draw(self.subject, chunk, self.references.converged[0])
@@ -121,6 +131,7 @@ class BenchRunner:
             identical = bool((mine.pixels == full[k].pixels).all())
             records.append(make_record(row.info.spec, eval_sample, generated[k], macs, calls, values, name, identical))
         store.append(*records)
+        return ran
 
     def values(
         self,
@@ -131,12 +142,10 @@ class BenchRunner:
     ) -> dict[str, float]:
         """Every metric that can be measured of a picture."""
         judge = self.subject.judge
-        sample = Sample(
-            flatten_frames(mine.pixels), eval_sample.prompt.text, generated.calls, judge=judge, latent=mine.latent
-        )
+        sample = Sample(mine.pixels, eval_sample.prompt.text, generated.calls, judge=judge, latent=mine.latent)
         found = {name: _measure_metric(metric, sample) for name, metric in self.picture_metrics.items()}
         for whose, reference in theirs.items():
-            pair = replace(sample, reference=flatten_frames(reference.pixels), reference_latent=reference.latent)
+            pair = replace(sample, reference=reference.pixels, reference_latent=reference.latent)
             found |= {
                 f"{name}_{whose}": _measure_metric(metric, pair) for name, metric in self.reference_metrics.items()
             }
@@ -184,7 +193,7 @@ def _not_applicable(row: BenchRow, why: SkipstoneError) -> RowInfo:
 def _measure_metric(metric: Metric, sample: Sample) -> float | None:
     """A metric's value, at most IDENTICAL; None where it cannot be measured of this sample."""
     try:
-        value = metric.measure(sample)
+        value = metric.measure(as_read_by(metric, sample))
     except SkipstoneError:
         return None
     return None if math.isnan(value) else max(-IDENTICAL_PSNR, value) if math.isfinite(value) else IDENTICAL_PSNR
@@ -217,16 +226,15 @@ def time_rows(
     done = {(t.row, t.repeat) for t in store.timings}
     ready = [row for row in rows if row.info.spec not in noted]
     turns = [(k, row) for k in range(repeats) for row in ready if (row.info.spec, k) not in done]
-    peak, warm = PeakMemory(subject.denoisers), set[str]()
+    peak, warm = PeakMemory(subject.denoisers), dict[str, Column]()  # what runs: a preset's fallback, perhaps
     for turn, (repeat, row) in enumerate(turns):
         on_progress(f"Seconds of {row.info.label}", turn, len(turns))
         if row.info.spec not in warm:  # a first call also allocates and compiles
             subject.warm_up([eval_samples[0].request], full)
             subject.prepare([eval_samples[0].request], row.column)
-            subject.draw([eval_samples[0].request], row.column)
-            warm.add(row.info.spec)
+            *_, warm[row.info.spec] = draw_or_fall_back(subject, [eval_samples[0].request], row.column)
         took: list[float] = []
-        for column in (full, row.column):
+        for column in (full, warm[row.info.spec]):
             peak.begin()
             took.append(
                 sum(subject.draw([eval_sample.request], column)[1] for eval_sample in eval_samples) / len(eval_samples)

@@ -36,6 +36,7 @@ class RowInfo:
         steps: Of the grid.
         note: Why it did not run ("not applicable: ..."), or nothing.
         values: Metrics of all its pictures at once, such as FID, which do not exist for one picture.
+        refusal: Why a preset could not take the pipeline's loop over, so that its fallback was measured; or nothing.
     """
 
     spec: str
@@ -46,6 +47,7 @@ class RowInfo:
     steps: int = 0
     note: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
+    refusal: str = ""
 
 
 @dataclass(frozen=True)

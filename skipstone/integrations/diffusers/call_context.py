@@ -28,7 +28,7 @@ from .processes import in_agreement
 from .refusal import TakeoverBroken, TakeoverRefused
 from .row_slicing import Key, RowSlicer, Rule
 from .rows import BatchLayout
-from .scheduler_specs import check_step_arguments, check_supported, trajectory
+from .scheduler_specs import check_step_arguments, check_supported, keeps_unclipped_noise, trajectory
 from .takeover import FirstStep, prepare_takeover, refuse_first, take_over
 from .undeclared import NetworkWatch, network_settings
 
@@ -52,7 +52,10 @@ _STEP_SIGNATURE = inspect.signature(lambda model_output, timestep, sample, *args
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """The arguments that a pipeline was adapted with; `fallback` is the policy where `solver` cannot take over."""
+    """The arguments that a pipeline was adapted with.
+
+    `fallback` is the policy where `solver` cannot take over, and `written` what was written for `policy`.
+    """
 
     policy: Policy
     solver: Solver | None = None
@@ -60,6 +63,7 @@ class AdaptSettings:
     per_sample: bool = True
     verify_rows: bool = False
     uncovered: Uncovered = "warn"
+    written: str = ""
 
 
 @dataclass(frozen=True)
@@ -244,7 +248,19 @@ class CallContext:
             ),
             "a cache of diffusers (enable_cache) expects the pipeline's own steps": self._is_cached(),
             **{f"its scheduler adds noise ({name})": name in self.step_arguments for name in NOISE_ARGUMENTS},
+            f"its scheduler clips the clean picture and steps with the noise from before, so that what it ends with "
+            f"depends on the number of steps ({self._advise_clipping()})": keeps_unclipped_noise(
+                self.scheduler, self.step_arguments
+            ),
         }
+
+    def _advise_clipping(self) -> str:
+        """What to say in place of clipping by which no solver can come to the pipeline's picture."""
+        if "use_clipped_model_output" in self.arguments:
+            return "call the pipeline with use_clipped_model_output=True"
+        return (
+            "pipe.scheduler = skipstone.Scheduler.from_config(pipe.scheduler.config) steps with that of the clipped one"
+        )
 
     def _callbacks(self) -> dict[str, Any]:
         """The callbacks that the pipeline was given, by the names of their arguments."""

@@ -80,8 +80,8 @@ def adapt(
     chosen = _solver(solver or own)
     if chosen is None:
         _check_hosted(decides)
-    fallback = _fallback(policy) if solver is None else None
-    return Adapted(pipe, AdaptSettings(decides, chosen, fallback, per_sample, verify_rows, uncovered))
+    fallback = _fallback(policy, decides) if solver is None else None
+    return Adapted(pipe, AdaptSettings(decides, chosen, fallback, per_sample, verify_rows, uncovered, str(policy)))
 
 
 def _solver(solver: Solver | str | None) -> Solver | None:
@@ -103,10 +103,14 @@ def _check_hosted(policy: Policy) -> None:
         )
 
 
-def _fallback(policy: Policy | str | os.PathLike[str]) -> Policy | None:
+def _fallback(policy: Policy | str | os.PathLike[str], decides: Policy) -> Policy | None:
     """What decides where a preset cannot take the loop over; None for what is no preset, or needs nothing else."""
-    spec = registry.find_fallback("policy", policy.strip()) if isinstance(policy, str) else ""
-    return registry.parse("policy", spec) if spec else None
+    name = policy.strip() if isinstance(policy, str) else ""
+    spec = registry.find_fallback("policy", name)
+    if not spec or decides != registry.parse("policy", name):  # the folder of a policy, which is called as a preset is
+        return None
+    stands_in: Policy = registry.parse("policy", spec)
+    return stands_in
 
 
 def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
@@ -256,7 +260,7 @@ class Adapted:
     def _describe_refusal(self, reason: str) -> str:
         assert self.settings.fallback is not None
         return (
-            f"{registry.spell(self.policy)} would take the pipeline's loop over, and cannot here: {reason}. "
+            f"{self.settings.written.strip()} would take the pipeline's loop over, and cannot here: {reason}. "
             f"{registry.spell(self.settings.fallback)} decides in the pipeline's own steps instead."
         )
 

@@ -71,6 +71,8 @@ class SchedulerSpec:
         converter: What the network's output means.
         stages: (scheduler, calls to come) -> calls of each step.
         clean: (scheduler, x0) -> the clean estimate as the scheduler clips it.
+        keeps_noise: Whether `step` goes on with the noise of the estimate before it was clipped, unless it is told
+            `use_clipped_model_output`.
         stochastic: Whether `step` draws noise unless it is told otherwise.
         unsupported_reason: What in its settings cannot be adapted, and what would work; or nothing.
         step_arguments: Arguments of `step` that may differ from their defaults; all others are refused.
@@ -83,6 +85,7 @@ class SchedulerSpec:
     converter: Callable[[Any], PredictionConverter] = noise_levels.converter_from_config
     stages: Callable[[Any, int], tuple[int, ...]] = noise_levels.one_call_stages
     clean: Callable[[Any, Any], Any] = lambda scheduler, x0: x0
+    keeps_noise: bool = False
     stochastic: Callable[[Any], bool] = lambda scheduler: False
     unsupported_reason: Callable[[Any], str] = lambda scheduler: ""
     step_arguments: frozenset[str] = STEP_ARGUMENTS
@@ -231,6 +234,19 @@ def check_step_arguments(scheduler: Any, given: Mapping[str, Any]) -> None:
         )
 
 
+def keeps_unclipped_noise(scheduler: Any, given: Mapping[str, Any]) -> bool:
+    """Whether a scheduler clips clean estimates, and steps with the noise that they had before.
+
+    Such a run is no differential equation: each step moves the sample, so that pictures of 50 and of 200 steps differ.
+
+    Args:
+        scheduler: Whose step is called.
+        given: Arguments of `step`, by name.
+    """
+    clips = bool(scheduler.config.get("clip_sample") or scheduler.config.get("thresholding"))
+    return clips and find_scheduler_spec(scheduler).keeps_noise and not given.get("use_clipped_model_output")
+
+
 def check_supported(scheduler: Any) -> None:
     """Raise GuestError where a scheduler, or a setting of it, cannot be adapted."""
     spec = find_scheduler_spec(scheduler)
@@ -273,6 +289,7 @@ for _spec in (
         ("DDIMScheduler", "DDIMParallelScheduler"),
         noise_levels.table_levels,
         clean=noise_levels.apply_clipping,
+        keeps_noise=True,
     ),
     SchedulerSpec("table, as it is", ("CogVideoXDDIMScheduler",), noise_levels.table_levels),
     SchedulerSpec(

@@ -206,7 +206,7 @@ def test_a_preset_decides_in_the_pipelines_own_steps_where_it_cannot_take_over()
     with skipstone.adapt(pipe, registry.find_fallback("policy", "fast")) as guest:
         expected, policy = made(pipe, "sd15-inpaint", 8), guest.last.policy
     with skipstone.adapt(pipe, "fast") as guest:
-        with pytest.warns(GuestWarning, match="blended in after every step"):
+        with pytest.warns(GuestWarning, match="^fast would take .* blended in after every step"):
             assert torch.equal(made(pipe, "sd15-inpaint", 8), expected)
         with warnings.catch_warnings(record=True) as more:  # it is said once
             warnings.simplefilter("always")
@@ -461,14 +461,40 @@ def test_a_list_that_is_changed_on_the_way_is_noticed() -> None:
 # -- the rest ------------------------------------------------------------------------------------
 
 
-def test_a_takeover_clips_as_the_scheduler_does() -> None:
-    pipe = with_scheduler(build("sd15"), "ddim-clip")
-    step = pipe.scheduler.step
-    pipe.scheduler.step = lambda *a, **k: step(*a, **{**k, "use_clipped_model_output": True})
-    bare = made(pipe, "sd15", 12)
-    del pipe.scheduler.step
+CLIPS = "clips the clean picture and steps with the noise from before"
+
+
+@pytest.mark.parametrize("option", ["clip_sample", "thresholding"])
+def test_a_takeover_clips_as_the_scheduler_does(option: str) -> None:
+    pipe = build("ddim")
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, **{"clip_sample": False, option: True})
     with skipstone.adapt(pipe, "fixed", solver="ddim"):
-        assert gap(made(pipe, "sd15", 12), bare) < 5e-5
+        with pytest.raises(GuestError, match=rf"{CLIPS}.* \(call the pipeline with use_clipped_model_output=True\)"):
+            made(pipe, "ddim", 10)
+        ours = made(pipe, "ddim", 10, use_clipped_model_output=True)
+    assert gap(ours, made(pipe, "ddim", 10, use_clipped_model_output=True)) < 5e-5
+    assert gap(ours, made(pipe, "ddim", 10)) > 0.01  # which is what would have been drawn in place of it
+
+
+def test_clipping_is_refused_with_another_way_out_where_pipelines_cannot_be_told() -> None:
+    pipe = with_scheduler(build("sd15"), "ddim-clip")
+    with skipstone.adapt(pipe, "balanced") as guest, pytest.warns(GuestWarning, match=CLIPS):
+        made(pipe, "sd15", 10)
+    assert "pipe.scheduler = skipstone.Scheduler.from_config" in guest.last.refusal
+    pipe.scheduler = skipstone.Scheduler.from_config(pipe.scheduler.config, solver="ddim")
+    with skipstone.adapt(pipe, "fixed", solver="ddim"):
+        ours = made(pipe, "sd15", 10)
+    assert gap(ours, made(pipe, "sd15", 10)) < 5e-5
+
+
+def test_a_takeover_ends_at_the_clean_picture() -> None:
+    """Also where the scheduler ends at its first noise level: it is then as with `set_alpha_to_one=True`."""
+    pipe = with_scheduler(build("sd15"), "ddim-trailing")
+    clean = made(pipe, "sd15", 10)
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=False)
+    assert gap(made(pipe, "sd15", 10), clean) > 5e-4
+    with skipstone.adapt(pipe, "fixed", solver="ddim"):
+        assert gap(made(pipe, "sd15", 10), clean) < 5e-5
 
 
 def test_a_solver_that_draws_noise_is_refused() -> None:

@@ -13,7 +13,7 @@ import typer
 
 from skipstone.cli import options
 from skipstone.cli.grouping import grouped
-from skipstone.cli.progress import print_warnings, progress_bar
+from skipstone.cli.progress import print_warnings, progress_bar, show_status
 from skipstone.settings import MAX_STEPS
 
 if TYPE_CHECKING:
@@ -166,12 +166,12 @@ def bench(
     console = Console(stderr=True)
     # Options are read from the context: a resumed run has those of its first start, unless they are given again.
     values = resolve_options(context, bench, output.out, output.resume)
-    with console.status("Looking the model up ..."):
+    with show_status(console, "Looking the model up ..."):
         planned = _plan(values)
     for name, why in planned.absent:
         console.print(f"{name} is left out: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     _run(planned, output, values, console)
-    with console.status("Writing the report ..."):
+    with show_status(console, "Writing the report ..."):
         written = write_report(output.out)
     _show(written)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from skipstone import registry
 from skipstone.errors import MetricError, SpecError
 from skipstone.evaluation.columns import Column
-from skipstone.evaluation.pixels import flatten_frames
+from skipstone.evaluation.pixels import as_read_by
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import EvaluationSample
 from skipstone.evaluation.subject import SampleRequest, Subject
@@ -133,4 +133,4 @@ def make_scorer(subject: Subject, name: str = JUDGE_NAME) -> ScoreFunction:
     if not isinstance(usable, Metric) or usable.better == "lower":
         raise MetricError(f"{name} is no score of one picture and its prompt: choose judge or clip_score.")
     metric = usable
-    return lambda pixels, prompt: metric.measure(Sample(flatten_frames(pixels), prompt))
+    return lambda pixels, prompt: metric.measure(as_read_by(metric, Sample(pixels, prompt)))

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from skipstone.evaluation.statistics import ConfidenceInterval
 
 from ..findings import JUDGE_MARGIN, Answers, CallSpread, CostRatio, PeerComparison, RivalComparison
+from ..store import RowInfo
 from ..summary import HEADROOM, Summary
 
 Tone: TypeAlias = Literal["ahead", "behind", "even", "warning"]
@@ -35,7 +36,12 @@ def make_verdicts(summary: Summary, answers: Answers) -> list[Verdict]:
     families = dict.fromkeys(e.family for e in answers.peers)
     found += [_peers([e for e in answers.peers if e.family == family]) for family in families]
     found += [_spread(answers.spreads)] if answers.spreads else []
-    return found
+    return found + [_fallback(row.info) for row in summary.rows if row.info.refusal]
+
+
+def _fallback(info: RowInfo) -> Verdict:
+    text = f"{info.refusal}. The pipeline kept its loop, and the policy in brackets was measured."
+    return Verdict("warning", f"{info.label} could not take the loop over:", text)
 
 
 def agreement_verdict(summary: Summary) -> Verdict:
