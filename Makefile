@@ -90,9 +90,14 @@ matrix: $(READY)  ## the guest: every family under every scheduler, and every pr
 goldens: $(READY)  ## record the decisions of every policy again
 	$(BIN)/python tests/goldens/make_decisions.py
 
-docs: $(READY)  ## regenerate the reference page of policies, solvers, grids ...
+docs: $(READY) $(VENV)/.docs  ## the site, in build/site; its generated pages anew; a warning is an error
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_guest.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[docs]"
+	touch $@
 
 clean:  ## what the targets above have made
 	rm -rf $(VENV) $(OLDEST) $(QUANTISED) demo build dist

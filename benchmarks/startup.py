@@ -32,7 +32,7 @@ print(len(files), sum(len(open(f).read().splitlines()) for f in files))
 def cpu_seconds(arguments: tuple[str, ...], folder: str) -> float:
     """Of one run of the command."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "skipstone.cli", *arguments]
+    command = [sys.executable, "-m", "skipstone", *arguments]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

@@ -129,7 +129,7 @@ from diffusers import StableDiffusionXLControlNetInpaintPipeline
 
 pipe = StableDiffusionXLControlNetInpaintPipeline.from_pretrained("PATH_OR_HUB_ID")
 pipe.scheduler = skipstone.Scheduler.from_config(pipe.scheduler.config)
-image = pipe("a red apple", image=..., mask_image=..., control_image=..., num_inference_steps=20).images[0]
+image = pipe("a red apple", image=photo, mask_image=mask, control_image=edges, num_inference_steps=20).images[0]
 ```
 
 It keeps what the configuration says of the model and of the run: noise levels, prediction type, clipping, timestep

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import skipstone
+from skipstone.settings import Ranges, check_settings
 
 
 @skipstone.register("policy")
@@ -18,12 +19,18 @@ class EveryOther(skipstone.Policy):
     Args:
         order: Degree of the forecast's polynomial, 0 to 3; 0 repeats the last output.
         skip: Whether to skip at all; False changes nothing.
+
+    References: ours.
     """
 
     order: int = 1
     skip: bool = True
     name: ClassVar[str] = "every_other"
     neutral: ClassVar[Mapping[str, Any]] = {"skip": False}  # at these arguments it changes nothing
+    ranges: ClassVar[Ranges] = {"order": (0, 3)}
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def plan(self, run: skipstone.Run, proposal: skipstone.Plan) -> skipstone.Plan:
         if not self.skip or not proposal.is_unamended or len(run.past) % 2 == 0:

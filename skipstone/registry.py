@@ -83,6 +83,12 @@ def list_presets(kind: str) -> dict[str, tuple[str, str]]:
     return dict(_PRESETS[kind])
 
 
+def mentions_preset(kind: str, spec: str) -> bool:
+    """Whether a spec, or a part of a chain, is the short name of another one. Raises SpecError where it is no spec."""
+    presets = list_presets(kind)
+    return any(isinstance(p, ast.Name) and p.id in presets for p in split_chain(parse_expression(spec), spec))
+
+
 def _load(kind: str) -> dict[str, type]:
     if kind not in KIND_MODULES:
         raise UnknownNameError(f"Expected a kind among {', '.join(KIND_MODULES)}, got {kind!r}.")

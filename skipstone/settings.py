@@ -78,6 +78,12 @@ def _format_number(value: float) -> str:
     return f"{value:g}".replace("e+0", "e").replace("e-0", "e-")
 
 
+def describe_setting(cls: type, name: str) -> str:
+    """What a setting must be, in the words of error messages: "a whole number in 1..100"."""
+    ranges: Ranges = getattr(cls, "ranges", {})
+    return _describe(field_types(cls)[name], ranges.get(name, (0, 0)))
+
+
 @cache
 def field_types(cls: type) -> dict[str, Any]:
     """The type of every field that can be set."""

@@ -36,6 +36,7 @@ LAYERS = [
     ["evaluation"],
     ["tuning", "calibration"],
     ["cli"],
+    ["__main__"],
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 MAY_IMPORT = {  # besides the library, which every satellite imports

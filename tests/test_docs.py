@@ -28,23 +28,12 @@ def test_every_registered_class_says_what_it_is(kind: str) -> None:
         assert not line.startswith(registry.find_class(kind, name).__name__ + "("), f"{kind} {name} has no docstring"
 
 
-PAGES = (
-    "agent",
-    "decisions",
-    "pebble",
-    "bench",
-    "metrics",
-    "paths",
-    "calibration",
-    "calibration_theory",
-    "vlm",
-    "module_backbone",
-)
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
 
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in PAGES)],
+    ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", *PAGES],
 )
 def test_pages_link_to_files_that_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -72,3 +61,19 @@ def test_the_example_of_a_module_runs(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(0.5 < float(result.x.norm()) < 2.0 for result in names["full"])  # points near the circle
     assert max(names["distances"]) < 0.05
     assert "calls a sample in place of 50" in capsys.readouterr().out
+
+
+def test_the_python_page_has_every_public_name() -> None:
+    import skipstone
+
+    named = set(
+        re.findall(r"^::: skipstone\.(\w+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert named == set(skipstone.__all__)
+
+
+def test_the_navigation_of_the_site_has_every_page() -> None:
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"([\w/]+\.md)$", config[config.index("nav:") :], re.MULTILINE)
+    assert sorted(f"docs/{name}" for name in listed if not name.startswith("source/")) == PAGES
+    assert all((ROOT / name.removeprefix("source/")).is_file() for name in listed if name.startswith("source/"))

@@ -80,7 +80,7 @@ def together(wheels: dict[str, Path], others: Path, tmp_path_factory: pytest.Tem
 
 
 PYTHON = [sys.executable, "-S"]  # no site-packages: what is found is what was installed into the folder
-COMMAND = [*PYTHON, "-m", "skipstone.cli"]
+COMMAND = [*PYTHON, "-m", "skipstone"]
 
 
 def test_there_is_a_wheel_of_each_package_and_that_of_the_library_is_small(wheels: dict[str, Path]) -> None:

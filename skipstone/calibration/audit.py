@@ -286,6 +286,21 @@ class _AuditRun:
         return {name: watch.update(values) for name, values in parts.items() if values}
 
 
+def has_alarm(folder: str | os.PathLike[str]) -> bool:
+    """Whether the audits of a folder so far have raised the alarm; False where there were none. Draws nothing.
+
+    Raises:
+        SpecError: no certificate in the folder, or damaged audits.
+    """
+    first = next(iter(read_lines(Path(folder) / AUDIT_FILE)), None)
+    if first is None:
+        return False
+    given = first.get("false_alarm")  # where it is damaged, opening the audit says so
+    false_alarm = float(given) if isinstance(given, int | float) else 0.05
+    run = _AuditRun.open(Path(folder), AuditOptions(), false_alarm)
+    return any(found.alarm for found in run.test().values())
+
+
 def load_certified(folder: str | os.PathLike[str]) -> Certified:
     """The calibrated policy of a folder. Raises SpecError where there is none."""
     policy = read_policy(folder, allow_sampler=True)

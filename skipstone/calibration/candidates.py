@@ -100,7 +100,7 @@ def _families(subject: Subject) -> list[type[Policy]]:
     longest: type[Policy] = registry.find_class("policy", TAKEOVER_FAMILY)
     found = [own] if isinstance(subject, EngineSubject) else list(dict.fromkeys((longest, own)))
     if not any(family.calibration_settings for family in found):
-        raise SpecError(f"{own.name} has no ladder of settings: name some with settings=[...] or --setting.")
+        raise SpecError(f"{own.name} has no ladder of settings: name some with settings=[...] or -p.")
     return found
 
 

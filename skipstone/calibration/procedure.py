@@ -299,9 +299,26 @@ class Calibration:
         p = "" if nearest.p is None else f" (p = {nearest.p:.2g})"
         return (
             f"None of {len(self.candidates)} settings can be promised to meet '{self.target.spell()}'. The nearest is "
-            f"{nearest.label} with {nearest.calls:.1f} calls: {found}{p}. Ask for less, give more "
-            f"{self.samples.of}, or offer safer settings."
+            f"{nearest.label} with {nearest.calls:.1f} calls: {found}{p}. {self._advise()}"
         )
+
+    def _advise(self) -> str:
+        """What to type where no setting was accepted."""
+        usual = f"Ask for less, give more {self.samples.of}, or offer safer settings."
+        if self.measure.needs_no_reference or self.options.reference != FULL or self._any_of_the_full_sampler():
+            return usual
+        return (
+            f"Closeness is to the full run {self.full.spec}, whose {self.full.steps} steps have errors of their own, "
+            f"and every setting has another solver or grid, so that it does not repeat them. Take a full run with "
+            f"smaller errors (--steps {2 * self.full.steps}; options: steps), offer settings on the full run's own "
+            f"solver and grid (-p 'error_control(tol=0.002)' -p 'error_control(tol=0.005)'; settings), measure "
+            f"closeness to the converged solution (--reference converged), or ask for less."
+        )
+
+    def _any_of_the_full_sampler(self) -> bool:
+        """Whether a setting has the solver and grid of the full run, and so errors much like its own."""
+        mine = self.full.solver, self.full.grid
+        return any((one.column.solver, one.column.grid) == mine for one in self.candidates)
 
     def _certified(self, points: Sequence[CalibrationPoint], scores: CachedScores) -> Certified:
         certificate = Certificate(

@@ -11,12 +11,15 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import MissingPackage, SkipstoneError, TargetMissedError
 from ..satellites import install_hint, list_entry_points
-from . import calibrate, check, compare, explain, generate, listing, tune
+from . import calibrate, check, compare, doctor, estimate, explain, generate, listing, tune
 from .garbage import rare_collections
 
 
 class Commands(TyperGroup):
     """The commands in this order, those of packages last; of one whose package is missing, what to install."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        return super().parse_args(ctx, [_today(word) for word in args])
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)
@@ -25,11 +28,23 @@ class Commands(TyperGroup):
         return found
 
 
+RENAMED = {"--policies": "--policy", "--setting": "--policy"}  # options of 0.1.0, which work for one more release
+
+
+def _today(word: str) -> str:
+    """An option as it is called today; of an old name, a notice on stderr."""
+    name, equals, value = word.partition("=")
+    if name not in RENAMED:
+        return word
+    print(f"skipstone: {name} is now {RENAMED[name]}; the old form works for one more release.", file=sys.stderr)
+    return f"{RENAMED[name]}{equals}{value}"
+
+
 app = typer.Typer(
     cls=Commands,
     name="skipstone",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -50,24 +65,29 @@ def skipstone(
     [bold]Start here[/bold]
 
       skipstone demo
+      skipstone doctor
       skipstone generate "a red apple on a blue background"
-      skipstone compare "a cat" "a cat above a bus" -p third_order -p fewer
-      skipstone calibrate --prompts pebble-tuning --target "psnr >= 30 @ 90%" --out mine
-      skipstone train agent --config examples/configs/agent_pebble.yaml --minutes 10
+      skipstone compare "a cat" "a cat above a bus" -p balanced -p fewer
+      skipstone calibrate --prompts pebble-tuning \\
+        --target "psnr >= 30 @ 90%" --out mine
+      skipstone train agent --minutes 10 \\
+        --config examples/configs/agent_pebble.yaml
       skipstone list policies
 
-    Every command tells more with --help.
+    Every command tells more with -h.
     """
 
 
 for command in (
     generate.generate,
     compare.compare,
+    estimate.estimate,
     calibrate.calibrate,
     calibrate.audit,
     tune.tune,
     explain.explain,
     check.check,
+    doctor.doctor,
 ):
     app.command()(command)
 app.command("list")(listing.listing)
@@ -86,7 +106,7 @@ def main() -> None:
     """
     try:
         with rare_collections():
-            app()
+            app(prog_name="skipstone")
     except TargetMissedError as e:
         print(f"skipstone: {e}", file=sys.stderr)
         sys.exit(3)

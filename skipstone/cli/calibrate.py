@@ -32,7 +32,7 @@ class PromiseOptions:
     ] = "0.9"
     setting: Annotated[
         list[str] | None,
-        typer.Option("--setting", "-p", help="A column to choose from; a ladder by default. Repeat it."),
+        options.policies("A column to choose from; a ladder by default. Repeat it."),
     ] = None
     samplers: Annotated[bool, typer.Option("--samplers", help="Try fixed samplers with fewer steps, too.")] = False
     reference: Annotated[str, typer.Option(help="full, converged, or a column.")] = "full"
@@ -66,16 +66,16 @@ def calibrate(
 
     [bold]psnr >= 30 @ 90%[/bold] asks for pictures within 30 dB of the full run's of the
     same seed, for at least 90 % of future prompts. A third of the prompts finds
-    out which settings are worth testing; the others test them, so that the
-    promise holds with the stated confidence: for prompts like these, on this
-    model, in this configuration. What was drawn is kept in the cache: after
-    Ctrl-C the same command goes on. For a model without prompts say --samples.
-
+    settings that are worth testing; the others test them, so that the promise
+    holds with the stated confidence: for prompts like these, on this model, in
+    this configuration. What was drawn is kept in the cache: after Ctrl-C the
+    same command goes on. For a model without prompts say --samples.
     Exit code 3: no setting can be promised to meet the target.
 
     [bold]Examples[/bold]
 
-      skipstone calibrate --prompts pebble-tuning --target "psnr >= 30 @ 90%" --out mine
+      skipstone calibrate --prompts pebble-tuning \\
+        --target "psnr >= 30 @ 90%" --out mine
       skipstone generate "a red apple" --policy mine
       skipstone calibrate --model org/name --prompts prompts.txt \\
         --target "ssim >= 0.95 @ 95%" --confidence 0.95 --out mine
@@ -88,8 +88,8 @@ def calibrate(
     from .prompts import check_samples_option
 
     require_module("matplotlib", "plot")
-    console = Console(stderr=True)
     with lock_folder(out):
+        console = Console(stderr=True)
         _check_writable(out, force)
         asked = _calibration_options(promise, model, sampler, batch)
         with show_status(console, "Looking the model up ..."):
@@ -203,7 +203,7 @@ def audit(
     console = Console(stderr=True)
     certified = load_certified(folder)
     with show_status(console, "Looking the model up ..."):
-        subject = _certified_subject(certified, model, device)
+        subject = certified_subject(certified, model, device)
     with print_warnings(console), progress_bar(console) as on_progress:
         found = run_audit(
             folder,
@@ -221,7 +221,7 @@ def audit(
         raise typer.Exit(4)
 
 
-def _certified_subject(certified: Certified, model: str | None, device: str | None) -> Subject:
+def certified_subject(certified: Certified, model: str | None, device: str | None) -> Subject:
     """The model that a certificate names, or `model` where it is elsewhere by now, under the guidance of its runs."""
     source = certified.certificate.source
     image = source.get("image")

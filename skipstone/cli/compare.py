@@ -37,18 +37,58 @@ class ComparisonOptions:
         int, options.number(least=1, most=1_000, help="Runs of each column for its seconds, taking turns.")
     ] = 3
     out: Annotated[Path, options.folder()] = Path("comparison")
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            callback=options.check_html,
+            help="Write one page to hand on, too: pictures with a slider.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture on stdout.")] = False
     force: options.ForceOption = False
+
+    @property
+    def files(self) -> list[Path]:
+        """What is written beside the pictures."""
+        return [*(self.out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES)), *filter(None, [self.html])]
+
+
+@dataclass(frozen=True)
+class PromptFileOptions:
+    """Prompts of a file, in place of those that are typed."""
+
+    prompts: Annotated[
+        str | None,
+        typer.Option("--prompts", help="What to draw: a file, or a set.", metavar="FILE|SET", show_default=False),
+    ] = None
+    prompt_format: options.FormatOption = None
+    limit: Annotated[
+        int,
+        options.number(least=0, most=options.MAX_COUNT, help="Prompts of --prompts, all categories alike; 0 is all."),
+    ] = 8
+
+    def texts(self, typed: Sequence[str]) -> Sequence[str]:
+        """The prompts, those that were typed where there is no file. Raises SpecError where there are both."""
+        from ..errors import SpecError
+        from .prompts import load_texts
+
+        if self.prompts is None:
+            return typed
+        if typed:
+            raise SpecError("Prompts were typed and --prompts was given, too. Leave out one of them.")
+        return load_texts(self.prompts, self.limit, self.prompt_format)
 
 
 @grouped
 def compare(
-    policies: Annotated[
-        list[str], typer.Option("--policies", "-p", help="A column: 'policy @ solver / grid / steps'. Repeat it.")
-    ],
-    prompts: Annotated[
+    policies: Annotated[list[str], options.policies("A column: 'policy @ solver / grid / steps'. Repeat it.")],
+    typed: Annotated[
         list[str] | None, typer.Argument(help="What to draw.", metavar="PROMPTS", show_default=False)
     ] = None,
     *,
+    source: PromptFileOptions,
     model: options.ModelOptions,
     sampler: options.SamplerOptions,
     comparison: ComparisonOptions,
@@ -64,8 +104,8 @@ def compare(
     where Mine is a class derived from skipstone.Policy, or a policy.
 
     Writes a contact sheet, a timeline of decisions, a Markdown table, JSON
-    Lines with a record for every sample, and the pictures. Calls are counted
-    by a hook on the network.
+    Lines with a record for every sample, and the pictures; with --html a page
+    to hand on. Calls are counted by a hook on the network.
 
     [bold]Examples[/bold]
 
@@ -77,8 +117,9 @@ def compare(
       skipstone compare "a cat" --model org/name -p error_control \\
         -p fewer -p "fewer @ dpmpp / karras" --set height=512
       skipstone compare "a cat" -p "./mine.py:Mine(tol=0.02)" -p fewer
+      skipstone compare --prompts three.txt -p balanced --html boss.html
     """
-    run_comparison(prompts or [], policies, model, sampler, comparison)
+    run_comparison(source.texts(typed or []), policies, model, sampler, comparison)
 
 
 def run_comparison(
@@ -91,6 +132,7 @@ def run_comparison(
     """Run the command `compare`; `demo` calls this with its own settings."""
     from rich.console import Console
 
+    from ..errors import SpecError
     from ..evaluation.columns import parse_column, parse_columns
     from ..evaluation.folder_lock import lock_folder
     from ..evaluation.references import converged_columns
@@ -105,20 +147,24 @@ def run_comparison(
     shared = sampler.sampler(subject)
     full = subject.resolve_column(_full_run_column(parse_column(comparison.reference, *shared)))
     columns = [c for c in map(subject.resolve_column, parse_columns(policies, *shared, run_files=True)) if c != full]
+    if comparison.html and not columns:
+        raise SpecError("--html shows a column beside the full run, and there is none but the full run: add -p fewer.")
     check_prompts(prompts, subject, console)
     items = _items(prompts, comparison)
     out = comparison.out
     pictures = _targets(out, [full, *columns], items, ".webp" if subject.is_video else ".png")
     with lock_folder(out):
-        check_targets(
-            [*pictures.values(), *(out / name for name in (SHEET, TIMELINE, TABLE, SAMPLES))], comparison.force
-        )
+        check_targets([*pictures.values(), *comparison.files], comparison.force)
         with print_warnings(console):
             exact = converged_columns(subject) if comparison.with_converged else ()
             result = _run_comparison_with_progress(subject, items, columns, full, exact, comparison.repeats, console)
         with show_status(console, "Drawing the sheet ..."):
-            write_atomically(_files(result, pictures, out))
-    _show(result, out)
+            files = _files(result, pictures, comparison)
+            write_atomically(files)
+    if comparison.as_json:
+        typer.echo(files[out / SAMPLES].decode(), nl=False)
+    else:
+        _show(result, comparison)
 
 
 def _items(prompts: Sequence[str], comparison: ComparisonOptions) -> list[SampleRequest]:
@@ -173,11 +219,15 @@ def _run_comparison_with_progress(
         return measure(subject, items, columns, full, repeats, watch, converged)
 
 
-def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path) -> dict[Path, bytes]:
+def _files(
+    result: Comparison, pictures: dict[tuple[int, int], Path], comparison: ComparisonOptions
+) -> dict[Path, bytes]:
+    from ..evaluation.comparison_page import render_comparison
     from ..evaluation.contact_sheet import render_sheet
     from ..evaluation.table import format_json_lines, format_markdown, make_records
     from ..evaluation.timeline import render_timeline
 
+    out = comparison.out
     found = make_records(result, {key: path.relative_to(out).as_posix() for key, path in pictures.items()})
     names = [(c, p) for c in range(len(result.columns)) for p in range(len(result.cells[0]))]
     files = {
@@ -188,15 +238,17 @@ def _files(result: Comparison, pictures: dict[tuple[int, int], Path], out: Path)
     files[out / TIMELINE] = render_timeline(result)
     files[out / TABLE] = format_markdown(result).encode()
     files[out / SAMPLES] = format_json_lines(found).encode()
+    if comparison.html:
+        files[comparison.html] = render_comparison(result).encode()
     return files
 
 
-def _show(result: Comparison, out: Path) -> None:
+def _show(result: Comparison, comparison: ComparisonOptions) -> None:
     """Print the table for a terminal, its notes, and the paths of all files."""
     from rich.console import Console
     from rich.table import Table
 
-    from ..evaluation.table import format_notes, format_rows
+    from ..evaluation.table import format_notes, format_rows, preset_notes
 
     head, *body = format_rows(result)
     table = Table(box=None, pad_edge=False)
@@ -207,9 +259,9 @@ def _show(result: Comparison, out: Path) -> None:
     console = Console()
     console.print(table, highlight=False, markup=False)
     console.print()
-    for note in format_notes(result):
+    for note in [*preset_notes(result), *format_notes(result)]:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     console.print()
-    for name, what in ((SHEET, "the pictures"), (TIMELINE, "the decisions"), (TABLE, "the table")):
-        console.print(f"{out / name}  {what}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{out / SAMPLES}  every sample", highlight=False, markup=False, soft_wrap=True)
+    words = ("the pictures", "the decisions", "the table", "every sample", "the page to hand on")
+    for path, what in zip(comparison.files, words, strict=False):
+        console.print(f"{path}  {what}", highlight=False, markup=False, soft_wrap=True)

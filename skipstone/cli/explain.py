@@ -17,8 +17,12 @@ def explain(trace: Annotated[Path, typer.Argument(help="A file that generate --t
       skipstone explain a-red-apple-0.trace.json
     """
     from ..engine import trace as traces
+    from ..errors import TraceError
 
-    loaded = traces.load(trace)
+    try:
+        loaded = traces.load(trace)
+    except TraceError as e:
+        raise TraceError(f"{e} Traces are written by: skipstone generate PROMPT --trace.") from None
     for name, value in loaded.meta.items():
         typer.echo(f"{name}: {value}")
     typer.echo(traces.explain(loaded.run))

@@ -58,15 +58,7 @@ class OutputOptions:
 @grouped
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)] = "",
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            callback=options.refuse_empty,
-            help="Which steps call the network; see: skipstone list policies; or a folder of skipstone calibrate. "
-            "balanced by default, error_control in diffusers pipelines.",
-            show_default=False,
-        ),
-    ] = None,
+    policy: options.PolicyOption = None,
     *,
     model: options.ModelOptions,
     sampler: options.SamplerOptions,
@@ -110,7 +102,7 @@ def _column(subject: Subject, policy: str, sampler: options.SamplerOptions) -> C
 
     column = parse_column(policy, *sampler.sampler(subject), run_files=True)
     if column.policy is None:
-        raise SpecError("'fewer' only makes sense in a comparison: skipstone compare ... --policies fewer.")
+        raise SpecError("'fewer' only makes sense in a comparison: skipstone compare ... -p fewer.")
     column = subject.resolve_column(column)
     typed = {name for name in ("solver", "grid", "steps") if getattr(sampler, name) is not None}
     if isinstance(column.policy, Certified) and typed:  # what is not typed is the certificate's
@@ -191,6 +183,7 @@ def _facts(item: SampleRequest, column: Column, subject: Subject, generated: Gen
     return {
         "prompt": item.prompt,
         "seed": item.seed,
+        "policy": column.title,
         "spec": column.spec,
         "model": subject.name,
         "guidance": subject.guidance,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,10 +88,38 @@ def refuse_empty(value: Any) -> Any:
     return value
 
 
+def _check_device(value: str | None) -> str | None:
+    """The value; what torch would not know as a device is a usage error."""
+    if value is not None and not re.fullmatch(r"(cuda|mps|cpu|xpu)(:[0-9]{1,4})?", value):
+        raise typer.BadParameter(f"expected cuda, mps or cpu, or one of several, such as cuda:1, got {value!r}.")
+    return value
+
+
+def complete_policies(incomplete: str) -> list[str]:
+    """The policies and presets whose names begin so, for the shell."""
+    from .. import registry
+
+    return [
+        name for name in (*registry.list_presets("policy"), *registry.names("policy")) if name.startswith(incomplete)
+    ]
+
+
+def policies(help: str, show_default: bool = True) -> Any:
+    """The option of several policies or columns; that of one is `PolicyOption`."""
+    return typer.Option("--policy", "-p", autocompletion=complete_policies, help=help, show_default=show_default)
+
+
 def _refuse_file_name(value: Any) -> Any:
     """The value; a path that has the name of a file and is no folder yet is a usage error."""
     if isinstance(value, Path) and value.suffix.lower() in FILE_SUFFIXES and not value.is_dir():
         raise typer.BadParameter(f"expected a folder, got the name of a file, {value}. Write {value.with_suffix('')}.")
+    return value
+
+
+def check_html(value: Path | None) -> Path | None:
+    """The value; a path that is no name of a page is a usage error."""
+    if value is not None and (value.suffix.lower() not in (".html", ".htm") or value.is_dir()):
+        raise typer.BadParameter(f"expected the name of a file .html, got {value}. Write {value.with_suffix('.html')}.")
     return value
 
 
@@ -175,7 +204,22 @@ FormatOption: TypeAlias = Annotated[
 DeviceOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        callback=refuse_empty, help="Where a pipeline runs. cuda where there is one, else cpu.", show_default=False
+        callback=_check_device,
+        help="Where a pipeline runs. cuda where there is one, else cpu.",
+        metavar="cuda|mps|cpu",
+        show_default=False,
+    ),
+]
+PolicyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        "-p",
+        callback=refuse_empty,
+        autocompletion=complete_policies,
+        help="A policy (skipstone list policies), or the folder of one. balanced by default, error_control in "
+        "diffusers pipelines.",
+        show_default=False,
     ),
 ]
 DtypeOption: TypeAlias = Annotated[

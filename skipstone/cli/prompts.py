@@ -31,6 +31,19 @@ def check_samples_option(subject: Subject, prompts: str | None, samples: int | N
     return True
 
 
+def load_texts(source: str, limit: int, prompt_format: str | None) -> list[str]:
+    """The texts of a file or a set in its order; where there are more than `limit`, a choice of them; 0 takes all.
+
+    Raises:
+        PromptError: no such file or set, or no prompts in it.
+    """
+    from ..evaluation.prompts import load_prompts, sample_prompts
+
+    found = load_prompts(source, prompt_format=prompt_format)
+    chosen = sample_prompts(found, limit, seed=0) if 0 < limit < len(found) else found
+    return [prompt.text for prompt in chosen]
+
+
 def check_prompts(prompts: Sequence[str], subject: Subject, console: Console) -> None:
     """Raise PromptError for prompts that the model cannot draw; warn of those that it was not trained for."""
     subject.check(prompts)

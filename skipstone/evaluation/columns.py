@@ -142,6 +142,16 @@ class Column:
         return f"{head} @ {' / '.join(self.explicit_parts)}" if self.explicit_parts else head
 
     @property
+    def title(self) -> str:
+        """The label; behind that of a preset, what it stands for: "balanced (adaptive_grid)"."""
+        return f"{self.label} ({self.stands_for})" if self.stands_for else self.label
+
+    @property
+    def stands_for(self) -> str:
+        """What the preset stands for; empty where there is none, or its fallback runs, which the label names."""
+        return self.policy_spec if self.preset and not self.refusal else ""
+
+    @property
     def policy_spec(self) -> str:
         """The spec of the policy alone."""
         return FEWER if self.policy is None else spell_policy(self.policy)
@@ -214,15 +224,17 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
 
 
 def _preset_name(spec: str) -> str:
-    """The name of a preset, where the spec of a policy is one and not the folder of that name; else nothing."""
-    return spec if spec in registry.list_presets("policy") and not is_policy_folder(spec) else ""
+    """The spec of a policy, where it is a preset or a chain with one, and no folder or Python file; else nothing."""
+    if is_file_spec(spec) or is_policy_folder(spec) or not registry.mentions_preset("policy", spec):
+        return ""
+    return spec
 
 
 def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
     """A policy, or the folder of one, or one of a Python file, or a peer."""
     if is_file_spec(spec):
         if not run_files:
-            raise SpecError(f"A policy of a Python file is taken with --policies (-p) or --policy only, got {spec!r}.")
+            raise SpecError(f"A policy of a Python file is taken with --policy (-p) only, got {spec!r}.")
         return load_policy_from_file(spec)
     if is_policy_folder(spec):
         return read_policy(spec)

@@ -74,7 +74,7 @@ def _left(c: int) -> int:
 
 
 def _head(draw: ImageDraw.ImageDraw, result: Comparison, c: int, column: Column) -> None:
-    title = "full run" if c == 0 else column.label
+    title = "full run" if c == 0 else column.title
     below = f"{result.mean_calls(c):.1f} calls".replace(".0 ", " ")
     if c == 0:
         detail = column.spec.partition("@")[2].strip()

@@ -70,13 +70,13 @@ def describe_machine(subject: Subject) -> str:
     """Processor, cores and threads, GPU, system."""
     import torch
 
-    parts = [_processor(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    parts = [processor_name(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"]
     devices = {p.device for network in subject.denoisers for p in network.parameters() if p.device.type == "cuda"}
     parts += [torch.cuda.get_device_name(device) for device in devices]
     return ", ".join([*parts, f"{platform.system()} {platform.machine()}", f"Python {platform.python_version()}"])
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """Name of the processor, if the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []

@@ -16,7 +16,7 @@ class Stopwatch:
     """Seconds of the loops that a pipeline has shown a bar for; a GPU's queue is waited for at both ends."""
 
     def __init__(self, device: Any) -> None:
-        self.cuda = getattr(device, "type", "") == "cuda"
+        self.device = getattr(device, "type", "")
         self.seconds, self.loops = 0.0, 0
         self._began = 0.0
 
@@ -30,10 +30,10 @@ class Stopwatch:
         self.loops += 1
 
     def _now(self) -> float:
-        if self.cuda:
+        if self.device in ("cuda", "mps"):
             import torch
 
-            torch.cuda.synchronize()
+            getattr(torch, self.device).synchronize()
         return time.perf_counter()
 
 

@@ -79,7 +79,8 @@ def format_markdown(result: Comparison) -> str:
     """The table of `format_rows`, with what one must know to read it."""
     head, *body = format_rows(result)
     rule = [":--", *["--:"] * (len(head) - 1)]
-    named = [[f"`{name}`", *rest] for name, *rest in body]
+    titles = [c.title if c.preset else row[0] for c, row in zip(result.columns, body, strict=True)]
+    named = [[f"`{title}`", *rest] for title, (_, *rest) in zip(titles, body, strict=True)]
     lines = format_table([head, *named], rule)
     return "\n".join([*_preamble(result), "", *lines, "", "\n\n".join(format_notes(result)), ""])
 
@@ -130,6 +131,12 @@ def _refusal_notes(result: Comparison) -> list[str]:
         f"{reason}. The policy in brackets decides in the pipeline's own steps instead."
         for reason, labels in refused.items()
     ]
+
+
+def preset_notes(result: Comparison) -> list[str]:
+    """What the presets among the columns stand for, a line each; for tables whose cells have no room for it."""
+    named = {column.preset: column.stands_for for column in result.columns if column.stands_for}
+    return [f"`{name}` stands for `{spec}`." for name, spec in named.items()]
 
 
 def _fewer_note(result: Comparison, c: int) -> str:

@@ -18,6 +18,6 @@ def render_timeline(result: Comparison) -> bytes:
 
 def _panel(result: Comparison, c: int) -> TimelinePanel:
     column = result.columns[c]
-    name = f"full run: {column.spec}" if c == 0 else column.label
+    name = f"full run: {column.spec}" if c == 0 else column.title
     runs = [(result.title(cell), cell.result.run) for cell in result.cells[c] if cell.result.run is not None]
     return TimelinePanel(f"{name}  ({result.mean_calls(c):.1f} calls)", runs)

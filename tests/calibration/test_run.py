@@ -78,9 +78,15 @@ def test_a_calibration_that_was_cut_off_goes_on(
 
 def test_where_nothing_keeps_the_promise_the_nearest_is_named(pipe: Any, cache: Path) -> None:
     with pytest.raises(
-        TargetMissedError, match=r"None of 1 settings .* The nearest is error_control\(tol=9.0.* of \d+ prompts"
+        TargetMissedError,
+        match=r"None of 1 settings .* The nearest is error_control\(tol=9.0.* of \d+ prompts.*offer safer",
     ):
         again(pipe, cache, settings=SETTINGS[2:], target="psnr >= 90 @ 60%")
+
+
+def test_where_every_setting_has_another_solver_the_errors_of_the_full_run_are_named(pipe: Any, cache: Path) -> None:
+    with pytest.raises(TargetMissedError, match=r"6 steps have errors of their own.*--steps 12;.*-p 'error_control"):
+        again(pipe, cache, settings=["fixed @ ddim / own / 3"], target="psnr >= 90 @ 60%")
 
 
 def test_a_function_of_the_user_and_a_mean(pipe: Any, cache: Path) -> None:

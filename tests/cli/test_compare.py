@@ -157,6 +157,25 @@ def test_one_part_after_the_at_is_told_apart_by_its_kind() -> None:
     assert parse_column("fixed@euler/7", solver, grid, 9).label == "fixed @ euler / 7"
 
 
+@pytest.mark.parametrize(
+    ("spec", "label", "title"),
+    [
+        ("safe", "safe", "safe (adaptive_grid(calls=20))"),
+        ("balanced @ 30", "balanced @ 30", "balanced @ 30 (adaptive_grid)"),
+        (
+            "fast | budget(calls=8)",
+            "fast | budget(calls=8)",
+            "fast | budget(calls=8) (adaptive_grid(calls=10) | budget(calls=8))",
+        ),
+        ("adaptive_grid", "adaptive_grid", "adaptive_grid"),
+    ],
+)
+def test_presets_keep_their_names_beside_what_they_stand_for(spec: str, label: str, title: str) -> None:
+    column = parse_column(spec, *bench.DEFAULT_SAMPLER)
+    assert (column.label, column.title) == (label, title)
+    assert column.spec.startswith("adaptive_grid")
+
+
 # -- Metrics and policies of others -----------------------------------------------------------------
 
 
@@ -255,7 +274,7 @@ def test_a_policy_of_a_file(shell: Shell, tiny_pebble: Path, tmp_path: Path) -> 
     assert records[0]["calls"] > records[1]["calls"] > records[2]["calls"] > 0
     solver, grid = registry.parse("solver", "heun"), registry.parse("grid", "leading")
     assert all(parse_column(r["spec"], solver, grid, 3, run_files=True).spec == r["spec"] for r in records)
-    with pytest.raises(SpecError, match="with --policies"):  # of a certificate, say, that somebody has handed on
+    with pytest.raises(SpecError, match="with --policy"):  # of a certificate, say, that somebody has handed on
         parse_column("./mine.py:Mine", solver, grid, 3)
     drawn = shell(
         "generate", "a cat", "--model", str(tiny_pebble), "--steps", "12", "--policy", "./mine.py:Mine", "--json"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +110,19 @@ def test_a_video_is_an_animated_file(shell: Shell, saved: Path, tmp_path: Path) 
     with Image.open(tmp_path / "a-cat-0.webp") as video:
         assert (video.n_frames, video.size) == (5, (32, 16))
         assert json.loads(video.getexif()[0x010E])["spec"] == "interval @ own / 6"
+
+
+def test_videos_of_a_comparison_play_on_its_page(shell: Shell, saved: Path, tmp_path: Path) -> None:
+    told = ["--set", "num_frames=5", "--set", "height=16", "--set", "width=32", "--steps", "4", "--repeats", "1"]
+    done = shell("compare", "a cat", "--model", str(saved / "wan21"), "-p", SKIPS, *told, "--html", "boss.html")
+    assert done.code == 0, done.err
+    found = re.findall(
+        r'src="data:image/webp;base64,([^"]*)" width="32" height="16"', (tmp_path / "boss.html").read_text()
+    )
+    assert len(found) == 2
+    for uri in found:
+        with Image.open(io.BytesIO(base64.b64decode(uri))) as video:
+            assert (video.n_frames, video.size) == (5, (32, 16))
 
 
 def test_a_picture_to_start_from(shell: Shell, saved: Path, tmp_path: Path) -> None:
@@ -217,7 +233,7 @@ def test_calls_that_nobody_counted_are_refused(
         ("sd15", ["a cat", "--set", "ip_adapter_image=@nowhere.png"], "nowhere.png"),
         ("sd15", ["a cat", "--image", "nowhere.png"], "nowhere.png"),
         ("sd15", ["a cat", "--dtype", "float8"], "float16, bfloat16"),
-        ("sd15", ["a cat", "--device", "abacus"], "cannot be loaded on abacus"),
+        ("sd15", ["a cat", "--device", "cuda:99"], "cannot be loaded on cuda:99"),
         ("sd15", ["a cat", "--policy", "pid"], "dpm_adaptive"),
         ("sd15", ["a cat", "--policy", "fixed @ dpmpp(order=3)"], "released=True"),
         ("sd15", ["a cat", "--solver", "ddim", "--grid", "karras"], "use_karras_sigmas"),

@@ -11,6 +11,7 @@ from outcome import Shell
 
 import skipstone
 from skipstone import registry
+from skipstone.settings import describe_setting, field_types
 
 
 @pytest.mark.parametrize("command", ["", "generate", "compare", "demo", "explain", "list", "check"])
@@ -41,6 +42,18 @@ def test_check_says_ok_for_a_policy_that_keeps_its_promises(shell: Shell) -> Non
     assert {line.split()[0] for line in done.out.splitlines()} == {"ok"}
 
 
+def test_check_takes_a_python_file(shell: Shell, tmp_path: Path) -> None:
+    """The policy of the how-to page, as somebody saves it who reads it."""
+    page = Path(__file__).parents[2] / "docs" / "howto" / "policy.md"
+    (tmp_path / "mine.py").write_text(page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0])
+    try:
+        done = shell("check", "./mine.py:EveryOther")
+    finally:
+        registry._KINDS["policy"].pop("every_other", None)
+    assert done.code == 0, done.out
+    assert {line.split()[0] for line in done.out.splitlines()} == {"ok"}
+
+
 def test_check_leaves_code_1_for_one_that_does_not(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     from skipstone.policies.third_order import ThirdOrder
 
@@ -57,6 +70,30 @@ def test_a_trace_that_cannot_be_read(shell: Shell, tmp_path: Path, content: str 
         (tmp_path / "t.json").write_text(content)
     done = shell("explain", "t.json")
     assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "skipstone generate PROMPT --trace" in done.err
+
+
+@pytest.mark.parametrize("kind", ["policy", "solver", "grid", "schedule", "metric", "peer"])
+def test_list_tells_the_settings_of_every_registered_class(shell: Shell, kind: str) -> None:
+    for name in registry.names(kind):
+        cls = registry.find_class(kind, name)
+        said = shell("list", name).out
+        assert registry.first_doc_line(cls) in said
+        assert f"Code: {cls.__module__}.{cls.__qualname__}" in said
+        for setting, about in field_types(cls).items():
+            assert f"  {setting}: {describe_setting(cls, setting)}, " in said, (name, about)
+        assert ("Source: " in said) == ("References:" in str(cls.__doc__))
+
+
+def test_list_has_defaults_meanings_and_whole_sources(shell: Shell) -> None:
+    said = shell("list", "stride").out
+    assert "tol: a number in [0, 1e9], default 0.004\n      Error of a step allowed" in said
+    assert "Source: Hairer, Norsett" in said
+    assert "\n  angle); the frame and the blend are ours.\n" in shell("list", "adams").out  # its second line
+    assert "preset of policy, stands for adaptive_grid(calls=20)" in shell("list", "safe").out
+    assert "fixed @ ddim / own / 20" in shell("list", "addiffusion").out
+    assert "certificate: Folder of `skipstone calibrate`." in shell("list", "auto").out
+    assert "Did you mean 'stride'?" in shell("list", "strid").err
 
 
 def test_version_and_unknown_commands(shell: Shell) -> None:

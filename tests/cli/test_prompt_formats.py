@@ -13,6 +13,8 @@ from skipstone.policies.storage import save_policy
 MODEL = ("--model", "MODEL")
 ARGUMENTS: dict[str, tuple[str, ...]] = {  # all but --prompts and --format
     "calibrate": (*MODEL, "--target", "psnr >= 20 @ 60%", "--out", "out"),
+    "compare": (*MODEL, "-p", "fast", "--out", "out"),
+    "estimate": MODEL,
     "tune": (*MODEL, "--out", "out"),
     "bench": (*MODEL, "--out", "out"),
     "prefer": ("ours", "theirs", "-j", "m@http://localhost:1/v1", "--dry-run"),
@@ -20,13 +22,12 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {  # all but --prompts and --format
     "evaluate agent": ("pebble", *MODEL, "--out", "out"),
 }
 AUDIT = "audit"  # needs a calibrated policy, see test_calibrate.py
-TEXTS = {"compare"}  # whose prompts are the texts themselves
 
 
 def test_every_command_that_takes_prompts_takes_their_format() -> None:
     found = {name: options for name, options in all_options().items() if "prompts" in options}
-    assert set(found) == {*ARGUMENTS, AUDIT, *TEXTS}
-    assert all("prompt_format" in options for name, options in found.items() if name not in TEXTS)
+    assert set(found) == {*ARGUMENTS, AUDIT}
+    assert all("prompt_format" in options for options in found.values())
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

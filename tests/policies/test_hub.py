@@ -9,8 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hub_stand_in import TOKEN, StandIn, serving
-from huggingface_hub import constants
+from hub_stand_in import TOKEN, StandIn, serving, visit
 
 import skipstone
 from skipstone.errors import CertificateError, OutputError, SpecError
@@ -21,14 +20,6 @@ from skipstone.policies.storage import auto, save_policy
 
 CERTIFICATE = Path(__file__).parents[1] / "fixtures" / "v0_1_0" / "certificate"
 SPEC = "error_control(tol=0.02) | budget(calls=20)"
-
-
-def visit(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `huggingface_hub` use the hub at an address, as HF_ENDPOINT does when it is imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # before the client tries again
 
 
 @pytest.fixture

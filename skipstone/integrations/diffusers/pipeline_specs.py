@@ -138,7 +138,9 @@ def _calls_as_declared(kind: type, spec: PipelineSpec) -> bool:
     import diffusers
 
     kind = original_of(kind)
-    owner = next(k for k in kind.__mro__ if "__call__" in vars(k))
+    owner = next((k for k in kind.__mro__ if "__call__" in vars(k)), None)
+    if owner is None:
+        return False
     namesake = getattr(diffusers, owner.__name__, owner)
     package = vars(owner)["__call__"].__module__.partition(".")[0]
     patched = package not in (owner.__module__.partition(".")[0], "torch")  # torch.no_grad wraps it
@@ -164,4 +166,9 @@ def _check_spec(spec: PipelineSpec, pipe: Any) -> PipelineSpec:
                 f"The denoiser of {name} is a {type(model).__name__}, not a torch module (ONNX, Flax and the like are "
                 f"not supported). Load the PyTorch weights of the same model."
             )
+    if not callable(pipe):
+        raise GuestError(
+            f"{name} has no __call__, so there is no denoising loop to adapt. Define __call__ in the class, or "
+            f"derive it from the pipeline whose loop it runs."
+        )
     return spec

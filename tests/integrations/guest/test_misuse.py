@@ -73,6 +73,13 @@ def test_a_pipeline_without_denoiser_or_scheduler(pipe: Any) -> None:
         skipstone.adapt(Bare(unet=pipe.unet))
 
 
+@pytest.mark.parametrize("name", ["Bare", "StableDiffusionPipeline"])
+def test_a_pipeline_without_a_loop(pipe: Any, name: str) -> None:
+    kind = type(name, (Bare,), {})
+    with pytest.raises(GuestError, match=rf"{name} has no __call__.*Define __call__"):
+        skipstone.adapt(kind(unet=pipe.unet, scheduler=pipe.scheduler))
+
+
 def test_a_denoiser_that_is_not_a_torch_module(pipe: Any) -> None:
     class OnnxRuntimeModel:
         config: Any = None

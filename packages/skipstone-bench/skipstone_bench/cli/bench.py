@@ -45,9 +45,7 @@ class RowOptions:
 
     policies: Annotated[
         list[str] | None,
-        typer.Option(
-            "--policies", "-p", help="A row: 'policy @ solver / grid / steps', a set (addiffusion), or none. Repeat it."
-        ),
+        options.policies("A row: 'policy @ solver / grid / steps', a set (addiffusion), or none. Repeat it."),
     ] = None
     peers: Annotated[
         list[str] | None, typer.Option(help="A peer's spec, or none; all of them by default. Repeat it.")

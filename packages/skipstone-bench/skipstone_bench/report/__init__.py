@@ -33,7 +33,8 @@ def write_report(folder: str | Path) -> list[Path]:
     store = Store.load(Path(folder))
     summary = summarise(store)
     answers = compute_answers(summary)
-    pareto, timeline = plots.plot_pareto(summary, summary.closeness), strips.plot_timeline(summary)
+    chief = plots.chief_families(summary, summary.closeness) if summary.closeness else None
+    pareto, timeline = plots.plot_pareto(summary, summary.closeness, chief), strips.plot_timeline(summary)
     files = {
         PAGE: page.render_page(summary, answers, store.folder).encode(),
         PARETO: figure_to_png(pareto) if pareto else None,

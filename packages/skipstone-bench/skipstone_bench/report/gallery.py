@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from skipstone.evaluation.contact_sheet import GOOD, INK, PAPER, QUIET, RULE, load_font, wrap_text
 from skipstone.evaluation.files import IDENTICAL_PSNR, REFERENCES, safe_file_name
+from skipstone.evaluation.pages import picture_uri
 from skipstone.evaluation.pixels import first_frame
 
 from ..store import Record
@@ -18,7 +18,6 @@ from .timelines import chief_rows
 
 WORST = 10  # samples of a row
 MAX_SIDE = 256  # pixels of a side of a picture in the page
-MAX_LOSSLESS_SIDE = 128  # up to which pictures are lossless
 
 
 @dataclass(frozen=True)
@@ -125,12 +124,9 @@ def _uri(path: Path) -> str | None:
     picture = open_picture(path)
     if picture is None:
         return None
-    exact = max(picture.size) <= MAX_LOSSLESS_SIDE
     if max(picture.size) > MAX_SIDE:
         picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    buffer = BytesIO()
-    picture.save(buffer, "WEBP", lossless=exact, quality=90, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return picture_uri(picture)
 
 
 # -- worst.png --------------------------------------------------------------------------------------

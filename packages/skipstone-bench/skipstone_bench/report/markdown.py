@@ -6,7 +6,7 @@ from skipstone.evaluation.markdown import format_line
 
 from ..findings import Answers
 from ..summary import Summary
-from .table_cells import table_columns
+from .table_cells import row_title, table_columns
 from .verdicts import agreement_verdict, make_verdicts
 
 MAX_ROWS = 10  # columns
@@ -31,7 +31,7 @@ def render_markdown(summary: Summary, answers: Answers) -> str:
         format_line([":--", ":--", *["--:"] * len(shown)]),
     ]
     for row in summary.rows:
-        name = [f"`{row.info.label}`", row.info.family]
+        name = [f"`{row_title(row)}`", row.info.family]
         cells = (
             [c.cell(row).text for c in shown] if row.ran else [row.info.note or "no samples", *[""] * (len(shown) - 1)]
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from skipstone.evaluation.figures import CSS_VARIABLES, figure_to_svg
+from skipstone.evaluation.pages import render_template, script_json
 from skipstone.evaluation.statistics import RESAMPLES
 
 from ..findings import JUDGE_MARGIN, SLACK, Answers, RivalComparison
@@ -15,7 +15,7 @@ from ..summary import Summary, TableRow
 from . import plots
 from . import timelines as strips
 from .gallery import Album, GallerySample, build_galleries, describe_figures
-from .table_cells import table_columns
+from .table_cells import row_title, table_columns
 from .verdicts import ALPHA, UNITS, agreement_verdict, gap_tone, make_verdicts, orient_gap, ratio_tone
 
 TEMPLATE = "page.html.j2"
@@ -24,22 +24,19 @@ LEADING = ("psnr_converged", "psnr_full")  # metrics whose plots are always show
 
 def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
     """The page's text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    there = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     album = Album(folder)
     shown = build_galleries(summary, album)
     decided = strips.plot_timeline(summary)
-    return there.get_template(TEMPLATE).render(
+    return render_template(
+        TEMPLATE,
+        Path(__file__).parent,
         header=summary.header,
         about=_about(summary),
         trust=agreement_verdict(summary),
-        verdicts=make_verdicts(summary, answers),
+        verdicts=[*make_verdicts(summary, answers), agreement_verdict(summary)],
         families=_families(summary),
         colours={name: CSS_VARIABLES.get(s.colour, s.colour) for name, s in plots.family_styles(summary).items()},
+        chief=_chief_plot(summary),
         plots=_plots(summary),
         duels=_duels(answers),
         peers=answers.peers,
@@ -49,11 +46,12 @@ def render_page(summary: Summary, answers: Answers, folder: Path) -> str:
         timeline=None if decided is None else figure_to_svg(decided, "timeline"),
         galleries=_ordered(summary, shown),
         row=summary.row,
+        row_title=row_title,
         figures=describe_figures,
         lead=ratio_tone,
         most=max(row.n for row in summary.rows),
-        points=_json([_point(summary, row) for row in summary.rows]),
-        pictures=_json(album.uris),
+        points=script_json([_point(summary, row) for row in summary.rows]),
+        pictures=script_json(album.uris),
         facts=_facts(summary),
         alpha=ALPHA, margin=JUDGE_MARGIN, slack=SLACK, resamples=RESAMPLES,
     )  # fmt: skip
@@ -104,23 +102,37 @@ def _format_value(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _families(summary: Summary) -> list[dict[str, Any]]:
-    """What the switches above the plots show and hide."""
+def _families(summary: Summary, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Families by name and number, as a reader wants them; those of `names` only where that is given."""
     numbers = {name: k for k, name in enumerate(summary.families)}
-    return [{"name": name, "number": numbers[name]} for name in plots.order_families(summary)]
+    ordered = [name for name in plots.order_families(summary) if names is None or name in names]
+    return [{"name": name, "number": numbers[name]} for name in ordered]
+
+
+def _chief_plot(summary: Summary) -> dict[str, Any] | None:
+    """The plot that is taken in at once; None where there is nothing to plot."""
+    metric = summary.closeness
+    names = plots.chief_families(summary, metric) if metric else []
+    found = _plot(summary, metric, "chief", names) if names else None
+    return None if found is None else {**found, "families": _families(summary, names)}
 
 
 def _plots(summary: Summary) -> list[dict[str, Any]]:
-    found = []
+    """A plot of every metric with all families."""
     wanted = [*(m for m in LEADING if m in summary.metrics), *(m for m in summary.metrics if m not in LEADING)]
-    for metric in wanted:
-        figure = plots.plot_pareto(summary, metric, legend=False)
-        if figure is not None:
-            element = figure_to_svg(figure, f"plot-{metric.replace('_', '-')}")
-            found.append(
-                {"metric": metric, "words": plots.metric_label(metric), "svg": element, "lead": metric in LEADING}
-            )
-    return found
+    found = (_plot(summary, metric, metric.replace("_", "-")) for metric in wanted)
+    return [plot for plot in found if plot is not None]
+
+
+def _plot(summary: Summary, metric: str, name: str, families: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """A metric against cost, once for a desk and once for a phone; None where there is too little to plot."""
+    wide = plots.plot_pareto(summary, metric, families, legend=False)
+    narrow = plots.plot_pareto(summary, metric, families, legend=False, narrow=True)
+    if wide is None or narrow is None:
+        return None
+    figures = {"wide": wide, "narrow": narrow}
+    elements = {form: figure_to_svg(figure, f"plot-{name}-{form}") for form, figure in figures.items()}
+    return {"metric": metric, "words": plots.metric_label(metric), "svg": elements}
 
 
 def _duels(answers: Answers) -> list[dict[str, Any]]:
@@ -144,9 +156,4 @@ def _point(summary: Summary, row: TableRow) -> dict[str, Any]:
     calls = f"{row.calls.value:.1f} calls" if row.calls else ""
     macs = f"{row.macs_calls:.1f} in multiply-accumulates" if row.macs_calls is not None else ""
     close = f"{row.median(metric):.1f} dB, unlucky tenth {row.tail(metric):.1f} dB" if metric in row.figures else ""
-    return {"spec": row.info.spec, "label": row.info.label, "lines": [t for t in (calls, macs, close) if t]}
-
-
-def _json(value: Any) -> str:
-    """JSON that cannot end the script element that holds it."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+    return {"spec": row.info.spec, "label": row_title(row), "lines": [t for t in (calls, macs, close) if t]}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipstone.evaluation.figures import INK, OURS, PAPER, PEERS, QUIET, RULE
 from skipstone.evaluation.files import IDENTICAL_PSNR
 
+from ..findings import SLACK, comparison_budgets
 from ..summary import BEST_FIXED, Summary, TableRow, metric_direction, pareto_front
 
 if TYPE_CHECKING:
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
 BLIND = ("#8b929c", "#a7adb5", "#6f7f8f", "#b9b3a6")
 MARKERS = "osD^vP*X<>"
 TICKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500)
+NARROW_TICKS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500)
+WIDE, NARROW = (9.6, 5.4), (4.6, 4.4)  # inches
+MAX_LINES = 5  # of a plot that is taken in at once
+CHIEF_BUDGET = 20  # calls at which rows are shown, or the nearest budget of the run
+RIVALS = ("mask", "gate", "random", "peer", "oracle")
 NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "latent": "relative error of the latent", "lpips": "LPIPS"}
 SIDES = {"full": "the full run", "converged": "the converged picture"}
 
@@ -52,24 +60,60 @@ def family_styles(summary: Summary) -> dict[str, Style]:
     return found
 
 
-def plot_pareto(summary: Summary, metric: str, legend: bool = True) -> Figure | None:
-    """Every row that has the metric; None where there are fewer than two."""
+def chief_families(summary: Summary, metric: str) -> list[str]:
+    """At most MAX_LINES families that a reader takes in at once.
+
+    The full run, the best fixed sampler, the two best of ours, and the best of all others: by the metric at
+    CHIEF_BUDGET calls, or the budget nearest to it.
+    """
+    budget = min(comparison_budgets(summary), key=lambda b: abs(b - CHIEF_BUDGET))
+    sign = 1 if metric_direction(metric) == "higher" else -1
+    plotted = {name: [r for r in rows if _is_plotted(r, metric)] for name, rows in summary.families.items()}
+
+    def level(name: str) -> tuple[float, float]:
+        rows = [sign * r.median(metric) for r in plotted[name] if r.cost <= SLACK * budget]
+        return max(rows, default=-math.inf), -min(r.cost for r in plotted[name])
+
+    def best(*groups: str) -> list[str]:
+        found = [name for name, rows in plotted.items() if rows and rows[0].group in groups]
+        return sorted(found, key=level, reverse=True)
+
+    fixed = sorted(best("fixed"), key=lambda name: name != BEST_FIXED)[:1]
+    found = [*best("ours")[:2], *fixed, *best(*RIVALS)[:1], *best("full")[:1]]
+    return found[:MAX_LINES]
+
+
+def plot_pareto(
+    summary: Summary, metric: str, names: Sequence[str] | None = None, legend: bool = True, narrow: bool = False
+) -> Figure | None:
+    """Rows that have the metric; None where there are fewer than two.
+
+    Args:
+        summary: Of the benchmark.
+        metric: What is plotted against cost.
+        names: Families to show; all of them by default.
+        legend: Whether the figure says which line is which.
+        narrow: For the width of a phone.
+    """
     from matplotlib.figure import Figure
 
-    families = {name: [r for r in rows if _is_plotted(r, metric)] for name, rows in summary.families.items()}
+    names = list(summary.families) if names is None else names
+    families = {name: [r for r in summary.families[name] if _is_plotted(r, metric)] for name in names}
     families = {name: rows for name, rows in families.items() if rows}
     if sum(map(len, families.values())) < 2:
         return None
-    figure = Figure(figsize=(9.6, 5.4), dpi=150, facecolor=PAPER, layout="constrained")
+    figure = Figure(figsize=NARROW if narrow else WIDE, dpi=150, facecolor=PAPER, layout="constrained")
     axis = figure.subplots()
     look = family_styles(summary)
     for k, name in enumerate(summary.families):
         if name in families:
             _family(axis, summary, families[name], metric, look[name], k)
-    _frame(axis, summary, metric)
+    _frame(axis, summary, metric, narrow)
     if legend:
         handles = [_legend_handle(name, look[name]) for name in order_families(summary) if name in families]
-        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
+        few = len(handles) <= MAX_LINES
+        where = {"loc": "outside lower left", "ncols": len(handles)} if few else {"loc": "outside right upper"}
+        figure.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, **where)
     return figure
 
 
@@ -120,20 +164,19 @@ def _family(axis: Any, summary: Summary, rows: list[TableRow], metric: str, styl
         point.set_gid(f"row-{summary.rows.index(row)}-{k}")
 
 
-def _frame(axis: Any, summary: Summary, metric: str) -> None:
+def _frame(axis: Any, summary: Summary, metric: str, narrow: bool) -> None:
     counted = any(r.macs_calls is not None for r in summary.ran)
     axis.set_xscale("log")
     low, high = axis.get_xlim()
-    ticks = [t for t in TICKS if low <= t <= high]
+    ticks = [t for t in (NARROW_TICKS if narrow else TICKS) if low <= t <= high]
     axis.set_xticks(ticks, [str(t) for t in ticks])
     axis.set_xticks([], minor=True)
     if metric_direction(metric) == "lower":
         axis.set_yscale("log")
     unit = "multiply-accumulates, in full guided calls" if counted else "network calls"
     axis.set_xlabel(f"cost of a sample: {unit}", fontsize=9.5, color=QUIET)
-    axis.set_title(
-        f"{metric_label(metric)}: median, and down to the unlucky tenth", loc="left", fontsize=10.5, color=INK, pad=10
-    )
+    about = metric_label(metric) + ("" if narrow else ": median, and down to the unlucky tenth")
+    axis.set_title(about, loc="left", fontsize=10.5, color=INK, pad=10)
     axis.grid(True, color=RULE, lw=0.6)
     axis.set_axisbelow(True)
     axis.tick_params(length=0, labelsize=9, labelcolor=QUIET)

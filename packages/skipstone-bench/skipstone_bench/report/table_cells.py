@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from skipstone import registry
 from skipstone.evaluation.files import IDENTICAL_PSNR
 from skipstone.evaluation.statistics import ConfidenceInterval
 
@@ -33,6 +34,13 @@ class TableColumn:
     main: bool
     start: str
     cell: Callable[[TableRow], TableCell]
+
+
+def row_title(row: TableRow) -> str:
+    """The label of a row; behind that of a preset, what it stands for: "safe (adaptive_grid(calls=20))"."""
+    label, presets = row.info.label, registry.list_presets("policy")
+    names = label.partition(" @ ")[0].split(" | ")
+    return f"{label} ({row.info.spec.partition(' @ ')[0]})" if any(n in presets for n in names) else label
 
 
 def table_columns(summary: Summary) -> list[TableColumn]:

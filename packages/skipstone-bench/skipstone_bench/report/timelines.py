@@ -12,6 +12,7 @@ from skipstone.evaluation.figures import INK, PAPER, QUIET
 from ..findings import BLIND, RELEASED, comparison_budgets
 from ..store import Record
 from ..summary import Summary, TableRow, metric_direction
+from .plots import CHIEF_BUDGET
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 KINDS = {"C": "full call", "c": "one branch", ".": "forecast", "F": "finish or stop", "x": "rejected"}
 MAX_CHIEF_ROWS = 8  # rows that are shown side by side
 MAX_SAMPLES = 12  # of a row that are shown
-CHIEF_BUDGET = 20  # calls at which rows are shown, or the nearest budget of the run
 
 
 def attempt_kinds(letters: str) -> list[str]:

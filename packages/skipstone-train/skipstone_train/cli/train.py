@@ -105,12 +105,13 @@ def agent(
 
     [bold]Examples[/bold]
 
-      skipstone train agent --config examples/configs/agent_pebble.yaml --minutes 10
+      skipstone train agent --minutes 10 \\
+        --config examples/configs/agent_pebble.yaml
       skipstone train agent --out mine --resume
       skipstone train agent --learner search --seed 1 --out search \\
-        environment.prices=[0.5,1]
-      skipstone train agent --config examples/configs/agent_pebble.yaml --seed 0 --seed 1 \\
-        --slurm partition=cpu,hours=2
+        "environment.prices=[0.5,1]"
+      skipstone train agent --seed 0 --seed 1 --slurm partition=cpu,hours=2 \\
+        --config examples/configs/agent_pebble.yaml
       skipstone compare "a cat" -p "agent(path='agent', price=1)" -p fewer
     """
     from skipstone.cli.files import check_targets

@@ -1,0 +1,5 @@
+"""`python -m skipstone`."""
+
+from .cli import main
+
+main()

@@ -1,5 +1,0 @@
-"""`python -m skipstone.cli`."""
-
-from . import main
-
-main()
