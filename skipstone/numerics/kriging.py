@@ -24,7 +24,7 @@ SCALE = 0.42  # standard deviation of dD / dl at the peak, over that of the data
 LOUDEST, QUIETEST, SPACING = 8.0, -9.0, 0.05  # levels of the table; beyond them nothing changes
 JITTER = 1e-9  # variance of rounding, over that of the data
 MAX_NODES = 4  # calls that weights are spread over
-SHORT = 0.1  # mean distance of calls at which a parabola has half of the weight: the table is too coarse below
+SHORT = 0.15  # mean distance of calls at which a parabola has half of the weight: the table is too coarse below
 
 
 def amplitude(level: float) -> float:
@@ -117,7 +117,7 @@ def kriging_weights(nodes: tuple[float, ...], start: float, end: float) -> tuple
     kriged = np.linalg.solve(system, right)[:count]
     if count == 1 or end <= QUIETEST:  # a parabola in log(sigma / alpha) does not end
         return tuple(kriged.tolist())
-    close = 1.0 / (1.0 + ((nodes[0] - nodes[-1]) / (count - 1) / SHORT) ** 4)
+    close = 1.0 / (1.0 + ((nodes[0] - nodes[-1]) / (count - 1) / SHORT) ** 8)
     return tuple((kriged + (_parabola_weights(nodes, start, end) - kriged) * close).tolist())
 
 

@@ -138,7 +138,8 @@ class AdaptiveGrid(Policy):
         density = self._density(run)
         level = _level(run, start)
         ahead = density.steps(level)
-        wanted = ahead * self.calls / density.steps(_level(run, run.grid[0])) * self._pace(run, level)
+        total = max(density.steps(_level(run, run.grid[0])), FLAT)  # 0 where a schedule begins without noise
+        wanted = ahead / total * self.calls * self._pace(run, level)
         steps = min(max(1, math.ceil(wanted - (LAST_STEPS - 1.0))), left)
         here = run.angle(start)
         if left <= 1 or (steps <= 1 and here <= longest):
