@@ -95,7 +95,8 @@ def test_a_sample_is_alone_what_it_is_in_a_batch(kind: str, tmp_path: Path) -> N
     with skipstone.adapt(pipe, "fixed"):
         assert torch.equal(pipe(**inputs(pipe)).images, bare)
     rounding = max(gap(pipe(**alone(inputs(pipe), r, BATCH)).images[0], bare[r]) for r in range(BATCH))
-    assert rounding < 1e-6
+    # activations that are rounded to 8 bits fall to either side of a tie, by how a processor adds up a batch
+    assert rounding < (2e-2 if kind == "int8 activations" else 1e-6)
     for spec in SPECS:
         with skipstone.adapt(pipe, spec) as adapted, count_rows(pipe) as counter:
             together = pipe(**inputs(pipe)).images
