@@ -1,15 +1,18 @@
 """The constants of `adaptive_grid`, chosen with one family left out: `python -m research.frontier.choose NETWORKS`.
 
-1. Slopes of the density (`rise`, `fall`): every pair of `SLOPES` is run on every network with the same times for all
-   samples (`adapt=0`, so that all pairs make the same calls), 10 and 15 of them. A pair's loss on a network is what it
-   lacks to the best pair there, in dB, the mean of median and p10. For a family those slopes are taken that lose least
-   on networks of the same output (eps, v, x0, flow) in *other* families; where there are none, on all other families.
-2. How strongly steps adapt (`adapt`, `bend`): every pair of `PACES` is run with those slopes and 8, 10, 15 and 20
-   calls; its gain on a network is the lead over a fixed sampler with as many calls (`RIVALS`, interpolated). For a
-   family the pair is taken that gains most on all other families. Pebble, which is slow, serves for slopes alone.
+Constants are chosen in groups (`CANDIDATES`), the others as they ship (`SHIPPED`):
 
-Samples and labels are of another seed than those of the table. Finished columns are kept in `--runs`; several
-processes may each measure other networks first (`--measure`).
+- `eps`: slopes of the density (rise, fall) of networks that put out eps;
+- `fall`, `fall of x0`: the lower slope of those that put out v or a flow's velocity, and the clean sample;
+- `first`: rise = a - b r after the first change r, of all that do not put out eps;
+- `pace`: how strongly steps adapt (adapt, bend), of all.
+
+A candidate's gain on a network is its mean lead over fixed samplers (`RIVALS`) with as many calls (interpolated), at
+the median and in p10, for 8, 10, 15 and 20 calls; leads count up to `ENOUGH`, so that a network on which the default is
+far ahead does not outvote one on which it is behind. For a family the candidate is taken that gains most on the
+networks of all other families that the group concerns. Tuned settings are those of `TUNED` that gain most on the
+network itself, with 10 and 15 calls. Samples and labels are of another seed than those of the table. Finished columns
+are kept in `--runs`; several processes may each measure other networks first (`--measure`).
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
+from unittest import mock
 
 import numpy as np
 import torch
@@ -27,125 +31,143 @@ from rich.console import Console
 
 from research.frontier.measure import Measured, low
 from research.frontier.networks import Network, find_network
+from skipstone.policies import adaptive_grid
 
 NETWORKS = (
     *("digits_epsilon_linear", "animals_epsilon_scaled_linear", "food_v_zero_snr", "animals_edm"),
     *("digits_sample_cosine", "things_flow", "things_flow_distilled", "clips_flow"),
-    *("pebble@3", "pebble@7.5", "pebble-dit"),
 )
-SLOPES = tuple(itertools.product((-0.1, 0.0, 0.1, 0.25, 0.5, 0.8), (0.1, 0.2, 0.3, 0.45)))
-PACES = ((0.0, 0.0), (0.2, 0.0), (0.2, 40.0), (0.4, 40.0))
+Values = tuple[float, ...]
+Constants = Mapping[str, Values]
+SHIPPED: Constants = {"eps": (0.0, 0.3), "fall": (0.3,), "fall of x0": (0.1,), "first": (0.9, 0.1), "pace": (0.3, 40.0)}
+CANDIDATES: Mapping[str, tuple[Values, ...]] = {
+    "eps": tuple(itertools.product((-0.1, 0.0, 0.1, 0.25), (0.2, 0.3, 0.45))),
+    "fall": ((0.2,), (0.25,), (0.3,), (0.4,)),
+    "fall of x0": ((0.01,), (0.05,), (0.1,), (0.2,)),
+    "first": ((0.3, 0.0), (0.7, 0.1), (0.9, 0.1), (1.1, 0.1), (0.9, 0.15), (0.7, 0.05)),
+    "pace": ((0.0, 0.0), (0.2, 40.0), (0.3, 0.0), (0.3, 40.0), (0.3, 80.0), (0.4, 40.0)),
+}
+TUNED = tuple(itertools.product((None, -0.1, 0.2, 0.5, 1.0), (0.05, 0.2, 0.3, 0.45, 0.7)))
 RIVALS = tuple(itertools.product(("unipc", "adams(of='x0')"), ("trailing", "karras", "logsnr", "uniform")))
-RIVAL_CALLS = (8, 10, 15, 20, 25)
+RIVAL_CALLS = (6, 8, 10, 15, 20, 25)
+CALLS = (8, 10, 15, 20)
 SEED = 99
-MOST = 10.0  # dB that count, of a loss or a gain
-Pair = tuple[float, float]
+LOST, ENOUGH = -10.0, 3.0  # dB that count
 
 
 def samples_of(name: str) -> int:
     """How many samples of a network are used to choose on."""
-    return 8 if name.startswith("pebble") else 16 if name.startswith("clips") else 32
+    return 16 if name.startswith("clips") else 32
 
 
 def kind_of(network: Network) -> str:
     """What the network puts out: eps, v, x0 or flow."""
-    return network.backbone().prediction
+    return str(network.backbone().prediction)
 
 
-def closeness(measured: Measured, pair: Pair) -> float:
-    """Mean PSNR of a density with 10 and 15 calls: mean of median and p10."""
-    values = []
-    for calls in (10, 15):
-        psnr = measured.column(f"adaptive_grid(calls={calls}, adapt=0.0, bend=0.0, rise={pair[0]}, fall={pair[1]})")[
-            "psnr"
-        ]
-        values += [statistics.median(psnr), low(psnr)]
-    return statistics.mean(values)
+def concerns(group: str, kind: str) -> bool:
+    """Whether a group of constants matters to networks of this kind."""
+    kinds = {"eps": ("eps",), "fall": ("v", "flow"), "fall of x0": ("x0",), "first": ("v", "flow", "x0")}
+    return kind in kinds.get(group, (kind,))
 
 
-def gain(measured: Measured, slopes: Pair, pace: Pair) -> float:
+def spec(kind: str, constants: Constants, calls: int) -> str:
+    """The policy with these constants, but for `first`."""
+    adapt, bend = constants["pace"]
+    rise, fall = constants["eps"] if kind == "eps" else (None, *constants["fall of x0" if kind == "x0" else "fall"])
+    return f"adaptive_grid(calls={calls}, adapt={adapt}, bend={bend}, rise={rise}, fall={fall})"
+
+
+def gain(measured: Measured, constants: Constants, each: Sequence[int] = CALLS) -> float:
     """Mean lead over fixed samplers with as many calls, at the median and in p10."""
+    rise, per_change = constants["first"]
+    with mock.patch.multiple(adaptive_grid, RISE_OF_NONE=rise, RISE_PER_CHANGE=per_change):
+        note = "" if constants["first"] == SHIPPED["first"] else f" / first {rise} {per_change}"
+        columns = [measured.column(spec(kind_of(measured.network), constants, n), note=note) for n in each]
+    return lead(measured, columns)
+
+
+def lead(measured: Measured, columns: Sequence[Mapping[str, list[float]]]) -> float:
+    """Mean lead of columns, as much of it as counts."""
     leads = []
-    for calls in (8, 10, 15, 20):
-        column = measured.column(spec(calls, slopes, pace))
-        own = (statistics.median(column["psnr"]), low(column["psnr"]))
+    for column in columns:
+        own = median(column["psnr"]), low(column["psnr"])
         leads += [a - np.interp(column["calls"], RIVAL_CALLS, b) for a, b in zip(own, rivals(measured), strict=True)]
-    return float(np.mean(np.clip(leads, -MOST, MOST)))
+    return float(np.mean(np.clip(leads, LOST, ENOUGH)))
 
 
 def rivals(measured: Measured) -> tuple[list[float], list[float]]:
     """The best fixed sampler at each number of calls, at the median and in p10."""
     columns = {n: [measured.column("fixed", *rival, n)["psnr"] for rival in RIVALS] for n in RIVAL_CALLS}
     return (
-        [max(statistics.median(values) for values in columns[n]) for n in RIVAL_CALLS],
+        [max(median(values) for values in columns[n]) for n in RIVAL_CALLS],
         [max(low(values) for values in columns[n]) for n in RIVAL_CALLS],
     )
 
 
-def spec(calls: int, slopes: Pair, pace: Pair) -> str:
-    """A policy with these constants."""
-    return f"adaptive_grid(calls={calls}, adapt={pace[0]}, bend={pace[1]}, rise={slopes[0]}, fall={slopes[1]})"
+def gains_of(measured: Measured) -> dict[str, dict[Values, float]]:
+    """What each candidate of each group gains on a network."""
+    groups = [group for group in CANDIDATES if concerns(group, kind_of(measured.network))]
+    return {g: {c: gain(measured, {**SHIPPED, g: c}) for c in CANDIDATES[g]} for g in groups}
 
 
-def least(scores: Mapping[str, Mapping[Pair, float]], names: Sequence[str]) -> Pair:
-    """The pair with the least mean loss on these networks."""
-    pairs = list(scores[names[0]])
-    return min(pairs, key=lambda p: np.mean([min(MOST, max(scores[n].values()) - scores[n][p]) for n in names]))
+def choose(gains: Mapping[str, Mapping[Values, float]], names: Sequence[str]) -> Values:
+    """The candidate that gains most on these networks."""
+    return max(gains[names[0]], key=lambda candidate: float(np.mean([gains[name][candidate] for name in names])))
 
 
-def choose_slopes(all_measured: Mapping[str, Measured]) -> dict[str, Pair]:
-    """Slopes for each network, its family left out; and for each output, with none left out."""
-    scores = {name: {pair: closeness(m, pair) for pair in SLOPES} for name, m in all_measured.items()}
-    kinds = {name: kind_of(m.network) for name, m in all_measured.items()}
-    families = {name: m.network.family for name, m in all_measured.items()}
-    chosen: dict[str, Pair] = {}
-    for name in all_measured:
-        others = [n for n in all_measured if families[n] != families[name]]
-        chosen[name] = least(scores, [n for n in others if kinds[n] == kinds[name]] or others)
-    return chosen | {kind: least(scores, [n for n in kinds if kinds[n] == kind]) for kind in set(kinds.values())}
+def choose_all(
+    gains: Mapping[str, Mapping[str, Mapping[Values, float]]], families: Mapping[str, str]
+) -> dict[str, dict[str, Values]]:
+    """Of each group the candidate for each network, its family left out; and for "all", with none left out."""
+    found: dict[str, dict[str, Values]] = {name: {} for name in (*gains, "all")}
+    for group in CANDIDATES:
+        known = {name: of[group] for name, of in gains.items() if group in of}
+        for name in gains:
+            others = [n for n in known if families[n] != families[name]]
+            found[name][group] = choose(known, others or list(known))
+        found["all"][group] = choose(known, list(known))
+    return found
 
 
-def own_slopes(all_measured: Mapping[str, Measured]) -> dict[str, Pair]:
-    """The best slopes on each network itself: what tuning on these samples would give."""
-    return {name: max(SLOPES, key=lambda pair, m=m: closeness(m, pair)) for name, m in all_measured.items()}
+def tuned(measured: Measured) -> tuple[float | None, float]:
+    """Rise and fall that gain most on the network itself."""
+
+    def own(pair: tuple[float | None, float]) -> float:
+        specs = [f"adaptive_grid(calls={n}, rise={pair[0]}, fall={pair[1]})" for n in (10, 15)]
+        return lead(measured, [measured.column(policy) for policy in specs])
+
+    return max(TUNED, key=own)
 
 
-def choose_paces(all_measured: Mapping[str, Measured], slopes: Mapping[str, Pair]) -> dict[str, Pair]:
-    """`adapt` and `bend` for each network, its family left out; and with none left out, as "all"."""
-    quick = {name: m for name, m in all_measured.items() if not name.startswith("pebble")}
-    gains = {name: {p: gain(m, slopes[name], p) for p in PACES} for name, m in quick.items()}
-    families = {name: m.network.family for name, m in all_measured.items()}
-    chosen = {}
-    for name in all_measured:
-        others = [n for n in quick if families[n] != families[name]]
-        chosen[name] = max(PACES, key=lambda p: np.mean([gains[n][p] for n in others]))
-    return chosen | {"all": max(PACES, key=lambda p: np.mean([gains[n][p] for n in quick]))}
+def measure(name: str, runs: Path, console: Console) -> Measured:
+    """A network's columns."""
+    network = find_network(name, samples_of(name), SEED)
+    measured = Measured(network, runs / f"{network.name}-{samples_of(name)}-{SEED}.json")
+    console.print(f"{name}: references agree to {measured.agreement[0]:.0f} / {measured.agreement[1]:.0f} dB")
+    return measured
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m research.frontier.choose", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("networks", nargs="*", default=NETWORKS, help="of the zoo, pebble@3, folders of others")
-    parser.add_argument("--measure", choices=("slopes", "rivals"), help="only run these columns, and keep them")
+    parser.add_argument("networks", nargs="*", default=NETWORKS, help="of the zoo, folders of others")
+    parser.add_argument("--measure", action="store_true", help="only run the columns, and keep them")
     parser.add_argument("--runs", type=Path, default=Path("runs/frontier"), help="keeps finished columns")
     parser.add_argument("--out", type=Path, help="file of what was chosen")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    console, all_measured = Console(stderr=True), {}
+    console = Console(stderr=True)
+    gains, families, own = {}, {}, {}
     for name in given.networks:
-        network, steps = find_network(name, samples_of(name), SEED), 120 if name.startswith("pebble") else 300
-        measured = Measured(network, given.runs / f"{network.name}-{samples_of(name)}-{SEED}.json", steps)
-        all_measured[network.name] = measured
-        console.print(f"{name}: references agree to {measured.agreement[0]:.0f} / {measured.agreement[1]:.0f} dB")
-        if given.measure == "slopes":
-            console.print({pair: round(closeness(measured, pair), 1) for pair in SLOPES})
-        elif given.measure == "rivals":
-            rivals(measured)
+        measured = measure(name, given.runs, console)
+        key = measured.network.name
+        gains[key], families[key], own[key] = gains_of(measured), measured.network.family, tuned(measured)
+        console.print({group: {c: round(v, 2) for c, v in of.items()} for group, of in gains[key].items()}, own[key])
     if given.measure:
         return
-    slopes = choose_slopes(all_measured)
-    found = {"slopes": slopes, "tuned": own_slopes(all_measured), "paces": choose_paces(all_measured, slopes)}
+    found = {"chosen": choose_all(gains, families), "tuned": own}
     console.print(found)
     if given.out is not None:
         given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -18,9 +18,10 @@ from .places import nearest_place
 
 PEAK = 1.5 + math.log(0.5)  # level log(sigma / alpha) of the densest steps
 LOUDEST, QUIETEST = 5.0, -6.0  # levels beyond which there are no steps
-MOVING = 1.0 + math.log(0.5)  # level below which a sample's own movement counts: above it, errors fade again
 USUAL_CHANGE = 0.6  # standard deviation within a picture, over the picture's rms: what `prediction_change` divides by
+PACED = 1.75  # r that networks in general show, at which steps are as long as `calls` says
 MAX_CHANGE = 16.0  # change over expected change that is believed
+EPS_ERROR = 0.018  # error of an output eps, over the rms of a picture: its clean estimate errs by sigma / alpha as much
 BENDING = 2.0  # level below which the bend of a network that puts out eps counts: above it, errors of eps hide it
 FADE = 0.7  # of an error made early on its way to the picture, per radian; as of `stride`
 FLAT = 1e-6  # in place of a slope of 0
@@ -49,8 +50,15 @@ class Density(NamedTuple):
 
 
 # By what the network puts out. An error of eps grows with sigma / alpha in the clean estimate, so that such a network
-# moves at much noise too; one that puts out the clean sample moves until the end.
-DENSITIES = {"eps": Density(0.1, 0.3), "v": Density(0.25, 0.3), "x0": Density(0.5, 0.1), "flow": Density(0.5, 0.3)}
+# needs steps at much noise too; one that puts out the clean sample moves until the end. Those that do not put out eps
+# begin with this rise, and go on with that which their first change asks for (`rise_of`).
+DENSITIES = {"eps": Density(0.0, 0.3), "v": Density(0.3, 0.3), "x0": Density(0.3, 0.1), "flow": Density(0.3, 0.3)}
+RISE_OF_NONE, RISE_PER_CHANGE, RISES = 0.9, 0.1, (-0.1, 0.8)
+
+
+def rise_of(change: float) -> float:
+    """Rise of the density where the clean estimate's first change is so many times the usual one."""
+    return min(RISES[1], max(RISES[0], RISE_OF_NONE - RISE_PER_CHANGE * change))
 
 
 @register("policy")
@@ -59,21 +67,22 @@ class AdaptiveGrid(Policy):
     """Take about `calls` calls, at noise levels that suit networks in general; more where a sample moves or bends much.
 
     Steps are even in the integral of a density over l = log(sigma / alpha): exp(-rise (l - p)) above p = 0.8 and
-    exp(-fall (p - l)) below, with rise and fall by what the network puts out (eps, v, x0 or flow). Where little noise
-    is left and the clean estimate has moved r > 1 times as far as usual between the last calls, steps are r^adapt
-    times shorter. A step of h radians errs by about b h^3, with b measured as in `stride`; it is shortened until that
-    is at most bend exp(0.7 u) / calls^3, with u = atan(sigma / alpha). Lands on times of the grid and on `places` - 1
-    even places between two of them; never makes more calls than the grid has steps. Made for `kriging`, and for other
-    solvers of one call a step; in a chain it comes first.
+    exp(-fall (p - l)) below, with fall by what the network puts out (eps, v, x0 or flow). For eps, rise is 0; others
+    begin with 0.3 and go on with 0.9 - 0.1 r, within -0.1 and 0.8, where the clean estimate moved r times as far as
+    usual between the first two calls. Steps are (max(1, r) / 1.75)^adapt times shorter where it moved r times as far
+    between the last calls. A step of h radians errs by about b h^3, with b measured as in `stride`; it is shortened
+    until that is at most bend exp(0.7 u) / calls^3, with u = atan(sigma / alpha). Lands on times of the grid and on
+    `places` - 1 even places between two of them; never makes more calls than the grid has steps. Made for `kriging`,
+    and for other solvers of one call a step; in a chain it comes first.
 
     Args:
         calls: Calls of a sample that moves as usual, in 1..10,000. Independent of the number of steps asked for,
             unless that is smaller.
-        adapt: Exponent of r, in [0, 2]. 0 does not count how far a sample moves.
+        adapt: Exponent of r, in [0, 2]. 0 does not count how far a sample moves, in `rise` neither.
         bend: Error of a step that is allowed, times calls^3, in [0, 1e9]. 0 allows any.
         places: Places to land on for each step of the grid, in 1..100. 1 keeps to the grid.
-        rise: Fall of the density per unit of l above p, in [-0.5, 2]; None goes by what the network puts out.
-        fall: The same below p.
+        rise: Fall of the density per unit of l above p, in [-0.5, 2]; None goes by the output and the first change.
+        fall: The same below p; None goes by the output.
 
     Raises:
         SpecError: a setting out of range.
@@ -82,7 +91,7 @@ class AdaptiveGrid(Policy):
     """
 
     calls: int = 15
-    adapt: float = 0.2
+    adapt: float = 0.3
     bend: float = 40.0
     places: int = 10
     rise: float | None = None
@@ -139,7 +148,7 @@ class AdaptiveGrid(Policy):
         level = _level(run, start)
         ahead = density.steps(level)
         total = max(density.steps(_level(run, run.grid[0])), FLAT)  # 0 where a schedule begins without noise
-        wanted = ahead / total * self.calls * self._pace(run, level)
+        wanted = ahead / total * self.calls * self._pace(run)
         steps = min(max(1, math.ceil(wanted - (LAST_STEPS - 1.0))), left)
         here = run.angle(start)
         if left <= 1 or (steps <= 1 and here <= longest):
@@ -153,19 +162,19 @@ class AdaptiveGrid(Policy):
 
     def _density(self, run: Run) -> Density:
         """The density for what the network puts out, that for v before it is known, with the slopes that were set."""
-        usual = DENSITIES[_output(run)]
-        rise, fall = usual.rise if self.rise is None else self.rise, usual.fall if self.fall is None else self.fall
+        output = _output(run)
+        rise, fall = DENSITIES[output]
+        if output != "eps" and self.adapt > 0.0:
+            first = _relative_changes(run, _calls(run)[:2])
+            rise = rise_of(first[0]) if first else rise
+        rise, fall = rise if self.rise is None else self.rise, fall if self.fall is None else self.fall
         return Density(*(slope if abs(slope) > FLAT else FLAT for slope in (rise, fall)))
 
-    def _pace(self, run: Run, level: float) -> float:
+    def _pace(self, run: Run) -> float:
         """Factor by which steps are shorter than usual, from the last two changes of the clean estimate."""
-        if level >= MOVING or self.adapt == 0.0:
-            return 1.0
-        calls = _calls(run)
-        ratios = [_relative_change(run, a, b) for a, b in itertools.pairwise(calls[-3:])]
-        usable = [min(max(r, 1e-3), MAX_CHANGE) for r in ratios if r is not None]
-        mean = math.exp(sum(map(math.log, usable)) / len(usable)) if usable else 1.0
-        return float(max(1.0, mean) ** self.adapt)
+        changes = _relative_changes(run, _calls(run)[-3:]) if self.adapt > 0.0 else []
+        mean = math.exp(sum(map(math.log, changes)) / len(changes)) if changes else PACED
+        return float((max(1.0, mean) / PACED) ** self.adapt)
 
 
 def _output(run: Run) -> str:
@@ -179,12 +188,18 @@ def _calls(run: Run) -> list[Attempt]:
     return list({a.t: a for a in run.attempts if not a.is_forecast and "network_output" in a.signals}.values())
 
 
-def _relative_change(run: Run, before: Attempt, after: Attempt) -> float | None:
-    """Change of the clean estimate between two calls over the usual one; None where it is not known."""
-    change = after.signals.get("prediction_change")
-    if change is None:
-        return None
-    return change / (USUAL_CHANGE * expected_change(_level(run, before.t), _level(run, after.t)))
+def _relative_changes(run: Run, calls: Sequence[Attempt]) -> list[float]:
+    """Changes of the clean estimate between calls over the usual ones; those that are not known are left out."""
+    is_noise, found = _output(run) == "eps", []
+    for before, after in itertools.pairwise(calls):
+        if "prediction_change" in after.signals:
+            levels = _level(run, before.t), _level(run, after.t)
+            usual = [
+                USUAL_CHANGE * expected_change(*levels),
+                *(EPS_ERROR * is_noise * math.exp(level) for level in levels),
+            ]
+            found.append(min(MAX_CHANGE, max(1e-3, after.signals["prediction_change"] / math.hypot(*usual))))
+    return found
 
 
 def _level(run: Run, t: float) -> float:
