@@ -21,7 +21,7 @@ import numpy as np
 from research.frontier.measure import Measured, low
 from research.frontier.networks import find_network
 from research.frontier.rivals import BAR_CALLS, CLIPS, SAMPLES
-from research.frontier.table import CONSTANTS, best_fixed, policies
+from research.frontier.table import CONSTANTS, best_fixed, rows_of
 
 Point = tuple[float, float, float]  # calls, PSNR at the median, PSNR in p10
 STYLES = {
@@ -34,11 +34,11 @@ FULL = "full run: UniPC, 50 steps"
 
 def lines(measured: Measured, constants: dict[str, Any]) -> dict[str, list[Point]]:
     """The points of one network."""
-    specs = policies(constants, measured.network.name)
+    rows = rows_of(constants, measured.network.name)
     found: dict[str, list[Point]] = {name: [] for name in STYLES}
     for label, name in zip(("default", "tuned"), STYLES, strict=False):
         for calls in BAR_CALLS:
-            column = measured.column(specs[f"{label}, calls={calls}"])
+            column = rows[f"{label}, calls={calls}"](measured)
             found[name].append((column["calls"], statistics.median(column["psnr"]), low(column["psnr"])))
     for calls, _, _ in found[next(iter(STYLES))]:
         whole = math.ceil(calls - 1e-9)

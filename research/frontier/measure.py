@@ -56,11 +56,9 @@ class Measured:
         """PSNR between two references, at the median and in p10."""
         return statistics.median(self.confirmed), low(self.confirmed)
 
-    def column(
-        self, policy: str, solver: str = "", grid: str = "trailing", steps: int = 50, note: str = ""
-    ) -> dict[str, Any]:
-        """PSNR and calls of a column, drawn once; the solver is the policy's own by "". A note tells columns apart."""
-        name = f"{policy} @ {solver} / {grid} / {steps}{note}"
+    def column(self, policy: str, solver: str = "", grid: str = "trailing", steps: int = 50) -> dict[str, Any]:
+        """PSNR and calls of a column, drawn once; the solver is the policy's own by ""."""
+        name = f"{policy} @ {solver} / {grid} / {steps}"
         if name not in self.kept:
             try:
                 times = parse("grid", grid).times(self.network.schedule, steps)

@@ -50,15 +50,8 @@ class Density(NamedTuple):
 
 
 # By what the network puts out. An error of eps grows with sigma / alpha in the clean estimate, so that such a network
-# needs steps at much noise too; one that puts out the clean sample moves until the end. Those that do not put out eps
-# begin with this rise, and go on with that which their first change asks for (`rise_of`).
+# needs steps at much noise too; one that puts out the clean sample moves until the end.
 DENSITIES = {"eps": Density(0.0, 0.3), "v": Density(0.3, 0.3), "x0": Density(0.3, 0.1), "flow": Density(0.3, 0.3)}
-RISE_OF_NONE, RISE_PER_CHANGE, RISES = 0.9, 0.1, (-0.1, 0.8)
-
-
-def rise_of(change: float) -> float:
-    """Rise of the density where the clean estimate's first change is so many times the usual one."""
-    return min(RISES[1], max(RISES[0], RISE_OF_NONE - RISE_PER_CHANGE * change))
 
 
 @register("policy")
@@ -67,22 +60,21 @@ class AdaptiveGrid(Policy):
     """Take about `calls` calls, at noise levels that suit networks in general; more where a sample moves or bends much.
 
     Steps are even in the integral of a density over l = log(sigma / alpha): exp(-rise (l - p)) above p = 0.8 and
-    exp(-fall (p - l)) below, with fall by what the network puts out (eps, v, x0 or flow). For eps, rise is 0; others
-    begin with 0.3 and go on with 0.9 - 0.1 r, within -0.1 and 0.8, where the clean estimate moved r times as far as
-    usual between the first two calls. Steps are (max(1, r) / 1.75)^adapt times shorter where it moved r times as far
-    between the last calls. A step of h radians errs by about b h^3, with b measured as in `stride`; it is shortened
-    until that is at most bend exp(0.7 u) / calls^3, with u = atan(sigma / alpha). Lands on times of the grid and on
-    `places` - 1 even places between two of them; never makes more calls than the grid has steps. Made for `kriging`,
-    and for other solvers of one call a step; in a chain it comes first.
+    exp(-fall (p - l)) below, with rise and fall by what the network puts out (eps, v, x0 or flow). They are
+    (max(1, r) / 1.75)^adapt times shorter where the clean estimate moved r times as far as usual between the last
+    calls. A step of h radians errs by about b h^3, with b measured as in `stride`; it is shortened until that is at
+    most bend exp(0.7 u) / calls^3, with u = atan(sigma / alpha). Lands on times of the grid and on `places` - 1 even
+    places between two of them; never makes more calls than the grid has steps. Made for `kriging`, and for other
+    solvers of one call a step; in a chain it comes first.
 
     Args:
         calls: Calls of a sample that moves as usual, in 1..10,000. Independent of the number of steps asked for,
             unless that is smaller.
-        adapt: Exponent of r, in [0, 2]. 0 does not count how far a sample moves, in `rise` neither.
+        adapt: Exponent of r, in [0, 2]. 0 does not count how far a sample moves.
         bend: Error of a step that is allowed, times calls^3, in [0, 1e9]. 0 allows any.
         places: Places to land on for each step of the grid, in 1..100. 1 keeps to the grid.
-        rise: Fall of the density per unit of l above p, in [-0.5, 2]; None goes by the output and the first change.
-        fall: The same below p; None goes by the output.
+        rise: Fall of the density per unit of l above p, in [-0.5, 2]; None goes by the output.
+        fall: The same below p.
 
     Raises:
         SpecError: a setting out of range.
@@ -162,12 +154,8 @@ class AdaptiveGrid(Policy):
 
     def _density(self, run: Run) -> Density:
         """The density for what the network puts out, that for v before it is known, with the slopes that were set."""
-        output = _output(run)
-        rise, fall = DENSITIES[output]
-        if output != "eps" and self.adapt > 0.0:
-            first = _relative_changes(run, _calls(run)[:2])
-            rise = rise_of(first[0]) if first else rise
-        rise, fall = rise if self.rise is None else self.rise, fall if self.fall is None else self.fall
+        usual = DENSITIES[_output(run)]
+        rise, fall = usual.rise if self.rise is None else self.rise, usual.fall if self.fall is None else self.fall
         return Density(*(slope if abs(slope) > FLAT else FLAT for slope in (rise, fall)))
 
     def _pace(self, run: Run) -> float:
