@@ -51,7 +51,7 @@ class Density(NamedTuple):
 
 # By what the network puts out. An error of eps grows with sigma / alpha in the clean estimate, so that such a network
 # needs steps at much noise too; one that puts out the clean sample moves until the end.
-DENSITIES = {"eps": Density(0.0, 0.3), "v": Density(0.3, 0.3), "x0": Density(0.3, 0.1), "flow": Density(0.3, 0.3)}
+DENSITIES = {"eps": Density(FLAT, 0.3), "v": Density(0.3, 0.3), "x0": Density(0.3, 0.1), "flow": Density(0.3, 0.3)}
 
 
 @register("policy")
