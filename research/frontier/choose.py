@@ -1,16 +1,17 @@
 """The constants of `adaptive_grid`, chosen with one family left out: `python -m research.frontier.choose NETWORKS`.
 
-Constants are chosen in groups (`CANDIDATES`), the others as they ship (`SHIPPED`):
+Constants are chosen in groups (`CANDIDATES`), the others as in `START`:
 
 - `eps`, `x0`, `others`: slopes of the density (rise, fall) of networks that put out eps, x0, and others (v, flows);
 - `pace`: how strongly steps adapt (adapt, bend), of all.
 
 A candidate's gain on a network is its mean lead over fixed samplers (`RIVALS`) with as many calls (interpolated), at
-the median and in p10, for 8, 10 and 15 calls; leads count up to `ENOUGH`, so that a network on which the default is
-far ahead does not outvote one on which it is behind. For a family the candidate is taken that gains most on the
-networks of all other families that the group concerns. Tuned settings are those of `TUNED` that gain most on the
-network itself, with 10 and 15 calls. Samples and labels are of another seed than those of the table. Finished columns
-are kept in `--runs`; several processes may each measure other networks first (`--measure`).
+the median and in p10, for 8, 10 and 15 calls; leads count up to `ENOUGH`, so that a network on which the default is far
+ahead does not outvote one on which it is behind. For a family the candidate is taken that gains most on the networks of
+all other families that the group concerns. Tuned are the slopes that gain most on the network itself. `adapt` is at
+most 0.4: above it, up to twice the calls that were asked for would be made at high guidance. Samples and labels are of
+another seed than those of the table. Finished columns are kept in `--runs`; several processes may each measure other
+networks first (`--measure`).
 """
 
 from __future__ import annotations
@@ -36,14 +37,13 @@ NETWORKS = (
 )
 Values = tuple[float, ...]
 Constants = Mapping[str, Values]
-SHIPPED: Constants = {"eps": (0.0, 0.3), "x0": (0.3, 0.1), "others": (0.3, 0.3), "pace": (0.3, 40.0)}
+START: Constants = {"eps": (0.0, 0.3), "x0": (0.3, 0.1), "others": (0.3, 0.3), "pace": (0.3, 40.0)}
 CANDIDATES: Mapping[str, tuple[Values, ...]] = {
     "eps": tuple(itertools.product((-0.1, 0.0, 0.1, 0.25), (0.2, 0.3, 0.45))),
-    "x0": tuple(itertools.product((0.1, 0.3, 0.5), (0.05, 0.1, 0.2))),
-    "others": tuple(itertools.product((0.1, 0.3, 0.5), (0.2, 0.3, 0.4))),
+    "x0": (*itertools.product((0.1, 0.3, 0.5), (0.05, 0.1, 0.2)), (0.8, 0.05), (0.8, 0.1)),
+    "others": (*itertools.product((0.1, 0.3, 0.5), (0.2, 0.3, 0.4)), (0.2, 0.2), (0.2, 0.25), (0.2, 0.3)),
     "pace": ((0.0, 0.0), (0.2, 40.0), (0.3, 0.0), (0.3, 40.0), (0.3, 80.0), (0.4, 40.0)),
 }
-TUNED = tuple(itertools.product((None, -0.1, 0.2, 0.5, 1.0), (0.1, 0.3, 0.5)))
 RIVALS = tuple(itertools.product(("unipc", "adams(of='x0')"), ("trailing", "karras", "logsnr", "uniform")))
 RIVAL_CALLS = (6, 8, 10, 15, 20, 25)
 CALLS = (8, 10, 15)
@@ -79,14 +79,10 @@ def column_of(measured: Measured, constants: Constants, calls: int) -> dict[str,
 
 
 def gain(measured: Measured, constants: Constants) -> float:
-    """Mean lead over fixed samplers with as many calls, at the median and in p10."""
-    return lead(measured, [column_of(measured, constants, n) for n in CALLS])
-
-
-def lead(measured: Measured, columns: Sequence[Mapping[str, list[float]]]) -> float:
-    """Mean lead of columns, as much of it as counts."""
+    """Mean lead over fixed samplers with as many calls, at the median and in p10, as much of it as counts."""
     leads = []
-    for column in columns:
+    for calls in CALLS:
+        column = column_of(measured, constants, calls)
         own = median(column["psnr"]), low(column["psnr"])
         leads += [a - np.interp(column["calls"], RIVAL_CALLS, b) for a, b in zip(own, rivals(measured), strict=True)]
     return float(np.mean(np.clip(leads, LOST, ENOUGH)))
@@ -104,7 +100,7 @@ def rivals(measured: Measured) -> tuple[list[float], list[float]]:
 def gains_of(measured: Measured) -> dict[str, dict[Values, float]]:
     """What each candidate of each group gains on a network."""
     groups = groups_of(kind_of(measured.network))
-    return {g: {c: gain(measured, {**SHIPPED, g: c}) for c in CANDIDATES[g]} for g in groups}
+    return {g: {c: gain(measured, {**START, g: c}) for c in CANDIDATES[g]} for g in groups}
 
 
 def choose(gains: Mapping[str, Mapping[Values, float]], names: Sequence[str]) -> Values:
@@ -124,16 +120,6 @@ def choose_all(
             found[name][group] = choose(known, others or list(known))
         found["all"][group] = choose(known, list(known))
     return found
-
-
-def tuned(measured: Measured) -> tuple[float | None, float]:
-    """Rise and fall that gain most on the network itself."""
-
-    def own(pair: tuple[float | None, float]) -> float:
-        specs = [f"adaptive_grid(calls={n}, rise={pair[0]}, fall={pair[1]})" for n in (10, 15)]
-        return lead(measured, [measured.column(policy) for policy in specs])
-
-    return max(TUNED, key=own)
 
 
 def measure(name: str, runs: Path, console: Console) -> Measured:
@@ -159,7 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in given.networks:
         measured = measure(name, given.runs, console)
         key = measured.network.name
-        gains[key], families[key], own[key] = gains_of(measured), measured.network.family, tuned(measured)
+        gains[key], families[key] = gains_of(measured), measured.network.family
+        slopes = next(iter(gains[key].values()))
+        own[key] = max(slopes, key=lambda pair: slopes[pair])
         console.print({group: {c: round(v, 2) for c, v in of.items()} for group, of in gains[key].items()}, own[key])
     if given.measure:
         return

@@ -51,7 +51,7 @@ class Density(NamedTuple):
 
 # By what the network puts out. An error of eps grows with sigma / alpha in the clean estimate, so that such a network
 # needs steps at much noise too; one that puts out the clean sample moves until the end.
-DENSITIES = {"eps": Density(FLAT, 0.3), "v": Density(0.3, 0.3), "x0": Density(0.3, 0.1), "flow": Density(0.3, 0.3)}
+DENSITIES = {"eps": Density(FLAT, 0.3), "v": Density(0.2, 0.25), "x0": Density(0.8, 0.1), "flow": Density(0.2, 0.25)}
 
 
 @register("policy")
@@ -83,7 +83,7 @@ class AdaptiveGrid(Policy):
     """
 
     calls: int = 15
-    adapt: float = 0.3
+    adapt: float = 0.4
     bend: float = 40.0
     places: int = 10
     rise: float | None = None
