@@ -2,10 +2,10 @@
 
 Closeness (PSNR in dB of clipped pictures) to a converged run, median / p10 / worst. `default` has the constants that
 `choose.py` found with the network's family left out; `tuned` has the slopes that were best on other samples of the
-same network. The rival is the best fixed sampler of `rivals.SAMPLERS` on the same samples with the policy's mean calls,
-rounded up: the best at the median and the best in p10. `each` has for every sample the best of those 25, as an
-oracle would choose it. The interval of a lead in p10 is a paired bootstrap's, 90 %. Calls are counted by a hook on the
-network. Finished columns are kept in `--runs`.
+same network (its rivals are not run). The rival is the best fixed sampler of `rivals.SAMPLERS` on the same samples with
+the policy's mean calls, rounded up: the best at the median and the best in p10. `each` has for every sample the best of
+those 25, as an oracle would choose it. The interval of a lead in p10 is a paired bootstrap's, 90 %. Calls are counted by
+a hook on the network. Finished columns are kept in `--runs`.
 """
 
 from __future__ import annotations
@@ -74,6 +74,15 @@ def interval(own: Sequence[float], rival: Sequence[float]) -> tuple[float, float
     return float(np.quantile(leads, 0.05)), float(np.quantile(leads, 0.95))
 
 
+def own_row(measured: Measured, label: str, column: Mapping[str, Any]) -> str:
+    """A policy's line of the table, without rivals."""
+    own = column["psnr"]
+    return (
+        f"| {measured.network.name} | {label} | {column['calls']:.1f} | {statistics.median(own):.1f} / {low(own):.1f} "
+        f"/ {min(own):.1f} | | | | | |"
+    )
+
+
 def row(measured: Measured, label: str, column: Mapping[str, Any]) -> tuple[str, Lead]:
     """A policy's line of the table, and its lead at the median and in p10."""
     own, calls = column["psnr"], math.ceil(column["calls"] - 1e-9)
@@ -121,11 +130,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured = Measured(network, given.runs / f"{network.name}-{samples}-{network.seed}.json", steps)
         console.print(f"{name}: references agree to {measured.agreement[0]:.0f} / {measured.agreement[1]:.0f} dB")
         for label, draw in rows_of(constants, network.name).items():
-            if label.startswith(tuple(given.rows)):
+            if not label.startswith(tuple(given.rows)):
+                continue
+            if label.startswith("tuned"):
+                lines.append(own_row(measured, label, draw(measured)))
+            else:
                 line, lead = row(measured, label, draw(measured))
                 lines.append(line)
                 leads += [lead] if label.startswith("default") else []
-                console.print(line)
+            console.print(lines[-1])
     lines += ["", verdict(leads)]
     console.print(lines[-1])
     if given.out is not None:
