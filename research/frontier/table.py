@@ -4,8 +4,8 @@ Closeness (PSNR in dB of clipped pictures) to a converged run, median / p10 / wo
 `choose.py` found with the network's family left out; `tuned` has the slopes that were best on other samples of the
 same network (its rivals are not run). The rival is the best fixed sampler of `rivals.SAMPLERS` on the same samples with
 the policy's mean calls, rounded up: the best at the median and the best in p10. `each` has for every sample the best of
-those 25, as an oracle would choose it. The interval of a lead in p10 is a paired bootstrap's, 90 %. Calls are counted by
-a hook on the network. Finished columns are kept in `--runs`.
+those 25, as an oracle would choose it. The interval of a lead in p10 is a paired bootstrap's, 90 %. Calls are counted
+by a hook on the network. Finished columns are kept in `--runs`.
 """
 
 from __future__ import annotations
