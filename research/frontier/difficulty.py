@@ -85,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(lines[-1])
     lines += ["", f"Of {len(found)} networks, {sum(rho >= WANTED for rho in found)} have {WANTED:g} or more."]
     if given.out is not None:
-        given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        given.out.write_text(
+            "\n".join(["# H3: do harder samples get more calls?", "", *lines]) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -55,16 +55,16 @@ def draw(all_lines: Sequence[dict[str, list[Point]]], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(2, 1, figsize=(6.2, 7.4), sharex=True, layout="constrained")
     for k, (panel, title) in enumerate(zip(panels, ("median sample", "unlucky tenth"), strict=True), start=1):
         for name, (colour, marker) in STYLES.items():
             points = np.mean([one[name] for one in all_lines], axis=0)
             panel.plot(points[:, 0], points[:, k], color=colour, marker=marker, label=name)
         full = float(np.mean([one[FULL][0][k] for one in all_lines]))
         panel.axhline(full, color="#8c959f", linestyle="--", label=FULL)
-        panel.set(title=title, xlabel="network calls of a picture")
+        panel.set(title=title, ylabel="PSNR to the converged picture (dB)")
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("PSNR to the converged picture (dB)")
+    panels[1].set_xlabel("network calls of a picture")
     panels[1].legend(loc="lower right", fontsize=9)
     figure.suptitle(f"Mean of {len(all_lines)} small networks, each left out with its family", fontsize=11)
     figure.savefig(out, dpi=150)

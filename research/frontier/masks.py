@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines += ["", verdict(leads)]
     console.print(lines[-1])
     if given.out is not None:
-        given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        given.out.write_text("\n".join(["# `error_control` against a blind mask", "", *lines]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
