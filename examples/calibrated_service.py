@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         image.save(picture, "PNG")
         self.send_response(200)
         self.send_header("Content-Type", "image/png")
-        self.send_header("X-Network-Calls", f"{adapted.last.runs[0].cost:g}")
+        self.send_header("X-Network-Calls", f"{adapted.last.calls:g}")
         self.end_headers()
         self.wfile.write(picture.getvalue())
 

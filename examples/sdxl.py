@@ -1,6 +1,7 @@
 """Stable Diffusion XL, faster: python examples/sdxl.py "a red apple on a blue table" "a cat in the rain"
 
-Any other text-to-image pipeline of diffusers goes in likewise: --model with its folder, or its id on the Hugging Face hub.
+Any other text-to-image pipeline of diffusers goes in likewise: --model with its folder, or its id on the Hugging Face
+hub.
 """
 
 import argparse

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,16 +20,28 @@ import pytest
 import torch
 from PIL import Image
 
+from skipstone import registry
+from skipstone.integrations.diffusers import pipeline_specs
 from tests.integrations.guest.families import build
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def _run(folder: Path, name: str, *arguments: str) -> str:
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs an example in a folder of its own, as `python examples/NAME ARGUMENTS` does, and returns what it prints."""
+    for kind in registry.KIND_MODULES:
+        registry.names(kind)  # loads what there is, before the registry is replaced by a copy
+    monkeypatch.setattr(registry, "_KINDS", {kind: dict(known) for kind, known in registry._KINDS.items()})
+    monkeypatch.setattr(pipeline_specs, "_SPECS", dict(pipeline_specs._SPECS))
+    monkeypatch.chdir(tmp_path)
+
+    def run_example(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_example
 
 
 def _saved(family: str, folder: Path) -> str:
@@ -52,21 +67,21 @@ def test_every_example_is_tested_and_listed() -> None:
     assert all(f'"{name}"' in here and f"]({name})" in listed for name in names)
 
 
-def test_sdxl(tmp_path: Path) -> None:
-    said = _run(tmp_path, "sdxl.py", "a cat", "a dog", "--model", _saved("sdxl", tmp_path), "--steps", "12")
+def test_sdxl(run: Callable[..., str], tmp_path: Path) -> None:
+    said = run("sdxl.py", "a cat", "a dog", "--model", _saved("sdxl", tmp_path), "--steps", "12")
     assert "adaptive_grid" in said
     assert len(list(tmp_path.glob("sdxl-*.png"))) == 2
 
 
-def test_flux(tmp_path: Path) -> None:
-    said = _run(tmp_path, "flux.py", "a cat", "--model", _saved("flux", tmp_path), "--steps", "12", "--size", "32")
+def test_flux(run: Callable[..., str], tmp_path: Path) -> None:
+    said = run("flux.py", "a cat", "--model", _saved("flux", tmp_path), "--steps", "12", "--size", "32")
     assert "of 12 calls" in said
     assert (tmp_path / "flux.png").is_file()
 
 
-def test_video(tmp_path: Path) -> None:
+def test_video(run: Callable[..., str], tmp_path: Path) -> None:
     size = ("--frames", "5", "--width", "32", "--height", "32")
-    said = _run(tmp_path, "video.py", "a cat", "--model", _saved("wan21", tmp_path), "--steps", "12", *size)
+    said = run("video.py", "a cat", "--model", _saved("wan21", tmp_path), "--steps", "12", *size)
     assert "of 12 calls" in said
     assert Image.open(tmp_path / "video.gif").n_frames >= 1
 
@@ -79,8 +94,8 @@ def test_video(tmp_path: Path) -> None:
         ("any_module.py", "fixed: 50.0 calls a sample"),
     ],
 )
-def test_examples_without_a_pretrained_model(tmp_path: Path, name: str, said: str) -> None:
-    assert said in _run(tmp_path, name)
+def test_examples_without_a_pretrained_model(run: Callable[..., str], name: str, said: str) -> None:
+    assert said in run(name)
 
 
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +156,7 @@ def test_the_node_samples_as_comfyui_asks_it_to(flow: bool, policy: str) -> None
     made = node.sample(model, x, sigmas, {"cond": "a cat"}, told.append, policy=policy)
     start = sigmas[0] if flow else (sigmas[0] ** 2 + spread**2) ** 0.5
     first_mean = (1 - sigmas[0]) * mean if flow else torch.tensor(mean)
-    assert torch.allclose(made, mean + spread * (x - first_mean) / start, atol=0.03)
+    assert torch.allclose(made, mean + spread * (x - first_mean) / start, atol=0.05)
     assert [d["i"] for d in told] == list(range(len(told)))
     assert 3 < len(told) < 40
     assert all(d["denoised"].shape == x.shape for d in told)
