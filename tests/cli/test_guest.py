@@ -206,13 +206,13 @@ def test_an_estimate_says_which_presets_fell_back(shell: Shell, saved: Path, tmp
     asked = ["--model", str(saved / "noisy"), "--prompts", "one.txt", "--steps", "14", "--repeats", "1", "-p", "fast"]
     done = shell("estimate", *asked)
     assert done.code == 0, done.err
-    (row,) = [line for line in done.out.splitlines() if line.startswith("fast (error_control(tol=0.01)) ")]
-    assert float(row.removeprefix("fast (error_control(tol=0.01))").split()[0]) < 14
+    assert re.search(r"^fast \(error_control\(tol=0\.01\)\) (saves|costs) ", done.out, re.MULTILINE)
     assert (done.err + done.out).count(ADDS_NOISE) == 1
     (found,) = json.loads(shell("estimate", *asked, "--json").out)["policies"]
     assert found["policy"] == "fast (error_control(tol=0.01))"
     assert found["spec"] == "error_control(tol=0.01) @ own / 14"
     assert found["refusal"].startswith(ADDS_NOISE)
+    assert found["calls"] < 14
 
 
 def test_a_saved_preset_falls_back_as_its_name_does(shell: Shell, saved: Path, tmp_path: Path) -> None:
