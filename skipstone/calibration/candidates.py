@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from .. import registry
 from ..engine.contracts import Policy
 from ..errors import SkipstoneError, SpecError
-from ..evaluation.columns import OWN, Column, Sampler, parse_column
+from ..evaluation.columns import OWN, Column, Sampler, check_names_apart, parse_column
 from ..evaluation.engine_subject import EngineSubject
 from ..evaluation.subject import SampleRequest, Subject, draw_or_fall_back
 
@@ -48,9 +48,10 @@ def candidates(
         samplers: Whether fixed samplers are settings too.
 
     Raises:
-        SpecError: a setting that cannot be understood, or one that is no setting.
+        SpecError: a setting that cannot be understood, one that is no setting, or one that is named in two ways.
     """
     found = [_parse_candidate(subject, spec, sampler) for spec in settings]
+    check_names_apart([candidate.column for candidate in found])
     if not settings:
         found = [candidate for family in _families(subject) for candidate in _ladder(subject, family, sampler)]
     if samplers:

@@ -30,7 +30,7 @@ from ..errors import SpecError, UnknownNameError
 from ..numerics.grid import Grid
 from ..policies.certified import Certified
 from ..policies.from_file import is_file_spec, load_policy_from_file, spell_policy
-from ..policies.storage import is_policy_folder, read_policy
+from ..policies.storage import is_policy_folder, read_fallback, read_policy
 from ..settings import MAX_STEPS
 from .peers import Peer
 
@@ -89,7 +89,7 @@ class Column:
         grid: Where they go; None is the model's own.
         steps: How many; of a `fewer` column, 0 until its partner's calls are known.
         explicit_parts: The parts that were written after the @, for the label.
-        preset: The name that the policy was written as, where it is a preset; for the label.
+        preset: The name that the policy was written as, where it is a preset or a folder that keeps one; for the label.
         fallback: The column that runs in its place in a pipeline whose loop it cannot take over; None where there is
             none, and the refusal is an error.
         refusal: Of a column that runs in such a place: why.
@@ -209,8 +209,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
         if parts and parts != [OWN, OWN]:
             raise SpecError(f"{policy.name} brings its own scheduler: write '{policy.name} @ {steps}', got {spec!r}.")
         return Column(policy, None, None, steps, explicit)
-    preset = _preset_name(head.strip())
-    fallback = registry.find_fallback("policy", preset)
+    preset, fallback = _preset_and_fallback(head.strip())
     if len(parts) == 2 or (parts and _component_kind(parts[0]) == "solver"):
         solver = Sampler.parse_component("solver", parts.pop(0))
         fallback = "" if solver else fallback  # whoever names a solver is told where it is refused
@@ -223,11 +222,14 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     return replace(column, fallback=instead)
 
 
-def _preset_name(spec: str) -> str:
-    """The spec of a policy, where it is a preset or a chain with one, and no folder or Python file; else nothing."""
-    if is_file_spec(spec) or is_policy_folder(spec) or not registry.mentions_preset("policy", spec):
-        return ""
-    return spec
+def _preset_and_fallback(spec: str) -> tuple[str, str]:
+    """The spec of a policy and its fallback, where it is a preset, a chain with one, or a folder that keeps one."""
+    if is_file_spec(spec):
+        return "", ""
+    if is_policy_folder(spec):
+        kept = read_fallback(spec)
+        return (spec, registry.spell(kept)) if kept else ("", "")
+    return (spec, registry.find_fallback("policy", spec)) if registry.mentions_preset("policy", spec) else ("", "")
 
 
 def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
@@ -280,6 +282,15 @@ def parse_columns(
         if column.policy is None and find_partner(columns, i) < 0:
             raise SpecError(f"{FEWER!r} takes as many steps as the column to its left makes calls; put one there.")
     return columns
+
+
+def check_names_apart(columns: Sequence[Column]) -> None:
+    """Raise SpecError where two columns have one spec under two names, of which results would keep one only."""
+    names: dict[str, str] = {}
+    for column in columns:
+        first = names.setdefault(column.spec, column.label)
+        if first != column.label:
+            raise SpecError(f"{first!r} and {column.label!r} are the same, {column.spec!r}. Leave out one of them.")
 
 
 def find_partner(columns: Sequence[Column], i: int) -> int:

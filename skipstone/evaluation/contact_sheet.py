@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from ..metrics.closeness import format_decibels
 from .columns import Column
@@ -16,7 +20,9 @@ from .pixels import first_frame, to_uint8
 
 PAPER, INK, QUIET, RULE = (252, 252, 250), (28, 30, 34), (108, 112, 120), (222, 223, 226)
 GOOD = (20, 110, 84)
-TILE, GAP, MARGIN, PROMPTS, HEADER, CAPTION = 192, 20, 40, 190, 132, 40  # pixels
+TILE, GAP, MARGIN, PROMPTS, CAPTION = 192, 20, 40, 190, 40  # pixels
+BELOW_TITLE, TITLE_LINE, TITLE_LINES = 66, 20, 3  # of the header: pixels, pixels, and how many lines at most
+FIGURES = "figures"  # the name of the text in the file that has the numbers of the sheet
 MAX_ASPECT = 1.5  # of a tile, over its width
 
 
@@ -32,9 +38,9 @@ def load_font(size: int, bold: bool = False) -> Any:
 def wrap_text(text: str, face: Any, width: int, lines: int) -> list[str]:
     """The text in at most `lines` lines of `width` pixels, cut with an ellipsis where it does not fit.
 
-    Lines break at spaces, and after commas, bars and brackets where one word is too long.
+    Lines break at spaces, and after commas, bars and brackets within a word.
     """
-    words = text.replace(",", ", ").replace("(", "( ").replace("  ", " ").split(" ")
+    words = re.sub(r"(?<=\S)\(", "( ", text.replace(",", ", ")).replace("  ", " ").split(" ")
     made: list[str] = []
     for word in words:
         glue = "" if not made or made[-1].endswith("(") else " "
@@ -48,33 +54,53 @@ def wrap_text(text: str, face: Any, width: int, lines: int) -> list[str]:
 
 
 def render_sheet(result: Comparison) -> bytes:
-    """The contact sheet as a PNG file's bytes."""
+    """The contact sheet as a PNG file's bytes, with its numbers as the text FIGURES."""
     rows, columns = len(result.cells[0]), len(result.columns)
+    header = BELOW_TITLE + TITLE_LINE * max(len(_title(result, c)) for c in range(columns))
     tall = _tall(result)
     width = 2 * MARGIN + PROMPTS + columns * (TILE + GAP) - GAP
-    height = 2 * MARGIN + HEADER + rows * (tall + CAPTION) + 24
+    height = 2 * MARGIN + header + rows * (tall + CAPTION) + 24
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     for c, column in enumerate(result.columns):
-        _head(draw, result, c, column)
+        _head(draw, result, c, column, MARGIN + header - 16)
     for p, cell in enumerate(result.cells[0]):
-        top = MARGIN + HEADER + p * (tall + CAPTION)
+        top = MARGIN + header + p * (tall + CAPTION)
         for k, line in enumerate(wrap_text(result.title(cell), load_font(15), PROMPTS - 24, tall // 21)):
             draw.text((MARGIN, top + 2 + 21 * k), line, INK, load_font(15))
         for c in range(columns):
             _tile(page, draw, result.cells[c][p], c, top, tall)
     draw.text((MARGIN, height - MARGIN - 6), _footer(result), QUIET, load_font(12))
+    text = PngInfo()
+    text.add_text(FIGURES, json.dumps(sheet_figures(result)))
     buffer = BytesIO()
-    page.save(buffer, "PNG", optimize=True)
+    page.save(buffer, "PNG", optimize=True, pnginfo=text)
     return buffer.getvalue()
+
+
+def sheet_figures(result: Comparison) -> dict[str, Any]:
+    """The numbers of a sheet: its columns, and for each prompt [calls, PSNR in dB] of each; null of what is equal."""
+
+    def figures(cell: ComparisonCell) -> list[float | None]:
+        psnr = cell.values["psnr"]
+        return [round(cell.calls, 2), round(psnr, 2) if math.isfinite(psnr) else None]
+
+    rows = zip(*result.cells, strict=True)
+    prompts = {result.title(row[0]): [figures(cell) for cell in row] for row in rows}
+    return {"columns": [column.label for column in result.columns], "prompts": prompts}
 
 
 def _left(c: int) -> int:
     return MARGIN + PROMPTS + c * (TILE + GAP)
 
 
-def _head(draw: ImageDraw.ImageDraw, result: Comparison, c: int, column: Column) -> None:
-    title = "full run" if c == 0 else column.title
+def _title(result: Comparison, c: int) -> list[str]:
+    """The lines of a column's title."""
+    title = "full run" if c == 0 else result.columns[c].title
+    return wrap_text(title, load_font(15, bold=True), TILE, TITLE_LINES)
+
+
+def _head(draw: ImageDraw.ImageDraw, result: Comparison, c: int, column: Column, bottom: int) -> None:
     below = f"{result.mean_calls(c):.1f} calls".replace(".0 ", " ")
     if c == 0:
         detail = column.spec.partition("@")[2].strip()
@@ -82,10 +108,9 @@ def _head(draw: ImageDraw.ImageDraw, result: Comparison, c: int, column: Column)
         detail = f"{column.steps} steps, none skipped"
     else:
         detail = f"{result.saving(c):.0%} saved"
-    bottom = MARGIN + HEADER - 16
-    lines = wrap_text(title, load_font(15, bold=True), TILE, 3)
+    lines = _title(result, c)
     for k, line in enumerate(lines):
-        draw.text((_left(c), bottom - 50 - 20 * (len(lines) - k)), line, INK, load_font(15, bold=True))
+        draw.text((_left(c), bottom - 50 - TITLE_LINE * (len(lines) - k)), line, INK, load_font(15, bold=True))
     draw.text((_left(c), bottom - 44), below, INK, load_font(13))
     for k, line in enumerate(wrap_text(detail, load_font(12), TILE, 1)):
         draw.text((_left(c), bottom - 24 + 16 * k), line, QUIET, load_font(12))

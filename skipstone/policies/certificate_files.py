@@ -45,6 +45,7 @@ class SavedPolicy:
         notes: Of its maker.
         certificate: Of a calibrated policy.
         digest: `digest` of policy and certificate; "" of files that version 0.1.0 wrote.
+        fallback: Spec of the policy for pipelines whose loop `policy` cannot take over; "" for none.
     """
 
     policy: str
@@ -52,6 +53,7 @@ class SavedPolicy:
     notes: Mapping[str, Any] = field(default_factory=dict)
     certificate: Certificate | None = None
     digest: str = ""
+    fallback: str = ""
 
 
 def digest(policy: str, certificate: Mapping[str, Any]) -> str:

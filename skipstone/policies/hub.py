@@ -64,7 +64,8 @@ def _stage(policy: Policy | str | os.PathLike[str], repo: str, folder: Path) -> 
     else:
         made: Policy = policy if isinstance(policy, Policy) else registry.parse("policy", os.fspath(policy))
         _check_portable(made)
-        made.save_pretrained(folder) if isinstance(made, Certified) else save_policy(made, folder)
+        named = policy if isinstance(policy, str) else made  # the name of a preset brings its fallback
+        made.save_pretrained(folder) if isinstance(made, Certified) else save_policy(named, folder)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else _describe(policy, repo, is_folder)
     card.write_text(text if text.startswith("---") else CARD + text, encoding="utf-8")

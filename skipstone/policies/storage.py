@@ -21,16 +21,20 @@ from .hub_files import CERTIFICATE_FILES, fetch_policy, is_on_hub
 def save_policy(policy: Policy | str, folder: str | os.PathLike[str], **notes: Any) -> Path:
     """Write a policy's spec, and what its maker notes beside it, into a folder; returns the file.
 
+    Of a preset, its name and not the policy that it stands for, the fallback is written, too.
+
     Raises:
         SpecError: a spec that cannot be understood.
         OutputError: the folder cannot be written.
     """
+    fallback = registry.find_fallback("policy", policy.strip()) if isinstance(policy, str) else ""
     policy = registry.parse("policy", policy) if isinstance(policy, str) else policy
     target = Path(folder) / FILE
     part = target.with_name(f".{FILE}.part")
     try:
         plain = json.loads(json.dumps(notes), parse_constant=str)  # JSON has no infinities
-        text = json.dumps({"policy": registry.spell(policy), "skipstone": __version__, "notes": plain}, indent=1)
+        saved = {"policy": registry.spell(policy), "skipstone": __version__, "notes": plain}
+        text = json.dumps(saved | ({"fallback": fallback} if fallback else {}), indent=1)
         target.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text + "\n", encoding="utf-8")
         os.replace(part, target)
@@ -70,6 +74,23 @@ def read_policy(
     if advice:
         warnings.warn(advice, GuestWarning, stacklevel=2)
     return certified
+
+
+def read_fallback(folder: str | os.PathLike[str], revision: str | None = None) -> Policy | None:
+    """What a folder's policy is replaced by where it cannot take a pipeline's loop over; None where nothing was saved.
+
+    Args:
+        folder: As of `read_policy`, which reads it first.
+        revision: Branch, tag or commit of a repository.
+
+    Raises:
+        SpecError: there is none, or it is damaged.
+    """
+    if is_on_hub(folder):
+        folder = fetch_policy(str(folder), revision)
+    saved = read_saved_policy(str(Path(folder) / FILE))
+    fallback: Policy | None = registry.parse("policy", saved.fallback) if saved.fallback else None
+    return fallback
 
 
 def _hint(name: str) -> str:

@@ -120,6 +120,7 @@ def test_results_are_neither_overwritten_nor_merged_with_others(
         (("--metric", "judge"), "judge cannot be taken here: this model has no judge of its own"),
         (("--budget", "4"), "Expected a --budget between 1 and 3 calls, got 4."),
         (("-p", "fewer"), "leave 'fewer' out"),
+        (("-p", "balanced", "-p", "adaptive_grid"), "'balanced' and 'adaptive_grid' are the same"),
         (("-p", "deepcash"), "Did you mean 'deepcache'?"),
         (("--reference", "fewer"), "Expected a --reference that is a policy"),
         (("--prompts", "binary.txt"), "binary.txt"),

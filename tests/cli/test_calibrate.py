@@ -221,6 +221,7 @@ def test_a_folder_that_is_there_is_not_overwritten_unasked(shell: Shell, base: t
         (("--model", "nowhere"), "no folder nowhere"),
         (("--reference", "nowhere"), "No policy is called 'nowhere'"),
         (("-p", "strid"), "Did you mean 'stride'"),
+        (("-p", "balanced", "-p", "adaptive_grid"), "'balanced' and 'adaptive_grid' are the same"),
     ],
 )
 def test_bad_input_is_one_sentence(

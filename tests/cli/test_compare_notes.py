@@ -10,9 +10,9 @@ import pytest
 from outcome import Shell
 
 from skipstone import registry
-from skipstone.errors import MetricError
+from skipstone.errors import MetricError, SpecError
 from skipstone.evaluation import converged as exact
-from skipstone.evaluation.columns import Column, parse_columns
+from skipstone.evaluation.columns import Column, check_names_apart, parse_columns
 from skipstone.evaluation.compare import compare
 from skipstone.evaluation.engine_subject import EngineSubject
 from skipstone.evaluation.subject import SampleRequest
@@ -54,6 +54,21 @@ def test_a_run_that_is_better_than_the_full_run_is_said_to_look_worse(subject: E
         sum("--with-converged" in note for note in format_notes(r)) for r in (told, replace(told, converged=None))
     ]
     assert offers == [0, 1]
+
+
+def test_a_preset_stands_for_nothing_once_its_fallback_runs() -> None:
+    (column,) = columns("balanced @ 30")
+    assert (column.stands_for, column.title) == ("adaptive_grid", "balanced @ 30 (adaptive_grid)")
+    assert column.fallback is not None
+    ran = replace(column.fallback, refusal="its scheduler adds noise")
+    assert (ran.stands_for, ran.title) == ("", "balanced (error_control) @ 30")
+
+
+@pytest.mark.parametrize("pair", [("balanced", "adaptive_grid"), ("adaptive_grid @ 20", "balanced")])
+def test_one_policy_under_two_names_is_refused_where_results_are_kept_by_spec(pair: tuple[str, str]) -> None:
+    with pytest.raises(SpecError, match=r"'balanced' .*Leave out one|and 'balanced' are the same"):
+        check_names_apart(columns(*pair))
+    check_names_apart(columns("balanced", "balanced", "fast", "adaptive_grid(calls=9)"))
 
 
 def test_nothing_is_said_where_all_columns_step_alike(subject: EngineSubject) -> None:

@@ -14,6 +14,7 @@ from diffusers import EulerAncestralDiscreteScheduler
 from outcome import Shell, list_files
 from PIL import Image
 
+import skipstone
 from skipstone.engine import trace as traces
 from skipstone.integrations.torch import CallCounter
 
@@ -198,6 +199,28 @@ def test_a_comparison_says_which_presets_fell_back(shell: Shell, saved: Path, tm
     table = (tmp_path / "here" / "table.md").read_text()
     assert table.count(ADDS_NOISE) == 1
     assert "as many steps as `balanced (error_control)` makes calls" in table
+
+
+def test_an_estimate_says_which_presets_fell_back(shell: Shell, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a cat\n")
+    asked = ["--model", str(saved / "noisy"), "--prompts", "one.txt", "--steps", "14", "--repeats", "1", "-p", "fast"]
+    done = shell("estimate", *asked)
+    assert done.code == 0, done.err
+    assert re.search(r"^fast \(error_control\(tol=0\.01\)\) (saves|costs) ", done.out, re.MULTILINE)
+    assert (done.err + done.out).count(ADDS_NOISE) == 1
+    (found,) = json.loads(shell("estimate", *asked, "--json").out)["policies"]
+    assert found["policy"] == "fast (error_control(tol=0.01))"
+    assert found["spec"] == "error_control(tol=0.01) @ own / 14"
+    assert found["refusal"].startswith(ADDS_NOISE)
+
+
+def test_a_saved_preset_falls_back_as_its_name_does(shell: Shell, saved: Path, tmp_path: Path) -> None:
+    skipstone.save_policy("fast", tmp_path / "kept")
+    common = ["a cat", "--model", str(saved / "noisy"), "--steps", "12", "--json", "--force"]
+    by_name, by_folder = shell("generate", *common, "-p", "fast"), shell("generate", *common, "-p", "./kept")
+    assert by_folder.code == 0, by_folder.err
+    assert json.loads(by_folder.out)["spec"] == json.loads(by_name.out)["spec"] == "error_control(tol=0.01) @ own / 12"
+    assert "./kept would take the pipeline's loop over, and cannot here" in by_folder.err
 
 
 def test_samples_of_a_model_without_prompts_are_told_apart_by_seed(shell: Shell, tmp_path: Path) -> None:

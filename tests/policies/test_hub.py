@@ -16,7 +16,7 @@ from skipstone.errors import CertificateError, OutputError, SpecError
 from skipstone.evaluation.columns import parse_column
 from skipstone.policies.certified import Certified
 from skipstone.policies.hub import push_to_hub
-from skipstone.policies.storage import auto, save_policy
+from skipstone.policies.storage import auto, read_fallback, read_policy, save_policy
 
 CERTIFICATE = Path(__file__).parents[1] / "fixtures" / "v0_1_0" / "certificate"
 SPEC = "error_control(tol=0.02) | budget(calls=20)"
@@ -46,6 +46,19 @@ def test_a_spec_is_read_wherever_a_folder_is(hub: StandIn, tmp_path: Path, monke
     assert parse_column("me/careful @ 30", None, None, 50).policy == policy
     visit(f"http://127.0.0.1:{closed_port()}", tmp_path / "cache", monkeypatch)  # from the cache
     assert skipstone.load_policy("me/careful") == policy
+
+
+def test_a_preset_keeps_its_fallback(hub: StandIn, tmp_path: Path) -> None:
+    save_policy("fast", tmp_path / "kept")
+    push_to_hub("fast", "me/quick")
+    push_to_hub(skipstone.policy("fast"), "me/plain")  # a policy has forgotten its name
+    assert read_policy(tmp_path / "kept") == skipstone.load_policy("me/quick") == skipstone.policy("fast")
+    fallback = skipstone.policy("error_control(tol=0.01)")
+    assert read_fallback(tmp_path / "kept") == read_fallback("me/quick") == fallback
+    assert read_fallback("me/plain") is None
+    column = parse_column("me/quick", None, None, 50).fallback
+    assert column is not None
+    assert column.policy == fallback
 
 
 def test_a_newer_commit_is_read_and_an_older_revision_stays(hub: StandIn) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from skipstone import __version__
 from skipstone.errors import MetricError, SpecError
-from skipstone.evaluation.columns import Column, Sampler, expand_specs, parse_column
+from skipstone.evaluation.columns import Column, Sampler, check_names_apart, expand_specs, parse_column
 from skipstone.evaluation.fingerprint import describe_machine, fingerprint
 from skipstone.evaluation.folder_lock import lock_folder
 from skipstone.evaluation.progress import ProgressCallback, no_progress
@@ -298,9 +298,11 @@ def _load_prompts(settings: PromptSettings) -> tuple[list[Prompt], list[Prompt],
 
 
 def _make_rows(settings: RowSettings, sampler: Sampler) -> list[BenchRow]:
-    """Rows of policies, then of peers."""
+    """Rows of policies, then of peers. Raises SpecError, also where one policy is named in two ways."""
     policies = [] if list(settings.policies) == [NONE] else settings.policies or DEFAULT_POLICIES
-    rows = [make_policy_row(parse_column(spec, *sampler, run_files=True)) for spec in expand_specs(policies)]
+    columns = [parse_column(spec, *sampler, run_files=True) for spec in expand_specs(policies)]
+    check_names_apart(columns)
+    rows = [make_policy_row(column) for column in columns]
     return rows + ([] if list(settings.peers) == [NONE] else make_peer_rows(sampler, settings.peers))
 
 

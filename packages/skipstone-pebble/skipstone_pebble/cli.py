@@ -1,4 +1,4 @@
-"""`skipstone demo`: six prompts from simple to crowded, on the embedded model."""
+"""`skipstone demo`: six prompts from simple to crowded, which the embedded model draws as they say."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PROMPTS = (
     "a yellow heart on a white background",
     "a red apple on a blue background",
     "a large rocket on a purple background",
-    "a small butterfly on a green background",
-    "a cat left of a rocket on a yellow background",
-    "a penguin above a pumpkin on a pink background",
+    "a house on a green background",
+    "a carrot left of a strawberry on a pink background",
+    "a star above a cactus on a purple background",
 )
 STEPS: int | None = None  # those that are usual for Pebble
 POLICIES = ("third_order", "error_control", "balanced", "fewer")  # the last with the calls of balanced

@@ -18,6 +18,7 @@ from ...engine.contracts import Policy
 from ...engine.requests import Solver
 from ...errors import CertificateError, GuestError, GuestWarning, SpecError
 from ...policies.certified import Certified
+from ...policies.storage import is_policy_folder, read_fallback, read_policy
 from ..coverage import Coverage, certified_solver, describe_uncovered, is_pipeline_callback
 from ..identity import scheduler_from_config
 from .call_context import CALLBACKS, AdaptSettings, CallContext, Uncovered
@@ -80,7 +81,7 @@ def adapt(
     chosen = _solver(solver or own)
     if chosen is None:
         _check_hosted(decides)
-    fallback = _fallback(policy, decides) if solver is None else None
+    fallback = _fallback(policy) if solver is None else None
     return Adapted(pipe, AdaptSettings(decides, chosen, fallback, per_sample, verify_rows, uncovered, str(policy)))
 
 
@@ -103,19 +104,24 @@ def _check_hosted(policy: Policy) -> None:
         )
 
 
-def _fallback(policy: Policy | str | os.PathLike[str], decides: Policy) -> Policy | None:
-    """What decides where a preset cannot take the loop over; None for what is no preset, or needs nothing else."""
-    name = policy.strip() if isinstance(policy, str) else ""
-    spec = registry.find_fallback("policy", name)
-    if not spec or decides != registry.parse("policy", name):  # the folder of a policy, which is called as a preset is
+def _fallback(policy: Policy | str | os.PathLike[str]) -> Policy | None:
+    """What decides where a preset, or a folder that keeps one, cannot take the loop over; None of all else."""
+    if isinstance(policy, Policy):
         return None
-    stands_in: Policy = registry.parse("policy", spec)
+    if _is_folder(policy):
+        return read_fallback(policy)
+    spec = registry.find_fallback("policy", str(policy).strip())
+    stands_in: Policy | None = registry.parse("policy", spec) if spec else None
     return stands_in
 
 
-def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
-    from ...policies.storage import is_policy_folder, read_policy
+def _is_folder(policy: str | os.PathLike[str]) -> bool:
+    """Whether it names the folder of a saved policy, and no spec."""
+    named_as_path = isinstance(policy, os.PathLike) or (os.sep in policy and "(" not in policy)
+    return named_as_path or is_policy_folder(policy)
 
+
+def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
     if isinstance(policy, Policy):
         return policy
     if not isinstance(policy, str | os.PathLike):
@@ -123,8 +129,7 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
             f"Expected a policy, its spec or its folder, got {type(policy).__name__}: "
             f"skipstone.adapt(pipe, 'third_order')."
         )
-    folder = isinstance(policy, os.PathLike) or (os.sep in policy and "(" not in policy)
-    if folder or is_policy_folder(policy):
+    if _is_folder(policy):
         return read_policy(policy)
     parsed: Policy = registry.parse("policy", str(policy))
     return parsed

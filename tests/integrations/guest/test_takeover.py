@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -215,6 +216,16 @@ def test_a_preset_decides_in_the_pipelines_own_steps_where_it_cannot_take_over()
     assert "blended in after every step" in guest.last.refusal
     assert guest.last.refusal in guest.last.summary()
     assert guest.last.refusal in guest.last[0].explain()
+    assert guest.last.policy == policy
+
+
+def test_a_saved_preset_falls_back_as_its_name_does(tmp_path: Path) -> None:
+    pipe = build("sd15-inpaint")
+    skipstone.save_policy("fast", tmp_path / "kept")
+    with skipstone.adapt(pipe, "fast") as guest, pytest.warns(GuestWarning, match="^fast would take"):
+        expected, policy = made(pipe, "sd15-inpaint", 8), guest.last.policy
+    with skipstone.adapt(pipe, tmp_path / "kept") as guest, pytest.warns(GuestWarning, match="kept would take"):
+        assert torch.equal(made(pipe, "sd15-inpaint", 8), expected)
     assert guest.last.policy == policy
 
 
