@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def draw_latents(
     teacher: Teacher,
     order: DrawingOrder,
     cache: Path,
+    seconds: float = 0.0,
     on_progress: Callable[[str, float, float], None] | None = None,
 ) -> Drawings:
     """Let the teacher draw, by UniPC where its noise schedule is a table, and keep what it drew.
@@ -72,6 +74,7 @@ def draw_latents(
         teacher: Who draws.
         order: What.
         cache: Folder of the files.
+        seconds: After which nothing more is drawn, once there is something; 0 draws all.
         on_progress: Called with (what, done, total).
     """
     with _drawing(teacher) as pipe:
@@ -82,19 +85,22 @@ def draw_latents(
             "steps": order.steps,
             "guidance": order.guidance,
         }
-        found = []
+        found, began = list[torch.Tensor](), time.monotonic()
         for start in range(0, len(order.prompts), SHARD):
             some = order.prompts[start : start + SHARD]
             seeds = list(range(order.seed + start, order.seed + start + len(some)))
             key = json.dumps([facts, some, seeds], sort_keys=True)
             file = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
             if not file.is_file():
+                if found and 0 < seconds < time.monotonic() - began:
+                    break
                 latents = _draw(pipe, some, seeds, order, teacher)
                 write_atomically({file: save({"latents": latents})})
             found.append(load_file(file)["latents"])
             if on_progress is not None:
                 on_progress("Drawing with the teacher", start + len(some), len(order.prompts))
-    return Drawings(order.prompts, torch.cat(found).float())
+    latents = torch.cat(found).float()
+    return Drawings(order.prompts[: len(latents)], latents)
 
 
 @contextmanager

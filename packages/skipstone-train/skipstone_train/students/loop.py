@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 
 from skipstone.errors import ModelError, OutputError
+from skipstone.evaluation.cost import BACKWARD_COST
 
 from .network import StudentNetwork
 
@@ -72,7 +73,8 @@ class Loop:
         optimiser = torch.optim.AdamW(self.network.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=0.0)
         self.optimiser = self.accelerator.prepare_optimizer(optimiser)
         self.average, self.target = self.network.values(), self.network.values()
-        self.losses: list[float] = []
+        self.recent: list[float] = []
+        self.rows = 0
 
     def run(self, loss: LossFunction, on_step: StepCallback | None = None, stop: int | None = None) -> None:
         """Train to the last step, or to step `stop`, and leave a checkpoint.
@@ -83,6 +85,14 @@ class Loop:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
+        counting = self.network.module.register_forward_pre_hook(self._count)
+        try:
+            self._run(loss, on_step, stop)
+        finally:
+            counting.remove()
+        self.save()
+
+    def _run(self, loss: LossFunction, on_step: StepCallback | None, stop: int | None) -> None:
         began, saved, first = time.monotonic(), time.monotonic(), self.step
         while not self.steps or self.step < (self.steps if stop is None else min(stop, self.steps)):
             value = self._advance(loss)
@@ -96,7 +106,6 @@ class Loop:
             if now - saved > SAVE_SECONDS:
                 self.save()
                 saved = now
-        self.save()
 
     def _advance(self, loss: LossFunction) -> float:
         """One step of the optimiser; the mean loss of its parts."""
@@ -115,7 +124,7 @@ class Loop:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        self.losses.append(total)
+        self.recent = [*self.recent, total][-LOG_STEPS:]
         current = [p.detach() for p in self.network.parameters]
         keep = min(self.ema, (1 + self.step) / (10 + self.step))  # a young average forgets its start sooner
         torch._foreach_lerp_(self.average, current, 1 - keep)
@@ -134,9 +143,16 @@ class Loop:
         file = self.folder / CHECKPOINT
         return int(torch.load(file, weights_only=True)["step"]) if file.is_file() else None
 
+    @property
+    def recent_loss(self) -> float:
+        """Mean loss of the last steps."""
+        return sum(self.recent) / max(1, len(self.recent))
+
+    def _count(self, module: Any, args: tuple[Any, ...]) -> None:
+        self.rows += len(args[0]) * (1 + BACKWARD_COST if torch.is_grad_enabled() else 1)
+
     def _log(self, seconds: float) -> None:
-        recent = self.losses[-LOG_STEPS:]
-        line = {"step": self.step, "steps": self.steps, "loss": sum(recent) / len(recent), "seconds": round(seconds, 1)}
+        line = {"step": self.step, "steps": self.steps, "loss": self.recent_loss, "seconds": round(seconds, 1)}
         with (self.folder / LOG).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
@@ -151,6 +167,8 @@ class Loop:
             "weights": [p.detach() for p in self.network.parameters],
             "average": self.average,
             "target": self.target,
+            "recent": self.recent,
+            "rows": self.rows,
             "optimiser": self.optimiser.state_dict(),
         }
         part, file = self.folder / f"{CHECKPOINT}.part", self.folder / CHECKPOINT
@@ -176,3 +194,4 @@ class Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         self.average, self.target = state["average"], state["target"]
         self.step, self.steps = state["step"], state["steps"]
+        self.recent, self.rows = state["recent"], state["rows"]

@@ -68,6 +68,15 @@ class StudentNetwork:
         finally:
             module.enable_adapters()
 
+    def detach(self) -> None:
+        """Give the module back as it was."""
+        module: Any = self.module
+        if self.initial is not None:
+            self.assign(self.initial)
+        else:
+            module.unload_lora()
+        module.requires_grad_(False)
+
     @torch.no_grad()
     def assign(self, values: Sequence[torch.Tensor]) -> None:
         """Set the trained weights."""
