@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -85,7 +85,7 @@ class Student(Policy):
     steps: int = 0
     name: ClassVar[str] = "student"
     neutral: ClassVar[Mapping[str, Any]] = {"path": ""}
-    solver: ClassVar[str] = "ddim"  # type: ignore[misc]  # of a policy that has but one
+    may_spend_more: ClassVar[bool] = True
     ranges: ClassVar[Ranges] = {"steps": (0, 64)}
 
     def __post_init__(self) -> None:
@@ -110,5 +110,17 @@ class Student(Policy):
         """Steps that are taken."""
         return self.steps or self.card.steps
 
+    @property
+    def solver(self) -> str:
+        return "ddim" if self.path else ""
+
+    @property
+    def network(self) -> str:
+        return self.path
+
     def plan(self, run: Run, proposal: Plan) -> Plan:
-        return proposal
+        if not self.path or not proposal.is_unamended or run.next_start <= run.t_end:
+            return proposal
+        steps = self.num_steps
+        ahead = (k / steps for k in range(steps - 1, 0, -1) if k / steps < run.next_start - 1e-9)
+        return replace(proposal, t_next=max(run.t_end, next(ahead, run.t_end)))

@@ -76,6 +76,11 @@ def adapt(
     find_pipeline_spec(pipe)
     check_supported(pipe.scheduler)
     decides = _policy(policy)
+    if decides.network:
+        raise GuestError(
+            f"{registry.spell(decides)} has weights of its own, and adapt changes none. Load the student into the "
+            f"pipeline as {os.path.join(decides.network, 'README.md')} says, and adapt that: adapt(pipe, 'fixed')."
+        )
     own = certified_solver(decides) if isinstance(decides, Certified) else decides.solver or None
     chosen = _solver(solver or own)
     if chosen is None:
