@@ -20,7 +20,14 @@ EXTRAS = {
     "name": {"Pebble": "pebble", "distill": "train"},
     "model": {"pebble": "pebble", "pebble-dit": "pebble"},
     "prompt set": {"pebble": "pebble", "pebble-tuning": "pebble", "pebble-training": "pebble"},
-    "command": {"demo": "pebble", "bench": "bench", "report": "bench", "prefer": "bench", "train": "train", "distill": "train"},
+    "command": {
+        "demo": "pebble",
+        "bench": "bench",
+        "report": "bench",
+        "prefer": "bench",
+        "train": "train",
+        "distill": "train",
+    },
 }
 
 

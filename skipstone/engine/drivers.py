@@ -65,7 +65,7 @@ def _check_network(policies: Sequence[Policy], backbone: Backbone) -> None:
     has = getattr(backbone, "network", "")
     if wrong := next((p for p in policies if p.network != has), None):
         raise PlanError(
-            f"{registry.spell(wrong)} runs the network in {wrong.network or 'no folder'}, and this backbone has that of "
+            f"{registry.spell(wrong)} runs {wrong.network or 'the model itself'}, and this backbone has the network of "
             f"{has or 'the model itself'}. Run it by skipstone compare, which puts the weights in place."
         )
 

@@ -54,7 +54,7 @@ def load_student(folder: str | Path, denoiser: Any) -> Any:
         )
     try:
         return _load_lora(folder, card, denoiser) if card.weights == "lora" else _load_weights(folder, card, denoiser)
-    except (OSError, ValueError, RuntimeError, KeyError) as e:
+    except Exception as e:  # diffusers, peft and safetensors each have errors of their own for a damaged file
         raise ModelError(f"{folder} is damaged: {str(e).splitlines()[0]}. Distil it again: skipstone distill.") from e
 
 

@@ -32,7 +32,9 @@ class StudentOptions:
     steps: Annotated[int, options.number(least=1, most=64, help="Of the student.")] = 4
     minutes: Annotated[
         float | None,
-        options.number(least=0.1, most=100_000, help="Of drawing and training; --train-steps without.", show_default=False),
+        options.number(
+            least=0.1, most=100_000, help="Of drawing and training; --train-steps without.", show_default=False
+        ),
     ] = None
     train_steps: Annotated[int, options.number(least=1, most=10_000_000, help="Training steps of all stages.")] = 1000
     first_steps: Annotated[
@@ -46,7 +48,8 @@ class StudentOptions:
         float, options.number(least=0, most=1, help="Peak learning rate; 0 is 1e-3 with a LoRA, 1e-4 without.")
     ] = 0.0
     pictures: Annotated[
-        int, options.number(least=1, most=10_000_000, help="That the teacher draws to learn from; fewer if time is short.")
+        int,
+        options.number(least=1, most=10_000_000, help="That the teacher draws to learn from; fewer if time is short."),
     ] = 2048
     picture_steps: Annotated[int, options.number(least=1, most=1000, help="Of each of them.")] = 16
     precision: Annotated[str, typer.Option(help="bf16, fp16 or no (float32).")] = "bf16"
@@ -70,7 +73,11 @@ class PromptOptions:
 
     prompts: Annotated[
         str | None,
-        typer.Option(help="What the teacher draws: a file, or a set. pebble-training for pebble.", metavar="FILE|SET", show_default=False),
+        typer.Option(
+            help="What the teacher draws: a file, or a set. pebble-training for pebble.",
+            metavar="FILE|SET",
+            show_default=False,
+        ),
     ] = None
     prompt_format: options.FormatOption = None
     limit: options.LimitOption = 0
@@ -94,8 +101,8 @@ class PlaceOptions:
     """The teacher, and the folder of its student."""
 
     model: options.ModelOption = "pebble"
-    out: Annotated[Path, options.folder("Folder of checkpoints, log and student; what was begun there goes on.")] = Path(
-        "student"
+    out: Annotated[Path, options.folder("Folder of checkpoints, log and student; what was begun there goes on.")] = (
+        Path("student")
     )
     settings: options.SettingsOption = None
     device: options.DeviceOption = None
@@ -152,7 +159,11 @@ def _prepare(
     from skipstone.evaluation.models import find_model_package
 
     chosen = options.ModelOptions(
-        place.model, place.settings, device=place.device, dtype=place.dtype, as_guest=find_model_package(place.model) is not None
+        place.model,
+        place.settings,
+        device=place.device,
+        dtype=place.dtype,
+        as_guest=find_model_package(place.model) is not None,
     )
     subject: Any = chosen.subject()
     settings = student.settings(subject.guidance)
@@ -165,7 +176,7 @@ def _prepare(
 
 
 def _show(model: str, folder: Path, settings: DistillSettings, console: Console) -> None:
-    """The student beside fixed samplers of its teacher with as many steps, on withheld prompts of a model with a judge."""
+    """The student beside fixed samplers of its teacher with as many steps, on prompts withheld from both."""
     from skipstone.evaluation.columns import parse_columns
     from skipstone.evaluation.compare import compare
     from skipstone.evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
@@ -175,7 +186,9 @@ def _show(model: str, folder: Path, settings: DistillSettings, console: Console)
 
     spec = f"student(path={str(folder)!r}, steps={settings.steps})"
     package = find_model_package(model)
-    held_out = next((n for n in package.prompt_sets if not n.endswith(("-training", "-tuning"))), None) if package else None
+    held_out = (
+        next((n for n in package.prompt_sets if not n.endswith(("-training", "-tuning"))), None) if package else None
+    )
     if held_out is not None:
         subject = EngineSubject(model, Path(model).name, settings.guidance)
         rivals = [f"fixed @ {solver} / trailing / {settings.steps}" for solver in RIVALS]

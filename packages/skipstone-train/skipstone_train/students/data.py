@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 
 from skipstone.cli.files import write_atomically
 from skipstone.evaluation.samplers import build_scheduler
-from skipstone.integrations.identity import networks, digest, scheduler_to_config
+from skipstone.integrations.identity import digest, networks, scheduler_to_config
 from skipstone.numerics.grid import Trailing
 from skipstone.solvers.unipc import UniPC
 
@@ -119,7 +119,9 @@ def _drawing(teacher: Teacher) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def _draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], order: DrawingOrder, teacher: Teacher) -> torch.Tensor:
+def _draw(
+    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], order: DrawingOrder, teacher: Teacher
+) -> torch.Tensor:
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     drawn = pipe(
         list(prompts),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,12 +14,12 @@ from typing import Any, TypeAlias
 import torch
 
 from skipstone.cli.files import write_atomically
-from skipstone.errors import PromptError
+from skipstone.errors import ModelError, PromptError
 from skipstone.integrations.students import network_fingerprint
 from skipstone.policies.student import FORMAT, StudentCard
 from skipstone.satellites import require_module
 
-from .data import Drawings, DrawingOrder, draw_latents
+from .data import DrawingOrder, Drawings, draw_latents
 from .export import export_student
 from .loop import Loop, StepCallback
 from .network import StudentNetwork
@@ -74,26 +75,49 @@ def distill(
     if not prompts or not all(text.strip() for text in prompts):
         raise PromptError("Expected at least one prompt, and none that is empty. Say what the teacher draws.")
     teacher, folder, began = Teacher.of(pipe, arguments), Path(out), time.monotonic()
+    _check_dtype(teacher, settings)
     fingerprint = network_fingerprint(teacher.denoiser)
     accelerator = Accelerator(mixed_precision=settings.precision)
     pipe.to(accelerator.device)
-    teacher.denoiser.to(memory_format=torch.channels_last)
-    if settings.checkpointing:
-        teacher.denoiser.enable_gradient_checkpointing()
-    drawings = _draw(teacher, settings, prompts, folder, on_progress)
-    network = StudentNetwork(teacher.denoiser, settings.rank, settings.seed)
-    stages = [Stage(settings, teacher, network, drawings, accelerator, n) for n in settings.stages]
-    try:
-        _train_stages(stages, folder, fingerprint, began, on_progress)
-    finally:
-        network.detach()
+    with _ready(teacher.denoiser, settings.checkpointing):
+        drawings = _draw(teacher, settings, prompts, folder, on_progress)
+        network = StudentNetwork(teacher.denoiser, settings.rank, settings.seed)
+        stages = [Stage(settings, teacher, network, drawings, accelerator, n) for n in settings.stages]
+        try:
+            _train_stages(stages, folder, fingerprint, began, on_progress)
+        finally:
+            network.detach()
     return folder
+
+
+@contextmanager
+def _ready(denoiser: Any, checkpointing: bool) -> Iterator[None]:
+    """The denoiser in the memory format in which convolutions are fast, and back again."""
+    denoiser.to(memory_format=torch.channels_last)
+    if checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        denoiser.to(memory_format=torch.contiguous_format)
+        if checkpointing:
+            denoiser.disable_gradient_checkpointing()
+
+
+def _check_dtype(teacher: Teacher, settings: DistillSettings) -> None:
+    """Raise ModelError for weights in half precision that would be trained, or multiplied with float32."""
+    dtype = next(iter(teacher.denoiser.parameters())).dtype
+    if dtype != torch.float32 and (not settings.rank or settings.precision == "no"):
+        raise ModelError(
+            f"Expected a teacher in float32, got {str(dtype).removeprefix('torch.')}, which only a LoRA with precision "
+            f"'bf16' or 'fp16' learns from. Load it with torch_dtype=torch.float32."
+        )
 
 
 def _draw(
     teacher: Teacher, settings: DistillSettings, prompts: Sequence[str], folder: Path, on_progress: Progress | None
 ) -> Drawings:
-    """The teacher's drawings: as many as are wanted, or fit in their share of the time; of a resumed training, as before."""
+    """The teacher's drawings: as many as fit in their share of the time; of a resumed training, as many as before."""
     known = folder / DRAWN
     count, seconds = settings.pictures, DRAWING_SHARE * 60 * settings.minutes
     if known.is_file():
@@ -102,7 +126,9 @@ def _draw(
     random.Random(settings.seed).shuffle(texts)
     texts = [texts[i % len(texts)] for i in range(settings.pictures)]
     order = DrawingOrder(tuple(texts), DRAWING_SEED + settings.seed, settings.picture_steps, settings.guidance)
-    drawings = draw_latents(teacher, replace(order, prompts=order.prompts[:count]), folder / CACHE, seconds, on_progress)
+    drawings = draw_latents(
+        teacher, replace(order, prompts=order.prompts[:count]), folder / CACHE, seconds, on_progress
+    )
     write_atomically({known: json.dumps({"drawings": len(drawings)}).encode()})
     return drawings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -55,9 +56,8 @@ def export_student(
         layers = {name: value.detach().to(dtype).contiguous() for name, value in layers.items()}
         type(teacher.pipe).save_lora_weights(folder, **{f"{card.part}_lora_layers": layers})
     else:
-        module: Any = network.module
+        module: Any = copy.deepcopy(network.module)  # buffers would not come back from half precision
         module.to(dtype).save_pretrained(folder / card.part)
-        module.to(torch.float32)
     scheduler = build_student_scheduler(teacher, card)
     scheduler.save_pretrained(folder / "scheduler")
     text = json.dumps(asdict(card), indent=1) + "\n"
@@ -87,7 +87,10 @@ def _readme(folder: Path, teacher: Teacher, card: StudentCard, scheduler: str) -
     load, extra = f"    pipe.load_lora_weights({name!r})", ""
     if card.weights == "full":
         kind = type(teacher.denoiser).__name__
-        load, extra = f"    pipe.{part} = {kind}.from_pretrained({name!r}, subfolder={part!r})", f"    from diffusers import {kind}\n"
+        load, extra = (
+            f"    pipe.{part} = {kind}.from_pretrained({name!r}, subfolder={part!r})",
+            f"    from diffusers import {kind}\n",
+        )
     sigmas = [round(1 - i / card.steps, 6) for i in range(card.steps)]
     return README.format(
         teacher=card.teacher,

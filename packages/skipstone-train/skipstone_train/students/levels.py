@@ -75,8 +75,10 @@ class Levels:
         return (at_end - keep * x) / add
 
 
-def to_clean(prediction: str, output: torch.Tensor, x: torch.Tensor, scales: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """The clean estimate that the output of a network means; `skipstone.numerics.parametrize` for samples of many levels."""
+def to_clean(
+    prediction: str, output: torch.Tensor, x: torch.Tensor, scales: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """The clean estimate that an output means, as `skipstone.numerics.parametrize` has it, for samples of many levels."""
     alpha, sigma = scales
     if prediction == "x0":
         return output

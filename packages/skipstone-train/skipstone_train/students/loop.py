@@ -133,7 +133,9 @@ class Loop:
 
     def _refuse(self, what: str, value: float) -> None:
         kept = self._kept_step()
-        where = f"The checkpoint of step {kept} stays in {self.folder}" if kept is not None else "There is no checkpoint"
+        where = (
+            f"The checkpoint of step {kept} stays in {self.folder}" if kept is not None else "There is no checkpoint"
+        )
         raise TrainingError(
             f"Step {self.step}: expected a finite {what}, got {value}. {where}. Begin again with a lower rate (now "
             f"{self.rate:g}) or with precision 'no'."

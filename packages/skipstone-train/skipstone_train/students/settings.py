@@ -92,7 +92,9 @@ class DistillSettings:
         check_settings(self)
         _ = self.stages
         if self.batch % self.accumulate:
-            raise SpecError(f"distill: expected batch as a multiple of accumulate, got {self.batch}, {self.accumulate}.")
+            raise SpecError(
+                f"distill: expected batch as a multiple of accumulate, got {self.batch}, {self.accumulate}."
+            )
         if self.fine_steps % self.steps:
             raise SpecError(
                 f"distill: expected fine_steps as a multiple of steps ({self.steps}), got {self.fine_steps}; try "
@@ -126,5 +128,5 @@ class DistillSettings:
 
     @property
     def loss_kind(self) -> str:
-        """"l2" or "huber"."""
+        """ "l2" or "huber"."""
         return self.loss or ("l2" if self.method == "progressive" else "huber")

@@ -45,7 +45,7 @@ class Stage:
     previous: Sequence[torch.Tensor] | None = None
 
     def train(self, folder: Path, fingerprint: str, seconds: float, on_step: StepCallback | None = None) -> Loop:
-        """Train in a folder, from its checkpoint if there is one; the loop that did it, its average being the result."""
+        """Train in a folder, from its checkpoint if there is one; the average of the loop is the result."""
         settings = self.settings
         share = max(1, round(settings.train_steps / len(settings.stages)))
         facts = {**asdict(settings), "student_steps": self.steps, "teacher": fingerprint}
@@ -78,9 +78,7 @@ class Stage:
             batch = self.batch(step, part)
             target = maker.make(batch)
             clean = student(target.x, target.level, batch.condition)
-            return weighted_loss(
-                settings.loss_kind, settings.weight, clean - target.clean, target.level, maker.levels
-            )
+            return weighted_loss(settings.loss_kind, settings.weight, clean - target.clean, target.level, maker.levels)
 
         return loss
 

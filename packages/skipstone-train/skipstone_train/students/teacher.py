@@ -93,7 +93,9 @@ def find_distillation(pipe: Any, part: str) -> str:
     if scheduler in DISTILLED_SCHEDULERS:
         return f"its scheduler is {scheduler}, which only such models use"
     if adapters := list(getattr(denoiser, "peft_config", None) or ()):
-        return f"its {part} carries the adapter {adapters[0]!r}; unload it with pipe.unload_lora_weights() if it is none"
+        return (
+            f"its {part} carries the adapter {adapters[0]!r}; unload it with pipe.unload_lora_weights() if it is none"
+        )
     for name in (getattr(pipe.config, "_name_or_path", "") or "", getattr(denoiser.config, "_name_or_path", "") or ""):
         last = str(name).replace("\\", "/").rstrip("/").split("/")[-1].lower()
         if found := next((word for word in DISTILLED_NAMES if word in last), None):
