@@ -1,4 +1,4 @@
-"""What students are taught, on data of one Gaussian: every step is a multiplication, and all of it has a closed form."""
+"""What students are taught, on data of one Gaussian: steps are multiplications, and all of it has a closed form."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from skipstone_train.students.levels import Levels, to_clean
-from skipstone_train.students.loop import Loop
-from skipstone_train.students.losses import weighted_loss
-from skipstone_train.students.network import StudentNetwork
-from skipstone_train.students.targets import Batch, ConsistencyTargets, Denoiser, ProgressiveTargets, spread_evenly
-from skipstone_train.students.teacher import Condition
 from torch import nn
 
 from skipstone import registry
 from skipstone.errors import SpecError
 from skipstone.numerics.parametrize import from_x0, to_x0
 from skipstone.numerics.schedule import FlowMatching, Schedule
+from skipstone_train.students.levels import Levels, to_clean
+from skipstone_train.students.loop import Loop
+from skipstone_train.students.losses import weighted_loss
+from skipstone_train.students.network import StudentNetwork
+from skipstone_train.students.targets import Batch, ConsistencyTargets, Denoiser, ProgressiveTargets, spread_evenly
+from skipstone_train.students.teacher import Condition
 
 SPREAD = 0.5  # standard deviation of the data
 SCHEDULES = {"table": registry.parse("schedule", "cosine_table"), "flow": FlowMatching(3.0)}

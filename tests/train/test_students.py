@@ -1,4 +1,4 @@
-"""Students of tiny pipelines: what is trained, what is written, how diffusers and the engine run it, what is refused."""
+"""Students of tiny pipelines: what is trained, what is written, how diffusers runs it, what is refused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import diffusers
 import pytest
 import torch
 from integrations.guest.families import build
+
+import skipstone
+from skipstone.errors import GuestError, ModelError, OutputError, PlanError, PromptError, SpecError
+from skipstone.integrations.students import load_student, network_fingerprint
+from skipstone.policies.student import CARD, Student, StudentCard
 from skipstone_train.students.data import Drawings
 from skipstone_train.students.distill import distill
 from skipstone_train.students.export import export_student
@@ -20,11 +25,6 @@ from skipstone_train.students.network import StudentNetwork
 from skipstone_train.students.settings import DistillSettings
 from skipstone_train.students.stage import Stage
 from skipstone_train.students.teacher import Teacher
-
-import skipstone
-from skipstone.errors import GuestError, ModelError, OutputError, PlanError, PromptError, SpecError
-from skipstone.integrations.students import load_student, network_fingerprint
-from skipstone.policies.student import CARD, Student, StudentCard
 
 PROMPTS = ["a cat", "a dog on a mat", "a bus"]
 FAMILIES = {"sd15": "unet", "sdxl": "unet", "sd3": "transformer"}
@@ -58,7 +58,7 @@ def test_diffusers_loads_the_lora_and_draws_what_the_student_drew_bit_for_bit(fa
     network = StudentNetwork(teacher.denoiser, rank=2, seed=1)
     generator = torch.Generator().manual_seed(2)
     network.assign([v + 0.1 * torch.randn(v.shape, generator=generator) for v in network.values()])
-    card = StudentCard(1, "consistency", 2, "lora", part, 3.0, family, "")  # type: ignore[arg-type]
+    card = StudentCard(1, "consistency", 2, "lora", part, 3.0, family, ""
     export_student(tmp_path, teacher, network, card)
     words = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent"}
     scheduler = diffusers.SchedulerMixin
@@ -177,7 +177,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OutputError, match="No space left on device.*is whole"):
+    with pytest.raises(OutputError, match=r"No space left on device.*is whole"):
         loop.save()
     assert [p.name for p in tmp_path.iterdir() if p.suffix in (".pt", ".part")] == [CHECKPOINT]
     assert (tmp_path / CHECKPOINT).read_bytes() == kept
@@ -231,7 +231,7 @@ def test_a_distilled_teacher_is_refused_with_its_sign(change: Callable[[Any], No
 
 
 def test_pipelines_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="Expected a teacher among StableDiffusionPipeline.*got FluxPipeline"):
+    with pytest.raises(ModelError, match=r"Expected a teacher among StableDiffusionPipeline.*got FluxPipeline"):
         trained(build("flux"), tmp_path)
 
 
@@ -273,7 +273,7 @@ def test_a_student_of_another_teacher_is_refused(folder: Path) -> None:
     other = build("sd15").unet
     with torch.no_grad():
         next(iter(other.parameters())).mul_(1.5)
-    with pytest.raises(ModelError, match="student of .* with fingerprint .* Run it on its own teacher"):
+    with pytest.raises(ModelError, match=r"student of .* with fingerprint .* Run it on its own teacher"):
         load_student(folder, other)
 
 

@@ -23,7 +23,7 @@ from .data import DrawingOrder, Drawings, draw_latents
 from .export import export_student
 from .loop import Loop, StepCallback
 from .network import StudentNetwork
-from .settings import DistillSettings
+from .settings import DistillSettings, Method
 from .stage import Stage
 from .teacher import Teacher
 
@@ -36,7 +36,7 @@ Progress: TypeAlias = Callable[[str, float, float], None]  # what, done, total
 def distill(
     pipe: Any,
     prompts: Sequence[str],
-    method: str = "consistency",
+    method: Method = "consistency",
     steps: int = 4,
     *,
     out: str | Path = "student",

@@ -78,7 +78,7 @@ class Levels:
 def to_clean(
     prediction: str, output: torch.Tensor, x: torch.Tensor, scales: tuple[torch.Tensor, torch.Tensor]
 ) -> torch.Tensor:
-    """The clean estimate that an output means, as `skipstone.numerics.parametrize` has it, for samples of many levels."""
+    """The clean estimate that an output means, as `skipstone.numerics.parametrize` has it, at many levels."""
     alpha, sigma = scales
     if prediction == "x0":
         return output

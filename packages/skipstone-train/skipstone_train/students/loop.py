@@ -151,7 +151,7 @@ class Loop:
         return sum(self.recent) / max(1, len(self.recent))
 
     def _count(self, module: Any, args: tuple[Any, ...]) -> None:
-        self.rows += len(args[0]) * (1 + BACKWARD_COST if torch.is_grad_enabled() else 1)
+        self.rows += len(args[0]) * (1 + round(BACKWARD_COST) if torch.is_grad_enabled() else 1)
 
     def _log(self, seconds: float) -> None:
         line = {"step": self.step, "steps": self.steps, "loss": self.recent_loss, "seconds": round(seconds, 1)}

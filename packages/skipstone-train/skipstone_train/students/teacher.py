@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -13,6 +13,8 @@ from skipstone.numerics.schedule import Schedule
 from skipstone.numerics.tables import Table, TableSchedule
 
 Condition: TypeAlias = dict[str, torch.Tensor]
+Part: TypeAlias = Literal["unet", "transformer"]
+PARTS: tuple[Part, ...] = ("unet", "transformer")
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 # Words in the names of models and adapters that are published as distilled.
 DISTILLED_NAMES = ("lcm", "turbo", "lightning", "hyper-sd", "hypersd", "schnell", "tcd", "dmd", "pcm", "flash-sd")
@@ -33,7 +35,7 @@ class Teacher:
     """
 
     pipe: Any
-    part: str
+    part: Part
     schedule: Schedule
     prediction: str
     encode: Callable[[Sequence[str]], Condition]
@@ -51,8 +53,9 @@ class Teacher:
             ModelError: another kind of pipeline, or one that is distilled already.
         """
         arguments = dict(arguments or {})
-        part = next((name for name in ("unet", "transformer") if getattr(pipe, name, None) is not None), "")
-        kind = type(getattr(pipe, part, None)).__name__
+        part = next((name for name in PARTS if getattr(pipe, name, None) is not None), PARTS[0])
+        denoiser = getattr(pipe, part, None)
+        kind = type(denoiser).__name__
         encoders: dict[tuple[str, str], Callable[..., Condition]] = {
             ("UNet2DConditionModel", "StableDiffusionPipeline"): _encode_sd,
             ("UNet2DConditionModel", "StableDiffusionXLPipeline"): _encode_sdxl,
@@ -62,7 +65,7 @@ class Teacher:
         if encode is None:
             raise ModelError(
                 f"Expected a teacher among {', '.join(name for _, name in encoders)}, got {type(pipe).__name__} with "
-                f"{'a ' + kind if part else 'no denoiser'}."
+                f"{'no denoiser' if denoiser is None else f'a {kind}'}."
             )
         if sign := find_distillation(pipe, part):
             raise ModelError(f"The teacher is distilled already: {sign}. Give the model that it was distilled from.")
