@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..policies.student import StudentCard
+from ..policies.student import StudentCard, find_student
 from ..satellites import require_module
 from .plain_tensors import has_values
 
@@ -34,13 +34,13 @@ def load_student(folder: str | Path, denoiser: Any) -> Any:
     """A student's network: a copy of its teacher's denoiser with the LoRA merged into it, or weights of its own.
 
     Args:
-        folder: Of `skipstone distill`.
+        folder: Of `skipstone distill`, or the name of a shipped student.
         denoiser: Of its teacher; it stays as it is.
 
     Raises:
         ModelError: the folder holds no student, or one of another teacher; the denoiser has an adapter already.
     """
-    folder = Path(folder).expanduser()
+    folder = find_student(folder)
     card = StudentCard.read(folder)
     if adapters := list(getattr(denoiser, "peft_config", None) or ()):
         raise ModelError(

@@ -13,7 +13,8 @@ from ..engine.contracts import Plan, Policy, Run
 from ..errors import ModelError, SpecError
 from ..json_files import JsonReader
 from ..registry import register
-from ..settings import Ranges, check_settings
+from ..satellites import list_entry_points
+from ..settings import Ranges, check_settings, shorten
 
 CARD = "student.json"
 FORMAT = 1
@@ -50,15 +51,34 @@ class StudentCard:
     training: Mapping[str, Any] | None = None
 
     @staticmethod
-    def read(folder: str | Path) -> StudentCard:
-        """The card in a student's folder. Raises ModelError where there is none, or it is damaged."""
-        file = Path(folder).expanduser() / CARD
-        if not file.is_file():
-            raise ModelError(f"Expected a folder of skipstone distill, found no {file}.")
+    def read(path: str | Path) -> StudentCard:
+        """The card of a student, see `find_student`. Raises ModelError where there is none, or it is damaged."""
+        file = find_student(path) / CARD
         card: StudentCard = _READER.convert(StudentCard, _READER.read(file), str(file))
         if card.format != FORMAT or not 1 <= card.steps <= 64:
             raise ModelError(f"{file}: expected format {FORMAT} and 1 to 64 steps, got {card.format} and {card.steps}.")
         return card
+
+
+def shipped_students() -> dict[str, Path]:
+    """Names of the students that packages of models bring, and their folders."""
+    packages = (point.load() for point in list_entry_points("models"))
+    return {name: folder for package in packages for name, folder in getattr(package, "students", {}).items()}
+
+
+def find_student(path: str | Path) -> Path:
+    """The folder of a student: itself, or that of a shipped one's name. Raises ModelError where there is none."""
+    folder = Path(path).expanduser()
+    if (folder / CARD).is_file():
+        return folder
+    shipped = shipped_students()
+    if str(path) in shipped:
+        return shipped[str(path)]
+    names = ", ".join(map(repr, shipped)) or "none"
+    raise ModelError(
+        f"Expected a folder of skipstone distill, found no {folder / CARD}. Shipped students: {names}. Train one: "
+        f"skipstone distill --out {shorten(str(path))}."
+    )
 
 
 @register("policy")
@@ -70,7 +90,8 @@ class Student(Policy):
     one. In a pipeline of your own load it as its README says; `adapt` does not change weights.
 
     Args:
-        path: Folder of `skipstone distill`. "" runs the model itself, in all steps of the grid.
+        path: Folder of `skipstone distill`, or the name of a shipped student. "" runs the model itself, in all steps
+            of the grid.
         steps: Equal steps of the grid `trailing`, in 0..64; 0 is as many as it was trained for. A consistency student
             takes any multiple of these, a progressive one no other number.
 

@@ -53,12 +53,11 @@ def answer(network: Any, pipe: Any) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_diffusers_loads_the_lora_and_draws_what_the_student_drew_bit_for_bit(family: str, tmp_path: Path) -> None:
     pipe = build(family)
-    part = FAMILIES[family]
     teacher = Teacher.of(pipe)
     network = StudentNetwork(teacher.denoiser, rank=2, seed=1)
     generator = torch.Generator().manual_seed(2)
     network.assign([v + 0.1 * torch.randn(v.shape, generator=generator) for v in network.values()])
-    card = StudentCard(1, "consistency", 2, "lora", part, 3.0, family, ""
+    card = StudentCard(1, "consistency", 2, "lora", teacher.part, 3.0, family, "")
     export_student(tmp_path, teacher, network, card)
     words = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent"}
     scheduler = diffusers.SchedulerMixin

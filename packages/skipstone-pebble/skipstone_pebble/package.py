@@ -30,6 +30,12 @@ class Package:
         "pebble-training": "2048 prompts from combinations that training saw, for students; none is in the other sets",
     }
 
+    @property
+    def students(self) -> Mapping[str, Path]:
+        """Name -> folder of the students that ship."""
+        found = sorted(Path(__file__).with_name("students").glob("*/student.json"))
+        return {file.parent.name: file.parent for file in found}
+
     def owns(self, model: Any) -> bool:
         """Whether it is a shipped name, a folder with a manifest, or a loaded `Pebble`."""
         if isinstance(model, str | Path):

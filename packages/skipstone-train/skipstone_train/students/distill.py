@@ -22,7 +22,7 @@ from skipstone.satellites import require_module
 from .data import DrawingOrder, Drawings, draw_latents
 from .export import export_student
 from .loop import Loop, StepCallback
-from .network import StudentNetwork
+from .network import student_network
 from .settings import DistillSettings, Method
 from .stage import Stage
 from .teacher import Teacher
@@ -46,7 +46,7 @@ def distill(
 ) -> Path:
     """Train a student that needs few steps; returns its folder.
 
-        skipstone.distill(pipe, ["a red apple", "a cat"], method="progressive", steps=4, out="mine")
+        skipstone.distill(pipe, prompts, method="progressive", steps=4, out="mine")
 
     The teacher draws the prompts, and the student learns from what it drew: no pictures are needed. The folder holds a
     LoRA, or weights, with a scheduler, in diffusers' own formats. What was begun there with the same settings goes on.
@@ -62,7 +62,7 @@ def distill(
         on_progress: Called with (what, done, total).
 
     Raises:
-        ModelError: the teacher is of another kind, or distilled already; the training cannot go on.
+        ModelError: a teacher of another kind, or one that is distilled already; a training that cannot go on.
         PromptError: no prompts, or an empty one.
         SpecError: settings that do not fit.
 
@@ -72,21 +72,16 @@ def distill(
     from accelerate import Accelerator
 
     settings = replace(settings or DistillSettings(), method=method, steps=steps)
-    if not prompts or not all(text.strip() for text in prompts):
-        raise PromptError("Expected at least one prompt, and none that is empty. Say what the teacher draws.")
     teacher, folder, began = Teacher.of(pipe, arguments), Path(out), time.monotonic()
-    _check_dtype(teacher, settings)
+    _check(teacher, settings, prompts)
     fingerprint = network_fingerprint(teacher.denoiser)
     accelerator = Accelerator(mixed_precision=settings.precision)
     pipe.to(accelerator.device)
     with _ready(teacher.denoiser, settings.checkpointing):
         drawings = _draw(teacher, settings, prompts, folder, on_progress)
-        network = StudentNetwork(teacher.denoiser, settings.rank, settings.seed)
-        stages = [Stage(settings, teacher, network, drawings, accelerator, n) for n in settings.stages]
-        try:
+        with student_network(teacher.denoiser, settings.rank, settings.seed) as network:
+            stages = [Stage(settings, teacher, network, drawings, accelerator, n) for n in settings.stages]
             _train_stages(stages, folder, fingerprint, began, on_progress)
-        finally:
-            network.detach()
     return folder
 
 
@@ -104,8 +99,10 @@ def _ready(denoiser: Any, checkpointing: bool) -> Iterator[None]:
             denoiser.disable_gradient_checkpointing()
 
 
-def _check_dtype(teacher: Teacher, settings: DistillSettings) -> None:
-    """Raise ModelError for weights in half precision that would be trained, or multiplied with float32."""
+def _check(teacher: Teacher, settings: DistillSettings, prompts: Sequence[str]) -> None:
+    """Raise PromptError for no prompts; ModelError for half precision that would be trained, or meets float32."""
+    if not prompts or not all(text.strip() for text in prompts):
+        raise PromptError("Expected at least one prompt, and none that is empty. Say what the teacher draws.")
     dtype = next(iter(teacher.denoiser.parameters())).dtype
     if dtype != torch.float32 and (not settings.rank or settings.precision == "no"):
         raise ModelError(

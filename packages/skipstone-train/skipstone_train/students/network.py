@@ -84,6 +84,16 @@ class StudentNetwork:
             parameter.copy_(value)
 
 
+@contextmanager
+def student_network(module: nn.Module, rank: int, seed: int = 0) -> Iterator[StudentNetwork]:
+    """A student in a module, which is given back as it was. Arguments as of `StudentNetwork`."""
+    network = StudentNetwork(module, rank, seed)
+    try:
+        yield network
+    finally:
+        network.detach()
+
+
 def _add_lora(module: Any, rank: int, seed: int) -> None:
     """Add a LoRA whose scale is 1 and whose second factor is 0."""
     require_module("peft", "train")

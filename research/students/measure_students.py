@@ -1,10 +1,10 @@
-"""Students against what needs no training, at equal cost: `python -m research.students.measure --out research/students`.
+"""Students against what needs no training, at equal cost: `python -m research.students.measure_students -h`.
 
 Draws withheld prompts of Pebble by the default policy, by fixed samplers of the guided and of the unguided teacher, and
 by students, and holds them against the converged picture. A row that is in `rows.json` is not drawn again: weights of a
 student that change want another name.
 
-    python -m research.students.measure --model pebble --student "consistency=mine" --out research/students/pebble
+    python -m research.students.measure_students --model pebble --student "consistency=mine" --out research/students/pebble
 
 Writes `rows.json`, `table.md` and `students.png`. A call is a guided one: two rows of the network.
 """
@@ -92,9 +92,7 @@ class Measurement:
         pictures, calls, seconds = self.draw(subject, spec, self.items)
         judge: Any = self.subject.judge
         judged = [judge(p, i.prompt) for p, i in zip(pictures, self.items, strict=True)]
-        psnr = [
-            PSNR().measure(Sample(p, reference=r)) for p, r in zip(pictures, self.reference(), strict=True)
-        ]
+        psnr = [PSNR().measure(Sample(p, reference=r)) for p, r in zip(pictures, self.reference(), strict=True)]
         self.rows[name] = {
             "spec": spec,
             "guided": guided,
@@ -183,7 +181,9 @@ def plot(rows: dict[str, dict[str, Any]], students: Sequence[str], file: Path) -
             "default policy": sorted((r["calls"], r[key]) for n, r in rows.items() if n.startswith("default")),
         }
         for name in students:
-            lines[f"student: {name}"] = sorted((r["calls"], r[key]) for n, r in rows.items() if n.startswith(f"{name},"))
+            lines[f"student: {name}"] = sorted(
+                (r["calls"], r[key]) for n, r in rows.items() if n.startswith(f"{name},")
+            )
         for name, points in lines.items():
             style = "o-" if name.startswith("student") else "x--"
             axes.plot([x for x, _ in points], [y for _, y in points], style, label=name, markersize=4, linewidth=1.2)
@@ -207,7 +207,7 @@ def sheet(measurement: Measurement, specs: Sequence[str], file: Path, count: int
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m research.students.measure", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m research.students.measure_students", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", default="pebble")
     parser.add_argument("--student", action="append", default=[], metavar="NAME=FOLDER")
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measurement.measure(row, spec)
     for name, spec, guided in untrained_rows():
         measurement.measure(name, spec, guided)
-    command = f"python -m research.students.measure --model {given.model} --limit {given.limit}"
+    command = f"python -m research.students.measure_students --model {given.model} --limit {given.limit}"
     command += "".join(f" --student {name}=..." for name in students)
     (given.out / "table.md").write_text(write_table(measurement.rows, command), encoding="utf-8")
     plot(measurement.rows, list(students), given.out / "students.png")
