@@ -4,7 +4,7 @@ Draws withheld prompts of Pebble by the default policy, by fixed samplers of the
 by students, and holds them against the converged picture. A row that is in `rows.json` is not drawn again: weights of a
 student that change want another name.
 
-    python -m research.students.measure_students --model pebble --student "consistency=mine" --out research/students/pebble
+    python -m research.students.measure_students --student "consistency=mine" --out research/students/pebble
 
 Writes `rows.json`, `table.md` and `students.png`. A call is a guided one: two rows of the network.
 """
@@ -34,12 +34,12 @@ from skipstone.policies.student import Student, StudentCard
 from skipstone.registry import spell
 
 CALLS = (1, 2, 3, 4, 6, 8)
-FIXED = ("ddim / trailing", "dpmpp / trailing", "unipc / trailing", "dpmpp / karras", "dpmpp / logsnr")
+FIXED = ("ddim / trailing", "dpmpp / trailing", "unipc / trailing", "dpmpp / karras")
 UNGUIDED = ("ddim / trailing", "dpmpp / trailing", "unipc / trailing")
 CONVERGED = "fixed @ unipc / trailing / 100"
-FULL = "fixed @ unipc / trailing / 50"
+FULL_ROW, FULL = "full run", "fixed @ unipc / trailing / 50"
 SEEDS = 4  # of a prompt, for diversity
-DIVERSE = 16  # prompts that diversity is measured on
+DIVERSE = 12  # prompts that diversity is measured on
 FIRST_SEED = 500  # of diversity, apart from those of the rows
 
 
@@ -83,8 +83,8 @@ class Measurement:
         with np.load(file) as stored:
             return list(stored["pixels"])
 
-    def measure(self, name: str, spec: str, guided: bool = True) -> None:
-        """Draw a row if it is not there."""
+    def measure(self, name: str, spec: str, guided: bool = True, diverse: bool = False) -> None:
+        """Draw a row if it is not there; `diverse` measures its diversity too."""
         if name in self.rows:
             return
         began = time.monotonic()
@@ -101,7 +101,7 @@ class Measurement:
             "judge_se": float(np.std(judged, ddof=1) / len(judged) ** 0.5),
             "psnr": float(np.median(psnr)),
             "psnr_p10": float(np.quantile(psnr, 0.1)),
-            "diversity": self.diversity(subject, spec),
+            "diversity": self.diversity(subject, spec) if diverse else {},
             "seconds": seconds,
         }
         self.file.write_text(json.dumps(self.rows, indent=1) + "\n", encoding="utf-8")
@@ -133,7 +133,7 @@ def student_rows(name: str, folder: str) -> dict[str, str]:
 
 def untrained_rows() -> list[tuple[str, str, bool]]:
     """(name, spec, whether guided) of everything that needs no training."""
-    rows = [("full run", FULL, True)]
+    rows = [(FULL_ROW, FULL, True)]
     for calls in CALLS:
         rows += [(f"{way}, {calls}", f"fixed @ {way} / {calls}", True) for way in FIXED]
         rows += [(f"unguided {way}, {2 * calls}", f"fixed @ {way} / {2 * calls}", False) for way in UNGUIDED]
@@ -143,7 +143,7 @@ def untrained_rows() -> list[tuple[str, str, bool]]:
 
 def write_table(rows: dict[str, dict[str, Any]], command: str) -> str:
     """The table: full run, and at each cost the best fixed sampler, the default and the students."""
-    full = rows["full run"]
+    full = rows[FULL_ROW]["diversity"]
     lines = [
         f"Made by `{command}`.",
         "",
@@ -151,10 +151,10 @@ def write_table(rows: dict[str, dict[str, Any]], command: str) -> str:
         "|--:|---|--:|--:|--:|--:|",
     ]
     for name, row in sorted(rows.items(), key=lambda item: (item[1]["calls"], item[0])):
-        shares = [row["diversity"][kind] / full["diversity"][kind] for kind in ("pixels", "features")]
+        shares = [f"{row['diversity'][kind] / full[kind]:.0%}" for kind in full if row["diversity"]]
         lines.append(
             f"| {row['calls']:.3g} | {name} | {100 * row['judge']:.1f} ± {100 * row['judge_se']:.1f} | "
-            f"{row['psnr']:.1f} / {row['psnr_p10']:.1f} | {shares[0]:.0%} / {shares[1]:.0%} | {row['seconds']:.3f} |"
+            f"{row['psnr']:.1f} / {row['psnr_p10']:.1f} | {' / '.join(shares)} | {row['seconds']:.3f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -163,7 +163,7 @@ def best_untrained(rows: dict[str, dict[str, Any]], by: str, guided: bool) -> li
     """(calls, value) of the best fixed sampler at each cost."""
     found: dict[float, float] = {}
     for name, row in rows.items():
-        if row["spec"].startswith("fixed") and row["guided"] == guided and name != "full run":
+        if row["spec"].startswith("fixed") and row["guided"] == guided and name != FULL_ROW:
             found[row["calls"]] = max(found.get(row["calls"], 0.0), row[by])
     return sorted(found.items())
 
@@ -188,7 +188,7 @@ def plot(rows: dict[str, dict[str, Any]], students: Sequence[str], file: Path) -
             style = "o-" if name.startswith("student") else "x--"
             axes.plot([x for x, _ in points], [y for _, y in points], style, label=name, markersize=4, linewidth=1.2)
         if key == "judge":
-            axes.axhline(rows["full run"][key], color="gray", linewidth=0.8, label="50 steps")
+            axes.axhline(rows[FULL_ROW][key], color="gray", linewidth=0.8, label="50 steps")
         axes.set(xlabel="calls (guided ones)", ylabel=label, xlim=(0, max(CALLS) + 0.5))
         axes.grid(True, alpha=0.25)
     figure.axes[0].legend(fontsize=7)
@@ -220,9 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     students = dict(one.split("=", 1) for one in given.student)
     for name, folder in students.items():
         for row, spec in student_rows(name, folder).items():
-            measurement.measure(row, spec)
+            measurement.measure(row, spec, diverse=True)
     for name, spec, guided in untrained_rows():
-        measurement.measure(name, spec, guided)
+        measurement.measure(name, spec, guided, diverse=name == FULL_ROW)
     command = f"python -m research.students.measure_students --model {given.model} --limit {given.limit}"
     command += "".join(f" --student {name}=..." for name in students)
     (given.out / "table.md").write_text(write_table(measurement.rows, command), encoding="utf-8")

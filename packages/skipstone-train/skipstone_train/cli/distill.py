@@ -18,9 +18,14 @@ from skipstone.errors import OutputError, SpecError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from skipstone.policies.student import StudentCard
+
+    from ..students.quality import QualityCheck
     from ..students.settings import DistillSettings
+    from ..students.teacher import Teacher
 
 SHOWN_PROMPTS = 24  # withheld prompts that a student is shown on in the end
+CHECKED_PROMPTS = 48  # held-out prompts that a target is measured on
 RIVALS = ("ddim", "dpmpp", "unipc")  # fixed samplers of the teacher with as many steps; the best one counts
 
 
@@ -40,6 +45,13 @@ class StudentOptions:
     first_steps: Annotated[
         int, options.number(least=0, most=1024, help="Of the first student of progressive; 0 is four times --steps.")
     ] = 0
+    target: Annotated[
+        str,
+        typer.Option(
+            help="What every stage of progressive must keep on --check, such as 'judge >= 0.9 @ 80%'; the last one "
+            "that does is the student."
+        ),
+    ] = ""
     guidance: options.GuidanceOption = None
     rank: Annotated[int, options.number(least=0, most=1024, help="Of the LoRA; 0 trains all weights.")] = 32
     batch: Annotated[int, options.number(least=1, most=4096, help="Samples of a training step.")] = 64
@@ -60,7 +72,9 @@ class StudentOptions:
         """The options as settings; `guidance` is the model's own. Raises SpecError."""
         from ..students.settings import DistillSettings
 
-        chosen: Any = {name: getattr(self, name) for name in vars(self) if name not in ("minutes", "guidance")}
+        chosen: Any = {
+            name: getattr(self, name) for name in vars(self) if name not in ("minutes", "guidance", "target")
+        }
         own = 7.5 if guidance is None else guidance
         return DistillSettings(
             **chosen, minutes=self.minutes or 0.0, guidance=own if self.guidance is None else self.guidance
@@ -79,21 +93,41 @@ class PromptOptions:
             show_default=False,
         ),
     ] = None
+    check: Annotated[
+        str | None,
+        typer.Option(
+            help="Held-out prompts for --target. pebble-tuning for pebble.", metavar="FILE|SET", show_default=False
+        ),
+    ] = None
     prompt_format: options.FormatOption = None
     limit: options.LimitOption = 0
 
     def texts(self, model: str) -> list[str]:
         """The prompts. Raises PromptError, and SpecError where none are given and the model brings none."""
-        from skipstone.evaluation.models import find_model_package
         from skipstone.evaluation.prompts import load_prompts
 
-        package = find_model_package(model)
-        own = next((name for name in package.prompt_sets if name.endswith("-training")), None) if package else None
-        source = self.prompts or own
+        source = self.prompts or _own_prompts(model, "-training")
         if source is None:
             raise SpecError("Expected --prompts FILE: a student learns from what its teacher draws.")
         found = load_prompts(source, limit=self.limit or None, prompt_format=self.prompt_format)
         return [prompt.text for prompt in found]
+
+    def held_out(self, model: str) -> list[str]:
+        """The prompts for --target. Raises SpecError where none are given and the model brings none."""
+        from skipstone.evaluation.prompts import load_prompts
+
+        source = self.check or _own_prompts(model, "-tuning")
+        if source is None:
+            raise SpecError("--target: expected --check FILE, prompts that it is held against.")
+        return [prompt.text for prompt in load_prompts(source, limit=CHECKED_PROMPTS, prompt_format=self.prompt_format)]
+
+
+def _own_prompts(model: str, ending: str) -> str | None:
+    """The prompt set of a model's package whose name ends so."""
+    from skipstone.evaluation.models import find_model_package
+
+    package = find_model_package(model)
+    return next((name for name in package.prompt_sets if name.endswith(ending)), None) if package else None
 
 
 @dataclass(frozen=True)
@@ -136,27 +170,34 @@ def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions
     """
     from rich.console import Console
 
+    from skipstone.policies.student import StudentCard
+
     from ..students.distill import distill as run
 
     console = Console(stderr=True)
     texts = prompts.texts(place.model)
-    settings, pipe, arguments = _prepare(student, place, texts, console)
+    settings, teacher, quality = _prepare(student, prompts, place, texts, console)
     if place.out.exists() and not place.out.is_dir():
         raise OutputError(f"--out: expected a folder, got a file, {place.out}. Choose another --out.")
     with progress_bar(console) as on_progress:
         folder = run(
-            pipe, texts, settings.method, settings.steps,
-            out=place.out, settings=settings, arguments=arguments, on_progress=on_progress,
+            teacher, texts, settings.method, settings.steps,
+            out=place.out, settings=settings, quality=quality, on_progress=on_progress,
         )  # fmt: skip
-    typer.echo(f"{folder}: a student of {settings.steps} steps; README.md says how diffusers loads it")
-    _show(place.model, folder, settings, console)
+    card = StudentCard.read(folder)
+    typer.echo(f"{folder}: a student of {card.steps} steps; README.md says how diffusers loads it")
+    _show(place.model, folder, card, console)
 
 
 def _prepare(
-    student: StudentOptions, place: PlaceOptions, texts: list[str], console: Console
-) -> tuple[DistillSettings, Any, dict[str, Any]]:
-    """Settings, the loaded pipeline and the arguments of its call; warns of prompts that the model does not know."""
+    student: StudentOptions, prompts: PromptOptions, place: PlaceOptions, texts: list[str], console: Console
+) -> tuple[DistillSettings, Teacher, QualityCheck | None]:
+    """Settings, the teacher and what must be kept; warns of prompts that the model does not know."""
+    from skipstone.calibration.target import Target
     from skipstone.evaluation.models import find_model_package
+
+    from ..students.quality import QualityCheck
+    from ..students.teacher import Teacher
 
     chosen = options.ModelOptions(
         place.model,
@@ -170,12 +211,18 @@ def _prepare(
     package = find_model_package(place.model)
     if package is not None and (said := package.warning(place.model, texts)):
         console.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    quality = None
+    if student.target:
+        if settings.method != "progressive":
+            raise SpecError("--target finds the number of stages: expected --method progressive with it.")
+        quality = QualityCheck(Target.parse(student.target), prompts.held_out(place.model), subject.judge)
     with console.status("Loading the teacher ..."):
         pipe = subject.pipe
-    return settings, pipe, dict(subject.settings)
+    name = place.model if package is None else Path(place.model).name
+    return settings, Teacher.of(pipe, dict(subject.settings), name), quality
 
 
-def _show(model: str, folder: Path, settings: DistillSettings, console: Console) -> None:
+def _show(model: str, folder: Path, card: StudentCard, console: Console) -> None:
     """The student beside fixed samplers of its teacher with as many steps, on prompts withheld from both."""
     from skipstone.evaluation.columns import parse_columns
     from skipstone.evaluation.compare import compare
@@ -184,14 +231,14 @@ def _show(model: str, folder: Path, settings: DistillSettings, console: Console)
     from skipstone.evaluation.prompts import load_prompts
     from skipstone.evaluation.subject import SampleRequest
 
-    spec = f"student(path={str(folder)!r}, steps={settings.steps})"
+    spec = f"student(path={str(folder)!r}, steps={card.steps})"
     package = find_model_package(model)
     held_out = (
         next((n for n in package.prompt_sets if not n.endswith(("-training", "-tuning"))), None) if package else None
     )
     if held_out is not None:
-        subject = EngineSubject(model, Path(model).name, settings.guidance)
-        rivals = [f"fixed @ {solver} / trailing / {settings.steps}" for solver in RIVALS]
+        subject = EngineSubject(model, Path(model).name, card.guidance)
+        rivals = [f"fixed @ {solver} / trailing / {card.steps}" for solver in RIVALS]
         columns = parse_columns([spec, *rivals], *DEFAULT_SAMPLER)
         reference = parse_columns(["fixed"], *DEFAULT_SAMPLER)[0]
         items = [SampleRequest(p.text, i) for i, p in enumerate(load_prompts(held_out, limit=SHOWN_PROMPTS))]

@@ -77,7 +77,7 @@ def draw_latents(
         seconds: After which nothing more is drawn, once there is something; 0 draws all.
         on_progress: Called with (what, done, total).
     """
-    with _drawing(teacher) as pipe:
+    with drawing_pipeline(teacher) as pipe:
         facts = {
             "weights": digest(networks(pipe)),
             "scheduler": scheduler_to_config(pipe.scheduler),
@@ -104,12 +104,14 @@ def draw_latents(
 
 
 @contextmanager
-def _drawing(teacher: Teacher) -> Iterator[Any]:
-    """The pipeline under a scheduler that needs few steps, and without its progress bar."""
+def drawing_pipeline(teacher: Teacher, scheduler: Any = None) -> Iterator[Any]:
+    """The pipeline without its progress bar, under a scheduler: by default one that needs few steps."""
     pipe, own = teacher.pipe, teacher.pipe.scheduler
     bar = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(disable=True)
-    if not teacher.is_flow:
+    if scheduler is not None:
+        pipe.scheduler = scheduler
+    elif not teacher.is_flow:
         pipe.scheduler = build_scheduler(own, UniPC(), Trailing())
     try:
         yield pipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -32,6 +33,7 @@ class Teacher:
         prediction: What it puts out: "eps", "v", "x0" or "flow".
         encode: Prompts -> condition, each tensor with a row for each prompt.
         arguments: Of the pipeline's call, where it draws.
+        name: What the student's card calls it.
     """
 
     pipe: Any
@@ -40,14 +42,16 @@ class Teacher:
     prediction: str
     encode: Callable[[Sequence[str]], Condition]
     arguments: Mapping[str, Any]
+    name: str
 
     @staticmethod
-    def of(pipe: Any, arguments: Mapping[str, Any] | None = None) -> Teacher:
+    def of(pipe: Any, arguments: Mapping[str, Any] | None = None, name: str = "") -> Teacher:
         """The teacher in a pipeline.
 
         Args:
             pipe: A text-to-image pipeline of diffusers with a `UNet2DConditionModel` or an `SD3Transformer2DModel`.
             arguments: Of the pipeline's call, such as `height` or `max_sequence_length`.
+            name: What the student's card calls it; where the pipeline was loaded from, if it is not given.
 
         Raises:
             ModelError: another kind of pipeline, or one that is distilled already.
@@ -72,7 +76,9 @@ class Teacher:
         config = pipe.scheduler.config
         prediction = PREDICTIONS[config.get("prediction_type", "flow_prediction")]
         schedule = Table.from_scheduler(pipe.scheduler)
-        return Teacher(pipe, part, schedule, prediction, lambda texts: encode(pipe, texts, arguments), arguments)
+        source = str(getattr(pipe.config, "_name_or_path", "") or "")
+        name = name or (Path(source).name if Path(source).is_dir() else source)  # nobody else has our folders
+        return Teacher(pipe, part, schedule, prediction, lambda texts: encode(pipe, texts, arguments), arguments, name)
 
     @property
     def denoiser(self) -> Any:
