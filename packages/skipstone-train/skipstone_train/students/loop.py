@@ -50,7 +50,8 @@ class Loop:
         folder: Receives `last.pt` and `log.jsonl`.
         facts: What must be the same when a training is resumed.
         rate: Peak learning rate.
-        steps: Training steps; 0 is as many as `seconds` allow, measured on the first.
+        steps: Training steps; 0 is as many as `seconds` allow, measured on the first. May be another number when a
+            training is resumed: only the rate's fall depends on it.
         seconds: Time, where `steps` is 0.
         accumulate: Parts of a batch.
         ema: Factor of the average that is the result.
@@ -195,5 +196,5 @@ class Loop:
         self.network.assign(state["weights"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average, self.target = state["average"], state["target"]
-        self.step, self.steps = state["step"], state["steps"]
+        self.step, self.steps = state["step"], self.steps or state["steps"]
         self.recent, self.rows = state["recent"], state["rows"]
