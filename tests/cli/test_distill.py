@@ -35,6 +35,7 @@ def test_a_student_is_trained_shown_and_compared(tiny_pebble: Path, shell: Shell
     assert made.code == 0, made.err
     assert "mine: a student of 2 steps" in made.out
     assert "student(path='mine', steps=2): 1 calls" in made.out
+    assert all((tmp_path / "mine" / name).is_file() for name in ("sheet.png", "losses.png", "README.md"))
     assert StudentCard.read(tmp_path / "mine").teacher == tiny_pebble.name
     command = shlex.split(made.out.splitlines()[-1].removeprefix("See it: skipstone "))
     compared = shell(*command, "-p", "student(path='mine', steps=4)", "--repeats", "1", "--out", "compared")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..students.teacher import Teacher
 
 SHOWN_PROMPTS = 24  # withheld prompts that a student is shown on in the end
+SHEET = "sheet.png"
 CHECKED_PROMPTS = 48  # held-out prompts that a target is measured on
 RIVALS = ("ddim", "dpmpp", "unipc")  # fixed samplers of the teacher with as many steps; the best one counts
 
@@ -154,7 +155,8 @@ def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions
     guided one.
 
     Writes a LoRA, or weights, in diffusers' own format, with scheduler, card and
-    how to load it; of progressive the students of the earlier stages too.
+    how to load it, a loss curve and a sheet of pictures; of progressive the
+    students of the earlier stages too.
     Ctrl-C keeps the last checkpoint; the same command goes on.
 
     [bold]Examples[/bold]
@@ -224,8 +226,10 @@ def _prepare(
 
 def _show(model: str, folder: Path, card: StudentCard, console: Console) -> None:
     """The student beside fixed samplers of its teacher with as many steps, on prompts withheld from both."""
+    from skipstone.cli.files import write_atomically
     from skipstone.evaluation.columns import parse_columns
     from skipstone.evaluation.compare import compare
+    from skipstone.evaluation.contact_sheet import render_sheet
     from skipstone.evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
     from skipstone.evaluation.models import find_model_package
     from skipstone.evaluation.prompts import load_prompts
@@ -244,11 +248,13 @@ def _show(model: str, folder: Path, card: StudentCard, console: Console) -> None
         items = [SampleRequest(p.text, i) for i, p in enumerate(load_prompts(held_out, limit=SHOWN_PROMPTS))]
         with console.status("Comparing with the teacher ..."):
             found = compare(subject, items, columns, reference, repeats=1)
+        write_atomically({folder / SHEET: render_sheet(found)})
         typer.echo(f"On {len(items)} prompts that neither has seen (calls: guided ones):")
         for c, column in enumerate(found.columns):
             judged = found.values(c, "judge") if "judge" in found.metrics else []
             said = f", judge {statistics.fmean(judged):.3f}" if judged else ""
             close = f", PSNR to the full run {found.median(c, 'psnr'):.1f} dB" if c else ""
             typer.echo(f"  {column.label}: {found.mean_calls(c):g} calls{said}{close}")
+        typer.echo(f"{folder / SHEET}: their pictures")
     command = ["skipstone", "compare", "a cat", "--model", model, "-p", spec, "-p", "balanced"]
     typer.echo(f"See it: {shlex.join(command)}")

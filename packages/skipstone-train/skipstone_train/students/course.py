@@ -13,6 +13,7 @@ import torch
 from skipstone.errors import TargetMissedError
 from skipstone.policies.student import FORMAT, StudentCard
 
+from .curves import write_losses
 from .export import build_student_scheduler, export_student
 from .loop import Loop, StepCallback
 from .quality import CURVE, CurvePoint, QualityCheck, write_curve
@@ -70,6 +71,8 @@ class Course:
         seconds = max(1.0, 60 * stage.settings.minutes - (time.monotonic() - self.began)) / left
         folder = self.folder / f"training-{stage.steps}"
         loop = stage.train(folder, self.fingerprint, seconds, self._step_callback(stage))
+        done = self.stages[: number + 1]
+        write_losses(self.folder, {f"{s.steps} steps": self.folder / f"training-{s.steps}" for s in done})
         stage.network.assign(loop.average)
         card = self._card(stage, loop)
         if len(self.stages) > 1:

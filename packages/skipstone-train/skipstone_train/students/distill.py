@@ -69,12 +69,14 @@ def distill(
     """
     require_module("accelerate", "train")
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     settings = replace(settings or DistillSettings(), method=method, steps=steps)
     teacher = pipe if isinstance(pipe, Teacher) else Teacher.of(pipe)
     folder, began = Path(out), time.monotonic()
     _check(teacher, settings, prompts)
     fingerprint = network_fingerprint(teacher.denoiser)
+    AcceleratorState._reset_state()  # or all distillations of a process must have the precision of the first
     accelerator = Accelerator(mixed_precision=settings.precision)
     teacher.pipe.to(accelerator.device)
     with _ready(teacher.denoiser, settings.checkpointing):

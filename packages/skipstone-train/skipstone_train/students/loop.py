@@ -102,7 +102,7 @@ class Loop:
                 self.steps = max(self.step + 1, int(self.seconds * (self.step - first) / max(now - began, 1e-9)))
             if on_step is not None:
                 on_step(self.step, self.steps, value)
-            if self.step % LOG_STEPS == 0 or self.step == self.steps:
+            if self.accelerator.is_main_process and (self.step % LOG_STEPS == 0 or self.step == self.steps):
                 self._log(now - began)
             if now - saved > SAVE_SECONDS:
                 self.save()
@@ -174,6 +174,8 @@ class Loop:
             "rows": self.rows,
             "optimiser": self.optimiser.state_dict(),
         }
+        if not self.accelerator.is_main_process:
+            return
         part, file = self.folder / f"{CHECKPOINT}.part", self.folder / CHECKPOINT
         try:
             torch.save(state, part)
