@@ -23,8 +23,8 @@ Made by `skipstone distill`, {method} distillation. Guidance {guidance:g} is par
 `guidance_scale=1.0`.
 
     from diffusers import {scheduler}, {pipeline}
-{extra_import}
-    pipe = {pipeline}.from_pretrained({teacher!r})
+{extra_import}    # {source} is its teacher, by folder or id; {folder} is this folder.
+    pipe = {pipeline}.from_pretrained({source!r})
 {load}
     pipe.scheduler = {scheduler}.from_pretrained({folder!r}, subfolder="scheduler")
     pipe("...", num_inference_steps={steps}, guidance_scale=1.0{sigmas}).images[0]
@@ -93,7 +93,8 @@ def _readme(folder: Path, teacher: Teacher, card: StudentCard, scheduler: str) -
         )
     sigmas = [round(1 - i / card.steps, 6) for i in range(card.steps)]
     return README.format(
-        teacher=card.teacher,
+        teacher=card.teacher or "a model",
+        source=card.teacher or "TEACHER",
         steps=card.steps,
         noun="step" if card.steps == 1 else "steps",
         method=card.method,
