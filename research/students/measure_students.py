@@ -66,12 +66,12 @@ class Measurement:
         if self.file.is_file():
             self.rows = json.loads(self.file.read_text(encoding="utf-8"))
 
-    def draw(self, subject: EngineSubject, spec: str, items: Sequence[SampleRequest]) -> tuple[list[Any], float, float]:
-        """Pictures, mean calls of the guided teacher's, seconds of a picture."""
+    def draw(self, subject: EngineSubject, spec: str, items: Sequence[SampleRequest]) -> tuple[list[Any], float]:
+        """Pictures, and their mean cost in guided calls."""
         column = subject.resolve_column(parse_column(spec, *DEFAULT_SAMPLER))
-        generated, seconds = subject.draw(items, column)
+        generated, _ = subject.draw(items, column)
         calls = sum(g.calls * g.branches for g in generated) / len(generated) / 2
-        return subject.pictures(generated), calls, seconds / len(items)
+        return subject.pictures(generated), calls
 
     def reference(self) -> list[Any]:
         """The converged pictures, drawn once."""
@@ -89,7 +89,7 @@ class Measurement:
             return
         began = time.monotonic()
         subject = self.subject if guided else self.free
-        pictures, calls, seconds = self.draw(subject, spec, self.items)
+        pictures, calls = self.draw(subject, spec, self.items)
         judge: Any = self.subject.judge
         judged = [judge(p, i.prompt) for p, i in zip(pictures, self.items, strict=True)]
         psnr = [PSNR().measure(Sample(p, reference=r)) for p, r in zip(pictures, self.reference(), strict=True)]
@@ -102,7 +102,6 @@ class Measurement:
             "psnr": float(np.median(psnr)),
             "psnr_p10": float(np.quantile(psnr, 0.1)),
             "diversity": self.diversity(subject, spec) if diverse else {},
-            "seconds": seconds,
         }
         self.file.write_text(json.dumps(self.rows, indent=1) + "\n", encoding="utf-8")
         print(f"{name}: {json.dumps(self.rows[name])} {time.monotonic() - began:.0f} s", flush=True)
@@ -147,14 +146,14 @@ def write_table(rows: dict[str, dict[str, Any]], command: str) -> str:
     lines = [
         f"Made by `{command}`.",
         "",
-        "| calls | row | judge | PSNR median / p10, dB | diversity: pixels / features | s a picture |",
-        "|--:|---|--:|--:|--:|--:|",
+        "| calls | row | judge | PSNR median / p10, dB | diversity: pixels / features |",
+        "|--:|---|--:|--:|--:|",
     ]
     for name, row in sorted(rows.items(), key=lambda item: (item[1]["calls"], item[0])):
         shares = [f"{row['diversity'][kind] / full[kind]:.0%}" for kind in full if row["diversity"]]
         lines.append(
             f"| {row['calls']:.3g} | {name} | {100 * row['judge']:.1f} ± {100 * row['judge_se']:.1f} | "
-            f"{row['psnr']:.1f} / {row['psnr_p10']:.1f} | {' / '.join(shares)} | {row['seconds']:.3f} |"
+            f"{row['psnr']:.1f} / {row['psnr_p10']:.1f} | {' / '.join(shares)} |"
         )
     return "\n".join(lines) + "\n"
 
