@@ -65,7 +65,7 @@ class DistillSettings:
     ema: float = 0.99
     target_ema: float = 0.95
     pictures: int = 2048
-    picture_steps: int = 20
+    picture_steps: int = 16
     precision: Literal["bf16", "fp16", "no"] = "bf16"
     checkpointing: bool = False
     seed: int = 0
