@@ -67,17 +67,12 @@ def distill(
 
     References: Salimans & Ho 2022, arXiv 2202.00512; Luo et al. 2023, arXiv 2310.04378.
     """
-    require_module("accelerate", "train")
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
     settings = replace(settings or DistillSettings(), method=method, steps=steps)
     teacher = pipe if isinstance(pipe, Teacher) else Teacher.of(pipe)
     folder, began = Path(out), time.monotonic()
     _check(teacher, settings, prompts)
     fingerprint = network_fingerprint(teacher.denoiser)
-    AcceleratorState._reset_state()  # or all distillations of a process must have the precision of the first
-    accelerator = Accelerator(mixed_precision=settings.precision)
+    accelerator = _accelerator(settings.precision)
     teacher.pipe.to(accelerator.device)
     with _ready(teacher.denoiser, settings.checkpointing):
         drawings = _draw(teacher, settings, prompts, folder, on_progress)
@@ -85,6 +80,15 @@ def distill(
             stages = [Stage(settings, teacher, network, drawings, accelerator, n) for n in settings.stages]
             Course(stages, folder, fingerprint, began, quality, on_progress).run()
     return folder
+
+
+def _accelerator(precision: str) -> Any:
+    require_module("accelerate", "train")
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # or all distillations of a process must have the precision of the first
+    return Accelerator(mixed_precision=precision)
 
 
 @contextmanager
