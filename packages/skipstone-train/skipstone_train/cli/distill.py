@@ -18,6 +18,7 @@ from skipstone.errors import OutputError, SpecError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from skipstone.evaluation.compare import Comparison
     from skipstone.policies.student import StudentCard
 
     from ..students.quality import QualityCheck
@@ -224,6 +225,25 @@ def _prepare(
     return settings, Teacher.of(pipe, dict(subject.settings), name), quality
 
 
+def _without_guidance(model: str, steps: int, found: Comparison) -> str:
+    """A line about the teacher without guidance, whose steps cost as much as the student's."""
+    from skipstone.evaluation.columns import parse_column
+    from skipstone.evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
+    from skipstone.evaluation.subject import SampleRequest
+    from skipstone.metrics import PSNR, Sample
+
+    subject = EngineSubject(model, Path(model).name, 1.0)
+    items = [SampleRequest(cell.prompt, cell.seed) for cell in found.cells[0]]
+    generated, _ = subject.draw(items, parse_column(f"fixed @ ddim / trailing / {steps}", *DEFAULT_SAMPLER))
+    pictures = subject.pictures(generated)
+    close = [PSNR().measure(Sample(p, reference=cell.pixels)) for p, cell in zip(pictures, found.cells[0], strict=True)]
+    judge = subject.judge
+    judged = [judge(p, item.prompt) for p, item in zip(pictures, items, strict=True)] if judge else []
+    said = f", judge {statistics.fmean(judged):.3f}" if judged else ""
+    close_said = f", PSNR to the full run {statistics.median(close):.1f} dB"
+    return f"  the same without guidance, ddim: {steps / 2:g} calls{said}{close_said}"
+
+
 def _show(model: str, folder: Path, card: StudentCard, console: Console) -> None:
     """The student beside fixed samplers of its teacher with as many steps, on prompts withheld from both."""
     from skipstone.cli.files import write_atomically
@@ -255,6 +275,8 @@ def _show(model: str, folder: Path, card: StudentCard, console: Console) -> None
             said = f", judge {statistics.fmean(judged):.3f}" if judged else ""
             close = f", PSNR to the full run {found.median(c, 'psnr'):.1f} dB" if c else ""
             typer.echo(f"  {column.label}: {found.mean_calls(c):g} calls{said}{close}")
+        if card.guidance != 1.0:
+            typer.echo(_without_guidance(model, card.steps, found))
         typer.echo(f"{folder / SHEET}: their pictures")
     command = ["skipstone", "compare", "a cat", "--model", model, "-p", spec, "-p", "balanced"]
     typer.echo(f"See it: {shlex.join(command)}")
