@@ -324,3 +324,33 @@ def test_a_backbone_without_the_students_weights_is_refused(folder: Path) -> Non
     setup = PolicySetup(backbone=Mixture(guidance=3.0))
     with pytest.raises(PlanError, match="puts the weights in place"):
         skipstone.denoise(setup.backbone, setup.problem(), setup.solver, Student(str(folder)))
+
+
+# -- memory -----------------------------------------------------------------------------------------
+
+
+def test_the_memory_of_a_training_is_known_before_it_starts(tmp_path: Path) -> None:
+    words = r"at most 0\.0001 GiB, got .*Train a LoRA of a smaller --rank"
+    with pytest.raises(TrainingError, match=words):
+        trained(build("sd15"), tmp_path / "one", max_memory=0.0001)
+    assert not (tmp_path / "one" / "training-2").exists()
+    assert trained(build("sd15"), tmp_path / "two", max_memory=1.0).is_dir()
+
+
+def test_what_a_sample_keeps_grows_with_the_batch_and_shrinks_with_parts(tmp_path: Path) -> None:
+    from skipstone_train.students.memory import estimate_memory
+
+    found = {}
+    for name, rank, accumulate in (("whole", 2, 1), ("parts", 2, 2), ("weights", 0, 1)):
+        teacher = Teacher.of(build("sd15"))
+        from accelerate import Accelerator
+
+        network = StudentNetwork(teacher.denoiser, rank)
+        settings = DistillSettings(**{**vars(SMALL), "rank": rank, "accumulate": accumulate})
+        stage = Stage(settings, teacher, network, _drawings(), Accelerator(cpu=True), 2)
+        before = network.values()
+        found[name] = estimate_memory(stage, stage.loop(tmp_path, "", 0.0))
+        assert all(map(torch.equal, before, network.values()))
+    assert found["whole"].samples == 2 * found["parts"].samples == 4
+    assert found["whole"].sample == found["parts"].sample > 100_000  # activations of 8 channels at 8 x 8 and below
+    assert found["weights"].training > 5 * found["whole"].training > 0

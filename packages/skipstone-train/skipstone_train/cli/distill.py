@@ -68,6 +68,10 @@ class StudentOptions:
     picture_steps: Annotated[int, options.number(least=1, most=1000, help="Of each of them.")] = 16
     precision: Annotated[str, typer.Option(help="bf16, fp16 or no (float32).")] = "bf16"
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, a third more time.")] = False
+    max_memory: Annotated[
+        float,
+        options.number(least=0, most=100_000, help="GiB that training may take, known before it starts; 0 allows any."),
+    ] = 0.0
     seed: Annotated[int, options.number(least=0, most=2**31, help="Of the training.")] = 0
 
     def settings(self, guidance: float | None) -> DistillSettings:

@@ -16,6 +16,7 @@ from skipstone.policies.student import FORMAT, StudentCard
 from .curves import write_losses
 from .export import build_student_scheduler, export_student
 from .loop import Loop, StepCallback
+from .memory import estimate_memory
 from .quality import CURVE, CurvePoint, QualityCheck, write_curve
 from .stage import Stage
 
@@ -47,6 +48,9 @@ class Course:
         network = self.stages[0].network
         points: list[CurvePoint] = []
         best: tuple[StudentCard, list[torch.Tensor]] | None = None
+        estimate_memory(self.stages[0], self.stages[0].loop(self.folder, "", 0.0)).check(
+            self.stages[0].settings.max_memory
+        )
         references = self._references()
         for number, stage in enumerate(self.stages):
             card = self._train(number)

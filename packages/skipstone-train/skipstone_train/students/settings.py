@@ -40,6 +40,8 @@ class DistillSettings:
         picture_steps: Steps of these drawings, in 1..1000.
         precision: "bf16", "fp16" or "no" (float32) for the matrix products.
         checkpointing: Gradient checkpointing: less memory, a third more time.
+        max_memory: GiB that the training may take, in [0, 100,000], measured on one sample before it starts; 0 allows
+            any.
         seed: Of everything random, in 0..2^31.
 
     Raises:
@@ -68,6 +70,7 @@ class DistillSettings:
     picture_steps: int = 16
     precision: Literal["bf16", "fp16", "no"] = "bf16"
     checkpointing: bool = False
+    max_memory: float = 0.0
     seed: int = 0
     name: ClassVar[str] = "distill"
     ranges: ClassVar[Ranges] = {
@@ -85,6 +88,7 @@ class DistillSettings:
         "target_ema": (0, 0.999999),
         "pictures": (1, 10_000_000),
         "picture_steps": (1, 1000),
+        "max_memory": (0, 100_000),
         "seed": (0, 2**31),
     }
 

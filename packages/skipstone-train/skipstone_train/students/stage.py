@@ -21,6 +21,8 @@ from .settings import DistillSettings
 from .targets import Batch, ConsistencyTargets, Denoiser, ProgressiveTargets, TargetMaker, spread_evenly
 from .teacher import Condition, Teacher, call_denoiser
 
+CHANGEABLE = ("minutes", "train_steps", "max_memory")  # settings that a resumed training may have others of
+
 
 @dataclass
 class Stage:
@@ -46,27 +48,31 @@ class Stage:
 
     def train(self, folder: Path, fingerprint: str, seconds: float, on_step: StepCallback | None = None) -> Loop:
         """Train in a folder, from its checkpoint if there is one; the average of the loop is the result."""
-        settings = self.settings
-        share = max(1, round(settings.train_steps / len(settings.stages)))
-        facts = {**asdict(settings), "student_steps": self.steps, "teacher": fingerprint}
+        loop = self.loop(folder, fingerprint, seconds)
         module = self.accelerator.prepare_model(self.network.module)
-        loop = Loop(
-            self.network,
-            self.accelerator,
-            folder,
-            {name: value for name, value in facts.items() if name not in ("minutes", "train_steps")},
-            settings.peak_rate,
-            0 if settings.minutes else share,
-            seconds,
-            settings.accumulate,
-            settings.ema,
-            settings.target_ema,
-        )
         try:
             loop.run(self.loss_function(module, loop), on_step)
         finally:
             self.accelerator.unwrap_model(module, keep_fp32_wrapper=False)
         return loop
+
+    def loop(self, folder: Path, fingerprint: str, seconds: float) -> Loop:
+        """The loop of the training; `seconds` are those of a training that goes by time."""
+        settings = self.settings
+        self.accelerator.free_memory()  # optimisers of earlier loops would scale the same gradients once more
+        facts = {**asdict(settings), "student_steps": self.steps, "teacher": fingerprint}
+        return Loop(
+            self.network,
+            self.accelerator,
+            folder,
+            {name: value for name, value in facts.items() if name not in CHANGEABLE},
+            settings.peak_rate,
+            0 if settings.minutes else max(1, round(settings.train_steps / len(settings.stages))),
+            seconds,
+            settings.accumulate,
+            settings.ema,
+            settings.target_ema,
+        )
 
     def loss_function(self, module: Any, loop: Loop) -> Callable[[int, int], torch.Tensor]:
         """The loss of a part of a training step; it depends on weights, seed, step and part alone."""
