@@ -40,7 +40,7 @@ class DistillSettings:
         picture_steps: Steps of these drawings, in 1..1000.
         precision: "bf16", "fp16" or "no" (float32) for the matrix products.
         checkpointing: Gradient checkpointing: less memory, a third more time.
-        max_memory: GiB that the training may take, in [0, 100,000], measured on one sample before it starts; 0 allows
+        max_memory: GiB that the training may take, in [0, 100,000], measured on two samples before it starts; 0 allows
             any.
         seed: Of everything random, in 0..2^31.
 
