@@ -1,4 +1,5 @@
 from skipstone_pebble.model import Pebble as Pebble
+from skipstone_train.students.distill import distill as distill
 
 from .calibration.audit import AuditOptions as AuditOptions
 from .calibration.audit import audit as audit

@@ -17,10 +17,17 @@ from .errors import MissingPackage
 RESEARCH = "is part of the research folder: pip install ./research in a checkout of Skipstone"
 # Kind -> name -> the extra that brings it.
 EXTRAS = {
-    "name": {"Pebble": "pebble"},
+    "name": {"Pebble": "pebble", "distill": "train"},
     "model": {"pebble": "pebble", "pebble-dit": "pebble"},
-    "prompt set": {"pebble": "pebble", "pebble-tuning": "pebble"},
-    "command": {"demo": "pebble", "bench": "bench", "report": "bench", "prefer": "bench", "train": "train"},
+    "prompt set": {"pebble": "pebble", "pebble-tuning": "pebble", "pebble-training": "pebble"},
+    "command": {
+        "demo": "pebble",
+        "bench": "bench",
+        "report": "bench",
+        "prefer": "bench",
+        "train": "train",
+        "distill": "train",
+    },
 }
 
 

@@ -285,6 +285,11 @@ class Policy:
         """Spec of the solver that it is made for, used where no other is said; "" where any will do."""
         return ""
 
+    @property
+    def network(self) -> str:
+        """Folder of the network that it runs in place of the model's own; "" where it runs the model itself."""
+        return ""
+
     def plan(self, run: Run, proposal: Plan) -> Plan:
         """Amend `proposal`, or return it unchanged."""
         raise NotImplementedError
@@ -340,6 +345,10 @@ class Chain(Policy):
     @property
     def solver(self) -> str:
         return next((p.solver for p in self.parts if p.solver), "")
+
+    @property
+    def network(self) -> str:
+        return next((p.network for p in self.parts if p.network), "")
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         return self.consult([run], [proposal])[0]

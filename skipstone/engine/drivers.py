@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from .. import registry
-from ..errors import BackboneError, SpecError, TraceError
+from ..errors import BackboneError, PlanError, SpecError, TraceError
 from ..numerics.array import rms, to_floats
 from ..numerics.noise import standard_normal
 from .contracts import ATTENTION, Attempt, Cached, Plan, Policy, Run
@@ -46,7 +46,7 @@ def denoise_many(
         watch: Called with (sample index, run) whenever a sample is about to decide: for progress bars.
 
     Raises:
-        PlanError: a policy planned a step that does not lead to the end.
+        PlanError: a policy planned a step that does not lead to the end, or wants another network.
         BackboneError: the backbone answered a different number of estimates than it was asked.
     """
     _validate(problems, backbone)
@@ -56,7 +56,18 @@ def denoise_many(
         policies = [add_controller(solver, p) for p in policy]
     else:
         raise SpecError(f"Expected one policy, or one for each of {len(problems)} problems, got {len(policy)}.")
+    _check_network(policies, backbone)
     return _drive(backbone, problems, solver, policies, watch)
+
+
+def _check_network(policies: Sequence[Policy], backbone: Backbone) -> None:
+    """Raise PlanError for policies of students whose weights the backbone does not have."""
+    has = getattr(backbone, "network", "")
+    if wrong := next((p for p in policies if p.network != has), None):
+        raise PlanError(
+            f"{registry.spell(wrong)} runs {wrong.network or 'the model itself'}, and this backbone has the network of "
+            f"{has or 'the model itself'}. Run it by skipstone compare, which puts the weights in place."
+        )
 
 
 def _drive(

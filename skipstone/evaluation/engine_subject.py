@@ -19,6 +19,7 @@ from ..integrations.torch import CallCounter
 from ..policies.certified import Certified
 from .columns import Column, Sampler
 from .models import EmbeddedModel, ModelPackage, find_model_package, load_embedded
+from .student_models import student_model
 from .subject import GeneratedSample, SampleProgressCallback, SampleRequest
 
 # The best fixed sampler on Pebble among those tried.
@@ -53,6 +54,18 @@ class EngineSubject:
     def embedded(self) -> EmbeddedModel:
         """The model itself, loaded when it is first asked for."""
         return load_embedded(self.model, self.guidance)
+
+    @cached_property
+    def _students(self) -> dict[str, EmbeddedModel]:
+        """Folder -> the student that was loaded from it."""
+        return {}
+
+    def model_of(self, policy: Policy) -> EmbeddedModel:
+        """The model, or the student of it whose network a policy runs. Raises ModelError."""
+        folder = policy.network
+        if folder and folder not in self._students:
+            self._students[folder] = student_model(self.embedded, folder)
+        return self._students[folder] if folder else self.embedded
 
     @cached_property
     def _package(self) -> ModelPackage:
@@ -99,6 +112,7 @@ class EngineSubject:
         """Load the model; it runs every column but those that were calibrated on something else: CertificateError."""
         _ = self.embedded
         for column in columns:
+            _ = self.model_of(column.effective_policy)
             if isinstance(column.policy, Certified):
                 column.policy.check(identity(self.embedded), self.name)
                 column.policy.check_sampler(self.resolve_column(column).way, self.name)
@@ -116,10 +130,11 @@ class EngineSubject:
         """The samples in one batch, and its seconds."""
         column = self.resolve_column(column)
         assert column.solver is not None
-        problems = [self.embedded.problem(item.prompt, item.seed, column.steps, column.grid) for item in items]
-        results, seconds = denoise_counted(self.embedded, problems, column, watch and _share_callback(watch))
+        model = self.model_of(column.effective_policy)
+        problems = [model.problem(item.prompt, item.seed, column.steps, column.grid) for item in items]
+        results, seconds = denoise_counted(model, problems, column, watch and _share_callback(watch))
         full = float(column.steps * column.solver.stages)
-        branches = self.embedded.backbone.branches
+        branches = model.backbone.branches
         return [
             GeneratedSample(r.x, r.run, r.run.cost, full, r.status, r.x.numpy(), branches) for r in results
         ], seconds
@@ -127,6 +142,8 @@ class EngineSubject:
     def draw_each(self, items: Sequence[SampleRequest], columns: Sequence[Column]) -> list[GeneratedSample]:
         """A sample under each of these columns, of one solver and different policies, in one batch."""
         columns = [self.resolve_column(column) for column in columns]
+        if any(column.effective_policy.network for column in columns):
+            return [self.draw([item], column)[0][0] for item, column in zip(items, columns, strict=True)]
         problems = [
             self.embedded.problem(i.prompt, i.seed, c.steps, c.grid) for i, c in zip(items, columns, strict=True)
         ]

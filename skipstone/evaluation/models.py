@@ -48,6 +48,8 @@ class ModelPackage(Protocol):
     def guidance(self) -> float: ...  # by default
     @property
     def prompt_sets(self) -> Mapping[str, str]: ...  # name -> what is in it
+    @property
+    def students(self) -> Mapping[str, Path]: ...  # name -> folder of a student of one of its models
 
     def owns(self, model: Any) -> bool:
         """Whether a name, a folder or a loaded object is a model of this package."""

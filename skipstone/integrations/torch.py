@@ -80,6 +80,9 @@ class ModuleBackbone:
         prediction: What it puts out: "eps", "v", "x0" or "flow".
         guidance: Weight w of uncond + w (cond - uncond). 1 evaluates the conditional branch alone.
         forward: How the module is called with (batch, timesteps, conditions).
+        full_branches: Rows of a call that costs are counted in, >= 1: of a student those of its teacher's; 0 is the
+            branches of this guidance.
+        network: Folder of the student whose weights the module has; "" of a model itself.
 
     Raises:
         BackboneError: a query gives an output for a site that is none.
@@ -90,6 +93,8 @@ class ModuleBackbone:
     prediction: PredictionType = "eps"
     guidance: float = 1.0
     forward: ForwardFunction = call_module
+    full_branches: int = 0
+    network: str = ""
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -98,8 +103,8 @@ class ModuleBackbone:
 
     @property
     def branches(self) -> int:
-        """Rows that a full call of one sample puts into the network."""
-        return len(self._branches)
+        """Rows that a full call of one sample puts into the network; of a student, into its teacher's."""
+        return self.full_branches or len(self._branches)
 
     @property
     def _branches(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from .random_skip import RandomSkip as RandomSkip
 from .refine import RefineOnce as RefineOnce
 from .sada import Sada as Sada
 from .stride import Stride as Stride
+from .student import Student as Student
 from .third_order import ThirdOrder as ThirdOrder
 from .third_order import ThirdOrderReleased as ThirdOrderReleased
 from .zeus import Zeus as Zeus

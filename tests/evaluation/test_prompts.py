@@ -253,7 +253,7 @@ def test_samples_are_balanced_nested_and_blind_to_order(tmp_path: Path) -> None:
 
 def test_pebble_s_sets_were_never_trained_on_and_share_no_combination() -> None:
     combined: dict[str, set[frozenset[str]]] = {}
-    for name in prompt_sets():
+    for name in ("pebble", "pebble-tuning"):
         prompts = load_prompts(name)
         assert len({p.id for p in prompts}) == len(prompts) > 100
         scenes = {p: parse_prompt(p.text) for p in prompts}
@@ -263,8 +263,17 @@ def test_pebble_s_sets_were_never_trained_on_and_share_no_combination() -> None:
         }
         assert Counter(p.category for p in load_prompts(name, limit=40)) == {"single": 20, "pair": 20}
     assert not combined["pebble"] & combined["pebble-tuning"]
-    sizes = [len(load_prompts(name)) for name in prompt_sets()]
-    assert sizes == [324, 144]  # figures are quoted with them: a change is a new set, and needs a new name
+    sizes = {name: len(load_prompts(name)) for name in prompt_sets()}
+    # Figures are quoted with them: a change is a new set, and needs a new name.
+    assert sizes == {"pebble": 324, "pebble-tuning": 144, "pebble-training": 2048}
+
+
+def test_pebble_s_training_set_has_nothing_that_is_withheld() -> None:
+    prompts = load_prompts("pebble-training")
+    scenes = [parse_prompt(p.text) for p in prompts]
+    assert all(scene is not None and not withheld().contains(scene) for scene in scenes)
+    assert len({p.id for p in prompts}) == len(prompts)
+    assert Counter(p.category for p in prompts) == {"single": 792, "pair": 1256}
 
 
 PUBLISHED = {  # prompts, categories

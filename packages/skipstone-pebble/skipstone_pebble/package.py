@@ -27,7 +27,14 @@ class Package:
     prompt_sets: Mapping[str, str] = {
         "pebble": "Pebble's test prompts, from combinations that neither training nor tuning has seen",
         "pebble-tuning": "Pebble's prompts for choosing settings; no combination of objects is also in `pebble`",
+        "pebble-training": "2048 prompts from combinations that training saw, for students; none is in the other sets",
     }
+
+    @property
+    def students(self) -> Mapping[str, Path]:
+        """Name -> folder of the students that ship."""
+        found = sorted(Path(__file__).with_name("students").glob("*/student.json"))
+        return {file.parent.name: file.parent for file in found}
 
     def owns(self, model: Any) -> bool:
         """Whether it is a shipped name, a folder with a manifest, or a loaded `Pebble`."""
@@ -50,9 +57,15 @@ class Package:
         return Pebble.load(model, self.guidance if guidance is None else guidance)
 
     def prompts(self, name: str) -> list[Prompt]:
-        """Withheld scenes, divided by what is combined in them, so that no combination is on both sides."""
-        from .scenes import withheld_prompts
+        """Withheld scenes, divided by what is combined in them, so that no combination is on both sides.
 
+        Those for training are from the scenes that are not withheld.
+        """
+        from .scenes import training_prompts, withheld_prompts
+
+        if name == "pebble-training":
+            seen = [(kind, text) for kind in ("single", "pair") for text in training_prompts(kind)]
+            return [Prompt(text.replace(" ", "-"), text, kind) for kind, text in seen]
         tuning = name == "pebble-tuning"
         kinds = [
             [Prompt(t.replace(" ", "-"), t, kind) for t in withheld_prompts(kind) if _is_for_tuning(t) is tuning]

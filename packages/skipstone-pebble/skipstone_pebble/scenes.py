@@ -199,6 +199,22 @@ def withheld_prompts(kind: str) -> list[str]:
     return list(prompts)
 
 
+def training_prompts(kind: str, count: int = 1256) -> list[str]:
+    """Prompts like those that training saw: "single" (all 792 of them), or `count` of "pair"; none is withheld."""
+    names, hidden = list(OBJECTS), withheld()
+    if kind == "single":
+        scenes = [Scene((o,), None, ground, size) for o in names for ground in BACKGROUNDS for size in SIZES]
+        return [caption(scene) for scene in scenes if not hidden.contains(scene)]
+    rng = random.Random(WITHHELD_SEED)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        first, second = rng.sample(names, 2)
+        scene = Scene((first, second), rng.choice(list(RELATIONS)), rng.choice(list(BACKGROUNDS)))
+        if not hidden.contains(scene):
+            found[caption(scene)] = None
+    return list(found)
+
+
 def _withheld_file() -> Path:
     return Path(__file__).with_name("withheld.json")
 

@@ -76,7 +76,7 @@ def adapt(
         raise SpecError(f"uncovered: expected 'warn' or 'error', got {uncovered!r}.")
     find_pipeline_spec(pipe)
     check_supported(pipe.scheduler)
-    decides = _policy(policy)
+    decides = _check_network(_policy(policy))
     own = certified_solver(decides) if isinstance(decides, Certified) else decides.solver or None
     chosen = _solver(solver or own)
     if chosen is None:
@@ -133,6 +133,16 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
         return read_policy(policy)
     parsed: Policy = registry.parse("policy", str(policy))
     return parsed
+
+
+def _check_network(policy: Policy) -> Policy:
+    """The policy. Raises GuestError for one that runs another network."""
+    if policy.network:
+        raise GuestError(
+            f"{registry.spell(policy)} has weights of its own, and adapt changes none. Load the student into the "
+            f"pipeline as {os.path.join(policy.network, 'README.md')} says, and adapt that: adapt(pipe, 'fixed')."
+        )
+    return policy
 
 
 class Adapted:

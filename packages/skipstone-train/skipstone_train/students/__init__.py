@@ -1,0 +1,1 @@
+"""Few-step students: progressive and consistency distillation of diffusion pipelines."""

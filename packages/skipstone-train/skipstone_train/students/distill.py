@@ -1,0 +1,136 @@
+"""`skipstone.distill`: from a pipeline and prompts to the folder of a student."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skipstone.cli.files import write_atomically
+from skipstone.errors import ModelError, PromptError
+from skipstone.integrations.students import network_fingerprint
+from skipstone.satellites import require_module
+
+from .course import Course, Progress
+from .data import DrawingOrder, Drawings, draw_latents
+from .network import student_network
+from .quality import QualityCheck
+from .settings import DistillSettings, Method
+from .stage import Stage
+from .teacher import Teacher
+
+DRAWING_SEED = 1_000_000  # first seed of what the teacher draws, far from those of evaluations
+DRAWING_SHARE = 0.3  # of the time, where it is given, that drawings may take
+DRAWN, CACHE = "drawings.json", "drawings"
+
+
+def distill(
+    pipe: Any,
+    prompts: Sequence[str],
+    method: Method = "consistency",
+    steps: int = 4,
+    *,
+    out: str | Path = "student",
+    settings: DistillSettings | None = None,
+    quality: QualityCheck | None = None,
+    on_progress: Progress | None = None,
+) -> Path:
+    """Train a student that needs few steps; returns its folder.
+
+        skipstone.distill(pipe, prompts, method="progressive", steps=4, out="mine")
+
+    The teacher draws the prompts, and the student learns from what it drew: no pictures are needed. The folder holds a
+    LoRA, or weights, with a scheduler, in diffusers' own formats. What was begun there with the same settings goes on.
+
+    Args:
+        pipe: A pipeline of Stable Diffusion (XL) or Stable Diffusion 3, or a `Teacher` of one; the same afterwards.
+        prompts: What the teacher draws.
+        method: "progressive" or "consistency".
+        steps: Of the student, in 1..64.
+        out: Folder of checkpoints, log and result.
+        settings: Everything else; `method` and `steps` are those above.
+        quality: What every stage of "progressive" must keep: the last stage that does is the student.
+        on_progress: Called with (what, done, total).
+
+    Raises:
+        ModelError: a teacher of another kind, or one that is distilled already; a training that cannot go on.
+        PromptError: no prompts, or an empty one.
+        SpecError: settings that do not fit.
+        TargetMissedError: no stage keeps the quality.
+
+    References: Salimans & Ho 2022, arXiv 2202.00512; Luo et al. 2023, arXiv 2310.04378.
+    """
+    settings = replace(settings or DistillSettings(), method=method, steps=steps)
+    teacher = pipe if isinstance(pipe, Teacher) else Teacher.of(pipe)
+    folder, began = Path(out), time.monotonic()
+    _check(teacher, settings, prompts)
+    fingerprint = network_fingerprint(teacher.denoiser)
+    accelerator = _accelerator(settings.precision)
+    teacher.pipe.to(accelerator.device)
+    with _ready(teacher.denoiser, settings.checkpointing):
+        drawings = _draw(teacher, settings, prompts, folder, on_progress)
+        with student_network(teacher.denoiser, settings.rank, settings.seed) as network:
+            stages = [Stage(settings, teacher, network, drawings, accelerator, n) for n in settings.stages]
+            Course(stages, folder, fingerprint, began, quality, on_progress).run()
+    return folder
+
+
+def _accelerator(precision: str) -> Any:
+    require_module("accelerate", "train")
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # or all distillations of a process must have the precision of the first
+    return Accelerator(mixed_precision=precision)
+
+
+@contextmanager
+def _ready(denoiser: Any, checkpointing: bool) -> Iterator[None]:
+    """The denoiser in the memory format in which convolutions are fast, and back again."""
+    denoiser.to(memory_format=torch.channels_last)
+    if checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        denoiser.to(memory_format=torch.contiguous_format)
+        if checkpointing:
+            denoiser.disable_gradient_checkpointing()
+
+
+def _check(teacher: Teacher, settings: DistillSettings, prompts: Sequence[str]) -> None:
+    """Raise PromptError for no prompts; ModelError for half precision that would be trained, or meets float32."""
+    if not prompts or not all(text.strip() for text in prompts):
+        raise PromptError("Expected at least one prompt, and none that is empty. Say what the teacher draws.")
+    dtype = next(iter(teacher.denoiser.parameters())).dtype
+    if dtype != torch.float32 and (not settings.rank or settings.precision == "no"):
+        raise ModelError(
+            f"Expected a teacher in float32, got {str(dtype).removeprefix('torch.')}, which only a LoRA with precision "
+            f"'bf16' or 'fp16' learns from. Load it with torch_dtype=torch.float32."
+        )
+
+
+def _draw(
+    teacher: Teacher, settings: DistillSettings, prompts: Sequence[str], folder: Path, on_progress: Progress | None
+) -> Drawings:
+    """The teacher's drawings: as many as fit in their share of the time; of a resumed training, as many as before."""
+    known = folder / DRAWN
+    count, seconds = settings.pictures, DRAWING_SHARE * 60 * settings.minutes
+    if known.is_file():
+        count, seconds = int(json.loads(known.read_text(encoding="utf-8"))["drawings"]), 0.0
+    texts = list(prompts)
+    random.Random(settings.seed).shuffle(texts)
+    texts = [texts[i % len(texts)] for i in range(settings.pictures)]
+    order = DrawingOrder(tuple(texts), DRAWING_SEED + settings.seed, settings.picture_steps, settings.guidance)
+    drawings = draw_latents(
+        teacher, replace(order, prompts=order.prompts[:count]), folder / CACHE, seconds, on_progress
+    )
+    write_atomically({known: json.dumps({"drawings": len(drawings)}).encode()})
+    return drawings

@@ -1,0 +1,56 @@
+"""The students that ship: they fit their teacher, stay small, and come closer to its pictures than few steps of it."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from skipstone.evaluation.columns import parse_column
+from skipstone.evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
+from skipstone.evaluation.subject import SampleRequest
+from skipstone.metrics import PSNR, Sample
+from skipstone.policies.student import StudentCard, shipped_students
+from skipstone_pebble.package import PACKAGE
+
+PROMPTS = (
+    "a guitar on a purple background",
+    "a small blue heart on a red background",
+    "a hamburger left of a crab on a blue background",
+    "an eggplant above a star on a purple background",
+)
+LARGEST = 6_000_000  # bytes of a student
+STUDENTS = list(PACKAGE.students.items())
+
+
+def pictures(spec: str, guidance: float = 3.0, model: str = "pebble") -> list[Sample]:
+    subject = EngineSubject(model, model, guidance)
+    items = [SampleRequest(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+    drawn, _ = subject.draw(items, subject.resolve_column(parse_column(spec, *DEFAULT_SAMPLER)))
+    return [
+        Sample(pixels, i.prompt, g.calls) for pixels, i, g in zip(subject.pictures(drawn), items, drawn, strict=True)
+    ]
+
+
+def closeness(found: list[Sample], full: list[Sample]) -> float:
+    return statistics.median(
+        PSNR().measure(Sample(a.pixels, reference=b.pixels)) for a, b in zip(found, full, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("name", "folder"), STUDENTS, ids=[name for name, _ in STUDENTS])
+def test_a_shipped_student_beats_as_many_rows_of_its_teacher(name: str, folder: Path) -> None:
+    card = StudentCard.read(folder)
+    assert shipped_students()[name] == folder
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < LARGEST
+    full = pictures("fixed @ unipc / trailing / 12", card.guidance, card.teacher)
+    mine = pictures(f"student(path={name!r})", card.guidance, card.teacher)
+    assert {sample.calls for sample in mine} == {card.steps / 2}  # one row of the two of a guided call
+    # Without guidance its teacher makes as many steps of one row.
+    other = pictures(f"fixed @ ddim / trailing / {card.steps}", 1.0, card.teacher)
+    assert closeness(mine, full) > closeness(other, full) + 1.0
+
+
+def test_some_ship() -> None:
+    assert STUDENTS
