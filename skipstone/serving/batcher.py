@@ -18,7 +18,7 @@ from ..engine.requests import Backbone, Estimate, Flow, Problem, Query, Result, 
 from ..errors import SkipstoneError
 from ..numerics.array import rms, to_floats
 from .forward import predict_apart
-from .order import Rank, Turn, in_order
+from .order import FIRST, Rank, Turn, in_order
 from .refusals import DrawingFailed
 
 PATIENCE = 8  # calls of a network that a sample lets others go first, before it goes first itself
@@ -39,7 +39,7 @@ class Sample:
     problem: Problem
     solver: Solver
     policy: Policy
-    rank: Rank = Rank()
+    rank: Rank = FIRST
     watch: Callable[[Run, Any], None] | None = None
 
 

@@ -75,7 +75,7 @@ class Engine:
     """
 
     models: Mapping[str, ServedModel]
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     rows: int = 32
     observer: Observer = field(default_factory=Observer)
     clock: Callable[[], float] = time.monotonic
@@ -137,8 +137,7 @@ class Engine:
     ) -> list[Future[Picture]]:
         """Accept all of these requests, or none. Raises as `submit`."""
         entries = [
-            self._enter(request, watch)
-            for request, watch in itertools.zip_longest(requests, watches[: len(requests)])
+            self._enter(request, watch) for request, watch in itertools.zip_longest(requests, watches[: len(requests)])
         ]
         with self._changed:
             if self._closing:
@@ -265,7 +264,7 @@ class Engine:
                 done = self._batcher.tick()
             except Exception as error:  # a fault of ours: those who run fail, and the engine goes on with a new batcher
                 log.exception("a tick of the batcher failed")
-                done = {number: error for number in self._running}
+                done = dict.fromkeys(self._running, error)
                 self._batcher = Batcher(self.rows, on_forward=self.observer.on_forward)
             for number, outcome in done.items():
                 self._hand_over(number, outcome)
@@ -277,13 +276,13 @@ class Engine:
                 self._drop_waiting()
                 if self._closing and not self._waiting and not self._decoding:
                     return False
-                if any(e.sample for e in self._waiting.values()):
+                if self._places and any(e.sample for e in self._waiting.values()):
                     break
                 self._changed.wait(IDLE_SECONDS)
             self._drop_waiting()
             ready = {n: Turn(e.rank, e.since) for n, e in self._waiting.items() if e.sample}
-            places = max(0, self.limits.running - len(self._running) - self._decoding)
-            next_ones = [self._waiting.pop(n) for n in in_order(ready, self._admitted, self.limits.patience)[:places]]
+            order = in_order(ready, self._admitted, self.limits.patience)[: self._places]
+            next_ones = [self._waiting.pop(n) for n in order]
             self._admitted += len(next_ones)
             for entry in next_ones:
                 entry.admitted = self.clock()
@@ -292,6 +291,11 @@ class Engine:
                 self._running[entry.number] = entry
             self.observer.on_load(len(self._waiting), len(self._running))
         return True
+
+    @property
+    def _places(self) -> int:
+        """Pictures that may be admitted now; those that wait to be decoded take a place too, so that they stay few."""
+        return max(0, self.limits.running - len(self._running) - self._decoding)
 
     def _drop_waiting(self) -> None:
         """Forget who waits and was cancelled, or whose deadline is over."""

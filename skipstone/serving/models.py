@@ -89,9 +89,7 @@ class ServedModel:
         """
         subject = EngineSubject.from_loaded(model)
         folder = subject.folder / CERTIFICATES if certificates is None else certificates
-        choices = Choices(
-            subject, read_default(subject, policy), read_certificates(subject, folder), limits.steps
-        )
+        choices = Choices(subject, read_default(subject, policy), read_certificates(subject, folder), limits.steps)
         return cls(name, model, choices)
 
     def _make_backbone(self, guidance: float) -> Backbone:

@@ -27,6 +27,9 @@ class Rank(NamedTuple):
     number: int = 0
 
 
+FIRST = Rank()
+
+
 class Turn(NamedTuple):
     """Somebody who waits.
 
