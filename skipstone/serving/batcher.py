@@ -103,7 +103,7 @@ class Batcher:
 
     def admit(self, sample: Sample) -> int:
         """Let a sample take part from the next call on; returns its number."""
-        number = next(self._numbers)
+        number: int = next(self._numbers)
         policy = add_controller(sample.solver, sample.policy)
         started = flow(sample.problem, sample.solver, policy.needs, policy.sites)
         self._flights[number] = _Flight(sample, started, policy)

@@ -17,7 +17,7 @@ from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Estimate, Problem, Query, Result
 from skipstone.numerics.noise import standard_normal
 from skipstone.serving.batcher import Batcher, Forward, Sample
-from skipstone.serving.order import Rank, longest_wait
+from skipstone.serving.order import FIRST, Rank, longest_wait
 from skipstone.serving.refusals import DrawingFailed
 from skipstone.testing.backbones import Gaussian, Mixture
 
@@ -40,7 +40,7 @@ def problem(seed: int, steps: int, backbone: Any = GUIDED, shape: tuple[int, ...
     return Problem(backbone.schedule, noise, grid, cond=seed % 3, seed=seed, branches=backbone.branches)
 
 
-def sample(number: int, rank: Rank = Rank(), backbone: Any = GUIDED) -> Sample:
+def sample(number: int, rank: Rank = FIRST, backbone: Any = GUIDED) -> Sample:
     policy, solver, steps = SETTINGS[number % len(SETTINGS)]
     return Sample(
         backbone,
@@ -138,9 +138,7 @@ def test_no_sample_waits_beyond_the_bound_while_urgent_ones_keep_coming() -> Non
     late: list[int] = []
     calls = [0]
     batcher.on_forward = lambda forward: calls.__setitem__(0, calls[0] + 1)
-    least = Sample(
-        GUIDED, problem(1, 5), solver, policy, Rank(2), watch=lambda run, clean: late.append(calls[0])
-    )
+    least = Sample(GUIDED, problem(1, 5), solver, policy, Rank(2), watch=lambda run, clean: late.append(calls[0]))
     number = batcher.admit(least)
     for k in range(200):
         while len(batcher) < 3:
@@ -253,5 +251,3 @@ def test_a_run_is_told_of_its_decisions_with_the_newest_estimate() -> None:
     batcher.admit(watched)
     drain(batcher)
     assert seen == [(float(k), k == 0) for k in range(11)]
-
-
