@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+ELSEWHERE = {"openai_client.py"}  # needs a server: tests/serving/test_serve_command.py
 
 
 def _run(folder: Path, name: str, *arguments: str) -> str:
@@ -20,7 +21,7 @@ def _run(folder: Path, name: str, *arguments: str) -> str:
 
 def test_every_example_is_tested() -> None:
     here = Path(__file__).read_text(encoding="utf-8")
-    assert all(f'"{path.name}"' in here for path in EXAMPLES.glob("*.py"))
+    assert all(f'"{path.name}"' in here for path in EXAMPLES.glob("*.py") if path.name not in ELSEWHERE)
 
 
 @pytest.mark.parametrize(("name", "said"), [("pebble.py", "calls"), ("own_policy.py", "26 of 50 calls")])

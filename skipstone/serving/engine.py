@@ -278,6 +278,7 @@ class Engine:
                     return False
                 if self._places and any(e.sample for e in self._waiting.values()):
                     break
+                self.observer.on_load(len(self._waiting), 0)
                 self._changed.wait(IDLE_SECONDS)
             self._drop_waiting()
             ready = {n: Turn(e.rank, e.since) for n, e in self._waiting.items() if e.sample}

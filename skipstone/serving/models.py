@@ -88,9 +88,14 @@ class ServedModel:
             SkipstoneError: a policy or certificate that cannot be read, or is for another model.
         """
         subject = EngineSubject.from_loaded(model)
-        folder = subject.folder / CERTIFICATES if certificates is None else certificates
+        folder = cls.folder_of(model) if certificates is None else certificates
         choices = Choices(subject, read_default(subject, policy), read_certificates(subject, folder), limits.steps)
         return cls(name, model, choices)
+
+    @staticmethod
+    def folder_of(model: EmbeddedModel) -> Path:
+        """Where the certificates that come with a model are."""
+        return EngineSubject.from_loaded(model).folder / CERTIFICATES
 
     def _make_backbone(self, guidance: float) -> Backbone:
         backbone: Backbone = self.model.guided(guidance).backbone
