@@ -180,7 +180,9 @@ def _start(named: dict[str, str], policy: str, rows: int, limits: Limits, metric
     from ..serving.engine import Engine
     from ..serving.measure import choose_memory_format, choose_rows, measure_rows
     from ..serving.models import ServedModel
+    from ..serving.settings import check_default
 
+    check_default(policy)
     served: dict[str, ServedModel] = {}
     budgets = []
     for name, path in named.items():

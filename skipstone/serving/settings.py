@@ -11,7 +11,7 @@ from .. import registry
 from ..engine.contracts import Policy
 from ..engine.requests import Solver
 from ..errors import SpecError
-from ..evaluation.columns import Column, parse_column
+from ..evaluation.columns import Column, Sampler, parse_column
 from ..evaluation.engine_subject import EngineSubject
 from ..numerics.grid import Grid
 from ..policies.certified import FILE, Certified
@@ -32,6 +32,7 @@ class Setting:
         spec: All of them, to draw the picture again.
         certificate: Name of the certificate that covers it; "" where there is none.
         promise: What the certificate promises, or why there is none.
+        target: Of the certificate, in short; "" where there is none.
     """
 
     policy: Policy
@@ -41,6 +42,7 @@ class Setting:
     spec: str
     certificate: str = ""
     promise: str = ""
+    target: str = ""
 
     @property
     def full_calls(self) -> float:
@@ -105,13 +107,21 @@ def make_certified_setting(subject: EngineSubject, policy: Certified, name: str)
     point = policy.point
     column = replace(parse_column(f"{point.setting} @ {point.way}", *subject.default_sampler), policy=policy)
     subject.load([column])
-    return _from_column(column, name, policy.certificate.promise)
+    return replace(_from_column(column, name, policy.certificate.promise), target=policy.certificate.target)
 
 
 def _from_column(column: Column, certificate: str, promise: str) -> Setting:
     if column.solver is None or column.grid is None or column.policy is None:
         raise SpecError(f"Expected a policy with its own number of steps, got {column.spec!r}.")
     return Setting(column.effective_policy, column.solver, column.grid, column.steps, column.spec, certificate, promise)
+
+
+def check_default(policy: str) -> None:
+    """Raise SpecError for a spec or folder that `read_default` would refuse whatever the model."""
+    if is_policy_folder(policy):
+        read_policy(policy, allow_sampler=True)
+    else:
+        parse_column(policy, *Sampler())
 
 
 def read_default(subject: EngineSubject, policy: str) -> Setting:

@@ -141,7 +141,8 @@ def _describe_model(model: ServedModel, started: int) -> dict[str, Any]:
         "size": f"{width}x{height}",
         "policy": model.choices.default.spec,
         "qualities": {
-            name: {"policy": one.spec, "promise": one.promise} for name, one in model.choices.certificates.items()
+            name: {"policy": one.spec, "target": one.target, "promise": one.promise}
+            for name, one in model.choices.certificates.items()
         },
     }
 

@@ -38,7 +38,7 @@ async function loadModels() {
 function showQualities() {
   const model = models.get(at("model").value);
   if (!model) return;
-  const found = Object.entries(model.qualities).map(([name, one]) => [name, `${name}: ${one.promise.split(", with")[0]}`]);
+  const found = Object.entries(model.qualities).map(([name, one]) => [name, `${name}: ${one.target}`]);
   options(at("quality"), [["auto", "auto: no promise"], ...found]);
   at("about").textContent = `${model.id}, ${model.size} pixels, ${model.policy}`;
 }
@@ -142,7 +142,9 @@ function place(grid, t) {
 
 function showTimeline(run) {
   const steps = run.grid.length - 1;
-  const kept = run.past.filter((attempt) => attempt.accepted !== false || attempt.cost > 0);
+  // A rejected attempt whose retry uses its call is not shown: nothing was lost by it.
+  const isReused = (attempt, after) => attempt.accepted === false && after && after.t === attempt.t && after.cost === 0;
+  const kept = run.past.filter((attempt, k) => !isReused(attempt, run.past[k + 1]));
   at("timeline").replaceChildren(...kept.map((attempt) => {
     const bar = document.createElement("span");
     const from = place(run.grid, attempt.t);
