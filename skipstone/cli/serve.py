@@ -101,6 +101,25 @@ class AddressOptions:
         return found
 
 
+@dataclass(frozen=True)
+class MachineOptions:
+    """How much is done at once."""
+
+    rows: Annotated[
+        int, options.number("--rows", least=0, most=MAX_ROWS, help="That enter a network at once. 0 measures it.")
+    ] = 0
+    threads: Annotated[
+        int, options.number("--threads", least=0, most=1024, help="Of torch on a CPU. 0 is torch's choice.")
+    ] = 0
+
+    def set_threads(self) -> None:
+        """Tell torch, where a number was said."""
+        if self.threads:
+            import torch
+
+            torch.set_num_threads(self.threads)
+
+
 @grouped
 def serve(
     models: Annotated[
@@ -115,13 +134,8 @@ def serve(
     policy: Annotated[
         str, typer.Option("--policy", "-p", help="Of requests that name none: a spec, or a folder with a certificate.")
     ] = "balanced",
-    rows: Annotated[
-        int, options.number("--rows", least=0, most=MAX_ROWS, help="That enter a network at once. 0 measures it.")
-    ] = 0,
-    threads: Annotated[
-        int, options.number("--threads", least=0, most=1024, help="Of torch on a CPU. 0 is torch's choice.")
-    ] = 0,
     *,
+    machine: MachineOptions,
     address: AddressOptions,
     limits: LimitOptions,
 ) -> None:
@@ -138,28 +152,36 @@ def serve(
       skipstone serve --model pebble --model pebble-dit --port 0
       skipstone serve --policy mine --host 0.0.0.0 --api-keys keys.txt
     """
-    from rich.console import Console
-
     from ..satellites import require_module
 
     for module in ("fastapi", "uvicorn", "prometheus_client"):
         require_module(module, SERVE)
     address.check()
     named = _names(models or ["pebble"])
-    console = Console(stderr=True)
+    machine.set_threads()
     with closing(address.listen()) as listening:
-        if threads:
-            import torch
+        _serve(named, policy, machine.rows, address, limits.limits(), listening)
 
-            torch.set_num_threads(threads)
-        from ..serving.api.keys import Keys
-        from ..serving.metrics import Metrics
 
-        keys = Keys.read(address.api_keys) if address.api_keys else Keys()
-        metrics = Metrics()
-        with show_status(console, "Loading ..."), print_warnings(console):
-            engine = _start(named, policy, rows, limits.limits(), metrics)
-        _run(engine, metrics, keys, address, listening, console)
+def _serve(
+    named: dict[str, str],
+    policy: str,
+    rows: int,
+    address: AddressOptions,
+    limits: Limits,
+    listening: socket.socket,
+) -> None:
+    from rich.console import Console
+
+    from ..serving.api.keys import Keys
+    from ..serving.metrics import Metrics
+
+    console = Console(stderr=True)
+    keys = Keys.read(address.api_keys) if address.api_keys else Keys()
+    metrics = Metrics()
+    with show_status(console, "Loading ..."), print_warnings(console):
+        engine = _start(named, policy, rows, limits, metrics)
+    _run(engine, metrics, keys, address, listening, console)
 
 
 def _names(models: list[str]) -> dict[str, str]:
