@@ -29,7 +29,7 @@ import numpy as np
 
 FULL = "fixed @ unipc / trailing / 50"
 SAMPLERS = ("unipc / trailing", "dpmpp / trailing", "dpmpp / karras")
-STEPS = (8, 10, 12, 14, 16, 18, 20, 24, 30, 40)
+STEPS = (8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 36, 40)
 PROMPTS_FILE = "pebble"
 TIERS = ((0.4, "fixed @ unipc / trailing / 10"), (0.4, "fixed @ unipc / trailing / 20"), (0.2, FULL))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from ..serving.engine import Engine
     from ..serving.limits import Limits
+    from ..serving.models import ServedModel
+    from ..serving.shedding import Shedding
 
 SERVE = "serve"  # the extra with what is needed
 MAX_ROWS = 4096
@@ -44,6 +47,24 @@ class LimitOptions:
         int, options.number("--per-minute", least=0, most=1_000_000_000, help="Pictures of each key. 0 is no limit.")
     ] = 0
 
+    shed: Annotated[
+        str,
+        typer.Option(
+            metavar="QUALITY",
+            help="Certificate that draws for requests which name nothing, while many wait.",
+            show_default=False,
+        ),
+    ] = ""
+    shed_at: Annotated[
+        int, options.number("--shed-at", least=1, most=100_000, help="Waiting pictures from which it does.")
+    ] = 16
+
+    def shedding(self) -> Shedding:
+        """When a faster certificate draws."""
+        from ..serving.shedding import Shedding
+
+        return Shedding(self.shed, self.shed_at)
+
     def limits(self) -> Limits:
         """The limits of the server."""
         from ..serving.limits import Limits
@@ -52,6 +73,7 @@ class LimitOptions:
             queue=self.queue,
             running=self.running,
             steps=self.max_steps,
+            calls=2 * self.max_steps,
             pictures=self.max_pictures,
             per_minute=self.per_minute or Limits().per_minute,
         )
@@ -160,7 +182,7 @@ def serve(
     named = _names(models or ["pebble"])
     machine.set_threads()
     with closing(address.listen()) as listening:
-        _serve(named, policy, machine.rows, address, limits.limits(), listening)
+        _serve(named, policy, machine.rows, address, limits, listening)
 
 
 def _serve(
@@ -168,19 +190,22 @@ def _serve(
     policy: str,
     rows: int,
     address: AddressOptions,
-    limits: Limits,
+    limits: LimitOptions,
     listening: socket.socket,
 ) -> None:
     from rich.console import Console
 
     from ..serving.api.keys import Keys
+    from ..serving.engine import Engine
     from ..serving.metrics import Metrics
 
     console = Console(stderr=True)
     keys = Keys.read(address.api_keys) if address.api_keys else Keys()
     metrics = Metrics()
     with show_status(console, "Loading ..."), print_warnings(console):
-        engine = _start(named, policy, rows, limits, metrics)
+        served, measured = _load(named, policy, rows, limits.limits())
+        _check_shedding(limits.shed, served)
+        engine = Engine(served, limits.limits(), rows or measured, limits.shedding(), metrics)
     _run(engine, metrics, keys, address, listening, console)
 
 
@@ -196,10 +221,16 @@ def _names(models: list[str]) -> dict[str, str]:
     return found
 
 
-def _start(named: dict[str, str], policy: str, rows: int, limits: Limits, metrics: Any) -> Engine:
-    """The engine with its models. Raises SkipstoneError."""
+def _check_shedding(quality: str, served: Mapping[str, ServedModel]) -> None:
+    """Raise SpecError where no model has the certificate that is to draw while many wait."""
+    known = sorted({name for model in served.values() for name in model.choices.certificates})
+    if quality and quality not in known:
+        raise SpecError(f"--shed: expected a certificate of a model, {' or '.join(known) or 'none'}, got {quality!r}.")
+
+
+def _load(named: dict[str, str], policy: str, rows: int, limits: Limits) -> tuple[dict[str, ServedModel], int]:
+    """The models, and the rows that their networks take at once where `rows` is 0. Raises SkipstoneError."""
     from ..evaluation.models import find_model_package
-    from ..serving.engine import Engine
     from ..serving.measure import choose_memory_format, choose_rows, measure_rows
     from ..serving.models import ServedModel
     from ..serving.settings import check_default
@@ -220,7 +251,7 @@ def _start(named: dict[str, str], policy: str, rows: int, limits: Limits, metric
             choose_memory_format(model.unet, model.backbone, problem, 16)
             budgets.append(choose_rows(measure_rows(model.backbone, problem, 128)))
         served[name] = ServedModel.prepare(name, model, policy, limits)
-    return Engine(served, limits, rows or max(budgets), metrics)
+    return served, max(budgets, default=rows)
 
 
 def _run(

@@ -15,5 +15,6 @@ from .limits import Limits as Limits
 from .requests import Picture as Picture
 from .requests import PictureRequest as PictureRequest
 from .requests import Progress as Progress
+from .shedding import Shedding as Shedding
 
-__all__ = ["Engine", "Limits", "Picture", "PictureRequest", "Progress"]
+__all__ = ["Engine", "Limits", "Picture", "PictureRequest", "Progress", "Shedding"]

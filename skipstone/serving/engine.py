@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +33,7 @@ from .order import Rank, Turn, in_order
 from .refusals import Busy, Closing, DeadlineMissed, DrawingFailed, RequestRefused, UnknownModel
 from .requests import Picture, PictureRequest, Progress, ProgressCallback
 from .settings import Setting
+from .shedding import Shedding
 
 log = logging.getLogger("skipstone.serving")
 IDLE_SECONDS = 0.5  # between looks at deadlines where nothing else happens
@@ -51,6 +52,7 @@ class _Entry:
     accepted: float
     since: int  # pictures admitted before it came
     watch: ProgressCallback | None = None
+    shed: bool = False  # whether a faster certificate draws it than was meant to
     sample: Sample | None = None  # once its text is encoded
     admitted: float = 0.0
     number: int = -1  # in the batcher
@@ -70,6 +72,7 @@ class Engine:
         models: By name; the first is that of requests that name none.
         limits: What is accepted.
         rows: That enter a network at once, >= 1.
+        shedding: When a faster certificate draws for those who leave it to the engine.
         observer: Told what happens.
         clock: Seconds, never falling.
     """
@@ -77,6 +80,7 @@ class Engine:
     models: Mapping[str, ServedModel]
     limits: Limits = field(default_factory=Limits)
     rows: int = 32
+    shedding: Shedding = field(default_factory=Shedding)
     observer: Observer = field(default_factory=Observer)
     clock: Callable[[], float] = time.monotonic
     _waiting: dict[int, _Entry] = field(default_factory=dict, init=False)
@@ -85,6 +89,7 @@ class Engine:
     _admitted: int = field(default=0, init=False)
     _numbers: Any = field(default_factory=itertools.count, init=False)
     _closing: bool = field(default=False, init=False)
+    _shedding: bool = field(default=False, init=False)
     _seconds_each: float = field(default=0.0, init=False)  # between finished pictures, a running mean
     _finished_at: float = field(default=0.0, init=False)
 
@@ -104,7 +109,7 @@ class Engine:
             models: As `skipstone generate --model` takes them, of packages of models.
             policy: Spec, or folder, of what draws where a request says nothing.
             limits: What is accepted.
-            settings: `rows`, `observer`, `clock`.
+            settings: `rows`, `shedding`, `observer`, `clock`.
 
         Raises:
             SkipstoneError: a model or policy that cannot be read.
@@ -229,15 +234,26 @@ class Engine:
                     name,
                 )
         setting = model.choices.choose(request.policy, request.quality)
+        shed = self._shed(model, request)
         now = self.clock()
         rank = Rank(request.priority, now + request.deadline, next(self._numbers))
         future: Future[Picture] = Future()
-        return _Entry(request, model, setting, rank, future, now, 0, watch)
+        return _Entry(request, model, shed or setting, rank, future, now, 0, watch, shed is not None)
+
+    def _shed(self, model: ServedModel, request: PictureRequest) -> Setting | None:
+        """The setting that draws a request faster, where it leaves that to the engine and many wait; else None."""
+        with self._changed:
+            self._shedding = self.shedding.is_on(self._shedding, len(self._waiting))
+            on = self._shedding
+        if not on or not self.shedding.covers(request.policy, request.quality, request.priority):
+            return None
+        return model.choices.certificates.get(self.shedding.quality)
 
     def _prepare(self, entry: _Entry) -> None:
         """Encode the text and hand the sample to the engine's thread."""
         try:
             problem = entry.model.problem(entry.request, entry.setting)
+            problem = replace(problem, budget=min(problem.budget, self.limits.calls))
             backbone = entry.model.backbone(entry.request)
             setting = entry.setting
             watch = _watch_progress(entry.watch) if entry.watch else None
@@ -359,6 +375,7 @@ class Engine:
             setting.promise,
             entry.admitted - entry.accepted,
             now - entry.accepted,
+            entry.shed,
         )
 
     def _refuse(self, entry: _Entry, error: Exception) -> None:

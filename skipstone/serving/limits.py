@@ -19,6 +19,8 @@ class Limits:
         queue: Pictures that wait, beside those that are drawn, in 1..100,000. More are refused with 429.
         running: Pictures that are denoised at the same time, in 1..10,000.
         steps: Of one picture, in 1..10,000.
+        calls: Of one picture, in 1..100,000; the rest is forecast, and the picture's status says `budget`. What bounds
+            policies that take steps again.
         pixels: Of one picture, in 1..1e9.
         pictures: Of one request, in 1..1,000.
         prompt: Characters of a prompt, in 1..10,000.
@@ -33,6 +35,7 @@ class Limits:
     queue: int = 256
     running: int = 32
     steps: int = 200
+    calls: int = 400
     pixels: int = 4_194_304
     pictures: int = 10
     prompt: int = 2_000
@@ -44,6 +47,7 @@ class Limits:
         "queue": (1, 100_000),
         "running": (1, 10_000),
         "steps": (1, 10_000),
+        "calls": (1, 100_000),
         "pixels": (1, 1_000_000_000),
         "pictures": (1, 1_000),
         "prompt": (1, 10_000),

@@ -29,6 +29,7 @@ class Metrics(Observer):
         )
         self._calls = Counter("skipstone_calls", "Calls of finished pictures.", ["model"], registry=own)
         self._saved = Counter("skipstone_saved_calls", "Calls that policies saved.", ["model"], registry=own)
+        self._shed = Counter("skipstone_shed_pictures", "Pictures drawn faster because many waited.", registry=own)
         self._seconds = Histogram(
             "skipstone_picture_seconds", "From acceptance to picture.", ["model"], buckets=SECONDS, registry=own
         )
@@ -48,6 +49,7 @@ class Metrics(Observer):
 
     def on_picture(self, picture: Picture) -> None:
         model = picture.model
+        self._shed.inc(picture.shed)
         self._calls.labels(model).inc(picture.calls)
         self._saved.labels(model).inc(max(0.0, picture.full_calls - picture.calls))
         self._seconds.labels(model).observe(picture.seconds)

@@ -91,6 +91,7 @@ class Picture:
         promise: What the certificate promises, or why there is none.
         queued: Seconds before its first call.
         seconds: From its acceptance to the finished picture.
+        shed: Whether a faster certificate has drawn it than the engine's own policy, because many waited.
     """
 
     pixels: Any = field(repr=False)
@@ -104,6 +105,7 @@ class Picture:
     promise: str
     queued: float
     seconds: float
+    shed: bool = False
 
     @property
     def calls(self) -> float:

@@ -15,7 +15,7 @@ import pytest
 from analytic import AnalyticModel, served
 
 from skipstone.engine.drivers import denoise
-from skipstone.engine.requests import Estimate, Query
+from skipstone.engine.requests import Estimate, Query, Status
 from skipstone.errors import PromptError, SpecError
 from skipstone.evaluation.pixels import to_uint8
 from skipstone.serving import Engine, Limits, Picture, PictureRequest, Progress
@@ -191,6 +191,14 @@ def test_leaving_a_stream_ends_its_request(held: Held) -> None:
     Held.gate.set()
     engine.close()
     assert engine.load == (0, 0)
+
+
+def test_a_policy_that_takes_its_steps_again_and_again_is_bounded() -> None:
+    with analytic(Limits(calls=40)) as engine:
+        picture = engine.submit("a", policy="pid(rtol=1e-6) @ dpm_adaptive / trailing / 20").result()
+        assert picture.status is Status.budget
+        assert 40 <= picture.calls <= 42
+        assert engine.submit("a", budget=3).result().calls == 3
 
 
 class Broken(Mixture):

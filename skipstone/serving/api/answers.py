@@ -30,6 +30,7 @@ def facts(picture: Picture, trace: bool) -> dict[str, Any]:
         "status": picture.status.name,
         "certificate": picture.certificate or None,
         "promise": picture.promise,
+        "shed": picture.shed,
         "queued_ms": round(1000 * picture.queued, 1),
         "total_ms": round(1000 * picture.seconds, 1),
     }
