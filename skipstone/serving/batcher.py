@@ -104,8 +104,12 @@ class Batcher:
     def admit(self, sample: Sample) -> int:
         """Let a sample take part from the next call on; returns its number."""
         number: int = next(self._numbers)
-        policy = add_controller(sample.solver, sample.policy)
-        started = flow(sample.problem, sample.solver, policy.needs, policy.sites)
+        try:
+            policy = add_controller(sample.solver, sample.policy)
+            started = flow(sample.problem, sample.solver, policy.needs, policy.sites)
+        except Exception as error:  # of a policy that cannot even say what it needs
+            self._fail(number, error)
+            return number
         self._flights[number] = _Flight(sample, started, policy)
         self._noises[number] = 0
         self._settle({number: None})

@@ -98,7 +98,7 @@ class Engine:
         self._batcher = Batcher(self.rows, on_forward=self.observer.on_forward)
         self._texts = ThreadPoolExecutor(1, "skipstone-text")
         self._decoder = ThreadPoolExecutor(1, "skipstone-decode")
-        self._thread = threading.Thread(target=self._loop, name="skipstone-engine", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="skipstone-engine", daemon=True)
         self._thread.start()
 
     @classmethod
@@ -272,6 +272,20 @@ class Engine:
         return math.ceil(min(60.0, self._seconds_each * max(1, len(self._waiting)) / 4))
 
     # -- the engine's thread ----------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Loop; where that ends by a fault, tell all who wait instead of letting them wait for ever."""
+        try:
+            self._loop()
+        except Exception as error:
+            log.exception("the engine has stopped")
+            with self._changed:
+                self._closing = True
+                left = (*self._waiting.values(), *self._running.values())
+                self._waiting.clear()
+                self._running.clear()
+            for entry in left:
+                self._refuse(entry, error)
 
     def _loop(self) -> None:
         while self._admit():

@@ -225,6 +225,12 @@ class Broken(Policy):
     how: str = "raises"
     name: ClassVar[str] = "broken"
 
+    @property
+    def needs(self) -> frozenset[str]:
+        if self.how == "needs":
+            raise AttributeError("what it needs")
+        return frozenset({"no_such_signal"} if self.how == "signal" else ())
+
     def plan(self, run: Run, proposal: Plan) -> Plan:
         if len(run.attempts) == 3:
             if self.how == "raises":
@@ -233,7 +239,15 @@ class Broken(Policy):
         return proposal
 
 
-@pytest.mark.parametrize(("how", "said"), [("raises", "not there"), ("plans backwards", "must land between")])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("raises", "not there"),
+        ("plans backwards", "must land between"),
+        ("needs", "what it needs"),
+        ("signal", "no_such_signal"),
+    ],
+)
 def test_a_policy_that_fails_ends_its_own_sample_only(how: str, said: str) -> None:
     batcher = Batcher(64)
     good = [batcher.admit(sample(k)) for k in range(4)]

@@ -19,6 +19,7 @@ from skipstone.engine.requests import Estimate, Query, Status
 from skipstone.errors import PromptError, SpecError
 from skipstone.evaluation.pixels import to_uint8
 from skipstone.serving import Engine, Limits, Picture, PictureRequest, Progress
+from skipstone.serving.observers import Observer
 from skipstone.serving.refusals import Busy, Closing, DeadlineMissed, DrawingFailed, RequestRefused, UnknownModel
 from skipstone.testing.backbones import Mixture
 
@@ -215,6 +216,19 @@ def test_the_engine_outlives_a_fault_that_nobody_foresaw() -> None:
         with pytest.raises(DrawingFailed):
             engine.submit("abc").result()
         assert engine.submit("a").result().calls == 6
+
+
+def test_an_engine_that_stops_tells_all_who_wait() -> None:
+    class Failing(Observer):
+        def on_load(self, waiting: int, running: int) -> None:
+            if running:
+                raise OSError("the disk of the log is full")
+
+    engine = Engine({"analytic": served()}, observer=Failing())
+    with pytest.raises(DrawingFailed, match="disk"):
+        engine.submit("a").result(60)
+    assert not engine.is_ready
+    engine.close()
 
 
 @pytest.mark.parametrize(
