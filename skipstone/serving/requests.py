@@ -25,7 +25,7 @@ class PictureRequest:
         seed: Of the picture, in 0..2**63 - 1: the same seed is the same picture.
         model: Name of the model; "" is the first that is served.
         policy: A policy, or a spec as `policy @ solver / grid / steps`; "" is the engine's own.
-        quality: Name of a certificate, in place of a policy; "" names none.
+        quality: Name of a certificate, or a target that one must promise, in place of a policy; "" names none.
         guidance: Weight of guidance, in [-1000, 1000]; None is the model's own.
         budget: Calls after which the rest is forecast, >= 1; infinite for none.
         priority: Its class, in 0..2; 0 goes first.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import registry
+from ..calibration.target import Target
 from ..engine.contracts import Policy
 from ..engine.requests import Solver
 from ..errors import SpecError
@@ -33,6 +35,7 @@ class Setting:
         certificate: Name of the certificate that covers it; "" where there is none.
         promise: What the certificate promises, or why there is none.
         target: Of the certificate, in short; "" where there is none.
+        calls: Mean that the calibration has measured; infinite where there was none.
     """
 
     policy: Policy
@@ -43,6 +46,7 @@ class Setting:
     certificate: str = ""
     promise: str = ""
     target: str = ""
+    calls: float = math.inf
 
     @property
     def full_calls(self) -> float:
@@ -73,14 +77,7 @@ class Choices:
             SpecError: a policy that cannot be understood.
         """
         if quality not in ("", AUTO):
-            if quality not in self.certificates:
-                known = ", ".join((AUTO, *self.certificates))
-                raise RequestRefused(
-                    f"No certificate is called {shorten(quality)} for this model. Known qualities: {known}. A policy "
-                    f"without a promise is named by `policy`.",
-                    "quality",
-                )
-            return self.certificates[quality]
+            return self._certified(quality)
         if not policy:
             return self.default
         if isinstance(policy, str):
@@ -89,6 +86,35 @@ class Choices:
         if found.steps > self.steps:
             raise RequestRefused(f"Expected at most {self.steps} steps, got {found.steps}.", "policy")
         return found
+
+    def _certified(self, quality: str) -> Setting:
+        """The setting of a certificate by its name, or the fastest that promises a target. Raises RequestRefused."""
+        if quality in self.certificates:
+            return self.certificates[quality]
+        known = ", ".join((AUTO, *(f"{name} ({one.target})" for name, one in self.certificates.items())))
+        if "@" not in quality:
+            raise RequestRefused(
+                f"No certificate is called {shorten(quality)} for this model. Known qualities: {known}. A policy "
+                f"without a promise is named by `policy`.",
+                "quality",
+            )
+        asked = Target.parse(quality)
+        found = [one for one in self.certificates.values() if one.target and _implies(one.target, asked)]
+        if not found:
+            raise RequestRefused(f"No certificate promises {shorten(quality)}. Known qualities: {known}.", "quality")
+        return min(found, key=lambda one: one.calls)
+
+
+def _implies(target: str, asked: Target) -> bool:
+    """Whether who keeps a target keeps another one, too."""
+    try:
+        mine = Target.parse(target)
+    except SpecError:  # of a metric that the user of `calibrate` brought
+        return False
+    if (mine.metric, mine.span) != (asked.metric, asked.span) or (mine.fraction is None) != (asked.fraction is None):
+        return False
+    better = mine.level >= asked.level if asked.relation == ">=" else mine.level <= asked.level
+    return better and (mine.fraction or 0.0) >= (asked.fraction or 0.0)
 
 
 def make_setting(subject: EngineSubject, policy: Policy | str) -> Setting:
@@ -107,7 +133,8 @@ def make_certified_setting(subject: EngineSubject, policy: Certified, name: str)
     point = policy.point
     column = replace(parse_column(f"{point.setting} @ {point.way}", *subject.default_sampler), policy=policy)
     subject.load([column])
-    return replace(_from_column(column, name, policy.certificate.promise), target=policy.certificate.target)
+    setting = _from_column(column, name, policy.certificate.promise)
+    return replace(setting, target=policy.certificate.target, calls=point.calls)
 
 
 def _from_column(column: Column, certificate: str, promise: str) -> Setting:

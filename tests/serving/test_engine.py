@@ -79,6 +79,20 @@ def test_a_negative_prompt_takes_the_place_of_the_empty_one(pebble: Engine) -> N
     assert (plain.pixels != led.pixels).any()
 
 
+def test_a_target_takes_the_fastest_certificate_that_implies_it(pebble: Engine) -> None:
+    choose = pebble.find_model("").choices.choose
+    wanted = {
+        "psnr >= 30 @ 90%": "low",
+        "psnr >= 20 @ 50%": "low",
+        "psnr >= 30.5 @ 85%": "medium",
+        "psnr >= 40 @ 90%": "high",
+    }
+    assert {target: choose("", target).certificate for target in wanted} == wanted
+    for target in ("psnr >= 41 @ 90%", "psnr >= 30 @ 91%", "psnr >= 30 @ mean", "ssim >= 0.5 @ 90%"):
+        with pytest.raises(RequestRefused, match="No certificate promises"):
+            choose("", target)
+
+
 def test_guidance_of_1_costs_one_row_a_call(pebble: Engine) -> None:
     before = pebble.observer.registry.get_sample_value("skipstone_rows_per_forward_sum")  # type: ignore[attr-defined]
     assert pebble.submit("a cat", guidance=1.0, policy="fixed @ ddim / trailing / 3").result().calls == 3
@@ -243,6 +257,8 @@ def test_an_engine_that_stops_tells_all_who_wait() -> None:
         ({"prompt": "a", "budget": 0.5}, SpecError, "budget"),
         ({"prompt": "a", "model": "../x"}, UnknownModel, "Known: analytic"),
         ({"prompt": "a", "quality": "ultra"}, RequestRefused, "Known qualities: auto"),
+        ({"prompt": "a", "quality": "psnr >= 35 @ 90%"}, RequestRefused, "No certificate promises"),
+        ({"prompt": "a", "quality": "psnr @ 90%"}, SpecError, "target: expected"),
         ({"prompt": "a", "policy": "fixed", "quality": "low"}, SpecError, "not both"),
         ({"prompt": "a", "policy": "fixed @ 201"}, RequestRefused, "at most 200 steps"),
         ({"prompt": "a", "policy": "fewer"}, SpecError, "fewer"),

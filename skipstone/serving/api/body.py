@@ -29,7 +29,8 @@ class ImagesBody(BaseModel):
     n: Annotated[int | None, Field(ge=1, description="Pictures, of seeds one after another.")] = None
     size: Annotated[str | None, Field(description="WIDTHxHEIGHT as the model draws it, or auto.")] = None
     quality: Annotated[
-        str | None, Field(description="auto, or the name of a certificate of the model: low, medium, high.")
+        str | None,
+        Field(max_length=200, description="auto, the name of a certificate (low, medium, high), or a target."),
     ] = None
     response_format: Literal["b64_json", "url"] | None = None
     output_format: Literal["png", "webp", "jpeg"] | None = None
