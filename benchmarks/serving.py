@@ -1,7 +1,8 @@
 """Pictures a second of the server: python benchmarks/serving.py > benchmarks/serving.md
 
-Serves Pebble twice, by `skipstone serve` and by plain diffusers behind FastAPI with a lock, and asks each for pictures
-from as many clients as `--clients`, over loopback. Rows take turns, so that all meet the same load of the machine.
+Serves Pebble by `skipstone serve` and by plain diffusers behind FastAPI, one request at a time and in batches of whole
+requests, and asks each for pictures from as many clients as `--clients`, over loopback. Rows take turns, so that all
+meet the same load of the machine.
 `--threads` is of each server; the clients need a core of their own. Linux only: CPU seconds are read from /proc.
 """
 
@@ -42,23 +43,40 @@ class Row:
         name: Of the table.
         address: Of its server.
         process: Of its server.
-        policy: Of its requests; "" for the plain server.
+        policy: Of its requests.
+        is_plain: Whether it takes steps in place of a policy.
     """
 
     name: str
     address: str
     process: int
-    policy: str = ""
+    policy: str
+    is_plain: bool = False
     speeds: list[float] = field(default_factory=list)  # pictures a second, of each turn
     seconds: list[float] = field(default_factory=list)  # CPU seconds of the server, each turn
     calls: list[float] = field(default_factory=list)
 
 
-# -- The plain server ------------------------------------------------------------------------------
+# -- The plain servers -----------------------------------------------------------------------------
 
 
-def serve_plain(port: int, threads: int) -> None:
-    """Diffusers behind FastAPI with a lock: what people do. The faster memory format, one request at a time."""
+class Waiting:
+    """A request of a plain server, and the event of its picture.
+
+    Args:
+        body: Of the request.
+    """
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self.body, self.done, self.image = body, threading.Event(), None
+
+
+def serve_plain(port: int, threads: int, most: int) -> None:
+    """Diffusers behind FastAPI, in the faster memory format: what people do.
+
+    One thread draws whole requests: the one that waits longest, and with it up to `most` - 1 others that wait and have
+    as many steps. With `most` 1 that is a lock.
+    """
     import torch
     import uvicorn
     from diffusers import UniPCMultistepScheduler
@@ -66,22 +84,38 @@ def serve_plain(port: int, threads: int) -> None:
 
     from skipstone_pebble import load_pipeline
 
-    torch.set_num_threads(threads)
     pipe = load_pipeline()
     pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
-    app, lock = FastAPI(), threading.Lock()
+    app, waiting, changed = FastAPI(), [], threading.Condition()
+
+    def work() -> None:
+        torch.set_num_threads(threads)
+        while True:
+            with changed:
+                changed.wait_for(lambda: waiting)
+                some = [w for w in waiting if w.body["steps"] == waiting[0].body["steps"]][:most]
+                waiting[:] = [w for w in waiting if w not in some]
+            noise = [torch.Generator().manual_seed(w.body["seed"]) for w in some]
+            prompts, steps = [w.body["prompt"] for w in some], some[0].body["steps"]
+            images = pipe(prompts, num_inference_steps=steps, guidance_scale=3.0, generator=noise).images
+            for one, image in zip(some, images, strict=True):
+                one.image = image
+                one.done.set()
 
     @app.post("/v1/images/generations")
     def draw(body: dict[str, Any]) -> dict[str, Any]:
-        with lock:
-            generator = torch.Generator().manual_seed(body["seed"])
-            image = pipe(body["prompt"], num_inference_steps=50, guidance_scale=3.0, generator=generator).images[0]
+        one = Waiting(body)
+        with changed:
+            waiting.append(one)
+            changed.notify()
+        one.done.wait()
         out = io.BytesIO()
-        image.save(out, format="PNG")
-        return {"data": [{"b64_json": base64.b64encode(out.getvalue()).decode(), "calls": 50.0}]}
+        one.image.save(out, format="PNG")
+        return {"data": [{"b64_json": base64.b64encode(out.getvalue()).decode(), "calls": body["steps"]}]}
 
+    threading.Thread(target=work, daemon=True).start()
     print(f"at http://127.0.0.1:{port}", file=sys.stderr, flush=True)
     uvicorn.run(app, port=port, log_level="error")
 
@@ -119,9 +153,9 @@ def cpu_seconds(process: int) -> float:
 
 def ask(client: httpx.Client, row: Row, prompt: str, seed: int, policy: str = "") -> dict[str, Any]:
     """One picture: the facts of its answer."""
-    body: dict[str, Any] = {"prompt": prompt, "seed": seed}
-    if row.policy or policy:
-        body["policy"] = policy or row.policy
+    chosen = policy or row.policy
+    how = {"steps": int(chosen.rpartition("/")[2])} if row.is_plain else {"policy": chosen}
+    body = {"prompt": prompt, "seed": seed, **how}
     answer = client.post(f"{row.address}/v1/images/generations", json=body, timeout=600)
     answer.raise_for_status()
     found: dict[str, Any] = answer.json()["data"][0]
@@ -246,11 +280,13 @@ def measure(arguments: Any) -> None:
     prompts = [prompt.text for prompt in PACKAGE.prompts(PROMPTS_FILE)[: arguments.prompts]]
     equal, found = find_equal(prompts, "balanced")
     with ExitStack() as stack:
-        plain = stack.enter_context(started(__file__, "--plain", "--threads", str(arguments.threads)))
-        serve = ("-m", "skipstone", "serve", "--port", "0", "--threads", str(arguments.threads))
-        ours = stack.enter_context(started(*serve, "--max-steps", "200"))
+        threads = ("--threads", str(arguments.threads))
+        plain = stack.enter_context(started(__file__, "--plain", "1", *threads))
+        batched = stack.enter_context(started(__file__, "--plain", "16", *threads))
+        ours = stack.enter_context(started("-m", "skipstone", "serve", "--port", "0", *threads))
         rows = [
-            Row("plain diffusers, FastAPI and a lock, 50 steps", *plain),
+            Row("plain diffusers, FastAPI and a lock, 50 steps", *plain, FULL, True),
+            Row("the same, whole requests in batches of up to 16", *batched, FULL, True),
             Row(f"`skipstone serve`, `{FULL}`", *ours, FULL),
             Row("`skipstone serve`, `balanced`", *ours, "balanced"),
             Row(f"`skipstone serve`, `{equal}`, as close as `balanced`", *ours, equal),
@@ -259,11 +295,13 @@ def measure(arguments: Any) -> None:
             take_turn(row, prompts, arguments.clients, arguments.clients)
             row.speeds.clear(), row.seconds.clear(), row.calls.clear()
         for turn in range(arguments.turns):
-            for row in (*rows[turn % 4 :], *rows[: turn % 4]):
+            first = turn % len(rows)
+            for row in (*rows[first:], *rows[:first]):
                 take_turn(row, prompts, arguments.pictures, arguments.clients)
         print_all(rows, equal, found, arguments)
-        rate = 0.8 * tier_rate(rows[1])
-        waits = mixed_tiers(rows[1], prompts, rate, arguments.tier_seconds)
+        rate = 0.8 * tier_rate(rows[2])
+        names = {"whole requests in batches": rows[1], "`skipstone serve`": rows[2]}
+        waits = {name: mixed_tiers(row, prompts, rate, arguments.tier_seconds) for name, row in names.items()}
     print_tiers(waits, rate, arguments)
 
 
@@ -294,19 +332,23 @@ def print_all(rows: Sequence[Row], equal: str, found: Mapping[str, tuple[float, 
         print(f"| `{policy}` | {milliseconds:.1f} | {share:.1%} |")
 
 
-def print_tiers(waits: Mapping[str, Sequence[float]], rate: float, arguments: Any) -> None:
+def print_tiers(waits: Mapping[str, Mapping[str, Sequence[float]]], rate: float, arguments: Any) -> None:
     print(
-        f"\n## Mixed tiers\n\nPoisson arrivals at {rate:.2f} pictures a second, 80 % of saturation, for "
-        f"{arguments.tier_seconds:.0f} s. Seconds to the picture:\n"
+        f"\n## Mixed tiers\n\nPoisson arrivals at {rate:.2f} pictures a second, 80 % of what `skipstone serve` draws, "
+        f"for {arguments.tier_seconds:.0f} s. Seconds to the picture:\n"
     )
-    print("| tier | pictures | median | p95 |\n|---|--:|--:|--:|")
-    for policy, seconds in waits.items():
-        print(f"| `{policy}` | {len(seconds)} | {np.median(seconds):.2f} | {np.quantile(seconds, 0.95):.2f} |")
+    print("| served by | tier | pictures | median | p95 |\n|---|---|--:|--:|--:|")
+    for name, tiers in waits.items():
+        for policy, seconds in tiers.items():
+            print(
+                f"| {name} | `{policy}` | {len(seconds)} | {np.median(seconds):.2f} | "
+                f"{np.quantile(seconds, 0.95):.2f} |"
+            )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--plain", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help="of each server")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--pictures", type=int, default=64, help="of each turn")
@@ -319,6 +361,6 @@ if __name__ == "__main__":
 
         with socket.create_server(("127.0.0.1", 0)) as free:
             number = free.getsockname()[1]
-        serve_plain(number, chosen.threads)
+        serve_plain(number, chosen.threads, chosen.plain)
     else:
         measure(chosen)

@@ -59,6 +59,13 @@ class LimitOptions:
         int, options.number("--shed-at", least=1, most=100_000, help="Waiting pictures from which it does.")
     ] = 16
 
+    audit: Annotated[
+        float,
+        options.number(
+            "--audit", least=0, most=1, help="Share of pictures under a certificate, drawn again in idle time."
+        ),
+    ] = 0.01
+
     def shedding(self) -> Shedding:
         """When a faster certificate draws."""
         from ..serving.shedding import Shedding
@@ -196,8 +203,10 @@ def _serve(
     from rich.console import Console
 
     from ..serving.api.keys import Keys
+    from ..serving.audits import Auditor
     from ..serving.engine import Engine
     from ..serving.metrics import Metrics
+    from ..serving.observers import Observers
 
     console = Console(stderr=True)
     keys = Keys.read(address.api_keys) if address.api_keys else Keys()
@@ -205,8 +214,15 @@ def _serve(
     with show_status(console, "Loading ..."), print_warnings(console):
         served, measured = _load(named, policy, rows, limits.limits())
         _check_shedding(limits.shed, served)
-        engine = Engine(served, limits.limits(), rows or measured, limits.shedding(), metrics)
-    _run(engine, metrics, keys, address, listening, console)
+        auditor = Auditor(limits.audit, on_audit=metrics.on_audit)
+        told = Observers((metrics, auditor))
+        engine = Engine(served, limits.limits(), rows or measured, limits.shedding(), told)
+    auditor.start(engine)
+    try:
+        _run(engine, metrics, keys, address, listening, console)
+    finally:
+        auditor.close()
+        engine.close()
 
 
 def _names(models: list[str]) -> dict[str, str]:
@@ -273,7 +289,4 @@ def _run(
         soft_wrap=True,
     )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
-    try:
-        server.run(sockets=[listening])
-    finally:
-        engine.close()
+    server.run(sockets=[listening])

@@ -32,7 +32,7 @@ from .observers import Observer
 from .order import Rank, Turn, in_order
 from .refusals import Busy, Closing, DeadlineMissed, DrawingFailed, RequestRefused, UnknownModel
 from .requests import Picture, PictureRequest, Progress, ProgressCallback
-from .settings import Setting
+from .settings import Setting, cover
 from .shedding import Shedding
 
 log = logging.getLogger("skipstone.serving")
@@ -238,7 +238,8 @@ class Engine:
         now = self.clock()
         rank = Rank(request.priority, now + request.deadline, next(self._numbers))
         future: Future[Picture] = Future()
-        return _Entry(request, model, shed or setting, rank, future, now, 0, watch, shed is not None)
+        covered = cover(shed or setting, _differences(request, model))
+        return _Entry(request, model, covered, rank, future, now, 0, watch, shed is not None)
 
     def _shed(self, model: ServedModel, request: PictureRequest) -> Setting | None:
         """The setting that draws a request faster, where it leaves that to the engine and many wait; else None."""
@@ -390,6 +391,7 @@ class Engine:
             entry.admitted - entry.accepted,
             now - entry.accepted,
             entry.shed,
+            result.x,
         )
 
     def _refuse(self, entry: _Entry, error: Exception) -> None:
@@ -401,6 +403,16 @@ class Engine:
         with suppress(InvalidStateError):
             entry.future.set_exception(error)
         self.observer.on_failed("cancelled" if cancelled else getattr(error, "code", type(error).__name__))
+
+
+def _differences(request: PictureRequest, model: ServedModel) -> list[str]:
+    """What a request changes of what certificates are made for."""
+    changed = {
+        "guidance": request.guidance not in (None, model.model.guidance),
+        "negative prompt": bool(request.negative_prompt.strip()),
+        "budget": request.budget < math.inf,
+    }
+    return [name for name, differs in changed.items() if differs]
 
 
 def _late(entry: _Entry) -> DeadlineMissed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CONTENT_TYPE_LATEST as MEDIA_TYPE
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from ..calibration.sequential import AuditResult
 from .batcher import Forward
 from .observers import Observer
 from .requests import Picture
@@ -29,6 +30,10 @@ class Metrics(Observer):
         )
         self._calls = Counter("skipstone_calls", "Calls of finished pictures.", ["model"], registry=own)
         self._saved = Counter("skipstone_saved_calls", "Calls that policies saved.", ["model"], registry=own)
+        names = ["model", "certificate"]
+        self._audits = Counter("skipstone_audits", "Pictures drawn again in full.", names, registry=own)
+        self._e_value = Gauge("skipstone_audit_e_value", "Evidence that a promise is broken.", names, registry=own)
+        self._alarm = Gauge("skipstone_audit_alarm", "1 where a certificate was withdrawn.", names, registry=own)
         self._shed = Counter("skipstone_shed_pictures", "Pictures drawn faster because many waited.", registry=own)
         self._seconds = Histogram(
             "skipstone_picture_seconds", "From acceptance to picture.", ["model"], buckets=SECONDS, registry=own
@@ -57,6 +62,12 @@ class Metrics(Observer):
 
     def on_failed(self, reason: str) -> None:
         self._failed.labels(reason).inc()
+
+    def on_audit(self, model: str, certificate: str, result: AuditResult) -> None:
+        """A certificate was audited."""
+        self._audits.labels(model, certificate).inc()
+        self._e_value.labels(model, certificate).set(result.e_value)
+        self._alarm.labels(model, certificate).set(result.alarm)
 
     def text(self) -> bytes:
         """What Prometheus reads."""

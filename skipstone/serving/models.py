@@ -121,6 +121,10 @@ class ServedModel:
             budget=request.budget,
         )
 
+    def withdraw(self, certificate: str) -> None:
+        """Serve nothing by a certificate any more."""
+        self.choices = self.choices.withdraw(certificate)
+
     def decode(self, latent: Any) -> Any:
         """The picture (height, width, 3) of a sample, 8 bits each; one at a time, so that it depends on no other."""
         return to_uint8(self.model.decode([latent])[0])

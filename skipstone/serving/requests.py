@@ -92,6 +92,7 @@ class Picture:
         queued: Seconds before its first call.
         seconds: From its acceptance to the finished picture.
         shed: Whether a faster certificate has drawn it than the engine's own policy, because many waited.
+        latent: What was decoded.
     """
 
     pixels: Any = field(repr=False)
@@ -106,6 +107,7 @@ class Picture:
     queued: float
     seconds: float
     shed: bool = False
+    latent: Any = field(default=None, repr=False)
 
     @property
     def calls(self) -> float:

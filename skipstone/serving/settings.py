@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Setting:
         promise: What the certificate promises, or why there is none.
         target: Of the certificate, in short; "" where there is none.
         calls: Mean that the calibration has measured; infinite where there was none.
+        reference: Spec of the run that the certificate compares with; "" where there is none.
     """
 
     policy: Policy
@@ -47,6 +48,7 @@ class Setting:
     promise: str = ""
     target: str = ""
     calls: float = math.inf
+    reference: str = ""
 
     @property
     def full_calls(self) -> float:
@@ -87,6 +89,22 @@ class Choices:
             raise RequestRefused(f"Expected at most {self.steps} steps, got {found.steps}.", "policy")
         return found
 
+    def withdraw(self, name: str) -> Choices:
+        """The choices without a certificate: the fastest other that implies its target stands in, or the full run."""
+        left = [one for key, one in self.certificates.items() if one.certificate == key != name]
+
+        def stand_in(setting: Setting) -> Setting:
+            if setting.certificate != name:
+                return setting
+            safer = [one for one in left if _implies(one.target, Target.parse(setting.target))]
+            if safer:
+                return min(safer, key=lambda one: one.calls)
+            why = f"An audit has withdrawn the certificate {name}; this is the run that it compares with."
+            return replace(make_setting(self.subject, setting.reference), promise=why, target=setting.target)
+
+        certificates = {key: stand_in(one) for key, one in self.certificates.items()}
+        return replace(self, default=stand_in(self.default), certificates=certificates)
+
     def _certified(self, quality: str) -> Setting:
         """The setting of a certificate by its name, or the fastest that promises a target. Raises RequestRefused."""
         if quality in self.certificates:
@@ -103,6 +121,14 @@ class Choices:
         if not found:
             raise RequestRefused(f"No certificate promises {shorten(quality)}. Known qualities: {known}.", "quality")
         return min(found, key=lambda one: one.calls)
+
+
+def cover(setting: Setting, differences: Sequence[str]) -> Setting:
+    """The setting of a request that differs from the calibration's in these: no certificate covers it."""
+    if not setting.certificate or not differences:
+        return setting
+    why = f"The certificate {setting.certificate} does not cover this request's {' and '.join(differences)}."
+    return replace(setting, certificate="", promise=why)
 
 
 def _implies(target: str, asked: Target) -> bool:
@@ -134,7 +160,8 @@ def make_certified_setting(subject: EngineSubject, policy: Certified, name: str)
     column = replace(parse_column(f"{point.setting} @ {point.way}", *subject.default_sampler), policy=policy)
     subject.load([column])
     setting = _from_column(column, name, policy.certificate.promise)
-    return replace(setting, target=policy.certificate.target, calls=point.calls)
+    certificate = policy.certificate
+    return replace(setting, target=certificate.target, calls=point.calls, reference=certificate.reference)
 
 
 def _from_column(column: Column, certificate: str, promise: str) -> Setting:
