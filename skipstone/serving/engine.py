@@ -29,7 +29,7 @@ from .batcher import Batcher, Sample
 from .limits import Limits
 from .models import ServedModel
 from .observers import Observer
-from .order import Rank, Turn, in_order
+from .order import Rank, Turn, find_next
 from .refusals import Busy, Closing, DeadlineMissed, DrawingFailed, RequestRefused, UnknownModel
 from .requests import Picture, PictureRequest, Progress, ProgressCallback
 from .settings import Setting, cover
@@ -313,16 +313,19 @@ class Engine:
                 self._changed.wait(IDLE_SECONDS)
             self._drop_waiting()
             ready = {n: Turn(e.rank, e.since) for n, e in self._waiting.items() if e.sample}
-            order = in_order(ready, self._admitted, self.limits.patience)[: self._places]
-            next_ones = [self._waiting.pop(n) for n in order]
-            self._admitted += len(next_ones)
-            for entry in next_ones:
-                entry.admitted = self.clock()
-                assert entry.sample is not None
-                entry.number = self._batcher.admit(entry.sample)
-                self._running[entry.number] = entry
+            while ready and self._places:
+                number = find_next(ready, self._admitted, self.limits.patience)
+                del ready[number]
+                self._admit_one(self._waiting.pop(number))
             self.observer.on_load(len(self._waiting), len(self._running))
         return True
+
+    def _admit_one(self, entry: _Entry) -> None:
+        assert entry.sample is not None
+        entry.admitted = self.clock()
+        entry.number = self._batcher.admit(entry.sample)
+        self._running[entry.number] = entry
+        self._admitted += 1
 
     @property
     def _places(self) -> int:

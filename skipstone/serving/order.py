@@ -50,12 +50,16 @@ def in_order(waiting: Mapping[int, Turn], now: int, patience: int) -> list[int]:
         now: The turn now.
         patience: Turns after which somebody who waits is overdue, >= 0. 0 is first come, first served.
     """
+    return sorted(waiting, key=lambda one: _urgency(waiting[one], now, patience))
 
-    def key(one: int) -> tuple[int, float, Rank]:
-        rank, since = waiting[one]
-        return (0, since, rank) if now - since >= patience else (1, 0, rank)
 
-    return sorted(waiting, key=key)
+def find_next(waiting: Mapping[int, Turn], now: int, patience: int) -> int:
+    """The first key of `in_order`; somebody must wait."""
+    return min(waiting, key=lambda one: _urgency(waiting[one], now, patience))
+
+
+def _urgency(turn: Turn, now: int, patience: int) -> tuple[int, int, Rank]:
+    return (0, turn.since, turn.rank) if now - turn.since >= patience else (1, 0, turn.rank)
 
 
 def longest_wait(patience: int, most: int) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from skipstone.errors import PromptError, SpecError
 from skipstone.evaluation.pixels import to_uint8
 from skipstone.serving import Engine, Limits, Picture, PictureRequest, Progress
 from skipstone.serving.observers import Observer
+from skipstone.serving.order import longest_wait
 from skipstone.serving.refusals import Busy, Closing, DeadlineMissed, DrawingFailed, RequestRefused, UnknownModel
 from skipstone.testing.backbones import Mixture
 
@@ -141,6 +142,28 @@ def test_urgent_ones_and_those_with_a_deadline_are_admitted_first(held: Held) ->
     engine.close()
     assert first.result().queued >= 0
     assert order == ["urgent", "dated", "late", "low"]
+
+
+def test_a_waiting_picture_is_not_passed_over_for_ever(held: Held) -> None:
+    """Urgent ones keep coming, each when another is done; without the bound the low one would come last."""
+    engine = analytic(Limits(running=1, patience=4), backbone=held)
+    passed: list[int] = []
+
+    def come_again(done: Future[Picture]) -> None:
+        if not low.done() and len(passed) < 60:
+            passed.append(done.result().request.seed)
+            engine.submit("b", seed=len(passed), priority=0).add_done_callback(come_again)
+
+    low = engine.submit("first")
+    while engine.load != (0, 1):
+        pass
+    low = engine.submit("low", priority=2)
+    for _ in range(2):
+        engine.submit("b", priority=0).add_done_callback(come_again)
+    Held.gate.set()
+    assert low.result().calls == 6
+    assert len(passed) <= longest_wait(4, 4)
+    engine.close()
 
 
 def test_cancelling_one_leaves_the_others(held: Held) -> None:

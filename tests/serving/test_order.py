@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone.serving.order import Rank, Turn, in_order, longest_wait
+from skipstone.serving.order import Rank, Turn, find_next, in_order, longest_wait
 
 ranks = st.builds(Rank, st.integers(0, 2), st.sampled_from([1.0, 2.0, math.inf]), st.integers(0, 5))
 
@@ -44,7 +44,9 @@ def test_nobody_waits_beyond_the_bound(patience: int, most: int, rivals: list[Ra
         while len(waiting) < most and (one := next(coming, None)) is not None:
             number, rank = one
             waiting[number] = Turn(Rank(2, math.inf, 10_000) if number == 0 else rank, now)
-        for number in in_order(waiting, now, patience)[:served]:
+        order = in_order(waiting, now, patience)
+        assert not order or order[0] == find_next(waiting, now, patience)
+        for number in order[:served]:
             longest = max(longest, now - waiting.pop(number).since)
     assert longest <= longest_wait(patience, most)
     assert all(39 - turn.since <= longest_wait(patience, most) for turn in waiting.values())
