@@ -7,7 +7,7 @@ QUANTISED := .quantised
 READY := $(VENV)/.ready
 MLX := $(shell [ "$$(uname -s)" = Linux ] && echo "mlx[cpu]" || echo mlx)
 
-.PHONY: demo test test-fast test-random fuzz test-oldest lint bench matrix goldens docs clean
+.PHONY: demo serve bench-serve test test-fast test-random fuzz test-oldest lint bench matrix goldens docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -24,11 +24,22 @@ $(DEMO): pyproject.toml packages/skipstone-pebble/pyproject.toml constraints.txt
 	touch $@
 
 $(READY): pyproject.toml $(wildcard packages/*/pyproject.toml) research/pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e ".[dev,metrics,plot]" $(addprefix -e packages/,skipstone-pebble skipstone-bench[peers] skipstone-train) -e research "$(MLX)"
+	$(PIP) -e ".[dev,metrics,plot,serve]" $(addprefix -e packages/,skipstone-pebble skipstone-bench[peers] skipstone-train) -e research "$(MLX)"
 	touch $(DEMO) $@
 
 demo: $(DEMO)  ## six prompts on the embedded model: pictures, calls, timeline, table
 	$(BIN)/skipstone demo --out demo --force
+
+SERVE := $(VENV)/.serve
+
+$(SERVE): $(DEMO)
+	$(PIP) -e ".[metrics,plot,serve]" openai
+	touch $@
+
+PORT ?= 8000
+
+serve: $(SERVE)  ## the embedded model over HTTP, with a page, at PORT (8000)
+	$(BIN)/skipstone serve --port $(PORT)
 
 # One thread for each worker: with two, tiny tensors spend their time waiting for each other.
 test: $(READY) $(QUANTISED)/.ready  ## the tests
@@ -81,6 +92,9 @@ bench: $(READY)  ## engine overhead, start of commands, orders of convergence
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/orders.py
+
+bench-serve: $(READY)  ## pictures a second of the server, and of what others do; on a quiet machine (about 10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serving.py
 
 matrix: $(READY)  ## the guest: every family under every scheduler, and every promise of diffusers (about 50 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix.py

@@ -14,6 +14,7 @@
     ├── TargetMissedError              no setting keeps the promise that was asked for
     ├── BenchError                     results of a benchmark that cannot be read, merged or written
     ├── OutputError                    a result that cannot be written
+    ├── ServingError                   a request that a server refuses or cannot finish
     └── MissingPackage (ImportError)   what comes with a package that is not installed
 
 Each message says what was expected, what was got, where, and what to type instead.
@@ -84,6 +85,10 @@ class BenchError(SkipstoneError):
 
 class OutputError(SkipstoneError):
     """A result that cannot be written where it was asked for."""
+
+
+class ServingError(SkipstoneError):
+    """A request that a server refuses, or cannot finish; its subclasses are in `skipstone.serving.refusals`."""
 
 
 class MissingPackage(SkipstoneError, ImportError):

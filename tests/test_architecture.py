@@ -35,6 +35,7 @@ LAYERS = [
     ["testing"],
     ["evaluation"],
     ["tuning", "calibration"],
+    ["serving"],
     ["cli"],
     ["__main__"],
 ]

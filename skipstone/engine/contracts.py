@@ -7,8 +7,10 @@ and backbones answer, is in `requests.py`.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import neg
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from ..deprecation import adopt_old_declarations, old_attributes
@@ -220,7 +222,7 @@ class Run:
     def angle(self, t: float) -> float:
         """atan(sigma / alpha) at t, from pi / 2 (noise) to 0 (data), linear between the times of the grid."""
         grid = self.grid
-        i = next((i for i in range(1, len(grid)) if t >= grid[i]), len(grid) - 1)
+        i = min(bisect_left(grid, -t, 1, key=neg), len(grid) - 1)  # the first time of the grid at t or below
         w = min(1.0, max(0.0, (grid[i - 1] - t) / (grid[i - 1] - grid[i])))
         before, after = (math.atan(math.exp(-self.clocks[k])) for k in (i - 1, i))
         return (1 - w) * before + w * after

@@ -59,6 +59,7 @@ def _covariance(a: Any, b: Any) -> Any:
     return rows[:, j] * (1.0 - g) + rows[:, j + 1] * g
 
 
+@lru_cache(maxsize=65536)
 def expected_change(start: float, end: float) -> float:
     """Standard deviation of D(end) - D(start), over that of the data."""
     c = _covariance([start, end], [start, end])

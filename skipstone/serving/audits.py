@@ -1,0 +1,125 @@
+"""Whether certificates hold for what is really asked: some pictures are drawn again in full while nothing else is."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ..calibration.scores import PictureMeasure
+from ..calibration.sequential import AuditResult, Watchdog
+from ..calibration.target import Target
+from ..errors import SkipstoneError
+from ..metrics import Sample
+from .engine import Engine
+from .models import ServedModel
+from .observers import Observer
+from .requests import Picture
+from .settings import Setting
+
+log = logging.getLogger("skipstone.serving")
+WAIT = 0.2  # seconds between looks at whether the engine is idle
+LOWEST = 2  # class of what is drawn again: whoever comes meanwhile goes first
+
+
+@dataclass(eq=False)
+class Auditor(Observer):
+    """Audits certificates on a random share of the pictures drawn under them; one that fails is withdrawn.
+
+    Which pictures are drawn again does not depend on how they came out. The test may be looked at after every picture:
+    the chance that it ever withdraws a certificate that holds is at most `false_alarm`, for each. What it has seen is
+    forgotten when the process ends.
+
+    Args:
+        share: Of the pictures, in [0, 1].
+        false_alarm: Of each certificate, in (0, 0.5).
+        seed: Of the choice of pictures.
+        most: Pictures that wait to be drawn again; more are left out.
+        on_audit: Called with model, certificate and result after each picture.
+    """
+
+    share: float = 0.01
+    false_alarm: float = 0.05
+    seed: int = 0
+    most: int = 64
+    on_audit: Callable[[str, str, AuditResult], None] = lambda model, certificate, result: None
+    _dogs: dict[tuple[str, str], Watchdog] = field(default_factory=dict, init=False)
+    _backlog: deque[Picture] = field(default_factory=deque, init=False)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_picture(self, picture: Picture) -> None:
+        if picture.certificate and self._random.random() < self.share and len(self._backlog) < self.most:
+            self._backlog.append(picture)
+
+    def start(self, engine: Engine) -> None:
+        """Audit whenever the engine is idle, in a thread, until `close`."""
+        self._thread = threading.Thread(target=self._work, args=(engine,), name="skipstone-audit", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Audit no more. To be called before the engine is closed."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self, engine: Engine) -> None:
+        while not self._closing.wait(WAIT):
+            while self._backlog and engine.load == (0, 0) and not self._closing.is_set():
+                try:
+                    self.audit_next(engine)
+                except SkipstoneError as error:  # the queue is full, the engine closes
+                    log.warning("an audit was left out: %s", error)
+
+    def audit_next(self, engine: Engine) -> AuditResult | None:
+        """Draw the picture that waits longest again in full, and look at the test; None where there is none."""
+        found = self._next(engine)
+        if found is None:
+            return None
+        picture, model, setting = found
+        asked = replace(picture.request, policy=setting.reference, quality="", priority=LOWEST, deadline=float("inf"))
+        full = engine.submit(asked).result()
+        key = (picture.model, picture.certificate)
+        dog = self._dogs.get(key) or Watchdog(Target.parse(setting.target), self.false_alarm)
+        result = dog.update([self._measure(model, dog.target, picture, full)])
+        self._dogs[key] = replace(dog, state=result.state)
+        if result.alarm:
+            self._withdraw(model, picture.certificate, setting.target)
+        self.on_audit(picture.model, picture.certificate, result)
+        return result
+
+    def _next(self, engine: Engine) -> tuple[Picture, ServedModel, Setting] | None:
+        """The picture that waits longest and whose certificate is not withdrawn yet, its model and its setting."""
+        while self._backlog:
+            picture = self._backlog.popleft()
+            model = engine.models[picture.model]
+            setting = model.choices.certificates.get(picture.certificate)
+            if setting is not None and setting.certificate == picture.certificate:
+                return picture, model, setting
+        return None
+
+    def _measure(self, model: ServedModel, target: Target, picture: Picture, full: Picture) -> float:
+        """The metric of a picture, held against the full run."""
+        measure = PictureMeasure.of(target.metric, model.choices.subject)
+        mine, theirs = model.model.decode([picture.latent, full.latent])
+        prompt, judge = picture.request.prompt, model.model.judge
+        return float(
+            measure.measure_sample(Sample(mine, prompt, picture.calls, theirs, judge, picture.latent, full.latent))
+        )
+
+    def _withdraw(self, model: ServedModel, certificate: str, target: str) -> None:
+        model.withdraw(certificate)
+        log.error(
+            "ALARM: the certificate %s of %s does not hold for what is asked here, and is withdrawn. Calibrate again, "
+            "on prompts like those: skipstone calibrate --model %s --prompts FILE --target '%s' --out DIR",
+            certificate,
+            model.name,
+            model.model.name,
+            target,
+        )

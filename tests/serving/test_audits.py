@@ -1,0 +1,113 @@
+"""Audits of certificates on what is served: a broken promise is withdrawn, one that holds is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from analytic import served
+
+from skipstone.serving import Engine, PictureRequest
+from skipstone.serving.audits import Auditor
+from skipstone.serving.engine import _differences
+from skipstone.serving.settings import cover, make_setting
+
+FULL = "fixed @ ddim / trailing / 30"
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """Three certificates, of which the faster two cannot hold."""
+    model = served()
+    found = {}
+    for name, steps, target in (
+        ("low", 2, "psnr >= 60 @ 90%"),
+        ("medium", 3, "psnr >= 60 @ 90%"),
+        ("high", 29, "psnr >= 20 @ 95%"),
+    ):
+        setting = make_setting(model.choices.subject, f"fixed @ ddim / trailing / {steps}")
+        found[name] = replace(setting, certificate=name, target=target, calls=float(steps), reference=FULL)
+    model.choices = replace(model.choices, certificates=found, default=found["low"])
+    auditor = Auditor(share=1.0)
+    with Engine({"analytic": model}, observer=auditor) as made:
+        yield made
+
+
+def draw(engine: Engine, quality: str, count: int) -> None:
+    requests = [PictureRequest("ab", seed=seed, quality=quality) for seed in range(count)]
+    for future in engine.submit_all(requests):
+        future.result()
+
+
+def audit_all(engine: Engine) -> list[bool]:
+    assert isinstance(engine.observer, Auditor)
+    found = []
+    while (result := engine.observer.audit_next(engine)) is not None:
+        found.append(result.alarm)
+    return found
+
+
+def test_a_promise_that_is_broken_is_withdrawn_and_a_safer_one_stands_in(engine: Engine) -> None:
+    draw(engine, "low", 40)
+    alarms = audit_all(engine)
+    assert alarms[-1]
+    assert alarms.count(True) == 1
+    assert len(alarms) < 20  # it needs no more of the 40
+    picture = engine.submit("ab", quality="low").result()
+    assert (picture.certificate, picture.calls) == ("medium", 3)
+    assert engine.submit("ab").result().certificate == "medium"  # the default was the same certificate
+
+
+def test_where_none_is_safer_the_full_run_stands_in_and_it_is_said(engine: Engine) -> None:
+    for quality in ("low", "medium"):
+        draw(engine, quality, 40)
+        audit_all(engine)
+    for quality in ("low", "medium"):
+        picture = engine.submit("ab", quality=quality).result()
+        assert (picture.certificate, picture.calls) == ("", 30)
+        assert "An audit has withdrawn the certificate" in picture.promise
+    assert engine.submit("ab", quality="high").result().certificate == "high"
+
+
+def test_a_promise_that_holds_is_kept(engine: Engine) -> None:
+    draw(engine, "high", 30)
+    assert audit_all(engine) == [False] * 30
+    assert engine.find_model("").choices.certificates["high"].certificate == "high"
+
+
+def test_audits_run_by_themselves_while_nothing_else_does(engine: Engine) -> None:
+    auditor = engine.observer
+    assert isinstance(auditor, Auditor)
+    auditor.start(engine)
+    draw(engine, "low", 40)
+    while engine.find_model("").choices.certificates["low"].certificate == "low":
+        pass
+    auditor.close()
+
+
+def test_pictures_are_chosen_whatever_came_out(engine: Engine) -> None:
+    picture = engine.submit("ab", quality="high").result()
+    auditor = Auditor(share=0.25, most=1000, seed=1)
+    for _ in range(400):
+        auditor.on_picture(picture)
+    assert 70 <= len(auditor._backlog) <= 130
+    everything = Auditor(share=1.0)
+    everything.on_picture(replace(picture, certificate=""))
+    assert not everything._backlog
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"guidance": 5.0}, "guidance"), ({"negative_prompt": "x"}, "negative prompt"), ({"budget": 9.0}, "budget")],
+)
+def test_what_a_certificate_is_not_made_for_is_not_covered(
+    engine: Engine, changed: dict[str, object], said: str
+) -> None:
+    model = engine.find_model("")
+    setting = model.choices.certificates["high"]
+    request = PictureRequest("ab", quality="high", **changed)  # type: ignore[arg-type]
+    covered = cover(setting, _differences(request, model))
+    assert covered.certificate == ""
+    assert said in covered.promise
+    assert cover(setting, _differences(PictureRequest("ab", guidance=2.0), model)) == setting
