@@ -49,7 +49,7 @@ def test_a_shipped_student_beats_as_many_rows_of_its_teacher(name: str, folder: 
     assert {sample.calls for sample in mine} == {card.steps / 2}  # one row of the two of a guided call
     # Without guidance its teacher makes as many steps of one row.
     other = pictures(f"fixed @ ddim / trailing / {card.steps}", 1.0, card.teacher)
-    assert closeness(mine, full) > closeness(other, full) + 1.0
+    assert closeness(mine, full) > closeness(other, full) + 0.5
 
 
 def test_some_ship() -> None:
