@@ -167,6 +167,8 @@ def make_certified_setting(subject: EngineSubject, policy: Certified, name: str)
 def _from_column(column: Column, certificate: str, promise: str) -> Setting:
     if column.solver is None or column.grid is None or column.policy is None:
         raise SpecError(f"Expected a policy with its own number of steps, got {column.spec!r}.")
+    if column.effective_policy.network:
+        raise SpecError(f"{column.spec!r} runs a student's network, and students are not served yet.")
     return Setting(column.effective_policy, column.solver, column.grid, column.steps, column.spec, certificate, promise)
 
 

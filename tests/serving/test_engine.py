@@ -17,11 +17,13 @@ from analytic import AnalyticModel, served
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Estimate, Query, Status
 from skipstone.errors import PromptError, SpecError
+from skipstone.evaluation.engine_subject import EngineSubject
 from skipstone.evaluation.pixels import to_uint8
 from skipstone.serving import Engine, Limits, Picture, PictureRequest, Progress
 from skipstone.serving.observers import Observer
 from skipstone.serving.order import longest_wait
 from skipstone.serving.refusals import Busy, Closing, DeadlineMissed, DrawingFailed, RequestRefused, UnknownModel
+from skipstone.serving.settings import make_setting
 from skipstone.testing.backbones import Mixture
 
 
@@ -300,3 +302,9 @@ def test_what_is_not_served_is_refused_before_it_waits(request_: dict[str, Any],
         with pytest.raises(error, match=said):
             engine.submit(**{"request": request_.pop("prompt"), **request_})
         assert engine.load == (0, 0)
+
+
+def test_a_student_is_refused_where_the_model_itself_would_run() -> None:
+    subject = EngineSubject("pebble", "pebble")
+    with pytest.raises(SpecError, match="students are not served"):
+        make_setting(subject, "student(path='pebble-consistency-2')")
