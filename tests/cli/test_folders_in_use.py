@@ -25,6 +25,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {  # all but --out
     "prefer": ("ours", "theirs", "--prompts", "named.csv", "--dry-run", "-j", "m@http://localhost:1/v1"),
     "train agent": TOY,
     "train log": ("--model", "MODEL", "--prompts", "prompts.txt", "--guide", "path-4", "--fine", "100"),
+    "distill": ("--model", "MODEL", "--prompts", "prompts.txt", "--steps", "2", "--train-steps", "1"),
     "evaluate agent": ("pebble", "--model", "MODEL", "--prompts", "prompts.txt"),
 }  # fmt: skip
 ELSEWHERE = {"generate": "writes files whose names it knows, and keeps those that appear meanwhile"}

@@ -19,6 +19,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {  # all but --prompts and --format
     "bench": (*MODEL, "--out", "out"),
     "prefer": ("ours", "theirs", "-j", "m@http://localhost:1/v1", "--dry-run"),
     "train log": (*MODEL, "--guide", "path-4", "--out", "out.npz"),
+    "distill": (*MODEL, "--out", "out"),
     "evaluate agent": ("pebble", *MODEL, "--out", "out"),
 }
 AUDIT = "audit"  # needs a calibrated policy, see test_calibrate.py

@@ -21,11 +21,11 @@ class Agreed(Chain):
     """A policy whose plans are compared between processes before they are followed.
 
     Args:
-        network: What to call the network in a message.
+        denoiser: What to call the network in a message.
         groups: The process groups that compute it.
     """
 
-    network: str = ""
+    denoiser: str = ""
     groups: tuple[Any, ...] = field(default=(), compare=False)
     name: ClassVar[str] = "agreed"
 
@@ -47,7 +47,7 @@ class Agreed(Chain):
             (a, b) for a, b in zip([*theirs[0], "nothing"], [*other, "nothing"], strict=False) if a != b
         )
         raise GuestError(
-            f"{len(theirs)} processes compute {self.network} together and decided differently: process 0 plans "
+            f"{len(theirs)} processes compute {self.denoiser} together and decided differently: process 0 plans "
             f"{first}, and process {rank} plans {second}. Give all of them the same prompts, seeds and arguments; "
             f"where these are the same, what they measured differs by rounding: take a policy that measures nothing, "
             f"such as interval or path."

@@ -177,23 +177,32 @@ def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions
     """
     from rich.console import Console
 
+    from skipstone.evaluation.folder_lock import lock_folder
     from skipstone.policies.student import StudentCard
-
-    from ..students.distill import distill as run
 
     console = Console(stderr=True)
     texts = prompts.texts(place.model)
-    settings, teacher, quality = _prepare(student, prompts, place, texts, console)
     if place.out.exists() and not place.out.is_dir():
         raise OutputError(f"--out: expected a folder, got a file, {place.out}. Choose another --out.")
+    with lock_folder(place.out):
+        folder = _train(student, prompts, place, texts, console)
+        card = StudentCard.read(folder)
+        typer.echo(f"{folder}: a student of {card.steps} steps; README.md says how diffusers loads it")
+        _show(place.model, folder, card, console)
+
+
+def _train(
+    student: StudentOptions, prompts: PromptOptions, place: PlaceOptions, texts: list[str], console: Console
+) -> Path:
+    """The folder of the student."""
+    from ..students.distill import distill as run
+
+    settings, teacher, quality = _prepare(student, prompts, place, texts, console)
     with progress_bar(console) as on_progress:
-        folder = run(
+        return run(
             teacher, texts, settings.method, settings.steps,
             out=place.out, settings=settings, quality=quality, on_progress=on_progress,
         )  # fmt: skip
-    card = StudentCard.read(folder)
-    typer.echo(f"{folder}: a student of {card.steps} steps; README.md says how diffusers loads it")
-    _show(place.model, folder, card, console)
 
 
 def _prepare(
