@@ -1,7 +1,7 @@
 """Short names for settings that people ask for by what they want.
 
 A preset means a quality: its calls do not follow from the number of steps asked for, unless that is smaller.
-Figures: `research/frontier/development.md`.
+Figures: `research/frontier/table.md`.
 """
 
 from ..registry import register_preset
