@@ -8,10 +8,8 @@ correlation, with an interval of 90 % by 2000 resamplings. Samples are those of 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from research.frontier.choose import RIVAL_CALLS, SEED, samples_of
+from research.frontier.command import make_parser
 from research.frontier.measure import Measured
 from research.frontier.networks import find_network
 from skipstone.engine.drivers import denoise_many
@@ -61,11 +60,7 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, f
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m research.frontier.difficulty", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("networks", nargs="+", help="of the zoo, folders of others")
-    parser.add_argument("--runs", type=Path, default=Path("runs/frontier"), help="keeps finished columns")
-    parser.add_argument("--out", type=Path, help="file of the table; without it, it is only printed")
+    parser = make_parser("difficulty", __doc__)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     console = Console(stderr=True, soft_wrap=True)

@@ -9,17 +9,16 @@ each sample: how often it would meet the bars of `rivals.py`. Columns come from 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from research.frontier.command import make_parser
 from research.frontier.measure import Measured, low
 from research.frontier.networks import find_network
 from research.frontier.rivals import BAR_CALLS, CLIPS, MEDIAN_LEAD, SAMPLERS, SAMPLES, TAIL_LEAD, WORST
@@ -101,11 +100,7 @@ def report(cases: Sequence[Case]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m research.frontier.left_out", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("networks", nargs="+", help="as of table.py, all of them")
-    parser.add_argument("--runs", type=Path, default=Path("runs/frontier"), help="finished columns")
-    parser.add_argument("--out", type=Path, help="file of the report; without it, it is only printed")
+    parser = make_parser("left_out", __doc__)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     constants, cases = json.loads(CONSTANTS.read_text(encoding="utf-8")), []

@@ -7,17 +7,16 @@ UniPC. Closeness as in `table.py`.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from research.frontier.choose import SEED, samples_of
+from research.frontier.command import make_parser
 from research.frontier.measure import Measured, low
 from research.frontier.networks import find_network
 from research.frontier.rivals import CLIPS, SAMPLES
@@ -67,11 +66,7 @@ def verdict(leads: Sequence[tuple[float, float]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m research.frontier.masks", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("networks", nargs="+", help="of the zoo, folders of others")
-    parser.add_argument("--runs", type=Path, default=Path("runs/frontier"), help="keeps finished columns")
-    parser.add_argument("--out", type=Path, help="file of the table; without it, it is only printed")
+    parser = make_parser("masks", __doc__)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     console, lines, leads = Console(stderr=True, soft_wrap=True), [HEAD], []

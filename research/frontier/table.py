@@ -10,7 +10,6 @@ by a hook on the network. Finished columns are kept in `--runs`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -24,6 +23,7 @@ import torch
 from rich.console import Console
 
 from research.frontier.choose import column_of
+from research.frontier.command import make_parser
 from research.frontier.measure import Measured, low
 from research.frontier.networks import find_network
 from research.frontier.rivals import BAR_CALLS, CLIPS, MEDIAN_LEAD, SAMPLERS, SAMPLES, TAIL_LEAD, WORST
@@ -113,13 +113,9 @@ def verdict(leads: Sequence[Lead]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m research.frontier.table", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("networks", nargs="+", help="of the zoo, pebble@3, folders of others")
+    parser = make_parser("table", __doc__)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of each network; at most 16 of videos")
     parser.add_argument("--rows", nargs="*", default=("default", "tuned", "`stride"), help="which kinds of rows")
-    parser.add_argument("--runs", type=Path, default=Path("runs/frontier"), help="keeps finished columns")
-    parser.add_argument("--out", type=Path, help="file of the table; without it, it is only printed")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     constants = json.loads(CONSTANTS.read_text(encoding="utf-8"))
