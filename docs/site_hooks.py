@@ -1,4 +1,4 @@
-"""What mkdocs does beside its pages: links that leave docs/ lead to copies of those files, or are told as paths.
+"""What mkdocs does beside its pages: links that leave docs/ lead to copies of those files, or stand as paths.
 
 Pages are also read in the repository, where links to other folders work. On the site, Markdown files and pictures that
 are linked to become pages and files under `source/`, and so do those that they link to. Any other file is a link into

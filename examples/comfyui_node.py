@@ -119,7 +119,7 @@ class SkipstoneSampler:
     def get_sampler(self, policy: str, solver: str) -> tuple[Any]:
         from comfy.samplers import KSAMPLER
 
-        skipstone.policy(policy), skipstone.solver(solver)  # a misspelt name is told here
+        skipstone.policy(policy), skipstone.solver(solver)  # a misspelt name is an error here
         return (KSAMPLER(partial(sample, policy=policy, solver=solver)),)
 
 

@@ -215,8 +215,8 @@ def _serve(
         served, measured = _load(named, policy, rows, limits.limits())
         _check_shedding(limits.shed, served)
         auditor = Auditor(limits.audit, on_audit=metrics.on_audit)
-        told = Observers((metrics, auditor))
-        engine = Engine(served, limits.limits(), rows or measured, limits.shedding(), told)
+        observers = Observers((metrics, auditor))
+        engine = Engine(served, limits.limits(), rows or measured, limits.shedding(), observers)
     auditor.start(engine)
     try:
         _run(engine, metrics, keys, address, listening, console)

@@ -73,7 +73,7 @@ class Engine:
         limits: What is accepted.
         rows: That enter a network at once, >= 1.
         shedding: When a faster certificate draws for those who leave it to the engine.
-        observer: Told what happens.
+        observer: Hears of each event of the engine.
         clock: Seconds, never falling.
     """
 
@@ -423,8 +423,8 @@ def _late(entry: _Entry) -> DeadlineMissed:
 
 
 def _watch_progress(watch: ProgressCallback) -> Callable[[Run, Any], None]:
-    def told(run: Run, clean: Any) -> None:
+    def on_progress(run: Run, clean: Any) -> None:
         share = (run.grid[0] - run.next_start) / (run.grid[0] - run.t_end)
         watch(Progress(share, run.cost, clean))
 
-    return told
+    return on_progress

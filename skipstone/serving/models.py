@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,28 +24,21 @@ MAX_TEXTS = 1024  # prompts whose encodings are kept
 MAX_GUIDANCES = 16  # weights of guidance whose backbones are kept
 
 
-@dataclass(eq=False)
-class Recent:
-    """The most recent values of a function, by their keys; may be used by several threads.
+class LruCache:
+    """`functools.lru_cache` under a lock: several threads that ask for a key get one value, made once.
 
     Args:
         make: The function.
         most: Values that are kept.
     """
 
-    make: Callable[[Any], Any]
-    most: int
-    _kept: OrderedDict[Any, Any] = field(default_factory=OrderedDict, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    def __init__(self, make: Callable[[Any], Any], most: int) -> None:
+        self._make = functools.lru_cache(most)(make)
+        self._lock = threading.Lock()
 
     def __call__(self, key: Any) -> Any:
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = self.make(key)
-            self._kept.move_to_end(key)
-            while len(self._kept) > self.most:
-                self._kept.popitem(last=False)
-            return self._kept[key]
+            return self._make(key)
 
 
 @dataclass(eq=False)
@@ -61,13 +54,13 @@ class ServedModel:
     name: str
     model: EmbeddedModel
     choices: Choices
-    _texts: Recent = field(init=False)
-    _backbones: Recent = field(init=False)
+    _texts: LruCache = field(init=False)
+    _backbones: LruCache = field(init=False)
     size: tuple[int, int] = field(init=False)  # (height, width) of its pictures
 
     def __post_init__(self) -> None:
-        self._texts = Recent(lambda prompt: self.model.problem(prompt, 0, 1), MAX_TEXTS)
-        self._backbones = Recent(self._make_backbone, MAX_GUIDANCES)
+        self._texts = LruCache(lambda prompt: self.model.problem(prompt, 0, 1), MAX_TEXTS)
+        self._backbones = LruCache(self._make_backbone, MAX_GUIDANCES)
         height, width = self.decode(self._texts("a").x).shape[:2]
         self.size = int(height), int(width)
 

@@ -1,4 +1,4 @@
-"""What an engine tells whoever counts: this class ignores it, `metrics.Metrics` exports it."""
+"""Callbacks for the events of an engine: `metrics.Metrics` exports them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .requests import Picture
 
 
 class Observer:
-    """Ignores what it is told."""
+    """Ignores every event."""
 
     def on_accepted(self, pictures: int) -> None:
         """Requests were accepted."""
@@ -30,10 +30,10 @@ class Observer:
 
 @dataclass(frozen=True)
 class Observers(Observer):
-    """Tells several.
+    """Hands each event to several observers.
 
     Args:
-        each: Of them.
+        each: The observers.
     """
 
     each: Sequence[Observer]

@@ -33,20 +33,20 @@ def analytic(limits: Limits | None = None, rows: int = 16, **more: Any) -> Engin
 
 
 class Held(Mixture):
-    """Mixture scores that are not answered before `gate` is open."""
+    """Mixture scores that are not answered before `answering` is open."""
 
-    gate = threading.Event()
+    answering = threading.Event()
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
-        assert Held.gate.wait(60)
+        assert Held.answering.wait(60)
         return super().predict(queries)
 
 
 @pytest.fixture
 def held() -> Iterator[Held]:
-    Held.gate = threading.Event()
+    Held.answering = threading.Event()
     yield Held(guidance=2.0)
-    Held.gate.set()
+    Held.answering.set()
 
 
 def test_pebbles_picture_is_that_of_the_engine_alone_to_rounding(pebble: Engine) -> None:
@@ -124,7 +124,7 @@ def test_a_full_queue_accepts_nothing_and_says_when_to_ask_again(held: Held) -> 
     with pytest.raises(Busy) as refused:
         engine.submit_all([PictureRequest("d")] * 3)
     assert refused.value.retry_after >= 1
-    Held.gate.set()
+    Held.answering.set()
     assert [future.result().request.prompt for future in futures] == ["a", "b", "c"]
     engine.close()
 
@@ -140,7 +140,7 @@ def test_urgent_ones_and_those_with_a_deadline_are_admitted_first(held: Held) ->
     for future in futures:
         future.add_done_callback(lambda done: order.append(done.result().request.prompt))
     engine._texts.submit(lambda: None).result()  # all are encoded
-    Held.gate.set()
+    Held.answering.set()
     engine.close()
     assert first.result().queued >= 0
     assert order == ["urgent", "dated", "late", "low"]
@@ -162,7 +162,7 @@ def test_a_waiting_picture_is_not_passed_over_for_ever(held: Held) -> None:
     low = engine.submit("low", priority=2)
     for _ in range(12):
         engine.submit("b", priority=0).add_done_callback(come_again)
-    Held.gate.set()
+    Held.answering.set()
     assert low.result().calls == 6
     assert len(passed) <= longest_wait(4, 14)
     engine.close()
@@ -174,7 +174,7 @@ def test_cancelling_one_leaves_the_others(held: Held) -> None:
     while engine.load[1] == 0:
         pass
     assert futures[1].cancel()
-    Held.gate.set()
+    Held.answering.set()
     engine.close()
     with pytest.raises(CancelledError):
         futures[1].result()
@@ -188,7 +188,7 @@ def test_a_deadline_that_is_missed_is_an_error_of_that_request_only(held: Held) 
     while engine.load[1] == 0:
         pass
     now[0] = 6.0
-    Held.gate.set()
+    Held.answering.set()
     with pytest.raises(DeadlineMissed, match="within 5 s"):
         late.result()
     assert on_time.result().seconds == 6.0
@@ -208,7 +208,7 @@ def test_closing_finishes_what_was_accepted_and_accepts_no_more() -> None:
 def test_closing_at_once_ends_what_was_accepted(held: Held) -> None:
     engine = analytic(backbone=held)
     futures = [engine.submit("a", seed=k) for k in range(5)]
-    threading.Timer(0.05, Held.gate.set).start()
+    threading.Timer(0.05, Held.answering.set).start()
     engine.close(drain=False)
     assert all(future.cancelled() or isinstance(future.result(0), Picture) for future in futures)
     assert any(future.cancelled() for future in futures)
@@ -228,7 +228,7 @@ def test_leaving_a_stream_ends_its_request(held: Held) -> None:
     going = engine.stream("a")
     next(going)
     going.close()  # type: ignore[attr-defined]  # a generator
-    Held.gate.set()
+    Held.answering.set()
     engine.close()
     assert engine.load == (0, 0)
 

@@ -70,12 +70,12 @@ def test_what_names_how_it_is_drawn_is_drawn_so() -> None:
 
 
 class Held(Mixture):
-    """Mixture scores that are not answered before `gate` is open."""
+    """Mixture scores that are not answered before `answering` is open."""
 
-    gate = threading.Event()
+    answering = threading.Event()
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
-        assert Held.gate.wait(60)
+        assert Held.answering.wait(60)
         return super().predict(queries)
 
 
@@ -89,7 +89,7 @@ def test_the_engine_says_what_it_has_shed() -> None:
             pass
         futures = [engine.submit("a", seed=k) for k in range(5)]
         asked, urgent = engine.submit("a", policy="fixed @ ddim / trailing / 4"), engine.submit("a", priority=0)
-        Held.gate.set()
+        Held.answering.set()
         assert [future.result().shed for future in futures] == [False] * 3 + [True] * 2
         assert [future.result().calls for future in (first, *futures, asked, urgent)] == [6, 6, 6, 6, 3, 3, 4, 6]
         assert futures[4].result().certificate == "low"

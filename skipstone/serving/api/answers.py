@@ -21,8 +21,8 @@ NO_TOKENS = {
 
 
 def facts(picture: Picture, trace: bool) -> dict[str, Any]:
-    """What is told of a picture, beside the picture."""
-    told: dict[str, Any] = {
+    """What is said of a picture, beside the picture."""
+    details: dict[str, Any] = {
         "seed": picture.request.seed,
         "policy": picture.setting,
         "calls": picture.calls,
@@ -35,12 +35,12 @@ def facts(picture: Picture, trace: bool) -> dict[str, Any]:
         "total_ms": round(1000 * picture.seconds, 1),
     }
     if trace:
-        told["trace"] = json.loads(to_json(picture.run, prompt=picture.request.prompt, **_traced(told)))
-    return told
+        details["trace"] = json.loads(to_json(picture.run, prompt=picture.request.prompt, **_traced(details)))
+    return details
 
 
-def _traced(told: dict[str, Any]) -> dict[str, Any]:
-    return {name: told[name] for name in ("seed", "policy", "full_calls")}
+def _traced(details: dict[str, Any]) -> dict[str, Any]:
+    return {name: details[name] for name in ("seed", "policy", "full_calls")}
 
 
 def answer(body: ImagesBody, pictures: list[tuple[Picture, dict[str, str]]]) -> dict[str, Any]:
