@@ -1,8 +1,8 @@
 """Entry points of optional packages, and install hints for missing ones.
 
 The library never imports them: it finds what they provide by entry points of the groups `skipstone` (modules that
-register policies, solvers, metrics ...), `skipstone.names` (public names), `skipstone.models`, `skipstone.peers` and
-`skipstone.commands`.
+register policies, solvers, metrics ...), `skipstone.names` (public names), `skipstone.models`, `skipstone.peers`,
+`skipstone.commands` and `skipstone.trackers`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ EXTRAS = {
         "prefer": "bench",
         "train": "train",
         "distill": "train",
+        "runs": "track",
     },
+    "tracker": {"mlflow": "track"},
 }
 
 

@@ -1,4 +1,4 @@
-"""What users install: the wheels of all four packages, the library by itself, and the library with the others."""
+"""What users install: the wheels of all five packages, the library by itself, and the library with the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SATELLITES = ("skipstone-pebble", "skipstone-bench", "skipstone-train")
+SATELLITES = ("skipstone-pebble", "skipstone-bench", "skipstone-train", "skipstone-track")
 LARGEST = 1_000_000  # bytes of the library's wheel
 
 ADAPT = """
@@ -24,7 +24,7 @@ pipe.set_progress_bar_config(disable=True)
 with skipstone.adapt(pipe, "interval(every=2)") as adapted:
     pipe("a cat", num_inference_steps=6, generator=torch.Generator().manual_seed(0), output_type="latent")
 print("calls", adapted.last.calls)
-for name in ("skipstone_bench", "skipstone_pebble", "skipstone_train"):
+for name in ("skipstone_bench", "skipstone_pebble", "skipstone_train", "skipstone_track"):
     assert importlib.util.find_spec(name) is None, name
 try:
     skipstone.Pebble
@@ -75,7 +75,7 @@ def alone(wheels: dict[str, Path], others: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def together(wheels: dict[str, Path], others: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """All four packages."""
+    """All five packages."""
     return _installed(list(wheels.values()), tmp_path_factory.mktemp("together")), others
 
 

@@ -13,13 +13,14 @@ from ..errors import MissingPackage, SkipstoneError, TargetMissedError
 from ..satellites import install_hint, list_entry_points
 from . import calibrate, check, compare, doctor, estimate, explain, generate, listing, serve, tune
 from .garbage import rare_collections
+from .tracking import fetch_registered
 
 
 class Commands(TyperGroup):
     """The commands in this order, those of packages last; of one whose package is missing, what to install."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        return super().parse_args(ctx, [_today(word) for word in args])
+        return super().parse_args(ctx, [fetch_registered(_today(word)) for word in args])
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)

@@ -61,6 +61,7 @@ def calibrate(
         Path | None, typer.Option(help="Of full runs and scores. ~/.cache/skipstone by default.", show_default=False)
     ] = None,
     force: options.ForceOption = False,
+    track: options.TrackOption = "",
 ) -> None:
     """Find the fastest setting that keeps a promise of quality.
 
@@ -86,8 +87,10 @@ def calibrate(
     from ..calibration.procedure import Calibration
     from ..evaluation.folder_lock import lock_folder
     from .prompts import check_samples_option
+    from .tracking import log_folder, open_tracker
 
     require_module("matplotlib", "plot")
+    tracker = open_tracker(track)
     with lock_folder(out):
         console = Console(stderr=True)
         _check_writable(out, force)
@@ -98,6 +101,7 @@ def calibrate(
             confidence = _confidence(promise.confidence)
             planned = Calibration.of(subject, prompts, target, confidence, promise.setting or (), asked)
         (policy := _run(planned, caches.folder(cache), console)).save_pretrained(out)
+        log_folder(tracker, out, console, track)
     _show(policy, out)
 
 

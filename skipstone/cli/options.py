@@ -186,6 +186,15 @@ LimitOption: TypeAlias = Annotated[
     int, number(least=0, most=MAX_COUNT, help="Prompts, all categories alike; 0 takes all of them.")
 ]
 ForceOption: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+TrackOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--track",
+        help="Log the results to MLflow: mlflow (MLFLOW_TRACKING_URI, or sqlite:///mlflow.db), or a URI.",
+        metavar="mlflow|URI",
+        show_default=False,
+    ),
+]
 SettingsOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

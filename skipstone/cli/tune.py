@@ -103,6 +103,7 @@ def tune(
     seed: options.SeedOption = 0,
     batch: options.BatchOption = 8,
     force: options.ForceOption = False,
+    track: options.TrackOption = "",
 ) -> None:
     """Find the best times to call a model at, for given numbers of calls.
 
@@ -131,8 +132,10 @@ def tune(
     from ..evaluation.folder_lock import lock_folder
     from ..tuning.report import report_files, write_report
     from .files import check_targets
+    from .tracking import log_folder, open_tracker
 
     require_module("matplotlib", "plot")
+    tracker = open_tracker(track)
     console = Console(stderr=True)
     settings = wanted.settings(seed, batch)
     with lock_folder(out):
@@ -143,6 +146,7 @@ def tune(
         _check_prompts([*tuning, *checked], subject, console)
         search, found = _run(subject, settings, tuning, checked, out, console)
         written = write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
+        log_folder(tracker, out, console, track)
     _show(found, out, written, "prompts" if prompts else SEEDS, bool(checked))
 
 

@@ -137,6 +137,7 @@ def bench(
     measurement: MeasurementOptions,
     output: OutputOptions,
     pipeline: PipelineOptions,
+    track: options.TrackOption = "",
 ) -> None:
     """Measure policies against what has to be beaten, on many prompts.
 
@@ -160,8 +161,12 @@ def bench(
     """
     from rich.console import Console
 
+    from skipstone.cli.tracking import log_folder, open_tracker
+
     from ..report import write_report
     from .resume import resolve_options
+
+    tracker = open_tracker(track)
 
     console = Console(stderr=True)
     # Options are read from the context: a resumed run has those of its first start, unless they are given again.
@@ -173,6 +178,7 @@ def bench(
     _run(planned, output, values, console)
     with show_status(console, "Writing the report ..."):
         written = write_report(output.out)
+    log_folder(tracker, output.out, console, track)
     _show(written)
 
 

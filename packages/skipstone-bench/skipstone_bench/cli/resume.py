@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 if TYPE_CHECKING:
     import typer
 
-PLACES = ("out", "resume")  # always those of the command line: the folder may have been moved
+PLACES = ("out", "resume", "track")  # always those of the command line: the folder may have been moved
 
 
 def resolve_options(context: typer.Context, command: Callable[..., Any], out: Path, resume: bool) -> dict[str, Any]:

@@ -59,7 +59,7 @@ TRACKERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Tracker]] = {
 def check_tracker(name: str) -> None:
     """Raise SpecError for a tracker that there is not."""
     if name in ("mlflow", "wandb"):
-        raise SpecError(f"tracking: {name} is no longer supported. Use tensorboard, or none.")
+        raise SpecError(f"tracking: expected tensorboard or none, got {name}. For MLflow say --track mlflow.")
     if name not in TRACKERS:
         guess = suggest_spelling(name, list(TRACKERS))
         raise SpecError(f"tracking: no tracker is called {name!r}.{guess} Known: {', '.join(TRACKERS)}.")

@@ -150,7 +150,9 @@ class PlaceOptions:
 
 
 @grouped
-def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions) -> None:
+def distill(
+    student: StudentOptions, prompts: PromptOptions, place: PlaceOptions, track: options.TrackOption = ""
+) -> None:
     """Train a student of a model that needs a few steps and no guidance.
 
     The teacher draws the prompts, which is all that the student learns from. By
@@ -177,10 +179,11 @@ def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions
     """
     from rich.console import Console
 
+    from skipstone.cli.tracking import log_folder, open_tracker
     from skipstone.evaluation.folder_lock import lock_folder
     from skipstone.policies.student import StudentCard
 
-    console = Console(stderr=True)
+    console, tracker = Console(stderr=True), open_tracker(track)
     texts = prompts.texts(place.model)
     if place.out.exists() and not place.out.is_dir():
         raise OutputError(f"--out: expected a folder, got a file, {place.out}. Choose another --out.")
@@ -189,6 +192,7 @@ def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions
         card = StudentCard.read(folder)
         typer.echo(f"{folder}: a student of {card.steps} steps; README.md says how diffusers loads it")
         _show(place.model, folder, card, console)
+        log_folder(tracker, folder, console, track)
 
 
 def _train(

@@ -59,6 +59,7 @@ class TrainingOptions:
         str | None,
         typer.Option(help="Submit to a cluster, a job for each seed.", metavar="partition=...,hours=...,cpus=..."),
     ] = None
+    track: options.TrackOption = ""
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,12 @@ def agent(
     if len(trainings) > 1:  # so that --resume knows of those that were never reached
         for one in trainings:
             one.begin(training.resume)
+    if training.slurm is not None and training.track:
+        raise SpecError("--track logs trainings of this machine: leave it out, and type skipstone runs upload DIR after.")
     if training.slurm is not None:
         _submit(trainings, training.slurm, training.resume)
     else:
-        _run_here(trainings, training.resume)
+        _run_here(trainings, training.resume, training.track)
 
 
 @app.command()
@@ -284,11 +287,13 @@ def _resumed(training: TrainingOptions, changes: Sequence[str], folder: Path, se
     return _training(training, settings, folder, saved.seeds[0] if seed is None else seed)
 
 
-def _run_here(trainings: Sequence[Training], resume: bool) -> None:
+def _run_here(trainings: Sequence[Training], resume: bool, track: str) -> None:
     """Train on this machine, one after the other."""
     from rich.console import Console
 
-    console = Console(stderr=True)
+    from skipstone.cli.tracking import log_folder, open_tracker
+
+    console, tracker = Console(stderr=True), open_tracker(track)
     for one in trainings:
         if len(trainings) > 1:
             _print(console, f"Seed {one.seed}, {one.out}")
@@ -297,6 +302,7 @@ def _run_here(trainings: Sequence[Training], resume: bool) -> None:
         _print_result(one.config, done)
         if done.interrupted:
             raise KeyboardInterrupt
+        log_folder(tracker, one.out, console, track)
 
 
 def _submit(trainings: Sequence[Training], slurm: str, resume: bool) -> None:
