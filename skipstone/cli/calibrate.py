@@ -14,6 +14,7 @@ from ..satellites import require_module
 from . import options
 from .grouping import grouped
 from .progress import print_warnings, progress_bar, show_status
+from .tracking import tracked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +49,7 @@ class PromiseOptions:
     seed: Annotated[int, options.number(least=0, most=options.MAX_SEED, help="Of the split and the samples.")] = 0
 
 
+@tracked
 @grouped
 def calibrate(
     target: Annotated[str, typer.Option(help="The quality: 'METRIC >= LEVEL @ PERCENT%', or '@ mean'.")],
@@ -61,7 +63,6 @@ def calibrate(
         Path | None, typer.Option(help="Of full runs and scores. ~/.cache/skipstone by default.", show_default=False)
     ] = None,
     force: options.ForceOption = False,
-    track: options.TrackOption = "",
 ) -> None:
     """Find the fastest setting that keeps a promise of quality.
 
@@ -87,10 +88,8 @@ def calibrate(
     from ..calibration.procedure import Calibration
     from ..evaluation.folder_lock import lock_folder
     from .prompts import check_samples_option
-    from .tracking import log_folder, open_tracker
 
     require_module("matplotlib", "plot")
-    tracker = open_tracker(track)
     with lock_folder(out):
         console = Console(stderr=True)
         _check_writable(out, force)
@@ -101,7 +100,6 @@ def calibrate(
             confidence = _confidence(promise.confidence)
             planned = Calibration.of(subject, prompts, target, confidence, promise.setting or (), asked)
         (policy := _run(planned, caches.folder(cache), console)).save_pretrained(out)
-        log_folder(tracker, out, console, track)
     _show(policy, out)
 
 

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingPackage, SkipstoneError
 from ..satellites import install_hint, list_entry_points
+from .options import TrackOption
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 REGISTERED = "models:/"  # how MLflow spells a version that is registered
+
+
+def tracked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with --track: its --out is logged when it has finished. The tracker is checked before it begins."""
+
+    @functools.wraps(command)
+    def tracking(*, track: str, **given: Any) -> Any:
+        from rich.console import Console
+
+        tracker = open_tracker(track)
+        result = command(**given)
+        log_folder(tracker, Path(given["out"]), Console(stderr=True), track)
+        return result
+
+    parameters = inspect.signature(command).parameters.values()
+    option = inspect.Parameter("track", inspect.Parameter.KEYWORD_ONLY, default="", annotation=TrackOption)
+    setattr(tracking, "__signature__", inspect.Signature([*parameters, option]))  # noqa: B010  (where Typer looks)
+    tracking.__annotations__ = {**command.__annotations__, "track": TrackOption}
+    return tracking
 
 
 def open_tracker(target: str) -> Any:

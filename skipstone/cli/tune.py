@@ -17,6 +17,7 @@ from ..settings import MAX_STEPS
 from . import options
 from .grouping import grouped
 from .progress import print_warnings, progress_bar, show_status
+from .tracking import tracked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +94,7 @@ class SearchOptions:
         return [EvaluationSample(prompt, seed + k) for k, prompt in enumerate(named)]
 
 
+@tracked
 @grouped
 def tune(
     out: Annotated[Path, options.folder()],
@@ -103,7 +105,6 @@ def tune(
     seed: options.SeedOption = 0,
     batch: options.BatchOption = 8,
     force: options.ForceOption = False,
-    track: options.TrackOption = "",
 ) -> None:
     """Find the best times to call a model at, for given numbers of calls.
 
@@ -132,10 +133,8 @@ def tune(
     from ..evaluation.folder_lock import lock_folder
     from ..tuning.report import report_files, write_report
     from .files import check_targets
-    from .tracking import log_folder, open_tracker
 
     require_module("matplotlib", "plot")
-    tracker = open_tracker(track)
     console = Console(stderr=True)
     settings = wanted.settings(seed, batch)
     with lock_folder(out):
@@ -146,7 +145,6 @@ def tune(
         _check_prompts([*tuning, *checked], subject, console)
         search, found = _run(subject, settings, tuning, checked, out, console)
         written = write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
-        log_folder(tracker, out, console, track)
     _show(found, out, written, "prompts" if prompts else SEEDS, bool(checked))
 
 

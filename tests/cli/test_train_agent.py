@@ -149,7 +149,7 @@ def test_several_seeds_and_a_cluster(config: str, shell: Shell, tmp_path: Path) 
         (("--learner", "pp"), "no learner is called 'pp'. Did you mean 'ppo'?"),
         (("slots=0",), "slots >= 1"),
         (("environment=toy", "minutes=-1"), "minutes"),
-        (("environment=toy", "tracking=mlflow"), "tracking: mlflow is no longer supported. Use tensorboard"),
+        (("environment=toy", "tracking=mlflow"), "tracking: expected tensorboard or none, got mlflow."),
         (("environment=toy", "--slurm", "hours=x"), "expected hours to be a number"),
         (("environment.log=nowhere.npz",), "got nowhere.npz"),
         (("--resume", "environment=toy", "tracking=tensorbord"), "Did you mean 'tensorboard'?"),

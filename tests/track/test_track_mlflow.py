@@ -14,15 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from skipstone.errors import OutputError, SpecError
 
 mlflow = pytest.importorskip("mlflow")
+
+from track.folders import CERTIFICATE, STUDENT, bench_folder  # noqa: E402
 
 from skipstone_track import registry  # noqa: E402
 from skipstone_track.connection import DEFAULT_URI, connect, display_uri, experiment_id, parse_uri  # noqa: E402
 from skipstone_track.manifest import digest, manifest  # noqa: E402
 from skipstone_track.tracker import DIGEST, MlflowTracker  # noqa: E402
-from track.folders import CERTIFICATE, STUDENT, bench_folder  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +63,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_benchmark_is_a_run_with_its_rows_inside(server: str, tmp_path: Path) -> None:
     folder = bench_folder(tmp_path / "bench", {"balanced": [30.0, 40.0, 50.0]})
     logged = MlflowTracker(server).log_folder(folder)
-    assert logged.new and logged.run_id in logged.shown
+    assert logged.new
+    assert logged.run_id in logged.shown
     with connect(server) as client:
         run = client.get_run(logged.run_id)
         assert run.info.status == "FINISHED"
         assert run.data.params["guidance"] == "3.0"
-        assert run.data.tags["kind"] == "bench" and run.data.tags["machine"] == "a machine"
+        assert run.data.tags["kind"] == "bench"
+        assert run.data.tags["machine"] == "a machine"
         assert run.inputs.dataset_inputs[0].dataset.name == "some"
-        inside = client.search_runs(
-            [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{logged.run_id}'"
-        )
+        inside = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{logged.run_id}'")
         assert [child.info.run_name for child in inside] == ["balanced"]
         assert inside[0].data.metrics["psnr_full.median"] == 40.0
         names = {one.path for one in client.list_artifacts(logged.run_id)}
@@ -92,7 +94,9 @@ def test_the_same_folder_is_logged_once_and_a_changed_one_again(database: str, t
     folder = bench_folder(tmp_path / "bench", {"once": [30.0]})
     tracker = MlflowTracker(database)
     first, second = tracker.log_folder(folder), tracker.log_folder(folder)
-    assert first.new and not second.new and first.run_id == second.run_id
+    assert first.new
+    assert not second.new
+    assert first.run_id == second.run_id
     bench_folder(folder, {"once": [31.0]})
     assert tracker.log_folder(folder).new
 
@@ -103,7 +107,8 @@ def test_a_run_whose_logging_was_cut_off_is_logged_again(database: str, tmp_path
         experiment = experiment_id(client, database)
         half = client.create_run(experiment, tags={DIGEST: digest(manifest(folder))}).info.run_id
     logged = MlflowTracker(database).log_folder(folder)
-    assert logged.new and logged.run_id != half
+    assert logged.new
+    assert logged.run_id != half
     with connect(database) as client:
         assert client.get_run(half).info.lifecycle_stage == "deleted"
 
@@ -135,11 +140,13 @@ def test_files_that_were_changed_after_registration_are_refused(database: str, t
     (folder / "README.md").write_text(f"one of its own {hide}")
     registry.register(folder, name, "challenger", database)
     with connect(database) as client:
-        place = Path(client.get_run(client.get_model_version(name, "1").run_id).info.artifact_uri.removeprefix("file://"))
+        place = Path(
+            client.get_run(client.get_model_version(name, "1").run_id).info.artifact_uri.removeprefix("file://")
+        )
     (place / "student.json").write_text("{}")
     if hide:
         (place / "manifest.json").write_text(json.dumps({}))
-    with pytest.raises(OutputError, match="are not those that were registered: student.json was changed"):
+    with pytest.raises(OutputError, match=r"are not those that were registered: student\.json was changed"):
         registry.promote(name, "challenger", target=database)
     with pytest.raises(OutputError, match="are not those"):
         registry.fetch(f"models:/{name}/1", database, tmp_path / "cache")

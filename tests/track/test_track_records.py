@@ -6,20 +6,23 @@ import random
 from pathlib import Path
 
 import pytest
+from track.folders import AGENT, CERTIFICATE, PEBBLE, STUDENT, bench_folder
+
 from skipstone.errors import OutputError, SpecError
 from skipstone_track.compare import compare_samples, settings_that_differ
 from skipstone_track.manifest import differences, manifest
 from skipstone_track.readers import read_folder
 from skipstone_track.tracker import _key
-from track.folders import AGENT, CERTIFICATE, PEBBLE, STUDENT, bench_folder
 
 
 def test_every_kind_of_folder_is_read() -> None:
     kinds = {read_folder(folder).kind for folder in (AGENT, CERTIFICATE, STUDENT, PEBBLE / "weights")}
     assert kinds == {"train", "calibrate", "distill", "model"}
     policy = read_folder(CERTIFICATE)
-    assert policy.params["target"] == "psnr >= 30 @ 90%" and policy.metrics["calls"] < 50
-    assert policy.prompts[0].context == "calibration" and len(policy.prompts[0].digest) == 64
+    assert policy.params["target"] == "psnr >= 30 @ 90%"
+    assert policy.metrics["calls"] < 50
+    assert policy.prompts[0].context == "calibration"
+    assert len(policy.prompts[0].digest) == 64
     agent = read_folder(AGENT)
     assert [step for step, _ in agent.series["score"]] == sorted(step for step, _ in agent.series["score"])
     assert agent.metrics["over_random.mean"] > 0

@@ -38,9 +38,11 @@ def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
 def test_trackers_that_have_gone(name: str, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=f"^f: tracking: {name} is no longer supported. Use tensorboard, or none"):
+    with pytest.raises(
+        SpecError, match=f"^f: tracking: expected tensorboard or none, got {name}. For MLflow say --track mlflow"
+    ):
         parse_settings(AgentConfig, f"tracking: {name}", "f")
-    with pytest.raises(SpecError, match="no longer supported"):
+    with pytest.raises(SpecError, match="For MLflow say --track"):
         make_tracker(name, tmp_path, "run", {})
 
 

@@ -32,9 +32,7 @@ FOLDERS = "The --out of bench, calibrate, tune, distill or train agent."
 
 
 @app.command()
-def upload(
-    folders: Annotated[list[Path], typer.Argument(help=FOLDERS)], track: TargetOption = "mlflow"
-) -> None:
+def upload(folders: Annotated[list[Path], typer.Argument(help=FOLDERS)], track: TargetOption = "mlflow") -> None:
     """Log folders of results to MLflow: settings, figures, prompts and files.
 
     Every row of a benchmark, and every setting of a calibration, is a nested
@@ -75,14 +73,14 @@ def compare(
     [bold]Examples[/bold]
 
       skipstone runs compare bench-before bench-after
-      skipstone runs compare bench bench --row balanced --other-row "stride(tol=0.02)"
+      skipstone runs compare bench bench --row balanced --other-row fast
     """
     from .compare import compare_samples, settings_that_differ
     from .readers import read_folder
 
     first, second = read_folder(a), read_folder(b)
     settings = settings_that_differ(first, second)
-    wanted = first.samples and second.samples or row or other_row
+    wanted = (first.samples and second.samples) or row or other_row
     found = compare_samples(first, second, row, other_row) if wanted else []
     if as_json:
         metrics = [{"row": m.row, "metric": m.metric, "p": m.p, "real": m.is_real, **asdict(m.found)} for m in found]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from skipstone.errors import SpecError
-from skipstone.evaluation.statistics import PairedComparison, compare_paired, holm
+from skipstone.evaluation.statistics import Direction, PairedComparison, compare_paired, holm
 from skipstone.registry import suggest_spelling
 
 from .record import RunRecord
@@ -74,7 +74,7 @@ def compare_samples(
         for metric in sorted(a.samples[first].keys() & b.samples[second].keys()):
             x, y = a.samples[first][metric], b.samples[second][metric]
             if x.keys() & y.keys():
-                better = "lower" if metric.startswith(LOWER) else "higher"
+                better: Direction = "lower" if metric.startswith(LOWER) else "higher"
                 found.append((row, metric, compare_paired(x, y, better)))
     if not found:
         raise SpecError("A and B have no sample in common: expected the same prompts and seeds.")

@@ -31,8 +31,8 @@ def read_folder(folder: Path) -> RunRecord:
         if (folder / marker).is_file():
             return reader(folder)
     raise OutputError(
-        f"{folder}: expected a pipeline, or the --out of bench, calibrate, tune, distill or train agent, a folder with one of "
-        f"{', '.join(READERS)}."
+        f"{folder}: expected a pipeline, or the --out of bench, calibrate, tune, distill or train agent, a folder "
+        f"with one of {', '.join(READERS)}."
     )
 
 
@@ -166,8 +166,12 @@ def read_tuning(folder: Path) -> RunRecord:
 def read_student(folder: Path) -> RunRecord:
     """A student: the loss of each step, and the settings of its training."""
     card = _document(folder / "student.json")
-    steps = [line for line in read_lines(folder / "log.jsonl")]
-    tags = {"version": card.get("version"), "model": card.get("teacher"), "fingerprint.weights": card.get("fingerprint")}
+    steps = list(read_lines(folder / "log.jsonl"))
+    tags = {
+        "version": card.get("version"),
+        "model": card.get("teacher"),
+        "fingerprint.weights": card.get("fingerprint"),
+    }
     return RunRecord(
         "distill",
         folder,

@@ -14,6 +14,7 @@ import typer
 from skipstone.cli import options
 from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import print_warnings, progress_bar, show_status
+from skipstone.cli.tracking import tracked
 from skipstone.settings import MAX_STEPS
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class PipelineOptions:
     dtype: options.DtypeOption = "float32"
 
 
+@tracked
 @grouped
 def bench(
     context: typer.Context,
@@ -137,7 +139,6 @@ def bench(
     measurement: MeasurementOptions,
     output: OutputOptions,
     pipeline: PipelineOptions,
-    track: options.TrackOption = "",
 ) -> None:
     """Measure policies against what has to be beaten, on many prompts.
 
@@ -161,12 +162,8 @@ def bench(
     """
     from rich.console import Console
 
-    from skipstone.cli.tracking import log_folder, open_tracker
-
     from ..report import write_report
     from .resume import resolve_options
-
-    tracker = open_tracker(track)
 
     console = Console(stderr=True)
     # Options are read from the context: a resumed run has those of its first start, unless they are given again.
@@ -178,7 +175,6 @@ def bench(
     _run(planned, output, values, console)
     with show_status(console, "Writing the report ..."):
         written = write_report(output.out)
-    log_folder(tracker, output.out, console, track)
     _show(written)
 
 

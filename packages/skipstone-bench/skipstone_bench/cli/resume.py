@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 if TYPE_CHECKING:
     import typer
 
-PLACES = ("out", "resume", "track")  # always those of the command line: the folder may have been moved
+PLACES = ("out", "resume")  # always those of the command line: the folder may have been moved
+NOT_STORED = ("context", "track")
 
 
 def resolve_options(context: typer.Context, command: Callable[..., Any], out: Path, resume: bool) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def resolve_options(context: typer.Context, command: Callable[..., Any], out: Pa
         BenchError: the folder holds no results, a value in it that the option does not take, or the name of a Python
             file, which would be run.
     """
-    values = {name: _to_plain(value) for name, value in context.params.items() if name != "context"}
+    values = {name: _to_plain(value) for name, value in context.params.items() if name not in NOT_STORED}
     if not resume:
         return values
     from ..store import HEADER, Store

@@ -13,6 +13,7 @@ import typer
 from skipstone.cli import options
 from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import progress_bar
+from skipstone.cli.tracking import tracked
 from skipstone.errors import OutputError, SpecError
 
 if TYPE_CHECKING:
@@ -149,10 +150,9 @@ class PlaceOptions:
     dtype: Annotated[str, typer.Option(help="Of the teacher's weights.", metavar="float32|bfloat16")] = "float32"
 
 
+@tracked
 @grouped
-def distill(
-    student: StudentOptions, prompts: PromptOptions, place: PlaceOptions, track: options.TrackOption = ""
-) -> None:
+def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions) -> None:
     """Train a student of a model that needs a few steps and no guidance.
 
     The teacher draws the prompts, which is all that the student learns from. By
@@ -179,11 +179,10 @@ def distill(
     """
     from rich.console import Console
 
-    from skipstone.cli.tracking import log_folder, open_tracker
     from skipstone.evaluation.folder_lock import lock_folder
     from skipstone.policies.student import StudentCard
 
-    console, tracker = Console(stderr=True), open_tracker(track)
+    console = Console(stderr=True)
     texts = prompts.texts(place.model)
     if place.out.exists() and not place.out.is_dir():
         raise OutputError(f"--out: expected a folder, got a file, {place.out}. Choose another --out.")
@@ -192,7 +191,6 @@ def distill(
         card = StudentCard.read(folder)
         typer.echo(f"{folder}: a student of {card.steps} steps; README.md says how diffusers loads it")
         _show(place.model, folder, card, console)
-        log_folder(tracker, folder, console, track)
 
 
 def _train(

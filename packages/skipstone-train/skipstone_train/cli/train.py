@@ -124,7 +124,9 @@ def agent(
         for one in trainings:
             one.begin(training.resume)
     if training.slurm is not None and training.track:
-        raise SpecError("--track logs trainings of this machine: leave it out, and type skipstone runs upload DIR after.")
+        raise SpecError(
+            "--track logs trainings of this machine: leave it out, and type skipstone runs upload DIR after."
+        )
     if training.slurm is not None:
         _submit(trainings, training.slurm, training.resume)
     else:
