@@ -38,7 +38,8 @@ NOW = "about this start of the command only"
 VALUES: dict[str, dict[str, Any]] = {  # what is typed: another value than the default of every option
     "bench": {
         "model": "m", "prompts": "p.list", "tuning": "t.csv", "prompt_format": "txt", "limit": 3,
-        "category": ["a", "b"], "tuned": 2, "policies": ["fixed", "stride"], "peers": ["none"], "metrics": ["ssim"],
+        "category": ["a", "b"], "tuned": 2, "allow_seen": True,
+        "policies": ["fixed", "stride"], "peers": ["none"], "metrics": ["ssim"],
         "seeds": 2, "seed": 5, "budget": [3, 4], "steps": 7, "solver": "ddim", "grid": "trailing", "guidance": 2.5,
         "reference": "fixed @ ddim", "converged": ["a", "b"], "batch": 3, "timed": 2, "repeats": 1, "searched": 1,
         "oracle": 1, "settings": ["height=64"], "device": "cpu", "dtype": "float16",

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from skipstone import __version__
-from skipstone.errors import MetricError, SpecError
+from skipstone.engine.contracts import Policy
+from skipstone.errors import BenchError, MetricError, SpecError
 from skipstone.evaluation.columns import Column, Sampler, check_names_apart, expand_specs, parse_column
 from skipstone.evaluation.fingerprint import describe_machine, fingerprint
 from skipstone.evaluation.folder_lock import lock_folder
@@ -19,6 +20,7 @@ from skipstone.evaluation.prompts import Prompt, describe_prompts, load_prompts
 from skipstone.evaluation.references import EvaluationSample, References, converged_columns
 from skipstone.evaluation.subject import Subject, resolve_sampler
 from skipstone.metrics import Metric, SetMetric, metrics_available
+from skipstone.policies.seen_prompts import digest_prompt, seen_prompts
 from skipstone.registry import find_class
 
 from .baselines import DEFAULT_POLICIES, Baselines, make_peer_rows, make_policy_row
@@ -46,6 +48,7 @@ class PromptSettings:
         categories: Those to use; None uses all.
         seeds: Samples of each prompt, >= 1.
         seed: The first one.
+        allow_seen: Test on prompts that a row was calibrated on or learnt from, too.
     """
 
     prompts: str
@@ -56,6 +59,7 @@ class PromptSettings:
     categories: Sequence[str] | None = None
     seeds: int = 1
     seed: int = 0
+    allow_seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,8 @@ class Benchmark:
         tuned = [EvaluationSample(prompt, TUNING_SEED + k) for k, prompt in enumerate(tuning)]
         metrics = _make_metrics(subject, settings.measurement.metrics)
         rows = _make_rows(settings.rows, sampler)
+        if not prompts.allow_seen:
+            _check_unseen(rows, test)
         return cls(subject, settings, sampler, full, eval_samples, tuned, rows, *metrics, about)
 
     def run(
@@ -304,6 +310,18 @@ def _make_rows(settings: RowSettings, sampler: Sampler) -> list[BenchRow]:
     check_names_apart(columns)
     rows = [make_policy_row(column) for column in columns]
     return rows + ([] if list(settings.peers) == [NONE] else make_peer_rows(sampler, settings.peers))
+
+
+def _check_unseen(rows: Sequence[BenchRow], test: Sequence[Prompt]) -> None:
+    """Raise BenchError where a row was calibrated on prompts of the test, or learnt from them."""
+    sums = {digest_prompt(prompt.text): prompt.text for prompt in test}
+    for row in rows:
+        policy = row.column.policy
+        if isinstance(policy, Policy) and (seen := sums.keys() & seen_prompts(policy)):
+            raise BenchError(
+                f"{row.column.label} was made with {len(seen)} of the {len(test)} prompts, such as "
+                f"{sums[min(seen)]!r}: its figures would be too good. Take other --prompts, or say --allow-seen."
+            )
 
 
 def _make_metrics(

@@ -38,6 +38,9 @@ class PromptOptions:
     limit: options.LimitOption = 32
     category: Annotated[list[str] | None, typer.Option(help="Keep only these. Repeat it.")] = None
     tuned: Annotated[int, options.number(least=1, most=options.MAX_COUNT, help="Prompts to tune on.")] = 8
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Test rows on prompts that they were made with, too.")
+    ] = False
 
 
 @dataclass(frozen=True)

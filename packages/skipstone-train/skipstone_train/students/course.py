@@ -67,7 +67,8 @@ class Course:
         if best is None:
             raise self._missed(points)
         network.assign(best[1])
-        export_student(self.folder, self.stages[0].teacher, network, best[0])
+        first = self.stages[0]
+        export_student(self.folder, first.teacher, network, best[0], first.drawings.prompts)
 
     def _train(self, number: int) -> StudentCard:
         """Train a stage, and write its student where it is not the only one; the network has its weights."""
@@ -80,7 +81,8 @@ class Course:
         stage.network.assign(loop.average)
         card = self._card(stage, loop)
         if len(self.stages) > 1:
-            export_student(self.folder / f"steps-{stage.steps}", stage.teacher, stage.network, card)
+            folder = self.folder / f"steps-{stage.steps}"
+            export_student(folder, stage.teacher, stage.network, card, stage.drawings.prompts)
         return card
 
     def _references(self) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from skipstone.cli.files import write_atomically
+from skipstone.policies.seen_prompts import SEEN_FILE, write_seen
 from skipstone.policies.student import CARD, StudentCard
 
 from .network import ADAPTER, StudentNetwork
@@ -36,6 +37,7 @@ def export_student(
     teacher: Teacher,
     network: StudentNetwork,
     card: StudentCard,
+    prompts: Sequence[str] = (),
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a student's folder; its weights are rounded to `dtype`, in memory too, so that both are the same student.
@@ -45,6 +47,7 @@ def export_student(
         teacher: Its pipeline.
         network: Of the student.
         card: What `student.json` says.
+        prompts: That it learnt from; their sums are written, so that a benchmark can tell.
         dtype: Of the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,8 @@ def export_student(
     scheduler.save_pretrained(folder / "scheduler")
     text = json.dumps(asdict(card), indent=1) + "\n"
     readme = _readme(folder, teacher, card, type(scheduler).__name__)
-    write_atomically({folder / CARD: text.encode(), folder / "README.md": readme.encode()})
+    seen = {folder / SEEN_FILE: write_seen(prompts)} if prompts else {}
+    write_atomically({folder / CARD: text.encode(), folder / "README.md": readme.encode(), **seen})
 
 
 def build_student_scheduler(teacher: Teacher, card: StudentCard) -> Any:
