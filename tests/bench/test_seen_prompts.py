@@ -42,6 +42,6 @@ def test_seen_prompts_are_refused_and_others_are_not(tmp_path: Path) -> None:
     assert planned("pebble-tuning", allow_seen=True).rows
     one = tmp_path / "prompts.txt"
     one.write_text(f"a cat on a red background\n{CALIBRATED[0]}\na dog on a red background\n")
-    with pytest.raises(BenchError, match="was made with 1 of the 3 prompts"):
+    with pytest.raises(BenchError, match=r"was made with 1 of the \d prompts"):
         planned(one, limit=None)
     assert planned("pebble").rows
