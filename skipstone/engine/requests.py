@@ -48,6 +48,8 @@ class Estimate:
 
     `x0` is the currency of solvers. `output`, of the kind `prediction`, is what the network returned,
     so that a forecast of that kind works on untouched values; without it, other predictions are made from `x0`.
+    `memo` saves work where a step is taken again. What is found there may be of other arrays, and is checked: a copy
+    with another `x0` has the same memo.
     """
 
     x0: Any
@@ -55,6 +57,7 @@ class Estimate:
     output: Any = None
     prediction: PredictionType = "x0"
     features: Mapping[str, Any] = field(default_factory=dict)  # outputs of the wanted sites it computed
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # what solvers have made of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from .extrapolate import lagrange_weights
 
@@ -44,26 +44,59 @@ def _table() -> Any:
     return np.cumsum(np.cumsum(steps[::-1, ::-1], 0), 1)[::-1, ::-1].copy()
 
 
-def _covariance(a: Any, b: Any) -> Any:
-    """Covariance of D at levels a (n,) and b (m,), by linear interpolation in the table: (n, m)."""
+class _Place(NamedTuple):
+    """Where a level lies in the table: after entry `index`, by a share of the way to the next."""
+
+    index: int
+    share: float
+
+
+def _place(level: float) -> _Place:
+    at = min(max((LOUDEST - level) / SPACING, 0.0), len(_table()) - 1.001)
+    return _Place(int(at), at - int(at))
+
+
+@lru_cache(maxsize=256)
+def _table_rows(nodes: tuple[float, ...]) -> Any:
+    """Covariances of D at the nodes with D at the levels of the table, by linear interpolation: (n, levels)."""
     import numpy as np
 
-    table = _table()
+    table, places = _table(), [_place(level) for level in nodes]
+    return np.array([table[i] * (1.0 - f) + table[i + 1] * f for i, f in places])
 
-    def place(levels: Any) -> tuple[Any, Any]:
-        at = np.clip((LOUDEST - np.asarray(levels)) / SPACING, 0.0, len(table) - 1.001)
-        return at.astype(int), at - at.astype(int)
 
-    (i, f), (j, g) = place(a), place(b)
-    rows = table[i] * (1.0 - f)[:, None] + table[i + 1] * f[:, None]
+def _covariance(nodes: tuple[float, ...], levels: Any) -> Any:
+    """Covariance of D at the nodes (n,) and at levels (m,), by linear interpolation in the table: (n, m)."""
+    import numpy as np
+
+    rows = _table_rows(nodes)
+    at = ((LOUDEST - np.asarray(levels)) / SPACING).clip(0.0, rows.shape[1] - 1.001)
+    j = at.astype(int)
+    g = at - j
     return rows[:, j] * (1.0 - g) + rows[:, j + 1] * g
+
+
+def _covariance_of_two(a: _Place, b: _Place) -> float:
+    """One entry of `_covariance`, with the same bits."""
+    table, (i, f), (j, g) = _table_view(), a, b
+    left = table[i, j] * (1.0 - f) + table[i + 1, j] * f
+    right = table[i, j + 1] * (1.0 - f) + table[i + 1, j + 1] * f
+    return float(left * (1.0 - g) + right * g)
+
+
+@functools.cache
+def _table_view() -> Any:
+    """The table for single entries, which numpy gives slowly."""
+    return memoryview(_table())
 
 
 @lru_cache(maxsize=65536)
 def expected_change(start: float, end: float) -> float:
     """Standard deviation of D(end) - D(start), over that of the data."""
-    c = _covariance([start, end], [start, end])
-    return math.sqrt(max(1e-12, c[0, 0] + c[1, 1] - 2.0 * c[0, 1]))
+    a, b = _place(start), _place(end)
+    return math.sqrt(
+        max(1e-12, _covariance_of_two(a, a) + _covariance_of_two(b, b) - 2.0 * _covariance_of_two(a, b))
+    )
 
 
 @functools.cache
@@ -81,6 +114,7 @@ def _mean_covariance(nodes: tuple[float, ...], start: float, end: float) -> Any:
     return _covariance(nodes, levels) @ shares
 
 
+@lru_cache(maxsize=256)
 def _step_quadrature(start: float, end: float) -> tuple[Any, Any]:
     """Levels of a step and their shares of its mean, which sum to 1."""
     import numpy as np
@@ -111,15 +145,24 @@ def kriging_weights(nodes: tuple[float, ...], start: float, end: float) -> tuple
     count = len(nodes)
     if count == 0:
         raise ValueError("kriging_weights: expected at least one node, got none.")
-    system = np.zeros((count + 1, count + 1))
-    system[:count, :count] = _covariance(nodes, nodes) + JITTER * np.eye(count)
-    system[count, :count] = system[:count, count] = 1.0  # the mean is unknown: weights sum to 1
     right = np.append(_mean_covariance(nodes, start, end), 1.0)
-    kriged = np.linalg.solve(system, right)[:count]
+    kriged = np.linalg.solve(_kriging_system(nodes), right)[:count]
     if count == 1 or end <= QUIETEST:  # a parabola in log(sigma / alpha) does not end
         return tuple(kriged.tolist())
     close = 1.0 / (1.0 + ((nodes[0] - nodes[-1]) / (count - 1) / SHORT) ** 8)
     return tuple((kriged + (_parabola_weights(nodes, start, end) - kriged) * close).tolist())
+
+
+@lru_cache(maxsize=256)
+def _kriging_system(nodes: tuple[float, ...]) -> Any:
+    """The matrix of the equations for the weights and the multiplier that makes them sum to 1."""
+    import numpy as np
+
+    count = len(nodes)
+    system = np.zeros((count + 1, count + 1))
+    system[:count, :count] = _covariance(nodes, nodes) + JITTER * np.eye(count)
+    system[count, :count] = system[:count, count] = 1.0  # the mean is unknown: weights sum to 1
+    return system
 
 
 def _parabola_weights(nodes: tuple[float, ...], start: float, end: float) -> Any:
@@ -128,5 +171,9 @@ def _parabola_weights(nodes: tuple[float, ...], start: float, end: float) -> Any
 
     last = nodes[-3:]
     levels, shares = _step_quadrature(start, end)
-    weights = shares @ np.array([lagrange_weights(last, level) for level in levels.tolist()])
-    return np.append(np.zeros(len(nodes) - len(last)), weights)
+    basis = np.empty((len(levels), len(last)))
+    for j, weights in enumerate(lagrange_weights(last, levels)):
+        basis[:, j] = weights
+    weights = np.zeros(len(nodes))
+    weights[len(nodes) - len(last) :] = shares @ basis
+    return weights
