@@ -151,7 +151,7 @@ def flow(
         times, nodes = (run.t, plan.t_next), (timeline.real, timeline.nodes, made.fresh)
         context = StepContext(schedule, start, *times, made.step, *nodes, problem.feature_extractors)
         measured = yield from _measure(signals, context, _known_signals(run, made, rejected))
-        run = replace(run, pending=Attempt(run.t, plan.t_next, made.plan, made.cost, measured))
+        run = _advance_run(run, run.t, run.past, Attempt(run.t, plan.t_next, made.plan, made.cost, measured))
 
 
 def _make_step(
@@ -178,7 +178,12 @@ def _settle(run: Run, pending: Attempt, accept: bool) -> Run:
     """The run once its pending attempt has been accepted or rejected."""
     t = pending.t_next if accept else run.t
     settled = Attempt(pending.t, pending.t_next, pending.plan, pending.cost, pending.signals, accept)
-    return replace(run, t=t, past=(*run.past, settled), pending=None)
+    return _advance_run(run, t, (*run.past, settled), None)
+
+
+def _advance_run(run: Run, t: float, past: tuple[Attempt, ...], pending: Attempt | None) -> Run:
+    """The run a decision later; `dataclasses.replace` takes three times as long."""
+    return Run(t, run.t_end, run.grid, run.clocks, run.stages, run.branches, past, pending, run.prompt)
 
 
 def _check(plan: Plan, run: Run, solver: Solver) -> None:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from ..numerics.array import host_view, mean_abs, rms, rms_each, upcast, weighted_sum
+from ..numerics.array import mean_abs, rms, rms_each, upcast, weighted_sum
 from ..numerics.extrapolate import lagrange_weights
 from ..numerics.parametrize import PREDICTION_TYPES, to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import first_doc_line, register
 from ..settings import Ranges, check_settings
 from .contracts import Clock, Forecast, ForecastClock, PredictionType
-from .requests import Estimate, FeatureExtractor, Node, Step, get_prediction
+from .requests import Estimate, FeatureExtractor, Node, Step, get_prediction, view_clean, view_prediction
 from .sada_slopes import extrapolate_latent, repeated_calls, slopes
 
 # What a forecast of each order is made of; of higher orders it is a curve as well.
@@ -176,7 +176,7 @@ class PredictionChange(NormSignal):
         earlier = [n for n in context.nodes if n.t > context.t]
         if not real or not earlier:
             return None
-        now, before = host_view(real[0].estimate.x0), host_view(earlier[-1].estimate.x0)
+        now, before = (view_clean(n) for n in (real[0], earlier[-1]))
         return Norms((now - before, now), lambda change, size: change / (size + 1e-12))
 
 
@@ -197,7 +197,7 @@ class NetworkOutput(NormSignal):
         if node is None or node.estimate.output is None:
             return None
         number = float(PREDICTION_TYPES.index(node.estimate.prediction))
-        return Norms((host_view(node.estimate.output),), lambda size: 0.0 * size + number)
+        return Norms((view_prediction(node, node.estimate.prediction, context.schedule),), lambda size: 0.0 * size + number)
 
 
 @register("signal")
@@ -252,9 +252,9 @@ class Disagreement(NormSignal):
             return None
         node, schedule = real[0], context.schedule
         recent = context.nodes[-(self.order + 2) :]  # as of `forecast`
-        points = [(n.t, host_view(get_prediction(n, self.of, schedule))) for n in recent]
+        points = [(n.t, view_prediction(n, self.of, schedule)) for n in recent]
         guess = extrapolate(points, self.order, self.clock, schedule, node.t)
-        return Norms((guess - host_view(get_prediction(node, self.of, schedule)),), lambda miss: miss)
+        return Norms((guess - view_prediction(node, self.of, schedule),), lambda miss: miss)
 
 
 @register("signal")
