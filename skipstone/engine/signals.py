@@ -197,7 +197,9 @@ class NetworkOutput(NormSignal):
         if node is None or node.estimate.output is None:
             return None
         number = float(PREDICTION_TYPES.index(node.estimate.prediction))
-        return Norms((view_prediction(node, node.estimate.prediction, context.schedule),), lambda size: 0.0 * size + number)
+        return Norms(
+            (view_prediction(node, node.estimate.prediction, context.schedule),), lambda size: 0.0 * size + number
+        )
 
 
 @register("signal")

@@ -94,9 +94,7 @@ def _table_view() -> Any:
 def expected_change(start: float, end: float) -> float:
     """Standard deviation of D(end) - D(start), over that of the data."""
     a, b = _place(start), _place(end)
-    return math.sqrt(
-        max(1e-12, _covariance_of_two(a, a) + _covariance_of_two(b, b) - 2.0 * _covariance_of_two(a, b))
-    )
+    return math.sqrt(max(1e-12, _covariance_of_two(a, a) + _covariance_of_two(b, b) - 2.0 * _covariance_of_two(a, b)))
 
 
 @functools.cache

@@ -24,7 +24,11 @@ def test_classes_come_before_deadlines_and_deadlines_before_arrival() -> None:
 
 
 def test_of_those_without_a_deadline_the_one_that_is_done_first_goes_first() -> None:
-    waiting = {1: Turn(Rank(1, math.inf, 1), 0, 9.0), 2: Turn(Rank(1, math.inf, 2), 0, 3.0), 3: Turn(Rank(1, 5.0, 3), 0, 50.0)}
+    waiting = {
+        1: Turn(Rank(1, math.inf, 1), 0, 9.0),
+        2: Turn(Rank(1, math.inf, 2), 0, 3.0),
+        3: Turn(Rank(1, 5.0, 3), 0, 50.0),
+    }
     assert in_order(waiting, 0, 10) == [3, 2, 1]
     assert in_order(waiting, 10, 10) == [3, 1, 2]  # all are overdue
 
