@@ -45,9 +45,9 @@ def _table() -> Any:
 
 
 class _Place(NamedTuple):
-    """Where a level lies in the table: after entry `index`, by a share of the way to the next."""
+    """Where a level lies in the table: after entry `below`, by a share of the way to the next."""
 
-    index: int
+    below: int
     share: float
 
 
@@ -170,8 +170,8 @@ def _parabola_weights(nodes: tuple[float, ...], start: float, end: float) -> Any
     last = nodes[-3:]
     levels, shares = _step_quadrature(start, end)
     basis = np.empty((len(levels), len(last)))
-    for j, weights in enumerate(lagrange_weights(last, levels)):
-        basis[:, j] = weights
+    for j, values in enumerate(lagrange_weights(last, levels)):
+        basis[:, j] = values
     weights = np.zeros(len(nodes))
     weights[len(nodes) - len(last) :] = shares @ basis
     return weights
