@@ -66,9 +66,11 @@ def import_seconds() -> float:
 if __name__ == "__main__":
     print("# Overhead of the engine\n")
     print(
-        f"CPU milliseconds per sample and step, or attempt at one (median of {REPEATS} runs on {STEPS} steps, a backbone that"
+        f"CPU milliseconds per sample and step, or attempt at one (median of {REPEATS} runs on {STEPS} steps, a backbone"
     )
-    print(f"answers at once), torch {torch.__version__} on {os.cpu_count()} CPU cores, {torch.get_num_threads()} thread.")
+    print(
+        f"that answers at once), torch {torch.__version__} on {os.cpu_count()} CPU cores, {torch.get_num_threads()} thread."
+    )
     print("Made by `python benchmarks/overhead.py`.\n")
     print("| policy, solver | latent | batch 1 | batch 8 |\n|---|---|---|---|")
     for policy, solver in POLICIES:
