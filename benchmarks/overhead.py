@@ -65,12 +65,9 @@ def import_seconds() -> float:
 
 if __name__ == "__main__":
     print("# Overhead of the engine\n")
-    print(
-        f"CPU milliseconds per sample and step, or attempt at one (median of {REPEATS} runs on {STEPS} steps, a backbone"
-    )
-    print(
-        f"that answers at once), torch {torch.__version__} on {os.cpu_count()} CPU cores, {torch.get_num_threads()} thread."
-    )
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    print(f"CPU milliseconds per sample and step, or attempt at one (median of {REPEATS} runs on {STEPS} steps, a")
+    print(f"backbone that answers at once), torch {torch.__version__} on {cores} CPU cores, {threads} thread.")
     print("Made by `python benchmarks/overhead.py`.\n")
     print("| policy, solver | latent | batch 1 | batch 8 |\n|---|---|---|---|")
     for policy, solver in POLICIES:

@@ -1,7 +1,7 @@
 """Certify fixed samplers for the targets of Pebble's own certificates: python benchmarks/rivals.py
 
-Writes `benchmarks/rivals/QUALITY`, which `benchmarks/serving.py` reads. Target, prompts, seed and confidence are those of
-the certificate that ships, only the settings differ. About 10 minutes of one core; `--quality` makes one of them.
+Writes `benchmarks/rivals/QUALITY`, which `benchmarks/serving.py` reads. Target, prompts, seed and confidence are those
+of the certificate that ships, only the settings differ. About 10 minutes of one core; `--quality` makes one of them.
 """
 
 from __future__ import annotations
