@@ -95,6 +95,7 @@ bench: $(READY)  ## engine overhead, start of commands, orders of convergence
 
 bench-serve: $(READY)  ## pictures a second of the server, and of what others do; on a quiet machine (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serving.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serving_memory.py
 
 matrix: $(READY)  ## the guest: every family under every scheduler, and every promise of diffusers (about 50 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix.py

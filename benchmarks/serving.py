@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import json
 import os
 import re
 import statistics
@@ -30,6 +31,7 @@ import numpy as np
 
 FULL = "fixed @ unipc / trailing / 50"
 SAMPLERS = ("unipc / trailing", "dpmpp / trailing", "dpmpp / karras")
+RIVALS = Path(__file__).with_name("rivals")  # certificates of fixed samplers, for the targets of Pebble's own
 STEPS = (8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 36, 40)
 PROMPTS_FILE = "pebble"
 TIERS = ((0.4, "fixed @ unipc / trailing / 10"), (0.4, "fixed @ unipc / trailing / 20"), (0.2, FULL))
@@ -43,7 +45,7 @@ class Row:
         name: Of the table.
         address: Of its server.
         process: Of its server.
-        policy: Of its requests.
+        policy: Of its requests; "quality NAME" asks for a certificate.
         is_plain: Whether it takes steps in place of a policy.
     """
 
@@ -154,7 +156,10 @@ def cpu_seconds(process: int) -> float:
 def ask(client: httpx.Client, row: Row, prompt: str, seed: int, policy: str = "") -> dict[str, Any]:
     """One picture: the facts of its answer."""
     chosen = policy or row.policy
-    how = {"steps": int(chosen.rpartition("/")[2])} if row.is_plain else {"policy": chosen}
+    if row.is_plain:
+        how: dict[str, Any] = {"steps": int(chosen.rpartition("/")[2])}
+    else:
+        how = {"quality": chosen.split()[1]} if chosen.startswith("quality ") else {"policy": chosen}
     body = {"prompt": prompt, "seed": seed, **how}
     answer = client.post(f"{row.address}/v1/images/generations", json=body, timeout=600)
     answer.raise_for_status()
@@ -204,6 +209,16 @@ def find_equal(prompts: Sequence[str], policy: str) -> tuple[str, Mapping[str, t
     return FULL, found
 
 
+def read_rivals() -> dict[str, str]:
+    """Quality -> the fastest fixed sampler that holds a certificate of the same target, prompts and confidence."""
+    found = {}
+    for file in sorted(RIVALS.glob("*/policy.json")):
+        points = json.loads(file.read_text(encoding="utf-8"))["certificate"]["points"]
+        best = min((point for point in points if point["accepted"]), key=lambda point: point["calls"])
+        found[file.parent.name] = f"{best['setting']} @ {best['way']}"
+    return found
+
+
 def own_share(policy: str, pictures: int) -> tuple[float, float]:
     """CPU milliseconds a picture of everything but the network, and their share of all, with 16 in flight."""
     from skipstone.evaluation.models import load_embedded
@@ -226,10 +241,11 @@ def own_share(policy: str, pictures: int) -> tuple[float, float]:
             return answers
 
     batcher, backbone = Batcher(32), Timed()
-    for _ in range(2):  # the first warms up
+    for turn in range(2):  # the first warms up
         network[0], began = 0.0, time.thread_time()
         for k in range(pictures):
-            problem = model.problem(PictureRequest("a red apple on a blue background", seed=k), setting)
+            seed = turn * pictures + k  # other pictures than those of the first turn: their weights are not cached
+            problem = model.problem(PictureRequest("a red apple on a blue background", seed=seed), setting)
             batcher.admit(Sample(backbone, problem, setting.solver, setting.policy))
             while len(batcher) >= 16 or (k == pictures - 1 and len(batcher)):
                 batcher.tick()
@@ -291,6 +307,9 @@ def measure(arguments: Any) -> None:
             Row("`skipstone serve`, `balanced`", *ours, "balanced"),
             Row(f"`skipstone serve`, `{equal}`, as close as `balanced`", *ours, equal),
         ]
+        for quality, spec in read_rivals().items():
+            rows.append(Row(f"`skipstone serve`, quality `{quality}`", *ours, f"quality {quality}"))
+            rows.append(Row(f"`skipstone serve`, `{spec}`, the best fixed sampler certified for it", *ours, spec))
         for row in rows:
             take_turn(row, prompts, arguments.clients, arguments.clients)
             row.speeds.clear(), row.seconds.clear(), row.calls.clear()

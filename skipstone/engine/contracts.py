@@ -10,8 +10,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import neg
-from typing import Any, ClassVar, Literal, TypeAlias
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from ..deprecation import adopt_old_declarations, old_attributes
 from ..errors import SpecError
@@ -140,6 +140,36 @@ class Attempt:
         return isinstance(self.plan.evaluate, Forecast)
 
 
+class AngleAxis(NamedTuple):
+    """A grid by its angles: what `Run.angle` looks up, for policies that ask for many.
+
+    Args:
+        grid: Its times, falling.
+        negated: The same negated, so that they rise.
+        angles: atan(sigma / alpha) at each, falling.
+        falling: The same negated, so that they rise.
+    """
+
+    grid: tuple[float, ...]
+    negated: tuple[float, ...]
+    angles: tuple[float, ...]
+    falling: tuple[float, ...]
+
+    def angle(self, t: float) -> float:
+        """`Run.angle`."""
+        grid = self.grid
+        i = min(bisect_left(self.negated, -t, 1), len(grid) - 1)  # the first time of the grid at t or below
+        w = min(1.0, max(0.0, (grid[i - 1] - t) / (grid[i - 1] - grid[i])))
+        return (1 - w) * self.angles[i - 1] + w * self.angles[i]
+
+
+@lru_cache(maxsize=256)
+def angle_axis(grid: tuple[float, ...], clocks: tuple[float, ...]) -> AngleAxis:
+    """The axis of a grid with this half log-SNR, which all samples on it share."""
+    angles = tuple(math.atan(math.exp(-clock)) for clock in clocks)
+    return AngleAxis(grid, tuple(-t for t in grid), angles, tuple(-angle for angle in angles))
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """The run so far: all that a policy knows, and all the memory it has."""
@@ -219,13 +249,14 @@ class Run:
                 return (1 - w) * clocks[i - 1] + w * clocks[i]
         return clocks[-1]
 
+    @property
+    def angles(self) -> AngleAxis:
+        """The angles of the grid."""
+        return angle_axis(self.grid, self.clocks)
+
     def angle(self, t: float) -> float:
         """atan(sigma / alpha) at t, from pi / 2 (noise) to 0 (data), linear between the times of the grid."""
-        grid = self.grid
-        i = min(bisect_left(grid, -t, 1, key=neg), len(grid) - 1)  # the first time of the grid at t or below
-        w = min(1.0, max(0.0, (grid[i - 1] - t) / (grid[i - 1] - grid[i])))
-        before, after = (math.atan(math.exp(-self.clocks[k])) for k in (i - 1, i))
-        return (1 - w) * before + w * after
+        return self.angles.angle(t)
 
     def time(self, clock: float) -> float:
         """The time at which `clock` has this value, before which it is smaller; clipped to the ends of the grid."""
@@ -304,7 +335,7 @@ class Policy:
         """Call `plan_batch` and append this policy's name to `why` of every changed plan."""
         plans = self.plan_batch(runs, proposals)
         return [
-            new if new == old else replace(new, why=(*old.why, self.name))
+            new if new == old else Plan(new.evaluate, new.t_next, new.accept, (*old.why, self.name), new.memo)
             for new, old in zip(plans, proposals, strict=True)
         ]
 

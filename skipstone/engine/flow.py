@@ -7,12 +7,15 @@ somebody else owns the loop, it also yields a `LatentRequest` and a `StepRequest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from .. import registry
 from ..errors import PlanError
+from ..numerics.array import quiet_arithmetic, rms_each
 from ..numerics.finishing import finishing_step
 from .contracts import ATTENTION, Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Refine, Run
 from .refine import NoisePath, compute_mask, make_node_rewriter, refine_region
@@ -30,7 +33,7 @@ from .requests import (
     Status,
     Step,
 )
-from .signals import StepContext, extrapolate, forecast, signal_key, usable_indices
+from .signals import NormSignal, Signal, StepContext, extrapolate, forecast, signal_key, usable_indices
 
 FREEZE = Forecast(0, "x0")
 MAX_ATTEMPTS_PER_STEP = 4  # after so many attempts for each step of its grid,
@@ -120,9 +123,10 @@ def flow(
 ) -> Flow:
     """One run, from noise to data. `needs` are the signals to compute, `sites` the outputs to keep."""
     schedule, grid, x = problem.schedule, problem.grid, problem.x
-    signals = {spec: registry.parse("signal", spec) for spec in sorted(needs)}
+    signals = _find_signals(needs)
     timeline = _Timeline()
     made: _StepMade | None = None
+    rejected: _StepMade | None = None
     clocks = tuple(schedule.clock(t) for t in grid)
     run = Run(grid[0], grid[-1], grid, clocks, solver.stages, problem.branches, prompt=problem.prompt)
     status = Status.done
@@ -135,6 +139,7 @@ def flow(
 
         if run.pending is not None and made is not None:
             x = made.step.x if plan.accept else x
+            rejected = None if plan.accept else made
             timeline.settle(made, plan.accept, ends=run.pending.t_next <= run.t_end)
             run = _settle(run, run.pending, plan.accept)
         if run.t <= run.t_end:
@@ -145,8 +150,8 @@ def flow(
         start = made.fresh[0].x if made.fresh else x  # a pipeline may have changed the sample since the last step
         times, nodes = (run.t, plan.t_next), (timeline.real, timeline.nodes, made.fresh)
         context = StepContext(schedule, start, *times, made.step, *nodes, problem.feature_extractors)
-        measured = yield from _measure(signals, context)
-        run = replace(run, pending=Attempt(run.t, plan.t_next, made.plan, made.cost, measured))
+        measured = yield from _measure(signals, context, _known_signals(run, made, rejected))
+        run = _advance_run(run, run.t, run.past, Attempt(run.t, plan.t_next, made.plan, made.cost, measured))
 
 
 def _make_step(
@@ -173,7 +178,12 @@ def _settle(run: Run, pending: Attempt, accept: bool) -> Run:
     """The run once its pending attempt has been accepted or rejected."""
     t = pending.t_next if accept else run.t
     settled = Attempt(pending.t, pending.t_next, pending.plan, pending.cost, pending.signals, accept)
-    return replace(run, t=t, past=(*run.past, settled), pending=None)
+    return _advance_run(run, t, (*run.past, settled), None)
+
+
+def _advance_run(run: Run, t: float, past: tuple[Attempt, ...], pending: Attempt | None) -> Run:
+    """The run a decision later; `dataclasses.replace` takes three times as long."""
+    return Run(t, run.t_end, run.grid, run.clocks, run.stages, run.branches, past, pending, run.prompt)
 
 
 def _check(plan: Plan, run: Run, solver: Solver) -> None:
@@ -316,16 +326,54 @@ def _run_finishing_step(
     return Step(finishing_step(x, t, t_next, schedule, usable))
 
 
-def _measure(signals: dict[str, Any], context: StepContext) -> Generator[ScalarsRequest, Any, dict[str, float]]:
-    """The declared signals of a step, by one request; one of several values becomes `spec[0]`, `spec[1]` ..."""
-    known: dict[str, Any] = {}
-    for spec, signal in signals.items():
-        value = signal.measure(context)
-        if value is not None and len(getattr(value, "shape", ())) == 1:
-            known |= {signal_key(spec, k): number for k, number in enumerate(value)}
-        elif value is not None:
-            known[spec] = value
-    if not known:
+@lru_cache(maxsize=1024)
+def _find_signals(needs: frozenset[str]) -> Mapping[str, Signal]:
+    """The signals of these specs."""
+    return {spec: registry.parse("signal", spec) for spec in sorted(needs)}
+
+
+def _known_signals(run: Run, made: _StepMade, rejected: _StepMade | None) -> Mapping[str, float]:
+    """Signals of the attempt that was rejected, where this one begins with the same call, which says the same of it."""
+    if rejected is None or not made.fresh or not rejected.fresh or made.refinement or rejected.refinement:
         return {}
-    floats = yield ScalarsRequest(tuple(known.values()))
-    return dict(zip(known, floats, strict=True))
+    now, before = made.fresh, rejected.fresh
+    same = len(now) == len(before) == 1 and now[0].real and before[0].real and now[0].x is before[0].x
+    return run.past[-1].signals if same and now[0].estimate.x0 is before[0].estimate.x0 else {}
+
+
+def _measure(
+    signals: Mapping[str, Signal], context: StepContext, known: Mapping[str, float]
+) -> Generator[ScalarsRequest, Any, dict[str, float]]:
+    """The declared signals of a step, by one request; one of several values becomes `spec[0]`, `spec[1]` ...
+
+    Args:
+        signals: By their specs.
+        context: The step.
+        known: Those of an attempt that began with the same call.
+    """
+    measured = _compute_signals({spec: one for spec, one in signals.items() if not (known and one.of_call)}, context)
+    floats = (yield ScalarsRequest(tuple(measured.values()))) if measured else ()
+    found = dict(zip(measured, floats, strict=True))
+    if not known:
+        return found
+    kept = {spec: known[spec] for spec, one in signals.items() if one.of_call and spec in known}
+    return {spec: {**found, **kept}[spec] for spec in (*(s for s in signals if s in kept or s in found), *found)}
+
+
+def _compute_signals(signals: Mapping[str, Signal], context: StepContext) -> dict[str, Any]:
+    """Signals as 0-d arrays; the norms that several are made of are computed together."""
+    known: dict[str, Any] = {}
+    with quiet_arithmetic(context.x):
+        norms = {spec: one.norms(context) for spec, one in signals.items() if isinstance(one, NormSignal)}
+        values = iter(rms_each([array for found in norms.values() if found for array in found.arrays], context.x))
+        for spec, signal in signals.items():
+            if spec in norms:
+                found = norms[spec]
+                value = None if found is None else found.combine(*itertools.islice(values, len(found.arrays)))
+            else:
+                value = signal.measure(context)
+            if value is not None and len(getattr(value, "shape", ())) == 1:
+                known |= {signal_key(spec, k): number for k, number in enumerate(value)}
+            elif value is not None:
+                known[spec] = value
+    return known

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from ..deprecation import adopt_old_declarations, old_attributes
+from ..numerics.array import host_view
 from ..numerics.parametrize import from_x0
 from ..numerics.schedule import Schedule
 from .contracts import INFINITY, Evaluate, Full, PredictionType, Run
@@ -48,6 +49,8 @@ class Estimate:
 
     `x0` is the currency of solvers. `output`, of the kind `prediction`, is what the network returned,
     so that a forecast of that kind works on untouched values; without it, other predictions are made from `x0`.
+    `memo` saves work where a step is taken again. What is found there may be of other arrays, and is checked: a copy
+    with another `x0` has the same memo.
     """
 
     x0: Any
@@ -55,6 +58,7 @@ class Estimate:
     output: Any = None
     prediction: PredictionType = "x0"
     features: Mapping[str, Any] = field(default_factory=dict)  # outputs of the wanted sites it computed
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # what solvers have made of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,26 @@ def get_prediction(node: Node, of: PredictionType, schedule: Schedule) -> Any:
     if e.output is not None and e.prediction == of:
         return e.output
     return from_x0(of, e.x0, node.x, schedule.alpha(node.t), schedule.sigma(node.t))
+
+
+def view_clean(node: Node) -> Any:
+    """`host_view` of the clean estimate, made once for each call."""
+    e = node.estimate
+    found = e.memo.get("view")
+    if found is None or found[0] is not e.x0:
+        found = e.memo["view"] = e.x0, host_view(e.x0)
+    return found[1]
+
+
+def view_prediction(node: Node, of: PredictionType, schedule: Schedule) -> Any:
+    """`host_view` of `get_prediction`, made once for each call."""
+    e = node.estimate
+    found = e.memo.get(of)
+    if found is not None and found[0] is e.x0 and found[1] is e.output and found[2] is node.x and found[3] == node.t:
+        return found[4]
+    view = host_view(get_prediction(node, of, schedule))
+    e.memo[of] = e.x0, e.output, node.x, node.t, view
+    return view
 
 
 SolverRequest: TypeAlias = Query | Noise | LatentRequest | StepRequest  # what a step may ask for

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-from ..numerics.array import mean_abs, rms, upcast, weighted_sum
+from ..numerics.array import mean_abs, rms, rms_each, upcast, weighted_sum
 from ..numerics.extrapolate import lagrange_weights
 from ..numerics.parametrize import PREDICTION_TYPES, to_x0
 from ..numerics.schedule import CLOCK_LIMIT, Schedule
 from ..registry import first_doc_line, register
 from ..settings import Ranges, check_settings
 from .contracts import Clock, Forecast, ForecastClock, PredictionType
-from .requests import Estimate, FeatureExtractor, Node, Step, get_prediction
+from .requests import Estimate, FeatureExtractor, Node, Step, get_prediction, view_clean, view_prediction
 from .sada_slopes import extrapolate_latent, repeated_calls, slopes
 
 # What a forecast of each order is made of; of higher orders it is a curve as well.
@@ -45,10 +45,27 @@ class StepContext:
         return next((n for n in self.fresh if n.real and n.estimate.cost > 0.0), None)
 
 
+class Norms(NamedTuple):
+    """A number that is a function of the rms of some arrays, which are computed together with those of others.
+
+    Args:
+        arrays: `host_view`s, or arrays of the sample's own library.
+        combine: From their rms to the number.
+    """
+
+    arrays: tuple[Any, ...]
+    combine: Callable[..., Any]
+
+
 class Signal:
-    """Base of signals: frozen settings and one function from a `StepContext` to a 0-d or 1-d array."""
+    """Base of signals: frozen settings and one function from a `StepContext` to a 0-d or 1-d array.
+
+    `of_call` says that a value depends on the calls alone, not on where the step leads: it is not measured again where
+    a step is taken again.
+    """
 
     name: ClassVar[str]
+    of_call: ClassVar[bool] = False
 
     @property
     def meaning(self) -> str:
@@ -58,6 +75,18 @@ class Signal:
     def measure(self, context: StepContext) -> Any | None:
         """The value as a 0-d array, or several as a 1-d array; None where it cannot be known."""
         raise NotImplementedError
+
+    def norms(self, context: StepContext) -> Norms | None:
+        """The value as a function of norms, of signals that `NormSignal` is the base of."""
+        raise NotImplementedError
+
+
+class NormSignal(Signal):
+    """Base of signals that are made of the rms of arrays."""
+
+    def measure(self, context: StepContext) -> Any | None:
+        found = self.norms(context)
+        return None if found is None else found.combine(*rms_each(found.arrays, context.x))
 
 
 def signal_key(spec: str, k: int) -> str:
@@ -130,10 +159,11 @@ class LatentChange(Signal):
 
 @register("signal")
 @dataclass(frozen=True)
-class PredictionChange(Signal):
+class PredictionChange(NormSignal):
     """rms(x0 - x0_before) / rms(x0) between this real estimate and the last at an earlier time; dimensionless."""
 
     name: ClassVar[str] = "prediction_change"
+    of_call: ClassVar[bool] = True
 
     @property
     def meaning(self) -> str:
@@ -141,31 +171,35 @@ class PredictionChange(Signal):
             "How much the network's picture of the end has changed since its last call: 0.1 is a tenth of the picture."
         )
 
-    def measure(self, context: StepContext) -> Any | None:
+    def norms(self, context: StepContext) -> Norms | None:
         real = [n for n in context.fresh if n.real]
         earlier = [n for n in context.nodes if n.t > context.t]
         if not real or not earlier:
             return None
-        now, before = real[0].estimate.x0, earlier[-1].estimate.x0
-        return rms(now - before) / (rms(now) + 1e-12)
+        now, before = (view_clean(n) for n in (real[0], earlier[-1]))
+        return Norms((now - before, now), lambda change, size: change / (size + 1e-12))
 
 
 @register("signal")
 @dataclass(frozen=True)
-class NetworkOutput(Signal):
+class NetworkOutput(NormSignal):
     """What the network's output is: 0 eps, 1 x0, 2 v, 3 flow; unknown where only a clean estimate is given."""
 
     name: ClassVar[str] = "network_output"
+    of_call: ClassVar[bool] = True
 
     @property
     def meaning(self) -> str:
         return "What the network puts out: 0 the noise, 1 the clean sample, 2 v, 3 a flow's velocity."
 
-    def measure(self, context: StepContext) -> Any | None:
+    def norms(self, context: StepContext) -> Norms | None:
         node = next((n for n in context.fresh if n.real), None)
         if node is None or node.estimate.output is None:
             return None
-        return 0.0 * rms(node.estimate.output) + float(PREDICTION_TYPES.index(node.estimate.prediction))
+        number = float(PREDICTION_TYPES.index(node.estimate.prediction))
+        return Norms(
+            (view_prediction(node, node.estimate.prediction, context.schedule),), lambda size: 0.0 * size + number
+        )
 
 
 @register("signal")
@@ -187,7 +221,7 @@ class LocalError(Signal):
 
 @register("signal")
 @dataclass(frozen=True)
-class Disagreement(Signal):
+class Disagreement(NormSignal):
     """The error that a forecast would have had at this real call: rms(forecast - call), in units of `of`.
 
     Args:
@@ -201,6 +235,7 @@ class Disagreement(Signal):
     of: PredictionType = "eps"
     clock: Clock = "logsnr"
     name: ClassVar[str] = "disagreement"
+    of_call: ClassVar[bool] = True
     ranges: ClassVar[Ranges] = {"order": (0, 3)}
 
     def __post_init__(self) -> None:
@@ -213,14 +248,15 @@ class Disagreement(Signal):
             f"the error of leaving this call out. Small where the run goes on evenly."
         )
 
-    def measure(self, context: StepContext) -> Any | None:
+    def norms(self, context: StepContext) -> Norms | None:
         real = [n for n in context.fresh if n.real]
         if not real or len(context.nodes) <= self.order:
             return None
-        node, how = real[0], Forecast(self.order, self.of, self.clock)
-        guess = forecast(context.nodes, how, context.schedule, node.x, node.t)
-        guessed = Node(node.t, node.x, guess)
-        return rms(get_prediction(guessed, self.of, context.schedule) - get_prediction(node, self.of, context.schedule))
+        node, schedule = real[0], context.schedule
+        recent = context.nodes[-(self.order + 2) :]  # as of `forecast`
+        points = [(n.t, view_prediction(n, self.of, schedule)) for n in recent]
+        guess = extrapolate(points, self.order, self.clock, schedule, node.t)
+        return Norms((guess - view_prediction(node, self.of, schedule),), lambda miss: miss)
 
 
 @register("signal")

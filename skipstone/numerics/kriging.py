@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from functools import lru_cache
-from typing import Any
-
-from .extrapolate import lagrange_weights
+from typing import Any, NamedTuple
 
 PEAK = 1.6 + math.log(0.5)  # level of the fastest change, for data of standard deviation 0.5
 RATE = 0.9  # at which the amplitude falls to both sides, per unit of the level
@@ -44,26 +43,56 @@ def _table() -> Any:
     return np.cumsum(np.cumsum(steps[::-1, ::-1], 0), 1)[::-1, ::-1].copy()
 
 
-def _covariance(a: Any, b: Any) -> Any:
-    """Covariance of D at levels a (n,) and b (m,), by linear interpolation in the table: (n, m)."""
+class _Place(NamedTuple):
+    """Where a level lies in the table: after entry `below`, by a share of the way to the next."""
+
+    below: int
+    share: float
+
+
+def _place(level: float) -> _Place:
+    at = min(max((LOUDEST - level) / SPACING, 0.0), len(_table()) - 1.001)
+    return _Place(int(at), at - int(at))
+
+
+@lru_cache(maxsize=1024)
+def _table_row(level: float) -> Any:
+    """Covariances of D at a level with D at the levels of the table, by linear interpolation."""
+    table, (i, f) = _table(), _place(level)
+    return table[i] * (1.0 - f) + table[i + 1] * f
+
+
+def _covariance(nodes: tuple[float, ...], levels: Any) -> Any:
+    """Covariance of D at the nodes (n,) and at levels (m,), by linear interpolation in the table: (n, m)."""
     import numpy as np
 
-    table = _table()
-
-    def place(levels: Any) -> tuple[Any, Any]:
-        at = np.clip((LOUDEST - np.asarray(levels)) / SPACING, 0.0, len(table) - 1.001)
-        return at.astype(int), at - at.astype(int)
-
-    (i, f), (j, g) = place(a), place(b)
-    rows = table[i] * (1.0 - f)[:, None] + table[i + 1] * f[:, None]
+    rows = np.array([_table_row(level) for level in nodes])
+    at = ((LOUDEST - np.asarray(levels)) / SPACING).clip(0.0, rows.shape[1] - 1.001)
+    j = at.astype(int)
+    g = at - j
     return rows[:, j] * (1.0 - g) + rows[:, j + 1] * g
+
+
+@lru_cache(maxsize=65536)
+def _covariance_of_two(a: float, b: float) -> float:
+    """One entry of `_covariance`, with the same bits."""
+    table, (i, f), (j, g) = _table_view(), _place(a), _place(b)
+    left = table[i, j] * (1.0 - f) + table[i + 1, j] * f
+    right = table[i, j + 1] * (1.0 - f) + table[i + 1, j + 1] * f
+    return float(left * (1.0 - g) + right * g)
+
+
+@functools.cache
+def _table_view() -> Any:
+    """The table for single entries, which numpy gives slowly."""
+    return memoryview(_table())
 
 
 @lru_cache(maxsize=65536)
 def expected_change(start: float, end: float) -> float:
     """Standard deviation of D(end) - D(start), over that of the data."""
-    c = _covariance([start, end], [start, end])
-    return math.sqrt(max(1e-12, c[0, 0] + c[1, 1] - 2.0 * c[0, 1]))
+    both = _covariance_of_two(start, start) + _covariance_of_two(end, end)
+    return math.sqrt(max(1e-12, both - 2.0 * _covariance_of_two(start, end)))
 
 
 @functools.cache
@@ -81,6 +110,7 @@ def _mean_covariance(nodes: tuple[float, ...], start: float, end: float) -> Any:
     return _covariance(nodes, levels) @ shares
 
 
+@lru_cache(maxsize=256)
 def _step_quadrature(start: float, end: float) -> tuple[Any, Any]:
     """Levels of a step and their shares of its mean, which sum to 1."""
     import numpy as np
@@ -111,15 +141,24 @@ def kriging_weights(nodes: tuple[float, ...], start: float, end: float) -> tuple
     count = len(nodes)
     if count == 0:
         raise ValueError("kriging_weights: expected at least one node, got none.")
-    system = np.zeros((count + 1, count + 1))
-    system[:count, :count] = _covariance(nodes, nodes) + JITTER * np.eye(count)
-    system[count, :count] = system[:count, count] = 1.0  # the mean is unknown: weights sum to 1
-    right = np.append(_mean_covariance(nodes, start, end), 1.0)
-    kriged = np.linalg.solve(system, right)[:count]
+    right = np.ones(count + 1)
+    right[:count] = _mean_covariance(nodes, start, end)
+    kriged = np.linalg.solve(_kriging_system(nodes), right)[:count]
     if count == 1 or end <= QUIETEST:  # a parabola in log(sigma / alpha) does not end
         return tuple(kriged.tolist())
     close = 1.0 / (1.0 + ((nodes[0] - nodes[-1]) / (count - 1) / SHORT) ** 8)
     return tuple((kriged + (_parabola_weights(nodes, start, end) - kriged) * close).tolist())
+
+
+@lru_cache(maxsize=256)
+def _kriging_system(nodes: tuple[float, ...]) -> Any:
+    """The matrix of the equations for the weights and the multiplier that makes them sum to 1."""
+    import numpy as np
+
+    rows = [[*(_covariance_of_two(a, b) for b in nodes), 1.0] for a in nodes]
+    for i, row in enumerate(rows):
+        row[i] += JITTER
+    return np.array([*rows, [1.0] * len(nodes) + [0.0]])  # the mean is unknown: weights sum to 1
 
 
 def _parabola_weights(nodes: tuple[float, ...], start: float, end: float) -> Any:
@@ -128,5 +167,11 @@ def _parabola_weights(nodes: tuple[float, ...], start: float, end: float) -> Any
 
     last = nodes[-3:]
     levels, shares = _step_quadrature(start, end)
-    weights = shares @ np.array([lagrange_weights(last, level) for level in levels.tolist()])
-    return np.append(np.zeros(len(nodes) - len(last)), weights)
+    basis = np.empty((len(levels), len(last)))
+    away = [levels - node for node in last]
+    for j, node in enumerate(last):  # `lagrange_weights`, of all levels at once
+        factors = [away[k] / (node - other) for k, other in enumerate(last) if k != j]
+        basis[:, j] = functools.reduce(operator.mul, factors, 1.0)
+    weights = np.zeros(len(nodes))
+    weights[len(nodes) - len(last) :] = shares @ basis
+    return weights

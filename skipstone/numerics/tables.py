@@ -17,6 +17,7 @@ from ..registry import register
 from ..settings import Ranges, check_settings, shorten
 from .schedule import CLOCK_LIMIT, FlowMatching, Schedule
 
+MAX_KNOWN = 65_536  # times whose alpha-bars are remembered
 MAX_TIMESTEPS = 100_000  # of a table that is computed from its settings
 LEAST_BAR = math.exp(-2.0 * CLOCK_LIMIT)  # alpha-bar below which times of a table cannot be told apart by log-SNR
 
@@ -51,7 +52,21 @@ class TableSchedule(Schedule):
 
         return (clock(self.end), *map(clock, self.alpha_bars))
 
+    @cached_property
+    def _known_bars(self) -> dict[float, float]:
+        """Alpha-bars by their times, which policies, signals and solvers ask for again and again."""
+        return {}
+
     def _bar(self, t: float) -> float:
+        known = self._known_bars
+        bar = known.get(t)
+        if bar is None:
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            bar = known[t] = self._compute_bar(t)
+        return bar
+
+    def _compute_bar(self, t: float) -> float:
         position = t * len(self.alpha_bars)
         k = round(position)
         if abs(position - k) < 1e-9:  # on an entry: exactly the table's value

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
-from ..engine.contracts import Attempt, Cached, Full, Plan, Policy, Run
+from ..engine.contracts import AngleAxis, Attempt, Cached, Full, Plan, Policy, Run
 from ..numerics.kriging import expected_change
 from ..numerics.parametrize import PREDICTION_TYPES
 from ..registry import register
@@ -18,6 +18,7 @@ from .places import nearest_place
 
 PEAK = 1.5 + math.log(0.5)  # level log(sigma / alpha) of the densest steps
 LOUDEST, QUIETEST = 5.0, -6.0  # levels beyond which there are no steps
+LEAST_ANGLE, GREATEST_ANGLE = math.exp(QUIETEST), math.atan(math.exp(LOUDEST))  # and the angles of these
 USUAL_CHANGE = 0.6  # standard deviation within a picture, over the picture's rms: what `prediction_change` divides by
 PACED = 1.75  # r that networks in general show, at which steps are as long as `calls` says
 MAX_CHANGE = 16.0  # change over expected change that is believed
@@ -114,85 +115,97 @@ class AdaptiveGrid(Policy):
         if self.calls == MAX_STEPS or not proposal.is_unamended:
             return proposal
         last = run.pending
+        seen = _Seen.of(run)
         # a step that was taken again already stays: by this policy, or by one that must not be overruled
         if last is not None and isinstance(last.plan.evaluate, Full | Cached) and not run.is_retry:
-            wanted = self._landing(run, last.t, self._longest(run, last))
+            wanted = self._landing(seen, last.t, self._longest(seen, last))
             if wanted != last.t_next:
                 return replace(proposal, evaluate=last.plan.evaluate, accept=False, t_next=wanted)
         if run.next_start <= run.t_end:
             return proposal
-        return replace(proposal, t_next=self._landing(run, run.next_start))
+        return replace(proposal, t_next=self._landing(seen, run.next_start))
 
-    def _longest(self, run: Run, last: Attempt) -> float:
+    def _longest(self, seen: _Seen, last: Attempt) -> float:
         """Longest step from the pending call that its bend allows, in radians; infinity where it says nothing."""
-        here = run.angle(last.t)
-        noisy = _output(run) == "eps" and _level(run, last.t) > BENDING
+        here = seen.axis.angle(last.t)
+        noisy = seen.output == "eps" and level_at(here) > BENDING
         if self.bend == 0.0 or noisy:
             return math.inf
-        bend, _ = measure_bend(run, last, here)
+        bend, _ = measure_bend(seen.run, last, here)
         allowed = self.bend / self.calls**3 * math.exp(FADE * here)
         return math.inf if bend is None else float((allowed / bend) ** (1 / 3))
 
-    def _landing(self, run: Run, start: float, longest: float = math.inf) -> float:
+    def _landing(self, seen: _Seen, start: float, longest: float = math.inf) -> float:
         """Time at which a step that starts here should land, at most `longest` radians ahead."""
+        run, axis = seen.run, seen.axis
         left = self._left(run, start)
-        density = self._density(run)
-        level = _level(run, start)
-        ahead = density.steps(level)
-        total = max(density.steps(_level(run, run.grid[0])), FLAT)  # 0 where a schedule begins without noise
-        wanted = ahead / total * self.calls * self._pace(run)
+        density = self._density(seen.output)
+        here = axis.angle(start)
+        ahead = density.steps(level_at(here))
+        total = max(density.steps(level_at(axis.angle(run.grid[0]))), FLAT)  # 0 where a schedule begins without noise
+        wanted = ahead / total * self.calls * self._pace(seen)
         steps = min(max(1, math.ceil(wanted - (LAST_STEPS - 1.0))), left)
-        here = run.angle(start)
         if left <= 1 or (steps <= 1 and here <= longest):
             return run.t_end
         target = math.atan(math.exp(density.level(ahead * (1.0 - 1.0 / max(2, steps)))))
-        return nearest_place(run, start, max(target, here - longest), self.places)
+        return nearest_place(axis, start, max(target, here - longest), self.places)
 
     def _left(self, run: Run, start: float) -> int:
         """Steps that may still be made from here: the grid's, less the calls before `start`."""
         return len(run.grid) - 1 - sum(not a.is_forecast and a.t > start for a in run.accepted_attempts)
 
-    def _density(self, run: Run) -> Density:
-        """The density for what the network puts out, that for v before it is known, with the slopes that were set."""
-        usual = DENSITIES[_output(run)]
+    def _density(self, output: str) -> Density:
+        """The density for what the network puts out, with the slopes that were set."""
+        usual = DENSITIES[output]
         rise, fall = usual.rise if self.rise is None else self.rise, usual.fall if self.fall is None else self.fall
         return Density(*(slope if abs(slope) > FLAT else FLAT for slope in (rise, fall)))
 
-    def _pace(self, run: Run) -> float:
+    def _pace(self, seen: _Seen) -> float:
         """Factor by which steps are shorter than usual, from the last two changes of the clean estimate."""
-        changes = _relative_changes(run, _calls(run)[-3:]) if self.adapt > 0.0 else []
+        changes = seen.relative_changes() if self.adapt > 0.0 else ()
         mean = math.exp(sum(map(math.log, changes)) / len(changes)) if changes else PACED
         return float((max(1.0, mean) / PACED) ** self.adapt)
 
 
-def _output(run: Run) -> str:
-    """What the network puts out; "v" before it is known."""
-    known = next((a.signals["network_output"] for a in run.attempts if "network_output" in a.signals), None)
-    return "v" if known is None else PREDICTION_TYPES[round(known)]
+class _Seen(NamedTuple):
+    """What a decision looks at.
+
+    Args:
+        run: The run so far.
+        axis: The angles of its grid.
+        output: What the network puts out; "v" before it is known.
+        calls: The last three real calls, at different times.
+    """
+
+    run: Run
+    axis: AngleAxis
+    output: str
+    calls: tuple[Attempt, ...]
+
+    @classmethod
+    def of(cls, run: Run) -> _Seen:
+        """Of a run."""
+        known = [a for a in run.attempts if "network_output" in a.signals]
+        output = PREDICTION_TYPES[round(known[0].signals["network_output"])] if known else "v"
+        calls = tuple({a.t: a for a in known if not a.is_forecast}.values())
+        return cls(run, run.angles, output, calls[-3:])
+
+    def relative_changes(self) -> list[float]:
+        """Changes of the clean estimate between calls over the usual ones; those that are not known are left out."""
+        is_noise, found = self.output == "eps", []
+        for before, after in itertools.pairwise(self.calls):
+            if "prediction_change" in after.signals:
+                levels = level_at(self.axis.angle(before.t)), level_at(self.axis.angle(after.t))
+                usual = [
+                    USUAL_CHANGE * expected_change(*levels),
+                    *(EPS_ERROR * is_noise * math.exp(level) for level in levels),
+                ]
+                found.append(min(MAX_CHANGE, max(1e-3, after.signals["prediction_change"] / math.hypot(*usual))))
+        return found
 
 
-def _calls(run: Run) -> list[Attempt]:
-    """The last real call at each time, from noise to data."""
-    return list({a.t: a for a in run.attempts if not a.is_forecast and "network_output" in a.signals}.values())
-
-
-def _relative_changes(run: Run, calls: Sequence[Attempt]) -> list[float]:
-    """Changes of the clean estimate between calls over the usual ones; those that are not known are left out."""
-    is_noise, found = _output(run) == "eps", []
-    for before, after in itertools.pairwise(calls):
-        if "prediction_change" in after.signals:
-            levels = _level(run, before.t), _level(run, after.t)
-            usual = [
-                USUAL_CHANGE * expected_change(*levels),
-                *(EPS_ERROR * is_noise * math.exp(level) for level in levels),
-            ]
-            found.append(min(MAX_CHANGE, max(1e-3, after.signals["prediction_change"] / math.hypot(*usual))))
-    return found
-
-
-def _level(run: Run, t: float) -> float:
-    """log(sigma / alpha) at t, within the levels of the density."""
-    angle = run.angle(t)
-    if angle <= math.exp(QUIETEST):
+def level_at(angle: float) -> float:
+    """log(sigma / alpha) at an angle, within the levels of the density."""
+    if angle <= LEAST_ANGLE:
         return QUIETEST
-    return LOUDEST if angle >= math.atan(math.exp(LOUDEST)) else math.log(math.tan(angle))
+    return LOUDEST if angle >= GREATEST_ANGLE else math.log(math.tan(angle))

@@ -15,7 +15,8 @@ def measure_bend(run: Run, last: Attempt, here: float) -> tuple[float | None, fl
     A corrected step of h radians errs by about b h^3. With e = rms(v - line) at the call, over steps of k and k_1,
     b = e / (k (k + k_1)); at the second call b = 2 rms(v - last v) / k^2.
     """
-    angles = [run.angle(a.t) for a in run.past if a.accepted and not a.is_forecast]
+    axis = run.angles
+    angles = [axis.angle(a.t) for a in run.past if a.accepted and not a.is_forecast]
     if not angles or LAST not in last.signals:
         return None, 0.0
     k = angles[-1] - here

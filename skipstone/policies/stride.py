@@ -81,7 +81,7 @@ class Stride(Policy):
         here = run.angle(run.next_start)
         grid_step = here - run.angle(proposal.t_next)
         first = min(MAX_STEP, grid_step, (self._allowed(here) / self.bend) ** (1 / 3))
-        return replace(proposal, t_next=nearest_place(run, run.next_start, here - first, self.places))
+        return replace(proposal, t_next=nearest_place(run.angles, run.next_start, here - first, self.places))
 
     def _allowed(self, angle: float) -> float:
         return self.tol * math.exp(self.fade * angle)
@@ -98,7 +98,7 @@ class Stride(Policy):
         if here <= (allowed / LAST_STEP_WEIGHT) ** (1 / 3):
             return run.t_end
         step = min(MAX_STEP, MAX_GROWTH * before, MAX_REMAINING_SHARE * here, allowed ** (1 / 3))
-        return nearest_place(run, last.t, here - max(step, self._share(run, last.t, left)), self.places)
+        return nearest_place(run.angles, last.t, here - max(step, self._share(run, last.t, left)), self.places)
 
     def _share(self, run: Run, start: float, left: int) -> float:
         """Length that a step from `start` has at least, so that `left` calls after it reach the end.

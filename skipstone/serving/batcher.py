@@ -7,6 +7,7 @@ own stream, so that its picture depends neither on its companions nor on when it
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ class Sample:
     Args:
         backbone, problem, solver, policy: As of `skipstone.denoise`.
         rank: How urgent it is.
+        calls: That it is expected to cost.
         watch: Called with the run and the newest clean estimate (None before the first) when a decision is due.
     """
 
@@ -40,6 +42,7 @@ class Sample:
     solver: Solver
     policy: Policy
     rank: Rank = FIRST
+    calls: float = 0.0
     watch: Callable[[Run, Any], None] | None = None
 
 
@@ -50,10 +53,14 @@ class Forward:
     Args:
         samples: That were in it.
         rows: That entered it.
+        first: Number of one of the samples.
+        seconds: It took.
     """
 
     samples: int
     rows: int
+    first: int = -1
+    seconds: float = 0.0
 
 
 @dataclass(eq=False)
@@ -66,6 +73,12 @@ class _Flight:
     request: Any = None
     since: int = 0  # the call of a network since which it waits
     clean: Any = None  # its newest clean estimate
+    calls: float = 0.0  # made so far
+
+    @property
+    def left(self) -> float:
+        """Calls that it is expected to need yet."""
+        return max(0.0, self.sample.calls - self.calls)
 
     @property
     def group(self) -> tuple[Any, ...]:
@@ -123,7 +136,7 @@ class Batcher:
 
     def tick(self) -> dict[int, Result | Exception]:
         """Make one call of a network for those who are next; returns who is done, with the result or what failed."""
-        waiting = {n: Turn(f.sample.rank, f.since) for n, f in self._flights.items()}
+        waiting = {n: Turn(f.sample.rank, f.since, f.left) for n, f in self._flights.items()}
         if chosen := self._choose(in_order(waiting, self._forwards, self.patience)):
             self._settle(self._forward(chosen))
         done, self._done = self._done, {}
@@ -145,12 +158,14 @@ class Batcher:
         """The answers of one call of a network; who got none has failed."""
         flights = [self._flights[n] for n in chosen]
         rows = sum(f.rows for f in flights)
+        began = time.perf_counter()
         answers, short = predict_apart(flights[0].sample.backbone, [f.request for f in flights])
+        seconds = time.perf_counter() - began
         if short and len(chosen) > 1:
             self.rows = max(1, rows // 2)
         self._forwards += 1
         if self.on_forward is not None:
-            self.on_forward(Forward(len(chosen), rows))
+            self.on_forward(Forward(len(chosen), rows, chosen[0], seconds))
         inbox: dict[int, Any] = {}
         for number, answer, size in zip(chosen, answers, _sizes(answers), strict=True):
             if isinstance(answer, Exception):
@@ -159,6 +174,7 @@ class Batcher:
                 self._fail(number, DrawingFailed("The sample became NaN or infinite. Try another seed or policy."))
             else:
                 self._flights[number].clean = answer.x0
+                self._flights[number].calls += answer.cost
                 inbox[number] = answer
         return inbox
 

@@ -25,12 +25,13 @@ from ..engine.requests import Result
 from ..errors import PromptError, SkipstoneError
 from ..evaluation.models import load_embedded
 from ..settings import shorten
-from .batcher import Batcher, Sample
+from .batcher import Batcher, Forward, Sample
+from .expectations import CallSeconds, RunningMeans
 from .limits import Limits
 from .models import ServedModel
 from .observers import Observer
 from .order import Rank, Turn, find_next
-from .refusals import Busy, Closing, DeadlineMissed, DrawingFailed, RequestRefused, UnknownModel
+from .refusals import Busy, Closing, DeadlineInfeasible, DeadlineMissed, DrawingFailed, RequestRefused, UnknownModel
 from .requests import Picture, PictureRequest, Progress, ProgressCallback
 from .settings import Setting, cover
 from .shedding import Shedding
@@ -51,6 +52,7 @@ class _Entry:
     future: Future[Picture]
     accepted: float
     since: int  # pictures admitted before it came
+    calls: float  # that it is expected to cost
     watch: ProgressCallback | None = None
     shed: bool = False  # whether a faster certificate draws it than was meant to
     sample: Sample | None = None  # once its text is encoded
@@ -95,7 +97,9 @@ class Engine:
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
-        self._batcher = Batcher(self.rows, on_forward=self.observer.on_forward)
+        self._batcher = Batcher(self.rows, on_forward=self._on_forward)
+        self._calls = RunningMeans()  # of a picture, by the setting's spec
+        self._call_seconds = CallSeconds()
         self._texts = ThreadPoolExecutor(1, "skipstone-text")
         self._decoder = ThreadPoolExecutor(1, "skipstone-decode")
         self._thread = threading.Thread(target=self._work, name="skipstone-engine", daemon=True)
@@ -239,7 +243,23 @@ class Engine:
         rank = Rank(request.priority, now + request.deadline, next(self._numbers))
         future: Future[Picture] = Future()
         covered = cover(shed or setting, _differences(request, model))
-        return _Entry(request, model, covered, rank, future, now, 0, watch, shed is not None)
+        calls = self._expect(request, model, covered)
+        return _Entry(request, model, covered, rank, future, now, 0, calls, watch, shed is not None)
+
+    def _expect(self, request: PictureRequest, model: ServedModel, setting: Setting) -> float:
+        """Calls that a request is expected to cost. Raises DeadlineInfeasible where they alone take too long."""
+        with self._changed:
+            usual = self._calls.get(setting.spec, min(setting.calls, setting.full_calls))
+            seconds = self._call_seconds.get(model.name)
+        calls = min(usual, request.budget, self.limits.calls)
+        if calls * seconds > request.deadline:
+            raise DeadlineInfeasible(
+                f"The picture takes {calls * seconds:.2g} s even where nothing else is drawn ({calls:.0f} calls of "
+                f"{1000 * seconds:.1f} ms), and is wanted within {request.deadline:g} s. Allow more time, or ask for "
+                f"a faster quality or policy.",
+                "deadline",
+            )
+        return calls
 
     def _shed(self, model: ServedModel, request: PictureRequest) -> Setting | None:
         """The setting that draws a request faster, where it leaves that to the engine and many wait; else None."""
@@ -258,7 +278,7 @@ class Engine:
             backbone = entry.model.backbone(entry.request)
             setting = entry.setting
             watch = _watch_progress(entry.watch) if entry.watch else None
-            sample = Sample(backbone, problem, setting.solver, setting.policy, entry.rank, watch)
+            sample = Sample(backbone, problem, setting.solver, setting.policy, entry.rank, entry.calls, watch)
         except Exception as error:
             with self._changed:
                 self._waiting.pop(entry.rank.number, None)
@@ -296,7 +316,7 @@ class Engine:
             except Exception as error:  # a fault of ours: those who run fail, and the engine goes on with a new batcher
                 log.exception("a tick of the batcher failed")
                 done = dict.fromkeys(self._running, error)
-                self._batcher = Batcher(self.rows, on_forward=self.observer.on_forward)
+                self._batcher = Batcher(self.rows, on_forward=self._on_forward)
             for number, outcome in done.items():
                 self._hand_over(number, outcome)
 
@@ -312,7 +332,7 @@ class Engine:
                 self.observer.on_load(len(self._waiting), 0)
                 self._changed.wait(IDLE_SECONDS)
             self._drop_waiting()
-            ready = {n: Turn(e.rank, e.since) for n, e in self._waiting.items() if e.sample}
+            ready = {n: Turn(e.rank, e.since, e.calls) for n, e in self._waiting.items() if e.sample}
             while ready and self._places:
                 number = find_next(ready, self._admitted, self.limits.patience)
                 del ready[number]
@@ -350,6 +370,14 @@ class Engine:
                     del self._running[number]
                 self._refuse(entry, _late(entry))
 
+    def _on_forward(self, forward: Forward) -> None:
+        """Count what a call has cost."""
+        entry = self._running.get(forward.first)
+        if entry is not None:
+            with self._changed:
+                self._call_seconds.add(entry.model.name, forward.samples, forward.seconds)
+        self.observer.on_forward(forward)
+
     def _hand_over(self, number: int, outcome: Result | Exception) -> None:
         with self._changed:
             entry = self._running.pop(number, None)
@@ -370,6 +398,8 @@ class Engine:
             now = self.clock()
             gap, self._finished_at = now - self._finished_at, now
             self._seconds_each = MEMORY * self._seconds_each + (1 - MEMORY) * min(gap, picture.seconds)
+            with self._changed:
+                self._calls.add(entry.setting.spec, picture.calls)
             with suppress(InvalidStateError):  # cancelled meanwhile
                 entry.future.set_result(picture)
             self.observer.on_picture(picture)

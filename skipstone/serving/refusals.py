@@ -62,6 +62,12 @@ class Closing(RequestRefused):
     status, code = 503, "closing"
 
 
+class DeadlineInfeasible(RequestRefused):
+    """The picture would not be ready by the request's own deadline even if nothing else were drawn."""
+
+    status, code = 400, "deadline_infeasible"
+
+
 class DeadlineMissed(RequestRefused):
     """The picture would not have been ready by the request's own deadline."""
 

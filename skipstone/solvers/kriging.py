@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+import operator
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..engine.requests import Node, Noise, Query, Solver, Step
-from ..numerics.array import cast_like, rms, upcast, weighted_sum
+from ..numerics.array import cast_like, from_view, host_view, quiet_arithmetic, rms_each, upcast, weighted_sum
 from ..numerics.extrapolate import lagrange_weights
 from ..numerics.kriging import MAX_NODES, QUIETEST, expected_change, kriging_weights
 from ..numerics.schedule import Schedule
@@ -24,7 +24,10 @@ ROUNDING = 1e-16  # added to mean square errors
 
 
 class CleanNode(NamedTuple):
-    """A call: its level log(sigma / alpha), its clean estimate, and the share of its error that comes of the output."""
+    """A call: its level log(sigma / alpha), its clean estimate, and the share of its error that comes of the output.
+
+    The clean estimate is a `host_view`.
+    """
 
     level: float
     clean: Any
@@ -37,7 +40,17 @@ def make_clean_node(node: Node, schedule: Schedule) -> CleanNode:
     predicts_noise = node.estimate.output is not None and node.estimate.prediction == "eps"
     sigma, alpha = schedule.sigma(node.t), schedule.alpha(node.t)
     error = EPS_ERROR * min(1e3, sigma / max(alpha, 1e-9)) if predicts_noise else 0.0
-    return CleanNode(level, upcast(node.estimate.x0), error)
+    return CleanNode(level, host_view(upcast(node.estimate.x0)), error)
+
+
+def find_clean_node(node: Node, schedule: Schedule) -> CleanNode:
+    """`make_clean_node`, made once for each call."""
+    found = node.estimate.memo.get("clean")
+    if found is not None and found[0] is node.estimate.x0 and found[1] == node.t and found[2] is schedule:
+        return found[3]  # type: ignore[no-any-return]
+    made = make_clean_node(node, schedule)
+    node.estimate.memo["clean"] = node.estimate.x0, node.t, schedule, made
+    return made
 
 
 def level_of(schedule: Schedule, t: float) -> float:
@@ -64,32 +77,49 @@ def mean_level(start: float, end: float) -> float:
     return end + (1.0 - span / math.expm1(span) if span > 1e-6 else 0.5 * span)
 
 
-def forecast_shares(nodes: Sequence[CleanNode], trust: float) -> list[Any] | None:
-    """Shares of the three forecasts, 0-d arrays that sum to 1; None before the third call, where kriging has all.
+class Shares(NamedTuple):
+    """Shares of the three forecasts, and the rms by which the constant one missed: how far the clean estimate moved."""
+
+    each: list[Any]
+    moved: Any
+
+
+def forecast_shares(nodes: Sequence[CleanNode], trust: float, like: Any, moved: Any = None) -> Shares | None:
+    """Shares of the three forecasts, scalars that sum to 1; None before the third call, where kriging has all.
 
     The share is 1 / e^2, e being the mean square by which a forecast missed the last call. That of kriging is divided
     by 8 / (1 + (r / trust)^4), r being how much further than expected the clean estimate moved, the geometric mean of
     its last two changes.
+
+    Args:
+        nodes: Calls, oldest first.
+        trust: As of `Kriging`.
+        like: Array of the sample's own library.
+        moved: rms of the change before the last, where it is known.
     """
     if len(nodes) < 3:
         return None
     here, earlier = nodes[-1], nodes[-1 - MAX_NODES : -1]
     weights = forecast_weights(tuple(n.level for n in earlier), here.level, here.level)
     cleans = [n.clean for n in earlier[-MAX_NODES:]]
-    misses = [rms(here.clean - weighted_sum(w, cleans)) for w in weights]
+    missing = [here.clean - weighted_sum(w, cleans) for w in weights]
+    before = [] if moved is not None else [nodes[-2].clean - nodes[-3].clean]
+    *misses, change = [*rms_each([*missing, *before], like), *([] if moved is None else [moved])]
     errors = [miss * miss for miss in misses]
-    first, last = (_relative_change(a, b) for a, b in itertools.pairwise(nodes[-3:]))
-    moved = first * last * (1.0 / max(trust, 1e-3) ** 2)
-    errors[2] = errors[2] * (1.0 + moved * moved) * (1.0 / ODDS)
+    first, last = change * _expected(nodes[-3], nodes[-2]), misses[0] * _expected(nodes[-2], here)
+    r = first * last * (1.0 / max(trust, 1e-3) ** 2)
+    errors[2] = errors[2] * (1.0 + r * r) * (1.0 / ODDS)
     least = sum(errors) * (1.0 / len(errors)) + ROUNDING
     ratios = [error / least + ROUNDING for error in errors]
     inverse = [1.0 / (ratio * ratio) for ratio in ratios]
-    return [value / sum(inverse) for value in inverse]
+    whole = sum(inverse)
+    return Shares([value / whole for value in inverse], misses[0])
 
 
-def _relative_change(before: CleanNode, after: CleanNode) -> Any:
+def _expected(before: CleanNode, after: CleanNode) -> float:
+    """What a change of the clean estimate is multiplied with to be relative to the expected one."""
     expected = (DATA_STD * expected_change(before.level, after.level)) ** 2 + before.error**2 + after.error**2
-    return rms(after.clean - before.clean) * (1.0 / expected**0.5)
+    return float(1.0 / expected**0.5)
 
 
 def kriged_mean(nodes: Sequence[CleanNode], start: float, end: float) -> Any:
@@ -98,15 +128,47 @@ def kriged_mean(nodes: Sequence[CleanNode], start: float, end: float) -> Any:
     return weighted_sum(kriging_weights(tuple(n.level for n in nodes), start, end), [n.clean for n in nodes])
 
 
-def forecast_mean(nodes: Sequence[CleanNode], end: float, trust: float) -> Any:
+def forecast_mean(nodes: Sequence[CleanNode], end: float, shares: Shares | None) -> Any:
     """The mean clean estimate of the step from the last call to a level, by the shares of the three forecasts."""
-    start, shares = nodes[-1].level, forecast_shares(nodes, trust)
+    start = nodes[-1].level
     if shares is None:
         return kriged_mean(nodes, start, end)
     nodes = nodes[-MAX_NODES:]
     weights = forecast_weights(tuple(n.level for n in nodes), start, end)
     constant, linear, kriged = (weighted_sum(w, [n.clean for n in nodes]) for w in weights)
-    return constant + (linear - constant) * shares[1] + (kriged - constant) * shares[2]
+    return constant + (linear - constant) * shares.each[1] + (kriged - constant) * shares.each[2]
+
+
+@dataclass(eq=False, slots=True)
+class _Start:
+    """All that steps from one call have in common, which is made once though a step is taken again.
+
+    Args:
+        x: The sample there.
+        nodes: The calls, this one last.
+        trust: As of `Kriging`.
+        shares: Of the forecasts.
+        z: The sample, with the step that led here corrected.
+        mean: The last forecast that was made, and its level.
+    """
+
+    x: Any
+    nodes: list[CleanNode]
+    trust: float
+    shares: Shares | None
+    z: Any = None
+    mean: tuple[float, Any] | None = None
+
+    def forecast(self, end: float) -> Any:
+        """The mean clean estimate of the step to a level."""
+        if self.mean is None or self.mean[0] != end:
+            self.mean = end, forecast_mean(self.nodes, end, self.shares)
+        return self.mean[1]
+
+    def is_of(self, nodes: Sequence[CleanNode], trust: float, most: int) -> bool:
+        """Whether it was made of these calls; of its own, the last `most` count."""
+        mine = self.nodes[-most:]
+        return self.trust == trust and len(mine) == len(nodes) and all(map(operator.is_, mine, nodes))
 
 
 @register("solver")
@@ -147,15 +209,37 @@ class Kriging(Solver):
         self, x: Any, t: float, t_next: float, schedule: Schedule, past: Sequence[Node]
     ) -> Generator[Query | Noise, Any, Step]:
         called = Node(t, x, (yield Query(x, t)))
-        calls = [*earlier_nodes(past, t)[-MAX_NODES - 1 :], called]
-        nodes = [make_clean_node(node, schedule) for node in calls]
-        z = upcast(x)
-        if len(calls) > 1:  # the sample at the start of the step that led here cancels
-            before, here = nodes[:-1], nodes[-1].level
-            change = kriged_mean(nodes, before[-1].level, here) - forecast_mean(before, here, self.trust)
-            z = z + change * step_weights(schedule, calls[-2].t, t)[1]
-        mean = forecast_mean(nodes, level_of(schedule, t_next), self.trust)
-        return Step(cast_like(weighted_sum(step_weights(schedule, t, t_next), [z, mean]), x))
+        with quiet_arithmetic(x):
+            start = self._start([*earlier_nodes(past, t)[-MAX_NODES - 1 :], called], schedule)
+            mean = start.forecast(level_of(schedule, t_next))
+            made = weighted_sum(step_weights(schedule, t, t_next), [start.z, mean])
+        return Step(cast_like(from_view(made, x), x))
+
+    def _start(self, calls: Sequence[Node], schedule: Schedule) -> _Start:
+        """What steps from the last of these calls have in common."""
+        called, nodes = calls[-1], [find_clean_node(node, schedule) for node in calls]
+        found = called.estimate.memo.get("kriging")
+        if found is not None and found.x is called.x and found.is_of(nodes, self.trust, MAX_NODES + 2):
+            return found  # type: ignore[no-any-return]
+        before = self._start_before(calls, nodes) if len(calls) > 1 else None
+        moved = before.shares.moved if before is not None and before.shares is not None else None
+        start = _Start(called.x, nodes, self.trust, forecast_shares(nodes, self.trust, called.x, moved))
+        start.z = host_view(upcast(called.x))
+        if before is not None:  # the sample at the start of the step that led here cancels
+            here = nodes[-1].level
+            change = kriged_mean(nodes, before.nodes[-1].level, here) - before.forecast(here)
+            start.z = start.z + change * step_weights(schedule, calls[-2].t, called.t)[1]
+            before.x = before.z = None  # no step starts there any more
+        called.estimate.memo["kriging"] = start
+        return start
+
+    def _start_before(self, calls: Sequence[Node], nodes: Sequence[CleanNode]) -> _Start:
+        """The same of the call before, for its forecast of the step that led here."""
+        found: _Start | None = calls[-2].estimate.memo.get("kriging")
+        if found is not None and found.is_of(nodes[:-1], self.trust, MAX_NODES + 1):
+            return found
+        shares = forecast_shares(nodes[:-1], self.trust, calls[-2].x)
+        return _Start(None, list(nodes[:-1]), self.trust, shares)
 
 
 def step_weights(schedule: Schedule, t: float, t_next: float) -> tuple[float, float]:

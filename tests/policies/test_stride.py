@@ -143,7 +143,7 @@ def test_a_place_is_the_nearest_of_all(gaps: list[float], places: int, share: fl
     falling = (*(1.0 - sum(gaps[:i]) / sum(gaps) for i in range(len(gaps))), 0.0)
     run = next(iter(states(MIXED.run(Stride(), dataclasses.replace(MIXED.problem(), grid=falling)).run)))
     possible = [t for t in between(falling, places) if t < share]
-    landed = nearest_place(run, share, angle, places)
+    landed = nearest_place(run.angles, share, angle, places)
     assert landed in possible
     assert abs(run.angle(landed) - angle) <= min(abs(run.angle(t) - angle) for t in possible) + 1e-12
 

@@ -265,3 +265,26 @@ def test_a_run_is_told_of_its_decisions_with_the_newest_estimate() -> None:
     batcher.admit(watched)
     drain(batcher)
     assert seen == [(float(k), k == 0) for k in range(11)]
+
+
+def test_noise_that_is_not_finite_fails_alone() -> None:
+    batcher = Batcher(64)
+    solver, policy = registry.parse("solver", "dpmpp"), registry.parse("policy", "balanced")
+    problems = [problem(k, 10) for k in range(4)]
+    problems[2] = replace(problems[2], x=np.where(np.arange(18).reshape(2, 3, 3) == 7, np.nan, problems[2].x))
+    numbers = [batcher.admit(Sample(GUIDED, p, solver, policy)) for p in problems]
+    done = drain(batcher)
+    assert isinstance(done[numbers[2]], DrawingFailed)
+    for k in (0, 1, 3):
+        check_alike(done[numbers[k]], denoise(GUIDED, problems[k], solver, policy))
+
+
+def test_a_watcher_that_raises_ends_its_own_sample_only() -> None:
+    def watch(run: Run, clean: Any) -> None:
+        raise OSError("the client's queue is gone")
+
+    batcher = Batcher(64)
+    good, bad = batcher.admit(sample(0)), batcher.admit(replace(sample(1), watch=watch))
+    done = drain(batcher)
+    assert "queue is gone" in str(done[bad])
+    check_alike(done[good], ALONE[0])

@@ -20,9 +20,18 @@ from skipstone.errors import PromptError, SpecError
 from skipstone.evaluation.engine_subject import EngineSubject
 from skipstone.evaluation.pixels import to_uint8
 from skipstone.serving import Engine, Limits, Picture, PictureRequest, Progress
+from skipstone.serving.expectations import CallSeconds, RunningMeans
 from skipstone.serving.observers import Observer
 from skipstone.serving.order import longest_wait
-from skipstone.serving.refusals import Busy, Closing, DeadlineMissed, DrawingFailed, RequestRefused, UnknownModel
+from skipstone.serving.refusals import (
+    Busy,
+    Closing,
+    DeadlineInfeasible,
+    DeadlineMissed,
+    DrawingFailed,
+    RequestRefused,
+    UnknownModel,
+)
 from skipstone.serving.settings import make_setting
 from skipstone.testing.backbones import Mixture
 
@@ -193,6 +202,49 @@ def test_a_deadline_that_is_missed_is_an_error_of_that_request_only(held: Held) 
         late.result()
     assert on_time.result().seconds == 6.0
     engine.close()
+
+
+def test_a_deadline_that_is_missed_even_alone_is_refused() -> None:
+    class Slow(Mixture):
+        def predict(self, queries: Sequence[Query]) -> list[Estimate]:
+            threading.Event().wait(0.002)
+            return super().predict(queries)
+
+    with analytic(backbone=Slow(guidance=2.0)) as engine:
+        assert engine.submit("a").result().calls == 6  # what a call takes is known from now on: at least 2 ms
+        with pytest.raises(DeadlineInfeasible, match="6 calls") as refused:
+            engine.submit("a", deadline=0.01)
+        assert (refused.value.status, refused.value.parameter) == (400, "deadline")
+        assert engine.load == (0, 0)
+        assert engine.submit("a", deadline=1e4).result().calls == 6
+        assert engine.submit("a", deadline=1e4, budget=1).result().calls == 1
+
+
+def test_the_calls_of_a_policy_are_expected_to_be_those_of_its_pictures() -> None:
+    with analytic() as engine:
+        policy = "adaptive_grid(calls=5) @ kriging / trailing / 40"
+        spec = engine.find_model("").choices.choose(policy, "").spec
+        assert engine._calls.get(spec, 99.0) == 99.0
+        calls = [engine.submit("a", policy=policy, seed=k).result().calls for k in range(3)]
+        assert min(calls) <= engine._calls.get(spec, 99.0) <= max(calls)
+
+
+def test_running_means_forget_what_was_not_met_for_longest() -> None:
+    means = RunningMeans(3)
+    for key in ("a", "b", "c", "a", "d"):
+        means.add(key, 1.0)
+    assert len(means) == 3
+    assert [means.get(key, 0.0) for key in "abcd"] == [1.0, 0.0, 1.0, 1.0]
+
+
+def test_seconds_of_a_call_are_those_of_one_sample_alone_where_they_are_known() -> None:
+    seconds = CallSeconds()
+    assert seconds.get("m") == 0.0
+    seconds.add("m", 4, 2.0)
+    assert seconds.get("m") == 0.5
+    seconds.add("m", 1, 0.9)
+    seconds.add("m", 4, 2.0)
+    assert seconds.get("m") == 0.9
 
 
 def test_closing_finishes_what_was_accepted_and_accepts_no_more() -> None:

@@ -23,6 +23,16 @@ def test_classes_come_before_deadlines_and_deadlines_before_arrival() -> None:
     assert in_order(waiting, 0, 10) == [4, 3, 2, 5, 1]
 
 
+def test_of_those_without_a_deadline_the_one_that_is_done_first_goes_first() -> None:
+    waiting = {
+        1: Turn(Rank(1, math.inf, 1), 0, 9.0),
+        2: Turn(Rank(1, math.inf, 2), 0, 3.0),
+        3: Turn(Rank(1, 5.0, 3), 0, 50.0),
+    }
+    assert in_order(waiting, 0, 10) == [3, 2, 1]
+    assert in_order(waiting, 10, 10) == [3, 1, 2]  # all are overdue
+
+
 def test_the_overdue_go_first_and_the_longest_wait_before_the_others() -> None:
     waiting = {1: Turn(Rank(0, 1.0, 1), 9), 2: Turn(Rank(2, math.inf, 2), 3), 3: Turn(Rank(2, math.inf, 3), 1)}
     assert in_order(waiting, 10, 7) == [3, 2, 1]
@@ -33,9 +43,12 @@ def test_the_overdue_go_first_and_the_longest_wait_before_the_others() -> None:
     patience=st.integers(0, 6),
     most=st.integers(1, 5),
     rivals=st.lists(ranks, min_size=80, max_size=80),
+    lefts=st.lists(st.sampled_from([0.0, 1.0, 50.0]), min_size=80, max_size=80),
     served=st.integers(1, 2),
 )
-def test_nobody_waits_beyond_the_bound(patience: int, most: int, rivals: list[Rank], served: int) -> None:
+def test_nobody_waits_beyond_the_bound(
+    patience: int, most: int, rivals: list[Rank], lefts: list[float], served: int
+) -> None:
     """Whoever comes in the free places, the least urgent of all is served within the bound, and so is everybody."""
     waiting: dict[int, Turn] = {}
     coming = iter(enumerate(rivals))
@@ -43,7 +56,8 @@ def test_nobody_waits_beyond_the_bound(patience: int, most: int, rivals: list[Ra
     for now in range(40):
         while len(waiting) < most and (one := next(coming, None)) is not None:
             number, rank = one
-            waiting[number] = Turn(Rank(2, math.inf, 10_000) if number == 0 else rank, now)
+            mine, left = (Rank(2, math.inf, 10_000), 99.0) if number == 0 else (rank, lefts[number])
+            waiting[number] = Turn(mine, now, left)
         order = in_order(waiting, now, patience)
         assert not order or order[0] == find_next(waiting, now, patience)
         for number in order[:served]:

@@ -1,0 +1,38 @@
+"""Certify fixed samplers for the targets of Pebble's own certificates: python benchmarks/rivals.py
+
+Writes `benchmarks/rivals/QUALITY`, which `benchmarks/serving.py` reads. Target, prompts, seed and confidence are those
+of the certificate that ships, only the settings differ. About 10 minutes of one core; `--quality` makes one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from skipstone_pebble import package
+
+CERTIFICATES = Path(package.__file__).with_name("weights") / "certificates"
+RIVALS = Path(__file__).with_name("rivals")
+SAMPLERS = ("unipc / trailing", "dpmpp / trailing", "dpmpp / karras")
+STEPS = {"low": range(8, 17), "medium": range(11, 21), "high": range(16, 29)}  # around where 90 % of prompts meet them
+
+
+def certify(quality: str) -> None:
+    """Run `skipstone calibrate` on the fixed samplers of a quality."""
+    shipped = json.loads((CERTIFICATES / quality / "policy.json").read_text(encoding="utf-8"))["certificate"]
+    columns = [f"fixed @ {sampler} / {steps}" for sampler in SAMPLERS for steps in STEPS[quality]]
+    command = [sys.executable, "-m", "skipstone", "calibrate", "--model", "pebble"]
+    command += ["--prompts", shipped["prompts"]["source"], "--target", shipped["target"]]
+    command += ["--confidence", str(shipped["confidence"]), "--seed", str(shipped["seed"])]
+    command += ["--out", str(RIVALS / quality), "--force"]
+    subprocess.run([*command, *(word for column in columns for word in ("--policy", column))], check=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quality", choices=sorted(STEPS), action="append", help="which; all by default")
+    for chosen in parser.parse_args().quality or sorted(STEPS):
+        certify(chosen)
