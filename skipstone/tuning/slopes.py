@@ -6,12 +6,10 @@ import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import registry
 from ..engine.contracts import Policy
-from ..errors import BenchError
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample
 from ..evaluation.subject import Subject
@@ -56,6 +54,7 @@ class SlopeResult:
 
     Args:
         calls: That were asked for.
+        measured: Those of them with which leads are measured: whose runs are not too near to the references.
         best: The best pair on the tuning samples.
         tried: Pair -> its lead in dB on the tuning samples; of those that did not run with all calls, with the least.
         lead: Of `best`, on the samples of the check.
@@ -64,6 +63,7 @@ class SlopeResult:
     """
 
     calls: Sequence[int]
+    measured: Sequence[int]
     best: Slopes
     tried: Mapping[Slopes, float]
     lead: Lead
@@ -82,8 +82,14 @@ class SlopeResult:
     @property
     def words(self) -> str:
         """What was found, as a sentence."""
+        if not self.measured:
+            return (
+                f"The default is kept: with {', '.join(map(str, self.calls))} calls it is less than {MARGIN:g} dB "
+                f"farther from the references than they are from each other, so that no lead can be measured."
+            )
         found = f"rise={self.best.rise} and fall={self.best.fall}"
-        figures = f"{self.lead.mean:+.1f} dB at equal calls on other samples, standard error {self.lead.error:.1f}"
+        at = f"{', '.join(map(str, self.measured))} calls"
+        figures = f"{self.lead.mean:+.1f} dB on other samples at {at}, standard error {self.lead.error:.1f}"
         if self.best == DEFAULT:
             return (
                 "The default is as good: no other slopes lead it on the tuning samples. The folders hold the default."
@@ -99,6 +105,12 @@ def slope_policy(slopes: Slopes, calls: int) -> Policy:
     said = "".join(f", {name}={value}" for name, value in given.items() if value is not None)
     policy: Policy = registry.parse("policy", f"adaptive_grid(calls={calls}{said})")
     return policy
+
+
+def around(calls: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of calls with which the default runs, to interpolate between: these, some fewer and some more."""
+    least, most = min(calls), max(calls)
+    return tuple(sorted({*calls, max(1, round(AROUND[0] * least)), round(AROUND[1] * most) + 1}))
 
 
 def leads(own: Sequence[Sequence[RunScore]], default: Sequence[Sequence[RunScore]]) -> Lead:
@@ -154,39 +166,48 @@ class SlopeSearch:
 
         Raises:
             SpecError, GuestError: the model cannot be run by `kriging`.
-            BenchError: a reference was lost or is not confirmed, or the folder cannot be written.
+            BenchError: a reference was lost, or the folder cannot be written.
         """
         reference = self._reference()
-        tried = self._tried(reference)
+        tried = self._tried(reference, self._measurable(self.eval_samples, reference))
         best = max(tried, key=lambda slopes: tried[slopes])
-        lead = self._lead(best, self.settings.calls, self.check, reference)
-        rows = [
+        measured = self._measurable(self.check, reference)
+        lead = self._lead(best, measured, self.check, reference) if measured else Lead(0.0, float("inf"))
+        return SlopeResult(
+            self.settings.calls,
+            measured,
+            best,
+            tried,
+            lead,
+            reference.agreement(self.check),
+            self._rows(best, reference),
+        )
+
+    def _rows(self, best: Slopes, reference: ReferenceRuns) -> list[TuningRow]:
+        """Results of the default, and of the best pair where that is something else, on the samples of the check."""
+        labels = {DEFAULT: "default"} if best == DEFAULT else {DEFAULT: "default", best: "tuned"}
+        return [
             TuningRow(
-                calls,
-                label,
-                registry.spell(slope_policy(slopes, calls)),
-                label,
-                self._runs(slopes, calls, self.check, reference),
+                n, label, registry.spell(slope_policy(slopes, n)), label, self._runs(slopes, n, self.check, reference)
             )
-            for calls in self.settings.calls
-            for slopes, label in {DEFAULT: "default", best: "tuned" if best != DEFAULT else "default"}.items()
+            for n in self.settings.calls
+            for slopes, label in labels.items()
         ]
-        found = SlopeResult(self.settings.calls, best, tried, lead, reference.agreement(self.check), rows)
-        self._refuse_unconfirmed(found)
-        return found
+
+    def _measurable(self, eval_samples: Sequence[EvaluationSample], reference: ReferenceRuns) -> tuple[int, ...]:
+        """Numbers of calls with which the default is so far from the references that their own error does not count."""
+        agreement = reference.agreement(eval_samples)
+        medians = {
+            n: statistics.median(one.psnr for one in self._runs(DEFAULT, n, eval_samples, reference))
+            for n in self.settings.calls
+        }
+        return tuple(n for n, median in medians.items() if agreement.confirms(median, MARGIN))
 
     @property
     def cached_runs(self) -> CachedRuns:
         """Runs of the model, cached as they are made."""
         s = self.settings
         return CachedRuns(self.subject, self.run_cache, s.fine, s.batch, s.seed, self.on_progress)
-
-    @cached_property
-    def _around(self) -> tuple[int, ...]:
-        """Numbers of calls with which the default runs: those asked for, some fewer and some more."""
-        least, most = min(self.settings.calls), max(self.settings.calls)
-        outer = (max(1, round(AROUND[0] * least)), round(AROUND[1] * most) + 1)
-        return tuple(sorted({*self.settings.calls, *outer}))
 
     def _reference(self) -> ReferenceRuns:
         """References of as many steps as are needed, or as help, as a few samples tell."""
@@ -203,9 +224,11 @@ class SlopeSearch:
                 return reference
             reference = finer
 
-    def _tried(self, reference: ReferenceRuns) -> dict[Slopes, float]:
+    def _tried(self, reference: ReferenceRuns, calls: Sequence[int]) -> dict[Slopes, float]:
         """Pairs and their leads on the tuning samples; only those that ran with all calls may be best."""
-        least = min(self.settings.calls)
+        if not calls:
+            return {DEFAULT: 0.0}
+        least = min(calls)
         first: dict[Slopes, float] = {}
         for k, slopes in enumerate(PAIRS):
             self.on_progress(f"Trying slopes with {least} calls", k, len(PAIRS))
@@ -214,7 +237,7 @@ class SlopeSearch:
         found = {DEFAULT: 0.0}
         for k, slopes in enumerate(ranked[:FINALISTS]):
             self.on_progress("Trying the best slopes", k, FINALISTS)
-            found[slopes] = self._lead(slopes, self.settings.calls, self.eval_samples, reference).mean
+            found[slopes] = self._lead(slopes, calls, self.eval_samples, reference).mean
         # what was left behind with the least calls cannot win, whatever its lead there
         return found | {slopes: min(first[slopes], *found.values()) for slopes in ranked[FINALISTS:]}
 
@@ -228,7 +251,7 @@ class SlopeSearch:
         """The lead over the default with as many calls."""
         return leads(
             [self._runs(slopes, n, eval_samples, reference) for n in calls],
-            [self._runs(DEFAULT, n, eval_samples, reference) for n in self._around],
+            [self._runs(DEFAULT, n, eval_samples, reference) for n in around(calls)],
         )
 
     def _runs(
@@ -236,13 +259,3 @@ class SlopeSearch:
     ) -> list[RunScore]:
         column = self.cached_runs.column(slope_policy(slopes, calls))
         return self.cached_runs.score_runs(column, eval_samples, reference.name, reference.pictures(eval_samples))
-
-    def _refuse_unconfirmed(self, found: SlopeResult) -> None:
-        """Raise BenchError where the references do not agree well enough for what is measured against them."""
-        best: dict[str, Any] = max((row.psnr_statistics for row in found.rows), key=lambda s: s["median"])
-        if not found.agreement.confirms(best["median"], MARGIN):
-            raise BenchError(
-                f"{self.subject.name}: {found.agreement.words} A run of the default is {best['median']:.1f} dB from "
-                f"the first of them: expected the references to agree to at least {MARGIN:g} dB more. Ask for fewer "
-                f"--calls: what was drawn is kept."
-            )
