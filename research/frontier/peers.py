@@ -4,8 +4,8 @@ The first 32 of the samples of `table.py` (16 clips), closeness to the same refe
 says how well another solver confirms it), median / p10 in dB, and the calls made. Rows are numbers of calls; columns:
 
 - default: `adaptive_grid`, its constants chosen with the network's family left out;
-- tuned: with the slopes that `skipstone tune --policy adaptive_grid` finds (`tuned.py`; in brackets where it keeps the
-  default);
+- tuned: with the slopes that `skipstone tune --policy adaptive_grid` finds (`tuned.py`); in brackets where it keeps the
+  default as it ships, in whose constants the network had a part;
 - path: the grid that `skipstone tune` finds, of that many calls;
 - stride: of four tolerances the largest p10 with at most as many calls as the default, rounded up;
 - error_control on UniPC, 50 steps, of the settings that it is calibrated with the one whose calls are nearest, on eight
@@ -128,8 +128,8 @@ def tuned(found: Peers, calls: int, runs: Path, name: str) -> Column:
     said = tune(name, runs, ("slopes",))["slopes"]
     if "refused" in said:
         return {"refused": said["refused"]}
-    best = said["policies"][str(calls)] == said["best"][str(calls)]
-    return {**found.column(said["policies"][str(calls)]), "kept": not best}
+    policy = said["policies"][str(calls)]
+    return {**found.column(policy), "kept": "rise" not in policy}
 
 
 def path(found: Peers, calls: int, runs: Path, name: str) -> Column:
