@@ -1,4 +1,4 @@
-"""`skipstone tune`: the best grids for a model, found by looking at its own runs."""
+"""`skipstone tune`: the best grids, or slopes of the default, for a model, found by looking at its own runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -28,18 +28,30 @@ if TYPE_CHECKING:
     from ..evaluation.references import EvaluationSample
     from ..evaluation.subject import Subject
     from ..tuning.search import TimeGridSearch, TuningResult, TuningSettings
+    from ..tuning.slopes import SlopeResult, SlopeSearch
+
+    Search: TypeAlias = TimeGridSearch | SlopeSearch
+    Found: TypeAlias = TuningResult | SlopeResult
+
+Tuned: TypeAlias = Literal["path", "adaptive_grid"]
 
 
 @dataclass(frozen=True)
 class SearchOptions:
     """Options of the search: what is searched for, and how."""
 
+    policy: Annotated[
+        Tuned,
+        typer.Option(
+            help="What is tuned: path, a grid for each number of calls, or adaptive_grid, the slopes of the default.",
+        ),
+    ] = "path"
     calls: Annotated[
         list[int] | None,
         options.number(
             least=1,
             most=MAX_STEPS,
-            help="Calls of a grid; 10, 15, 20 and 25 by default. Repeat it.",
+            help="Calls to tune for; 10, 15, 20 and, of path, 25 by default. Repeat it.",
             show_default=False,
         ),
     ] = None
@@ -56,7 +68,8 @@ class SearchOptions:
     check: Annotated[
         str,
         typer.Option(
-            help="What to check the grids on: prompts, or how many other seeds; what they are tuned on by default.",
+            help="What to check on: prompts, or how many other seeds. By default what is tuned on; of adaptive_grid "
+            "under other seeds.",
             metavar="FILE|SET|NUMBER",
         ),
     ] = ""
@@ -70,15 +83,18 @@ class SearchOptions:
         ),
     ] = 200
     refine: Annotated[
-        int, options.number(least=0, most=1_000, help="Sweeps of moving single places, by what it really does.")
+        int,
+        options.number(least=0, most=1_000, help="Of path: sweeps of moving single places, by what it really does."),
     ] = 0
-    rivals: Annotated[bool, typer.Option(help="Run fixed samplers and stride beside.")] = True
+    rivals: Annotated[bool, typer.Option(help="Of path: run fixed samplers and stride beside.")] = True
 
     def settings(self, seed: int, batch: int) -> TuningSettings:
         """The options as the search's settings."""
-        from ..tuning.search import CALLS, TuningSettings
+        from ..tuning import search, slopes
+        from ..tuning.search import TuningSettings
 
-        calls = tuple(sorted(set(self.calls or CALLS)))
+        usual = search.CALLS if self.policy == "path" else slopes.CALLS
+        calls = tuple(sorted(set(self.calls or usual)))
         return TuningSettings(calls, self.fine, self.refine, batch, seed, self.rivals)
 
     def prompted(self, source: str, seed: int) -> list[EvaluationSample]:
@@ -106,9 +122,9 @@ def tune(
     batch: options.BatchOption = 8,
     force: options.ForceOption = False,
 ) -> None:
-    """Find the best times to call a model at, for given numbers of calls.
+    """Find the best times to call a model at, or the slopes of the default for it.
 
-    Draws the tuning prompts in 200 small steps and computes from them the error
+    [bold]--policy path[/bold]: draws the tuning prompts in 200 small steps and computes from them the error
     of every longer step; measures, by making some, how much of an error is
     left in the picture, which differs a hundredfold between the beginning and
     the end; and finds the grid of so many calls that leaves the least. Each
@@ -117,8 +133,13 @@ def tune(
     A model that takes no prompts is tuned on seeds: leave --prompts out.
     Another solver on another grid must agree with what figures are taken to.
 
-    Costs about 1600 calls a sample, and is kept: after Ctrl-C, or with
-    other --calls and --force, the same command goes on from what is there.
+    [bold]--policy adaptive_grid[/bold]: tries 15 densities of steps of the default on the
+    tuning prompts, and the best of them on others. It is written only where it
+    leads the default there with as many calls; else the default is.
+
+    path costs about 1600 calls a sample, adaptive_grid about 800. Both are kept:
+    after Ctrl-C, or with other --calls and --force, the same command goes on
+    from what is there.
 
     [bold]Examples[/bold]
 
@@ -127,31 +148,42 @@ def tune(
       skipstone compare "a red apple" -p grids/path-10 -p "stride @ 50" -p fewer
       skipstone tune --model org/name --prompts prompts.txt --calls 12 --out grids
       skipstone tune --model my-ddim --samples 24 --check 24 --out grids
+      skipstone tune --policy adaptive_grid --prompts pebble-tuning --limit 16 --out tuned
+      skipstone compare "a red apple" -p tuned/adaptive-15 -p balanced
     """
     from rich.console import Console
 
     from ..evaluation.folder_lock import lock_folder
-    from ..tuning.report import report_files, write_report
     from .files import check_targets
 
-    require_module("matplotlib", "plot")
+    report = _report(wanted.policy)
+    if wanted.policy == "path":
+        require_module("matplotlib", "plot")
     console = Console(stderr=True)
     settings = wanted.settings(seed, batch)
     with lock_folder(out):
-        check_targets(report_files(out, settings.calls), force)
+        check_targets(report.report_files(out, settings.calls), force)
         with show_status(console, "Looking the model up ..."):
             subject = model.subject(guidance)
         tuning, checked = _samples(subject, prompts, wanted, seed)
         _check_prompts([*tuning, *checked], subject, console)
-        search, found = _run(subject, settings, tuning, checked, out, console)
-        written = write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
-    _show(found, out, written, "prompts" if prompts else SEEDS, bool(checked))
+        search, found = _run(subject, settings, (tuning, checked), wanted.policy, out, console)
+        written = report.write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
+    _show(found, written, _where("prompts" if prompts else SEEDS, wanted.check, wanted.policy))
+    _show_use(report.policy_folder(out, settings.calls[0]))
 
 
 ENOUGH = 12  # samples: on Pebble, grids of 8 calls found on 4 were worse than even ones on others
 SAMPLES = 24  # of a model that takes no prompts
 SEEDS = "seeds"
 CHECKED = 10_000  # added to the seeds of the check, so that no noise is in both
+
+
+def _report(policy: Tuned) -> Any:
+    """The module that writes what a search has found."""
+    from ..tuning import report, slopes_report
+
+    return report if policy == "path" else slopes_report
 
 
 def _samples(
@@ -162,8 +194,9 @@ def _samples(
     from ..evaluation.references import samples_from_seeds
     from .prompts import check_samples_option
 
+    is_path = wanted.policy == "path"
     if check_samples_option(subject, prompts, wanted.samples):
-        check = wanted.check.strip() or "0"
+        check = wanted.check.strip() or ("0" if is_path else str(wanted.samples or SAMPLES))
         if not (check.isascii() and check.isdigit() and len(check) <= 5):
             raise SpecError(
                 f"--check: {subject.name} takes no prompts: expected a number of seeds below 100000, got {check!r}."
@@ -173,7 +206,8 @@ def _samples(
         tuned, checked = (samples_from_seeds(range(a, a + n)) for a, n in zip(firsts, counts, strict=True))
         return tuned, checked
     assert prompts is not None
-    return wanted.prompted(prompts, seed), wanted.prompted(wanted.check, seed + CHECKED) if wanted.check else []
+    check = wanted.check or ("" if is_path else prompts)
+    return wanted.prompted(prompts, seed), wanted.prompted(check, seed + CHECKED) if check else []
 
 
 def _check_prompts(eval_samples: Sequence[EvaluationSample], subject: Subject, console: Console) -> None:
@@ -185,19 +219,20 @@ def _check_prompts(eval_samples: Sequence[EvaluationSample], subject: Subject, c
 def _run(
     subject: Subject,
     settings: TuningSettings,
-    tuning: Sequence[EvaluationSample],
-    checked: Sequence[EvaluationSample],
+    eval_samples: tuple[Sequence[EvaluationSample], Sequence[EvaluationSample]],
+    policy: Tuned,
     out: Path,
     console: Console,
-) -> tuple[TimeGridSearch, TuningResult]:
-    """The search and what it found, its progress and its notes on the console."""
+) -> tuple[Search, Found]:
+    """The search and what it found, its progress and its notes on the console; `eval_samples` are tuned and checked."""
+    tuning, _ = eval_samples
     if len(tuning) < ENOUGH:
         what, option = ("prompts", "--limit") if tuning[0].prompt.text else ("samples", "--samples")
         few = f"{len(tuning)} {what} are few: what is best for them may be bad for others. Say {option} {SAMPLES}."
         _print(console, few)
     try:
         with print_warnings(console), progress_bar(console) as on_progress:
-            search = _search(subject, settings, tuning, checked, out, on_progress)
+            search = _search(subject, settings, eval_samples, policy, out, on_progress)
             found = search.run()
     except KeyboardInterrupt:
         _print(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
@@ -210,18 +245,20 @@ def _run(
 def _search(
     subject: Subject,
     settings: TuningSettings,
-    tuning: Sequence[EvaluationSample],
-    checked: Sequence[EvaluationSample],
+    eval_samples: tuple[Sequence[EvaluationSample], Sequence[EvaluationSample]],
+    policy: Tuned,
     out: Path,
     on_progress: ProgressCallback,
-) -> TimeGridSearch:
+) -> Search:
     """The search, on what was drawn before in the same configuration."""
     from .. import registry
     from ..evaluation.columns import Column
     from ..evaluation.fingerprint import fingerprint
     from ..tuning.run_cache import RunCache
     from ..tuning.search import TimeGridSearch
+    from ..tuning.slopes import SlopeSearch
 
+    tuning, checked = eval_samples
     on_progress("Loading", 0, 1)
     own = subject.default_sampler
     column = subject.resolve_column(
@@ -231,10 +268,11 @@ def _search(
     same = {k: v for k, v in fingerprint(subject, tuning, checked).items() if "prompts" not in k}
     same |= {"model": subject.name, "guidance": subject.guidance, "settings": subject.settings}
     same |= {"sampler": column.way, "fine": settings.fine, "seed": settings.seed}
-    return TimeGridSearch(subject, settings, tuning, checked, RunCache.open(out, same), on_progress)
+    made = TimeGridSearch if policy == "path" else SlopeSearch
+    return made(subject, settings, tuning, checked, RunCache.open(out, same), on_progress)
 
 
-def _about(search: TimeGridSearch, prompts: str, check: str) -> dict[str, Any]:
+def _about(search: Search, prompts: str, check: str) -> dict[str, Any]:
     """The description that is stored with the results."""
     from ..evaluation.fingerprint import describe_machine, fingerprint
 
@@ -258,12 +296,21 @@ def _print(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(found: TuningResult, out: Path, written: Sequence[Path], what: str, held_out: bool) -> None:
-    """Print the table, and the paths of all files."""
+def _where(what: str, check: str, policy: Tuned) -> str:
+    """What figures were measured on."""
+    if check or (what == SEEDS and policy != "path"):
+        return f"{what} that were not tuned on"
+    if policy != "path":
+        return "the tuning prompts under other seeds"
+    return f"the tuning {what} themselves: say --check {'NUMBER' if what == SEEDS else 'FILE|SET'}"
+
+
+def _show(found: Found, written: Sequence[Path], where: str) -> None:
+    """Print the table, what was found, and the paths of all files."""
     from rich.console import Console
     from rich.table import Table
 
-    from ..tuning.report import policy_folder, table
+    from ..tuning.report import table
 
     head, *body = table(found.rows)
     shown = Table(box=None, pad_edge=False)
@@ -273,11 +320,16 @@ def _show(found: TuningResult, out: Path, written: Sequence[Path], what: str, he
         shown.add_row(*row)
     console = Console()
     console.print(shown, highlight=False, markup=False)
-    say = "--check NUMBER" if what == SEEDS else "--check FILE|SET"
-    where = f"{what} that were not tuned on" if held_out else f"the tuning {what} themselves: say {say}"
     _print(console, f"\nPSNR in dB to runs of {found.agreement.steps} steps, on {where}.")
     _print(console, found.agreement.words)
+    if words := getattr(found, "words", ""):
+        _print(console, words)
     for path in written:
         _print(console, str(path))
-    first = policy_folder(out, next(iter(found.grids)))
-    _print(console, f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(first)])}")
+
+
+def _show_use(first: Path) -> None:
+    """Print the command that uses a policy."""
+    from rich.console import Console
+
+    _print(Console(), f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(first)])}")

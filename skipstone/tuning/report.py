@@ -12,7 +12,7 @@ from .. import registry
 from ..evaluation.files import write_file
 from ..evaluation.json_lines import json_roundtrip
 from ..policies.storage import FILE, save_policy
-from .reference import CONFIRMING_SOLVER
+from .reference import CONFIRMING_SOLVER, Agreement
 from .search import TuningResult, TuningRow
 
 RESULTS, PLOT = "paths.json", "paths.png"
@@ -51,16 +51,7 @@ def write_report(found: TuningResult, out: Path, about: Mapping[str, Any]) -> li
 def _document(found: TuningResult) -> dict[str, Any]:
     return {
         "fine": {"times": found.fine.times, "angles": found.fine.angles},
-        "references": {
-            "steps": found.agreement.steps,
-            "confirming steps": found.agreement.confirming_steps,
-            "confirmed by": CONFIRMING_SOLVER,
-            "agreement": {
-                "median": found.agreement.median,
-                "worst": found.agreement.worst,
-                "samples": list(found.agreement.psnr),
-            },
-        },
+        "references": describe_references(found.agreement),
         "grids": [
             {
                 "calls": calls,
@@ -75,19 +66,34 @@ def _document(found: TuningResult) -> dict[str, Any]:
         "gains": [
             {"angle": found.fine.angles[k], "rms": (found.gain[:, k] ** 0.5).tolist()} for k in sorted(found.landings)
         ],
-        "rows": [
-            {
-                "calls": row.calls,
-                "label": row.label,
-                "group": row.group,
-                "spec": row.spec,
-                "spent": row.mean_calls,
-                "psnr": row.psnr_statistics,
-                "samples": [[one.calls, one.psnr] for one in row.scores],
-            }
-            for row in found.rows
-        ],
+        "rows": describe_rows(found.rows),
     }
+
+
+def describe_references(agreement: Agreement) -> dict[str, Any]:
+    """What figures are measured against, for a file of results."""
+    return {
+        "steps": agreement.steps,
+        "confirming steps": agreement.confirming_steps,
+        "confirmed by": CONFIRMING_SOLVER,
+        "agreement": {"median": agreement.median, "worst": agreement.worst, "samples": list(agreement.psnr)},
+    }
+
+
+def describe_rows(rows: Sequence[TuningRow]) -> list[dict[str, Any]]:
+    """Rows with the figures of every sample, for a file of results."""
+    return [
+        {
+            "calls": row.calls,
+            "label": row.label,
+            "group": row.group,
+            "spec": row.spec,
+            "spent": row.mean_calls,
+            "psnr": row.psnr_statistics,
+            "samples": [[one.calls, one.psnr] for one in row.scores],
+        }
+        for row in rows
+    ]
 
 
 def table(rows: Sequence[TuningRow]) -> list[list[str]]:

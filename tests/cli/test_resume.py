@@ -242,7 +242,7 @@ KEPT_FREE: dict[str, dict[str, str]] = {
         "model": "where it is by now; the certificate is held against it", "device": "likewise", "cache": WHERE,
     },
     "tune": {
-        "calls": CHOICE, "limit": CHOICE, "samples": CHOICE, "refine": CHOICE, "rivals": CHOICE,
+        "policy": CHOICE, "calls": CHOICE, "limit": CHOICE, "samples": CHOICE, "refine": CHOICE, "rivals": CHOICE,
         "prompt_format": "the prompts themselves are compared", "batch": SPEED, "out": WHERE, "force": NOW,
         "track": NOW,
     },

@@ -81,12 +81,36 @@ def test_grids_for_a_pipeline(asked: tuple[str, ...], shell: Shell, tmp_path: Pa
     assert {row["label"]: row["spent"] for row in found["rows"] if row["group"] == "path"} == {"path-4": 4, "path-6": 6}
 
 
+@pytest.mark.parametrize("where", [(), ("--as-guest", "--device", "cpu")], ids=["engine", "pipeline"])
+def test_slopes_of_the_default(where: tuple[str, ...], asked: tuple[str, ...], shell: Shell, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    out = shell(*asked, *where, "--policy", "adaptive_grid", "--calls", "5", "--out", str(tuned))
+    assert out.code == 0, out.err
+    assert "the tuning prompts under other seeds" in out.out
+    folders = {path.parent.name for path in tuned.glob("*/policy.json")}
+    assert folders == {"adaptive-4", "adaptive-5", "adaptive-6"}
+    found = json.loads((tuned / "slopes.json").read_text())
+    assert found["verdict"] in out.out
+    assert [policy.startswith("adaptive_grid(calls=") for policy in found["policies"]] == [True] * 3
+    model = asked[1:3]
+    folder = str(tuned / "adaptive-5")
+    drawn = shell("generate", "a red cat", *model, *where, "--policy", folder, "--out", "a.png", "--json")
+    assert drawn.code == 0, drawn.err
+    assert 0 < json.loads(drawn.out)["calls"] < 50
+    page = shell(
+        "compare", "a red cat", *model, *where, "-p", folder, "-p", "fewer", "--out", str(tmp_path / "compare")
+    )
+    assert page.code == 0, page.err
+    assert "adaptive_grid" in page.out
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (("--calls", "3"), "--calls between 4 and 8"),
         (("--calls", "9"), "--calls between 4 and 8"),
         (("--fine", "7"), "--fine from 8 to 400"),
+        (("--policy", "stride"), "path"),
         (("--prompts", "nowhere.txt"), "No prompt set or file is called"),
         (("--check", "pebbel"), "Did you mean 'pebble'?"),
         (("--model", "nothing/here/at/all"), "nothing/here/at/all"),
