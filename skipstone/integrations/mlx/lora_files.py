@@ -298,8 +298,8 @@ def sgm_names(layers: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield steps[prefix] + ("op" if "downsamplers" in prefix else rest), name
 
 
-def parse_sequence(file: LoraFile, layers: Mapping[str, Mapping[str, Any]], absent: set[str]) -> list[LowRank]:
-    """The pairs of a file that has them in the order of the network, without names (cloneofsimo/lora).
+def parse_sequence(file: LoraFile, layers: Mapping[str, Mapping[str, Any]], absent: set[str]) -> Parsed:
+    """As `parse_keys`, of a file whose pairs stand in the order of the network, without names (cloneofsimo/lora).
 
     Args:
         file: The file.

@@ -95,11 +95,7 @@ def test_the_variant_fp16_is_read_where_it_fits(model: Any, tmp_path: Path) -> N
 
 def test_convolutions_are_laid_out_once(folder: Path) -> None:
     """In the order of MLX in memory too: a transposed view would be copied at each call."""
-    for name, value in weights(load_module(folder)).items():
-        strides = memoryview(value).strides
-        assert strides is not None
-        assert list(strides) == sorted(strides, reverse=True), name
-        assert value.flags.c_contiguous if hasattr(value, "flags") else memoryview(value).c_contiguous, name
+    assert [name for name, value in weights(load_module(folder)).items() if not memoryview(value).c_contiguous] == []
 
 
 def test_missing_unexpected_and_misshapen_weights_are_all_listed(folder: Path) -> None:
