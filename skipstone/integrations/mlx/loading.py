@@ -260,7 +260,7 @@ def quantise(module: Any, bits: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if not isinstance(layer, nn.Linear):
             return False
         size = next((size for size in GROUP_SIZES if layer.weight.shape[-1] % size == 0), None)
-        quantised.append(path)
+        (kept if size is None else quantised).append(path)
         return {"group_size": size, "bits": bits} if size else False
 
     nn.quantize(module, class_predicate=predicate)
