@@ -213,9 +213,9 @@ FORMATS: dict[str, tuple[Callable[[Adapter, Path], Path], list[str], dict[str, A
 }
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.4])
 @pytest.mark.parametrize("name", FORMATS)
-def test_they_change_what_diffusers_changes(name: str, scale: float, tmp_path: Path) -> None:
+def test_they_change_what_diffusers_changes(name: str, tmp_path: Path) -> None:
+    scale = 0.4
     write, targets, options = FORMATS[name]
     file = write(make_adapter(targets, **options), tmp_path)
     pipeline = build()
