@@ -138,6 +138,23 @@ def test_slices_of_attention_change_nothing_but_rounding(tmp_path: Path, monkeyp
     assert max(rows) == 64
 
 
+@pytest.mark.parametrize(("upcast", "expected"), [(True, mx.float32), (False, mx.float16)])
+def test_upcast_attention_computes_scores_in_float32(
+    upcast: bool, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option of Stable Diffusion 2, whose scores overflow in half precision."""
+    module = load_module(save(build(upcast_attention=upcast), tmp_path), "float16")
+    attention, kinds = mx.fast.scaled_dot_product_attention, set()
+
+    def note(*arrays: Any, **options: Any) -> Any:
+        kinds.update(array.dtype for array in arrays)
+        return attention(*arrays, **options)
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", note)
+    assert run_mlx(module, *inputs(build())).dtype == mx.float16
+    assert kinds == {expected}
+
+
 REFUSED = {
     "resnet_time_scale_shift": "scale_shift",
     "class_embed_type": "timestep",
