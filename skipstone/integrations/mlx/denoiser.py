@@ -1,0 +1,99 @@
+"""A denoiser of MLX: how its network is called, how often, and whether it is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+# (network, x (N, height, width, channels), timesteps (N,), condition with a batch axis) -> an array like x
+NetworkCall: TypeAlias = Callable[[Any, mx.array, mx.array, Mapping[str, mx.array]], mx.array]
+
+
+@dataclass
+class CallCount:
+    """What entered a denoiser.
+
+    Args:
+        rows: Samples and branches.
+        forwards: Batches of them.
+    """
+
+    rows: int = 0
+    forwards: int = 0
+
+
+class Denoiser:
+    """A network, called on batches of latents; what enters is counted, not what its users say that they called.
+
+        with denoiser.count() as counted:
+            ...
+        print(counted.rows / branches)  # calls
+
+    Args:
+        load: Gives the network, a module of `mlx.nn`; called for every forward.
+        call: How the network is called.
+        dtype: In which it computes; latents and conditions are cast to it, timesteps stay float32.
+        compiled: Whether the call is compiled, once for each shape of a batch; None compiles on a GPU.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Any],
+        call: NetworkCall,
+        dtype: mx.Dtype = mx.float32,
+        compiled: bool | None = None,
+    ) -> None:
+        self._load, self.call, self.mlx_dtype = load, call, dtype
+        self.compiled = mx.metal.is_available() if compiled is None else compiled
+        self.traces = 0
+        self._counts: list[CallCount] = []
+        self._forward: Any = None
+
+    @property
+    def network(self) -> Any:
+        """The network."""
+        return self._load()
+
+    def release(self) -> None:
+        """Forget what was compiled, with the weights in it: the network will be another."""
+        self._forward = None
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype in which it computes."""
+        return str(self.mlx_dtype).removeprefix("mlx.core.")
+
+    @property
+    def device(self) -> str:
+        """What it runs on: 'mlx gpu' or 'mlx cpu'."""
+        return f"mlx {mx.default_device().type.name}"
+
+    def __call__(self, x: mx.array, timesteps: mx.array, condition: Mapping[str, mx.array]) -> mx.array:
+        """The output for x (N, height, width, channels), timesteps (N,) and conditions of N rows, in x's dtype."""
+        for count in self._counts:
+            count.rows += x.shape[0]
+            count.forwards += 1
+        if self._forward is None:
+            self._forward = mx.compile(self._trace) if self.compiled else self._trace
+        cast = {name: value.astype(self.mlx_dtype) for name, value in condition.items()}
+        output: mx.array = self._forward(x.astype(self.mlx_dtype), timesteps, cast)
+        return output.astype(x.dtype)
+
+    @contextmanager
+    def count(self) -> Iterator[CallCount]:
+        """Count what enters inside the block."""
+        counted = CallCount()
+        self._counts.append(counted)
+        try:
+            yield counted
+        finally:
+            self._counts.remove(counted)
+
+    def _trace(self, x: mx.array, timesteps: mx.array, condition: Mapping[str, mx.array]) -> mx.array:
+        """The call itself; of a compiled denoiser Python comes here once for each shape."""
+        self.traces += 1
+        return self.call(self._load(), x, timesteps, condition)
