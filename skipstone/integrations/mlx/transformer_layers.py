@@ -64,7 +64,7 @@ def embed_timesteps(timesteps: mx.array, channels: int = TIME_CHANNELS) -> mx.ar
     half = channels // 2
     # Made by NumPy, op by op as torch: an error of one part in 10^7 in f is 10^-4 in the phase at t = 1000.
     exponent = np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half)
-    phases = timesteps.astype(mx.float32)[:, None] * mx.array(np.exp(exponent))[None]
+    phases = timesteps.astype(mx.float32)[:, None] * mx.array(np.exp(exponent.astype(np.float64)).astype(np.float32))[None]
     return mx.concatenate([mx.cos(phases), mx.sin(phases)], axis=-1)
 
 
