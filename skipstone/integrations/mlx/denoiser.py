@@ -72,6 +72,14 @@ class Denoiser:
         """What it runs on: 'mlx gpu' or 'mlx cpu'."""
         return f"mlx {mx.default_device().type.name}"
 
+    def peak_memory(self) -> int:
+        """Bytes that MLX has held at most since `reset_peak_memory`."""
+        return int(mx.get_peak_memory())
+
+    def reset_peak_memory(self) -> None:
+        """Begin to measure anew."""
+        mx.reset_peak_memory()
+
     def __call__(self, x: mx.array, timesteps: mx.array, condition: Mapping[str, mx.array]) -> mx.array:
         """The output for x (N, height, width, channels), timesteps (N,) and conditions of N rows, in x's dtype."""
         for count in self._counts:

@@ -52,6 +52,7 @@ class Family(ABC):
 
     Args:
         index: The pipeline's model_index.json.
+        config: Of its denoiser.
     """
 
     pipeline: ClassVar[str]
@@ -60,8 +61,8 @@ class Family(ABC):
     guidance: ClassVar[float]  # by default, as in diffusers
     cells: ClassVar[int] = 1  # side of the square of cells that is one token of the network
 
-    def __init__(self, index: Mapping[str, Any]) -> None:
-        self.index = index
+    def __init__(self, index: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        self.index, self.config = index, config
 
     @abstractmethod
     def encode(self, encoders: Mapping[str, TextEncoder], prompt: str) -> Arrays:
@@ -87,9 +88,10 @@ class Family(ABC):
         """The condition of the negative prompt; `typed` says whether there is one, or none."""
         return condition
 
-    def channels(self, config: Mapping[str, Any]) -> int:
-        """Channels of a latent, from the configuration of the denoiser."""
-        return int(config["in_channels"])
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        return int(self.config["in_channels"])
 
 
 class StableDiffusion(Family):
@@ -158,15 +160,18 @@ class StableDiffusion3(Family):
         rows = mx.concatenate([first.hidden_states[-2][0], second.hidden_states[-2][0]], axis=-1)
         pooled = mx.concatenate([first.text_embeds[0], second.text_embeds[0]], axis=-1)
         length = T5_ROWS[self.pipeline]
-        if (third := encoders.get("text_encoder_3")) is None:
-            return {"states": rows, "pooled": pooled, "empty": mx.array(float(length))}
-        words = third(prompt, length)[0]
+        third = encoders.get("text_encoder_3")
+        words = mx.zeros((1, self.config["joint_attention_dim"])) if third is None else third(prompt, length)[0]
         rows = mx.pad(rows, ((0, 0), (0, words.shape[-1] - rows.shape[-1])))
-        return {"states": mx.concatenate([rows, words.astype(rows.dtype)]), "pooled": pooled}
+        made = {"pooled": pooled}
+        if len(words) == 1 or bool(mx.all(words == words[:1])):  # no T5, or one without layers, as Pebble-DiT has it
+            words, made["repeats"] = words[:1], mx.array(float(length))
+        return {**made, "states": mx.concatenate([rows, words.astype(rows.dtype)])}
 
     def call(self, network: Any, x: mx.array, timesteps: mx.array, condition: Mapping[str, mx.array]) -> mx.array:
         """`SD3Transformer2DModel`."""
-        output: mx.array = network(x, timesteps, condition["states"], condition["pooled"])
+        repeats = condition.get("repeats")
+        output: mx.array = network(x, timesteps, condition["states"], condition["pooled"], repeats)
         return output
 
 
@@ -191,15 +196,16 @@ class Flux(Family):
         """With the guidance that a distilled network is given."""
         return {**condition, "guidance": mx.array(guidance)}
 
-    def channels(self, config: Mapping[str, Any]) -> int:
+    @property
+    def channels(self) -> int:
         """A quarter of the network's: squares of 2 x 2 cells are its tokens."""
-        return int(config["in_channels"]) // 4
+        return int(self.config["in_channels"]) // 4
 
     def call(self, network: Any, x: mx.array, timesteps: mx.array, condition: Mapping[str, mx.array]) -> mx.array:
         """`FluxTransformer2DModel` on packed latents."""
         rows, height, width, _ = x.shape
         words = condition["states"].shape[1]
-        guidance = condition["guidance"] if has_guidance(network) else None
+        guidance = condition["guidance"] if self.config.get("guidance_embeds") else None
         output = network(
             pack(x),
             condition["states"],
@@ -210,12 +216,6 @@ class Flux(Family):
             guidance,
         )
         return unpack(output, height, width)
-
-
-def has_guidance(network: Any) -> bool:
-    """Whether a FLUX network is given its guidance (dev), or has none (schnell)."""
-    config = network.config
-    return bool(config["guidance_embeds"] if isinstance(config, Mapping) else config.guidance_embeds)
 
 
 def pack(x: mx.array) -> mx.array:

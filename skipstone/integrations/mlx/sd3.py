@@ -91,13 +91,17 @@ class JointTransformerBlock(nn.Module):
         if not last:
             self.ff_context = FeedForward(width)
 
-    def __call__(self, x: mx.array, prompt: mx.array, embedding: mx.array) -> tuple[mx.array, mx.array]:
+    def __call__(
+        self, x: mx.array, prompt: mx.array, embedding: mx.array, bias: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
         """Tokens of the picture and of the prompt after the block; those of the prompt as they came in the last one."""
         shift, scale, factor, shift_ff, scale_ff, factor_ff, *dual = self.norm1(embedding)
         of_prompt = self.norm1_context(embedding)
         if self._last:
             of_prompt.reverse()  # the last block has (scale, shift), the others (shift, scale, ...)
-        attended, prompt_attended = self.attn(modulate(x, shift, scale), modulate(prompt, *of_prompt[:2]))
+        attended, prompt_attended = self.attn(
+            modulate(x, shift, scale), modulate(prompt, *of_prompt[:2]), bias=bias
+        )
         before = x
         x = x + factor * attended
         if self._dual:
@@ -151,7 +155,12 @@ class SD3Transformer2DModel(nn.Module):
         return cls(full)
 
     def __call__(
-        self, hidden_states: mx.array, timestep: mx.array, encoder_hidden_states: mx.array, pooled_projections: mx.array
+        self,
+        hidden_states: mx.array,
+        timestep: mx.array,
+        encoder_hidden_states: mx.array,
+        pooled_projections: mx.array,
+        repeats: mx.array | None = None,
     ) -> mx.array:
         """The prediction (B, H, W, C), in the dtype of the weights.
 
@@ -160,6 +169,8 @@ class SD3Transformer2DModel(nn.Module):
             timestep: Shape (B,), from 0 (data) to 1000 (noise).
             encoder_hidden_states: Tokens of the prompts (B, M, joint_attention_dim).
             pooled_projections: Pooled prompts (B, pooled_projection_dim).
+            repeats: How many equal tokens the last token of each prompt stands for (B,), >= 1: tokens of a prompt
+                have no places, so that one whose scores are raised by log n is n of them, at the cost of one.
 
         Raises:
             BackboneError: shapes that do not fit.
@@ -170,8 +181,12 @@ class SD3Transformer2DModel(nn.Module):
         rows, columns = (n // patch for n in hidden_states.shape[1:3])
         embedding = self.time_text_embed(timestep, pooled_projections.astype(dtype))
         x, prompt = self.pos_embed(hidden_states.astype(dtype)), self.context_embedder(encoder_hidden_states.astype(dtype))
+        bias = None
+        if repeats is not None:
+            last = mx.arange(prompt.shape[1] + x.shape[1]) == prompt.shape[1] - 1
+            bias = mx.where(last, mx.log(repeats.astype(mx.float32))[:, None], 0.0)[:, None, None]
         for block in self.transformer_blocks:
-            x, prompt = block(x, prompt, embedding)
+            x, prompt = block(x, prompt, embedding, bias)
         scale, shift = self.norm_out(embedding)
         x = self.proj_out(modulate(x, shift, scale))
         x = x.reshape(len(x), rows, columns, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)

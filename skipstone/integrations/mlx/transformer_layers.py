@@ -191,7 +191,11 @@ class JointAttention(nn.Module):
             self.to_add_out = nn.Linear(width, width)
 
     def __call__(
-        self, x: mx.array, prompt: mx.array | None = None, rotation: tuple[mx.array, mx.array] | None = None
+        self,
+        x: mx.array,
+        prompt: mx.array | None = None,
+        rotation: tuple[mx.array, mx.array] | None = None,
+        bias: mx.array | None = None,
     ) -> tuple[mx.array, mx.array | None]:
         """Outputs of the picture's tokens and of the prompt's, where they have a projection.
 
@@ -199,6 +203,7 @@ class JointAttention(nn.Module):
             x: Tokens of the picture (B, L, width).
             prompt: Tokens of the prompt (B, M, width).
             rotation: Cosines and sines (M + L, width / heads) of the rotary embedding, the prompt's first.
+            bias: Added to the scores of each token (B, 1, 1, M + L), the prompt's first.
         """
         q, k, v = self._project(x, "to_{}", "norm_{}")
         if prompt is not None:
@@ -206,7 +211,8 @@ class JointAttention(nn.Module):
             q, k, v = (mx.concatenate(pair, axis=2) for pair in zip(added, (q, k, v), strict=True))
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
-        made = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
+        mask = None if bias is None else bias.astype(q.dtype)
+        made = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
         made = made.transpose(0, 2, 1, 3).flatten(2)
         of_prompt = None
         if prompt is not None:
