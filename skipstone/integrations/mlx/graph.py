@@ -34,6 +34,11 @@ FRESH = frozenset(
 #: Widths of heads for which Metal has attention without a matrix of scores (has_fused_kernel of MLX's
 #: scaled_dot_product_attention.cpp; 72 and 96 came later and are left out).
 FUSED_WIDTHS = frozenset({64, 80, 128})
+#: Tasks that MLX allocates for beyond the one that is being computed (MAX_ACTIVE_TASKS of its transforms.cpp).
+TASKS_AHEAD = 10
+#: Operations and bytes at which a task ends: command buffers of Metal (device.cpp, base and Pro chips), or ten
+#: operations of the CPU (DISPATCHES_PER_TASK of encoder.h).
+TASK_LIMITS: Mapping[Device, tuple[int, float]] = {"metal": (40, 40 * 2**20), "cpu": (10, math.inf)}
 WINOGRAD_TILE, WINOGRAD_OUT = 8, 6  # cells on a side of a transformed tile, and of what comes out of it
 
 
@@ -114,40 +119,70 @@ def read_graph(entries: Sequence[Mapping[str, Any]]) -> Graph:
     return Graph(tuple(nodes), arrays, results)
 
 
-def peak_bytes(graph: Graph, device: Device = "metal") -> int:
+def peak_bytes(graph: Graph, device: Device = "metal", ahead: bool = False) -> int:
     """The most bytes that are in use at once, beside weights and inputs.
 
-    An array is freed after its last use; an operation on each element writes over an input that nobody else reads;
-    what a convolution needs for itself is counted by the rules of the device (`convolution_workspace`). Operations
-    are counted one by one, as without `mx.compile`.
+    An operation on each element writes over an input that nobody else reads; what a convolution needs for itself is
+    counted by the rules of the device (`convolution_workspace`). Operations are counted one by one, as without
+    `mx.compile`.
 
     Args:
         graph: Of one call.
         device: "metal": attention of the widths in FUSED_WIDTHS has no matrix of scores; "cpu": it has.
+        ahead: False: an array is freed after its last use, as where MLX is at its memory limit. True: MLX allocates for
+            TASKS_AHEAD tasks beyond the one that is being computed, and frees what a task has used when it is done.
     """
     buffers, sizes = find_buffers(graph, scores_never_made(graph) if device == "metal" else frozenset())
-    last = {buffers[name]: len(graph.nodes) for name in graph.results}
-    for i, node in reversed(list(enumerate(graph.nodes))):
-        for name in node.inputs:
-            last.setdefault(buffers[name], i)
+    last, uses = last_uses(graph, buffers)
+    tasks = number_tasks(graph, buffers, sizes, device) if ahead else list(range(len(graph.nodes)))
+    freed, used, peak, done = [0] * (tasks[-1] + 1), 0, 0, 0
     alive: dict[str, int] = {}
-    used = peak = 0
     for i, node in enumerate(graph.nodes):
-        ending = {buffers[name] for name in node.inputs if last[buffers[name]] == i and buffers[name] in alive}
+        while done < tasks[i] - (TASKS_AHEAD if ahead else 0):
+            used, done = used - freed[done], done + 1
+        ending = {buffers[name] for name in node.inputs if last.get(buffers[name]) == i and buffers[name] in alive}
         for name in node.outputs:
             if buffers[name] != name:
                 continue
-            if node.name not in FRESH:
-                donor = next((one for one in ending if alive[one] == sizes[name]), None)
-                if donor is not None:
-                    ending.remove(donor)
-                    used -= alive.pop(donor)
+            donors = [one for one in ending if alive[one] == sizes[name] and (uses[one] == 1 or not ahead)]
+            if donors and node.name not in FRESH:
+                ending.remove(donors[0])
+                used -= alive.pop(donors[0])
             alive[name] = sizes[name]
             used += sizes[name]
-        peak = max(peak, used + workspace(graph, node, device))
-        unused = {name for name in node.outputs if name in alive and name not in last}
-        used -= sum(alive.pop(name) for name in ending | unused)
+        own = workspace(graph, node, device)
+        used, freed[tasks[i]] = used + own, freed[tasks[i]] + own
+        peak = max(peak, used)
+        ending |= {name for name in node.outputs if name in alive and name not in last}
+        freed[tasks[i]] += sum(alive.pop(name) for name in ending)
     return peak
+
+
+def last_uses(graph: Graph, buffers: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
+    """The last operation that reads each memory, after all of them for results; and how many operations read it."""
+    last = {buffers[name]: len(graph.nodes) for name in graph.results}
+    uses = dict.fromkeys(buffers.values(), 0)
+    for i, node in reversed(list(enumerate(graph.nodes))):
+        for name in {buffers[name] for name in node.inputs}:
+            last.setdefault(name, i)
+            uses[name] += any(buffers[made] != name for made in node.outputs)
+    return last, uses
+
+
+def number_tasks(graph: Graph, buffers: Mapping[str, str], sizes: Mapping[str, int], device: Device) -> list[int]:
+    """The number of the task that each operation is in; views alone need none of their own."""
+    operations = size = number = 0
+    numbers = []
+    for node in graph.nodes:
+        numbers.append(number)
+        if all(buffers[name] != name for name in node.outputs):
+            continue
+        operations += 1
+        size += sum(sizes[name] for name in {buffers[name] for name in (*node.inputs, *node.outputs)})
+        most, largest = TASK_LIMITS[device]
+        if operations >= most or size >= largest:
+            operations, size, number = 0, 0, number + 1
+    return numbers
 
 
 def find_buffers(graph: Graph, never_made: frozenset[str]) -> tuple[dict[str, str], dict[str, int]]:
