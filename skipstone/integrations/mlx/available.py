@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 
-from ...errors import MissingPackage, SpecError
+from ...errors import MissingPackage, ModelError, SpecError
 from ...registry import suggest_spelling
 from .loading import require_mlx
 
 BACKENDS = ("torch", "mlx", "auto")
+UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+LEAST_LIMIT = 10**6  # bytes; less is a limit in another unit than was meant
 
 
 def is_apple_silicon() -> bool:
@@ -42,3 +45,25 @@ def choose_backend(asked: str) -> tuple[str, str]:
     except MissingPackage as e:
         return "torch", str(e).rstrip(".")
     return "mlx", ""
+
+
+def reason_against(model: str) -> str:
+    """Why a model cannot run on MLX, as the end of a sentence; empty where it can."""
+    from .parts import find_folder, read_index
+
+    try:
+        read_index(find_folder(model))
+    except ModelError as e:
+        return str(e).partition(". ")[0].rstrip(".")
+    return ""
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of "8GB", "512 MiB", or a number of bytes. Raises SpecError."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg]i?b)\s*", str(size).lower())
+    if isinstance(size, str) and not found:
+        raise SpecError(f"Expected a size such as 8GB or 512MB, got {size!r}.")
+    total = int(float(found[1]) * UNITS[found[2]]) if found else int(size)
+    if total < LEAST_LIMIT:
+        raise SpecError(f"Expected at least 1MB, got {size!r}.")
+    return total

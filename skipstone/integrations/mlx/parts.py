@@ -172,6 +172,8 @@ class Parts:
         return "text" if part.startswith("text_encoder") else part
 
     def _load(self, part: str) -> Any:
+        if part == self.family.denoiser:
+            warn_of_unused(self.family.index)
         dtype, bits = self.dtype, self.bits
         if part == "vae":
             bits = None
@@ -200,4 +202,4 @@ def warn_of_unused(index: Mapping[str, Any]) -> None:
     """Warn of components that are not run on MLX."""
     found = [name for name in UNUSED if (index.get(name) or [None, None])[1] is not None]
     if found:
-        warnings.warn(f"Not run on MLX, and left out: {', '.join(found)}.", GuestWarning, stacklevel=3)
+        warnings.warn(f"Not run on MLX, and left out: {', '.join(found)}.", GuestWarning, stacklevel=4)

@@ -28,7 +28,7 @@ from .backbone import MlxBackbone
 from .denoiser import Denoiser
 from .families import FAMILIES, Arrays, Family, LatentSize
 from .overflow import check_overflow
-from .parts import BITS, DTYPES, Parts, digest, find_folder, read_config, read_index, stored_dtype, warn_of_unused
+from .parts import BITS, DTYPES, Parts, digest, find_folder, read_config, read_index, stored_dtype
 
 STEPS, SOLVER, GRID, POLICY = 50, "unipc", "trailing", "balanced"
 MAX_PROMPTS = 256  # whose encodings are kept
@@ -275,7 +275,6 @@ def load_pipeline(
     kind = FAMILIES[index["_class_name"]]
     family = kind(index, read_config(folder, kind.denoiser))
     parts = Parts(folder, family, stored_dtype(folder / kind.denoiser) if dtype == "auto" else dtype, bits)
-    warn_of_unused(index)
     size = _size(parts, family)
     schedule, prediction = read_schedule(folder, family, size)
     own = family.guidance if guidance is None else guidance
