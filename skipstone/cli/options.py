@@ -332,6 +332,13 @@ class BackendOptions:
         return backend
 
     @property
+    def source(self) -> dict[str, Any]:
+        """What a certificate keeps to make the model again, where it does not run on torch."""
+        if self.backend == "torch":
+            return {}
+        return {"backend": self.backend, "bits": self.bits, "memory_limit": self.memory_limit}
+
+    @property
     def _only_mlx(self) -> dict[str, Any]:
         return {"--bits": self.bits, "--memory-limit": self.memory_limit}
 

@@ -1,0 +1,173 @@
+"""Whole pipelines on MLX against diffusers' own: the same folder, prompts and noise give the same latents and pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+mx = pytest.importorskip("mlx.core")
+
+from diffusers import DDIMScheduler, DiffusionPipeline
+from integrations.guest.families import build
+
+import skipstone
+from skipstone import registry
+from skipstone.engine.drivers import denoise_many
+from skipstone.errors import GuestWarning, ModelError, PromptError, SpecError
+from skipstone.integrations.mlx.families import pack, unpack
+from skipstone.integrations.mlx.pipeline import MlxPipeline
+
+STEPS, GUIDANCE, LIMIT = 5, 4.0, 2e-5
+SOLVERS = {"sd15": "ddim", "sdxl": "ddim", "sd3": "euler", "flux": "euler"}
+PROMPTS = ["red fox", "two boats"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny pipelines, saved by diffusers."""
+    found = {}
+    for name in SOLVERS:
+        pipe = build(name)
+        if SOLVERS[name] == "ddim":
+            pipe.scheduler = DDIMScheduler.from_config(
+                pipe.scheduler.config, timestep_spacing="trailing", clip_sample=False
+            )
+        found[name] = tmp_path_factory.mktemp("pipelines") / name
+        pipe.save_pretrained(found[name])
+    return found
+
+
+def load_mlx(name: str, folder: Path, **options: Any) -> MlxPipeline:
+    pipe = skipstone.mlx.load(folder, **{"guidance": GUIDANCE, **options})
+    return pipe.sized(16, 16) if name == "flux" else pipe
+
+
+def run_torch(name: str, folder: Path, noise: list[Any], **call: Any) -> tuple[torch.Tensor, Any]:
+    """Latents (N, C, H, W) and pictures that diffusers makes of this noise."""
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    x = torch.stack([torch.from_numpy(np.array(one)) for one in noise])
+    if name == "flux":
+        x = pipe._pack_latents(x, *x.shape)
+    if name == "sd3":
+        call["sigmas"] = np.linspace(1.0, 1 / STEPS, STEPS)
+    call |= {"prompt": PROMPTS, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "height": 16, "width": 16}
+    latents, pictures = (
+        pipe(latents=x, output_type=kind, **call).images for kind in ("latent", "np")
+    )
+    if name == "flux":
+        latents = pipe._unpack_latents(latents, 16, 16, pipe.vae_scale_factor)
+    return latents, pictures
+
+
+def relative(ours: Any, theirs: Any) -> float:
+    ours, theirs = np.array(ours), np.array(theirs)
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("negative", ["", "pale moon"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_it_draws_what_diffusers_draws(name: str, negative: str, folders: dict[str, Path]) -> None:
+    if name == "flux" and negative:
+        pytest.skip("FLUX takes no negative prompt.")
+    pipe = load_mlx(name, folders[name]).with_negative_prompt(negative)
+    problems = [pipe.problem(text, seed, STEPS, "trailing") for seed, text in enumerate(PROMPTS)]
+    solver, policy = registry.parse("solver", SOLVERS[name]), registry.parse("policy", "fixed")
+    results = denoise_many(pipe.backbone, problems, solver, policy)
+    more = {"negative_prompt": [negative] * 2} if negative else {}
+    latents, pictures = run_torch(name, folders[name], [p.x for p in problems], **more)
+    for result, latent, picture, pixels in zip(
+        results, latents, pictures, pipe.decode([r.x for r in results]), strict=True
+    ):
+        assert relative(result.x, latent) <= LIMIT
+        assert np.abs(pixels - picture).max() <= 1e-4
+        assert result.run.cost == STEPS
+
+
+def test_other_guidance_and_sizes_are_the_same_networks(folders: dict[str, Path]) -> None:
+    pipe = load_mlx("sd15", folders["sd15"])
+    wide = pipe.guided(1.0).sized(16, 24)
+    assert wide.parts is pipe.parts
+    assert wide.pixels == (16, 24)
+    (image,) = wide("red fox", "fixed", steps=2).images
+    assert image.size == (24, 16)
+    assert wide.backbone.branches == 1
+    for wrong in ((15, 16), (0, 16)):
+        with pytest.raises(SpecError, match="multiples of 2 pixels"):
+            pipe.sized(*wrong)
+
+
+def test_the_shift_of_flux_depends_on_the_size(folders: dict[str, Path]) -> None:
+    pipe = skipstone.mlx.load(folders["flux"])
+    assert pipe.sized(16, 16).schedule != pipe.sized(64, 64).schedule
+
+
+def test_packing_is_that_of_diffusers_and_has_an_inverse() -> None:
+    x = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6).float()
+    packed = DiffusionPipeline and build("flux")._pack_latents(x, 2, 3, 4, 6)
+    nhwc = mx.array(x.permute(0, 2, 3, 1).contiguous().numpy())
+    np.testing.assert_array_equal(np.array(pack(nhwc)), packed.numpy())
+    np.testing.assert_array_equal(np.array(unpack(pack(nhwc), 4, 6)), np.array(nhwc))
+
+
+def test_a_call_draws_a_batch_and_says_its_memory(folders: dict[str, Path]) -> None:
+    pipe = load_mlx("sd15", folders["sd15"])
+    made = pipe(PROMPTS, "third_order", seed=3, steps=5, solver="ddim")
+    (alone,) = pipe(PROMPTS[1], "third_order", seed=4, steps=5, solver="ddim").images
+    assert np.array_equal(np.asarray(made.images[1]), np.asarray(alone))
+    assert made.peak_memory >= made.active_memory > 0
+    with pytest.raises(PromptError, match="empty"):
+        pipe(" ")
+
+
+def edited(folder: Path, to: Path, **index: Any) -> Path:
+    """A copy of a pipeline's folder with other entries in its index."""
+    shutil.copytree(folder, to)
+    path = to / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | index))
+    return to
+
+
+def test_folders_that_cannot_run(folders: dict[str, Path], tmp_path: Path) -> None:
+    own = folders["sd15"]
+    other = edited(own, tmp_path / "other", _class_name="StableDiffusionUpscalePipeline")
+    with pytest.raises(ModelError, match=r"StableDiffusionUpscalePipeline, which is not ported.*FluxPipeline.*torch"):
+        skipstone.mlx.load(other)
+    with pytest.raises(ModelError, match="no folder"):
+        skipstone.mlx.load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="model_index"):
+        skipstone.mlx.load(tmp_path / "empty")
+    lost = edited(own, tmp_path / "lost")
+    shutil.rmtree(lost / "vae")
+    with pytest.raises(ModelError, match="component vae"):
+        skipstone.mlx.load(lost)
+    torn = edited(own, tmp_path / "torn")
+    (torn / "model_index.json").write_text("{")
+    with pytest.raises(ModelError, match="damaged"):
+        skipstone.mlx.load(torn)
+    strange = edited(own, tmp_path / "strange", scheduler=["diffusers", "NoScheduler"])
+    with pytest.raises(ModelError, match="NoScheduler"):
+        skipstone.mlx.load(strange)
+
+
+def test_settings_that_are_none(folders: dict[str, Path]) -> None:
+    with pytest.raises(SpecError, match="float16.*got 'float17'.*Did you mean"):
+        skipstone.mlx.load(folders["sd15"], dtype="float17")
+    with pytest.raises(SpecError, match="bits 4 or 8"):
+        skipstone.mlx.load(folders["sd15"], bits=3)
+    with pytest.raises(SpecError, match="8GB"):
+        skipstone.mlx.load(folders["sd15"], memory_limit="much")
+
+
+def test_a_component_that_is_left_out_is_said(folders: dict[str, Path], tmp_path: Path) -> None:
+    checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    pipe = skipstone.mlx.load(edited(folders["sd15"], tmp_path / "checked", safety_checker=checker))
+    with pytest.warns(GuestWarning, match="left out: safety_checker"):
+        pipe("red fox", "fixed", steps=1)
