@@ -19,6 +19,7 @@ from ...engine.contracts import COND, INFINITY, UNCOND, PredictionType
 from ...engine.drivers import denoise_many
 from ...engine.requests import Problem, Result, Status
 from ...errors import ModelError, PromptError, SpecError
+from ...policies.certified import MLX
 from ...numerics.noise import standard_normal
 from ...numerics.schedule import FlowMatching, Schedule
 from ...numerics.tables import Table
@@ -139,7 +140,7 @@ class MlxPipeline:
         parts = [name for name in (*(part for _, part in self.family.text), self.family.denoiser, "vae")]
         networks = {part: self.parts.network(part) for part in parts if self.parts.has(part)}
         return {
-            "pipeline": f"MLX {self.family.pipeline}",
+            "pipeline": f"{MLX}{self.family.pipeline}",
             "dtype": self.dtype,
             "weights": digest(networks),
             "guidance": float(self.guidance),
