@@ -56,7 +56,7 @@ def relative(expected: Any, got: Any) -> float:
 def psnr(expected: Any, got: Any) -> float:
     """dB of the mean square difference, over the range of the expected values."""
     a, b = to_numpy(expected), to_numpy(got)
-    return float(10 * np.log10((a.max() - a.min()) ** 2 / np.mean((a - b) ** 2)))
+    return float(10 * np.log10((a.max() - a.min()) ** 2 / max(np.mean((a - b) ** 2), 1e-30)))
 
 
 def save(module: Any, folder: Path, **options: Any) -> Path:

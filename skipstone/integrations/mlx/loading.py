@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 #: Class of diffusers or transformers -> the module here that has it.
 PORTED = {
+    "AutoencoderKL": "autoencoder",
+    "AutoencoderTiny": "autoencoder_tiny",
+    "CLIPTextModel": "clip",
+    "CLIPTextModelWithProjection": "clip",
     "UNet2DConditionModel": "unet",
 }
 MIN_MLX = "0.29"

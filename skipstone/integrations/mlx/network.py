@@ -13,6 +13,35 @@ from ...errors import ModelError
 from ...json_files import JsonReader, describe_value
 
 C = TypeVar("C")
+#: Options of every configuration of transformers that change no state of an encoder.
+TRANSFORMERS_IGNORED = frozenset(
+    [
+        "architectures",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "gradient_checkpointing",
+        "id2label",
+        "initializer_factor",
+        "initializer_range",
+        "is_decoder",
+        "is_encoder_decoder",
+        "label2id",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "output_past",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "torchscript",
+        "transformers_version",
+        "use_bfloat16",
+        "use_cache",
+    ]
+)
 ADVICE = "Run this model with torch: --backend torch, or skipstone.adapt of its pipeline."
 
 
