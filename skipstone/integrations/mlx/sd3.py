@@ -94,13 +94,13 @@ class JointTransformerBlock(nn.Module):
         if not last:
             self.ff_context = FeedForward(width)
 
-    def __call__(self, x: Any, prompt: Any, embedding: Any) -> tuple[Any, Any]:
+    def __call__(self, x: Any, prompt: Any, embedding: Any, bias: Any = None) -> tuple[Any, Any]:
         """Tokens of the picture and of the prompt after the block; those of the prompt as they came in the last one."""
         shift, scale, factor, shift_ff, scale_ff, factor_ff, *dual = self.norm1(embedding)
         of_prompt = self.norm1_context(embedding)
         if self._last:
             of_prompt.reverse()  # the last block has (scale, shift), the others (shift, scale, ...)
-        attended, prompt_attended = self.attn(modulate(x, shift, scale), modulate(prompt, *of_prompt[:2]))
+        attended, prompt_attended = self.attn(modulate(x, shift, scale), modulate(prompt, *of_prompt[:2]), bias=bias)
         before = x
         x = x + factor * attended
         if self._dual:
@@ -144,7 +144,14 @@ class SD3Transformer2DModel(Network):
         self.norm_out = Modulation(width, 2)
         self.proj_out = nn.Linear(width, patch * patch * (config.out_channels or config.in_channels))
 
-    def __call__(self, hidden_states: Any, timestep: Any, encoder_hidden_states: Any, pooled_projections: Any) -> Any:
+    def __call__(
+        self,
+        hidden_states: Any,
+        timestep: Any,
+        encoder_hidden_states: Any,
+        pooled_projections: Any,
+        repeats: Any = None,
+    ) -> Any:
         """The prediction (B, H, W, C), in the dtype of the weights.
 
         Args:
@@ -152,6 +159,8 @@ class SD3Transformer2DModel(Network):
             timestep: Shape (B,), from 0 (data) to 1000 (noise).
             encoder_hidden_states: Tokens of the prompts (B, M, joint_attention_dim).
             pooled_projections: Pooled prompts (B, pooled_projection_dim).
+            repeats: How many equal tokens the last token of each prompt stands for (B,), >= 1: tokens of a prompt
+                have no places, so that one whose scores are raised by log n is n of them, at the cost of one.
 
         Raises:
             BackboneError: shapes that do not fit.
@@ -165,8 +174,12 @@ class SD3Transformer2DModel(Network):
             self.pos_embed(hidden_states.astype(dtype)),
             self.context_embedder(encoder_hidden_states.astype(dtype)),
         )
+        bias = None
+        if repeats is not None:
+            last = mx.arange(prompt.shape[1] + x.shape[1]) == prompt.shape[1] - 1
+            bias = mx.where(last, mx.log(repeats.astype(mx.float32))[:, None], 0.0)[:, None, None]
         for block in self.transformer_blocks:
-            x, prompt = block(x, prompt, embedding)
+            x, prompt = block(x, prompt, embedding, bias)
         scale, shift = self.norm_out(embedding)
         x = self.proj_out(modulate(x, shift, scale))
         x = x.reshape(len(x), rows, columns, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)

@@ -144,13 +144,16 @@ class JointAttention(nn.Module):
         if prompt and prompt_out:
             self.to_add_out = nn.Linear(width, width)
 
-    def __call__(self, x: Any, prompt: Any = None, rotation: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
+    def __call__(
+        self, x: Any, prompt: Any = None, rotation: tuple[Any, Any] | None = None, bias: Any = None
+    ) -> tuple[Any, Any]:
         """Outputs of the picture's tokens and of the prompt's, where they have a projection.
 
         Args:
             x: Tokens of the picture (B, L, width).
             prompt: Tokens of the prompt (B, M, width).
             rotation: Cosines and sines (M + L, width / heads) of the rotary embedding, the prompt's first.
+            bias: Added to the scores of each token (B, 1, 1, M + L), the prompt's first.
         """
         q, k, v = self._project(x, "to_{}", "norm_{}")
         if prompt is not None:
@@ -158,7 +161,7 @@ class JointAttention(nn.Module):
             q, k, v = (mx.concatenate([*pair], axis=2) for pair in zip(added, (q, k, v), strict=True))
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
-        made = join_heads(attend(q, k, v))
+        made = join_heads(attend(q, k, v, None if bias is None else bias.astype(q.dtype)))
         of_prompt = None
         if prompt is not None:
             words = prompt.shape[1]

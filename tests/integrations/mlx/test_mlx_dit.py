@@ -105,6 +105,16 @@ def test_pebble_dit_is_that_of_diffusers() -> None:
         assert relative(expected, loaded(*map(to_mlx, inputs))) <= LIMIT
 
 
+def test_one_token_stands_for_equal_ones() -> None:
+    """The empty rows of a prompt without T5, of which Pebble-DiT has 256, in one."""
+    model = MlxSD3.from_config(SD3)
+    x, times, prompt, pooled = map(to_mlx, inputs_sd3(model.config))
+    rows = mx.concatenate([prompt, mx.repeat(prompt[:, -1:], 5, axis=1)], axis=1)
+    got = model(x, times, prompt, pooled, mx.full((3,), 6.0))
+    assert relative(model(x, times, rows, pooled), got) <= LIMIT
+    assert relative(model(x, times, prompt, pooled), got) > 100 * LIMIT
+
+
 @pytest.mark.parametrize(
     ("precision", "least"), [(("float16", None), 60), (("bfloat16", None), 42), (("float32", 8), 40)]
 )
