@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -11,6 +11,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ...errors import BackboneError, ModelError
+from .network import Network
 from .transformer_layers import (
     FeedForward,
     JointAttention,
@@ -19,27 +20,30 @@ from .transformer_layers import (
     check_shapes,
     clip_float16,
     modulate,
-    read_config,
 )
 
 NAME = "FluxTransformer2DModel"
 THETA = 10000.0  # of the rotary embedding; diffusers has it as a constant too
-DEFAULTS: Mapping[str, Any] = {
-    "patch_size": 1,
-    "in_channels": 64,
-    "out_channels": None,
-    "num_layers": 19,
-    "num_single_layers": 38,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "pooled_projection_dim": 768,
-    "guidance_embeds": False,
-    "axes_dims_rope": (16, 56, 56),
-}
 
 
-def rotary_embedding(ids: mx.array, channels: Sequence[int]) -> tuple[mx.array, mx.array]:
+@dataclass(frozen=True)
+class FluxConfig:
+    """Options of diffusers' `FluxTransformer2DModel`, with its defaults."""
+
+    patch_size: int = 1
+    in_channels: int = 64
+    out_channels: int | None = None
+    num_layers: int = 19
+    num_single_layers: int = 38
+    attention_head_dim: int = 128
+    num_attention_heads: int = 24
+    joint_attention_dim: int = 4096
+    pooled_projection_dim: int = 768
+    guidance_embeds: bool = False
+    axes_dims_rope: tuple[int, ...] = (16, 56, 56)
+
+
+def rotary_embedding(ids: Any, channels: Sequence[int]) -> tuple[Any, Any]:
     """Cosines and sines of positions, `id * THETA^(-2i / n)`, side by side for each axis: two of (L, sum / 2).
 
     Args:
@@ -63,9 +67,7 @@ class FluxTransformerBlock(nn.Module):
         self.attn = JointAttention(width, heads)
         self.ff, self.ff_context = FeedForward(width), FeedForward(width)
 
-    def __call__(
-        self, x: mx.array, prompt: mx.array, embedding: mx.array, rotation: tuple[mx.array, mx.array]
-    ) -> tuple[mx.array, mx.array]:
+    def __call__(self, x: Any, prompt: Any, embedding: Any, rotation: tuple[Any, Any]) -> tuple[Any, Any]:
         """Tokens of the picture and of the prompt after the block."""
         shift, scale, factor, shift_ff, scale_ff, factor_ff = self.norm1(embedding)
         c_shift, c_scale, c_factor, c_shift_ff, c_scale_ff, c_factor_ff = self.norm1_context(embedding)
@@ -87,7 +89,7 @@ class FluxSingleTransformerBlock(nn.Module):
         self.proj_out = nn.Linear(5 * width, width)
         self.attn = JointAttention(width, heads, prompt=False, out=False)
 
-    def __call__(self, x: mx.array, embedding: mx.array, rotation: tuple[mx.array, mx.array]) -> mx.array:
+    def __call__(self, x: Any, embedding: Any, rotation: tuple[Any, Any]) -> Any:
         """The tokens (B, M + L, width) after the block."""
         shift, scale, factor = self.norm(embedding)
         normed = modulate(x, shift, scale)
@@ -96,51 +98,44 @@ class FluxSingleTransformerBlock(nn.Module):
         return clip_float16(x + factor * self.proj_out(made))
 
 
-class FluxTransformer2DModel(nn.Module):
+class FluxTransformer2DModel(Network):
     """The denoiser of FLUX.1 dev, schnell and models of their shape.
 
     Args:
-        config: As in config.json, with every key: see `from_config`.
+        config: Its options.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        heads = config["num_attention_heads"]
-        width = heads * config["attention_head_dim"]
-        self.config = MappingProxyType(dict(config))
-        self.time_text_embed = TimeTextEmbedding(width, config["pooled_projection_dim"], config["guidance_embeds"])
-        self.context_embedder = nn.Linear(config["joint_attention_dim"], width)
-        self.x_embedder = nn.Linear(config["in_channels"], width)
-        self.transformer_blocks = [FluxTransformerBlock(width, heads) for _ in range(config["num_layers"])]
+    Config = FluxConfig
+
+    def __init__(self, config: FluxConfig) -> None:
+        super().__init__(config)
+        heads, axes = config.num_attention_heads, config.axes_dims_rope
+        width = heads * config.attention_head_dim
+        if sum(axes) != config.attention_head_dim or any(n % 2 for n in axes):
+            raise ModelError(
+                f"{NAME}: expected axes_dims_rope that are even and add up to attention_head_dim = "
+                f"{config.attention_head_dim}, got {', '.join(map(str, axes))}."
+            )
+        self.time_text_embed = TimeTextEmbedding(width, config.pooled_projection_dim, config.guidance_embeds)
+        self.context_embedder = nn.Linear(config.joint_attention_dim, width)
+        self.x_embedder = nn.Linear(config.in_channels, width)
+        self.transformer_blocks = [FluxTransformerBlock(width, heads) for _ in range(config.num_layers)]
         self.single_transformer_blocks = [
-            FluxSingleTransformerBlock(width, heads) for _ in range(config["num_single_layers"])
+            FluxSingleTransformerBlock(width, heads) for _ in range(config.num_single_layers)
         ]
         self.norm_out = Modulation(width, 2)
-        outputs = config["patch_size"] ** 2 * (config["out_channels"] or config["in_channels"])
-        self.proj_out = nn.Linear(width, outputs)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> FluxTransformer2DModel:
-        """An untrained transformer of a config. Raises ModelError that names what is not ported."""
-        full = read_config(NAME, config, DEFAULTS)
-        axes = full["axes_dims_rope"]
-        if sum(axes) != full["attention_head_dim"] or any(n % 2 for n in axes):
-            raise ModelError(
-                f"{NAME} needs axes_dims_rope that are even and add up to attention_head_dim = "
-                f"{full['attention_head_dim']}, got {list(axes)}."
-            )
-        return cls(full)
+        self.proj_out = nn.Linear(width, config.patch_size**2 * (config.out_channels or config.in_channels))
 
     def __call__(
         self,
-        hidden_states: mx.array,
-        encoder_hidden_states: mx.array,
-        pooled_projections: mx.array,
-        timestep: mx.array,
-        img_ids: mx.array,
-        txt_ids: mx.array,
-        guidance: mx.array | None = None,
-    ) -> mx.array:
+        hidden_states: Any,
+        encoder_hidden_states: Any,
+        pooled_projections: Any,
+        timestep: Any,
+        img_ids: Any,
+        txt_ids: Any,
+        guidance: Any = None,
+    ) -> Any:
         """The prediction (B, L, C), in the dtype of the weights.
 
         Args:
@@ -156,12 +151,15 @@ class FluxTransformer2DModel(nn.Module):
         """
         self._check(hidden_states, encoder_hidden_states, pooled_projections, timestep, guidance)
         words, cells = encoder_hidden_states.shape[1], hidden_states.shape[1]
-        axes = self.config["axes_dims_rope"]
+        axes = self.config.axes_dims_rope
         check_shapes(
             NAME, {"img_ids": (img_ids.shape, (cells, len(axes))), "txt_ids": (txt_ids.shape, (words, len(axes)))}
         )
         dtype = self.proj_out.bias.dtype
-        x, prompt = self.x_embedder(hidden_states.astype(dtype)), self.context_embedder(encoder_hidden_states.astype(dtype))
+        x, prompt = (
+            self.x_embedder(hidden_states.astype(dtype)),
+            self.context_embedder(encoder_hidden_states.astype(dtype)),
+        )
         scales = None if guidance is None else guidance.astype(mx.float32) * 1000
         embedding = self.time_text_embed(timestep.astype(mx.float32) * 1000, pooled_projections.astype(dtype), scales)
         rotation = rotary_embedding(mx.concatenate([txt_ids, img_ids]), axes)
@@ -173,20 +171,18 @@ class FluxTransformer2DModel(nn.Module):
         scale, shift = self.norm_out(embedding)
         return self.proj_out(modulate(x[:, words:], shift, scale))
 
-    def _check(
-        self, x: mx.array, prompt: mx.array, pooled: mx.array, timestep: mx.array, guidance: mx.array | None
-    ) -> None:
+    def _check(self, x: Any, prompt: Any, pooled: Any, timestep: Any, guidance: Any) -> None:
         config = self.config
         expected = {
-            "hidden_states": (x.shape, (None, None, config["in_channels"])),
-            "encoder_hidden_states": (prompt.shape, (len(x), None, config["joint_attention_dim"])),
-            "pooled_projections": (pooled.shape, (len(x), config["pooled_projection_dim"])),
+            "hidden_states": (x.shape, (None, None, config.in_channels)),
+            "encoder_hidden_states": (prompt.shape, (len(x), None, config.joint_attention_dim)),
+            "pooled_projections": (pooled.shape, (len(x), config.pooled_projection_dim)),
             "timestep": (timestep.shape, (len(x),)),
         }
-        if config["guidance_embeds"] and guidance is None:
+        if config.guidance_embeds and guidance is None:
             raise BackboneError(f"This {NAME} has guidance_embeds: give it guidance, one scale a sample.")
         if guidance is not None:
-            if not config["guidance_embeds"]:
+            if not config.guidance_embeds:
                 raise BackboneError(f"This {NAME} has no guidance_embeds: call it without guidance.")
             expected["guidance"] = (guidance.shape, (len(x),))
         check_shapes(NAME, expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -86,7 +87,8 @@ def trace(network: Any, call: Callable[..., Any], *inputs: Any) -> Graph:
         MissingPackage: an MLX that cannot show its graph (before 0.30).
     """
     weights = tree_flatten(network.parameters())
-    names, entries = [name for name, _ in weights], []
+    names = [name for name, _ in weights]
+    entries: list[Mapping[str, Any]] = []
 
     def run(*arrays: Any) -> Any:
         network.update(tree_unflatten(list(zip(names, arrays, strict=False))))
@@ -95,7 +97,7 @@ def trace(network: Any, call: Callable[..., Any], *inputs: Any) -> Graph:
     try:
         mx.export_function(entries.append, run, *(mx.zeros(w.shape, w.dtype) for _, w in weights), *inputs)
     except TypeError:
-        raise MissingPackage(f"An estimate of memory needs mlx>=0.30, and {mx.__version__} is installed.") from None
+        raise MissingPackage(f"An estimate of memory needs mlx>=0.30, and {version('mlx')} is installed.") from None
     finally:
         network.update(tree_unflatten(weights))
     return read_graph(entries)
@@ -103,7 +105,9 @@ def trace(network: Any, call: Callable[..., Any], *inputs: Any) -> Graph:
 
 def read_graph(entries: Sequence[Mapping[str, Any]]) -> Graph:
     """A graph of what `mx.export_function` says of it."""
-    nodes, arrays, results = [], {}, frozenset[str]()
+    nodes: list[Node] = []
+    arrays: dict[str, Array] = {}
+    results = frozenset[str]()
     for entry in entries:
         kind = entry["type"]
         if kind == "inputs":

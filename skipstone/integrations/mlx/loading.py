@@ -25,6 +25,9 @@ PORTED = {
     "AutoencoderTiny": "autoencoder_tiny",
     "CLIPTextModel": "clip",
     "CLIPTextModelWithProjection": "clip",
+    "FluxTransformer2DModel": "flux",
+    "SD3Transformer2DModel": "sd3",
+    "T5EncoderModel": "t5",
     "UNet2DConditionModel": "unet",
 }
 MIN_MLX = "0.29"

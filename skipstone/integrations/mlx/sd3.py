@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ...errors import BackboneError, ModelError
+from .network import Network
 from .transformer_layers import (
     FeedForward,
     JointAttention,
@@ -18,25 +18,28 @@ from .transformer_layers import (
     check_shapes,
     clip_float16,
     modulate,
-    read_config,
 )
 
 NAME = "SD3Transformer2DModel"
-DEFAULTS: Mapping[str, Any] = {
-    "sample_size": 128,
-    "patch_size": 2,
-    "in_channels": 16,
-    "num_layers": 18,
-    "attention_head_dim": 64,
-    "num_attention_heads": 18,
-    "joint_attention_dim": 4096,
-    "caption_projection_dim": 1152,
-    "pooled_projection_dim": 2048,
-    "out_channels": 16,
-    "pos_embed_max_size": 96,
-    "dual_attention_layers": (),
-    "qk_norm": None,
-}
+
+
+@dataclass(frozen=True)
+class SD3Config:
+    """Options of diffusers' `SD3Transformer2DModel`, with its defaults; a type says which values are ported."""
+
+    sample_size: int = 128
+    patch_size: int = 2
+    in_channels: int = 16
+    num_layers: int = 18
+    attention_head_dim: int = 64
+    num_attention_heads: int = 18
+    joint_attention_dim: int = 4096
+    caption_projection_dim: int = 1152
+    pooled_projection_dim: int = 2048
+    out_channels: int | None = 16
+    pos_embed_max_size: int = 96
+    dual_attention_layers: tuple[int, ...] = ()
+    qk_norm: Literal["rms_norm"] | None = None
 
 
 class PatchEmbedding(nn.Module):
@@ -55,7 +58,7 @@ class PatchEmbedding(nn.Module):
         self.pos_embed = mx.zeros((1, size * size, width))
         self._size = size
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: Any) -> Any:
         """Tokens (B, rows x columns, width) of a latent (B, H, W, C)."""
         x = self.proj(x)
         rows, columns = x.shape[1:3]
@@ -91,17 +94,13 @@ class JointTransformerBlock(nn.Module):
         if not last:
             self.ff_context = FeedForward(width)
 
-    def __call__(
-        self, x: mx.array, prompt: mx.array, embedding: mx.array, bias: mx.array | None = None
-    ) -> tuple[mx.array, mx.array]:
+    def __call__(self, x: Any, prompt: Any, embedding: Any, bias: Any = None) -> tuple[Any, Any]:
         """Tokens of the picture and of the prompt after the block; those of the prompt as they came in the last one."""
         shift, scale, factor, shift_ff, scale_ff, factor_ff, *dual = self.norm1(embedding)
         of_prompt = self.norm1_context(embedding)
         if self._last:
             of_prompt.reverse()  # the last block has (scale, shift), the others (shift, scale, ...)
-        attended, prompt_attended = self.attn(
-            modulate(x, shift, scale), modulate(prompt, *of_prompt[:2]), bias=bias
-        )
+        attended, prompt_attended = self.attn(modulate(x, shift, scale), modulate(prompt, *of_prompt[:2]), bias=bias)
         before = x
         x = x + factor * attended
         if self._dual:
@@ -115,53 +114,44 @@ class JointTransformerBlock(nn.Module):
         return x, prompt
 
 
-class SD3Transformer2DModel(nn.Module):
+class SD3Transformer2DModel(Network):
     """The denoiser of Stable Diffusion 3 and 3.5.
 
     Args:
-        config: As in config.json, with every key: see `from_config`.
+        config: Its options.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        heads, patch = config["num_attention_heads"], config["patch_size"]
-        width = heads * config["attention_head_dim"]
-        self.config = MappingProxyType(dict(config))
-        self.pos_embed = PatchEmbedding(config["in_channels"], width, patch, config["pos_embed_max_size"])
-        self.time_text_embed = TimeTextEmbedding(width, config["pooled_projection_dim"])
-        self.context_embedder = nn.Linear(config["joint_attention_dim"], width)
-        layers, dual = config["num_layers"], config["dual_attention_layers"]
+    Config = SD3Config
+
+    def __init__(self, config: SD3Config) -> None:
+        super().__init__(config)
+        heads, layers, patch = config.num_attention_heads, config.num_layers, config.patch_size
+        width = heads * config.attention_head_dim
+        if config.caption_projection_dim != width:
+            raise ModelError(
+                f"{NAME}: expected a caption_projection_dim of num_attention_heads x attention_head_dim = {width}, got "
+                f"{config.caption_projection_dim}."
+            )
+        self.pos_embed = PatchEmbedding(config.in_channels, width, patch, config.pos_embed_max_size)
+        self.time_text_embed = TimeTextEmbedding(width, config.pooled_projection_dim)
+        self.context_embedder = nn.Linear(config.joint_attention_dim, width)
         self.transformer_blocks = [
-            JointTransformerBlock(width, heads, i == layers - 1, i in dual, config["qk_norm"] is not None)
+            JointTransformerBlock(
+                width, heads, i == layers - 1, i in config.dual_attention_layers, config.qk_norm is not None
+            )
             for i in range(layers)
         ]
         self.norm_out = Modulation(width, 2)
-        self.proj_out = nn.Linear(width, patch * patch * (config["out_channels"] or config["in_channels"]))
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> SD3Transformer2DModel:
-        """An untrained transformer of a config. Raises ModelError that names what is not ported."""
-        full = read_config(NAME, config, DEFAULTS)
-        width = full["num_attention_heads"] * full["attention_head_dim"]
-        if full["qk_norm"] not in (None, "rms_norm"):
-            raise ModelError(f"The MLX {NAME} has qk_norm None and 'rms_norm', not {full['qk_norm']!r}.")
-        if not full["pos_embed_max_size"]:
-            raise ModelError(f"The MLX {NAME} needs pos_embed_max_size, got {full['pos_embed_max_size']!r}.")
-        if full["caption_projection_dim"] != width:
-            raise ModelError(
-                f"{NAME} needs a caption_projection_dim of num_attention_heads x attention_head_dim = {width}, "
-                f"got {full['caption_projection_dim']}."
-            )
-        return cls(full)
+        self.proj_out = nn.Linear(width, patch * patch * (config.out_channels or config.in_channels))
 
     def __call__(
         self,
-        hidden_states: mx.array,
-        timestep: mx.array,
-        encoder_hidden_states: mx.array,
-        pooled_projections: mx.array,
-        repeats: mx.array | None = None,
-    ) -> mx.array:
+        hidden_states: Any,
+        timestep: Any,
+        encoder_hidden_states: Any,
+        pooled_projections: Any,
+        repeats: Any = None,
+    ) -> Any:
         """The prediction (B, H, W, C), in the dtype of the weights.
 
         Args:
@@ -177,10 +167,13 @@ class SD3Transformer2DModel(nn.Module):
         """
         self._check(hidden_states, timestep, encoder_hidden_states, pooled_projections)
         dtype = self.proj_out.bias.dtype
-        patch = self.config["patch_size"]
+        patch = self.config.patch_size
         rows, columns = (n // patch for n in hidden_states.shape[1:3])
         embedding = self.time_text_embed(timestep, pooled_projections.astype(dtype))
-        x, prompt = self.pos_embed(hidden_states.astype(dtype)), self.context_embedder(encoder_hidden_states.astype(dtype))
+        x, prompt = (
+            self.pos_embed(hidden_states.astype(dtype)),
+            self.context_embedder(encoder_hidden_states.astype(dtype)),
+        )
         bias = None
         if repeats is not None:
             last = mx.arange(prompt.shape[1] + x.shape[1]) == prompt.shape[1] - 1
@@ -192,15 +185,15 @@ class SD3Transformer2DModel(nn.Module):
         x = x.reshape(len(x), rows, columns, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
         return x.reshape(len(x), rows * patch, columns * patch, -1)
 
-    def _check(self, x: mx.array, timestep: mx.array, prompt: mx.array, pooled: mx.array) -> None:
-        config, patch = self.config, self.config["patch_size"]
+    def _check(self, x: Any, timestep: Any, prompt: Any, pooled: Any) -> None:
+        config, patch = self.config, self.config.patch_size
         check_shapes(
             NAME,
             {
-                "hidden_states": (x.shape, (None, None, None, config["in_channels"])),
+                "hidden_states": (x.shape, (None, None, None, config.in_channels)),
                 "timestep": (timestep.shape, (len(x),)),
-                "encoder_hidden_states": (prompt.shape, (len(x), None, config["joint_attention_dim"])),
-                "pooled_projections": (pooled.shape, (len(x), config["pooled_projection_dim"])),
+                "encoder_hidden_states": (prompt.shape, (len(x), None, config.joint_attention_dim)),
+                "pooled_projections": (pooled.shape, (len(x), config.pooled_projection_dim)),
             },
         )
         if x.shape[1] % patch or x.shape[2] % patch:

@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from numpy.typing import NDArray
 
-from ...errors import ModelError
+from .layers import attend, find_activation, join_heads, split_heads
+from .network import TRANSFORMERS_IGNORED, Network
 from .transformer_layers import FLOAT16_MAX, check_shapes
 
 NAME = "T5EncoderModel"
-ACTIVATIONS: Mapping[str, Callable[[mx.array], mx.array]] = {
-    "relu": nn.relu,
-    "gelu": nn.gelu,
-    "gelu_new": nn.gelu_approx,
-    "gelu_pytorch_tanh": nn.gelu_approx,
-}
-DEFAULTS: Mapping[str, Any] = {
-    "vocab_size": 32128,
-    "d_model": 512,
-    "d_kv": 64,
-    "d_ff": 2048,
-    "num_layers": 6,
-    "num_heads": 8,
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6,
-    "feed_forward_proj": "relu",
-}
 
 
-def position_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+@dataclass(frozen=True)
+class T5Config:
+    """Options of transformers' `T5Config` that change the result, with its defaults."""
+
+    vocab_size: int = 32128
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 6
+    num_heads: int = 8
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    feed_forward_proj: str = "relu"
+    is_gated_act: bool | None = None
+    dense_act_fn: str | None = None
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward layer is gated."""
+        return self.feed_forward_proj.startswith("gated-") if self.is_gated_act is None else self.is_gated_act
+
+    @property
+    def activation(self) -> str:
+        """Name of the activation; "gated-gelu" is the tanh approximation, as in transformers."""
+        named = "gelu_new" if self.feed_forward_proj == "gated-gelu" else self.feed_forward_proj.rpartition("-")[2]
+        return self.dense_act_fn or named
+
+
+def position_buckets(length: int, buckets: int, max_distance: int) -> NDArray[np.int64]:
     """Number of the bucket of each pair of positions (length, length): exact when near, logarithmic when far.
 
     Args:
@@ -52,43 +64,41 @@ def position_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
         math.log(max_distance / exact)
     )
     logarithmic = exact + (share * np.float32(half - exact)).astype(np.int64)
-    return np.where(distance > 0, half, 0) + np.where(far < exact, far, np.minimum(logarithmic, half - 1))
+    within = np.where(far < exact, far, np.minimum(logarithmic, half - 1))
+    return np.asarray(within + half * (distance > 0), np.int64)
 
 
 class T5Attention(nn.Module):
     """Attention without a scale, whose first layer has a bias for each distance and head."""
 
-    def __init__(self, config: Mapping[str, Any], first: bool) -> None:
+    def __init__(self, config: T5Config, first: bool) -> None:
         super().__init__()
-        width, inner = config["d_model"], config["num_heads"] * config["d_kv"]
-        self._heads = config["num_heads"]
+        width, inner = config.d_model, config.num_heads * config.d_kv
+        self._heads = config.num_heads
         self.q, self.k, self.v = (nn.Linear(width, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, width, bias=False)
         if first:
-            self.relative_attention_bias = nn.Embedding(config["relative_attention_num_buckets"], self._heads)
+            self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, self._heads)
 
-    def __call__(self, x: mx.array, bias: mx.array) -> mx.array:
+    def __call__(self, x: Any, bias: Any) -> Any:
         """The output (B, L, d_model); `bias` (B or 1, heads, L, L) is added to the scores."""
-        q, k, v = (
-            layer(x).reshape(*x.shape[:2], self._heads, -1).transpose(0, 2, 1, 3) for layer in (self.q, self.k, self.v)
-        )
-        made = mx.fast.scaled_dot_product_attention(q, k, v, scale=1.0, mask=bias.astype(q.dtype))
-        return self.o(made.transpose(0, 2, 1, 3).flatten(2))
+        q, k, v = (split_heads(layer(x), self._heads) for layer in (self.q, self.k, self.v))
+        return self.o(join_heads(attend(q, k, v, bias.astype(q.dtype), scale=1.0)))
 
 
 class T5FeedForward(nn.Module):
     """`wo(act(wi x))`, or gated: `wo(act(wi_0 x) * wi_1 x)`."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: T5Config) -> None:
         super().__init__()
-        width, inner = config["d_model"], config["d_ff"]
-        self._gated = config["is_gated_act"]
+        width, inner = config.d_model, config.d_ff
+        self._gated = config.gated
         for name in ("wi_0", "wi_1") if self._gated else ("wi",):
             setattr(self, name, nn.Linear(width, inner, bias=False))
         self.wo = nn.Linear(inner, width, bias=False)
-        self._activation = ACTIVATIONS[config["dense_act_fn"]]
+        self._activation = find_activation(config.activation)
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: Any) -> Any:
         """The output (B, L, d_model) in float32."""
         wide = mx.float32
         if self._gated:
@@ -106,12 +116,12 @@ class T5FeedForward(nn.Module):
 class T5LayerSelfAttention(nn.Module):
     """Norm and attention."""
 
-    def __init__(self, config: Mapping[str, Any], first: bool) -> None:
+    def __init__(self, config: T5Config, first: bool) -> None:
         super().__init__()
         self.SelfAttention = T5Attention(config, first)
-        self.layer_norm = nn.RMSNorm(config["d_model"], config["layer_norm_epsilon"])
+        self.layer_norm = nn.RMSNorm(config.d_model, config.layer_norm_epsilon)
 
-    def __call__(self, x: mx.array, bias: mx.array) -> mx.array:
+    def __call__(self, x: Any, bias: Any) -> Any:
         """What is added to the tokens, in float32."""
         return self.SelfAttention(normed(self.layer_norm, x), bias).astype(mx.float32)
 
@@ -119,17 +129,17 @@ class T5LayerSelfAttention(nn.Module):
 class T5LayerFF(nn.Module):
     """Norm and feed-forward layer."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: T5Config) -> None:
         super().__init__()
         self.DenseReluDense = T5FeedForward(config)
-        self.layer_norm = nn.RMSNorm(config["d_model"], config["layer_norm_epsilon"])
+        self.layer_norm = nn.RMSNorm(config.d_model, config.layer_norm_epsilon)
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: Any) -> Any:
         """What is added to the tokens, in float32."""
         return self.DenseReluDense(normed(self.layer_norm, x))
 
 
-def normed(norm: nn.RMSNorm, x: mx.array) -> mx.array:
+def normed(norm: Any, x: Any) -> Any:
     """The norm taken in the dtype of x, its result in that of the weights."""
     return norm(x).astype(norm.weight.dtype)
 
@@ -137,26 +147,27 @@ def normed(norm: nn.RMSNorm, x: mx.array) -> mx.array:
 class T5Block(nn.Module):
     """Attention and feed-forward layer."""
 
-    def __init__(self, config: Mapping[str, Any], first: bool) -> None:
+    def __init__(self, config: T5Config, first: bool) -> None:
         super().__init__()
-        self.layer = [T5LayerSelfAttention(config, first), T5LayerFF(config)]
+        self.layer: list[Any] = [T5LayerSelfAttention(config, first), T5LayerFF(config)]
 
-    def __call__(self, x: mx.array, bias: mx.array) -> mx.array:
+    def __call__(self, x: Any, bias: Any) -> Any:
         """The tokens after the block."""
-        x = x + self.layer[0](x, bias)
-        return x + self.layer[1](x)
+        attention, feed_forward = self.layer
+        x = x + attention(x, bias)
+        return x + feed_forward(x)
 
 
 class T5Stack(nn.Module):
     """The blocks and a last norm; the tokens between the blocks are float32, whatever the weights are."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: T5Config) -> None:
         super().__init__()
-        self.block = [T5Block(config, first=i == 0) for i in range(config["num_layers"])]
-        self.final_layer_norm = nn.RMSNorm(config["d_model"], config["layer_norm_epsilon"])
-        self._buckets = config["relative_attention_num_buckets"], config["relative_attention_max_distance"]
+        self.block = [T5Block(config, first=i == 0) for i in range(config.num_layers)]
+        self.final_layer_norm = nn.RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self._buckets = config.relative_attention_num_buckets, config.relative_attention_max_distance
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+    def __call__(self, x: Any, mask: Any) -> Any:
         """The last hidden state (B, L, d_model) of embedded tokens."""
         x = x.astype(mx.float32)
         bias = self._bias(x.shape[1], mask) if self.block else None
@@ -164,7 +175,7 @@ class T5Stack(nn.Module):
             x = block(x, bias)
         return normed(self.final_layer_norm, x)
 
-    def _bias(self, length: int, mask: mx.array | None) -> mx.array:
+    def _bias(self, length: int, mask: Any) -> Any:
         """What is added to the scores of every block (B or 1, heads, length, length), in float32."""
         table = self.block[0].layer[0].SelfAttention.relative_attention_bias
         bias = table(mx.array(position_buckets(length, *self._buckets))).transpose(2, 0, 1)[None].astype(mx.float32)
@@ -173,34 +184,29 @@ class T5Stack(nn.Module):
         return mx.where(mask[:, None, None, :] == 0, -FLOAT16_MAX, bias)
 
 
-class T5EncoderModel(nn.Module):
+class T5EncoderModel(Network):
     """The text encoder of SD3 and FLUX.
 
     Args:
-        config: As in config.json, with every key that is read: see `from_config`.
+        config: Its options.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.config = MappingProxyType(dict(config))
-        self.shared = nn.Embedding(config["vocab_size"], config["d_model"])
-        self.encoder = T5Stack(config)
+    Config = T5Config
+    IGNORED = TRANSFORMERS_IGNORED | {
+        "classifier_dropout",
+        "decoder_start_token_id",
+        "dropout_rate",
+        "eos_token_id",
+        "n_positions",
+        "num_decoder_layers",
+        "scale_decoder_outputs",
+        "task_specific_params",
+    }
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> T5EncoderModel:
-        """An untrained encoder of a config. Raises ModelError that names what is not ported."""
-        full = {**DEFAULTS, **config}
-        if full.get("model_type", "t5") != "t5":
-            raise ModelError(f"The MLX {NAME} is of model_type 't5', and the config says {full['model_type']!r}.")
-        *gated, activation = full["feed_forward_proj"].split("-")
-        full.setdefault("is_gated_act", gated == ["gated"])
-        full.setdefault("dense_act_fn", "gelu_new" if full["feed_forward_proj"] == "gated-gelu" else activation)
-        if full["dense_act_fn"] not in ACTIVATIONS:
-            raise ModelError(
-                f"The MLX {NAME} has dense_act_fn {', '.join(ACTIVATIONS)}, and the config says "
-                f"{full['dense_act_fn']!r}."
-            )
-        return cls(full)
+    def __init__(self, config: T5Config) -> None:
+        super().__init__(config)
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder = T5Stack(config)
 
     @staticmethod
     def rename(key: str) -> str | None:
@@ -209,7 +215,7 @@ class T5EncoderModel(nn.Module):
             return None
         return "shared.weight" if key == "encoder.embed_tokens.weight" else key
 
-    def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None) -> mx.array:
+    def __call__(self, input_ids: Any, attention_mask: Any = None) -> Any:
         """The last hidden state (B, L, d_model), in the dtype of the weights.
 
         Args:

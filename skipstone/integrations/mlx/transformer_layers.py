@@ -1,36 +1,19 @@
-"""What the transformers of SD3 and FLUX share: configs read strictly, embeddings, modulation, joint attention."""
+"""What the transformers of SD3 and FLUX share: embeddings, modulation, joint attention."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
-from ...errors import BackboneError, ModelError
-from ...registry import suggest_spelling
+from ...errors import BackboneError
+from .layers import TimestepEmbedding, attend, join_heads, sinusoidal, split_heads
 
 NORM_EPS = 1e-6
 FLOAT16_MAX = 65504.0
 TIME_CHANNELS = 256  # of the sinusoidal embedding; diffusers has it as a constant too
-
-
-def read_config(name: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with diffusers' defaults filled in. Raises ModelError that names every key which is not ported.
-
-    Args:
-        name: Of the class.
-        config: As in config.json; keys that begin with "_" are notes of diffusers.
-        defaults: Every key of the class, with the value that diffusers takes where the file has none.
-    """
-    given = {key: value for key, value in config.items() if not key.startswith("_")}
-    if unknown := sorted(set(given) - set(defaults)):
-        meant = suggest_spelling(unknown[0], list(defaults))
-        raise ModelError(f"The MLX {name} does not know the config keys {', '.join(unknown)}.{meant}")
-    return {**defaults, **given}
 
 
 def check_shapes(name: str, expected: Mapping[str, tuple[Sequence[int], Sequence[int | None]]]) -> None:
@@ -49,36 +32,9 @@ def check_shapes(name: str, expected: Mapping[str, tuple[Sequence[int], Sequence
         raise BackboneError(f"{name} was called with {'; '.join(wrong)}.")
 
 
-def clip_float16(x: mx.array) -> mx.array:
+def clip_float16(x: Any) -> Any:
     """Float16 values brought back from infinity to the largest one, as diffusers does; others as they are."""
     return mx.clip(x, -FLOAT16_MAX, FLOAT16_MAX) if x.dtype == mx.float16 else x
-
-
-def embed_timesteps(timesteps: mx.array, channels: int = TIME_CHANNELS) -> mx.array:
-    """Cosines and sines of the timesteps, `cos(t f), sin(t f)` with `f = 10000^(-i / n)`, in float32.
-
-    Args:
-        timesteps: Shape (B,).
-        channels: 2 n, even.
-    """
-    half = channels // 2
-    # Made by NumPy, op by op as torch: an error of one part in 10^7 in f is 10^-4 in the phase at t = 1000.
-    exponent = np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half)
-    phases = timesteps.astype(mx.float32)[:, None] * mx.array(np.exp(exponent.astype(np.float64)).astype(np.float32))[None]
-    return mx.concatenate([mx.cos(phases), mx.sin(phases)], axis=-1)
-
-
-class MLP(nn.Module):
-    """`linear_2(silu(linear_1(x)))`: how diffusers embeds times, guidance scales and pooled prompts."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(channels, width)
-        self.linear_2 = nn.Linear(width, width)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """The embedding (B, width)."""
-        return self.linear_2(nn.silu(self.linear_1(x)))
 
 
 class TimeTextEmbedding(nn.Module):
@@ -92,16 +48,16 @@ class TimeTextEmbedding(nn.Module):
 
     def __init__(self, width: int, pooled: int, guidance: bool = False) -> None:
         super().__init__()
-        self.timestep_embedder = MLP(TIME_CHANNELS, width)
-        self.text_embedder = MLP(pooled, width)
+        self.timestep_embedder = TimestepEmbedding(TIME_CHANNELS, width)
+        self.text_embedder = TimestepEmbedding(pooled, width)
         if guidance:
-            self.guidance_embedder = MLP(TIME_CHANNELS, width)
+            self.guidance_embedder = TimestepEmbedding(TIME_CHANNELS, width)
 
-    def __call__(self, timestep: mx.array, pooled: mx.array, guidance: mx.array | None = None) -> mx.array:
+    def __call__(self, timestep: Any, pooled: Any, guidance: Any = None) -> Any:
         """The embedding (B, width) in the dtype of the pooled prompt."""
-        made = self.timestep_embedder(embed_timesteps(timestep).astype(pooled.dtype))
+        made = self.timestep_embedder(sinusoidal(timestep, TIME_CHANNELS).astype(pooled.dtype))
         if guidance is not None:
-            made = made + self.guidance_embedder(embed_timesteps(guidance).astype(pooled.dtype))
+            made = made + self.guidance_embedder(sinusoidal(guidance, TIME_CHANNELS).astype(pooled.dtype))
         return made + self.text_embedder(pooled)
 
 
@@ -118,13 +74,13 @@ class Modulation(nn.Module):
         self.linear = nn.Linear(width, parts * width)
         self._parts = parts
 
-    def __call__(self, embedding: mx.array) -> list[mx.array]:
+    def __call__(self, embedding: Any) -> list[Any]:
         """The parts, each (B, 1, width)."""
-        made: list[mx.array] = mx.split(self.linear(nn.silu(embedding))[:, None], self._parts, axis=-1)
+        made: list[Any] = mx.split(self.linear(nn.silu(embedding))[:, None], self._parts, axis=-1)
         return made
 
 
-def modulate(x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
+def modulate(x: Any, shift: Any, scale: Any) -> Any:
     """`layer_norm(x) * (1 + scale) + shift`, the norm without weights."""
     return mx.fast.layer_norm(x, None, None, NORM_EPS) * (1 + scale) + shift
 
@@ -136,7 +92,7 @@ class GELU(nn.Module):
         super().__init__()
         self.proj = nn.Linear(width, inner)
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: Any) -> Any:
         """The activations (B, L, inner)."""
         return nn.gelu_approx(self.proj(x))
 
@@ -149,11 +105,9 @@ class FeedForward(nn.Module):
         # Number 1 is a dropout in diffusers.
         self.net = [GELU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)]
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: Any) -> Any:
         """The output (B, L, width)."""
-        for layer in self.net:
-            x = layer(x)
-        return x
+        return self.net[2](self.net[0](x))
 
 
 class JointAttention(nn.Module):
@@ -191,12 +145,8 @@ class JointAttention(nn.Module):
             self.to_add_out = nn.Linear(width, width)
 
     def __call__(
-        self,
-        x: mx.array,
-        prompt: mx.array | None = None,
-        rotation: tuple[mx.array, mx.array] | None = None,
-        bias: mx.array | None = None,
-    ) -> tuple[mx.array, mx.array | None]:
+        self, x: Any, prompt: Any = None, rotation: tuple[Any, Any] | None = None, bias: Any = None
+    ) -> tuple[Any, Any]:
         """Outputs of the picture's tokens and of the prompt's, where they have a projection.
 
         Args:
@@ -208,12 +158,10 @@ class JointAttention(nn.Module):
         q, k, v = self._project(x, "to_{}", "norm_{}")
         if prompt is not None:
             added = self._project(prompt, "add_{}_proj", "norm_added_{}")
-            q, k, v = (mx.concatenate(pair, axis=2) for pair in zip(added, (q, k, v), strict=True))
+            q, k, v = (mx.concatenate([*pair], axis=2) for pair in zip(added, (q, k, v), strict=True))
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
-        mask = None if bias is None else bias.astype(q.dtype)
-        made = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
-        made = made.transpose(0, 2, 1, 3).flatten(2)
+        made = join_heads(attend(q, k, v, None if bias is None else bias.astype(q.dtype)))
         of_prompt = None
         if prompt is not None:
             words = prompt.shape[1]
@@ -222,16 +170,16 @@ class JointAttention(nn.Module):
             made = made[:, words:]
         return (self.to_out[0](made) if "to_out" in self else made), of_prompt
 
-    def _project(self, x: mx.array, layer: str, norm: str) -> list[mx.array]:
+    def _project(self, x: Any, layer: str, norm: str) -> list[Any]:
         """Queries, keys and values (B, heads, L, channels)."""
         made = []
         for part in "qkv":
-            one = self[layer.format(part)](x).reshape(*x.shape[:2], self._heads, -1).transpose(0, 2, 1, 3)
+            one = split_heads(self[layer.format(part)](x), self._heads)
             made.append(self[norm.format(part)](one) if norm.format(part) in self else one)
         return made
 
 
-def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+def rotate(x: Any, cos: Any, sin: Any) -> Any:
     """Pairs of neighbouring channels turned by angles: the rotary embedding (arXiv:2104.09864), in float32.
 
     Args:
