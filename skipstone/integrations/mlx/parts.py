@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from mlx.utils import tree_flatten
 from ...errors import GuestWarning, ModelError
 from ...registry import suggest_spelling
 from ...satellites import install_hint, list_entry_points
-from .families import FAMILIES, Family, TextEncoder
+from .families import FAMILIES, Arrays, Family, TextEncoder
 from .loading import find_weights, load_module
+from .lora import LoraReport, load_lora
 
 INDEX_FILE = "model_index.json"
 DTYPES = ("float32", "float16", "bfloat16")
 BITS = (4, 8)
+MAX_PROMPTS = 256  # whose encodings are kept
 DIGEST_VALUES = 1024  # values of each array that its digest looks at
 UNUSED = ("safety_checker", "image_encoder")  # components that no network of ours stands for
 
@@ -130,8 +133,9 @@ class Parts:
         self.folder, self.family, self.dtype, self.bits, self.staged = folder, family, dtype, bits, staged
         self._networks: dict[str, Any] = {}
         self._tokenizers: dict[str, Any] = {}
-        self.changes: list[Callable[[str, Any], None]] = []  # made to every network after it was loaded: LoRA
-        self.on_release: list[Callable[[], None]] = []  # called when networks are freed
+        self.loras: list[tuple[Path, float]] = []  # files and scales, merged into networks after they were loaded
+        self.on_release: list[Callable[[], None]] = []  # called when networks are freed or changed
+        self.encode = functools.lru_cache(MAX_PROMPTS)(self._encode)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -147,7 +151,7 @@ class Parts:
         """A network, loaded when it is first asked for. Raises ModelError."""
         if part not in self._networks:
             if self.staged:
-                self.release(*(name for name in self._networks if self._stage(name) != self._stage(part)))
+                self.release([name for name in self._networks if self._stage(name) != self._stage(part)])
             self._networks[part] = self._load(part)
         return self._networks[part]
 
@@ -156,9 +160,40 @@ class Parts:
         pairs = [(tokenizer, part) for tokenizer, part in self.family.text if self.has(part)]
         return {part: TextEncoder(self._tokenizer(tokenizer), self.network(part)) for tokenizer, part in pairs}
 
-    def release(self, *parts: str) -> None:
-        """Free networks; all of them where none is named. They are loaded again when they are asked for."""
-        for part in parts or self.loaded:
+    def _encode(self, prompt: str) -> Arrays:
+        """The arrays that a prompt conditions the denoiser by; `encode` remembers them."""
+        made = self.family.encode(self.text_encoders(), prompt)
+        mx.eval(made)
+        return made
+
+    def merge_lora(self, path: str | Path, scale: float = 1.0) -> LoraReport:
+        """Merge a LoRA into the weights of denoiser and text encoders, now and when they are loaded again.
+
+        Raises:
+            ModelError: a file that cannot be read or does not fit, or quantised weights; nothing is changed then.
+        """
+        names = [*(part for _, part in self.family.text if self.has(part)), self.family.denoiser]
+        report = load_lora({name: self.network(name) for name in names}, path, scale)
+        self.loras.append((Path(path), scale))
+        self._forget()
+        return report
+
+    def unload_loras(self) -> None:
+        """Free the networks that LoRAs have changed; they are loaded again as the folder has them."""
+        if self.loras:
+            self.loras.clear()
+            self.release(self.loaded)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget what was made with other weights: encoded prompts, and compiled calls."""
+        self.encode.cache_clear()
+        for callback in self.on_release:
+            callback()
+
+    def release(self, parts: Iterable[str]) -> None:
+        """Free networks. They are loaded again when they are asked for."""
+        for part in list(parts):
             self._networks.pop(part, None)
         for callback in self.on_release:
             callback()
@@ -180,8 +215,9 @@ class Parts:
             if dtype == "float16" and self.config(part).get("force_upcast"):
                 dtype = "float32"  # its activations do not fit into float16, and its configuration says so
         network = load_module(self.folder / part, dtype=dtype, bits=bits)
-        for change in self.changes:
-            change(part, network)
+        names = [*(name for _, name in self.family.text), self.family.denoiser]
+        for path, scale in self.loras if part in names else ():
+            load_lora({name: network if name == part else None for name in names}, path, scale)
         mx.eval(network.parameters())
         return network
 

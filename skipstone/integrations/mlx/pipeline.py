@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,11 +27,11 @@ from ..diffusers.noise_levels import get_table
 from .backbone import MlxBackbone
 from .denoiser import Denoiser
 from .families import FAMILIES, Arrays, Family, LatentSize
+from .lora import LoraReport
 from .overflow import check_overflow
 from .parts import BITS, DTYPES, Parts, digest, find_folder, read_config, read_index, stored_dtype
 
 STEPS, SOLVER, GRID, POLICY = 50, "unipc", "trailing", "balanced"
-MAX_PROMPTS = 256  # whose encodings are kept
 PREDICTIONS: Mapping[str, PredictionType] = {
     "epsilon": "eps",
     "v_prediction": "v",
@@ -135,6 +134,24 @@ class MlxPipeline:
         schedule, _ = read_schedule(self.folder, self.family, size)
         return replace(self, size=size, schedule=schedule)
 
+    def load_lora_weights(self, path: str | Path, scale: float = 1.0) -> LoraReport:
+        """Merge a LoRA of diffusers, peft or kohya into the weights: W + scale * alpha / rank * up @ down.
+
+        It acts on every pipeline that shares these networks; `unload_lora_weights` undoes it.
+
+        Args:
+            path: A safetensors file, or a folder with pytorch_lora_weights.safetensors.
+            scale: Of the change; 1 is that of training.
+
+        Raises:
+            ModelError: a file that cannot be read or does not fit, or quantised weights; nothing is changed then.
+        """
+        return self.parts.merge_lora(path, scale)
+
+    def unload_lora_weights(self) -> None:
+        """Bring the weights back to what the folder has; they are read again."""
+        self.parts.unload_loras()
+
     def identity(self) -> dict[str, Any]:
         """What must be the same for a promise of quality to hold; loads the networks."""
         parts = [name for name in (*(part for _, part in self.family.text), self.family.denoiser, "vae")]
@@ -150,16 +167,7 @@ class MlxPipeline:
 
     def encode(self, prompt: str) -> Arrays:
         """The arrays that condition the denoiser, by name, without a batch axis; prompts are encoded one at a time."""
-        return self._encode(prompt)
-
-    @cached_property
-    def _encode(self) -> Any:
-        def encoded(prompt: str) -> Arrays:
-            made = self.family.encode(self.parts.text_encoders(), prompt)
-            mx.eval(made)
-            return made
-
-        return functools.lru_cache(MAX_PROMPTS)(encoded)
+        return self.parts.encode(prompt)
 
     def problem(
         self,

@@ -171,3 +171,72 @@ def test_a_component_that_is_left_out_is_said(folders: dict[str, Path], tmp_path
     pipe = skipstone.mlx.load(edited(folders["sd15"], tmp_path / "checked", safety_checker=checker))
     with pytest.warns(GuestWarning, match="left out: safety_checker"):
         pipe("red fox", "fixed", steps=1)
+
+
+@pytest.fixture(scope="module")
+def lora(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA of U-Net and text encoder of the tiny Stable Diffusion, saved by diffusers."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = DiffusionPipeline.from_pretrained(folders["sd15"])
+    torch.manual_seed(3)
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    pipe.text_encoder.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    folder = tmp_path_factory.mktemp("lora")
+    layers = {name: get_peft_model_state_dict(getattr(pipe, name)) for name in ("unet", "text_encoder")}
+    type(pipe).save_lora_weights(
+        folder, unet_lora_layers=layers["unet"], text_encoder_lora_layers=layers["text_encoder"]
+    )
+    return folder
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_lora_draws_what_it_draws_in_diffusers_and_can_be_unloaded(
+    staged: bool, lora: Path, folders: dict[str, Path]
+) -> None:
+    pipe = load_mlx("sd15", folders["sd15"])
+    pipe.parts.staged = staged
+    bare = pipe("red fox", "fixed", steps=STEPS, solver="ddim").results[0]
+    report = pipe.load_lora_weights(lora)
+    assert {name.partition(".")[0] for name in report.changed} == {"unet", "text_encoder"}
+    ours = pipe("red fox", "fixed", steps=STEPS, solver="ddim").results[0]
+    theirs = DiffusionPipeline.from_pretrained(folders["sd15"])
+    theirs.load_lora_weights(lora)
+    noise = torch.from_numpy(np.array(pipe.problem("red fox", 0).x))[None]
+    expected = theirs(
+        "red fox", latents=noise, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="latent"
+    ).images[0]
+    assert relative(ours.x, expected) <= LIMIT
+    assert relative(bare.x, expected) > 100 * LIMIT
+    pipe.unload_lora_weights()
+    again = pipe("red fox", "fixed", steps=STEPS, solver="ddim").results[0]
+    assert np.array_equal(np.array(again.x), np.array(bare.x))
+
+
+def test_a_lora_that_does_not_fit_changes_nothing(lora: Path, folders: dict[str, Path]) -> None:
+    pipe = load_mlx("sdxl", folders["sdxl"])
+    with pytest.raises(ModelError, match="does not fit"):
+        pipe.load_lora_weights(lora)
+    assert pipe.parts.loras == []
+    small = skipstone.mlx.load(folders["sd15"], bits=8)
+    if any(report.quantised for report in [small.parts.network("unet").report]):
+        with pytest.raises(ModelError, match="quantised"):
+            small.load_lora_weights(lora)
+
+
+def test_stages_hold_one_kind_of_networks_at_a_time(folders: dict[str, Path]) -> None:
+    pipe = load_mlx("sdxl", folders["sdxl"])
+    whole = pipe("red fox", "fixed", steps=2)
+    assert set(pipe.parts.loaded) == {"text_encoder", "text_encoder_2", "unet", "vae"}
+    staged = load_mlx("sdxl", folders["sdxl"])
+    staged.parts.staged = True
+    problem = staged.problem("red fox", 0, 2)
+    assert set(staged.parts.loaded) == {"text_encoder", "text_encoder_2"}
+    (result,) = denoise_many(
+        staged.backbone, [problem], registry.parse("solver", "unipc"), registry.parse("policy", "fixed")
+    )
+    assert staged.parts.loaded == ("unet",)
+    assert np.array_equal(np.array(result.x), np.array(whole.results[0].x))
+    staged.decode([result.x])
+    assert staged.parts.loaded == ("vae",)
