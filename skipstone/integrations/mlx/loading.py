@@ -96,7 +96,7 @@ def load_module(folder: str | Path, dtype: str = "float32", bits: int | None = N
             another shape: all of them are listed.
     """
     require_mlx()
-    _check_precision(dtype, bits)
+    check_precision(dtype, bits)
     folder = Path(folder)
     config = read_folder_config(folder)
     cls = find_network(config, str(folder))
@@ -278,7 +278,7 @@ def is_quantised(module: Any) -> bool:
     return any(isinstance(layer, kinds) for _, layer in module.named_modules())
 
 
-def _check_precision(dtype: str, bits: int | None) -> None:
+def check_precision(dtype: str, bits: int | None) -> None:
     if dtype not in DTYPES:
         raise ModelError(
             f"Expected a dtype among {', '.join(DTYPES)}, got {dtype!r}.{suggest_spelling(str(dtype), DTYPES)}"
