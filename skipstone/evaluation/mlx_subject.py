@@ -110,4 +110,5 @@ class MlxSubject(EngineSubject):
         import mlx.core as mx
 
         peak, active = mx.get_peak_memory() / GIGABYTE, mx.get_active_memory() / GIGABYTE
-        return f"MLX held at most {peak:.2f} GB, and holds {active:.2f} GB."
+        limited = f" {self._plan.plan}" if self._plan.plan else ""
+        return f"MLX held at most {peak:.2f} GB, and holds {active:.2f} GB.{limited}"

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
+from .layers import slice_attention
+
 # (network, x (N, height, width, channels), timesteps (N,), condition with a batch axis) -> an array like x
 NetworkCall: TypeAlias = Callable[[Any, mx.array, mx.array, Mapping[str, mx.array]], mx.array]
 
@@ -38,6 +40,8 @@ class Denoiser:
         call: How the network is called.
         dtype: In which it computes; latents and conditions are cast to it, timesteps stay float32.
         compiled: Whether the call is compiled, once for each shape of a batch; None compiles on a GPU.
+        max_rows: Rows that enter the network at once; 0 is all.
+        query_rows: Rows of attention that are computed at once; 0 is all.
     """
 
     def __init__(
@@ -46,9 +50,12 @@ class Denoiser:
         call: NetworkCall,
         dtype: mx.Dtype = mx.float32,
         compiled: bool | None = None,
+        max_rows: int = 0,
+        query_rows: int = 0,
     ) -> None:
         self._load, self.call, self.mlx_dtype = load, call, dtype
         self.compiled = mx.metal.is_available() if compiled is None else compiled
+        self.max_rows, self.query_rows = max_rows, query_rows
         self.traces = 0
         self._counts: list[CallCount] = []
         self._forward: Any = None
@@ -85,11 +92,19 @@ class Denoiser:
         for count in self._counts:
             count.rows += x.shape[0]
             count.forwards += 1
+        self._load()  # which may free what was compiled with the weights before
         if self._forward is None:
             self._forward = mx.compile(self._trace) if self.compiled else self._trace
         cast = {name: value.astype(self.mlx_dtype) for name, value in condition.items()}
-        output: mx.array = self._forward(x.astype(self.mlx_dtype), timesteps, cast)
-        return output.astype(x.dtype)
+        rows, most = x.shape[0], self.max_rows or x.shape[0]
+        outputs = []
+        for first in range(0, rows, most):
+            some = slice(first, first + most)
+            few = {name: value[some] for name, value in cast.items()}
+            outputs.append(self._forward(x[some].astype(self.mlx_dtype), timesteps[some], few).astype(x.dtype))
+            if most < rows:
+                mx.eval(outputs[-1])  # or all of them would be in memory at once
+        return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
 
     @contextmanager
     def count(self) -> Iterator[CallCount]:
@@ -104,4 +119,5 @@ class Denoiser:
     def _trace(self, x: mx.array, timesteps: mx.array, condition: Mapping[str, mx.array]) -> mx.array:
         """The call itself; of a compiled denoiser Python comes here once for each shape."""
         self.traces += 1
-        return self.call(self._load(), x, timesteps, condition)
+        with slice_attention(self.query_rows):
+            return self.call(self._load(), x, timesteps, condition)

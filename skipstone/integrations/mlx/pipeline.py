@@ -24,9 +24,12 @@ from ...numerics.schedule import FlowMatching, Schedule
 from ...numerics.tables import Table
 from ...satellites import list_entry_points
 from ..diffusers.noise_levels import get_table
+from .available import parse_size
 from .backbone import MlxBackbone
 from .denoiser import Denoiser
 from .families import FAMILIES, Arrays, Family, LatentSize
+from .layers import slice_attention
+from .limits import MemoryPlan, apply_limit, decode_tiled, plan_memory
 from .lora import LoraReport
 from .overflow import check_overflow
 from .parts import BITS, DTYPES, Parts, digest, find_folder, read_config, read_index, stored_dtype
@@ -72,6 +75,7 @@ class MlxPipeline:
         guidance: Weight of classifier-free guidance; of FLUX the guidance that the network is given.
         size: Of the latents.
         negative_prompt: In place of the empty one.
+        plan: How it keeps within a limit of memory; None where there is none.
     """
 
     name: str
@@ -82,6 +86,7 @@ class MlxPipeline:
     guidance: float
     size: LatentSize
     negative_prompt: str = ""
+    plan: MemoryPlan | None = None
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -102,7 +107,13 @@ class MlxPipeline:
     def unet(self) -> Denoiser:
         """The denoiser, whatever its architecture; its network is loaded when it is first called."""
         part = self.family.denoiser
-        made = Denoiser(lambda: self.parts.network(part), self.family.call, getattr(mx, self.parts.dtype))
+        made = Denoiser(
+            lambda: self.parts.network(part),
+            self.family.call,
+            getattr(mx, self.parts.dtype),
+            max_rows=self.plan.max_rows if self.plan else 0,
+            query_rows=self.plan.query_rows if self.plan else 0,
+        )
         self.parts.on_release.append(made.release)
         return made
 
@@ -132,7 +143,15 @@ class MlxPipeline:
                 raise SpecError(f"Expected sides that are multiples of {step} pixels, got {height} x {width}.")
         size = replace(self.size, height=height // self.size.factor, width=width // self.size.factor)
         schedule, _ = read_schedule(self.folder, self.family, size)
-        return replace(self, size=size, schedule=schedule)
+        made = replace(self, size=size, schedule=schedule)
+        return made if self.plan is None else made.limited(self.plan.limit)
+
+    def limited(self, limit: int) -> MlxPipeline:
+        """The same networks within so many bytes. Raises ModelError where that cannot be done."""
+        plan = plan_memory(self.folder, self.parts.dtype, self.parts.bits, self.pixels, limit, self.backbone.branches)
+        apply_limit(limit)
+        self.parts.staged |= plan.staged
+        return replace(self, plan=plan)
 
     def load_lora_weights(self, path: str | Path, scale: float = 1.0) -> LoraReport:
         """Merge a LoRA of diffusers, peft or kohya into the weights: W + scale * alpha / rank * up @ down.
@@ -209,14 +228,22 @@ class MlxPipeline:
 
     def decode(self, latents: Sequence[mx.array]) -> list[NDArray[np.float32]]:
         """Pictures (height, width, 3) in [0, 1] of latents (channels, height, width), not rounded to 8 bits."""
-        network, config = self.parts.network("vae"), self.parts.config("vae")
+        config = self.parts.config("vae")
         scale, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
         pictures = []
         for latent in latents:  # one at a time: so much less memory, and the same picture in every batch
-            z = (latent.astype(mx.float32) / scale + shift).transpose(1, 2, 0)[None]
-            made = network.decode(z)[0].astype(mx.float32)
+            z = (latent.astype(mx.float32) / scale + shift).transpose(1, 2, 0)
+            made = self._decode(self.parts.network("vae"), z)
             pictures.append(np.array(mx.clip(made / 2 + 0.5, 0.0, 1.0)))
         return pictures
+
+    def _decode(self, network: Any, z: mx.array) -> mx.array:
+        """The picture (height, width, 3) of the autoencoder for (height, width, channels)."""
+        plan = self.plan
+        with slice_attention(plan.query_rows if plan else 0):
+            if plan is not None and plan.tiled:
+                return decode_tiled(network, z, self.size.factor)
+            return network.decode(z[None])[0].astype(mx.float32)
 
     def image(self, latent: mx.array) -> Any:
         """The picture of one latent as a `PIL.Image`."""
@@ -269,7 +296,7 @@ def load_pipeline(
     dtype: str = "auto",
     bits: int | None = None,
     guidance: float | None = None,
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
 ) -> MlxPipeline:
     """A pipeline on MLX; see `skipstone.mlx.load`."""
     known = ("auto", *DTYPES)
@@ -279,6 +306,7 @@ def load_pipeline(
         )
     if bits is not None and bits not in BITS:
         raise SpecError(f"Expected bits 4 or 8, or None for weights as they are, got {bits!r}.")
+    limit = None if memory_limit is None else parse_size(memory_limit)
     folder = find_folder(model)
     index = read_index(folder)
     kind = FAMILIES[index["_class_name"]]
@@ -289,7 +317,8 @@ def load_pipeline(
     own = family.guidance if guidance is None else guidance
     if guidance is None:
         own = next((p.guidance for p in _packages() if p.owns(model)), own)
-    return MlxPipeline(Path(model).resolve().name, family, parts, schedule, prediction, own, size)
+    made = MlxPipeline(Path(model).resolve().name, family, parts, schedule, prediction, own, size)
+    return made if limit is None else made.limited(limit)
 
 
 def _packages() -> list[Any]:
