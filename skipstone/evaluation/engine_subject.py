@@ -178,7 +178,9 @@ def count_rows(model: EmbeddedModel) -> AbstractContextManager[Any]:
     Args:
         model: Loaded.
     """
-    counter: AbstractContextManager[Any] = model.unet.count() if hasattr(model.unet, "count") else CallCounter(model.unet)
+    counter: AbstractContextManager[Any] = (
+        model.unet.count() if hasattr(model.unet, "count") else CallCounter(model.unet)
+    )
     return counter
 
 

@@ -54,9 +54,7 @@ class MlxSubject(EngineSubject):
         """The pipeline, whose networks are not loaded yet."""
         from ..integrations.mlx.pipeline import load_pipeline
 
-        pipe = load_pipeline(
-            self.model, self.dtype, self.bits, self.guidance_override, memory_limit=self.memory_limit
-        )
+        pipe = load_pipeline(self.model, self.dtype, self.bits, self.guidance_override, memory_limit=self.memory_limit)
         if "height" in self.arguments or "width" in self.arguments:
             height, width = pipe.pixels
             pipe = pipe.sized(self.arguments.get("height", height), self.arguments.get("width", width))

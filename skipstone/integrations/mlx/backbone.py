@@ -63,7 +63,7 @@ class MlxBackbone:
         rows = [(i, b) for i, query in enumerate(queries) for b in self._branches if b not in query.known_outputs]
         computed = dict(zip(rows, self._outputs(queries, rows), strict=True))
         estimates = [self._estimate(i, query, computed) for i, query in enumerate(queries)]
-        mx.async_eval([(e.x0, e.output, list(e.features.values())) for e in estimates])
+        mx.async_eval([(e.x0, e.output, list(e.features.values())) for e in estimates])  # type: ignore[no-untyped-call]
         return estimates
 
     def _check(self, query: Query) -> None:

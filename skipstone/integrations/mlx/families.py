@@ -162,7 +162,7 @@ class StableDiffusion3(Family):
         length = T5_ROWS[self.pipeline]
         third = encoders.get("text_encoder_3")
         words = mx.zeros((1, self.config["joint_attention_dim"])) if third is None else third(prompt, length)[0]
-        rows = mx.pad(rows, ((0, 0), (0, words.shape[-1] - rows.shape[-1])))
+        rows = mx.pad(rows, [(0, 0), (0, words.shape[-1] - rows.shape[-1])])
         made = {"pooled": pooled}
         if len(words) == 1 or bool(mx.all(words == words[:1])):  # no T5, or one without layers, as Pebble-DiT has it
             words, made["repeats"] = words[:1], mx.array(float(length))

@@ -51,9 +51,7 @@ class MemoryPlan:
         )
 
 
-def plan_memory(
-    folder: Path, dtype: str, bits: int | None, size: tuple[int, int], limit: int, rows: int
-) -> MemoryPlan:
+def plan_memory(folder: Path, dtype: str, bits: int | None, size: tuple[int, int], limit: int, rows: int) -> MemoryPlan:
     """The least that has to be done for one picture.
 
     Args:
@@ -137,7 +135,8 @@ def decode_tiled(network: Any, latent: mx.array, factor: int, tile: int = TILE) 
             ]
             total, weight = total + mx.pad(pixels * share, around), weight + mx.pad(share, around)
             mx.eval(total, weight)
-    return total / weight
+    picture: mx.array = total / weight
+    return picture
 
 
 def _starts(cells: int, side: int) -> list[int]:

@@ -18,7 +18,7 @@ from ...errors import GuestWarning, ModelError
 from ...registry import suggest_spelling
 from ...satellites import install_hint, list_entry_points
 from .families import FAMILIES, Arrays, Family, TextEncoder
-from .loading import find_weights, load_module
+from .loading import find_weights, load_module, read_safetensors
 from .lora import LoraReport, load_lora
 
 INDEX_FILE = "model_index.json"
@@ -88,7 +88,9 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
     except OSError:
-        raise ModelError(f"Expected the component {part} in {folder}, found no {path}. Fetch the model again.") from None
+        raise ModelError(
+            f"Expected the component {part} in {folder}, found no {path}. Fetch the model again."
+        ) from None
     except ValueError:
         raise ModelError(f"{path} is damaged: it is not JSON. Fetch the model again.") from None
 
@@ -97,7 +99,7 @@ def stored_dtype(folder: Path) -> str:
     """The dtype of a component's weights where MLX runs on a GPU, else float32, which CPUs are made for."""
     if not mx.metal.is_available():
         return "float32"
-    first = next(iter(mx.load(str(find_weights(folder)[0])).values()))
+    first = next(iter(read_safetensors(find_weights(folder)[0]).values()))
     name = str(first.dtype).removeprefix("mlx.core.")
     return name if name in DTYPES else "float32"
 

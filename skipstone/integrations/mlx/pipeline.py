@@ -243,7 +243,8 @@ class MlxPipeline:
         with slice_attention(plan.query_rows if plan else 0):
             if plan is not None and plan.tiled:
                 return decode_tiled(network, z, self.size.factor)
-            return network.decode(z[None])[0].astype(mx.float32)
+            picture: mx.array = network.decode(z[None])[0].astype(mx.float32)
+            return picture
 
     def image(self, latent: mx.array) -> Any:
         """The picture of one latent as a `PIL.Image`."""
@@ -347,6 +348,7 @@ def read_schedule(folder: Path, family: Family, size: LatentSize) -> tuple[Sched
     except Exception as e:  # OSError, JSON errors, and whatever a wrong setting raises
         raise ModelError(f"The scheduler of {folder} cannot be loaded: {str(e).splitlines()[0]}") from e
     said = scheduler.config.get("prediction_type")
+    schedule: Schedule
     if hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas"):
         prediction, schedule = said or "epsilon", get_table(scheduler)
     else:

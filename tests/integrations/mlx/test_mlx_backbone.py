@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn as torch_nn
 
-mx = pytest.importorskip("mlx.core")
+pytest.importorskip("mlx.core")
 
+import mlx.core as mx
 import mlx.nn as mlx_nn
 
 from skipstone import registry
@@ -58,9 +59,7 @@ class MlxNet(mlx_nn.Module):
         self.mix, self.read = mlx_nn.Conv2d(4, 4, 3, padding=1), mlx_nn.Linear(3, 4)
         self.mix.weight = mx.array(net.mix.weight.detach().numpy()).transpose(0, 2, 3, 1)
         self.mix.bias = mx.array(net.mix.bias.detach().numpy())
-        self.read.weight, self.read.bias = (
-            mx.array(p.detach().numpy()) for p in (net.read.weight, net.read.bias)
-        )
+        self.read.weight, self.read.bias = (mx.array(p.detach().numpy()) for p in (net.read.weight, net.read.bias))
         self.seen: list[tuple[int, ...]] = []
 
     def __call__(self, x: Any, timesteps: Any, cond: Any) -> Any:

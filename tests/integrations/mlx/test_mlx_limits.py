@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-mx = pytest.importorskip("mlx.core")
+pytest.importorskip("mlx.core")
 
+import mlx.core as mx
 import skipstone_pebble
 from integrations.guest.families import build
 
@@ -49,7 +50,9 @@ def test_the_plan_does_the_least_that_fits_and_refuses_what_does_not() -> None:
     assert plan(whole) == MemoryPlan(whole, whole, max_rows=plan(whole).max_rows)
     assert plan(whole - 1) == MemoryPlan(whole - 1, staged, staged=True, max_rows=plan(whole - 1).max_rows)
     assert plan(10 * whole).max_rows > plan(whole).max_rows >= 1
-    with pytest.raises(ModelError, match=r"pebble|weights needs .* GB on MLX .* the limit is .* GB. Allow more, .*bits"):
+    with pytest.raises(
+        ModelError, match=r"pebble|weights needs .* GB on MLX .* the limit is .* GB. Allow more, .*bits"
+    ):
         plan(staged // 2)
 
 

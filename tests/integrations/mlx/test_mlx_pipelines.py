@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-mx = pytest.importorskip("mlx.core")
+pytest.importorskip("mlx.core")
 
+import mlx.core as mx
 from diffusers import DDIMScheduler, DiffusionPipeline
 from integrations.guest.families import build
 
@@ -58,9 +59,7 @@ def run_torch(name: str, folder: Path, noise: list[Any], **call: Any) -> tuple[t
     if name == "sd3":
         call["sigmas"] = np.linspace(1.0, 1 / STEPS, STEPS)
     call |= {"prompt": PROMPTS, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "height": 16, "width": 16}
-    latents, pictures = (
-        pipe(latents=x, output_type=kind, **call).images for kind in ("latent", "np")
-    )
+    latents, pictures = (pipe(latents=x, output_type=kind, **call).images for kind in ("latent", "np"))
     if name == "flux":
         latents = pipe._unpack_latents(latents, 16, 16, pipe.vae_scale_factor)
     return latents, pictures
@@ -158,7 +157,7 @@ def test_folders_that_cannot_run(folders: dict[str, Path], tmp_path: Path) -> No
 
 
 def test_settings_that_are_none(folders: dict[str, Path]) -> None:
-    with pytest.raises(SpecError, match="float16.*got 'float17'.*Did you mean"):
+    with pytest.raises(SpecError, match=r"float16.*got 'float17'.*Did you mean"):
         skipstone.mlx.load(folders["sd15"], dtype="float17")
     with pytest.raises(SpecError, match="bits 4 or 8"):
         skipstone.mlx.load(folders["sd15"], bits=3)
