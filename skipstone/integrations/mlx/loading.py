@@ -30,7 +30,7 @@ PORTED = {
     "T5EncoderModel": "t5",
     "UNet2DConditionModel": "unet",
 }
-MIN_MLX = "0.29"
+MIN_MLX = "0.30"  # the first that multiplies half precision on the CPU
 DTYPES = ("float32", "float16", "bfloat16")
 BITS = (8, 4)
 GROUP_SIZES = (64, 32)  # numbers of weights that share a scale, the first that divides a row is taken
