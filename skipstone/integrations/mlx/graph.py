@@ -236,15 +236,15 @@ def convolution_workspace(x: Array, weight: Array, out: Array, device: Device) -
     Args:
         x, out: (batch, height, width, channels).
         weight: (out, height, width, channels).
-        device: "cpu": a padded copy, the patches of every cell, and float32 results of the product. "metal": nothing,
-            or by Winograd's method a padded copy and the transformed tiles of input, output and weights.
+        device: "cpu": a padded copy and the patches of every cell in float32, of half precision output and weights too.
+            "metal": nothing, or by Winograd's method a padded copy and transformed tiles of input, output and weights.
     """
     outs, rows, columns, channels = weight.shape
     batch, height, width, _ = out.shape
     if device == "cpu":
-        patches = batch * height * width * rows * columns * channels * x.itemsize
-        wide = 4 * (math.prod(out.shape) + math.prod(weight.shape)) if x.itemsize < 4 else 0
-        return x.nbytes + patches + wide
+        patches = batch * height * width * rows * columns * channels
+        half = math.prod(out.shape) + math.prod(weight.shape) if x.itemsize < 4 else 0
+        return 4 * (math.prod(x.shape) + patches + half)
     large = math.prod(x.shape[1:]) >= 2**18
     wide_enough = channels + outs >= 512 or (channels + outs >= 256 and large)
     same = x.shape[1:3] == out.shape[1:3]

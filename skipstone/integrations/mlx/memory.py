@@ -1,7 +1,7 @@
 """How much memory a pipeline needs on MLX, from its configuration files alone.
 
-Weights are counted exactly: every network is built without values and quantised as the loader does it. What a call needs
-beside them comes from the graph that MLX would run (`graph.py`).
+Weights are counted exactly: every network is built without values and quantised as the loader does it. What a call
+needs beside them comes from the graph that MLX would run (`graph.py`).
 """
 
 from __future__ import annotations
@@ -228,7 +228,9 @@ class PipelinePlan:
         own = configs[denoiser].get("sample_size") or FLUX_SIDE
         height, width = own if isinstance(own, list | tuple) else (own, own)
         if size is not None:
-            step = factor * (2 if denoiser == "transformer" else 2 ** (len(configs[denoiser]["block_out_channels"]) - 1))
+            step = factor * (
+                2 if denoiser == "transformer" else 2 ** (len(configs[denoiser]["block_out_channels"]) - 1)
+            )
             if any(side < step or side % step for side in size):
                 raise ModelError(f"Expected sides that are multiples of {step} pixels, got {size[0]} x {size[1]}.")
             height, width = (side // factor for side in size)
