@@ -144,7 +144,7 @@ def split_branch_rows(generated: GeneratedSample) -> tuple[float, float]:
 
 
 class PeakMemory:
-    """Largest memory allocated on a GPU, or by MLX, since `begin`; None for torch on a CPU, where no allocator counts."""
+    """Largest memory allocated on a GPU, or by MLX, since `begin`; None for torch on a CPU, which does not count it."""
 
     def __init__(self, denoisers: Sequence[Any]) -> None:
         torch_denoisers = [network for network in denoisers if hasattr(network, "register_forward_hook")]

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
+from .compiled import compile_denoiser
 from .layers import slice_attention
 
 # (network, x (N, height, width, channels), timesteps (N,), condition with a batch axis) -> an array like x
@@ -56,9 +57,8 @@ class Denoiser:
         self._load, self.call, self.mlx_dtype = load, call, dtype
         self.compiled = mx.metal.is_available() if compiled is None else compiled
         self.max_rows, self.query_rows = max_rows, query_rows
-        self.traces = 0
         self._counts: list[CallCount] = []
-        self._forward: Any = None
+        self._compiled: Any = None
 
     @property
     def network(self) -> Any:
@@ -66,8 +66,13 @@ class Denoiser:
         return self._load()
 
     def release(self) -> None:
-        """Forget what was compiled, with the weights in it: the network will be another."""
-        self._forward = None
+        """Forget what was compiled, which holds the network: it will be another."""
+        self._compiled = None
+
+    @property
+    def compilations(self) -> int:
+        """How often the present network was compiled."""
+        return 0 if self._compiled is None else int(self._compiled.compilations)
 
     @property
     def dtype(self) -> str:
@@ -92,16 +97,20 @@ class Denoiser:
         for count in self._counts:
             count.rows += x.shape[0]
             count.forwards += 1
-        self._load()  # which may free what was compiled with the weights before
-        if self._forward is None:
-            self._forward = mx.compile(self._trace) if self.compiled else self._trace
+        network = self._load()  # which may free what was compiled before
+        if self.compiled:
+            if self._compiled is None or self._compiled.module is not network:
+                self._compiled = compile_denoiser(network)
+            network = self._compiled
         cast = {name: value.astype(self.mlx_dtype) for name, value in condition.items()}
         rows, most = x.shape[0], self.max_rows or x.shape[0]
         outputs = []
         for first in range(0, rows, most):
             some = slice(first, first + most)
             few = {name: value[some] for name, value in cast.items()}
-            outputs.append(self._forward(x[some].astype(self.mlx_dtype), timesteps[some], few).astype(x.dtype))
+            with slice_attention(self.query_rows):
+                output = self.call(network, x[some].astype(self.mlx_dtype), timesteps[some], few)
+            outputs.append(output.astype(x.dtype))
             if most < rows:
                 mx.eval(outputs[-1])  # or all of them would be in memory at once
         return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
@@ -115,9 +124,3 @@ class Denoiser:
             yield counted
         finally:
             self._counts.remove(counted)
-
-    def _trace(self, x: mx.array, timesteps: mx.array, condition: Mapping[str, mx.array]) -> mx.array:
-        """The call itself; of a compiled denoiser Python comes here once for each shape."""
-        self.traces += 1
-        with slice_attention(self.query_rows):
-            return self.call(self._load(), x, timesteps, condition)

@@ -203,7 +203,7 @@ class Flux(Family):
 
     def call(self, network: Any, x: mx.array, timesteps: mx.array, condition: Mapping[str, mx.array]) -> mx.array:
         """`FluxTransformer2DModel` on packed latents."""
-        rows, height, width, _ = x.shape
+        _, height, width, _ = x.shape
         words = condition["states"].shape[1]
         guidance = condition["guidance"] if self.config.get("guidance_embeds") else None
         output = network(

@@ -104,16 +104,15 @@ def stored_dtype(folder: Path) -> str:
     return name if name in DTYPES else "float32"
 
 
-def digest(networks: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and evenly chosen values of all weights."""
+def digest(part: str, network: Any) -> str:
+    """SHA-256 over names, types, shapes and evenly chosen values of all weights of a network."""
     found = hashlib.sha256()
-    for part, network in sorted(networks.items()):
-        for name, value in sorted(tree_flatten(network.parameters())):
-            found.update(json.dumps([part, name, str(value.dtype), list(value.shape)]).encode())
-            row = value.reshape(-1)
-            some = row[:: max(1, row.size // DIGEST_VALUES)][:DIGEST_VALUES]
-            wide = some if value.dtype == mx.uint32 else some.astype(mx.float32)  # uint32: packed quantised weights
-            found.update(np.array(wide).tobytes())
+    for name, value in sorted(tree_flatten(network.parameters())):
+        found.update(json.dumps([part, name, str(value.dtype), list(value.shape)]).encode())
+        row = value.reshape(-1)
+        some = row[:: max(1, row.size // DIGEST_VALUES)][:DIGEST_VALUES]
+        wide = some if value.dtype == mx.uint32 else some.astype(mx.float32)  # uint32: packed quantised weights
+        found.update(np.array(wide).tobytes())
     return found.hexdigest()
 
 

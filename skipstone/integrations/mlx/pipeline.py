@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,10 @@ from ...engine.contracts import COND, INFINITY, UNCOND, PredictionType
 from ...engine.drivers import denoise_many
 from ...engine.requests import Problem, Result, Status
 from ...errors import ModelError, PromptError, SpecError
-from ...policies.certified import MLX
 from ...numerics.noise import standard_normal
 from ...numerics.schedule import FlowMatching, Schedule
 from ...numerics.tables import Table
+from ...policies.certified import MLX
 from ...satellites import list_entry_points
 from ..diffusers.noise_levels import get_table
 from .available import parse_size
@@ -173,12 +174,12 @@ class MlxPipeline:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a promise of quality to hold; loads the networks."""
-        parts = [name for name in (*(part for _, part in self.family.text), self.family.denoiser, "vae")]
-        networks = {part: self.parts.network(part) for part in parts if self.parts.has(part)}
+        parts = (*(part for _, part in self.family.text), self.family.denoiser, "vae")
+        digests = [digest(part, self.parts.network(part)) for part in parts if self.parts.has(part)]
         return {
             "pipeline": f"{MLX}{self.family.pipeline}",
             "dtype": self.dtype,
-            "weights": digest(networks),
+            "weights": hashlib.sha256("".join(digests).encode()).hexdigest(),
             "guidance": float(self.guidance),
         }
 

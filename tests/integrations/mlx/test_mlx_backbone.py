@@ -167,7 +167,7 @@ def test_a_step_of_the_whole_batch_is_waited_for_once(spec: str, monkeypatch: py
     results = denoise_many(model, [problem(1)] * 3, DDIM(), policy)
     attempts = results[0].run.attempts
     assert waits.fetched == sum(bool(a.signals) for a in attempts) + 1 <= len(attempts) + 1
-    assert waits.started == model.denoiser.traces == sum(a.cost > 0 for a in attempts)
+    assert waits.started == len(model.denoiser.network.seen) == sum(a.cost > 0 for a in attempts)
 
 
 @pytest.mark.parametrize("spec", DECIDING)
@@ -201,13 +201,13 @@ def test_a_compiled_denoiser_is_compiled_once_for_each_number_of_rows() -> None:
     problems = [problem(s) for s in range(3)]
     compiled, expected = (denoise_many(b, problems, DDIM(), policy) for b in (model, plain))
     shapes = set(plain.denoiser.network.seen)
-    assert len(shapes) < plain.denoiser.traces  # samples skip at different steps, so that batches differ in size
-    assert model.denoiser.traces == len(shapes)
+    assert len(shapes) < len(plain.denoiser.network.seen)  # samples skip at different steps: batches differ in size
+    assert model.denoiser.compilations == len(shapes)
     for one, other in zip(compiled, expected, strict=True):
         assert close(one.x, other.x)
     model.denoiser.release()
     model.predict([query(1, 0.5)])
-    assert model.denoiser.traces == len(shapes) + 1
+    assert (model.denoiser.compilations, plain.denoiser.compilations) == (1, 0)
 
 
 def test_a_denoiser_computes_in_its_dtype_and_answers_in_that_of_the_sample() -> None:

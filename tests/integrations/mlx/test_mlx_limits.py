@@ -1,4 +1,4 @@
-"""A limit of memory: what is done within it, that pictures stay what they are, and what is refused before anything runs."""
+"""A limit of memory: what is done within it, that pictures stay what they are, and what is refused beforehand."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("mlx.core")
 
 import mlx.core as mx
-import skipstone_pebble
 from integrations.guest.families import build
 
 import skipstone
+import skipstone_pebble
 from skipstone.engine.drivers import denoise_many
 from skipstone.errors import ModelError
 from skipstone.integrations.mlx import limits
@@ -46,7 +46,10 @@ def test_the_plan_does_the_least_that_fits_and_refuses_what_does_not() -> None:
     estimate = estimate_memory(pebble, "float32", device="cpu" if not mx.metal.is_available() else "metal")
     whole, staged = estimate.peak().least, estimate.peak(staged=True).least
     assert staged < whole
-    plan = lambda limit: plan_memory(pebble, "float32", None, (64, 64), limit, 2)  # noqa: E731
+
+    def plan(limit: int) -> MemoryPlan:
+        return plan_memory(pebble, "float32", None, (64, 64), limit, 2)
+
     assert plan(whole) == MemoryPlan(whole, whole, max_rows=plan(whole).max_rows)
     assert plan(whole - 1) == MemoryPlan(whole - 1, staged, staged=True, max_rows=plan(whole - 1).max_rows)
     assert plan(10 * whole).max_rows > plan(whole).max_rows >= 1
@@ -81,9 +84,16 @@ def test_within_a_limit_pictures_are_the_same(folder: Path) -> None:
     assert pipe.unet.max_rows == pipe.plan.max_rows
     assert mx.get_memory_limit() == max(need, 1)
     pipe.unet.max_rows = 4
+    entered, call = [], pipe.unet.call
+
+    def spy(network: Any, x: Any, *more: Any) -> Any:
+        entered.append(len(x))
+        return call(network, x, *more)
+
+    pipe.unet.call = spy
     with pipe.unet.count() as counted:
         results = denoise_many(pipe.backbone, problems, DDIM(), Fixed())
-    assert (counted.rows, counted.forwards, pipe.unet.traces) == (18, 3, 6)  # of 6 rows, 4 and 2 enter
+    assert (counted.rows, counted.forwards, entered) == (18, 3, [4, 2] * 3)
     assert pipe.parts.loaded == ("unet",)
     for one, other in zip(results, expected, strict=True):
         np.testing.assert_allclose(np.array(one.x), np.array(other.x), rtol=1e-5, atol=1e-5)

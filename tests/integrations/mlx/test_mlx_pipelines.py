@@ -1,4 +1,4 @@
-"""Whole pipelines on MLX against diffusers' own: the same folder, prompts and noise give the same latents and pictures."""
+"""Whole pipelines on MLX against diffusers' own: one folder, prompt and noise, the same latents and pictures."""
 
 from __future__ import annotations
 
