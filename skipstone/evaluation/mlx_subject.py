@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..engine.contracts import ATTENTION, Policy
+from ..engine.contracts import Chain, Policy
 from ..errors import ModelError, SpecError
+from ..policies.refine import RefineOnce
 from .engine_subject import EngineSubject
 from .limits import MAX_SIDE
 from .models import EmbeddedModel, find_model_package, load_embedded
@@ -76,7 +77,8 @@ class MlxSubject(EngineSubject):
 
     def check_policy(self, policy: Policy) -> None:
         """Raise SpecError for a policy that needs what networks on MLX do not give."""
-        if ATTENTION in policy.sites:
+        parts = policy.parts if isinstance(policy, Chain) else (policy,)
+        if any(isinstance(part, RefineOnce) for part in parts):
             raise SpecError(
                 f"{registry.spell(policy)} reads the network's attention to the prompt, which networks on MLX do not "
                 f"give. Leave `refine` out, or run it with --backend torch."

@@ -110,7 +110,7 @@ def test_bench_wants_no_peers_and_measures_what_mlx_measures(shell: Shell, tiny_
         (("--backend", "mlx", "--set", "height=7"), 2, "multiples of 8 pixels"),
         (("--backend", "mlx", "--set", "height=high"), 2, "whole number"),
         (("--backend", "mlx", "--dtype", "float8"), 2, "float16"),
-        (("--backend", "mlx", "-p", "refine"), 2, "attention"),
+        (("--backend", "mlx", "-p", "third_order | refine"), 2, "Leave `refine` out, or run it"),
         (("--backend", "mlx", "-p", "deepcache"), 2, "--as-guest"),
     ],
 )
