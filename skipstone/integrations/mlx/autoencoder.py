@@ -94,7 +94,8 @@ class DownEncoderBlock2D(nn.Module):
 
     def __call__(self, x: Any) -> Any:
         """Half the height and width, but for the last block."""
-        for layer in (*self.resnets, *self.downsamplers):
+        layers: list[Any] = [*self.resnets, *self.downsamplers]
+        for layer in layers:
             x = layer(x)
         return x
 
@@ -109,7 +110,8 @@ class UpDecoderBlock2D(nn.Module):
 
     def __call__(self, x: Any) -> Any:
         """Twice the height and width, but for the last block."""
-        for layer in (*self.resnets, *self.upsamplers):
+        layers: list[Any] = [*self.resnets, *self.upsamplers]
+        for layer in layers:
             x = layer(x)
         return x
 

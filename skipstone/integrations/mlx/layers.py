@@ -46,6 +46,11 @@ def slice_attention(rows: int) -> Iterator[None]:
         _query_rows.reset(token)
 
 
+def attention_rows() -> int:
+    """For how many queries attention is computed at a time; 0 for all."""
+    return _query_rows.get()
+
+
 def attend(queries: Any, keys: Any, values: Any, mask: Any = None, scale: float | None = None) -> Any:
     """softmax(scale q k^T + mask) v by `mx.fast.scaled_dot_product_attention`.
 

@@ -30,7 +30,7 @@ PORTED = {
     "T5EncoderModel": "t5",
     "UNet2DConditionModel": "unet",
 }
-MIN_MLX = "0.29"
+MIN_MLX = "0.30"  # the first that multiplies half precision on the CPU
 DTYPES = ("float32", "float16", "bfloat16")
 BITS = (8, 4)
 GROUP_SIZES = (64, 32)  # numbers of weights that share a scale, the first that divides a row is taken
@@ -215,7 +215,8 @@ def _read_weights(module: Network, folder: Path, files: list[Path], dtype: str) 
         elif not mx.issubdtype(found[name].dtype, mx.floating):
             faults.append(f"{name}: expected floating point, got {found[name].dtype}")
     if faults:
-        raise ModelError(_list_faults(f"{folder}: the weights do not fit {type(module).__name__}", sorted(faults)))
+        what = f"{folder}: the weights do not fit {type(module).__name__}"
+        raise ModelError(list_faults(what, sorted(faults), "config.json and the weights are of different models."))
     kind = getattr(mx, dtype)
     return {name: value.astype(kind) for name, value in found.items()}
 
@@ -236,10 +237,11 @@ def _shape(value: Any) -> str:
     return str((shape[0], shape[3], shape[1], shape[2]) if len(shape) == 4 else shape)
 
 
-def _list_faults(what: str, faults: list[str]) -> str:
+def list_faults(what: str, faults: list[str], advice: str) -> str:
+    """One message of many faults: at most `FAULTS_SHOWN` of them, and the number of the others."""
     shown = faults[:FAULTS_SHOWN]
     more = f"; and {len(faults) - len(shown)} more" if len(faults) > len(shown) else ""
-    return f"{what}: {'; '.join(shown)}{more}. The configuration and the weights are of different models."
+    return f"{what}: {'; '.join(shown)}{more}. {advice}"
 
 
 def quantise(module: Any, bits: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -15,7 +15,7 @@ from ...json_files import JsonReader, describe_value
 C = TypeVar("C")
 #: Options of every configuration of transformers that change no state of an encoder.
 TRANSFORMERS_IGNORED = frozenset(
-    [
+    {
         "architectures",
         "bos_token_id",
         "chunk_size_feed_forward",
@@ -40,7 +40,7 @@ TRANSFORMERS_IGNORED = frozenset(
         "transformers_version",
         "use_bfloat16",
         "use_cache",
-    ]
+    }
 )
 ADVICE = "Run this model with torch: --backend torch, or skipstone.adapt of its pipeline."
 
