@@ -20,12 +20,14 @@ from ...json_files import JsonReader
 from .graph import Device, peak_bytes, trace
 from .loading import PORTED, check_precision, find_network, quantise, read_folder_config
 from .network import Network
+from .t5 import T5Config
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 DENOISERS = ("unet", "transformer")
 T5_TOKENS = {"StableDiffusion3Pipeline": 256, "FluxPipeline": 512}  # `max_sequence_length` of diffusers' pipelines
 FLUX_SIDE = 128  # cells of FLUX's own size, which its configuration does not name
 TILE = 512  # pixels
+Call = tuple[Callable[..., Any], tuple[Any, ...]]  # what is called with a network and arrays, and arrays without values
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def estimate_memory(
         parameters = sum(value.size for _, value in tree_flatten(network.parameters()))
         if own_bits:
             quantise(network, own_bits)
-        call = span_of(network, plan.call_of(part, getattr(mx, own)), device)
+        call = span_of(network, plan.call_of(part, network, getattr(mx, own)), device)
         components.append(Component(part, name, parameters, own, own_bits, count_bytes(network), call))
         if part == "vae":
             tiled = tiled_span(network, plan, getattr(mx, own), tile, device, call)
@@ -174,7 +176,7 @@ def count_bytes(network: Any) -> int:
     return sum(value.nbytes for _, value in tree_flatten(network.parameters()))
 
 
-def span_of(network: Any, call: tuple[Callable[..., Any], tuple[Any, ...]], device: Device) -> Span:
+def span_of(network: Any, call: Call, device: Device) -> Span:
     """What a call of a network needs."""
     function, inputs = call
     graph = trace(network, lambda *arrays: function(network, *arrays), *inputs)
@@ -188,7 +190,7 @@ def tiled_span(network: Any, plan: PipelinePlan, dtype: Any, tile: int, device: 
     if tile >= max(plan.pixels):
         return whole
     rows, columns = (min(tile, side) // plan.factor for side in plan.pixels)
-    one = span_of(network, plan.decode_call(rows, columns, dtype), device)
+    one = span_of(network, plan.decode_call(network, (rows, columns), dtype), device)
     picture = 4 * math.prod(plan.pixels) * 4
     return Span(one.least + picture, one.most + picture)
 
@@ -241,71 +243,76 @@ class PipelinePlan:
         """Height and width of the pictures."""
         return self.latent[0] * self.factor, self.latent[1] * self.factor
 
-    def call_of(self, part: str, dtype: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """What is called with a network and the arrays, and the arrays, which have no values yet."""
+    def call_of(self, part: str, network: Any, dtype: Any) -> Call:
+        """What a component is called with."""
         if part in TEXT_ENCODERS:
             return self._text_call(part)
         if part == "vae":
-            return self.decode_call(*self.latent, dtype)
-        return {
+            return self.decode_call(network, self.latent, dtype)
+        calls = {
             "UNet2DConditionModel": self._unet_call,
             "SD3Transformer2DModel": self._sd3_call,
             "FluxTransformer2DModel": self._flux_call,
-        }[self.networks[part]](self.configs[part], dtype)
+        }
+        return calls[self.networks[part]](network.config, dtype)
 
-    def decode_call(self, rows: int, columns: int, dtype: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Decoding of one latent."""
-        latent = mx.zeros((1, rows, columns, self.configs["vae"].get("latent_channels", 4)), dtype)
-        return lambda network, z: network.decode(z), (latent,)
+    def decode_call(self, network: Any, cells: tuple[int, int], dtype: Any) -> Call:
+        """Decoding of one latent of so many rows and columns."""
+        latent = mx.zeros((1, *cells, network.config.latent_channels), dtype)
+        return (lambda network, z: network.decode(z)), (latent,)
 
-    def _text_call(self, part: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def _text_call(self, part: str) -> Call:
         if self.networks[part] == "T5EncoderModel":
             tokens = mx.zeros((1, T5_TOKENS.get(self.pipeline, 512)), mx.int32)
-            return lambda network, ids: network(ids), (tokens,)
+            return (lambda network, ids: network(ids)), (tokens,)
         tokens = mx.zeros((1, self._clip_tokens()), mx.int32)
-        return lambda network, ids: network(ids).last_hidden_state, (tokens,)
+        return (lambda network, ids: network(ids).last_hidden_state), (tokens,)
 
     def _clip_tokens(self) -> int:
         return int(self.configs.get("text_encoder", {}).get("max_position_embeddings", 77))
 
-    def _unet_call(self, config: Mapping[str, Any], dtype: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        rows = 2 * self.images
-        x = mx.zeros((rows, *self.latent, config.get("in_channels", 4)), dtype)
-        words = mx.zeros((rows, self._clip_tokens(), config.get("cross_attention_dim", 1280)), dtype)
-        inputs = (x, mx.zeros((rows,)), words)
-        if config.get("addition_embed_type") != "text_time":
-            return lambda network, *arrays: network(*arrays), inputs
-        pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+    def _unet_call(self, config: Any, dtype: Any) -> Call:
+        rows, width = 2 * self.images, config.cross_attention_dim
+        words = (rows, self._clip_tokens(), width if isinstance(width, int) else max(width))
+        inputs = [mx.zeros((rows, *self.latent, config.in_channels), dtype), mx.zeros((rows,)), mx.zeros(words, dtype)]
+        if config.addition_embed_type is None:
+            return call_plainly, tuple(inputs)
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
 
         def call(network: Any, x: Any, times: Any, words: Any, texts: Any, ids: Any) -> Any:
             return network(x, times, words, added_cond_kwargs={"text_embeds": texts, "time_ids": ids})
 
         return call, (*inputs, mx.zeros((rows, pooled), dtype), mx.zeros((rows, 6)))
 
-    def _sd3_call(self, config: Mapping[str, Any], dtype: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        rows = 2 * self.images
-        layers = self.configs.get("text_encoder_3", {}).get("num_layers", 0)
+    def _sd3_call(self, config: Any, dtype: Any) -> Call:
+        rows, layers = 2 * self.images, 0
+        if "text_encoder_3" in self.configs:
+            layers = self.configs["text_encoder_3"].get("num_layers", T5Config.num_layers)
         words = self._clip_tokens() + (T5_TOKENS["StableDiffusion3Pipeline"] if layers else 1)
-        return lambda network, *arrays: network(*arrays), (
-            mx.zeros((rows, *self.latent, config["in_channels"]), dtype),
+        return call_plainly, (
+            mx.zeros((rows, *self.latent, config.in_channels), dtype),
             mx.zeros((rows,)),
-            mx.zeros((rows, words, config["joint_attention_dim"]), dtype),
-            mx.zeros((rows, config["pooled_projection_dim"]), dtype),
-            *([] if layers else [mx.ones((rows,))]),
+            mx.zeros((rows, words, config.joint_attention_dim), dtype),
+            mx.zeros((rows, config.pooled_projection_dim), dtype),
+            *([] if layers else [mx.ones((rows,))]),  # the empty rows in one
         )
 
-    def _flux_call(self, config: Mapping[str, Any], dtype: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def _flux_call(self, config: Any, dtype: Any) -> Call:
         cells, words = math.prod(self.latent) // 4, T5_TOKENS["FluxPipeline"]
-        guidance = [mx.zeros((self.images,))] if config.get("guidance_embeds") else []
-        return lambda network, *arrays: network(*arrays), (
-            mx.zeros((self.images, cells, config["in_channels"]), dtype),
-            mx.zeros((self.images, words, config["joint_attention_dim"]), dtype),
-            mx.zeros((self.images, config["pooled_projection_dim"]), dtype),
+        return call_plainly, (
+            mx.zeros((self.images, cells, config.in_channels), dtype),
+            mx.zeros((self.images, words, config.joint_attention_dim), dtype),
+            mx.zeros((self.images, config.pooled_projection_dim), dtype),
             mx.zeros((self.images,)),
             mx.zeros((cells, 3)),
             mx.zeros((words, 3)),
-            *guidance,
+            *([mx.zeros((self.images,))] if config.guidance_embeds else []),
         )
+
+
+def call_plainly(network: Any, *arrays: Any) -> Any:
+    """The network, called with the arrays."""
+    return network(*arrays)
 
 
 def read_networks(folder: Path) -> dict[str, str]:

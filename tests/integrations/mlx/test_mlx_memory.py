@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from skipstone.integrations.mlx.graph import (
 from skipstone.integrations.mlx.loading import load_module
 from skipstone.integrations.mlx.memory import PipelinePlan, Span, build_empty, count_bytes, estimate_memory, span_of
 
+ROOT = Path(__file__).parents[3]
 PACKAGE = Path(skipstone_pebble.__file__).parent
 FOLDERS = {"pebble": PACKAGE / "weights", "pebble-dit": PACKAGE / "weights_dit"}
 #: Bytes of float16 weights in the index of the files that their authors published, and the configuration.
@@ -81,7 +83,7 @@ def test_calls_need_what_was_estimated(name: str, dtype: str) -> None:
         if part == "text_encoder_3":
             continue
         network = load_module(FOLDERS[name] / part, dtype)
-        function, inputs = plan.call_of(part, getattr(mx, dtype))
+        function, inputs = plan.call_of(part, network, getattr(mx, dtype))
         expected = span_of(network, (function, inputs), "cpu")
         mx.eval(inputs, network.parameters())
         mx.clear_cache()
@@ -138,7 +140,7 @@ def test_scores_of_fused_attention_are_never_there(width: int, fused: bool) -> N
 def test_tracing_leaves_the_weights_alone() -> None:
     network = load_module(FOLDERS["pebble"] / "vae")
     before = [(name, mx.array(value)) for name, value in tree_flatten(network.parameters())]
-    span_of(network, PipelinePlan.read(FOLDERS["pebble"], None, 1).call_of("vae", mx.float32), "metal")
+    span_of(network, PipelinePlan.read(FOLDERS["pebble"], None, 1).call_of("vae", network, mx.float32), "metal")
     after = dict(tree_flatten(network.parameters()))
     assert all(mx.array_equal(value, after[name]) for name, value in before)
 
@@ -178,6 +180,16 @@ def copy(folder: Path, to: Path, **index: Any) -> Path:
 
 def test_no_weights_are_needed(tmp_path: Path) -> None:
     assert estimate_memory(copy(FOLDERS["pebble-dit"], tmp_path)) == estimate_memory(FOLDERS["pebble-dit"])
+
+
+def test_the_table_of_the_page_is_what_the_command_writes() -> None:
+    """The rows of one model; the others take longer, and come from the same lines."""
+    made = runpy.run_path(str(ROOT / "docs" / "make_mlx_memory.py"))
+    page = (ROOT / "docs" / "howto" / "mlx.md").read_text(encoding="utf-8")
+    assert made["section"](["Stable Diffusion 1.5"]) in page
+    _, _, rest = page.partition(made["START"])
+    table, _, _ = rest.partition(made["END"])
+    assert [line for line in table.splitlines() if "billion" in line and line.count("|") == 9][3].startswith("| FLUX.1")
 
 
 def test_bad_folders_and_settings_are_named(tmp_path: Path) -> None:
