@@ -20,6 +20,7 @@ def load(
     bits: int | None = None,
     guidance: float | None = None,
     memory_limit: int | str | None = None,
+    torch_fallback: bool = False,
 ) -> MlxPipeline:
     """A text-to-image pipeline on MLX, from the folder that diffusers saved.
 
@@ -37,6 +38,8 @@ def load(
             model's own.
         memory_limit: Bytes, or a text such as "8GB": the parts are loaded one after the other, attention is sliced and
             pictures are decoded in tiles where they would need more; None is no limit.
+        torch_fallback: Whether torch runs text encoders and an autoencoder that are not ported, which is said in a
+            warning.
 
     Raises:
         MissingPackage: MLX is not installed, too old, or without its library for this system.
@@ -48,4 +51,4 @@ def load(
     require_mlx()
     from .integrations.mlx.pipeline import load_pipeline
 
-    return load_pipeline(model, dtype, bits, guidance, memory_limit)
+    return load_pipeline(model, dtype, bits, guidance, memory_limit, torch_fallback)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -320,13 +320,13 @@ class BackendOptions:
             SpecError: options of MLX without MLX.
             MissingPackage: MLX was asked for by name, and cannot run here.
         """
-        from ..integrations.mlx.available import choose_backend, reason_against
+        from ..integrations.mlx.available import choose_backend, reason_against, torch_device
 
         backend, why = choose_backend(self.backend)
         if self.backend == "auto" and backend == "mlx" and (why := reason_against(model)):
             backend = "torch"
         if why:
-            typer.echo(f"--backend auto takes torch: {why}.", err=True)
+            typer.echo(f"--backend auto takes torch on {torch_device()}: {why}.", err=True)
         if backend == "torch" and (said := [n for n, v in self._only_mlx.items() if v is not None]):
             raise SpecError(f"{said[0]} is for MLX, and this runs on torch: add --backend mlx, or leave it out.")
         return backend
@@ -362,9 +362,12 @@ class ModelOptions:
             run_on: What its networks run on; torch by default.
         """
         from ..evaluation.models import find_model_package
+        from ..integrations.mlx.available import torch_device
 
         if run_on is not None and run_on.choose(self.model) == "mlx":
             return self._on_mlx(guidance, run_on)
+        if run_on is not None and run_on.backend == "auto" and self.device is None and torch_device() == "mps":
+            return replace(self, device="mps").subject(guidance) if self._in_pipeline else self.subject(guidance)
         if find_model_package(self.model) is None:
             return self._pipeline(self.model, guidance)
         if self.as_guest:
@@ -377,6 +380,13 @@ class ModelOptions:
         from ..evaluation.engine_subject import EngineSubject
 
         return EngineSubject(self.model, Path(self.model).name, guidance)
+
+    @property
+    def _in_pipeline(self) -> bool:
+        """Whether the model runs in its pipeline, which has a device, and not in the engine's loop on torch."""
+        from ..evaluation.models import find_model_package
+
+        return self.as_guest or find_model_package(self.model) is None
 
     def _on_mlx(self, guidance: float | None, run_on: BackendOptions) -> Subject:
         only = {"--device": self.device, "--image": self.image, "--as-guest": self.as_guest}
@@ -396,6 +406,7 @@ class ModelOptions:
             bits=run_on.bits,
             memory_limit=limit,
             arguments=_settings(self.settings or ()),
+            torch_fallback=run_on.backend == "auto",
         )
 
     def _pipeline(self, model: str, guidance: float | None, **more: Any) -> Subject:

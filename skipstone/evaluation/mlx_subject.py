@@ -29,12 +29,14 @@ class MlxSubject(EngineSubject):
         bits: 8 or 4 quantises the denoiser and the text encoders; None leaves them as they are.
         memory_limit: Bytes; None is no limit.
         arguments: Of the pipeline's call: "height", "width" (pixels) and "negative_prompt".
+        torch_fallback: Whether torch runs text encoders and an autoencoder that are not ported.
     """
 
     dtype: str = "auto"
     bits: int | None = None
     memory_limit: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    torch_fallback: bool = False
 
     def __post_init__(self) -> None:
         """Raise SpecError for arguments that MLX does not know, ModelError for a model that is not there."""
@@ -55,7 +57,9 @@ class MlxSubject(EngineSubject):
         """The pipeline, whose networks are not loaded yet."""
         from ..integrations.mlx.pipeline import load_pipeline
 
-        pipe = load_pipeline(self.model, self.dtype, self.bits, self.guidance_override, memory_limit=self.memory_limit)
+        pipe = load_pipeline(
+            self.model, self.dtype, self.bits, self.guidance_override, self.memory_limit, self.torch_fallback
+        )
         if "height" in self.arguments or "width" in self.arguments:
             height, width = pipe.pixels
             pipe = pipe.sized(self.arguments.get("height", height), self.arguments.get("width", width))

@@ -15,10 +15,12 @@ from PIL import Image
 
 pytest.importorskip("mlx.core")
 
+from skipstone.cli.options import BackendOptions, ModelOptions
 from skipstone.errors import MissingPackage
 from skipstone.evaluation.columns import parse_column
 from skipstone.evaluation.cost import PeakMemory, measure_row_macs
 from skipstone.evaluation.fingerprint import describe_machine, fingerprint
+from skipstone.evaluation.pipeline_subject import PipelineSubject
 from skipstone.evaluation.subject import SampleRequest
 from skipstone.integrations.mlx import available, loading
 from skipstone_bench.cli.bench import _plan
@@ -145,6 +147,23 @@ def test_auto_says_why_it_takes_torch(
     assert "KandinskyPipeline" in found.err
 
 
+def test_what_auto_leaves_to_torch_runs_on_the_gpu_of_a_mac(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(available, "is_apple_silicon", lambda: True)
+    monkeypatch.setattr(available, "reason_against", lambda model: "its denoiser is not ported")
+    found = ModelOptions(str(tiny_model)).subject(None, BackendOptions("auto"))
+    assert isinstance(found, PipelineSubject)
+    assert found.device == "mps"
+    assert "auto takes torch on mps: its denoiser is not ported." in capsys.readouterr().err
+    chosen = ModelOptions(str(tiny_model), device="cpu").subject(None, BackendOptions("auto"))
+    assert isinstance(chosen, PipelineSubject)
+    assert chosen.device == "cpu"
+
+
 def test_a_machine_without_mlx(shell: Shell, tiny_pebble: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("generate", "a red cat", "--model", str(tiny_pebble), *QUICK, "-p", "fixed")
 
@@ -157,7 +176,7 @@ def test_a_machine_without_mlx(shell: Shell, tiny_pebble: Path, monkeypatch: pyt
     monkeypatch.setattr(available, "is_apple_silicon", lambda: True)
     found = shell(*command, "--backend", "auto")
     assert found.code == 0
-    assert "auto takes torch: MLX is not installed" in found.err
+    assert "auto takes torch on cpu: MLX is not installed" in found.err
 
 
 @pytest.mark.parametrize(

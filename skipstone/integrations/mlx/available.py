@@ -47,15 +47,25 @@ def choose_backend(asked: str) -> tuple[str, str]:
     return "mlx", ""
 
 
+def torch_device() -> str:
+    """'mps' on a Mac with a GPU that torch knows, else 'cpu'."""
+    import torch
+
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def reason_against(model: str) -> str:
-    """Why a model cannot run on MLX, as the end of a sentence; empty where it can."""
-    from .parts import find_folder, read_index
+    """Why the denoiser of a model cannot run on MLX, as the end of a sentence; empty where it can."""
+    from .families import FAMILIES
+    from .parts import find_folder, read_config, read_index
+    from .torch_parts import why_not_ported
 
     try:
-        read_index(find_folder(model))
+        folder = find_folder(model)
+        part = FAMILIES[read_index(folder)["_class_name"]].denoiser
+        return why_not_ported(read_config(folder, part), part)
     except ModelError as e:
         return str(e).partition(". ")[0].rstrip(".")
-    return ""
 
 
 def parse_size(size: int | str) -> int:

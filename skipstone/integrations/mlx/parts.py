@@ -20,6 +20,7 @@ from ...satellites import install_hint, list_entry_points
 from .families import FAMILIES, Arrays, Family, TextEncoder
 from .loading import find_weights, load_module, read_safetensors
 from .lora import LoraReport, load_lora
+from .torch_parts import TorchPart, why_not_ported
 
 INDEX_FILE = "model_index.json"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -124,14 +125,22 @@ class Parts:
         family: Its class.
         dtype: Of the weights: "float32", "float16" or "bfloat16".
         bits: 4 or 8 quantises the denoiser and the text encoders; None leaves them as they are.
+        fallback: Whether torch runs text encoders and an autoencoder that are not ported.
         staged: Keep one kind of networks at a time, text encoders, denoiser or autoencoder, and load the others again
             when they are needed: slower, and with less memory.
     """
 
     def __init__(
-        self, folder: Path, family: Family, dtype: str = "float32", bits: int | None = None, staged: bool = False
+        self,
+        folder: Path,
+        family: Family,
+        dtype: str = "float32",
+        bits: int | None = None,
+        fallback: bool = False,
+        staged: bool = False,
     ) -> None:
-        self.folder, self.family, self.dtype, self.bits, self.staged = folder, family, dtype, bits, staged
+        self.folder, self.family, self.dtype, self.bits = folder, family, dtype, bits
+        self.fallback, self.staged = fallback, staged
         self._networks: dict[str, Any] = {}
         self._tokenizers: dict[str, Any] = {}
         self.loras: list[tuple[Path, float]] = []  # files and scales, merged into networks after they were loaded
@@ -215,12 +224,25 @@ class Parts:
             bits = None
             if dtype == "float16" and self.config(part).get("force_upcast"):
                 dtype = "float32"  # its activations do not fit into float16, and its configuration says so
+        if part != self.family.denoiser and (why := why_not_ported(self.config(part), part)):
+            return self._load_torch(part, why)
         network = load_module(self.folder / part, dtype=dtype, bits=bits)
         names = [*(name for _, name in self.family.text), self.family.denoiser]
         for path, scale in self.loras if part in names else ():
             load_lora({name: network if name == part else None for name in names}, path, scale)
         mx.eval(network.parameters())
         return network
+
+    def _load_torch(self, part: str, why: str) -> Any:
+        """A component that is not ported, on torch. Raises ModelError where that was not asked for."""
+        if not self.fallback:
+            raise ModelError(
+                f"{why}. Let torch run this component: --backend auto, in Python skipstone.mlx.load(..., "
+                f"torch_fallback=True)."
+            )
+        made = TorchPart(part, self.folder / part, *self.family.index[part])
+        warnings.warn(f"{part} runs on torch, on {made.device}: {why}.", GuestWarning, stacklevel=4)
+        return made
 
     def _tokenizer(self, part: str) -> Any:
         if part not in self._tokenizers:

@@ -299,6 +299,7 @@ def load_pipeline(
     bits: int | None = None,
     guidance: float | None = None,
     memory_limit: int | str | None = None,
+    torch_fallback: bool = False,
 ) -> MlxPipeline:
     """A pipeline on MLX; see `skipstone.mlx.load`."""
     known = ("auto", *DTYPES)
@@ -313,7 +314,8 @@ def load_pipeline(
     index = read_index(folder)
     kind = FAMILIES[index["_class_name"]]
     family = kind(index, read_config(folder, kind.denoiser))
-    parts = Parts(folder, family, stored_dtype(folder / kind.denoiser) if dtype == "auto" else dtype, bits)
+    stored = stored_dtype(folder / kind.denoiser) if dtype == "auto" else dtype
+    parts = Parts(folder, family, stored, bits, torch_fallback)
     size = _size(parts, family)
     schedule, prediction = read_schedule(folder, family, size)
     own = family.guidance if guidance is None else guidance

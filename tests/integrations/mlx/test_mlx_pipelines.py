@@ -239,3 +239,50 @@ def test_stages_hold_one_kind_of_networks_at_a_time(folders: dict[str, Path]) ->
     assert np.array_equal(np.array(result.x), np.array(whole.results[0].x))
     staged.decode([result.x])
     assert staged.parts.loaded == ("vae",)
+
+
+@pytest.fixture(scope="module")
+def mixed(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion with an autoencoder and a text encoder that are not ported."""
+    from diffusers import AsymmetricAutoencoderKL
+
+    folder = tmp_path_factory.mktemp("mixed") / "sd"
+    pipe = DiffusionPipeline.from_pretrained(folders["sd15"])
+    torch.manual_seed(1)
+    pipe.vae = AsymmetricAutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        down_block_out_channels=(4, 4),
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        up_block_out_channels=(4, 4),
+        norm_num_groups=2,
+        sample_size=16,
+    )
+    pipe.vae.register_to_config(block_out_channels=(4, 4))
+    pipe.text_encoder.config.hidden_act = "tanh"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_components_that_are_not_ported_run_on_torch_where_that_is_asked_for(mixed: Path) -> None:
+    strict = load_mlx("sd15", mixed)
+    with pytest.raises(ModelError, match=r"activation 'tanh'.*--backend auto.*torch_fallback=True"):
+        strict("red fox", "fixed", steps=1)
+    pipe = load_mlx("sd15", mixed, torch_fallback=True)
+    with pytest.warns(GuestWarning) as said:
+        problem = pipe.problem("red fox", 0, STEPS, "trailing")
+        (result,) = denoise_many(
+            pipe.backbone, [problem], registry.parse("solver", "ddim"), registry.parse("policy", "fixed")
+        )
+        (picture,) = pipe.decode([result.x])
+    messages = " ".join(str(one.message) for one in said)
+    assert "text_encoder runs on torch, on cpu" in messages
+    assert "vae runs on torch, on cpu" in messages
+    assert "AsymmetricAutoencoderKL is not ported" in messages
+    theirs = DiffusionPipeline.from_pretrained(mixed)
+    call = {"latents": torch.from_numpy(np.array(problem.x))[None], "guidance_scale": GUIDANCE}
+    expected = theirs("red fox", num_inference_steps=STEPS, output_type="np", **call).images[0]
+    assert np.abs(picture - expected).max() <= 1e-4
+    before = pipe.identity()["weights"]
+    with torch.no_grad():
+        next(pipe.parts.network("vae").module.parameters()).add_(1.0)
+    assert pipe.identity()["weights"] != before
