@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,8 @@ def test_components_that_are_not_ported_run_on_torch_where_that_is_asked_for(mix
     with pytest.raises(ModelError, match=r"activation 'tanh'.*--backend auto.*torch_fallback=True"):
         strict("red fox", "fixed", steps=1)
     pipe = load_mlx("sd15", mixed, torch_fallback=True)
-    with pytest.warns(GuestWarning) as said:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", GuestWarning)
         problem = pipe.problem("red fox", 0, STEPS, "trailing")
         (result,) = denoise_many(
             pipe.backbone, [problem], registry.parse("solver", "ddim"), registry.parse("policy", "fixed")
