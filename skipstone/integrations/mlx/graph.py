@@ -95,7 +95,8 @@ def trace(network: Any, call: Callable[..., Any], *inputs: Any) -> Graph:
         return call(*arrays[len(names) :])
 
     try:
-        mx.export_function(entries.append, run, *(mx.zeros(w.shape, w.dtype) for _, w in weights), *inputs)
+        with mx.stream(mx.cpu):  # the same graph on every machine: on a GPU some operations are one that hides others
+            mx.export_function(entries.append, run, *(mx.zeros(w.shape, w.dtype) for _, w in weights), *inputs)
     except TypeError:
         raise MissingPackage(f"An estimate of memory needs mlx>=0.30, and {version('mlx')} is installed.") from None
     finally:
