@@ -177,8 +177,8 @@ def measure(rows: list[Row], turns: int, runs: int, threads: int) -> None:
         row.pipe, other = context.Pipe()
         row.process = context.Process(target=work, args=(other, row.model, row.backend, row.precision, threads))
         row.process.start()
-        for what in map(str, ROWS):
-            row.ask(what)  # what is compiled or read at the first call
+        if row.ask(str(ROWS[0])) < 2:  # what is read or compiled at the first call of each shape
+            row.ask(str(ROWS[-1]))
     for turn in range(turns):
         for row in rows:
             for what in map(str, ROWS):
@@ -223,6 +223,11 @@ def table(rows: list[Row], args: argparse.Namespace, load: float) -> str:
         )
     else:
         lines.append("\nMade by:")
+    busy = max(load, os.getloadavg()[0]) > (os.cpu_count() or 1)
+    if busy:
+        lines.insert(
+            2, "**Others ran on this machine at the same time: the seconds are too many, by different parts.**\n"
+        )
     lines.append(
         "\n    pip install 'skipstone[mlx,pebble]'\n    python benchmarks/mlx.py > benchmarks/mlx.md\n\n"
         "MB, process: what it grew by after its model was loaded, at most. MB, backend: "
