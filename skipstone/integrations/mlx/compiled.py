@@ -53,4 +53,4 @@ def compile_denoiser(module: Any) -> CompiledDenoiser:
 
 def to_array(value: Any) -> Any:
     """A number as an array of float32; anything else as it is."""
-    return mx.array(value, dtype=mx.float32) if isinstance(value, Real) else value
+    return mx.array(float(value), dtype=mx.float32) if isinstance(value, Real) else value
