@@ -40,8 +40,7 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("bits", [None, 8, 4])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", None), ("float16", None), ("float16", 8), ("bfloat16", 4)])
 @pytest.mark.parametrize("name", FOLDERS)
 def test_weights_are_those_of_the_loaded_networks(name: str, dtype: str, bits: int | None) -> None:
     estimate = estimate_memory(FOLDERS[name], dtype, bits)
@@ -77,8 +76,8 @@ def test_large_networks_have_as_many_bytes_as_their_files(name: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("name", FOLDERS)
 def test_calls_need_what_was_estimated(name: str, dtype: str) -> None:
-    """On the CPU, for four pictures: from `least` to `most`, within a factor of 6 of each other."""
-    plan = PipelinePlan.read(FOLDERS[name], None, 4)
+    """On the CPU, for one picture: from `least` to `most`, within a factor of 6 of each other."""
+    plan = PipelinePlan.read(FOLDERS[name], None, 1)
     for part in plan.networks:
         if part == "text_encoder_3":
             continue
