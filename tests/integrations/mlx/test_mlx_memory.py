@@ -63,6 +63,16 @@ def test_memory_that_mlx_holds_is_that_of_the_weights() -> None:
     assert count_bytes(network) <= held <= 1.1 * count_bytes(network)
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 8), ("float32", 4)])
+def test_loading_needs_little_more_than_what_stays(dtype: str, bits: int) -> None:
+    """The weights that are quantised are never all in memory: a few layers at a time."""
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    network = load_module(FOLDERS["pebble-dit"] / "transformer", dtype, bits)
+    assert mx.get_peak_memory() - before <= 1.3 * count_bytes(network)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_large_networks_have_as_many_bytes_as_their_files(name: str) -> None:
     expected, config = PUBLISHED[name]
