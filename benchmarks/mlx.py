@@ -200,12 +200,14 @@ def table(rows: list[Row], args: argparse.Namespace, load: float) -> str:
 
     gpu = mx.metal.is_available()
     where = f"{processor_name()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    busy = max(load, os.getloadavg()[0]) > (os.cpu_count() or 1)
     lines = [
         "# MLX beside torch\n",
+        *(["**Others ran on this machine at the same time: the seconds are too many, by different parts.**\n"] * busy),
         f"{where}; MLX on the {'GPU' if gpu else 'CPU'}, torch with {args.threads} thread(s); load average {load:.1f} "
         f"at the start and {os.getloadavg()[0]:.1f} at the end.  ",
         f"mlx {version('mlx')}, torch {version('torch')}, diffusers {version('diffusers')}, Python "
-        f"{platform.python_version()}. Medians of {args.turns} turns of calls and {args.runs} of runs. A run: {STEPS} "
+        f"{platform.python_version()}. Medians of {args.turns} turn(s) of calls and {args.runs} of runs. A run: {STEPS} "
         f"steps with guidance, one picture, prompt to pixels.\n",
         "| model | backend | precision | ms a call, 1 row | 8 rows | s a run | MB, process | MB, backend |",
         "|---|---|---|--:|--:|--:|--:|--:|",
@@ -223,13 +225,8 @@ def table(rows: list[Row], args: argparse.Namespace, load: float) -> str:
         )
     else:
         lines.append("\nMade by:")
-    busy = max(load, os.getloadavg()[0]) > (os.cpu_count() or 1)
-    if busy:
-        lines.insert(
-            2, "**Others ran on this machine at the same time: the seconds are too many, by different parts.**\n"
-        )
     lines.append(
-        "\n    pip install 'skipstone[mlx,pebble]'\n    python benchmarks/mlx.py > benchmarks/mlx.md\n\n"
+        "\n    pip install '.[mlx]' packages/skipstone-pebble\n    python benchmarks/mlx.py > benchmarks/mlx.md\n\n"
         "MB, process: what it grew by after its model was loaded, at most. MB, backend: "
         "`mx.get_peak_memory()`, weights included; of torch on MPS `torch.mps.driver_allocated_memory()`."
     )
