@@ -207,8 +207,8 @@ def table(rows: list[Row], args: argparse.Namespace, load: float) -> str:
         f"{where}; MLX on the {'GPU' if gpu else 'CPU'}, torch with {args.threads} thread(s); load average {load:.1f} "
         f"at the start and {os.getloadavg()[0]:.1f} at the end.  ",
         f"mlx {version('mlx')}, torch {version('torch')}, diffusers {version('diffusers')}, Python "
-        f"{platform.python_version()}. Medians of {args.turns} turn(s) of calls and {args.runs} of runs. A run: {STEPS} "
-        f"steps with guidance, one picture, prompt to pixels.\n",
+        f"{platform.python_version()}. Medians of {args.turns} turn(s) of calls and {args.runs} of runs. A run: "
+        f"{STEPS} steps with guidance, one picture, prompt to pixels.\n",
         "| model | backend | precision | ms a call, 1 row | 8 rows | s a run | MB, process | MB, backend |",
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
