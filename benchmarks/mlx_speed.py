@@ -1,4 +1,4 @@
-"""MLX beside torch on one machine: python benchmarks/mlx.py > benchmarks/mlx.md
+"""MLX beside torch on one machine: python benchmarks/mlx_speed.py > benchmarks/mlx_speed.md
 
 Times Pebble and Pebble-DiT in every precision: one call of the denoiser with 1 and with 8 rows, and a whole run of 50
 steps with guidance, prompt to picture. Each row of the table is a process of its own; they take turns, one at a time,
@@ -19,11 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
-
-# This file is called as the package that it measures, and its folder comes first.
-sys.path[:] = [one for one in sys.path if Path(one).resolve() != Path(__file__).resolve().parent]
 
 MODELS = ("pebble", "pebble-dit")
 PROMPT, STEPS, GUIDANCE = "a red apple on a blue background", 50, 3.0
@@ -226,7 +222,8 @@ def table(rows: list[Row], args: argparse.Namespace, load: float) -> str:
     else:
         lines.append("\nMade by:")
     lines.append(
-        "\n    pip install '.[mlx]' packages/skipstone-pebble\n    python benchmarks/mlx.py > benchmarks/mlx.md\n\n"
+        "\n    pip install '.[mlx]' packages/skipstone-pebble\n"
+        "    python benchmarks/mlx_speed.py > benchmarks/mlx_speed.md\n\n"
         "MB, process: what it grew by after its model was loaded, at most. MB, backend: "
         "`mx.get_peak_memory()`, weights included; of torch on MPS `torch.mps.driver_allocated_memory()`."
     )
