@@ -211,7 +211,9 @@ def table(rows: list[Row], args: argparse.Namespace, load: float) -> str:
     for row in rows:
         times = [f"{1000 * statistics.median(row.seconds[str(n)]):.1f}" for n in ROWS]
         process, counted = row.memory
-        run = f"{statistics.median(row.seconds['run']):.2f}" if "run" in row.seconds else f"over {LONGEST:.0f}"
+        run = f"over {LONGEST:.0f}" if args.runs else "-"
+        if "run" in row.seconds:
+            run = f"{statistics.median(row.seconds['run']):.2f}"
         cells = [*times, run, f"{process:.0f}", "-" if counted is None else f"{counted:.0f}"]
         lines.append(f"| {row.model} | {row.backend} | {row.precision} | {' | '.join(cells)} |")
     if not gpu:
