@@ -7,7 +7,7 @@ QUANTISED := .quantised
 READY := $(VENV)/.ready
 MLX := $(shell [ "$$(uname -s)" = Linux ] && echo "mlx[cpu]" || echo mlx)
 
-.PHONY: demo serve bench-serve test test-fast test-random fuzz test-oldest lint bench matrix goldens docs clean
+.PHONY: demo serve bench-serve test test-fast test-mlx test-random fuzz test-oldest lint bench matrix goldens docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -62,6 +62,9 @@ test-random: $(READY)  ## the property tests on ROUNDS (5) times other examples;
 	for round in $$(seq $(ROUNDS)); do \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m hypothesis --hypothesis-profile=random || exit 1; \
 	done
+
+test-mlx: $(READY)  ## the tests of networks and pipelines on MLX
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/integrations/mlx
 
 FUZZ_MINUTES ?= 60
 

@@ -53,7 +53,8 @@ _HOME = {
     "replay": "engine.drivers",
     "save_policy": "policies.storage",
 }
-__all__ = ["SkipstoneError", "names", "parse", "policy", "register", "solver", "spell", *_HOME]
+_MODULES = {"mlx"}  # public modules, imported on first use
+__all__ = ["SkipstoneError", "names", "parse", "policy", "register", "solver", "spell", *_MODULES, *_HOME]
 
 
 _install_moved_modules()
@@ -75,6 +76,8 @@ def __getattr__(name: str) -> Any:
         found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
         globals()[name] = found
         return found
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     from .satellites import load_public_name
 
     return load_public_name(name)

@@ -1,6 +1,7 @@
 from skipstone_pebble.model import Pebble as Pebble
 from skipstone_train.students.distill import distill as distill
 
+from . import mlx as mlx
 from .calibration.audit import AuditOptions as AuditOptions
 from .calibration.audit import audit as audit
 from .calibration.calibrate import calibrate as calibrate

@@ -32,7 +32,7 @@ LAYERS = [
     ["engine"],
     ["solvers", "policies", "metrics"],
     ["integrations"],
-    ["testing"],
+    ["testing", "mlx"],
     ["evaluation"],
     ["tuning", "calibration"],
     ["serving"],

@@ -11,7 +11,7 @@ from typing import Any
 from .. import __version__
 from ..evaluation.columns import Column
 from ..evaluation.engine_subject import EngineSubject
-from ..evaluation.fingerprint import RESULTS_VERSION, picture_hashes
+from ..evaluation.fingerprint import RESULTS_VERSION, numbers_of, picture_hashes
 from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.references import EvaluationSample
 from ..evaluation.samplers import ddim_eta
@@ -69,7 +69,6 @@ def _plain(value: Any) -> bool:
 def configuration(subject: Subject, column: Column) -> dict[str, Any]:
     """Everything that a full run's pictures depend on, except prompt and seed; the key of a cache."""
     model = {k: v for k, v in model_identity(subject).items() if not k.startswith(VOCABULARY)}  # as 0.1.0 wrote it
-    device = sorted({p.device.type for network in subject.denoisers for p in network.parameters()})
     return {
         "model": subject.name,
         **model,
@@ -79,7 +78,7 @@ def configuration(subject: Subject, column: Column) -> dict[str, Any]:
         **picture_hashes(subject),
         "guidance": subject.guidance,
         "full run": column.spec,
-        "device": ", ".join(device),
+        "device": numbers_of(subject.denoisers)[1],
         **versions(),
         "skipstone": RESULTS_VERSION,
     }

@@ -13,7 +13,7 @@ import typer
 from ..satellites import require_module
 from . import options
 from .grouping import grouped
-from .progress import print_warnings, progress_bar, show_status
+from .progress import print_memory, print_warnings, progress_bar, show_status
 from .tracking import tracked
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def calibrate(
     model: options.ModelOptions,
     promise: PromiseOptions,
     sampler: options.SamplerOptions,
+    run_on: options.BackendOptions,
     prompts: options.PromptsOption = None,
     batch: options.BatchOption = 8,
     cache: Annotated[
@@ -93,18 +94,23 @@ def calibrate(
     with lock_folder(out):
         console = Console(stderr=True)
         _check_writable(out, force)
-        asked = _calibration_options(promise, model, sampler, batch)
+        asked = _calibration_options(promise, model, sampler, run_on, batch)
         with show_status(console, "Looking the model up ..."):
-            subject = model.subject(sampler.guidance)
+            subject = model.subject(sampler.guidance, run_on)
             check_samples_option(subject, prompts, promise.samples)
             confidence = _confidence(promise.confidence)
             planned = Calibration.of(subject, prompts, target, confidence, promise.setting or (), asked)
         (policy := _run(planned, caches.folder(cache), console)).save_pretrained(out)
     _show(policy, out)
+    print_memory(console, subject)
 
 
 def _calibration_options(
-    promise: PromiseOptions, model: options.ModelOptions, sampler: options.SamplerOptions, batch: int
+    promise: PromiseOptions,
+    model: options.ModelOptions,
+    sampler: options.SamplerOptions,
+    run_on: options.BackendOptions,
+    batch: int,
 ) -> CalibrationOptions:
     """The options in the words of the library; the certificate keeps what `audit` makes the model again from."""
     from ..calibration.procedure import CalibrationOptions
@@ -116,6 +122,7 @@ def _calibration_options(
         "dtype": model.dtype,
         "image": str(model.image) if model.image else None,
         "as_guest": model.as_guest,
+        **run_on.source,
     }
     return CalibrationOptions(
         samplers=promise.samplers,
@@ -235,7 +242,10 @@ def certified_subject(certified: Certified, model: str | None, device: str | Non
         source.get("dtype", "auto"),
         source.get("as_guest", bool(certified.point.scheduler)),  # a certificate of Python does not say it
     )
-    return made.subject(certified.certificate.call.get("guidance_scale", source.get("guidance")))
+    run_on = options.BackendOptions(
+        source.get("backend", "torch"), source.get("bits"), source.get("memory_limit")
+    )  # where the promise was made; on another backend it is no promise
+    return made.subject(certified.certificate.call.get("guidance_scale", source.get("guidance")), run_on)
 
 
 def _confidence(said: str) -> float | None:

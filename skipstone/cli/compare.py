@@ -13,7 +13,7 @@ from ..satellites import require_module
 from . import options
 from .files import check_targets, encode_picture, slug, write_atomically
 from .grouping import grouped
-from .progress import print_warnings, show_status
+from .progress import print_memory, print_warnings, show_status
 
 if TYPE_CHECKING:
     from ..evaluation.columns import Column
@@ -90,6 +90,7 @@ def compare(
     *,
     source: PromptFileOptions,
     model: options.ModelOptions,
+    run_on: options.BackendOptions,
     sampler: options.SamplerOptions,
     comparison: ComparisonOptions,
 ) -> None:
@@ -102,6 +103,9 @@ def compare(
     pipeline [bold]own[/bold] is its scheduler, and solvers and grids are those of diffusers.
     A policy of your own is taken from a Python file: [bold]./mine.py:Mine(tol=0.02)[/bold],
     where Mine is a class derived from skipstone.Policy, or a policy.
+
+    With --backend mlx all columns run on MLX, from the noise that they have on
+    torch: the table is torch's but for rounding.
 
     Writes a contact sheet, a timeline of decisions, a Markdown table, JSON
     Lines with a record for every sample, and the pictures; with --html a page
@@ -119,7 +123,7 @@ def compare(
       skipstone compare "a cat" -p "./mine.py:Mine(tol=0.02)" -p fewer
       skipstone compare --prompts three.txt -p balanced --html boss.html
     """
-    run_comparison(source.texts(typed or []), policies, model, sampler, comparison)
+    run_comparison(source.texts(typed or []), policies, model, sampler, comparison, run_on)
 
 
 def run_comparison(
@@ -128,6 +132,7 @@ def run_comparison(
     model: options.ModelOptions,
     sampler: options.SamplerOptions,
     comparison: ComparisonOptions,
+    run_on: options.BackendOptions | None = None,
 ) -> None:
     """Run the command `compare`; `demo` calls this with its own settings."""
     from rich.console import Console
@@ -143,7 +148,7 @@ def run_comparison(
     console = Console(stderr=True)
     prompts = list(dict.fromkeys(prompts)) or [""]
     with show_status(console, "Looking the model up ..."):
-        subject = model.subject(sampler.guidance)
+        subject = model.subject(sampler.guidance, run_on)
     shared = sampler.sampler(subject)
     full = subject.resolve_column(_full_run_column(parse_column(comparison.reference, *shared)))
     columns = [c for c in map(subject.resolve_column, parse_columns(policies, *shared, run_files=True)) if c != full]
@@ -165,6 +170,7 @@ def run_comparison(
         typer.echo(files[out / SAMPLES].decode(), nl=False)
     else:
         _show(result, comparison)
+    print_memory(console, subject)
 
 
 def _items(prompts: Sequence[str], comparison: ComparisonOptions) -> list[SampleRequest]:

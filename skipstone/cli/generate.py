@@ -14,7 +14,7 @@ from ..errors import OutputError
 from . import options
 from .files import check_targets, encode_picture, slug, write_atomically
 from .grouping import grouped
-from .progress import print_warnings, show_status
+from .progress import print_memory, print_warnings, show_status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +61,7 @@ def generate(
     policy: options.PolicyOption = None,
     *,
     model: options.ModelOptions,
+    run_on: options.BackendOptions,
     sampler: options.SamplerOptions,
     output: OutputOptions,
 ) -> None:
@@ -89,7 +90,7 @@ def generate(
 
     console = Console(stderr=True)
     with show_status(console, "Looking the model up ..."):
-        subject = model.subject(sampler.guidance)
+        subject = model.subject(sampler.guidance, run_on)
     with print_warnings(console):
         column = _column(subject, subject.policy if policy is None else policy, sampler)
     _run(subject, column, prompt, output, console)
@@ -139,6 +140,7 @@ def _run(subject: Subject, column: Column, prompt: str, output: OutputOptions, c
     for target, fact in zip(targets, facts, strict=True):
         line = {"file": str(target), **fact, "seconds": seconds / output.n}
         typer.echo(json.dumps(line, ensure_ascii=False) if output.as_json else _describe(line))
+    print_memory(console, subject)
 
 
 def _warn_of_no_saving(column: Column, generated: Sequence[GeneratedSample], console: Console) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -92,6 +92,36 @@ def _check_device(value: str | None) -> str | None:
     """The value; what torch would not know as a device is a usage error."""
     if value is not None and not re.fullmatch(r"(cuda|mps|cpu|xpu)(:[0-9]{1,4})?", value):
         raise typer.BadParameter(f"expected cuda, mps or cpu, or one of several, such as cuda:1, got {value!r}.")
+    return value
+
+
+def _check_backend(value: str) -> str:
+    """The value; another name is a usage error."""
+    from ..integrations.mlx.available import BACKENDS
+    from ..registry import suggest_spelling
+
+    if value not in BACKENDS:
+        raise typer.BadParameter(
+            f"expected one of {', '.join(BACKENDS)}, got {value!r}.{suggest_spelling(value, BACKENDS)}"
+        )
+    return value
+
+
+def _check_bits(value: int | None) -> int | None:
+    """The value; another number is a usage error."""
+    if value not in (None, 4, 8):
+        raise typer.BadParameter(f"expected 8 or 4, got {value}.")
+    return value
+
+
+def _check_memory(value: str | None) -> str | None:
+    """The value; what is no size is a usage error."""
+    from ..integrations.mlx.available import parse_size
+
+    try:
+        _ = None if value is None else parse_size(value)
+    except SpecError as e:
+        raise typer.BadParameter(str(e)) from None
     return value
 
 
@@ -237,6 +267,32 @@ DtypeOption: TypeAlias = Annotated[
         help="Of a pipeline's weights: auto is the checkpoint's on a GPU.", metavar="auto|float32|float16|bfloat16"
     ),
 ]
+BackendOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        callback=_check_backend,
+        help="What networks run on; auto is mlx on Apple silicon, else torch.",
+        metavar="torch|mlx|auto",
+    ),
+]
+BitsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        callback=_check_bits,
+        help="Quantise the weights, on mlx.",
+        metavar="8|4",
+        show_default=False,
+    ),
+]
+MemoryLimitOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        callback=_check_memory,
+        help="Of mlx, such as 8GB: parts are loaded one after the other, and less is computed at once.",
+        metavar="SIZE",
+        show_default=False,
+    ),
+]
 AsGuestOption: TypeAlias = Annotated[
     bool, typer.Option("--as-guest", help="Run pebble, too, in its diffusers pipeline instead of the engine's loop.")
 ]
@@ -259,6 +315,44 @@ class SamplerOptions:
 
 
 @dataclass(frozen=True)
+class BackendOptions:
+    """What the networks of a command run on."""
+
+    backend: BackendOption = field(default="torch", metadata=LAST)
+    bits: BitsOption = field(default=None, metadata=LAST)
+    memory_limit: MemoryLimitOption = field(default=None, metadata=LAST)
+
+    def choose(self, model: str) -> str:
+        """'torch' or 'mlx'; says on stderr what `auto` takes torch for.
+
+        Raises:
+            SpecError: options of MLX without MLX.
+            MissingPackage: MLX was asked for by name, and cannot run here.
+        """
+        from ..integrations.mlx.available import choose_backend, reason_against, torch_device
+
+        backend, why = choose_backend(self.backend)
+        if self.backend == "auto" and backend == "mlx" and (why := reason_against(model)):
+            backend = "torch"
+        if why:
+            typer.echo(f"--backend auto takes torch on {torch_device()}: {why}.", err=True)
+        if backend == "torch" and (said := [n for n, v in self._only_mlx.items() if v is not None]):
+            raise SpecError(f"{said[0]} is for MLX, and this runs on torch: add --backend mlx, or leave it out.")
+        return backend
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What a certificate keeps to make the model again, where it does not run on torch."""
+        if self.backend == "torch":
+            return {}
+        return {"backend": self.backend, "bits": self.bits, "memory_limit": self.memory_limit}
+
+    @property
+    def _only_mlx(self) -> dict[str, Any]:
+        return {"--bits": self.bits, "--memory-limit": self.memory_limit}
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """The model of a command and how it is run."""
 
@@ -269,14 +363,20 @@ class ModelOptions:
     dtype: DtypeOption = field(default="auto", metadata=LAST)
     as_guest: AsGuestOption = field(default=False, metadata=LAST)
 
-    def subject(self, guidance: float | None = None) -> Subject:
-        """The model, looked up but not loaded. Raises ModelError, GuestError, SpecError.
+    def subject(self, guidance: float | None = None, run_on: BackendOptions | None = None) -> Subject:
+        """The model, looked up but not loaded. Raises ModelError, GuestError, SpecError, MissingPackage.
 
         Args:
             guidance: Classifier-free guidance; the model's own by default.
+            run_on: What its networks run on; torch by default.
         """
         from ..evaluation.models import find_model_package
+        from ..integrations.mlx.available import torch_device
 
+        if run_on is not None and run_on.choose(self.model) == "mlx":
+            return self._on_mlx(guidance, run_on)
+        if run_on is not None and run_on.backend == "auto" and self.device is None and torch_device() == "mps":
+            return replace(self, device="mps").subject(guidance) if self._in_pipeline else self.subject(guidance)
         if find_model_package(self.model) is None:
             return self._pipeline(self.model, guidance)
         if self.as_guest:
@@ -289,6 +389,34 @@ class ModelOptions:
         from ..evaluation.engine_subject import EngineSubject
 
         return EngineSubject(self.model, Path(self.model).name, guidance)
+
+    @property
+    def _in_pipeline(self) -> bool:
+        """Whether the model runs in its pipeline, which has a device, and not in the engine's loop on torch."""
+        from ..evaluation.models import find_model_package
+
+        return self.as_guest or find_model_package(self.model) is None
+
+    def _on_mlx(self, guidance: float | None, run_on: BackendOptions) -> Subject:
+        only = {"--device": self.device, "--image": self.image, "--as-guest": self.as_guest}
+        if said := [name for name, value in only.items() if value]:
+            raise SpecError(
+                f"{said[0]} is for pipelines of diffusers, which run on torch: leave it out, or --backend mlx."
+            )
+        from ..evaluation.mlx_subject import MlxSubject
+        from ..integrations.mlx.available import parse_size
+
+        limit = None if run_on.memory_limit is None else parse_size(run_on.memory_limit)
+        return MlxSubject(
+            self.model,
+            Path(self.model).name,
+            guidance,
+            dtype=self.dtype,
+            bits=run_on.bits,
+            memory_limit=limit,
+            arguments=_settings(self.settings or ()),
+            torch_fallback=run_on.backend == "auto",
+        )
 
     def _pipeline(self, model: str, guidance: float | None, **more: Any) -> Subject:
         from ..evaluation.checkpoints import Checkpoint

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.compare import ComparisonProgressCallback
     from ..evaluation.progress import ProgressCallback
+    from ..evaluation.subject import Subject
 
 LINE_SECONDS = 60.0  # between two lines
 QUIET_SECONDS = 5.0  # after which a line says what is being waited for, where the console is no terminal
@@ -95,6 +96,12 @@ class ProgressLines:
             return None
         left = (self._total - self._done) * took / (self._done - amount)
         return max(0.0, left - (self.clock() - self._changed))
+
+
+def print_memory(console: Console, subject: Subject) -> None:
+    """Say what memory a run took, where its library counts it."""
+    if note := getattr(subject, "memory_note", ""):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def format_duration(seconds: float) -> str:

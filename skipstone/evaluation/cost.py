@@ -117,7 +117,12 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 
 def measure_row_macs(subject: Subject, item: SampleRequest, full: Column, steps: int) -> float:
-    """Multiply-accumulates of one row: each row of a full run costs the same."""
+    """Multiply-accumulates of one row: each row of a full run costs the same.
+
+    1 where the denoisers are no torch modules, whose operations torch counts: then rows stand for them.
+    """
+    if not all(hasattr(network, "register_forward_hook") for network in subject.denoisers):
+        return 1.0
     with count_macs(subject.denoisers) as meter:
         subject.draw([item], replace(full, steps=min(steps, full.steps)))
     return meter.macs / meter.rows
@@ -139,10 +144,12 @@ def split_branch_rows(generated: GeneratedSample) -> tuple[float, float]:
 
 
 class PeakMemory:
-    """Largest memory allocated on a GPU since `begin`; None on a CPU, where no allocator counts."""
+    """Largest memory allocated on a GPU, or by MLX, since `begin`; None for torch on a CPU, which does not count it."""
 
     def __init__(self, denoisers: Sequence[Any]) -> None:
-        devices = {p.device for network in denoisers for p in network.parameters()}
+        torch_denoisers = [network for network in denoisers if hasattr(network, "register_forward_hook")]
+        self.others = [network for network in denoisers if hasattr(network, "peak_memory")]
+        devices = {p.device for network in torch_denoisers for p in network.parameters()}
         self.devices = [device for device in devices if device.type == "cuda"]
 
     def begin(self) -> None:
@@ -151,11 +158,15 @@ class PeakMemory:
 
         for device in self.devices:
             torch.cuda.reset_peak_memory_stats(device)
+        for network in self.others:
+            network.reset_peak_memory()
 
     def bytes(self) -> int | None:
         """The peak, None without a GPU."""
         import torch
 
+        if self.others:
+            return int(self.others[0].peak_memory())
         if not self.devices:
             return None
         return sum(torch.cuda.max_memory_allocated(device) for device in self.devices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -112,10 +113,14 @@ class EngineSubject:
         """Load the model; it runs every column but those that were calibrated on something else: CertificateError."""
         _ = self.embedded
         for column in columns:
+            self.check_policy(column.effective_policy)
             _ = self.model_of(column.effective_policy)
             if isinstance(column.policy, Certified):
                 column.policy.check(identity(self.embedded), self.name)
                 column.policy.check_sampler(self.resolve_column(column).way, self.name)
+
+    def check_policy(self, policy: Policy) -> None:
+        """Raise SpecError for a policy that the model cannot run."""
 
     def warm_up(self, items: Sequence[SampleRequest], column: Column) -> None:
         """One full batch, so that the first column does not pay for what a first call allocates."""
@@ -135,9 +140,7 @@ class EngineSubject:
         results, seconds = denoise_counted(model, problems, column, watch and _share_callback(watch))
         full = float(column.steps * column.solver.stages)
         branches = model.backbone.branches
-        return [
-            GeneratedSample(r.x, r.run, r.run.cost, full, r.status, r.x.numpy(), branches) for r in results
-        ], seconds
+        return [_make_sample(result, full, branches) for result in results], seconds
 
     def draw_each(self, items: Sequence[SampleRequest], columns: Sequence[Column]) -> list[GeneratedSample]:
         """A sample under each of these columns, of one solver and different policies, in one batch."""
@@ -152,14 +155,33 @@ class EngineSubject:
         )
         branches = self.embedded.backbone.branches
         full = [float(c.steps * (c.solver.stages if c.solver else 1)) for c in columns]
-        return [GeneratedSample(r.x, r.run, r.run.cost, calls, r.status, r.x.numpy(), branches)
-                for r, calls in zip(results, full, strict=True)]  # fmt: skip
+        return [_make_sample(result, calls, branches) for result, calls in zip(results, full, strict=True)]
 
     def pictures(self, generated: Sequence[GeneratedSample]) -> list[Any]:
         """Return the decoded latents; NaN becomes black."""
         import numpy as np
 
         return [np.nan_to_num(pixels) for pixels in self.embedded.decode([m.x for m in generated])]
+
+
+def _make_sample(result: Result, full_calls: float, branches: int) -> GeneratedSample:
+    import numpy as np
+
+    return GeneratedSample(
+        result.x, result.run, result.run.cost, full_calls, result.status, np.asarray(result.x), branches
+    )
+
+
+def count_rows(model: EmbeddedModel) -> AbstractContextManager[Any]:
+    """Count the `rows` that enter a model's denoiser, by a hook on it; a denoiser that is no torch module has its own.
+
+    Args:
+        model: Loaded.
+    """
+    counter: AbstractContextManager[Any] = (
+        model.unet.count() if hasattr(model.unet, "count") else CallCounter(model.unet)
+    )
+    return counter
 
 
 def _share_callback(watch: SampleProgressCallback) -> Callable[[int, Run], None]:
@@ -178,10 +200,12 @@ def denoise_counted(
     `policies` are one for each problem, in place of the column's.
     """
     solver = column.solver or registry.parse("solver", "unipc")
-    with CallCounter(model.unet) as counter:
+    with count_rows(model) as counter:
         began = time.perf_counter()
         results = denoise_many(model.backbone, problems, solver, policies or column.effective_policy, watch)
         took = time.perf_counter() - began
+    if hasattr(model, "check_results"):
+        model.check_results(problems, solver, results)
     verify_calls(column, sum(r.run.cost for r in results), counter.rows / model.backbone.branches)
     return results, took
 

@@ -24,18 +24,31 @@ def fingerprint(
     subject: Subject, eval_samples: Sequence[EvaluationSample], tuning: Sequence[EvaluationSample]
 ) -> dict[str, Any]:
     """Name -> what must be the same: weights, versions, numbers, prompts and seeds."""
-    parameters = [next(iter(network.parameters())) for network in subject.denoisers]
+    dtypes, devices = numbers_of(subject.denoisers)
     return {
         "weights": hash_weights(subject.folder),
         "skipstone": RESULTS_VERSION,
         "torch": version("torch"),
         "diffusers": version("diffusers"),
-        "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})),
-        "device": ", ".join(sorted({p.device.type for p in parameters})),
+        "dtype": dtypes,
+        "device": devices,
         "prompts": hash_samples(eval_samples),
         "tuning prompts": hash_samples(tuning),
         **picture_hashes(subject),
     }
+
+
+def numbers_of(denoisers: Sequence[Any]) -> tuple[str, str]:
+    """Dtypes and kinds of devices of networks, as text; a denoiser that is no torch module says its own."""
+    dtypes, devices = set[str](), set[str]()
+    for network in denoisers:
+        if isinstance(network.dtype if hasattr(network, "dtype") else None, str):
+            dtypes.add(network.dtype)
+            devices.add(network.device)
+        else:
+            dtypes.add(str(next(iter(network.parameters())).dtype).removeprefix("torch."))
+            devices |= {p.device.type for p in network.parameters()}
+    return ", ".join(sorted(dtypes)), ", ".join(sorted(devices))
 
 
 def picture_hashes(subject: Subject) -> dict[str, str]:
@@ -71,8 +84,10 @@ def describe_machine(subject: Subject) -> str:
     import torch
 
     parts = [processor_name(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"]
-    devices = {p.device for network in subject.denoisers for p in network.parameters() if p.device.type == "cuda"}
+    modules = [network for network in subject.denoisers if isinstance(network, torch.nn.Module)]
+    devices = {p.device for network in modules for p in network.parameters() if p.device.type == "cuda"}
     parts += [torch.cuda.get_device_name(device) for device in devices]
+    parts += [network.device for network in subject.denoisers if network not in modules]
     return ", ".join([*parts, f"{platform.system()} {platform.machine()}", f"Python {platform.python_version()}"])
 
 

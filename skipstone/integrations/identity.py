@@ -56,7 +56,13 @@ def check_identity(policy: Certified, pipe: Any) -> None:
 
 
 def identity(model: Any) -> dict[str, Any]:
-    """What must be the same for a promise to hold: `cheap_facts`, and "dtype" and "weights" of the networks."""
+    """What must be the same for a promise to hold: `cheap_facts`, and "dtype" and "weights" of the networks.
+
+    A model whose networks are no torch modules has an `identity` of its own.
+    """
+    if hasattr(model, "identity"):
+        own: dict[str, Any] = model.identity()
+        return own
     parts = networks(model)
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for part in parts.values() for p in part.parameters()})
     facts = cheap_facts(model)

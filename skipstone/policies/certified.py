@@ -20,6 +20,7 @@ from .certificate_files import saved_document
 FILE = "policy.json"
 VOCABULARY = "vocabulary."  # how facts of tokenizers begin
 ATTENTION_SCALE = "attention_scale."  # how facts of attention processors with a scale begin, those of IP-Adapters
+MLX = "MLX "  # how "pipeline" begins in the identity of a pipeline whose networks run on MLX
 LATER = (VOCABULARY, ATTENTION_SCALE)  # certificates of version 0.1.0 lack these, also where the model has them
 SHOWN = 40  # characters of a value in a message
 
@@ -95,6 +96,9 @@ class Certified(Chain):
     def _advice(self, identity: Mapping[str, Any]) -> str:
         """What to type so that a certificate covers a model with this identity."""
         source = self.certificate.source
+        made, runs = (str(one.get("pipeline", "")).startswith(MLX) for one in (self.certificate.identity, identity))
+        if made != runs:
+            return "It was made on MLX: --backend mlx" if made else "It was made on torch: leave --backend mlx out"
         from_pipeline = bool(self.point.scheduler)  # the engine's loop has none
         to_pipeline = any(name.startswith("scheduler.") for name in identity)
         if from_pipeline and not to_pipeline:

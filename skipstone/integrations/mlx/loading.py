@@ -25,6 +25,9 @@ PORTED = {
     "AutoencoderTiny": "autoencoder_tiny",
     "CLIPTextModel": "clip",
     "CLIPTextModelWithProjection": "clip",
+    "FluxTransformer2DModel": "flux",
+    "SD3Transformer2DModel": "sd3",
+    "T5EncoderModel": "t5",
     "UNet2DConditionModel": "unet",
 }
 MIN_MLX = "0.30"  # the first that multiplies half precision on the CPU
@@ -93,7 +96,7 @@ def load_module(folder: str | Path, dtype: str = "float32", bits: int | None = N
             another shape: all of them are listed.
     """
     require_mlx()
-    _check_precision(dtype, bits)
+    check_precision(dtype, bits)
     folder = Path(folder)
     config = read_folder_config(folder)
     cls = find_network(config, str(folder))
@@ -275,7 +278,7 @@ def is_quantised(module: Any) -> bool:
     return any(isinstance(layer, kinds) for _, layer in module.named_modules())
 
 
-def _check_precision(dtype: str, bits: int | None) -> None:
+def check_precision(dtype: str, bits: int | None) -> None:
     if dtype not in DTYPES:
         raise ModelError(
             f"Expected a dtype among {', '.join(DTYPES)}, got {dtype!r}.{suggest_spelling(str(dtype), DTYPES)}"
@@ -293,8 +296,10 @@ def _unflatten(weights: dict[str, Any]) -> Any:
 def _evaluate(module: Network) -> None:
     """Read the weights now, so that a file that fails is found here."""
     import mlx.core as mx
+    from mlx.utils import tree_flatten
 
     try:
-        mx.eval(module.parameters())
+        for _, value in tree_flatten(module.parameters()):
+            mx.eval(value)  # one by one: the weights that are quantised are not all in memory at once
     except (RuntimeError, ValueError) as e:
         raise ModelError(f"{module.report.folder}: the weights cannot be read: {e}. Fetch the model again.") from None

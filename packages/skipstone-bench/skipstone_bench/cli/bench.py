@@ -121,11 +121,14 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """How the model is run: always in its pipeline."""
+    """How the model is run: in its pipeline, or on MLX in the engine."""
 
     settings: options.SettingsOption = None
     device: options.DeviceOption = None
     dtype: options.DtypeOption = "float32"
+    backend: options.BackendOption = "torch"
+    bits: options.BitsOption = None
+    memory_limit: options.MemoryLimitOption = None
 
 
 @tracked
@@ -194,13 +197,23 @@ def report(folder: Annotated[Path, typer.Argument(help="The --out of skipstone b
 
 
 def _plan(values: Mapping[str, Any]) -> Benchmark:
-    """The benchmark of these options: the model in its pipeline, so that peers and policies run in one loop."""
-    from ..benchmark import Benchmark
+    """The benchmark of these options: the model in its pipeline, so that peers and policies run in one loop.
 
+    On MLX it is the engine's loop, in which no peers run.
+    """
+    from skipstone.errors import SpecError
+
+    from ..benchmark import NONE, Benchmark
+
+    run_on = options.BackendOptions(values["backend"], values["bits"], values["memory_limit"])
+    on_mlx = run_on.choose(values["model"]) == "mlx"
+    if on_mlx and list(values["peers"] or ()) != [NONE]:
+        raise SpecError("Peers accelerate pipelines of diffusers, which run on torch: with MLX add --peers none.")
     model = options.ModelOptions(
-        values["model"], values["settings"], None, values["device"], values["dtype"], as_guest=True
+        values["model"], values["settings"], None, values["device"], values["dtype"], as_guest=not on_mlx
     )
-    return Benchmark.from_settings(model.subject(values["guidance"]), _bench_settings(values))
+    subject = model.subject(values["guidance"], run_on if on_mlx else None)
+    return Benchmark.from_settings(subject, _bench_settings(values))
 
 
 def _bench_settings(values: Mapping[str, Any]) -> BenchSettings:
