@@ -329,11 +329,14 @@ class BackendOptions:
             SpecError: options of MLX without MLX.
             MissingPackage: MLX was asked for by name, and cannot run here.
         """
-        from ..integrations.mlx.available import choose_backend, reason_against, torch_device
+        from ..integrations.mlx.available import choose_backend, torch_device
 
         backend, why = choose_backend(self.backend)
-        if self.backend == "auto" and backend == "mlx" and (why := reason_against(model)):
-            backend = "torch"
+        if self.backend == "auto" and backend == "mlx":
+            from ..integrations.mlx.parts import reason_against
+
+            why = reason_against(model)
+            backend = "torch" if why else "mlx"
         if why:
             typer.echo(f"--backend auto takes torch on {torch_device()}: {why}.", err=True)
         if backend == "torch" and (said := [n for n, v in self._only_mlx.items() if v is not None]):

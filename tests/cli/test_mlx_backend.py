@@ -22,7 +22,7 @@ from skipstone.evaluation.cost import PeakMemory, measure_row_macs
 from skipstone.evaluation.fingerprint import describe_machine, fingerprint
 from skipstone.evaluation.pipeline_subject import PipelineSubject
 from skipstone.evaluation.subject import SampleRequest
-from skipstone.integrations.mlx import available, loading
+from skipstone.integrations.mlx import available, loading, parts
 from skipstone_bench.cli.bench import _plan
 
 QUICK = ("--steps", "5", "--solver", "ddim")
@@ -154,7 +154,7 @@ def test_what_auto_leaves_to_torch_runs_on_the_gpu_of_a_mac(
 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(available, "is_apple_silicon", lambda: True)
-    monkeypatch.setattr(available, "reason_against", lambda model: "its denoiser is not ported")
+    monkeypatch.setattr(parts, "reason_against", lambda model: "its denoiser is not ported")
     found = ModelOptions(str(tiny_model)).subject(None, BackendOptions("auto"))
     assert isinstance(found, PipelineSubject)
     assert found.device == "mps"

@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 
-from ...errors import MissingPackage, ModelError, SpecError
+from ...errors import MissingPackage, SpecError
 from ...registry import suggest_spelling
 from .loading import require_mlx
 
@@ -52,20 +52,6 @@ def torch_device() -> str:
     import torch
 
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def reason_against(model: str) -> str:
-    """Why the denoiser of a model cannot run on MLX, as the end of a sentence; empty where it can."""
-    from .families import FAMILIES
-    from .parts import find_folder, read_config, read_index
-    from .torch_parts import why_not_ported
-
-    try:
-        folder = find_folder(model)
-        part = FAMILIES[read_index(folder)["_class_name"]].denoiser
-        return why_not_ported(read_config(folder, part), part)
-    except ModelError as e:
-        return str(e).partition(". ")[0].rstrip(".")
 
 
 def parse_size(size: int | str) -> int:

@@ -117,6 +117,16 @@ def digest(part: str, network: Any) -> str:
     return found.hexdigest()
 
 
+def reason_against(model: str) -> str:
+    """Why the denoiser of a model cannot run on MLX, as the end of a sentence; empty where it can."""
+    try:
+        folder = find_folder(model)
+        part = FAMILIES[read_index(folder)["_class_name"]].denoiser
+        return why_not_ported(read_config(folder, part), part)
+    except ModelError as e:
+        return str(e).partition(". ")[0].rstrip(".")
+
+
 class Parts:
     """Networks and tokenizers of a folder.
 
