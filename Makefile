@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .oldest
 QUANTISED := .quantised
+RAY := .ray
 READY := $(VENV)/.ready
 MLX := $(shell [ "$$(uname -s)" = Linux ] && echo "mlx[cpu]" || echo mlx)
 
-.PHONY: demo serve bench-serve test test-fast test-mlx test-random fuzz test-oldest lint bench matrix goldens docs clean
+.PHONY: demo serve bench-serve test test-fast test-mlx test-ray test-random fuzz test-oldest lint bench matrix goldens docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -51,6 +52,20 @@ $(QUANTISED)/.ready: constraints.txt $(READY)
 	rm -rf $(QUANTISED)
 	$(PIP) --no-deps --target $(QUANTISED) torchao gguf
 	touch $@
+
+# Apart from the rest, as above: with Ray come other event loops and parsers for the HTTP server. Engines of Ray listen
+# on all addresses for each other, so that the tests have a network of their own where the system allows it.
+$(RAY)/.ready: constraints.txt $(READY)
+	rm -rf $(RAY)
+	$(PIP) --target $(RAY) "ray[serve]"
+	touch $@
+
+APART := $(shell unshare -rn true 2>/dev/null && echo yes)
+
+test-ray: $(RAY)/.ready  ## the tests of the server on a real Ray (about 3 minutes)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(RAY) \
+		$(if $(APART),unshare -rn sh -c 'ip link set lo up && exec "$$0" "$$@"') \
+		$(BIN)/python -m pytest tests/serving_ray
 
 test-fast: $(READY)  ## the tests of the inner loop: numerics, engine, solvers, policies, layout
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/numerics tests/engine tests/solvers tests/policies \

@@ -221,13 +221,11 @@ def read_rivals() -> dict[str, str]:
 
 def own_share(policy: str, pictures: int) -> tuple[float, float]:
     """CPU milliseconds a picture of everything but the network, and their share of all, with 16 in flight."""
-    from skipstone.evaluation.models import load_embedded
     from skipstone.serving.batcher import Batcher, Sample
-    from skipstone.serving.limits import Limits
-    from skipstone.serving.models import ServedModel
+    from skipstone.serving.loading import ModelLoader
     from skipstone.serving.requests import PictureRequest
 
-    model = ServedModel.prepare("pebble", load_embedded("pebble"), "balanced", Limits())
+    model = ModelLoader({"pebble": "pebble"}).load("pebble")
     setting, network = model.choices.choose(policy, ""), [0.0]
     inner = model.backbone(PictureRequest("a"))
 

@@ -41,11 +41,22 @@ def anytime_log_capital(x: Any, m: float) -> Any:
     Gambler j of GAMBLERS stakes (j / GAMBLERS)^2 of the greatest stake, 1 / m, on every draw. For one x, the capital
     falls as m rises.
     """
+    return mix(gains(x, m).cumsum(-1))
+
+
+def gains(x: Any, m: float) -> Any:
+    """Logarithm of what each gambler of `anytime_log_capital` multiplies its capital by at each draw, on axis 0."""
     import numpy as np
 
     share = (np.arange(1, GAMBLERS + 1) / GAMBLERS) ** 2
     with np.errstate(divide="ignore"):  # who stakes everything may lose everything: log 0
-        each = np.log1p(share.reshape(-1, *[1] * x.ndim) * (x / m - 1)).cumsum(-1)
+        return np.log1p(share.reshape(-1, *[1] * x.ndim) * (x / m - 1))
+
+
+def mix(each: Any) -> Any:
+    """Logarithm of the mean capital of gamblers whose logarithms are on axis 0."""
+    import numpy as np
+
     return np.logaddexp.reduce(each, 0) - np.log(GAMBLERS)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import SpecError
 from ..evaluation.resampling import ConfidenceInterval
-from .betting import anytime_log_capital, mean_lower_bound
+from .betting import GAMBLERS, anytime_log_capital, gains, mean_lower_bound, mix
 from .risk import compute_losses, to_user_interval
 from .target import Target
 
@@ -87,6 +87,58 @@ class Watchdog:
         alarm = peak >= math.log(1 / self.false_alarm)
         span = to_user_interval(self.target, centre, low, high, len(state))
         return AuditResult(_exp(float(capital[-1])), _exp(peak), alarm, len(state), span, state)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningAudit:
+    """The test of `Watchdog`, without its interval: as fast after a million samples as after one.
+
+    Args:
+        target: What was promised.
+        false_alarm: Chance that the alarm is ever raised although the promise holds, in (0, 0.5).
+        n: Samples audited so far.
+        logs: Logarithm of each gambler's capital.
+        peak_log: Of the most that the mean capital was after any sample, at least 0.
+
+    Raises:
+        SpecError: a number out of range.
+    """
+
+    target: Target
+    false_alarm: float = 0.05
+    n: int = 0
+    logs: tuple[float, ...] = (0.0,) * GAMBLERS
+    peak_log: float = 0.0
+
+    def __post_init__(self) -> None:
+        good = 0 < self.false_alarm < 0.5 and self.n >= 0 and self.peak_log >= 0 and len(self.logs) == GAMBLERS
+        if not good or any(math.isnan(one) or one == math.inf for one in self.logs):
+            raise SpecError(
+                f"audit: expected a chance in (0, 0.5), a count and {GAMBLERS} logarithms, got {self.false_alarm}, "
+                f"{self.n} and {list(self.logs)[:3]}."
+            )
+
+    @property
+    def e_value(self) -> float:
+        """Capital of a gambler who started with 1 and bets that the promise is broken."""
+        import numpy as np
+
+        return _exp(float(mix(np.asarray(self.logs))))
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the capital ever was 1 / false_alarm."""
+        return self.peak_log >= math.log(1 / self.false_alarm)
+
+    def update(self, values: Sequence[float | None]) -> RunningAudit:
+        """The test after more values of the metric, in the order in which they came; NaN and None are the worst."""
+        import numpy as np
+
+        losses = np.asarray(compute_losses(self.target, values), float)
+        before = np.asarray(self.logs)[:, None]
+        each = np.concatenate([before, gains(losses, self.target.risk)], -1).cumsum(-1)[:, 1:]
+        peak = max(self.peak_log, float(mix(each).max()))
+        return replace(self, n=self.n + len(losses), logs=tuple(each[:, -1].tolist()), peak_log=peak)
 
 
 def _exp(log: float) -> float:

@@ -2,239 +2,132 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import typer
-
-from ..errors import ModelError, OutputError, SpecError
-from . import options
+from ..errors import SpecError
+from ..policies.student import Student
 from .grouping import grouped
 from .progress import print_warnings, show_status
+from .serve_options import AddressOptions, LimitOptions, MachineOptions, ModelOptions, RayOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..serving.api.keys import Keys
     from ..serving.engine import Engine
-    from ..serving.limits import Limits
+    from ..serving.loading import ModelLoader
+    from ..serving.metrics import Metrics
     from ..serving.models import ServedModel
-    from ..serving.shedding import Shedding
+    from ..serving.ray.settings import RaySettings
+    from ..serving.reload import Reloader
 
 SERVE = "serve"  # the extra with what is needed
-MAX_ROWS = 4096
-BACKLOG = 2048  # connections that wait to be accepted
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
-
-
-@dataclass(frozen=True)
-class LimitOptions:
-    """What is accepted."""
-
-    queue: Annotated[
-        int, options.number("--queue", least=1, most=100_000, help="Pictures that wait; more get 429.")
-    ] = 256
-    running: Annotated[
-        int, options.number("--running", least=1, most=10_000, help="Pictures that are denoised at once.")
-    ] = 64
-    max_steps: Annotated[int, options.number("--max-steps", least=1, most=10_000, help="Of one picture.")] = 200
-    max_pictures: Annotated[int, options.number("--max-n", least=1, most=1000, help="Of one request.")] = 10
-    per_minute: Annotated[
-        int, options.number("--per-minute", least=0, most=1_000_000_000, help="Pictures of each key. 0 is no limit.")
-    ] = 0
-
-    shed: Annotated[
-        str,
-        typer.Option(
-            metavar="QUALITY",
-            help="Certificate that draws for requests which name nothing, while many wait.",
-            show_default=False,
-        ),
-    ] = ""
-    shed_at: Annotated[
-        int, options.number("--shed-at", least=1, most=100_000, help="Waiting pictures from which it does.")
-    ] = 16
-
-    audit: Annotated[
-        float,
-        options.number(
-            "--audit", least=0, most=1, help="Share of pictures under a certificate, drawn again in idle time."
-        ),
-    ] = 0.01
-
-    def shedding(self) -> Shedding:
-        """When a faster certificate draws."""
-        from ..serving.shedding import Shedding
-
-        return Shedding(self.shed, self.shed_at)
-
-    def limits(self) -> Limits:
-        """The limits of the server."""
-        from ..serving.limits import Limits
-
-        return Limits(
-            queue=self.queue,
-            running=self.running,
-            steps=self.max_steps,
-            calls=2 * self.max_steps,
-            pictures=self.max_pictures,
-            per_minute=self.per_minute or Limits().per_minute,
-        )
-
-
-@dataclass(frozen=True)
-class AddressOptions:
-    """Where it listens, and to whom."""
-
-    host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs --api-keys.")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, options.number("--port", least=0, most=65535, help="0 takes a free one.")] = 8000
-    api_keys: Annotated[
-        Path | None, typer.Option(help="A file with one key a line.", show_default=False, metavar="FILE")
-    ] = None
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-    def check(self) -> None:
-        """Raise SpecError where anybody could ask."""
-        if self.api_keys is None and not self.is_loopback:
-            raise SpecError(
-                f"{self.host} is reached from other machines: expected --api-keys FILE, a file with one key a line. "
-                f"Make one: openssl rand -hex 16 > keys.txt"
-            )
-
-    def listen(self) -> socket.socket:
-        """The socket, so that a port that is taken is known before a model is loaded. Raises OutputError."""
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            found.bind((self.host, self.port))
-            found.listen(BACKLOG)
-        except OSError as e:
-            found.close()
-            raise OutputError(
-                f"Cannot listen on {self.host}:{self.port}: {e.strerror or e}. Another port: --port 0 takes a free one."
-            ) from None
-        return found
-
-
-@dataclass(frozen=True)
-class MachineOptions:
-    """How much is done at once."""
-
-    rows: Annotated[
-        int, options.number("--rows", least=0, most=MAX_ROWS, help="That enter a network at once. 0 measures it.")
-    ] = 0
-    threads: Annotated[
-        int, options.number("--threads", least=0, most=1024, help="Of torch on a CPU. 0 is torch's choice.")
-    ] = 0
-
-    def set_threads(self) -> None:
-        """Tell torch, where a number was said."""
-        if self.threads:
-            import torch
-
-            torch.set_num_threads(self.threads)
+MEASURED_ROWS = 128  # at most
 
 
 @grouped
 def serve(
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            metavar="NAME[=PATH]",
-            help="pebble, pebble-dit, or a folder of their format. Repeat it; the first is the default.",
-            show_default="pebble",
-        ),
-    ] = None,
-    policy: Annotated[
-        str, typer.Option("--policy", "-p", help="Of requests that name none: a spec, or a folder with a certificate.")
-    ] = "balanced",
-    *,
-    machine: MachineOptions,
-    address: AddressOptions,
-    limits: LimitOptions,
+    served: ModelOptions, machine: MachineOptions, address: AddressOptions, limits: LimitOptions, cluster: RayOptions
 ) -> None:
     """Serve pictures over HTTP, as OpenAI's images API does.
 
     Requests share calls of the network and join or leave between two of them;
     each has its own prompt, policy and steps, and its picture is what it would
-    be alone. SIGTERM finishes what was accepted. The page at / draws, /metrics
-    is for Prometheus, /openapi.json says what a request may have.
+    be alone. SIGTERM finishes what was accepted, SIGHUP reads models, policies
+    and certificates again. The page at / draws, /metrics is for Prometheus,
+    /openapi.json says what a request may have.
 
     [bold]Examples[/bold]
 
       skipstone serve
       skipstone serve --model pebble --model pebble-dit --port 0
+      skipstone serve --student pebble-consistency-2
       skipstone serve --policy mine --host 0.0.0.0 --api-keys keys.txt
+      skipstone serve --ray --replicas 2
     """
     from ..satellites import require_module
 
     for module in ("fastapi", "uvicorn", "prometheus_client"):
         require_module(module, SERVE)
+    if cluster.ray:
+        require_module("ray", "ray")
     address.check()
-    named = _names(models or ["pebble"])
+    cluster.check(address)
+    loader = served.loader(limits.limits(), measure=machine.rows == 0)
+    if cluster.ray:
+        _serve_on_ray(cluster.settings(loader, machine, address, limits), address)
+        return
     machine.set_threads()
     with closing(address.listen()) as listening:
-        _serve(named, policy, machine.rows, address, limits, listening)
+        _serve(loader, machine.rows, address, limits, listening)
 
 
 def _serve(
-    named: dict[str, str],
-    policy: str,
-    rows: int,
-    address: AddressOptions,
-    limits: LimitOptions,
-    listening: socket.socket,
+    loader: ModelLoader, rows: int, address: AddressOptions, limits: LimitOptions, listening: socket.socket
 ) -> None:
     from rich.console import Console
 
     from ..serving.api.keys import Keys
+    from ..serving.audit_state import AuditStates
     from ..serving.audits import Auditor
     from ..serving.engine import Engine
     from ..serving.metrics import Metrics
     from ..serving.observers import Observers
+    from ..serving.reload import Reloader
 
     console = Console(stderr=True)
-    keys = Keys.read(address.api_keys) if address.api_keys else Keys()
+    keys, admin_keys = (Keys.read(file) if file else Keys() for file in (address.api_keys, address.admin_keys))
     metrics = Metrics()
+    auditor = Auditor(limits.audit, AuditStates(folder=limits.audit_state), on_audit=metrics.on_audit)
+
+    def check(models: Mapping[str, ServedModel]) -> None:
+        _check_shedding(limits.shed, models)
+        auditor.withdraw_known(models)
+
     with show_status(console, "Loading ..."), print_warnings(console):
-        served, measured = _load(named, policy, rows, limits.limits())
-        _check_shedding(limits.shed, served)
-        auditor = Auditor(limits.audit, on_audit=metrics.on_audit)
-        observers = Observers((metrics, auditor))
-        engine = Engine(served, limits.limits(), rows or measured, limits.shedding(), observers)
+        served = loader.load_all()
+        check(served)
+        rows = rows or _measure_rows(served)
+        engine = Engine(served, loader.limits, rows, limits.shedding(), Observers((metrics, auditor)))
+    reloader = Reloader(engine, loader, check, metrics.on_reload, metrics.on_change)
     auditor.start(engine)
+    reloader.start()
     try:
-        _run(engine, metrics, keys, address, listening, console)
+        _run(engine, Parts(metrics, keys, admin_keys, reloader), address, listening, console)
     finally:
+        reloader.close()
         auditor.close()
         engine.close()
 
 
-def _names(models: list[str]) -> dict[str, str]:
-    """Name -> model, of NAME, PATH or NAME=PATH. Raises SpecError for a name that is given twice."""
-    found: dict[str, str] = {}
-    for one in models:
-        name, equals, path = one.partition("=")
-        name = name if equals else Path(one).name
-        if not name or name in found or (equals and not path):
-            raise SpecError(f"--model: expected NAME, PATH or NAME=PATH, each name once, got {one!r}.")
-        found[name] = path if equals else one
-    return found
+def _serve_on_ray(settings: RaySettings, address: AddressOptions) -> None:
+    from rich.console import Console
+
+    from ..serving.api.keys import Keys
+    from ..serving.ray.command import run
+
+    if address.api_keys:
+        Keys.read(address.api_keys)
+    with closing(address.listen()) as listening:
+        port = listening.getsockname()[1]
+    console, host = Console(stderr=True), address.host
+    shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    line = f"Serving {', '.join(settings.models)} at {shown}  ({settings.replicas} engines on Ray)"
+    run(settings, host, port, lambda: console.print(line, markup=False, highlight=False, soft_wrap=True))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the site has beside its engine."""
+
+    metrics: Metrics
+    keys: Keys
+    admin_keys: Keys
+    reloader: Reloader
 
 
 def _check_shedding(quality: str, served: Mapping[str, ServedModel]) -> None:
@@ -244,49 +137,38 @@ def _check_shedding(quality: str, served: Mapping[str, ServedModel]) -> None:
         raise SpecError(f"--shed: expected a certificate of a model, {' or '.join(known) or 'none'}, got {quality!r}.")
 
 
-def _load(named: dict[str, str], policy: str, rows: int, limits: Limits) -> tuple[dict[str, ServedModel], int]:
-    """The models, and the rows that their networks take at once where `rows` is 0. Raises SkipstoneError."""
-    from ..evaluation.models import find_model_package
-    from ..serving.measure import choose_memory_format, choose_rows, measure_rows
-    from ..serving.models import ServedModel
-    from ..serving.settings import check_default
+def _measure_rows(served: Mapping[str, ServedModel]) -> int:
+    """Rows that the networks take at once."""
+    from ..serving.measure import choose_rows, measure_rows
 
-    check_default(policy)
-    served: dict[str, ServedModel] = {}
-    budgets = []
-    for name, path in named.items():
-        package = find_model_package(path)
-        if package is None:
-            raise ModelError(
-                f"{path} is no model of a package such as skipstone-pebble, and only those are served. Other pipelines "
-                f"are adapted where they run: skipstone.adapt(pipe, policy)."
-            )
-        model = package.load(path)
-        if rows == 0:
-            problem = model.problem("a", 0, 1)
-            choose_memory_format(model.unet, model.backbone, problem, 16)
-            budgets.append(choose_rows(measure_rows(model.backbone, problem, 128)))
-        served[name] = ServedModel.prepare(name, model, policy, limits)
-    return served, max(budgets, default=rows)
+    times = [measure_rows(one.model.backbone, one.model.problem("a", 0, 1), MEASURED_ROWS) for one in served.values()]
+    return max(map(choose_rows, times))
 
 
-def _run(
-    engine: Engine, metrics: Any, keys: Any, address: AddressOptions, listening: socket.socket, console: Console
-) -> None:
+def _describe_students(engine: Engine) -> str:
+    """The students that are served, and the memory of their weights."""
+    found = []
+    for model in engine.models.values():
+        for name, folder in model.choices.students.items():
+            network = model.choices.subject.model_of(Student(folder)).unet
+            size = sum(one.numel() * one.element_size() for one in network.parameters())
+            found.append(f"{name} of {model.name} ({size / 1e6:.1f} MB)")
+    return f"Students: {', '.join(found)}" if found else ""
+
+
+def _run(engine: Engine, parts: Parts, address: AddressOptions, listening: socket.socket, console: Console) -> None:
     """Answer requests until a signal comes, and then finish what was accepted."""
     import uvicorn
 
-    from ..serving.api.app import Site, create_app
+    from ..serving.api.app import LOOPBACK_NAMES, Site, create_app
+    from ..serving.api.backend import LocalBackend
 
-    hosts = LOOPBACK_NAMES if address.is_loopback and not keys.digests else ()
-    app = create_app(Site(engine, metrics, keys, hosts))
+    hosts = LOOPBACK_NAMES if address.is_loopback and not parts.keys.digests else ()
+    site = Site(LocalBackend(engine), parts.metrics.page, parts.keys, hosts, parts.admin_keys, parts.reloader)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    console.print(
-        f"Serving {', '.join(engine.models)} at http://{shown}:{port}  ({engine.rows} rows a call)",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
-    server.run(sockets=[listening])
+    lines = [f"Serving {', '.join(engine.models)} at http://{shown}:{port}  ({engine.rows} rows a call)"]
+    lines += [text] if (text := _describe_students(engine)) else []
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    config = uvicorn.Config(create_app(site), log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listening])

@@ -171,7 +171,9 @@ class Column:
         )
 
 
-def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int, run_files: bool = False) -> Column:
+def parse_column(
+    spec: str, solver: Solver | None, grid: Grid | None, steps: int, run_files: bool = False, read_folders: bool = True
+) -> Column:
     """The column of a spec; the parts that it leaves out are taken from the arguments.
 
     Args:
@@ -179,6 +181,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
         solver, grid, steps: Of what it leaves out.
         run_files: Whether a policy may come from a Python file, which is run: only where the user has typed the spec,
             never where it was read from a folder that may be somebody else's.
+        read_folders: Whether a policy may be that of a folder: not where a stranger has sent the spec.
 
     Raises:
         SpecError: unknown names or arguments, parts out of order, fewer than one step or more than MAX_STEPS.
@@ -187,7 +190,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     parts = [part.strip() for part in tail.split("/")] if at else []
     if not head.strip() or "" in parts or len(parts) > 3:
         raise SpecError(f"{GRAMMAR_HINT}, got {spec!r}.")
-    policy = None if head.strip() == FEWER else _parse_policy(head.strip(), run_files)
+    policy = None if head.strip() == FEWER else _parse_policy(head.strip(), run_files, read_folders)
     explicit, hosted = tuple(parts), solver
     if isinstance(policy, Certified) and not policy.is_unrestricted and not parts:
         parts = [part.strip() for part in policy.point.way.split("/")]  # the promise is for no other sampler
@@ -197,10 +200,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
         steps = int(parts.pop().lstrip("+0")[:20] or 0)  # as many digits as tell that there are too many
     elif isinstance(policy, Peer):
         steps = policy.steps or steps
-    if policy is not None and steps < 1:
-        raise SpecError(f"Expected at least 1 step, got {steps}.")
-    if steps > MAX_STEPS:
-        raise SpecError(f"Expected at most {MAX_STEPS} steps, got {steps}.")
+    _check_steps(steps, 0 if policy is None else 1)
     if len(parts) > 2:
         raise SpecError(f"{GRAMMAR_HINT}, got {spec!r}.")
     if parts == [OWN]:
@@ -209,7 +209,7 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
         if parts and parts != [OWN, OWN]:
             raise SpecError(f"{policy.name} brings its own scheduler: write '{policy.name} @ {steps}', got {spec!r}.")
         return Column(policy, None, None, steps, explicit)
-    preset, fallback = _preset_and_fallback(head.strip())
+    preset, fallback = _preset_and_fallback(head.strip(), read_folders)
     if len(parts) == 2 or (parts and _component_kind(parts[0]) == "solver"):
         solver = Sampler.parse_component("solver", parts.pop(0))
         fallback = "" if solver else fallback  # whoever names a solver is told where it is refused
@@ -222,23 +222,30 @@ def parse_column(spec: str, solver: Solver | None, grid: Grid | None, steps: int
     return replace(column, fallback=instead)
 
 
-def _preset_and_fallback(spec: str) -> tuple[str, str]:
+def _check_steps(steps: int, least: int) -> None:
+    if steps < least:
+        raise SpecError(f"Expected at least 1 step, got {steps}.")
+    if steps > MAX_STEPS:
+        raise SpecError(f"Expected at most {MAX_STEPS} steps, got {steps}.")
+
+
+def _preset_and_fallback(spec: str, read_folders: bool) -> tuple[str, str]:
     """The spec of a policy and its fallback, where it is a preset, a chain with one, or a folder that keeps one."""
     if is_file_spec(spec):
         return "", ""
-    if is_policy_folder(spec):
+    if read_folders and is_policy_folder(spec):
         kept = read_fallback(spec)
         return (spec, registry.spell(kept)) if kept else ("", "")
     return (spec, registry.find_fallback("policy", spec)) if registry.mentions_preset("policy", spec) else ("", "")
 
 
-def _parse_policy(spec: str, run_files: bool) -> Policy | Peer:
+def _parse_policy(spec: str, run_files: bool, read_folders: bool) -> Policy | Peer:
     """A policy, or the folder of one, or one of a Python file, or a peer."""
     if is_file_spec(spec):
         if not run_files:
             raise SpecError(f"A policy of a Python file is taken with --policy (-p) only, got {spec!r}.")
         return load_policy_from_file(spec)
-    if is_policy_folder(spec):
+    if read_folders and is_policy_folder(spec):
         return read_policy(spec)
     if spec.partition("(")[0].strip() in registry.names("peer"):
         peer: Peer = registry.parse("peer", spec)

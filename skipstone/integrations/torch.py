@@ -107,6 +107,11 @@ class ModuleBackbone:
         return self.full_branches or len(self._branches)
 
     @property
+    def rows(self) -> int:
+        """Rows of a call under this guidance."""
+        return len(self._branches)
+
+    @property
     def _branches(self) -> tuple[str, ...]:
         return self.sites or (COND,)
 

@@ -6,14 +6,15 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..calibration.scores import PictureMeasure
-from ..calibration.sequential import AuditResult, Watchdog
+from ..calibration.sequential import RunningAudit
 from ..calibration.target import Target
 from ..errors import SkipstoneError
 from ..metrics import Sample
+from .audit_state import AuditStates
 from .engine import Engine
 from .models import ServedModel
 from .observers import Observer
@@ -22,6 +23,7 @@ from .settings import Setting
 
 log = logging.getLogger("skipstone.serving")
 WAIT = 0.2  # seconds between looks at whether the engine is idle
+LOOK_SECONDS = 5.0  # between looks at what other processes have found
 LOWEST = 2  # class of what is drawn again: whoever comes meanwhile goes first
 
 
@@ -30,23 +32,21 @@ class Auditor(Observer):
     """Audits certificates on a random share of the pictures drawn under them; one that fails is withdrawn.
 
     Which pictures are drawn again does not depend on how they came out. The test may be looked at after every picture:
-    the chance that it ever withdraws a certificate that holds is at most `false_alarm`, for each. What it has seen is
-    forgotten when the process ends.
+    the chance that it ever withdraws a certificate that holds is at most the false alarm of `states`, for each.
 
     Args:
         share: Of the pictures, in [0, 1].
-        false_alarm: Of each certificate, in (0, 0.5).
-        seed: Of the choice of pictures.
+        states: What audits have seen.
+        seed: Of the choice of pictures; None is another one in each process.
         most: Pictures that wait to be drawn again; more are left out.
         on_audit: Called with model, certificate and result after each picture.
     """
 
     share: float = 0.01
-    false_alarm: float = 0.05
-    seed: int = 0
+    states: AuditStates = field(default_factory=AuditStates)
+    seed: int | None = None
     most: int = 64
-    on_audit: Callable[[str, str, AuditResult], None] = lambda model, certificate, result: None
-    _dogs: dict[tuple[str, str], Watchdog] = field(default_factory=dict, init=False)
+    on_audit: Callable[[str, str, RunningAudit], None] = lambda model, certificate, result: None
     _backlog: deque[Picture] = field(default_factory=deque, init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +60,7 @@ class Auditor(Observer):
 
     def start(self, engine: Engine) -> None:
         """Audit whenever the engine is idle, in a thread, until `close`."""
+        self.withdraw_known(engine.models)
         self._thread = threading.Thread(target=self._work, args=(engine,), name="skipstone-audit", daemon=True)
         self._thread.start()
 
@@ -70,25 +71,36 @@ class Auditor(Observer):
             self._thread.join()
 
     def _work(self, engine: Engine) -> None:
+        looked = engine.clock()
         while not self._closing.wait(WAIT):
+            if engine.clock() - looked > LOOK_SECONDS:  # others that share the files may have found something
+                self.withdraw_known(engine.models)
+                looked = engine.clock()
             while self._backlog and engine.load == (0, 0) and not self._closing.is_set():
                 try:
                     self.audit_next(engine)
                 except SkipstoneError as error:  # the queue is full, the engine closes
                     log.warning("an audit was left out: %s", error)
 
-    def audit_next(self, engine: Engine) -> AuditResult | None:
-        """Draw the picture that waits longest again in full, and look at the test; None where there is none."""
+    def withdraw_known(self, models: Mapping[str, ServedModel]) -> None:
+        """Withdraw the certificates whose audits have raised the alarm before, here or in another process."""
+        for model in models.values():
+            for name, setting in model.choices.certificates.items():
+                if setting.certificate == name and self.states.read(model, name, setting).alarm:
+                    self._withdraw(model, name, setting.target)
+
+    def audit_next(self, engine: Engine) -> RunningAudit | None:
+        """Draw the picture that waits longest again in full, and look at the test; None where none counts."""
         found = self._next(engine)
         if found is None:
             return None
         picture, model, setting = found
         asked = replace(picture.request, policy=setting.reference, quality="", priority=LOWEST, deadline=float("inf"))
         full = engine.submit(asked).result()
-        key = (picture.model, picture.certificate)
-        dog = self._dogs.get(key) or Watchdog(Target.parse(setting.target), self.false_alarm)
-        result = dog.update([self._measure(model, dog.target, picture, full)])
-        self._dogs[key] = replace(dog, state=result.state)
+        if full.fingerprint != picture.fingerprint:  # reloaded meanwhile
+            return None
+        value = self._measure(model, Target.parse(setting.target), picture, full)
+        result = self.states.add(model, picture.certificate, setting, value)
         if result.alarm:
             self._withdraw(model, picture.certificate, setting.target)
         self.on_audit(picture.model, picture.certificate, result)
@@ -98,9 +110,11 @@ class Auditor(Observer):
         """The picture that waits longest and whose certificate is not withdrawn yet, its model and its setting."""
         while self._backlog:
             picture = self._backlog.popleft()
-            model = engine.models[picture.model]
+            model = engine.models.get(picture.model)
+            if model is None or model.fingerprint != picture.fingerprint:  # reloaded since
+                continue
             setting = model.choices.certificates.get(picture.certificate)
-            if setting is not None and setting.certificate == picture.certificate:
+            if setting is not None and (setting.certificate, setting.spec) == (picture.certificate, picture.setting):
                 return picture, model, setting
         return None
 

@@ -89,7 +89,9 @@ class _Flight:
     @property
     def rows(self) -> int:
         """Rows of its query."""
-        return max(1, self.sample.backbone.branches - len(self.request.known_outputs))
+        backbone = self.sample.backbone
+        full: int = getattr(backbone, "rows", backbone.branches)  # a student's branches are those of its teacher
+        return max(1, full - len(self.request.known_outputs))
 
 
 @dataclass(eq=False)

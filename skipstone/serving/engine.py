@@ -23,11 +23,11 @@ from typing import Any
 from ..engine.contracts import Run
 from ..engine.requests import Result
 from ..errors import PromptError, SkipstoneError
-from ..evaluation.models import load_embedded
 from ..settings import shorten
 from .batcher import Batcher, Forward, Sample
 from .expectations import CallSeconds, RunningMeans
 from .limits import Limits
+from .loading import ModelLoader
 from .models import ServedModel
 from .observers import Observer
 from .order import Rank, Turn, find_next
@@ -119,8 +119,8 @@ class Engine:
             SkipstoneError: a model or policy that cannot be read.
         """
         limits = limits or Limits()
-        served = {m: ServedModel.prepare(m, load_embedded(m), policy, limits) for m in models or ("pebble",)}
-        return cls(served, limits, **settings)
+        loader = ModelLoader({m: m for m in models or ("pebble",)}, policy, limits=limits)
+        return cls(loader.load_all(), limits, **settings)
 
     # -- for those who want pictures --------------------------------------------------------------
 
@@ -179,9 +179,9 @@ class Engine:
         finally:
             future.cancel()
 
-    def decode(self, model: str, latent: Any) -> Future[Any]:
-        """The pixels of a clean estimate that `Progress` has shown."""
-        return self._decoder.submit(self.models[model].decode, latent)
+    def decode(self, model: ServedModel, latent: Any) -> Future[Any]:
+        """The pixels of a clean estimate that `Progress` has shown, of a request that this model has drawn."""
+        return self._decoder.submit(model.decode, latent)
 
     # -- for those who run it ---------------------------------------------------------------------
 
@@ -203,6 +203,11 @@ class Engine:
         if name not in self.models:
             raise UnknownModel(f"No model {shorten(name)} is served. Known: {', '.join(self.models)}.", "model")
         return self.models[name]
+
+    def replace_models(self, models: Mapping[str, ServedModel]) -> None:
+        """Serve these from now on; what was accepted is finished by the model that it was accepted for."""
+        with self._changed:
+            self.models = dict(models)
 
     def close(self, drain: bool = True) -> None:
         """Accept no more; finish what was accepted, or, where `drain` is False, end it. Waits for it."""
@@ -275,7 +280,7 @@ class Engine:
         try:
             problem = entry.model.problem(entry.request, entry.setting)
             problem = replace(problem, budget=min(problem.budget, self.limits.calls))
-            backbone = entry.model.backbone(entry.request)
+            backbone = entry.model.backbone(entry.request, entry.setting)
             setting = entry.setting
             watch = _watch_progress(entry.watch) if entry.watch else None
             sample = Sample(backbone, problem, setting.solver, setting.policy, entry.rank, entry.calls, watch)
@@ -425,6 +430,7 @@ class Engine:
             now - entry.accepted,
             entry.shed,
             result.x,
+            entry.model.fingerprint,
         )
 
     def _refuse(self, entry: _Entry, error: Exception) -> None:

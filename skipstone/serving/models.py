@@ -11,15 +11,15 @@ from typing import Any
 
 from ..engine.contracts import COND, UNCOND
 from ..engine.requests import Backbone, Problem
-from ..evaluation.engine_subject import EngineSubject
 from ..evaluation.models import EmbeddedModel
 from ..evaluation.pixels import to_uint8
 from ..numerics.noise import standard_normal
-from .limits import Limits
+from ..policies.student import Student
+from .fingerprint import dates_fingerprint
+from .refusals import RequestRefused
 from .requests import PictureRequest
-from .settings import Choices, Setting, read_certificates, read_default
+from .settings import Choices, Setting
 
-CERTIFICATES = "certificates"  # folder, in that of a model, with one folder for each quality
 MAX_TEXTS = 1024  # prompts whose encodings are kept
 MAX_GUIDANCES = 16  # weights of guidance whose backbones are kept
 
@@ -41,6 +41,23 @@ class LruCache:
             return self._make(key)
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a model was loaded from.
+
+    Args:
+        folder: Of its files; None where there is none.
+        dates: Names, sizes and dates of the files, before they were read.
+        fingerprint: SHA-256 of what was in them.
+        memory_format: That was chosen for its network; "" where none was.
+    """
+
+    folder: Path | None = None
+    dates: str = ""
+    fingerprint: str = ""
+    memory_format: str = ""
+
+
 @dataclass(eq=False)
 class ServedModel:
     """A model by the name that requests call it.
@@ -49,11 +66,13 @@ class ServedModel:
         name: Its name.
         model: Of a package of models, loaded.
         choices: What requests may choose from.
+        source: Where it was loaded from.
     """
 
     name: str
     model: EmbeddedModel
     choices: Choices
+    source: Source = field(default_factory=lambda: Source())
     _texts: LruCache = field(init=False)
     _backbones: LruCache = field(init=False)
     size: tuple[int, int] = field(init=False)  # (height, width) of its pictures
@@ -64,39 +83,36 @@ class ServedModel:
         height, width = self.decode(self._texts("a").x).shape[:2]
         self.size = int(height), int(width)
 
-    @classmethod
-    def prepare(
-        cls, name: str, model: EmbeddedModel, policy: str, limits: Limits, certificates: Path | None = None
-    ) -> ServedModel:
-        """Make a loaded model ready to be served.
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights."""
+        return self.source.fingerprint
 
-        Args:
-            name: That requests call it.
-            model: Loaded.
-            policy: Spec or folder of what draws where a request says nothing.
-            limits: Of the server.
-            certificates: Folder of folders that `skipstone calibrate` wrote; None is the one in the model's own.
+    @property
+    def has_changed(self) -> bool:
+        """Whether the files are others than those that were loaded, by their dates."""
+        return self.source.folder is not None and dates_fingerprint(self.source.folder) != self.source.dates
 
-        Raises:
-            SkipstoneError: a policy or certificate that cannot be read, or is for another model.
-        """
-        subject = EngineSubject.from_loaded(model)
-        folder = cls.folder_of(model) if certificates is None else certificates
-        choices = Choices(subject, read_default(subject, policy), read_certificates(subject, folder), limits.steps)
-        return cls(name, model, choices)
-
-    @staticmethod
-    def folder_of(model: EmbeddedModel) -> Path:
-        """Where the certificates that come with a model are."""
-        return EngineSubject.from_loaded(model).folder / CERTIFICATES
-
-    def _make_backbone(self, guidance: float) -> Backbone:
-        backbone: Backbone = self.model.guided(guidance).backbone
+    def _make_backbone(self, key: tuple[float, str]) -> Backbone:
+        guidance, student = key
+        model = self.choices.subject.model_of(Student(student)) if student else self.model.guided(guidance)
+        backbone: Backbone = model.backbone
         return backbone
 
-    def backbone(self, request: PictureRequest) -> Backbone:
-        """The denoiser under the request's guidance; the same object for the same weight, so that rows share calls."""
-        return self._backbones(self.model.guidance if request.guidance is None else float(request.guidance))  # type: ignore[no-any-return]
+    def backbone(self, request: PictureRequest, setting: Setting | None = None) -> Backbone:
+        """The denoiser of a request: the same object for the same weights and guidance, so that rows share calls.
+
+        Raises:
+            RequestRefused: guidance or a negative prompt for a student, which runs without.
+        """
+        student = setting.policy.network if setting is not None else ""
+        if student and (request.guidance is not None or request.negative_prompt.strip()):
+            raise RequestRefused(
+                "A student runs without guidance, for one weight was distilled into it. Leave guidance and "
+                "negative_prompt out, or name another policy."
+            )
+        weight = self.model.guidance if request.guidance is None or student else float(request.guidance)
+        return self._backbones((weight, student))  # type: ignore[no-any-return]
 
     def problem(self, request: PictureRequest, setting: Setting) -> Problem:
         """The sample of a request. Raises PromptError, SpecError."""
@@ -110,7 +126,7 @@ class ServedModel:
             grid=setting.grid.times(template.schedule, setting.steps),
             cond=cond,
             seed=request.seed,
-            branches=self.backbone(request).branches,
+            branches=self.backbone(request, setting).branches,
             budget=request.budget,
         )
 

@@ -35,6 +35,18 @@ class WrongKey(RequestRefused):
     status, code = 401, "invalid_api_key"
 
 
+class Forbidden(RequestRefused):
+    """Only the operator may do this."""
+
+    status, code = 403, "forbidden"
+
+
+class ReloadFailed(RequestRefused):
+    """What was to be loaded cannot be; what was served is served still."""
+
+    status, code = 409, "reload_failed"
+
+
 class TooLarge(RequestRefused):
     """A body has more bytes than are read."""
 

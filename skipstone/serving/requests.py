@@ -93,6 +93,7 @@ class Picture:
         seconds: From its acceptance to the finished picture.
         shed: Whether a faster certificate has drawn it than the engine's own policy, because many waited.
         latent: What was decoded.
+        fingerprint: Of the weights that have drawn it.
     """
 
     pixels: Any = field(repr=False)
@@ -108,6 +109,7 @@ class Picture:
     seconds: float
     shed: bool = False
     latent: Any = field(default=None, repr=False)
+    fingerprint: str = ""
 
     @property
     def calls(self) -> float:

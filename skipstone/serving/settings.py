@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import registry
@@ -21,6 +22,7 @@ from ..policies.storage import is_policy_folder, read_policy
 from ..settings import shorten
 from .refusals import RequestRefused
 
+STUDENT = "student"
 FROM_FILES = ("auto", "agent")  # policies made of files: who sends a request must not say which
 AUTO = "auto"  # the quality that leaves the choice to the server
 
@@ -37,6 +39,7 @@ class Setting:
         target: Of the certificate, in short; "" where there is none.
         calls: Mean that the calibration has measured; infinite where there was none.
         reference: Spec of the run that the certificate compares with; "" where there is none.
+        digest: SHA-256 of the certificate's file; "" where there is none.
     """
 
     policy: Policy
@@ -49,6 +52,7 @@ class Setting:
     target: str = ""
     calls: float = math.inf
     reference: str = ""
+    digest: str = ""
 
     @property
     def full_calls(self) -> float:
@@ -64,18 +68,20 @@ class Choices:
         default: Of requests that say nothing.
         certificates: Name -> the setting that it covers.
         steps: That a request may ask for at most.
+        students: Name -> folder of the students that requests may name.
     """
 
     subject: EngineSubject
     default: Setting
     certificates: Mapping[str, Setting]
     steps: int
+    students: Mapping[str, str] = field(default_factory=dict)
 
     def choose(self, policy: Policy | str, quality: str) -> Setting:
         """The setting of a request.
 
         Raises:
-            RequestRefused: no such quality, a policy made of files, or more steps than are served.
+            RequestRefused: no such quality or student, a policy made of files, or more steps than are served.
             SpecError: a policy that cannot be understood.
         """
         if quality not in ("", AUTO):
@@ -83,8 +89,11 @@ class Choices:
         if not policy:
             return self.default
         if isinstance(policy, str):
-            _refuse_files(policy)
-        found = make_setting(self.subject, policy)
+            found = _make_named_setting(self.subject, policy, self.students)
+        else:
+            if policy.network and policy.network not in self.students.values():
+                raise _unknown_student(policy.network, self.students)
+            found = make_setting(self.subject, policy)
         if found.steps > self.steps:
             raise RequestRefused(f"Expected at most {self.steps} steps, got {found.steps}.", "policy")
         return found
@@ -148,10 +157,13 @@ def make_setting(subject: EngineSubject, policy: Policy | str) -> Setting:
     own = subject.default_sampler
     if isinstance(policy, Certified):
         return make_certified_setting(subject, policy, policy.certificate.target)
-    column = parse_column(policy if isinstance(policy, str) else registry.spell(policy), *own)
+    column = parse_column(policy if isinstance(policy, str) else registry.spell(policy), *own, read_folders=False)
     if not isinstance(policy, str):
         column = replace(column, policy=policy)
-    return _from_column(subject.resolve_column(column), "", f"{column.policy_spec} has no certificate.")
+    column = subject.resolve_column(column)
+    if column.effective_policy.network:
+        subject.load([column])
+    return _from_column(column, "", f"{column.policy_spec} has no certificate.")
 
 
 def make_certified_setting(subject: EngineSubject, policy: Certified, name: str) -> Setting:
@@ -167,8 +179,6 @@ def make_certified_setting(subject: EngineSubject, policy: Certified, name: str)
 def _from_column(column: Column, certificate: str, promise: str) -> Setting:
     if column.solver is None or column.grid is None or column.policy is None:
         raise SpecError(f"Expected a policy with its own number of steps, got {column.spec!r}.")
-    if column.effective_policy.network:
-        raise SpecError(f"{column.spec!r} runs a student's network, and students are not served yet.")
     return Setting(column.effective_policy, column.solver, column.grid, column.steps, column.spec, certificate, promise)
 
 
@@ -180,8 +190,16 @@ def check_default(policy: str) -> None:
         parse_column(policy, *Sampler())
 
 
-def read_default(subject: EngineSubject, policy: str) -> Setting:
-    """The setting of the one who runs the server, who may also name the folder of a policy. Raises SkipstoneError."""
+def read_default(subject: EngineSubject, policy: str, students: Mapping[str, str] | None = None) -> Setting:
+    """The setting of the one who runs the server, who may also name the folder of a policy. Raises SkipstoneError.
+
+    Args:
+        subject: The model.
+        policy: Spec, name of a student or folder.
+        students: Name -> folder.
+    """
+    if policy in (students or {}):
+        return _make_named_setting(subject, policy, students or {})
     if is_policy_folder(policy):
         return make_setting(subject, read_policy(policy, allow_sampler=True))
     return make_setting(subject, policy)
@@ -198,14 +216,54 @@ def read_certificates(subject: EngineSubject, folder: Path) -> dict[str, Setting
     for file in sorted(folder.glob(f"*/{FILE}")):
         policy = read_policy(file.parent, allow_sampler=True)
         if isinstance(policy, Certified):
-            found[file.parent.name] = make_certified_setting(subject, policy, file.parent.name)
+            setting = make_certified_setting(subject, policy, file.parent.name)
+            found[file.parent.name] = replace(setting, digest=hashlib.sha256(file.read_bytes()).hexdigest())
     return found
 
 
-def _refuse_files(spec: str) -> None:
-    """Raise for a spec whose policies are none of the registered ones, or are made of files."""
-    head = spec.partition("@")[0]
+def _make_named_setting(subject: EngineSubject, spec: str, students: Mapping[str, str]) -> Setting:
+    """The setting of a spec of a stranger: folders of students stand in it by their names, and come back so.
+
+    Raises:
+        RequestRefused: a student that is none of these, or a policy made of files.
+        SpecError: a spec that cannot be understood.
+    """
+    name = spec.partition("@")[0].strip()
+    if name in students:
+        spec = spec.replace(name, f"{STUDENT}(path={name!r})", 1)
+    head, at, way = spec.partition("@")
+    used = _check_names(head, students)
+    if not used:
+        return make_setting(subject, spec)
+    folder = students[used]
+    inside = ast.unparse(_ReplacePath(folder).visit(registry.parse_expression(head)))
+    try:
+        found = make_setting(subject, f"{inside}{' @' if at else ''}{way}")
+    except SpecError as e:
+        raise SpecError(str(e).replace(folder, used)) from None
+    hidden = {part: getattr(found, part).replace(repr(folder), repr(used)) for part in ("spec", "promise")}
+    return replace(found, **hidden)
+
+
+class _ReplacePath(ast.NodeTransformer):
+    """Puts a folder in place of the name of a student."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def visit_keyword(self, node: ast.keyword) -> ast.keyword:
+        return ast.keyword("path", ast.Constant(self.folder)) if node.arg == "path" else node
+
+
+def _check_names(head: str, students: Mapping[str, str]) -> str:
+    """The student that a spec names, "" for none.
+
+    Raises:
+        RequestRefused: a policy that is made of files, or an unknown student.
+        SpecError: a policy that is not registered.
+    """
     known = (*registry.list_presets("policy"), *registry.names("policy"))
+    used: list[str] = []
     for part in registry.split_chain(registry.parse_expression(head), head):
         name = part.func if isinstance(part, ast.Call) else part
         if not isinstance(name, ast.Name):
@@ -214,3 +272,25 @@ def _refuse_files(spec: str) -> None:
             raise RequestRefused(f"{name.id} is made of files, which a request cannot name.", "policy")
         if name.id not in known:
             registry.find_class("policy", name.id)
+        if name.id == STUDENT and isinstance(part, ast.Call):
+            used += _paths(part, head)
+    if not used:
+        return ""
+    if len(used) > 1 or used[0] not in students:
+        raise _unknown_student(", ".join(used), students)
+    return used[0]
+
+
+def _paths(part: ast.Call, head: str) -> list[str]:
+    """The paths in a call of `student`. Raises SpecError."""
+    if part.args or any(one.arg is None for one in part.keywords):
+        raise registry.grammar_error(head)
+    given = [one.value for one in part.keywords if one.arg == "path"]
+    if not all(isinstance(one, ast.Constant) and isinstance(one.value, str) for one in given):
+        raise registry.grammar_error(head)
+    return [str(one.value) for one in given if isinstance(one, ast.Constant)]
+
+
+def _unknown_student(name: str, students: Mapping[str, str]) -> RequestRefused:
+    known = ", ".join(students) or "none"
+    return RequestRefused(f"No student {shorten(name)} of this model is served. Known: {known}.", "policy")

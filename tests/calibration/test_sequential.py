@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.calibration import Target, Watchdog
+from skipstone.calibration.betting import GAMBLERS
+from skipstone.calibration.sequential import RunningAudit
 from skipstone.errors import SpecError
 
 SHARE, MEAN = Target.parse("ssim >= 0.5 @ 90%"), Target.parse("ssim >= 0.9 @ mean within 0..1")
@@ -123,3 +125,23 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
 def test_an_audit_without_values_is_refused() -> None:
     with pytest.raises(SpecError, match="at least one prompt"):
         Watchdog(SHARE).update([])
+
+
+@given(kinds, values, st.data())
+@settings(max_examples=50)
+def test_one_loss_at_a_time_is_the_same_test(target: Target, x: list[float | None], data: st.DataObject) -> None:
+    """To the last bit, in pieces of any size; what it keeps does not grow."""
+    running = RunningAudit(target, 0.2)
+    rest = x
+    while rest:
+        count = data.draw(st.integers(1, len(rest)))
+        running, rest = running.update(rest[:count]), rest[count:]
+        whole = Watchdog(target, 0.2).update(x[: running.n])
+        assert (running.e_value, running.alarm, running.n) == (whole.e_value, whole.alarm, whole.n)
+        assert len(running.logs) == GAMBLERS
+
+
+@pytest.mark.parametrize("wrong", [{"false_alarm": 0.5}, {"n": -1}, {"logs": (0.0,)}, {"logs": (math.nan,) * GAMBLERS}])
+def test_states_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(SpecError, match="audit: expected"):
+        RunningAudit(SHARE, **wrong)  # type: ignore[arg-type]

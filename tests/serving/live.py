@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 
 from skipstone.serving.api.app import Site, create_app
+from skipstone.serving.api.backend import LocalBackend
 from skipstone.serving.engine import Engine
 from skipstone.serving.metrics import Metrics
 
@@ -25,10 +26,10 @@ def live(engine: Engine, add: Any = None, **site: Any) -> Iterator[str]:
     Args:
         engine: That draws.
         add: Called with the application before it starts.
-        site: `keys`, `hosts`.
+        site: `keys`, `hosts`, `admin_keys`, `reloader`.
     """
     metrics = engine.observer if isinstance(engine.observer, Metrics) else Metrics()
-    app = create_app(Site(engine, metrics, **site))
+    app = create_app(Site(LocalBackend(engine), metrics.page, **site))
     if add is not None:
         add(app)
     listening = socket.create_server(("127.0.0.1", 0))

@@ -8,7 +8,6 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -266,13 +265,15 @@ def test_an_error_in_the_middle_of_a_stream_is_told(client: openai.OpenAI) -> No
         list(client.images.generate(prompt=PROMPT, stream=True, extra_body={"deadline_ms": 1, "policy": "fixed @ 200"}))
 
 
-def test_certificates_are_read_with_their_model(tmp_path: Path) -> None:
+def test_certificates_are_read_with_their_model() -> None:
     from skipstone.errors import CertificateError
-    from skipstone.evaluation.models import load_embedded
-    from skipstone.serving.models import ServedModel
+    from skipstone.evaluation.engine_subject import EngineSubject
+    from skipstone.serving.fingerprint import CERTIFICATES
+    from skipstone.serving.loading import ModelLoader
+    from skipstone.serving.settings import read_certificates
 
-    found = ServedModel.prepare("pebble", load_embedded("pebble"), "balanced", Limits()).choices.certificates
+    found = ModelLoader({"pebble": "pebble"}).load("pebble").choices.certificates
     assert {name: setting.certificate for name, setting in found.items()} == {n: n for n in ("high", "low", "medium")}
-    other, folder = load_embedded("pebble-dit"), ServedModel.folder_of(load_embedded("pebble"))
+    folder = EngineSubject("pebble", "pebble").folder / CERTIFICATES
     with pytest.raises(CertificateError, match="something else"):
-        ServedModel.prepare("pebble-dit", other, "balanced", Limits(), folder)
+        read_certificates(EngineSubject("pebble-dit", "pebble-dit"), folder)

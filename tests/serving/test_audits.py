@@ -11,6 +11,7 @@ from analytic import served
 from skipstone.serving import Engine, PictureRequest
 from skipstone.serving.audits import Auditor
 from skipstone.serving.engine import _differences
+from skipstone.serving.models import Source
 from skipstone.serving.settings import cover, make_setting
 
 FULL = "fixed @ ddim / trailing / 30"
@@ -95,6 +96,26 @@ def test_pictures_are_chosen_whatever_came_out(engine: Engine) -> None:
     everything = Auditor(share=1.0)
     everything.on_picture(replace(picture, certificate=""))
     assert not everything._backlog
+
+
+@pytest.mark.parametrize("changed", [{"fingerprint": "other"}, {"choices": "other"}])
+def test_pictures_of_before_a_reload_say_nothing_about_what_is_served_now(
+    engine: Engine, changed: dict[str, str]
+) -> None:
+    """Other weights, or the same certificate's name for another setting: no evidence for or against it."""
+    draw(engine, "low", 5)
+    model = served()
+    model.choices = engine.find_model("").choices
+    if "fingerprint" in changed:
+        model.source = Source(fingerprint=changed["fingerprint"])
+    else:
+        other = make_setting(model.choices.subject, "fixed @ ddim / trailing / 4")
+        low = replace(model.choices.certificates["low"], spec=other.spec, policy=other.policy, steps=other.steps)
+        model.choices = replace(model.choices, certificates={**model.choices.certificates, "low": low})
+    engine.replace_models({"analytic": model})
+    assert audit_all(engine) == []
+    draw(engine, "low", 3)
+    assert audit_all(engine)
 
 
 @pytest.mark.parametrize(

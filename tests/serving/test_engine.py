@@ -17,7 +17,6 @@ from analytic import AnalyticModel, served
 from skipstone.engine.drivers import denoise
 from skipstone.engine.requests import Estimate, Query, Status
 from skipstone.errors import PromptError, SpecError
-from skipstone.evaluation.engine_subject import EngineSubject
 from skipstone.evaluation.pixels import to_uint8
 from skipstone.serving import Engine, Limits, Picture, PictureRequest, Progress
 from skipstone.serving.expectations import CallSeconds, RunningMeans
@@ -341,6 +340,13 @@ def test_an_engine_that_stops_tells_all_who_wait() -> None:
         ({"prompt": "a", "policy": "fewer"}, SpecError, "fewer"),
         ({"prompt": "a", "policy": "ballanced"}, SpecError, "balanced"),
         ({"prompt": "a", "policy": "agent(path='/etc/passwd')"}, RequestRefused, "files"),
+        ({"prompt": "a", "policy": "student(path='pebble-consistency-2')"}, RequestRefused, "No student"),
+        ({"prompt": "a", "policy": "student(path='../../etc')"}, RequestRefused, "Known: none"),
+        ({"prompt": "a", "policy": "fixed | student(path='/etc/passwd')"}, RequestRefused, "Known: none"),
+        ({"prompt": "a", "policy": "student('/etc')"}, SpecError, "Expected"),
+        ({"prompt": "a", "policy": "student(**{'path': '/etc'})"}, SpecError, "Expected"),
+        ({"prompt": "a", "policy": "student(path=('/etc'.strip()))"}, SpecError, "Expected"),
+        ({"prompt": "a", "policy": "student(steps=2, path=f'/etc')"}, SpecError, "Expected"),
         ({"prompt": "a", "policy": "fixed | auto(certificate='x')"}, RequestRefused, "files"),
         ({"prompt": "a", "policy": "./mine.py:Mine"}, SpecError, "Expected"),
         ({"prompt": "a", "policy": "org/name"}, SpecError, "Expected"),
@@ -354,9 +360,3 @@ def test_what_is_not_served_is_refused_before_it_waits(request_: dict[str, Any],
         with pytest.raises(error, match=said):
             engine.submit(**{"request": request_.pop("prompt"), **request_})
         assert engine.load == (0, 0)
-
-
-def test_a_student_is_refused_where_the_model_itself_would_run() -> None:
-    subject = EngineSubject("pebble", "pebble")
-    with pytest.raises(SpecError, match="students are not served"):
-        make_setting(subject, "student(path='pebble-consistency-2')")

@@ -74,6 +74,11 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(refused: Refused)
         (("--port", "0", "--model", "nowhere"), "nowhere"),
         (("--port", "0", "--policy", "ballanced", "--model", "nowhere"), "balanced"),
         (("--port", "0", "--api-keys", "nowhere.txt"), "nowhere.txt"),
+        (("--port", "0", "--admin-keys", "nowhere.txt"), "nowhere.txt"),
+        (("--port", "0", "--student", "a=x", "--student", "a=y"), "--student: expected"),
+        (("--port", "0", "--student", "mine=nowhere"), "skipstone distill"),
+        (("--replicas", "2"), "add --ray"),
+        (("--max-replicas", "2"), "add --ray"),
     ],
 )
 def test_what_cannot_be_served_is_said(words: tuple[str, ...], said: str, refused: Refused) -> None:

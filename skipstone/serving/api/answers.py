@@ -31,6 +31,7 @@ def facts(picture: Picture, trace: bool) -> dict[str, Any]:
         "certificate": picture.certificate or None,
         "promise": picture.promise,
         "shed": picture.shed,
+        "fingerprint": picture.fingerprint,
         "queued_ms": round(1000 * picture.queued, 1),
         "total_ms": round(1000 * picture.seconds, 1),
     }

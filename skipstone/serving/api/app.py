@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files as package_files
 from typing import Any
 
@@ -15,18 +18,19 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ... import __version__
 from ...errors import SkipstoneError
-from ..engine import Engine
 from ..limits import Quotas
-from ..metrics import Metrics
-from ..models import ServedModel
-from ..refusals import Busy
+from ..refusals import Busy, Forbidden, ReloadFailed
+from ..reload import Reloader, ReloadReport
 from .answers import error_content
+from .backend import Backend, ModelFacts
 from .body import ImagesBody, read_body
-from .drawing import Gone, Stream, draw_all, read_limited
+from .drawing import Gone, draw_all, read_limited, stream_events
 from .files import KeptFiles
 from .keys import Keys
 
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 GONE = 499  # what nginx calls a client that closed its request; nobody reads it
+STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
 PAGE_FILES = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
@@ -40,27 +44,33 @@ class Site:
     """What the routes share.
 
     Args:
-        engine: That draws.
-        metrics: Its numbers.
+        backend: That draws.
+        metrics: Text of its numbers, and the type of it.
         keys: Who may ask.
         hosts: Names under which it is reached; () for any. On loopback this keeps pages of other sites out.
+        admin_keys: Of the operator; none lets nobody reload by HTTP.
+        reloader: Reads models, policies and certificates again; None where that is done otherwise.
     """
 
-    engine: Engine
-    metrics: Metrics
+    backend: Backend
+    metrics: Callable[[], tuple[bytes, str]]
     keys: Keys = field(default_factory=Keys)
     hosts: Sequence[str] = ()
+    admin_keys: Keys = field(default_factory=Keys)
+    reloader: Reloader | None = None
 
 
 def create_app(site: Site) -> FastAPI:
     """The application of an engine."""
-    app = FastAPI(title="Skipstone", version=__version__, docs_url=None, redoc_url=None)
+    lifespan = _reload_on_signal(site.reloader) if site.reloader is not None else None
+    app = FastAPI(title="Skipstone", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     if site.hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(site.hosts), www_redirect=False)
     _add_errors(app)
     _add_images(app, site)
     _add_models(app, site)
     _add_health(app, site)
+    _add_admin(app, site)
     _add_page(app)
     return app
 
@@ -86,25 +96,23 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_images(app: FastAPI, site: Site) -> None:
-    engine = site.engine
-    quotas = Quotas(engine.limits.per_minute, engine.clock)
-    kept = KeptFiles(engine.clock)
+    backend = site.backend
+    limits = backend.limits
+    quotas, kept = Quotas(limits.per_minute, backend.clock), KeptFiles(backend.clock)
     schema = {"content": {"application/json": {"schema": ImagesBody.model_json_schema()}}, "required": True}
 
     @app.post("/v1/images/generations", openapi_extra={"requestBody": schema})
     async def generate_images(request: Request) -> Response:
         """Draw pictures."""
         key = site.keys.check(request.headers.get("authorization"))
-        body = read_body(await read_limited(request, engine.limits.body))
-        model = engine.find_model(body.model or "")
-        requests = body.requests(model, engine.limits)
+        body = read_body(await read_limited(request, limits.body))
+        model = await backend.describe(body.model or "")
+        requests = body.requests(model, limits)
         quotas.spend(key, len(requests))
         if body.stream:
-            stream = Stream(engine, requests[0], body)
-            return StreamingResponse(
-                stream.events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-            )
-        return JSONResponse(await draw_all(engine, requests, body, kept, request))
+            items = await backend.open_stream(requests[0], body.partial_images or 0)
+            return StreamingResponse(stream_events(items, body), headers=STREAM_HEADERS)
+        return JSONResponse(await draw_all(backend, requests, body, kept, request))
 
     @app.get("/pictures/{name}")
     async def fetch_picture(name: str) -> Response:
@@ -121,17 +129,17 @@ def _add_models(app: FastAPI, site: Site) -> None:
     async def list_models(request: Request) -> dict[str, Any]:
         """The models that are served."""
         site.keys.check(request.headers.get("authorization"))
-        models = [_describe_model(model, started) for model in site.engine.models.values()]
+        models = [_describe_model(model, started) for model in await site.backend.describe_all()]
         return {"object": "list", "data": models}
 
     @app.get("/v1/models/{name:path}")
     async def find_model(request: Request, name: str) -> dict[str, Any]:
         """One of them."""
         site.keys.check(request.headers.get("authorization"))
-        return _describe_model(site.engine.find_model(name), started)
+        return _describe_model(await site.backend.describe(name), started)
 
 
-def _describe_model(model: ServedModel, started: int) -> dict[str, Any]:
+def _describe_model(model: ModelFacts, started: int) -> dict[str, Any]:
     height, width = model.size
     return {
         "id": model.name,
@@ -139,11 +147,11 @@ def _describe_model(model: ServedModel, started: int) -> dict[str, Any]:
         "created": started,
         "owned_by": "skipstone",
         "size": f"{width}x{height}",
-        "policy": model.choices.default.spec,
-        "qualities": {
-            name: {"policy": one.spec, "target": one.target, "promise": one.promise}
-            for name, one in model.choices.certificates.items()
-        },
+        "policy": model.policy,
+        "qualities": model.qualities,
+        "students": list(model.students),
+        "fingerprint": model.fingerprint,
+        "changed": model.changed,
     }
 
 
@@ -156,13 +164,51 @@ def _add_health(app: FastAPI, site: Site) -> None:
     @app.get("/readyz")
     async def is_ready() -> Response:
         """Whether requests are accepted."""
-        ready = site.engine.is_ready
+        ready = site.backend.is_ready
         return JSONResponse({"status": "ready" if ready else "closing"}, 200 if ready else 503)
 
     @app.get("/metrics")
     async def read_metrics() -> Response:
         """Numbers for Prometheus."""
-        return Response(site.metrics.text(), headers={"Content-Type": site.metrics.media_type})
+        text, media_type = site.metrics()
+        return Response(text, headers={"Content-Type": media_type})
+
+
+def _add_admin(app: FastAPI, site: Site) -> None:
+    @app.post("/admin/reload")
+    async def reload(request: Request) -> dict[str, Any]:
+        """Read models, policies and certificates again; who runs finishes on the old."""
+        if site.reloader is None or not site.admin_keys.digests:
+            raise Forbidden("No operator's key is known here. Start with --admin-keys FILE, or send SIGHUP.")
+        site.admin_keys.check(request.headers.get("authorization"))
+        return asdict(await _reload(site.reloader))
+
+
+async def _reload(reloader: Reloader) -> ReloadReport:
+    """Load in a thread, and replace in the loop: no route sees half of it. Raises ReloadFailed."""
+    return reloader.serve(*await asyncio.to_thread(reloader.load))
+
+
+def _reload_on_signal(reloader: Reloader) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Reload on SIGHUP while the application runs; nothing where signals cannot be taken."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        with suppress(ReloadFailed):  # it is in the log
+            await _reload(reloader)
+
+    def on_signal() -> None:
+        task = asyncio.get_running_loop().create_task(reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    @asynccontextmanager
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        with suppress(NotImplementedError, RuntimeError, ValueError, AttributeError):  # Windows, another thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_signal)
+        yield
+
+    return run
 
 
 def _add_page(app: FastAPI) -> None:

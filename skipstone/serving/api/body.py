@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..limits import Limits
-from ..models import ServedModel
 from ..refusals import RequestRefused
 from ..requests import MAX_SEED, PictureRequest
+from .backend import ModelFacts
 
 MAX_PARTIAL = 20  # partial pictures; the official client asks for 3 at most
 RANDOM_SEEDS = 2**31
@@ -63,7 +63,7 @@ class ImagesBody(BaseModel):
         """Of the picture's file."""
         return self.output_format or "png"
 
-    def requests(self, model: ServedModel, limits: Limits) -> list[PictureRequest]:
+    def requests(self, model: ModelFacts, limits: Limits) -> list[PictureRequest]:
         """The pictures to draw. Raises RequestRefused for what this model or server does not do."""
         self._check(model, limits)
         seed = secrets.randbelow(RANDOM_SEEDS) if self.seed is None else self.seed
@@ -84,7 +84,7 @@ class ImagesBody(BaseModel):
             for k in range(self.count)
         ]
 
-    def _check(self, model: ServedModel, limits: Limits) -> None:
+    def _check(self, model: ModelFacts, limits: Limits) -> None:
         height, width = model.size
         if self.size not in (None, "auto", f"{width}x{height}"):
             raise RequestRefused(
