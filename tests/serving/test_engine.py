@@ -31,7 +31,6 @@ from skipstone.serving.refusals import (
     RequestRefused,
     UnknownModel,
 )
-from skipstone.serving.settings import make_setting
 from skipstone.testing.backbones import Mixture
 
 
