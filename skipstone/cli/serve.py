@@ -12,7 +12,7 @@ from ..errors import SpecError
 from ..policies.student import Student
 from .grouping import grouped
 from .progress import print_warnings, show_status
-from .serve_options import AddressOptions, LimitOptions, MachineOptions, ModelOptions, RayOptions
+from .serve_options import AddressOptions, LimitOptions, MachineOptions, ModelOptions, NetworkOptions, RayOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,12 @@ MEASURED_ROWS = 128  # at most
 
 @grouped
 def serve(
-    served: ModelOptions, machine: MachineOptions, address: AddressOptions, limits: LimitOptions, cluster: RayOptions
+    served: ModelOptions,
+    networks: NetworkOptions,
+    machine: MachineOptions,
+    address: AddressOptions,
+    limits: LimitOptions,
+    cluster: RayOptions,
 ) -> None:
     """Serve pictures over HTTP, as OpenAI's images API does.
 
@@ -47,6 +52,7 @@ def serve(
       skipstone serve --model pebble --model pebble-dit --port 0
       skipstone serve --student pebble-consistency-2
       skipstone serve --policy mine --host 0.0.0.0 --api-keys keys.txt
+      skipstone serve --backend mlx --dtype float16
       skipstone serve --ray --replicas 2
     """
     from ..satellites import require_module
@@ -56,12 +62,12 @@ def serve(
     if cluster.ray:
         require_module("ray", "ray")
     address.check()
-    cluster.check(address)
-    loader = served.loader(limits.limits(), measure=machine.rows == 0)
+    cluster.check(address, networks)
+    loader = served.loader(limits.limits(), machine.rows == 0, networks)
     if cluster.ray:
         _serve_on_ray(cluster.settings(loader, machine, address, limits), address)
         return
-    machine.set_threads()
+    machine.set_threads(loader.run_on)
     with closing(address.listen()) as listening:
         _serve(loader, machine.rows, address, limits, listening)
 
@@ -156,6 +162,12 @@ def _describe_students(engine: Engine) -> str:
     return f"Students: {', '.join(found)}" if found else ""
 
 
+def _describe_network(served: ServedModel) -> str:
+    """What a model on MLX runs on, and in which numbers; "" of torch."""
+    said = served.choices.subject.settings
+    return f"{served.name} runs on MLX, in {said['dtype']}" if said.get("backend") == "mlx" else ""
+
+
 def _run(engine: Engine, parts: Parts, address: AddressOptions, listening: socket.socket, console: Console) -> None:
     """Answer requests until a signal comes, and then finish what was accepted."""
     import uvicorn
@@ -168,7 +180,7 @@ def _run(engine: Engine, parts: Parts, address: AddressOptions, listening: socke
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     lines = [f"Serving {', '.join(engine.models)} at http://{shown}:{port}  ({engine.rows} rows a call)"]
-    lines += [text] if (text := _describe_students(engine)) else []
+    lines += filter(None, [*map(_describe_network, engine.models.values()), _describe_students(engine)])
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     config = uvicorn.Config(create_app(site), log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listening])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,11 @@ import typer
 
 from ..errors import OutputError, SpecError
 from . import options
+from .grouping import LAST
 
 if TYPE_CHECKING:
     from ..serving.limits import Limits
-    from ..serving.loading import ModelLoader
+    from ..serving.loading import ModelLoader, RunOn
     from ..serving.ray.settings import RaySettings
     from ..serving.shedding import Shedding
 
@@ -52,14 +54,33 @@ class ModelOptions:
         ),
     ] = None
 
-    def loader(self, limits: Limits, measure: bool) -> ModelLoader:
-        """What loads it. Raises SpecError."""
+    def loader(self, limits: Limits, measure: bool, networks: NetworkOptions) -> ModelLoader:
+        """What loads it. Raises SpecError, MissingPackage."""
         from ..serving.loading import ModelLoader
 
         models, students = self.models or ["pebble"], self.students or []
-        return ModelLoader(
-            read_names("--model", models), self.policy, read_names("--student", students), limits, measure
-        )
+        named = read_names("--model", models)
+        run_on = networks.run_on(list(named.values()))
+        return ModelLoader(named, self.policy, read_names("--student", students), limits, measure, run_on)
+
+
+@dataclass(frozen=True)
+class NetworkOptions(options.BackendOptions):
+    """What networks run on, and in which numbers."""
+
+    dtype: options.DtypeOption = field(default="auto", metadata=LAST)
+
+    def run_on(self, models: Sequence[str]) -> RunOn:
+        """What all of these models run on. Raises SpecError, MissingPackage."""
+        from ..integrations.mlx.available import parse_size
+        from ..serving.loading import RunOn
+
+        if not all(self.choose(model) == "mlx" for model in models):
+            if self.dtype != "auto":
+                raise SpecError("--dtype is for MLX, and this runs on torch: add --backend mlx, or leave it out.")
+            return RunOn()
+        limit = None if self.memory_limit is None else parse_size(self.memory_limit)
+        return RunOn("mlx", self.dtype, self.bits, limit)
 
 
 @dataclass(frozen=True)
@@ -180,8 +201,10 @@ class MachineOptions:
         int, options.number("--threads", least=0, most=1024, help="Of torch on a CPU. 0 is torch's choice.")
     ] = 0
 
-    def set_threads(self) -> None:
-        """Tell torch, where a number was said."""
+    def set_threads(self, run_on: RunOn) -> None:
+        """Tell torch, where a number was said. Raises SpecError where nothing runs on torch."""
+        if self.threads and run_on.on_mlx:
+            raise SpecError("--threads is of torch, and this runs on MLX: leave it out.")
         if self.threads:
             import torch
 
@@ -200,8 +223,10 @@ class RayOptions:
         int, options.number("--max-replicas", least=0, most=1000, help="At most. 0 is as many as --replicas.")
     ] = 0
 
-    def check(self, address: AddressOptions) -> None:
+    def check(self, address: AddressOptions, networks: NetworkOptions) -> None:
         """Raise SpecError for options that do not go together."""
+        if self.ray and networks.backend != "torch":
+            raise SpecError(f"--ray: its engines run on torch. Leave it out, or --backend {networks.backend}.")
         if not self.ray and (self.replicas > 1 or self.max_replicas):
             raise SpecError("--replicas and --max-replicas are of Ray: add --ray.")
         if self.ray and address.admin_keys is not None:

@@ -63,6 +63,11 @@ class Certified(Chain):
         """Whether the policy may run on any model: the user allowed it, or the policy changes nothing."""
         return self.forced or (self.point.setting == FIXED_POLICY and not self.point.fixed)
 
+    @property
+    def is_of_mlx(self) -> bool:
+        """Whether the certificate was made for networks on MLX, and not on torch."""
+        return str(self.certificate.identity.get("pipeline", "")).startswith(MLX)
+
     def differences(self, identity: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> list[str]:
         """What a model has otherwise than the certificate's, in words; empty where the promise holds for it.
 
@@ -96,9 +101,8 @@ class Certified(Chain):
     def _advice(self, identity: Mapping[str, Any]) -> str:
         """What to type so that a certificate covers a model with this identity."""
         source = self.certificate.source
-        made, runs = (str(one.get("pipeline", "")).startswith(MLX) for one in (self.certificate.identity, identity))
-        if made != runs:
-            return "It was made on MLX: --backend mlx" if made else "It was made on torch: leave --backend mlx out"
+        if self.is_of_mlx != str(identity.get("pipeline", "")).startswith(MLX):
+            return "It was made on " + ("MLX: --backend mlx" if self.is_of_mlx else "torch: leave --backend mlx out")
         from_pipeline = bool(self.point.scheduler)  # the engine's loop has none
         to_pipeline = any(name.startswith("scheduler.") for name in identity)
         if from_pipeline and not to_pipeline:

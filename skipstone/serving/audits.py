@@ -131,9 +131,10 @@ class Auditor(Observer):
         model.withdraw(certificate)
         log.error(
             "ALARM: the certificate %s of %s does not hold for what is asked here, and is withdrawn. Calibrate again, "
-            "on prompts like those: skipstone calibrate --model %s --prompts FILE --target '%s' --out DIR",
+            "on prompts like those: skipstone calibrate%s --model %s --prompts FILE --target '%s' --out DIR",
             certificate,
             model.name,
+            " --backend mlx" if model.choices.subject.settings.get("backend") == "mlx" else "",
             model.model.name,
             target,
         )

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from ..engine.requests import Backbone, Estimate, Query
 from ..errors import BackboneError
 
-MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+MEMORY_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "unable to allocate",  # of MLX, and so are the following, on Metal
+    "attempting to allocate",
+    "insufficient memory",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, in the words of torch on GPUs and CPUs, or of Python."""
+    """Whether memory ran out, in the words of torch and MLX on GPUs and CPUs, or of Python."""
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in MEMORY_WORDS)
 
 
@@ -46,8 +54,10 @@ def predict_apart(backbone: Backbone, queries: Sequence[Query]) -> tuple[list[Es
 
 
 def _free_memory() -> None:
-    """Give back what torch keeps for later; called once the error, which holds tensors, is handled."""
+    """Give back what torch and MLX keep for later; called once the error, which holds tensors, is handled."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if (mlx := sys.modules.get("mlx.core")) is not None:
+        mlx.clear_cache()

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import ModelError
+from ..errors import ModelError, SpecError
 from ..evaluation.engine_subject import EngineSubject
 from ..evaluation.models import EmbeddedModel, ModelPackage, find_model_package
+from ..integrations.mlx.loading import require_mlx
 from ..integrations.students import network_fingerprint
 from ..policies.student import Student, StudentCard
 from .fingerprint import CERTIFICATES, dates_fingerprint, weights_fingerprint
@@ -21,6 +22,27 @@ FORMAT_ROWS = 16  # of the calls that decide on a memory format
 
 
 @dataclass(frozen=True)
+class RunOn:
+    """What the networks of a server run on.
+
+    Args:
+        backend: "torch" or "mlx".
+        dtype, bits: Of the weights on MLX, as of `skipstone.mlx.load`.
+        memory_limit: Bytes, on MLX; None is no limit.
+    """
+
+    backend: str = "torch"
+    dtype: str = "auto"
+    bits: int | None = None
+    memory_limit: int | None = None
+
+    @property
+    def on_mlx(self) -> bool:
+        """Whether it is MLX."""
+        return self.backend == "mlx"
+
+
+@dataclass(frozen=True)
 class ModelLoader:
     """Loads the models of a server, at its start and again.
 
@@ -29,7 +51,11 @@ class ModelLoader:
         policy: Spec, name of a student or folder of what draws where a request says nothing.
         students: Name -> folder, or name of a shipped one, of students that requests may name.
         limits: Of the server.
-        measure: Whether the faster memory format of each network is chosen by measurement.
+        measure: Whether the faster memory format of each network on torch is chosen by measurement.
+        run_on: What networks run on.
+
+    Raises:
+        SpecError: options that networks on MLX do not have.
     """
 
     models: Mapping[str, str]
@@ -37,6 +63,15 @@ class ModelLoader:
     students: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     measure: bool = False
+    run_on: RunOn = field(default_factory=RunOn)
+
+    def __post_init__(self) -> None:
+        if self.run_on.on_mlx and self.students:
+            raise SpecError(
+                f"--student {next(iter(self.students))}: students run on torch alone. Leave it out, or --backend mlx."
+            )
+        if self.run_on.memory_limit is not None and len(self.models) > 1:
+            raise SpecError("--memory-limit is of one model, and several are served: serve one, or leave it out.")
 
     def load_all(self, known: Mapping[str, ServedModel] | None = None) -> dict[str, ServedModel]:
         """All models; of `known` ones whose files are still the same the weights are kept, and all else is read again.
@@ -61,14 +96,27 @@ class ModelLoader:
         package = _package_of(path)
         folder = package.find(path)
         dates, fingerprint = dates_fingerprint(folder), weights_fingerprint(folder)
-        if known is not None and known.source.fingerprint == fingerprint:
-            model, layout = known.model, known.source.memory_format
+        kept = known if known is not None and known.source.fingerprint == fingerprint else None
+        layout = kept.source.memory_format if kept else ""
+        if self.run_on.on_mlx:
+            subject = self._load_on_mlx(path, kept)
+        elif kept:
+            subject = EngineSubject.from_loaded(kept.model)
         else:
-            model = package.load(path)
-            layout = self._lay_out(model, known.source.memory_format if known else "")
+            subject = EngineSubject.from_loaded(package.load(path))
+            layout = self._lay_out(subject.embedded, known.source.memory_format if known else "")
         if weights_fingerprint(folder) != fingerprint:
             raise ModelError(f"{folder} has changed while it was read. Wait until it is written, and try again.")
-        return ServedModel(name, model, self._choices(model, folder), Source(folder, dates, fingerprint, layout))
+        source = Source(folder, dates, fingerprint, layout)
+        return ServedModel(name, subject.embedded, self._choices(subject, folder), source)
+
+    def _load_on_mlx(self, path: str, kept: ServedModel | None) -> EngineSubject:
+        """The model on MLX; one whose weights are kept is not loaded again."""
+        require_mlx()
+        from .mlx_models import load_mlx_subject
+
+        on = self.run_on
+        return load_mlx_subject(path, on.dtype, on.bits, on.memory_limit, kept.model if kept else None)  # type: ignore[arg-type]
 
     def _lay_out(self, model: EmbeddedModel, chosen: str) -> str:
         """Choose a memory format; after the first time the same, for then others would be disturbed."""
@@ -82,10 +130,9 @@ class ModelLoader:
         model.unet.to(memory_format=layout)
         return chosen
 
-    def _choices(self, model: EmbeddedModel, folder: Path) -> Choices:
+    def _choices(self, subject: EngineSubject, folder: Path) -> Choices:
         """What requests may choose from."""
-        subject = EngineSubject.from_loaded(model)
-        students = _fitting(self.students, model) if self.students else {}
+        students = _fitting(self.students, subject.embedded) if self.students else {}
         for student in students.values():
             subject.model_of(Student(student))
         default = read_default(subject, self.policy, students)

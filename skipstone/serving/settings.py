@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from .. import registry
 from ..calibration.target import Target
 from ..engine.contracts import Policy
 from ..engine.requests import Solver
-from ..errors import SpecError
+from ..errors import GuestWarning, SpecError
 from ..evaluation.columns import Column, Sampler, parse_column
 from ..evaluation.engine_subject import EngineSubject
 from ..numerics.grid import Grid
@@ -208,17 +209,39 @@ def read_default(subject: EngineSubject, policy: str, students: Mapping[str, str
 def read_certificates(subject: EngineSubject, folder: Path) -> dict[str, Setting]:
     """The settings of the certificates in the folders of a folder, by the names of these.
 
+    Those that were made on another backend than the model's are left out, with a warning.
+
     Raises:
         SpecError: one is damaged.
         CertificateError: one is for another model.
     """
     found: dict[str, Setting] = {}
+    others: list[str] = []
+    on_mlx = subject.settings.get("backend") == "mlx"
     for file in sorted(folder.glob(f"*/{FILE}")):
         policy = read_policy(file.parent, allow_sampler=True)
-        if isinstance(policy, Certified):
-            setting = make_certified_setting(subject, policy, file.parent.name)
-            found[file.parent.name] = replace(setting, digest=hashlib.sha256(file.read_bytes()).hexdigest())
+        if not isinstance(policy, Certified):
+            continue
+        if policy.is_of_mlx != on_mlx and not policy.is_unrestricted:
+            others.append(file.parent.name)
+            continue
+        setting = make_certified_setting(subject, policy, file.parent.name)
+        found[file.parent.name] = replace(setting, digest=hashlib.sha256(file.read_bytes()).hexdigest())
+    if others:
+        _warn_of_others(subject, others, folder, on_mlx)
     return found
+
+
+def _warn_of_others(subject: EngineSubject, names: Sequence[str], folder: Path, on_mlx: bool) -> None:
+    """Say which certificates are left out, and what to type to have one."""
+    made, runs, option = ("torch", "MLX", " --backend mlx") if on_mlx else ("MLX", "torch", "")
+    warnings.warn(
+        f"Left out, for they were made on {made} and {subject.name} runs on {runs}: the certificates "
+        f"{', '.join(names)}. To make one: skipstone calibrate{option} --model {subject.model} --prompts FILE "
+        f"--target 'psnr >= 35 @ 90%' --out {folder / 'NAME'}",
+        GuestWarning,
+        stacklevel=2,
+    )
 
 
 def _make_named_setting(subject: EngineSubject, spec: str, students: Mapping[str, str]) -> Setting:
