@@ -160,7 +160,9 @@ def load_mlx_subject(
     Raises:
         ModelError: it cannot be read, or needs more memory than the limit with all its parts loaded.
     """
-    subject = call_mlx(lambda: MlxSubject(path, Path(path).name, None, dtype=dtype, bits=bits, memory_limit=memory_limit))
+    subject = call_mlx(
+        lambda: MlxSubject(path, Path(path).name, None, dtype=dtype, bits=bits, memory_limit=memory_limit)
+    )
     pipe: Any = subject.embedded
     if pipe.plan is not None and pipe.plan.staged:
         raise ModelError(

@@ -162,6 +162,7 @@ def make_setting(subject: EngineSubject, policy: Policy | str) -> Setting:
     if not isinstance(policy, str):
         column = replace(column, policy=policy)
     column = subject.resolve_column(column)
+    subject.check_policy(column.effective_policy)
     if column.effective_policy.network:
         subject.load([column])
     return _from_column(column, "", f"{column.policy_spec} has no certificate.")
