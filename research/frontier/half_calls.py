@@ -142,7 +142,8 @@ def rows(measured: Measured) -> tuple[list[str], list[list[tuple[float, float]]]
             own = figures(measured.column(policy, SOLVER))
             lead = leads(own, usual)
             found[k].append(lead)
-            cells += [f"{own[1]:.1f} / {own[2]:.1f} ({own[0]:.1f})", "-" if math.isnan(lead[0]) else f"{lead[0]:+.1f} / {lead[1]:+.1f}"]
+            ahead = "-" if math.isnan(lead[0]) else f"{lead[0]:+.1f} / {lead[1]:+.1f}"
+            cells += [f"{own[1]:.1f} / {own[2]:.1f} ({own[0]:.1f})", ahead]
         lines.append(f"| {measured.network.name} | {tol} | {' | '.join(cells)} |")
     return lines, found
 
