@@ -39,7 +39,7 @@ from research.frontier.measure import Measured, low
 from research.frontier.networks import Network, find_network, reference_times
 from research.frontier.rivals import CLIPS, SAMPLES
 from research.frontier.table import CONSTANTS, STRIDES
-from research.frontier.tuned import file_of, kept, tune
+from research.frontier.tuned import file_of, read_found, tune
 from skipstone.engine.drivers import denoise_many
 from skipstone.engine.requests import Problem
 from skipstone.evaluation.peers import Peer
@@ -98,7 +98,7 @@ class Peers(Measured):
 
     def tuned(self, name: str, runs: Path, kind: str) -> dict[str, Any]:
         """What `skipstone tune` finds."""
-        if self.reads and kind not in kept(file_of(runs, self.network.name)):
+        if self.reads and kind not in read_found(file_of(runs, self.network.name)):
             raise NotRun
         found: dict[str, Any] = tune(name, runs, (kind,))[kind]
         return found
@@ -154,7 +154,7 @@ def tuned(found: Peers, calls: int, runs: Path, name: str) -> Column:
     if "refused" in said:
         return {"refused": said["refused"]}
     policy = said["policies"][str(calls)]
-    return {**found.column(policy), "kept": "rise" not in policy}
+    return {**found.column(policy), "is_default": "rise" not in policy}
 
 
 def path(found: Peers, calls: int, runs: Path, name: str) -> Column:
@@ -294,7 +294,7 @@ def cell(column: Column | None) -> str:
     if column is None or "psnr" not in column:
         return "-" if column is not None else ""
     figures = f"{statistics.median(column['psnr']):.1f} / {low(column['psnr']):.1f} ({column['calls']:.1f})"
-    return f"[{figures}]" if column.get("kept") else figures
+    return f"[{figures}]" if column.get("is_default") else figures
 
 
 def table(cells: Mapping[tuple[str, int], Mapping[str, Column]]) -> list[str]:
