@@ -179,6 +179,16 @@ class AutoencoderKL(Network):
     """
 
     Config = AutoencoderKLConfig
+    POSITIVE = frozenset(
+        {
+            "in_channels",
+            "out_channels",
+            "block_out_channels",
+            "latent_channels",
+            "layers_per_block",
+            "norm_num_groups",
+        }
+    )
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
         super().__init__(config)

@@ -131,6 +131,9 @@ class AutoencoderTiny(Network):
     """
 
     Config = AutoencoderTinyConfig
+    POSITIVE = frozenset(
+        {"in_channels", "out_channels", "latent_channels", "encoder_block_out_channels", "decoder_block_out_channels"}
+    )
     IGNORED = frozenset({"block_out_channels"})  # diffusers writes the decoder's widths there, and does not read them
 
     def __init__(self, config: AutoencoderTinyConfig) -> None:

@@ -149,10 +149,22 @@ class CLIPTextModel(Network):
     """
 
     Config = CLIPTextConfig
+    POSITIVE = frozenset(
+        {
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "projection_dim",
+            "num_attention_heads",
+            "max_position_embeddings",
+        }
+    )
     IGNORED = TRANSFORMERS_IGNORED | {"attention_dropout", "dropout", "projection_dim"}
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__(config)
+        if config.hidden_size % config.num_attention_heads:
+            raise ValueError(f"hidden_size {config.hidden_size} for {config.num_attention_heads} num_attention_heads")
         self.text_model = CLIPTextTransformer(config)
 
     def __call__(self, input_ids: Any) -> CLIPTextOutput:

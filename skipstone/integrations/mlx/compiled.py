@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import mlx.core as mx
@@ -53,4 +52,4 @@ def compile_denoiser(module: Any) -> CompiledDenoiser:
 
 def to_array(value: Any) -> Any:
     """A number as an array of float32; anything else as it is."""
-    return mx.array(float(value), dtype=mx.float32) if isinstance(value, Real) else value
+    return mx.array(value, dtype=mx.float32) if isinstance(value, int | float) else value

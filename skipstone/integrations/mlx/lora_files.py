@@ -121,7 +121,7 @@ def _read_pickled(path: Path) -> Any:
     values = found if isinstance(found, list) else list(found.values()) if isinstance(found, dict) else [None]
     if not all(isinstance(value, torch.Tensor) for value in values):
         raise ModelError(f"{path}: expected tensors, got something else. Use a safetensors file.")
-    arrays = [mx.array(value.float().numpy()) for value in values if isinstance(value, torch.Tensor)]
+    arrays = [mx.array(value.detach().float().numpy()) for value in values if isinstance(value, torch.Tensor)]
     return arrays if isinstance(found, list) else dict(zip(found, arrays, strict=True))
 
 
@@ -334,9 +334,7 @@ def _find_order(layers: Mapping[str, Any], count: int) -> list[str]:
 
     There a U-Net has its middle last, and a transformer block its feed-forward network between both attentions.
     """
-    blocks = dict.fromkeys(found[1] for name in layers if (found := re.match(r"(.*\.transformer_blocks\.\d+)\.", name)))
-    sides = ("down_blocks", "up_blocks", "mid_block")
-    blocks = dict.fromkeys(block for side in sides for block in blocks if block.startswith(side))
+    blocks = _in_order(layers, r"((?:down|up|mid)_block.*\.transformer_blocks\.\d+)\.attn1\.to_q")
     first = [[f"{block}.attn1.{name}" for name in ATTENTION] for block in blocks]
     second = [[f"{block}.attn2.{name}" for name in ATTENTION] for block in blocks]
     plain = [name for one, other in zip(first, second, strict=True) for name in (*one, *other)]
@@ -345,6 +343,18 @@ def _find_order(layers: Mapping[str, Any], count: int) -> list[str]:
         for block, one, other in zip(blocks, first, second, strict=True)
         for name in (*one, f"{block}.{GEGLU}", *other)
     ]
-    heads = dict.fromkeys(found[1] for name in layers if (found := re.match(r"(.*\.self_attn)\.", name)))
+    heads = _in_order(layers, r"(.*\.self_attn)\.q_proj")
     text = [f"{head}.{name}" for head in heads for name in ("k_proj", "v_proj", "q_proj", "out_proj")]
     return next((order for order in (plain, wide, text) if order and len(order) == count), [])
+
+
+def _in_order(layers: Mapping[str, Any], pattern: str) -> list[str]:
+    """The first group of a pattern in the names that fit it, by side and number; MLX lists layers in another order."""
+    found = [match[1] for name in layers if (match := re.fullmatch(pattern, name))]
+    sides = ("down_blocks", "up_blocks", "mid_block")
+
+    def place(name: str) -> tuple[int, list[int]]:
+        side = next((i for i, one in enumerate(sides) if name.startswith(one)), len(sides))
+        return side, [int(number) for number in re.findall(r"\d+", name)]
+
+    return sorted(found, key=place)

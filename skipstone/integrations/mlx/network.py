@@ -42,6 +42,7 @@ TRANSFORMERS_IGNORED = frozenset(
         "use_cache",
     }
 )
+MAX_SIZE = 10_000_000  # of a whole number among the options
 ADVICE = "Run this model with torch: --backend torch, or skipstone.adapt of its pipeline."
 
 
@@ -58,6 +59,8 @@ class Network(nn.Module):
     Config: ClassVar[type]
     #: Options that change nothing at inference, or that callers apply.
     IGNORED: ClassVar[frozenset[str]] = frozenset()
+    #: Options that are sizes or numbers of things, each >= 1.
+    POSITIVE: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -74,9 +77,11 @@ class Network(nn.Module):
         Raises:
             ModelError: options that are not ported, all of them listed, or sizes that do not fit.
         """
-        options: Any = read_config(cls.Config, config, cls.__name__, cls.IGNORED)
+        options: Any = read_config(cls.Config, config, cls.__name__, cls.IGNORED, cls.POSITIVE)
         try:
             return cls(options)
+        except ModelError as e:
+            raise ModelError(f"{cls.__name__}: {e}") from None
         except (TypeError, ValueError, IndexError, ZeroDivisionError) as e:
             raise ModelError(f"{cls.__name__}: the sizes in its configuration do not fit each other ({e}).") from None
 
@@ -86,7 +91,13 @@ class Network(nn.Module):
         return key
 
 
-def read_config(kind: type[C], config: Mapping[str, Any], name: str, ignored: frozenset[str] = frozenset()) -> C:
+def read_config(
+    kind: type[C],
+    config: Mapping[str, Any],
+    name: str,
+    ignored: frozenset[str] = frozenset(),
+    positive: frozenset[str] = frozenset(),
+) -> C:
     """The options of a config.json as a dataclass.
 
     Args:
@@ -94,6 +105,7 @@ def read_config(kind: type[C], config: Mapping[str, Any], name: str, ignored: fr
         config: The options; those that begin with "_" are skipped.
         name: Of the network, for messages.
         ignored: Options that change nothing.
+        positive: Options whose whole numbers are >= 1; those of others are >= 0.
 
     Raises:
         ModelError: options that are unknown or not ported; all of them are listed.
@@ -109,6 +121,7 @@ def read_config(kind: type[C], config: Mapping[str, Any], name: str, ignored: fr
             continue
         try:
             options[key] = reader.convert(kinds[key], value, key)
+            _check_sizes(key, options[key], int(key in positive))
         except ModelError as e:
             faults.append(str(e).rstrip("."))
     if faults:
@@ -117,6 +130,17 @@ def read_config(kind: type[C], config: Mapping[str, Any], name: str, ignored: fr
         return kind(**options)
     except TypeError as e:  # an option without default is missing
         raise ModelError(f"{name}: {str(e).rpartition('() ')[2]} in its configuration.") from None
+
+
+def _check_sizes(key: str, value: Any, least: int) -> None:
+    """Raise ModelError where a whole number is below `least`, or too large for a size."""
+    if isinstance(value, tuple):
+        if not value and least:
+            raise ModelError(f"{key}: expected numbers, got none.")
+        for one in value:
+            _check_sizes(key, one, least)
+    elif isinstance(value, int) and not isinstance(value, bool) and not least <= value <= MAX_SIZE:
+        raise ModelError(f"{key}: expected a whole number in {least}..{MAX_SIZE:,}, got {value}.")
 
 
 def _plain(config: Mapping[str, Any], name: str) -> dict[str, Any]:

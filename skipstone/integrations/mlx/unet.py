@@ -228,6 +228,22 @@ class UNet2DConditionModel(Network):
     """
 
     Config = UNetConfig
+    POSITIVE = frozenset(
+        {
+            "addition_time_embed_dim",
+            "attention_head_dim",
+            "block_out_channels",
+            "conv_in_kernel",
+            "conv_out_kernel",
+            "cross_attention_dim",
+            "in_channels",
+            "layers_per_block",
+            "norm_num_groups",
+            "out_channels",
+            "projection_class_embeddings_input_dim",
+            "time_embedding_dim",
+        }
+    )
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)

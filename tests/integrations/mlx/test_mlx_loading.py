@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,28 @@ def test_a_refused_option_names_the_folder(folder: Path) -> None:
     change_config(folder, class_embed_type="timestep")
     with pytest.raises(ModelError, match=rf"{folder}.*class_embed_type"):
         load_module(folder)
+
+
+HOSTILE = (0, -1, 7, 2**40, None, "x", [], [1], [0, 0], [3, 5, 7], 1.5, float("nan"), True, {}, ["DownBlock2D"] * 2)
+
+
+@pytest.mark.parametrize("name", ["UNet2DConditionModel", "AutoencoderKL", "AutoencoderTiny", "CLIPTextModel"])
+def test_any_option_of_any_value_builds_a_network_or_is_refused_in_a_sentence(name: str) -> None:
+    cls = loading.find_network({"_class_name": name}, "")
+    built, refused = 0, []
+    for option in fields(cls.Config):
+        small = UNET if name.startswith("UNet") else {}
+        for value in HOSTILE:
+            try:
+                built += bool(weights(cls.from_config(small | {option.name: value})))
+            except ModelError as e:
+                refused.append(str(e))
+        if option.name in cls.POSITIVE - cls.IGNORED:
+            zero = [0] if "block_out" in option.name else 0
+            with pytest.raises(ModelError, match=f"{option.name}.*1..10,000,000, got 0"):
+                cls.from_config(small | {option.name: zero})
+    assert [message for message in refused if not message.startswith(name)] == []
+    assert built > 10
 
 
 def test_folders_that_are_none(folder: Path, tmp_path: Path) -> None:

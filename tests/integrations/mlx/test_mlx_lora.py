@@ -35,7 +35,8 @@ from skipstone.integrations.mlx.loading import load_module, quantise
 from skipstone.integrations.mlx.lora import load_lora
 from skipstone.integrations.mlx.unet import UNet2DConditionModel as MlxUNet
 
-SHARED = Path(__file__).parents[4] / "shared" / "data" / "weights_lora_sd"
+FOLDER = Path("shared", "data", "weights_lora_sd")  # beside the repository, or further up
+SHARED = next((path / FOLDER for path in Path(__file__).parents if (path / FOLDER).is_dir()), FOLDER)
 LIMIT = 1e-6  # of the largest value of a weight
 UNET: dict[str, Any] = {
     "block_out_channels": (16, 32),
@@ -212,9 +213,9 @@ FORMATS: dict[str, tuple[Callable[[Adapter, Path], Path], list[str], dict[str, A
 }
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.4])
 @pytest.mark.parametrize("name", FORMATS)
-def test_they_change_what_diffusers_changes(name: str, scale: float, tmp_path: Path) -> None:
+def test_they_change_what_diffusers_changes(name: str, tmp_path: Path) -> None:
+    scale = 0.4
     write, targets, options = FORMATS[name]
     file = write(make_adapter(targets, **options), tmp_path)
     pipeline = build()
@@ -312,10 +313,22 @@ def test_shared_loras_of_stable_diffusion() -> None:
     changes = find_changes({"unet": unet, "text_encoder": encoder}, file)
     names = [f"{part.component}.{part.path}" for part in changes.parts]
     assert len(names) == len(set(names)) == 144 + 48
+    places = [
+        *((f"down_blocks.{i}", j) for i in range(3) for j in range(2)),
+        *((f"up_blocks.{i}", j) for i in range(1, 4) for j in range(3)),
+        ("mid_block", 0),
+    ]
+    blocks = [f"unet.{block}.attentions.{j}.transformer_blocks.0" for block, j in places]
+    assert [name.removesuffix(".attn1.to_q") for name in names[:144:9]] == blocks
+    assert [name.removeprefix(f"{blocks[0]}.") for name in names[:9]] == [
+        *(f"attn1.{name}" for name in ATTENTION),
+        "ff.net.0.proj",
+        *(f"attn2.{name}" for name in ATTENTION),
+    ]
+    assert [name.rsplit(".", 3)[1:] for name in names[144:152]] == [
+        [str(i), "self_attn", name] for i in range(2) for name in ("k_proj", "v_proj", "q_proj", "out_proj")
+    ]
     assert changes.file.tokens == ("<s1>", "<s2>")
-    assert names[4] == "unet.down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj"
-    assert names[143] == "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0"
-    assert names[-1] == "text_encoder.text_model.encoder.layers.11.self_attn.out_proj"
     for name, number in (("unet", 143), ("unet", 60), ("text_encoder", 47)):
         part = [one for one in changes.parts if one.component == name][number]
         expected = state[f"{name}:{number}:up"] @ state[f"{name}:{number}:down"]
@@ -325,6 +338,68 @@ def test_shared_loras_of_stable_diffusion() -> None:
     assert second.parts[-1].path == "mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0"
     with pytest.raises(ModelError, match="does not fit"):
         find_changes(unet, SHARED / "gors_color_unet.pt")
+
+
+ORDER = [  # of the modules of diffusers 0.4 to 0.13, in the small network
+    f"{block}.attentions.{i}.transformer_blocks.0.{name}"
+    for block, i in [
+        *((f"down_blocks.{block}", i) for block in range(2) for i in range(2)),
+        *((f"up_blocks.{block}", i) for block in range(2) for i in range(3)),
+        ("mid_block", 0),
+    ]
+    for name in [*(f"attn1.{one}" for one in ATTENTION), "ff.net.0.proj", *(f"attn2.{one}" for one in ATTENTION)]
+]
+
+
+def sequence(names: list[str], before: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Up and down of each layer."""
+    found = []
+    for i, name in enumerate(names):
+        out, width = before[f"{name}.weight"].shape
+        found += [draw(out, 1, seed=i), draw(1, width, seed=-i - 1)]
+    return found
+
+
+@pytest.mark.parametrize("form", ["safetensors", "list", "list without GEGLU"])
+def test_files_without_names_follow_the_order_of_the_network(form: str, tmp_path: Path) -> None:
+    module, before = small()
+    names = [name for name in ORDER if form != "list without GEGLU" or "ff" not in name]
+    values = sequence(names, before)
+    file = tmp_path / "lora.safetensors"
+    if form == "safetensors":
+        sides = {f"unet:{i // 2}:{('up', 'down')[i % 2]}": value for i, value in enumerate(values)}
+        save_file(sides | {"<s1>": draw(32)}, file, {"<s1>": "<embed>"})
+    else:
+        file = tmp_path / "lora.pt"
+        torch.save([torch.nn.Parameter(value) for value in values], file)
+    report = load_lora(module, file, 0.5)
+    expected = dict(before)
+    for i, name in enumerate(names):
+        expected[f"{name}.weight"] = before[f"{name}.weight"] + 0.5 * values[2 * i] @ values[2 * i + 1]
+    assert assert_same_weights(module, expected, before) == {f"{name}.weight" for name in names}
+    assert report.tokens == (("<s1>",) if form == "safetensors" else ())
+
+
+def test_files_without_names_that_do_not_fit(tmp_path: Path) -> None:
+    module, before = small()
+    values = sequence(ORDER, before)
+    torch.save(values[:-2], tmp_path / "short.pt")
+    torch.save(values[:-1], tmp_path / "odd.pt")
+    torch.save(values[::-1], tmp_path / "reversed.pt")
+    sides = {f"unet:{i // 2}:{('up', 'down')[i % 2]}": value for i, value in enumerate(values)}
+    save_file({name: value for name, value in sides.items() if name != "unet:3:up"}, tmp_path / "half.safetensors")
+    save_file({name: value for name, value in sides.items() if ":7:" not in name}, tmp_path / "gap.safetensors")
+    save_file({f"text_encoder:0:{side}": draw(2, 2) for side in ("up", "down")}, tmp_path / "text.safetensors")
+    for name, said in {
+        "short.pt": "98 layers of a network that it does not name",
+        "odd.pt": "expected pairs of matrices, got 197 matrices",
+        "reversed.pt": "does not fit",
+        "half.safetensors": "expected up and down of unet:3",
+        "gap.safetensors": "expected up and down of unet:7",
+        "text.safetensors": "1 layers of text_encoder, which is not given",
+    }.items():
+        with pytest.raises(ModelError, match=said):
+            load_lora(module, tmp_path / name)
 
 
 def small() -> tuple[Any, dict[str, torch.Tensor]]:
