@@ -133,8 +133,8 @@ def write_folder(name: str, folder: Path) -> Path:
 
 
 def gigabytes(span: Any) -> str:
-    """ "1.2 to 3.4" of the bytes of a Span, in units of 2^30."""
-    least, most = (f"{value / 2**30:.1f}" for value in (span.least, span.most))
+    """ "1.2 to 3.4" of the bytes of a Span, in units of 10^9."""
+    least, most = (f"{value / 1e9:.1f}" for value in (span.least, span.most))
     return least if least == most else f"{least} to {most}"
 
 
@@ -151,7 +151,7 @@ def rows(name: str) -> Iterable[str]:
             spans = (step, parts["vae"].call, found.decode_tiled, found.peak(), found.peak(tiled=True, staged=True))
             model = f"{name}, {found.height} x {found.width}, {found.parameters / 1e9:.1f} billion parameters"
             cells = " | ".join(gigabytes(span) for span in spans)
-            yield f"| {'' if bits else model} | {title} | {found.weights / 2**30:.1f} | {cells} |\n"
+            yield f"| {'' if bits else model} | {title} | {found.weights / 1e9:.1f} | {cells} |\n"
 
 
 def section(names: Iterable[str] = MODELS) -> str:

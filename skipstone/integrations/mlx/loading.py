@@ -296,8 +296,10 @@ def _unflatten(weights: dict[str, Any]) -> Any:
 def _evaluate(module: Network) -> None:
     """Read the weights now, so that a file that fails is found here."""
     import mlx.core as mx
+    from mlx.utils import tree_flatten
 
     try:
-        mx.eval(module.parameters())
+        for _, value in tree_flatten(module.parameters()):
+            mx.eval(value)  # one by one: the weights that are quantised are not all in memory at once
     except (RuntimeError, ValueError) as e:
         raise ModelError(f"{module.report.folder}: the weights cannot be read: {e}. Fetch the model again.") from None

@@ -137,6 +137,7 @@ def estimate_memory(
 
     Raises:
         ModelError: a folder that cannot be read, a class or option that is not ported, a size that does not fit.
+        BackboneError: a size that the denoiser has no positions for.
         MissingPackage: an MLX before 0.30.
     """
     check_precision(dtype, bits)

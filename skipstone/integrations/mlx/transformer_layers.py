@@ -76,8 +76,7 @@ class Modulation(nn.Module):
 
     def __call__(self, embedding: Any) -> list[Any]:
         """The parts, each (B, 1, width)."""
-        made: list[Any] = list(mx.split(self.linear(nn.silu(embedding))[:, None], self._parts, axis=-1))
-        return made
+        return list(mx.split(self.linear(nn.silu(embedding))[:, None], self._parts, axis=-1))
 
 
 def modulate(x: Any, shift: Any, scale: Any) -> Any:

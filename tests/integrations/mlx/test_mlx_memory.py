@@ -40,8 +40,7 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("bits", [None, 8, 4])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", None), ("float16", None), ("float16", 8), ("bfloat16", 4)])
 @pytest.mark.parametrize("name", FOLDERS)
 def test_weights_are_those_of_the_loaded_networks(name: str, dtype: str, bits: int | None) -> None:
     estimate = estimate_memory(FOLDERS[name], dtype, bits)
@@ -64,6 +63,16 @@ def test_memory_that_mlx_holds_is_that_of_the_weights() -> None:
     assert count_bytes(network) <= held <= 1.1 * count_bytes(network)
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 8), ("float32", 4)])
+def test_loading_needs_little_more_than_what_stays(dtype: str, bits: int) -> None:
+    """The weights that are quantised are never all in memory: a few layers at a time."""
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    network = load_module(FOLDERS["pebble-dit"] / "transformer", dtype, bits)
+    assert mx.get_peak_memory() - before <= 1.3 * count_bytes(network)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_large_networks_have_as_many_bytes_as_their_files(name: str) -> None:
     expected, config = PUBLISHED[name]
@@ -77,8 +86,8 @@ def test_large_networks_have_as_many_bytes_as_their_files(name: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("name", FOLDERS)
 def test_calls_need_what_was_estimated(name: str, dtype: str) -> None:
-    """On the CPU, for four pictures: from `least` to `most`, within a factor of 6 of each other."""
-    plan = PipelinePlan.read(FOLDERS[name], None, 4)
+    """On the CPU, for one picture: from `least` to `most`, within a factor of 6 of each other."""
+    plan = PipelinePlan.read(FOLDERS[name], None, 1)
     for part in plan.networks:
         if part == "text_encoder_3":
             continue

@@ -1,4 +1,4 @@
-"""MLX beside torch on one machine: python benchmarks/mlx.py > benchmarks/mlx.md
+"""MLX beside torch on one machine: python benchmarks/mlx_speed.py > benchmarks/mlx_speed.md
 
 Times Pebble and Pebble-DiT in every precision: one call of the denoiser with 1 and with 8 rows, and a whole run of 50
 steps with guidance, prompt to picture. Each row of the table is a process of its own; they take turns, one at a time,
@@ -19,11 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
-
-# This file is called as the package that it measures, and its folder comes first.
-sys.path[:] = [one for one in sys.path if Path(one).resolve() != Path(__file__).resolve().parent]
 
 MODELS = ("pebble", "pebble-dit")
 PROMPT, STEPS, GUIDANCE = "a red apple on a blue background", 50, 3.0
@@ -177,8 +173,8 @@ def measure(rows: list[Row], turns: int, runs: int, threads: int) -> None:
         row.pipe, other = context.Pipe()
         row.process = context.Process(target=work, args=(other, row.model, row.backend, row.precision, threads))
         row.process.start()
-        for what in map(str, ROWS):
-            row.ask(what)  # what is compiled or read at the first call
+        if row.ask(str(ROWS[0])) < 2:  # what is read or compiled at the first call of each shape
+            row.ask(str(ROWS[-1]))
     for turn in range(turns):
         for row in rows:
             for what in map(str, ROWS):
@@ -200,20 +196,24 @@ def table(rows: list[Row], args: argparse.Namespace, load: float) -> str:
 
     gpu = mx.metal.is_available()
     where = f"{processor_name()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    busy = max(load, os.getloadavg()[0]) > (os.cpu_count() or 1)
     lines = [
         "# MLX beside torch\n",
+        *(["**Others ran on this machine at the same time: the seconds are too many, by different parts.**\n"] * busy),
         f"{where}; MLX on the {'GPU' if gpu else 'CPU'}, torch with {args.threads} thread(s); load average {load:.1f} "
         f"at the start and {os.getloadavg()[0]:.1f} at the end.  ",
         f"mlx {version('mlx')}, torch {version('torch')}, diffusers {version('diffusers')}, Python "
-        f"{platform.python_version()}. Medians of {args.turns} turns of calls and {args.runs} of runs. A run: {STEPS} "
-        f"steps with guidance, one picture, prompt to pixels.\n",
+        f"{platform.python_version()}. Medians of {args.turns} turn(s) of calls and {args.runs} of runs. A run: "
+        f"{STEPS} steps with guidance, one picture, prompt to pixels.\n",
         "| model | backend | precision | ms a call, 1 row | 8 rows | s a run | MB, process | MB, backend |",
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         times = [f"{1000 * statistics.median(row.seconds[str(n)]):.1f}" for n in ROWS]
         process, counted = row.memory
-        run = f"{statistics.median(row.seconds['run']):.2f}" if "run" in row.seconds else f"over {LONGEST:.0f}"
+        run = f"over {LONGEST:.0f}" if args.runs else "-"
+        if "run" in row.seconds:
+            run = f"{statistics.median(row.seconds['run']):.2f}"
         cells = [*times, run, f"{process:.0f}", "-" if counted is None else f"{counted:.0f}"]
         lines.append(f"| {row.model} | {row.backend} | {row.precision} | {' | '.join(cells)} |")
     if not gpu:
@@ -224,7 +224,8 @@ def table(rows: list[Row], args: argparse.Namespace, load: float) -> str:
     else:
         lines.append("\nMade by:")
     lines.append(
-        "\n    pip install 'skipstone[mlx,pebble]'\n    python benchmarks/mlx.py > benchmarks/mlx.md\n\n"
+        "\n    pip install '.[mlx]' packages/skipstone-pebble\n"
+        "    python benchmarks/mlx_speed.py > benchmarks/mlx_speed.md\n\n"
         "MB, process: what it grew by after its model was loaded, at most. MB, backend: "
         "`mx.get_peak_memory()`, weights included; of torch on MPS `torch.mps.driver_allocated_memory()`."
     )
