@@ -125,7 +125,7 @@ def test_tiles_of_a_real_decoder_are_close_to_the_whole(folder: Path) -> None:
 
 
 class Averaging:
-    """An autoencoder whose pictures are the mean of their latent: neighbouring tiles differ, as those of attention do."""
+    """An autoencoder whose pictures are the mean of their latent, so that neighbouring tiles differ."""
 
     def decode(self, z: Any) -> Any:
         return mx.broadcast_to(z[..., :3].mean(axis=(1, 2), keepdims=True), (1, 2 * z.shape[1], 2 * z.shape[2], 3))
