@@ -185,7 +185,7 @@ def test_all_refused_options_are_in_one_message() -> None:
         ({"layers_per_block": [1, 2, 3]}, "layers_per_block: expected a value for each of the 2 blocks, got 3"),
         ({"block_out_channels": [32]}, "block_out_channels"),
         ({"up_block_types": ["UpBlock2D"]}, "up_block_types"),
-        ({"attention_head_dim": 0}, "sizes"),
+        ({"attention_head_dim": 0}, "attention_head_dim: expected a whole number in 1"),
         ({"addition_embed_type": "text_time"}, "addition_time_embed_dim"),
         ({"in_channels": "four"}, "in_channels: expected a whole number"),
         ({"act_fn": "sine"}, "'sine' is not ported"),
