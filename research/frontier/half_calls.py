@@ -108,7 +108,7 @@ class HalfCalls(ErrorControl):
 
 
 @dataclass
-class Kept(Measured):
+class FullRunColumns(Measured):
     """Columns of a network against its full run."""
 
     def _references(self) -> tuple[torch.Tensor, list[float]]:
@@ -142,10 +142,8 @@ def rows(measured: Measured) -> tuple[list[str], list[list[tuple[float, float]]]
             own = figures(measured.column(policy, SOLVER))
             lead = leads(own, usual)
             found[k].append(lead)
-            cells += [
-                f"{own[1]:.1f} / {own[2]:.1f} ({own[0]:.1f})",
-                "-" if math.isnan(lead[0]) else f"{lead[0]:+.1f} / {lead[1]:+.1f}",
-            ]
+            ahead = "-" if math.isnan(lead[0]) else f"{lead[0]:+.1f} / {lead[1]:+.1f}"
+            cells += [f"{own[1]:.1f} / {own[2]:.1f} ({own[0]:.1f})", ahead]
         lines.append(f"| {measured.network.name} | {tol} | {' | '.join(cells)} |")
     return lines, found
 
@@ -158,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console, lines = Console(stderr=True, soft_wrap=True), [HEAD, BELOW]
     for name in given.networks:
         network = find_network(name, SAMPLES)
-        measured = Kept(network, given.runs / f"half-{network.name}-{SAMPLES}-{network.seed}.json")
+        measured = FullRunColumns(network, given.runs / f"half-{network.name}-{SAMPLES}-{network.seed}.json")
         lines += rows(measured)[0]
         console.print("\n".join(lines[-len(TOLERANCES) :]), highlight=False)
     if given.out is not None:

@@ -23,7 +23,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from research.frontier.measure import Measured, low
 from research.frontier.networks import Network, find_network, reference_times
 from research.frontier.rivals import CLIPS, SAMPLES
 from research.frontier.table import CONSTANTS, STRIDES
-from research.frontier.tuned import tune
+from research.frontier.tuned import file_of, read_found, tune
 from skipstone.engine.drivers import denoise_many
 from skipstone.engine.requests import Problem
 from skipstone.evaluation.peers import Peer
@@ -76,9 +76,32 @@ class First:
         return self.network.problems(times)[: self.count]
 
 
+class NotRun(Exception):
+    """A column that has not been run, where columns are only read."""
+
+
 @dataclass
 class Peers(Measured):
-    """Columns of a network, its reference by one solver alone."""
+    """Columns of a network, its reference by one solver alone.
+
+    Args:
+        reads: Whether columns that are not kept raise `NotRun`.
+    """
+
+    reads: bool = False
+
+    def column(self, policy: str, solver: str = "", grid: str = "trailing", steps: int = 50) -> dict[str, Any]:
+        """PSNR and calls of a column."""
+        if self.reads and f"{policy} @ {solver} / {grid} / {steps}" not in self.kept:
+            raise NotRun
+        return super().column(policy, solver, grid, steps)
+
+    def tuned(self, name: str, runs: Path, kind: str) -> dict[str, Any]:
+        """What `skipstone tune` finds."""
+        if self.reads and kind not in read_found(file_of(runs, self.network.name)):
+            raise NotRun
+        found: dict[str, Any] = tune(name, runs, (kind,))[kind]
+        return found
 
     def _references(self) -> tuple[torch.Tensor, list[float]]:
         times = reference_times(self.network.schedule, self.steps)
@@ -90,6 +113,8 @@ class Peers(Measured):
 
     def once(self, name: str, draw: Callable[[], dict[str, Any]]) -> Column:
         """A column that is kept by a name."""
+        if self.reads and name not in self.kept:
+            raise NotRun
         if name not in self.kept:
             self.kept[name] = draw()
             self.file.write_text(json.dumps(self.kept), encoding="utf-8")
@@ -106,12 +131,12 @@ class Peers(Measured):
         return {"psnr": self.psnr(pictures), "calls": calls}
 
 
-def measured(name: str, runs: Path) -> Peers:
+def measured(name: str, runs: Path, reads: bool = False) -> Peers:
     """A network's columns."""
     clips = name.startswith("clips")
     whole = find_network(name, CLIPS if clips else SAMPLES)
     network: Any = First(whole, CLIPS if clips else COUNT)
-    return Peers(network, runs / f"peers-{whole.name}-{network.count}-{whole.seed}.json")
+    return Peers(network, runs / f"peers-{whole.name}-{network.count}-{whole.seed}.json", reads=reads)
 
 
 # -- columns --------------------------------------------------------------------------------------
@@ -125,16 +150,16 @@ def default(found: Peers, calls: int, runs: Path, name: str) -> Column:
 
 def tuned(found: Peers, calls: int, runs: Path, name: str) -> Column:
     """What `skipstone tune` writes: slopes that it found, or the default."""
-    said = tune(name, runs, ("slopes",))["slopes"]
+    said = found.tuned(name, runs, "slopes")
     if "refused" in said:
         return {"refused": said["refused"]}
     policy = said["policies"][str(calls)]
-    return {**found.column(policy), "kept": "rise" not in policy}
+    return {**found.column(policy), "is_default": "rise" not in policy}
 
 
 def path(found: Peers, calls: int, runs: Path, name: str) -> Column:
     """The grid that `skipstone tune` finds."""
-    said = tune(name, runs, ("grids",))["grids"]
+    said = found.tuned(name, runs, "grids")
     return {"refused": said["refused"]} if "refused" in said else found.column(said["policies"][str(calls)])
 
 
@@ -269,7 +294,7 @@ def cell(column: Column | None) -> str:
     if column is None or "psnr" not in column:
         return "-" if column is not None else ""
     figures = f"{statistics.median(column['psnr']):.1f} / {low(column['psnr']):.1f} ({column['calls']:.1f})"
-    return f"[{figures}]" if column.get("kept") else figures
+    return f"[{figures}]" if column.get("is_default") else figures
 
 
 def table(cells: Mapping[tuple[str, int], Mapping[str, Column]]) -> list[str]:
@@ -292,12 +317,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(stderr=True, soft_wrap=True)
     cells: dict[tuple[str, int], dict[str, Column]] = {}
     for name in given.networks:
-        found = measured(name, given.runs)
+        found = measured(name, given.runs, given.read)
         for column in given.only:
             for calls in given.calls:
                 key = found.network.name, calls
-                cells.setdefault(key, {})[column] = DRAW[column](found, calls, given.runs, name)
-                console.print(*key, column, cell(cells[key][column]), highlight=False)
+                with suppress(NotRun):
+                    cells.setdefault(key, {})[column] = DRAW[column](found, calls, given.runs, name)
+                    console.print(*key, column, cell(cells[key][column]), highlight=False)
     lines = table(cells)
     if given.out is not None:
         given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")

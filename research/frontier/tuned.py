@@ -40,7 +40,7 @@ def searches(name: str, runs: Path) -> tuple[SlopeSearch, TimeGridSearch]:
     return slopes, TimeGridSearch(subject, grids, tuning, (), cache)
 
 
-def kept(file: Path) -> dict[str, Any]:
+def read_found(file: Path) -> dict[str, Any]:
     """What was found before."""
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return found
@@ -75,7 +75,7 @@ def tune(name: str, runs: Path, wanted: Sequence[str] = ("slopes", "grids")) -> 
     """What the command finds for a network, each search run once."""
     slopes, grids = searches(name, runs)
     file = file_of(runs, slopes.subject.name)
-    found = kept(file)
+    found = read_found(file)
     for key in wanted:
         if key not in found:
             found[key] = find_slopes(slopes) if key == "slopes" else find_grids(grids)

@@ -86,9 +86,7 @@ def calibrate(
     from rich.console import Console
 
     from ..calibration import cache as caches
-    from ..calibration.procedure import Calibration
     from ..evaluation.folder_lock import lock_folder
-    from .prompts import check_samples_option
 
     require_module("matplotlib", "plot")
     with lock_folder(out):
@@ -97,12 +95,21 @@ def calibrate(
         asked = _calibration_options(promise, model, sampler, run_on, batch)
         with show_status(console, "Looking the model up ..."):
             subject = model.subject(sampler.guidance, run_on)
-            check_samples_option(subject, prompts, promise.samples)
-            confidence = _confidence(promise.confidence)
-            planned = Calibration.of(subject, prompts, target, confidence, promise.setting or (), asked)
+            planned = _plan(subject, prompts, target, promise, asked)
         (policy := _run(planned, caches.folder(cache), console)).save_pretrained(out)
     _show(policy, out)
     print_memory(console, subject)
+
+
+def _plan(
+    subject: Subject, prompts: str | None, target: str, promise: PromiseOptions, asked: CalibrationOptions
+) -> Calibration:
+    """The calibration, before anything is drawn. Raises SpecError."""
+    from ..calibration.procedure import Calibration
+    from .prompts import check_samples_option
+
+    check_samples_option(subject, prompts, promise.samples)
+    return Calibration.of(subject, prompts, target, _confidence(promise.confidence), promise.setting or (), asked)
 
 
 def _calibration_options(

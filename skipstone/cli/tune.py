@@ -124,31 +124,25 @@ def tune(
 ) -> None:
     """Find the best times to call a model at, or the slopes of the default for it.
 
-    [bold]--policy path[/bold]: draws the tuning prompts in 200 small steps and computes from them the error
-    of every longer step; measures, by making some, how much of an error is
-    left in the picture, which differs a hundredfold between the beginning and
-    the end; and finds the grid of so many calls that leaves the least. Each
-    grid then really runs, beside fixed samplers and [bold]stride[/bold] of as many calls.
-    A grid is the same for all prompts, and for this model and guidance alone.
-    A model that takes no prompts is tuned on seeds: leave --prompts out.
-    Another solver on another grid must agree with what figures are taken to.
+    [bold]--policy path[/bold]: draws the tuning prompts in 200 small steps, computes from
+    them the error of every longer step, and finds the grid of so many calls that
+    leaves the least in the picture. Each grid then runs beside fixed samplers and
+    [bold]stride[/bold]. It is the same for all prompts, and for this model and guidance.
 
     [bold]--policy adaptive_grid[/bold]: tries 15 densities of steps of the default on the
     tuning prompts, and the best of them on others. It is written only where it
     leads the default there with as many calls; else the default is.
 
-    path costs about 1600 calls a sample, adaptive_grid about 800. Both are kept:
-    after Ctrl-C, or with other --calls and --force, the same command goes on
-    from what is there.
+    Costs about 1600 and 800 calls a sample, which are kept: after Ctrl-C the same
+    command goes on. Without --prompts, seeds are tuned on.
 
     [bold]Examples[/bold]
 
       skipstone tune --prompts pebble-tuning --out grids
       skipstone generate "a red apple" --policy grids/path-15
-      skipstone compare "a red apple" -p grids/path-10 -p "stride @ 50" -p fewer
       skipstone tune --model org/name --prompts prompts.txt --calls 12 --out grids
       skipstone tune --model my-ddim --samples 24 --check 24 --out grids
-      skipstone tune --policy adaptive_grid --prompts pebble-tuning --limit 16 --out tuned
+      skipstone tune --policy adaptive_grid --prompts pebble-tuning --out tuned
       skipstone compare "a red apple" -p tuned/adaptive-15 -p balanced
     """
     from rich.console import Console
@@ -156,10 +150,7 @@ def tune(
     from ..evaluation.folder_lock import lock_folder
     from .files import check_targets
 
-    report = _report(wanted.policy)
-    if wanted.policy == "path":
-        require_module("matplotlib", "plot")
-    console = Console(stderr=True)
+    report, console = _report(wanted.policy), Console(stderr=True)
     settings = wanted.settings(seed, batch)
     with lock_folder(out):
         check_targets(report.report_files(out, settings.calls), force)
@@ -169,8 +160,8 @@ def tune(
         _check_prompts([*tuning, *checked], subject, console)
         search, found = _run(subject, settings, (tuning, checked), wanted.policy, out, console)
         written = report.write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
-    _show(found, written, _where("prompts" if prompts else SEEDS, wanted.check, wanted.policy))
-    _show_use(report.policy_folder(out, settings.calls[0]))
+    where = _where("prompts" if prompts else SEEDS, wanted.check, wanted.policy)
+    _show(found, written, where, report.policy_folder(out, settings.calls[0]))
 
 
 ENOUGH = 12  # samples: on Pebble, grids of 8 calls found on 4 were worse than even ones on others
@@ -180,10 +171,13 @@ CHECKED = 10_000  # added to the seeds of the check, so that no noise is in both
 
 
 def _report(policy: Tuned) -> Any:
-    """The module that writes what a search has found."""
+    """The module that writes what a search has found. Raises MissingPackage where it needs one that is not there."""
     from ..tuning import report, slopes_report
 
-    return report if policy == "path" else slopes_report
+    if policy != "path":
+        return slopes_report
+    require_module("matplotlib", "plot")
+    return report
 
 
 def _samples(
@@ -305,8 +299,8 @@ def _where(what: str, check: str, policy: Tuned) -> str:
     return f"the tuning {what} themselves: say --check {'NUMBER' if what == SEEDS else 'FILE|SET'}"
 
 
-def _show(found: Found, written: Sequence[Path], where: str) -> None:
-    """Print the table, what was found, and the paths of all files."""
+def _show(found: Found, written: Sequence[Path], where: str, first: Path) -> None:
+    """Print the table, what was found, the paths of all files, and the command that uses the first policy."""
     from rich.console import Console
     from rich.table import Table
 
@@ -326,10 +320,4 @@ def _show(found: Found, written: Sequence[Path], where: str) -> None:
         _print(console, words)
     for path in written:
         _print(console, str(path))
-
-
-def _show_use(first: Path) -> None:
-    """Print the command that uses a policy."""
-    from rich.console import Console
-
-    _print(Console(), f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(first)])}")
+    _print(console, f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(first)])}")

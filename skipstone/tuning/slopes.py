@@ -84,7 +84,7 @@ class SlopeResult:
         """What was found, as a sentence."""
         if not self.measured:
             return (
-                f"The default is kept: with {', '.join(map(str, self.calls))} calls it is less than {MARGIN:g} dB "
+                f"The default stays: with {', '.join(map(str, self.calls))} calls it is less than {MARGIN:g} dB "
                 f"farther from the references than they are from each other, so that no lead can be measured."
             )
         found = f"rise={self.best.rise} and fall={self.best.fall}"

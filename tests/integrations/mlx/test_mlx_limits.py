@@ -122,3 +122,19 @@ def test_tiles_of_a_real_decoder_are_close_to_the_whole(folder: Path) -> None:
     assert whole.shape == tiled.shape
     error = np.abs(np.array(whole) - np.array(tiled))
     assert 0 < np.median(error) < 0.2 * np.std(np.array(whole))
+
+
+class Averaging:
+    """An autoencoder whose pictures are the mean of their latent, so that neighbouring tiles differ."""
+
+    def decode(self, z: Any) -> Any:
+        return mx.broadcast_to(z[..., :3].mean(axis=(1, 2), keepdims=True), (1, 2 * z.shape[1], 2 * z.shape[2], 3))
+
+
+def test_a_tile_fades_into_its_neighbour() -> None:
+    """Two tiles of means 0 and 1 overlap by a quarter, 4 cells or 8 pixels: no step between pixels is a jump."""
+    z = mx.broadcast_to((mx.arange(28) >= 12)[None, :, None].astype(mx.float32), (16, 28, 4))
+    row = np.array(decode_tiled(Averaging(), z, factor=2, tile=32))[8, :, 0]
+    steps = np.diff(row)
+    assert row[-1] - row[0] == pytest.approx(0.75)
+    assert 0 <= steps.min() <= steps.max() <= 0.75 / 6
