@@ -5,20 +5,21 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-mx = pytest.importorskip("mlx.core")
+pytest.importorskip("mlx.core")
 
+import mlx.core as mx
 import numpy as np
-import skipstone_pebble
 from pebble_folders import copy_pebble
 
 import skipstone
+import skipstone_pebble
 from skipstone import cli
 from skipstone.cli import serve as command
 from skipstone.cli.serve_options import AddressOptions, NetworkOptions, RayOptions
@@ -67,7 +68,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
 
 
 @pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+def threads(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Names of the threads that have called networks on MLX."""
     seen: set[str] = set()
 
@@ -82,7 +83,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
 
     for owner, name in ((MlxPipeline, "encode"), (MlxPipeline, "decode"), (MlxBackbone, "predict")):
         watch(owner, name)
-    yield seen
+    return seen
 
 
 def test_pictures_are_those_of_the_pipeline_and_mlx_stays_in_one_thread(served: Served, threads: set[str]) -> None:
@@ -218,9 +219,11 @@ QUERIES = [Query(np.ones((2, 2, 2), np.float32), t) for t in (0.3, 0.9)]
 def test_an_overflow_in_half_precision_names_the_step_and_ends_one_sample() -> None:
     backbone: Any = HostBackbone(Failing(), "float16, 4 bits")  # type: ignore[arg-type]
     (good, bad), short = predict_apart(backbone, QUERIES)
-    assert isinstance(good, Estimate) and not short
+    assert isinstance(good, Estimate)
+    assert not short
     assert isinstance(bad, BackboneError)
-    assert "t=0.9" in str(bad) and "bfloat16" in str(bad)
+    assert "t=0.9" in str(bad)
+    assert "bfloat16" in str(bad)
     (_, bad), _ = predict_apart(HostBackbone(Failing(), "float32"), QUERIES)  # type: ignore[arg-type]
     assert isinstance(bad, Estimate)
 
@@ -237,5 +240,6 @@ def test_memory_of_mlx_that_runs_out_halves_the_call(words: str, monkeypatch: py
     freed: list[bool] = []
     monkeypatch.setattr(mx, "clear_cache", lambda: freed.append(True))
     answers, short = predict_apart(HostBackbone(Failing(words), "float32"), QUERIES)  # type: ignore[arg-type]
-    assert short and freed == [True]
+    assert short
+    assert freed == [True]
     assert all(isinstance(answer, Estimate) for answer in answers)
