@@ -34,6 +34,8 @@ FAMILIES = {
 }
 SHORT = {
     r"num_inference_steps=\d+": "num_inference_steps=6",
+    r"\bsteps=\d+": "steps=6",
+    r"sized\(\d+, \d+\)": "sized(32, 48)",
     r"num_frames=\d+": "num_frames=5, height=32, width=32",
 }
 STORED = "PATH_TO_A_PIPELINE"  # a folder that diffusers saved
