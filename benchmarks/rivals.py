@@ -17,7 +17,11 @@ from skipstone_pebble import package
 CERTIFICATES = Path(package.__file__).with_name("weights") / "certificates"
 RIVALS = Path(__file__).with_name("rivals")
 SAMPLERS = ("unipc / trailing", "dpmpp / trailing", "dpmpp / karras")
-STEPS = {"low": range(8, 17, 2), "medium": range(12, 23, 2), "high": range(20, 41, 4)}  # where 90 % of prompts meet them
+STEPS = {
+    "low": range(8, 17, 2),
+    "medium": range(12, 23, 2),
+    "high": range(20, 41, 4),
+}  # where 90 % of prompts meet them
 
 
 def certify(quality: str) -> None:

@@ -42,7 +42,8 @@ VALUES: dict[str, dict[str, Any]] = {  # what is typed: another value than the d
         "policies": ["fixed", "stride"], "peers": ["none"], "metrics": ["ssim"],
         "seeds": 2, "seed": 5, "budget": [3, 4], "steps": 7, "solver": "ddim", "grid": "trailing", "guidance": 2.5,
         "reference": "fixed @ ddim", "converged": ["a", "b"], "batch": 3, "timed": 2, "repeats": 1, "searched": 1,
-        "oracle": 1, "settings": ["height=64"], "device": "cpu", "dtype": "float16",
+        "oracle": 1, "settings": ["height=64"], "device": "cpu", "dtype": "float16", "backend": "mlx", "bits": 8,
+        "memory_limit": "1GB",
     },
     "evaluate agent": {
         "agents": ["one", "two"], "prompts": "p.list", "prompt_format": "txt", "limit": 3, "seeds": 2, "seed": 5,
@@ -223,7 +224,19 @@ def test_what_cannot_go_on_is_said(tmp_path: Path) -> None:
 
 MODEL = {"model", "settings", "image", "device", "dtype", "as_guest", "guidance"}
 KEPT = {  # command -> options that results are kept by, so that another value draws anew or is refused
-    "calibrate": {*MODEL, "prompts", "target", "reference", "seed", "steps", "solver", "grid", "setting"},
+    "calibrate": {
+        *MODEL,
+        "backend",
+        "bits",
+        "prompts",
+        "target",
+        "reference",
+        "seed",
+        "steps",
+        "solver",
+        "grid",
+        "setting",
+    },
     "audit": {"false_alarm", "prompts"},
     "tune": {*MODEL, "prompts", "check", "fine", "seed"},
     "prefer": {"sources", "judge", "row", "against", "prompts", "seed", "layout", "side", "tokens", "settings"},
@@ -235,7 +248,7 @@ KEPT_FREE: dict[str, dict[str, str]] = {
     "calibrate": {
         "confidence": CHOICE, "samplers": CHOICE, "groups": CHOICE, "limit": CHOICE, "samples": CHOICE,
         "prompt_format": "the prompts themselves are compared", "batch": SPEED, "cache": WHERE, "out": WHERE,
-        "force": NOW, "track": NOW,
+        "force": NOW, "track": NOW, "memory_limit": "how much; decoding in tiles changes pictures a little",
     },
     "audit": {
         "folder": WHERE, "samples": NOW, "prompt_format": "the prompts themselves are compared", "batch": SPEED,
