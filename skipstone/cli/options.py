@@ -278,6 +278,8 @@ BackendOption: TypeAlias = Annotated[
 BitsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
+        min=4,
+        max=8,
         callback=_check_bits,
         help="Quantise the weights, on mlx.",
         metavar="8|4",

@@ -255,13 +255,13 @@ def test_a_client_that_goes_away_is_not_drawn_for(pebble: Engine, address: str, 
 
 def test_a_deadline_that_cannot_be_met_is_not_tried_again(address: str) -> None:
     answer = post(address, {"prompt": PROMPT, "deadline_ms": 1, "policy": "fixed @ 200"})
-    assert answer.status_code == 504
-    assert answer.headers["x-should-retry"] == "false"
-    assert answer.json()["error"]["code"] == "deadline_missed"
+    found = answer.status_code, answer.json()["error"]["code"]
+    assert found in {(504, "deadline_missed"), (400, "deadline_infeasible")}  # the latter once a call was timed
+    assert answer.status_code == 400 or answer.headers["x-should-retry"] == "false"
 
 
 def test_an_error_in_the_middle_of_a_stream_is_told(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.APIError, match="not ready within"):
+    with pytest.raises(openai.APIError, match=r"not ready within|is wanted within"):
         list(client.images.generate(prompt=PROMPT, stream=True, extra_body={"deadline_ms": 1, "policy": "fixed @ 200"}))
 
 

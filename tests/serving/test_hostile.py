@@ -6,6 +6,7 @@ import builtins
 import io
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -301,4 +302,5 @@ def test_nothing_that_a_server_reads_or_sends_is_pickled() -> None:
     folder = Path(skipstone.serving.__file__).parent
     for file in folder.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        assert not any(word in text for word in ("import pickle", "cloudpickle", "torch.load(", "eval(", "exec(")), file
+        assert not any(word in text for word in ("import pickle", "cloudpickle", "torch.load(")), file
+        assert not re.search(r"(?<![\w.])(eval|exec)\(", text), file  # mx.eval computes an array

@@ -16,7 +16,9 @@ import skipstone
 from .families import build
 from .runs import BATCH, SPECS, call_inputs, run_bare
 
-HELD = 40  # latents per sample: six moments and six calls, each with its latent, output and clean estimate
+# Latents per sample: six moments and six calls, each with its latent, output and clean estimate, and what steps from a
+# call share.
+HELD = 48
 
 
 class Alive(TorchDispatchMode):
