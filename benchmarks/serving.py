@@ -305,7 +305,9 @@ def measure(arguments: Any) -> None:
             Row("`skipstone serve`, `balanced`", *ours, "balanced"),
             Row(f"`skipstone serve`, `{equal}`, as close as `balanced`", *ours, equal),
         ]
-        for quality, spec in read_rivals().items():
+        if not (rivals := read_rivals()):
+            print("No rows of certified fixed samplers: benchmarks/rivals.py has not made them.\n")
+        for quality, spec in rivals.items():
             rows.append(Row(f"`skipstone serve`, quality `{quality}`", *ours, f"quality {quality}"))
             rows.append(Row(f"`skipstone serve`, `{spec}`, the best fixed sampler certified for it", *ours, spec))
         for row in rows:

@@ -132,14 +132,7 @@ class LimitOptions:
         """The limits of the server."""
         from ..serving.limits import Limits
 
-        return Limits(
-            queue=self.queue,
-            running=self.running,
-            steps=self.max_steps,
-            calls=2 * self.max_steps,
-            pictures=self.max_pictures,
-            per_minute=self.per_minute or Limits().per_minute,
-        )
+        return Limits.from_options(self.queue, self.running, self.max_steps, self.max_pictures, self.per_minute)
 
 
 @dataclass(frozen=True)

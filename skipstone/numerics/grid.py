@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import SpecError
-from ..registry import register
+from ..registry import parse, register
 from ..settings import MAX_STEPS, Ranges, check_settings, shorten
 from .schedule import Schedule
 from .tables import TableSchedule
@@ -43,6 +43,21 @@ class Grid:
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[float]:
         raise NotImplementedError
+
+
+def resolve_times(grid: str | Sequence[float] | Grid, schedule: Schedule, steps: int) -> tuple[float, ...]:
+    """The times of a run from noise to data.
+
+    Args:
+        grid: A grid, its spec ("karras"), or the times themselves (then `steps` is not used).
+        schedule: Of the model.
+        steps: Of the grid, >= 1.
+
+    Raises:
+        SpecError: a spec that is none, fewer than one step, or a grid that cannot have as many.
+    """
+    found = parse("grid", grid) if isinstance(grid, str) else grid
+    return tuple(found.times(schedule, steps) if hasattr(found, "times") else found)
 
 
 def num_train_timesteps(schedule: Schedule) -> int:

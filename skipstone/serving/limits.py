@@ -59,6 +59,12 @@ class Limits:
     def __post_init__(self) -> None:
         check_settings(self)
 
+    @staticmethod
+    def from_options(queue: int, running: int, steps: int, pictures: int, per_minute: int) -> Limits:
+        """The limits that a server's options say: a picture may take two calls a step, and 0 a minute is no limit."""
+        most = per_minute or Limits().per_minute
+        return Limits(queue, running, steps, calls=2 * steps, pictures=pictures, per_minute=most)
+
 
 @dataclass
 class Quotas:

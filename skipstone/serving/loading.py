@@ -96,12 +96,12 @@ class ModelLoader:
         package = _package_of(path)
         folder = package.find(path)
         dates, fingerprint = dates_fingerprint(folder), weights_fingerprint(folder)
-        kept = known if known is not None and known.source.fingerprint == fingerprint else None
-        layout = kept.source.memory_format if kept else ""
+        same = known if known is not None and known.source.fingerprint == fingerprint else None
+        layout = same.source.memory_format if same else ""
         if self.run_on.on_mlx:
-            subject = self._load_on_mlx(path, kept)
-        elif kept:
-            subject = EngineSubject.from_loaded(kept.model)
+            subject = self._load_on_mlx(path, same)
+        elif same:
+            subject = EngineSubject.from_loaded(same.model)
         else:
             subject = EngineSubject.from_loaded(package.load(path))
             layout = self._lay_out(subject.embedded, known.source.memory_format if known else "")
@@ -110,13 +110,13 @@ class ModelLoader:
         source = Source(folder, dates, fingerprint, layout)
         return ServedModel(name, subject.embedded, self._choices(subject, folder), source)
 
-    def _load_on_mlx(self, path: str, kept: ServedModel | None) -> EngineSubject:
-        """The model on MLX; one whose weights are kept is not loaded again."""
+    def _load_on_mlx(self, path: str, same: ServedModel | None) -> EngineSubject:
+        """The model on MLX; one whose weights are the same is not loaded again."""
         require_mlx()
         from .mlx_models import load_mlx_subject
 
         on = self.run_on
-        return load_mlx_subject(path, on.dtype, on.bits, on.memory_limit, kept.model if kept else None)  # type: ignore[arg-type]
+        return load_mlx_subject(path, on.dtype, on.bits, on.memory_limit, same.model if same else None)  # type: ignore[arg-type]
 
     def _lay_out(self, model: EmbeddedModel, chosen: str) -> str:
         """Choose a memory format; after the first time the same, for then others would be disturbed."""

@@ -44,7 +44,7 @@ TEXTS = [
     "%s%n%x",
     "../../../../etc/passwd",
     "file:///etc/passwd",
-    "$(touch /tmp/owned)",
+    "$(touch owned)",
     "`id`",
     "\r\nSet-Cookie: a=b",
 ]

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 import skipstone_pebble as pebble
-from skipstone import registry
 from skipstone.engine.contracts import COND, INFINITY, UNCOND, PredictionType
 from skipstone.engine.requests import Problem
 from skipstone.errors import ModelError, PromptError
 from skipstone.evaluation.pixels import to_uint8
 from skipstone.integrations.cross_attention import content_tokens
 from skipstone.integrations.torch import CONTENT, ModuleBackbone
+from skipstone.numerics.grid import resolve_times
 from skipstone.numerics.noise import standard_normal
 from skipstone.numerics.schedule import Schedule
 from skipstone.numerics.tables import Table
@@ -148,9 +148,7 @@ class Pebble:
         """
         if not prompt.strip():
             raise PromptError('The prompt is empty. Say what to draw: "a red apple on a blue background".')
-        if isinstance(grid, str):
-            grid = registry.parse("grid", grid)
-        times = grid.times(self.schedule, steps) if hasattr(grid, "times") else tuple(grid)
+        times = resolve_times(grid, self.schedule, steps)
         config = self.unet.config
         noise = standard_normal(seed, 0, torch.empty(config.in_channels, config.sample_size, config.sample_size))
         content = content_tokens(self.tokenizer, self._tokens(prompt))

@@ -1,4 +1,4 @@
-"""The folders that commands write, read as records; each kind is told by one file that it alone has."""
+"""The folders that commands write, read as records; each kind has one file that no other has."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class LoadReport:
         dtype: Of the weights that are not quantised.
         bits: Of the quantised weights; None where there are none.
         quantised: Names of the quantised layers.
-        kept: Names of the linear layers that stayed as they are, because no group size divides their rows.
+        unquantised: Names of the linear layers that stayed as they are, because no group size divides their rows.
     """
 
     folder: Path
@@ -56,14 +56,14 @@ class LoadReport:
     dtype: str
     bits: int | None = None
     quantised: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
+    unquantised: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         said = f"{self.folder.name}: {self.dtype}"
         if self.bits is None:
             return said
-        kept = f", {len(self.kept)} stayed in {self.dtype}" if self.kept else ""
-        return f"{said}, {len(self.quantised)} linear layers in {self.bits} bits{kept}"
+        rest = f", {len(self.unquantised)} stayed in {self.dtype}" if self.unquantised else ""
+        return f"{said}, {len(self.quantised)} linear layers in {self.bits} bits{rest}"
 
 
 def require_mlx() -> None:
@@ -106,8 +106,8 @@ def load_module(folder: str | Path, dtype: str = "float32", bits: int | None = N
         raise ModelError(f"{folder}: {e}") from None
     files = find_weights(folder, dtype)
     module.update(_unflatten(_read_weights(module, folder, files, dtype)))
-    quantised, kept = quantise(module, bits) if bits else ((), ())
-    module.report = LoadReport(folder, tuple(file.name for file in files), dtype, bits, quantised, kept)
+    quantised, unquantised = quantise(module, bits) if bits else ((), ())
+    module.report = LoadReport(folder, tuple(file.name for file in files), dtype, bits, quantised, unquantised)
     module.eval()
     _evaluate(module)
     return module
@@ -257,17 +257,17 @@ def quantise(module: Any, bits: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     import mlx.nn as nn
 
     quantised: list[str] = []
-    kept: list[str] = []
+    unquantised: list[str] = []
 
     def predicate(path: str, layer: Any) -> bool | dict[str, int]:
         if not isinstance(layer, nn.Linear):
             return False
         size = next((size for size in GROUP_SIZES if layer.weight.shape[-1] % size == 0), None)
-        (kept if size is None else quantised).append(path)
+        (unquantised if size is None else quantised).append(path)
         return {"group_size": size, "bits": bits} if size else False
 
     nn.quantize(module, class_predicate=predicate)
-    return tuple(quantised), tuple(kept)
+    return tuple(quantised), tuple(unquantised)
 
 
 def is_quantised(module: Any) -> bool:

@@ -19,6 +19,7 @@ from ...engine.contracts import COND, INFINITY, UNCOND, PredictionType
 from ...engine.drivers import denoise_many
 from ...engine.requests import Problem, Result, Status
 from ...errors import ModelError, PromptError, SpecError
+from ...numerics.grid import resolve_times
 from ...numerics.noise import standard_normal
 from ...numerics.schedule import FlowMatching, Schedule
 from ...numerics.tables import Table
@@ -212,10 +213,8 @@ class MlxPipeline:
         """
         if not prompt.strip():
             raise PromptError('The prompt is empty. Say what to draw: "a red apple on a blue background".')
-        if isinstance(grid, str):
-            grid = registry.parse("grid", grid)
         latent = self.size
-        times = grid.times(self.schedule, steps) if hasattr(grid, "times") else tuple(grid)
+        times = resolve_times(grid, self.schedule, steps)
         noise = standard_normal(seed, 0, mx.zeros((latent.channels, latent.height, latent.width)))
         known = self.encode(prompt)
         cond = {COND: self.family.complete(known, latent, self.guidance)}

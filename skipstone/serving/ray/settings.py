@@ -65,14 +65,7 @@ class RaySettings(BaseModel):
     @property
     def limits(self) -> Limits:
         """Of each engine."""
-        return Limits(
-            queue=self.queue,
-            running=self.running,
-            steps=self.max_steps,
-            calls=2 * self.max_steps,
-            pictures=self.max_n,
-            per_minute=self.per_minute or Limits().per_minute,
-        )
+        return Limits.from_options(self.queue, self.running, self.max_steps, self.max_n, self.per_minute)
 
     @property
     def loader(self) -> ModelLoader:

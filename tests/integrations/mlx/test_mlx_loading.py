@@ -237,7 +237,7 @@ def test_quantised_weights(bits: int, floor: float, folder: Path, model: Any) ->
     fits = {name for name in linear if model.get_submodule(name).in_features % 32 == 0}
     assert fits != linear
     assert set(module.report.quantised) == fits
-    assert set(module.report.kept) == linear - fits
+    assert set(module.report.unquantised) == linear - fits
     assert all(isinstance(layers[name], nn.QuantizedLinear) and layers[name].bits == bits for name in fits)
     assert all(type(layers[name]) is nn.Linear for name in linear - fits)
     assert f"{len(fits)} linear layers in {bits} bits, {len(linear - fits)} stayed in float16" in str(module.report)
