@@ -281,7 +281,7 @@ BitsOption: TypeAlias = Annotated[
         min=4,
         max=8,
         callback=_check_bits,
-        help="Quantise the weights, on mlx.",
+        help="Quantise the weights, on mlx: 8 or 4.",
         metavar="8|4",
         show_default=False,
     ),

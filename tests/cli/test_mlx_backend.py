@@ -102,7 +102,7 @@ def test_bench_wants_no_peers_and_measures_what_mlx_measures(shell: Shell, tiny_
     ("options", "code", "said"),
     [
         (("--backend", "mlxx"), 2, "Did you mean"),
-        (("--backend", "mlx", "--bits", "3"), 2, "expected 8 or 4"),
+        (("--backend", "mlx", "--bits", "5"), 2, "expected 8 or 4"),
         (("--backend", "mlx", "--memory-limit", "much"), 2, "8GB"),
         (("--bits", "4"), 2, "--bits is for MLX"),
         (("--memory-limit", "8GB"), 2, "--memory-limit is for MLX"),
