@@ -30,7 +30,10 @@ from skipstone_track.tracker import DIGEST, MlflowTracker  # noqa: E402
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     """URI of an empty database; its tables take seconds to make, so tests share it and use names of their own."""
-    return f"sqlite:///{tmp_path_factory.mktemp('database') / 'runs.db'}"
+    uri = f"sqlite:///{tmp_path_factory.mktemp('database') / 'runs.db'}"
+    with connect(uri, create=True) as client:
+        experiment_id(client, uri)
+    return uri
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +180,14 @@ def test_a_tracker_that_is_down_is_one_sentence(tmp_path: Path) -> None:
     folder = bench_folder(tmp_path / "bench", {"down": [30.0]})
     with pytest.raises(OutputError, match=r"^http://127.0.0.1:9: "):
         MlflowTracker("http://127.0.0.1:9").log_folder(folder)
+
+
+def test_a_question_makes_no_database(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'none.db'}"
+    for ask in (lambda: registry.find("models:/fast@champion", uri), lambda: registry.versions(None, uri)):
+        with pytest.raises(OutputError, match=r"There is no database .*none\.db: log or register something first"):
+            ask()
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_runs_go(monkeypatch: pytest.MonkeyPatch) -> None:

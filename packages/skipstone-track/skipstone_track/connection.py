@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from skipstone.errors import OutputError, SpecError
+from skipstone.errors import OutputError, SkipstoneError, SpecError
 from skipstone.registry import suggest_spelling
 
 DEFAULT_URI = "sqlite:///mlflow.db"  # what `mlflow ui` shows without arguments
@@ -49,12 +49,19 @@ def display_uri(uri: str) -> str:
 
 
 @contextmanager
-def connect(uri: str) -> Iterator[Any]:
+def connect(uri: str, create: bool = False) -> Iterator[Any]:
     """An `mlflow.MlflowClient` whose errors are sentences.
 
+    Args:
+        uri: Of a database or server.
+        create: Make a database file that is not there, as what writes does; MLflow would make it for a question, too.
+
     Raises:
-        OutputError: a server that does not answer, a database that cannot be opened, or a call that it refuses.
+        OutputError: a server that does not answer, a database that is not there or cannot be opened, or a call that it
+            refuses.
     """
+    if not create and (file := database_file(uri)) is not None and not file.is_file():
+        raise OutputError(f"There is no database {file}: log or register something first, or say --track URI.")
     before = {name: os.environ.get(name) for name in PATIENCE}
     os.environ.update({name: value for name, value in PATIENCE.items() if before[name] is None})
     try:
@@ -64,6 +71,8 @@ def connect(uri: str) -> Iterator[Any]:
         _quiet_logs()
         try:
             yield mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        except SkipstoneError:
+            raise
         except MlflowException as e:
             raise OutputError(f"{display_uri(uri)}: {_first_line(e)}") from e
         except (OSError, ValueError) as e:
@@ -74,15 +83,18 @@ def connect(uri: str) -> Iterator[Any]:
                 os.environ.pop(name, None)
 
 
+def database_file(uri: str) -> Path | None:
+    """The file of a SQLite database; None of a server."""
+    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+
+
 def experiment_id(client: Any, uri: str) -> str:
     """The id of the experiment that all runs are in, made at the first run; artifacts lie beside a database file."""
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
-    place = None
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///")).resolve()
-        place = (database.parent / f"{database.stem}-artifacts").as_uri()
+    file = database_file(uri)
+    place = None if file is None else (file.parent / f"{file.stem}-artifacts").as_uri()
     return str(client.create_experiment(EXPERIMENT, artifact_location=place))
 
 

@@ -59,7 +59,7 @@ class MlflowTracker:
         """
         record, files = read_folder(folder), manifest(folder)
         tags = {**record.tags, "kind": record.kind, DIGEST: digest(files), "folder": str(folder.resolve())}
-        with connect(self.uri) as client:
+        with connect(self.uri, create=True) as client:
             experiment = experiment_id(client, self.uri)
             for run in client.search_runs([experiment], filter_string=f"tags.`{DIGEST}` = '{tags[DIGEST]}'"):
                 if run.info.status == "FINISHED":

@@ -46,9 +46,14 @@ class MemoryPlan:
         ]
         ways = ", ".join(filter(None, said)) or "changes nothing"
         return (
-            f"Within {self.limit / GIGABYTE:.2f} GB MLX {ways}; {self.needed / GIGABYTE:.2f} GB are estimated for one "
+            f"Within {_size(self.limit)} MLX {ways}; {_size(self.needed)} are estimated for one "
             f"picture, and {self.max_rows} rows enter the denoiser at once."
         )
+
+
+def _size(count: int) -> str:
+    """Bytes as people say them: "7.25 GB", "24 MB"."""
+    return f"{count / GIGABYTE:.2f} GB" if count >= GIGABYTE / 10 else f"{1000 * count / GIGABYTE:.0f} MB"
 
 
 def plan_memory(folder: Path, dtype: str, bits: int | None, size: tuple[int, int], limit: int, rows: int) -> MemoryPlan:
@@ -72,9 +77,9 @@ def plan_memory(folder: Path, dtype: str, bits: int | None, size: tuple[int, int
             return MemoryPlan(limit, needed, tiled, staged, query_rows, most)
     quarter = "" if bits == 4 else ", --bits 4 (in Python bits=4)"
     raise ModelError(
-        f"{folder.name} needs {needed / GIGABYTE:.2f} GB on MLX for a picture of {size[0]} x {size[1]} pixels in "
+        f"The pipeline in {folder} needs {_size(needed)} on MLX for a picture of {size[0]} x {size[1]} pixels in "
         f"{dtype}{f', {bits} bits' if bits else ''}, its parts loaded one after another, and the limit is "
-        f"{limit / GIGABYTE:.2f} GB. Allow more{quarter}, or make smaller pictures."
+        f"{_size(limit)}. Allow more{quarter}, or make smaller pictures."
     )
 
 
