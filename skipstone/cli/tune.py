@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import shlex
 import sys
@@ -17,6 +18,7 @@ from ..settings import MAX_STEPS
 from . import options
 from .grouping import grouped
 from .progress import print_warnings, progress_bar, show_status
+from .ray_options import RayOptions
 from .tracking import tracked
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ def tune(
     out: Annotated[Path, options.folder()],
     model: options.ModelOptions,
     wanted: SearchOptions,
+    spread: RayOptions,
     prompts: options.PromptsOption = None,
     guidance: options.GuidanceOption = None,
     seed: options.SeedOption = 0,
@@ -155,7 +158,7 @@ def tune(
     with lock_folder(out):
         check_targets(report.report_files(out, settings.calls), force)
         with show_status(console, "Looking the model up ..."):
-            subject = model.subject(guidance)
+            subject = spread.spread(functools.partial(model.subject, guidance))
         tuning, checked = _samples(subject, prompts, wanted, seed)
         _check_prompts([*tuning, *checked], subject, console)
         search, found = _run(subject, settings, (tuning, checked), wanted.policy, out, console)
