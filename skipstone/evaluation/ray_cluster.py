@@ -35,6 +35,4 @@ def start_ray(cpus: int | None = None, quiet: bool = False) -> None:
                 f"this machine."
             ) from e
         return
-    ray.init(
-        "local", num_cpus=cpus, object_store_memory=STORE_BYTES, include_dashboard=False, log_to_driver=not quiet
-    )
+    ray.init("local", num_cpus=cpus, object_store_memory=STORE_BYTES, include_dashboard=False, log_to_driver=not quiet)

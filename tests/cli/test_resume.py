@@ -248,7 +248,8 @@ KEPT_FREE: dict[str, dict[str, str]] = {
     "calibrate": {
         "confidence": CHOICE, "samplers": CHOICE, "groups": CHOICE, "limit": CHOICE, "samples": CHOICE,
         "prompt_format": "the prompts themselves are compared", "batch": SPEED, "cache": WHERE, "out": WHERE,
-        "force": NOW, "track": NOW, "ray": SPEED, "workers": SPEED, "memory_limit": "how much; decoding in tiles changes pictures a little",
+        "force": NOW, "track": NOW, "ray": SPEED, "workers": SPEED,
+        "memory_limit": "how much; decoding in tiles changes pictures a little",
     },
     "audit": {
         "folder": WHERE, "samples": NOW, "prompt_format": "the prompts themselves are compared", "batch": SPEED,

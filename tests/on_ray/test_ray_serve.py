@@ -27,8 +27,8 @@ from serving.pebble_folders import copy_pebble
 from skipstone import registry
 from skipstone.engine.drivers import denoise
 from skipstone.evaluation.pixels import to_uint8
-from skipstone.serving.fingerprint import weights_fingerprint
 from skipstone.evaluation.ray_cluster import LOOPBACK
+from skipstone.serving.fingerprint import weights_fingerprint
 
 PATIENT = dict.fromkeys(("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"), "60")
 # A token, or Ray writes one into the user's home; more than the five seconds that Serve gives its proxy to start.

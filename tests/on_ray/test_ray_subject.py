@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import secrets
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +103,12 @@ def test_an_error_of_a_worker_is_ours(subjects: tuple[Subject, RaySubject]) -> N
 def test_benchmark(subjects: tuple[Subject, RaySubject], killed: list[int], tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     options = {
-        "prompts": str(tmp_path / "prompts.txt"), "limit": 4, "tuned": 2, "policies": ["balanced", "fewer"],
+        "prompts": str(tmp_path / "prompts.txt"), "limit": 3, "tuned": 1, "policies": ["balanced", "stride"],
         "peers": ["none"], "metrics": ["psnr", "judge"], "steps": 12, "solver": "ddim", "budgets": [6], "batch": 1,
-        "timed": 0, "searched": 0, "converged": ["fixed @ dpmpp / trailing / 60", "fixed @ unipc / trailing / 30"],
+        "timed": 0, "searched": 0, "converged": ["fixed @ dpmpp / trailing / 30", "fixed @ unipc / trailing / 20"],
     }  # fmt: skip
     stores = []
-    for name, subject in zip(("alone", "ray"), subjects, strict=True):
+    for name, subject in zip(("ray", "alone"), reversed(subjects), strict=True):
         planned = Benchmark.from_settings(subject, BenchSettings.from_options(options))
         planned.run(tmp_path / name, False, "", {})
         stores.append(Store.load(tmp_path / name))
@@ -123,20 +123,19 @@ def test_benchmark(subjects: tuple[Subject, RaySubject], killed: list[int], tmp_
 
 def test_calibration(subjects: tuple[Subject, RaySubject], killed: list[int], tmp_path: Path) -> None:
     certificates = []
-    for name, subject in zip(("alone", "ray"), subjects, strict=True):
+    for name, subject in zip(("ray", "alone"), reversed(subjects), strict=True):
         settings = ["stride(tol=0.02)", "stride(tol=0.05)", "stride(tol=0.1)"]
         options = CalibrationOptions(steps=16, batch=2, source={"model": "pebble"})
         prompts = [Prompt(str(k), f"{text} with a {other} star") for k, text in enumerate(PROMPTS) for other in COLORS]
         planned = Calibration.of(subject, prompts, "psnr >= 20 @ 60%", 0.8, settings, options)
-        planned.run(tmp_path / name).save_pretrained(tmp_path / f"{name}_policy")
-        certificates.append(json.loads((tmp_path / f"{name}_policy" / "certificate.json").read_text()))
+        certificates.append(replace(planned.run(tmp_path / name).certificate, date=""))
     assert killed
     assert certificates[0] == certificates[1]
 
 
 def test_tuning(subjects: tuple[Subject, RaySubject], killed: list[int], tmp_path: Path) -> None:
     found = []
-    for name, subject in zip(("alone", "ray"), subjects, strict=True):
+    for name, subject in zip(("ray", "alone"), reversed(subjects), strict=True):
         samples = [EvaluationSample(Prompt(str(k), text), k) for k, text in enumerate(PROMPTS[:4])]
         settings = TuningSettings((6,), 40, 0, 1, 0, True)
         search = TimeGridSearch(subject, settings, samples, (), RunCache.open(tmp_path / name, {"model": "pebble"}))
