@@ -160,7 +160,6 @@ def tune(
         with show_status(console, "Looking the model up ..."):
             subject = spread.spread(functools.partial(model.subject, guidance))
         tuning, checked = _samples(subject, prompts, wanted, seed)
-        _check_prompts([*tuning, *checked], subject, console)
         search, found = _run(subject, settings, (tuning, checked), wanted.policy, out, console)
         written = report.write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
     where = _where("prompts" if prompts else SEEDS, wanted.check, wanted.policy)
@@ -222,7 +221,8 @@ def _run(
     console: Console,
 ) -> tuple[Search, Found]:
     """The search and what it found, its progress and its notes on the console; `eval_samples` are tuned and checked."""
-    tuning, _ = eval_samples
+    tuning, checked = eval_samples
+    _check_prompts([*tuning, *checked], subject, console)
     if len(tuning) < ENOUGH:
         what, option = ("prompts", "--limit") if tuning[0].prompt.text else ("samples", "--samples")
         few = f"{len(tuning)} {what} are few: what is best for them may be bad for others. Say {option} {SAMPLES}."
