@@ -62,10 +62,10 @@ $(RAY)/.ready: constraints.txt $(READY)
 
 APART := $(shell unshare -rn true 2>/dev/null && echo yes)
 
-test-ray: $(RAY)/.ready  ## the tests of the server on a real Ray (about 3 minutes)
+test-ray: $(RAY)/.ready  ## the tests on a real Ray: the server, bench, calibrate, tune (about 5 minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(RAY) \
 		$(if $(APART),unshare -rn sh -c 'ip link set lo up && exec "$$0" "$$@"') \
-		$(BIN)/python -m pytest tests/serving_ray
+		$(BIN)/python -m pytest tests/on_ray
 
 test-fast: $(READY)  ## the tests of the inner loop: numerics, engine, solvers, policies, layout
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/numerics tests/engine tests/solvers tests/policies \

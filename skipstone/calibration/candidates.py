@@ -10,7 +10,7 @@ from ..engine.contracts import Policy
 from ..errors import SkipstoneError, SpecError
 from ..evaluation.columns import OWN, Column, Sampler, check_names_apart, parse_column
 from ..evaluation.engine_subject import EngineSubject
-from ..evaluation.subject import SampleRequest, Subject, draw_or_fall_back
+from ..evaluation.subject import SampleRequest, Subject, draw_or_fall_back, local_model
 
 # Fixed samplers that are worth trying on any model; each at these shares of the full run's steps.
 SAMPLER_SPECS = (OWN, "dpmpp / trailing", "dpmpp / karras", "unipc / trailing")
@@ -99,7 +99,7 @@ def _families(subject: Subject) -> list[type[Policy]]:
     """Ladder of the model's default policy, preceded by that of `stride` where pipelines may allow it."""
     own: type[Policy] = type(registry.parse("policy", subject.policy))
     longest: type[Policy] = registry.find_class("policy", TAKEOVER_FAMILY)
-    found = [own] if isinstance(subject, EngineSubject) else list(dict.fromkeys((longest, own)))
+    found = [own] if isinstance(local_model(subject), EngineSubject) else list(dict.fromkeys((longest, own)))
     if not any(family.calibration_settings for family in found):
         raise SpecError(f"{own.name} has no ladder of settings: name some with settings=[...] or -p.")
     return found

@@ -15,7 +15,7 @@ from ..evaluation.fingerprint import RESULTS_VERSION, numbers_of, picture_hashes
 from ..evaluation.pipeline_subject import RESERVED_ARGUMENTS, PipelineSubject
 from ..evaluation.references import EvaluationSample
 from ..evaluation.samplers import ddim_eta
-from ..evaluation.subject import Subject
+from ..evaluation.subject import Subject, local_model
 from ..integrations.coverage import describe_argument
 from ..integrations.identity import identity, scheduler_to_config
 from ..policies.certified import VOCABULARY, CalibrationPoint, Certificate, prefix_keys
@@ -31,6 +31,7 @@ SHOWN = 0.9  # confidence of intervals where none is asked for
 
 def model_identity(subject: Subject) -> dict[str, Any]:
     """Return the identity of the model, which must be loaded."""
+    subject = local_model(subject)
     if isinstance(subject, EngineSubject):
         return identity(subject.embedded)
     assert isinstance(subject, PipelineSubject)
@@ -39,6 +40,7 @@ def model_identity(subject: Subject) -> dict[str, Any]:
 
 def scheduler_config_of(subject: Subject, column: Column) -> dict[str, Any]:
     """The scheduler's configuration under this column; empty in the engine, where the column says all."""
+    subject = local_model(subject)
     if not isinstance(subject, PipelineSubject):
         return {}
     with subject.adapted(column):
@@ -47,6 +49,7 @@ def scheduler_config_of(subject: Subject, column: Column) -> dict[str, Any]:
 
 def call_arguments_of(subject: Subject, column: Column) -> dict[str, Any]:
     """Arguments of a pipeline's call that pictures depend on, pictures by a digest; empty in the engine."""
+    subject = local_model(subject)
     if not isinstance(subject, PipelineSubject):
         return {}
     defaults = {name: subject.checkpoint.default(name) for name in subject.checkpoint.arguments}

@@ -16,7 +16,7 @@ from ..evaluation.files import IDENTICAL_PSNR
 from ..evaluation.pixels import flatten_frames
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample, References, RunOutput
-from ..evaluation.subject import GeneratedSample, Subject
+from ..evaluation.subject import DrawJob, GeneratedSample, Subject, prefetch
 from ..metrics import Metric, Sample, metrics_available
 from .cache import Cache, SampleScore
 
@@ -114,16 +114,24 @@ class CachedScores:
             part: What `spent` counts them under.
         """
         missing = [eval_sample for eval_sample in eval_samples if (column.spec, eval_sample.id) not in self._known]
-        for i in range(0, len(missing), self.batch):
+        batches = [missing[i : i + self.batch] for i in range(0, len(missing), self.batch)]
+        prefetch(self.subject, [job for batch in batches for job in self._jobs(column, batch)])
+        for batch in batches:
             self.on_progress(f"{part.capitalize()}: {column.label}", self.done, max(self.total, self.done))
             began = time.perf_counter()
-            self._draw(column, missing[i : i + self.batch], part)
+            self._draw(column, batch, part)
             self.seconds += time.perf_counter() - began
         return [self._known[column.spec, eval_sample.id] for eval_sample in eval_samples]
 
     def known(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> list[SampleScore | None]:
         """The scores if all of them are cached, else None."""
         return [self._known.get((column.spec, eval_sample.id)) for eval_sample in eval_samples]
+
+    def _jobs(self, column: Column, eval_samples: Sequence[EvaluationSample]) -> list[DrawJob]:
+        """What `_draw` draws, in its order."""
+        own = DrawJob([eval_sample.request for eval_sample in eval_samples], column)
+        theirs = [] if self.measure.needs_no_reference else self._references.jobs(eval_samples, self.reference)
+        return [*theirs, own]
 
     def _draw(self, column: Column, eval_samples: Sequence[EvaluationSample], part: str) -> None:
         """A batch: its lines appear together, when all of it is measured."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ..satellites import require_module
 from . import options
 from .grouping import grouped
 from .progress import print_memory, print_warnings, progress_bar, show_status
+from .ray_options import RayOptions
 from .tracking import tracked
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def calibrate(
     promise: PromiseOptions,
     sampler: options.SamplerOptions,
     run_on: options.BackendOptions,
+    spread: RayOptions,
     prompts: options.PromptsOption = None,
     batch: options.BatchOption = 8,
     cache: Annotated[
@@ -94,7 +97,7 @@ def calibrate(
         _check_writable(out, force)
         asked = _calibration_options(promise, model, sampler, run_on, batch)
         with show_status(console, "Looking the model up ..."):
-            subject = model.subject(sampler.guidance, run_on)
+            subject = spread.spread(functools.partial(model.subject, sampler.guidance, run_on))
             planned = _plan(subject, prompts, target, promise, asked)
         (policy := _run(planned, caches.folder(cache), console)).save_pretrained(out)
     _show(policy, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import shlex
 import sys
@@ -17,6 +18,7 @@ from ..settings import MAX_STEPS
 from . import options
 from .grouping import grouped
 from .progress import print_warnings, progress_bar, show_status
+from .ray_options import RayOptions
 from .tracking import tracked
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ def tune(
     out: Annotated[Path, options.folder()],
     model: options.ModelOptions,
     wanted: SearchOptions,
+    spread: RayOptions,
     prompts: options.PromptsOption = None,
     guidance: options.GuidanceOption = None,
     seed: options.SeedOption = 0,
@@ -155,9 +158,8 @@ def tune(
     with lock_folder(out):
         check_targets(report.report_files(out, settings.calls), force)
         with show_status(console, "Looking the model up ..."):
-            subject = model.subject(guidance)
+            subject = spread.spread(functools.partial(model.subject, guidance))
         tuning, checked = _samples(subject, prompts, wanted, seed)
-        _check_prompts([*tuning, *checked], subject, console)
         search, found = _run(subject, settings, (tuning, checked), wanted.policy, out, console)
         written = report.write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
     where = _where("prompts" if prompts else SEEDS, wanted.check, wanted.policy)
@@ -219,7 +221,8 @@ def _run(
     console: Console,
 ) -> tuple[Search, Found]:
     """The search and what it found, its progress and its notes on the console; `eval_samples` are tuned and checked."""
-    tuning, _ = eval_samples
+    tuning, checked = eval_samples
+    _check_prompts([*tuning, *checked], subject, console)
     if len(tuning) < ENOUGH:
         what, option = ("prompts", "--limit") if tuning[0].prompt.text else ("samples", "--samples")
         few = f"{len(tuning)} {what} are few: what is best for them may be bad for others. Say {option} {SAMPLES}."

@@ -11,7 +11,7 @@ from ..engine.contracts import UNCOND, Cached
 from ..integrations.diffusers.batch_router import find_batch
 from ..integrations.torch import CallCounter
 from .columns import Column
-from .subject import GeneratedSample, SampleRequest, Subject
+from .subject import GeneratedSample, SampleRequest, Subject, local_model
 
 BACKWARD_COST = (
     2.0  # forwards that a backward pass is charged as: the convention for gradients of activations and weights
@@ -121,6 +121,7 @@ def measure_row_macs(subject: Subject, item: SampleRequest, full: Column, steps:
 
     1 where the denoisers are no torch modules, whose operations torch counts: then rows stand for them.
     """
+    subject = local_model(subject)
     if not all(hasattr(network, "register_forward_hook") for network in subject.denoisers):
         return 1.0
     with count_macs(subject.denoisers) as meter:

@@ -16,7 +16,7 @@ from .columns import Column, parse_column
 from .files import IDENTICAL_PSNR, REFERENCES, safe_file_name, write_file
 from .pixels import flatten_frames
 from .prompts import Prompt
-from .subject import SampleRequest, Subject
+from .subject import DrawJob, SampleRequest, Subject
 
 # Pairs of different solvers, the first being the reference. A flow's grid is the pipeline's own. The second takes
 # half the steps: on one grid two solvers agree much better than either has converged (on Pebble 97 dB with 500 steps
@@ -122,6 +122,11 @@ class References:
             for eval_sample, one, pixels in zip(missing, generated, subject.pictures(generated), strict=True):
                 found[eval_sample] = self._save(self._path(column, eval_sample), RunOutput(pixels, one.latent))
         return [picture for eval_sample in eval_samples if (picture := found[eval_sample]) is not None]
+
+    def jobs(self, eval_samples: Sequence[EvaluationSample], column: Column) -> list[DrawJob]:
+        """What `load_or_draw` will draw: one batch, or nothing."""
+        missing = self.missing(eval_samples, column)
+        return [DrawJob([eval_sample.request for eval_sample in missing], column)] if missing else []
 
     def missing(self, eval_samples: Sequence[EvaluationSample], column: Column) -> list[EvaluationSample]:
         """Samples whose file is missing."""

@@ -23,6 +23,18 @@ class SampleRequest(NamedTuple):
     seed: int
 
 
+class DrawJob(NamedTuple):
+    """A batch that will be drawn."""
+
+    items: Sequence[SampleRequest]
+    column: Column
+
+    @property
+    def key(self) -> tuple[tuple[SampleRequest, ...], int]:
+        """What tells it apart: its samples and its very column, whose solver may record them."""
+        return tuple(self.items), id(self.column)
+
+
 @dataclass(frozen=True, eq=False)
 class GeneratedSample:
     """One sample that was generated.
@@ -110,6 +122,18 @@ def draw_or_fall_back(
             raise
         other = replace(column.fallback, refusal=refused.reason)
     return *subject.draw(items, other, watch), other
+
+
+def prefetch(subject: Subject, jobs: Sequence[DrawJob]) -> None:
+    """Say which batches are drawn next, for subjects that draw several at once; others wait until they are asked."""
+    if (begin := getattr(subject, "prefetch", None)) is not None:
+        begin(jobs)
+
+
+def local_model(subject: Subject) -> Subject:
+    """The model in this process, of a subject that draws elsewhere: for counts and seconds that are taken here."""
+    found: Subject = getattr(subject, "local", subject)
+    return found
 
 
 def draws_without_prompt(subject: Subject) -> bool:

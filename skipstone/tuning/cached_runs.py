@@ -14,7 +14,7 @@ from ..errors import BenchError
 from ..evaluation.columns import Column
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import EvaluationSample
-from ..evaluation.subject import GeneratedSample, Subject
+from ..evaluation.subject import DrawJob, GeneratedSample, Subject, prefetch
 from .grids import Beginning, FineGrid, mse_to_psnr, path_policy
 from .recorder import RecordedTrajectory, Recorder
 from .run_cache import RunCache
@@ -103,9 +103,11 @@ class CachedRuns:
         what = f"{column.spec} against {against}"
         known = self.run_cache.scores()
         missing = [k for k, eval_sample in enumerate(eval_samples) if (what, eval_sample.id) not in known]
-        for first in range(0, len(missing), self.batch):
-            some = missing[first : first + self.batch]
-            generated = self._drawn([eval_samples[k] for k in some], column)
+        batches = [missing[first : first + self.batch] for first in range(0, len(missing), self.batch)]
+        jobs = [DrawJob([eval_samples[k].request for k in some], column) for some in batches]
+        prefetch(self.subject, jobs)
+        for some, job in zip(batches, jobs, strict=True):
+            generated = self._drawn(job)
             lines = []
             for k, one, pixels in zip(some, generated, self.subject.pictures(generated), strict=True):
                 error = float(((pixels - references[k]) ** 2).mean())
@@ -129,14 +131,20 @@ class CachedRuns:
     ) -> list[dict[str, Any]]:
         found = {eval_sample.id: self.run_cache.arrays(what, eval_sample) for eval_sample in eval_samples}
         missing = [eval_sample for eval_sample in eval_samples if found[eval_sample.id] is None]
+        jobs = []
         for first in range(0, len(missing), self.batch):
+            recorder = Recorder(registry.parse("solver", "adams"), self.seed)
+            column = self.column(fine.policy(path), recorder if what == FINE_RUNS else solver)
+            jobs.append(DrawJob([one.request for one in missing[first : first + self.batch]], column))
+        prefetch(self.subject, jobs)
+        for k, job in enumerate(jobs):
+            first = k * self.batch
             self.on_progress(f"Drawing {what} runs", len(eval_samples) - len(missing) + first, len(eval_samples))
             some = missing[first : first + self.batch]
-            recorder = Recorder(registry.parse("solver", "adams"), self.seed)
-            generated = self._drawn(some, self.column(fine.policy(path), recorder if what == FINE_RUNS else solver))
-            lines: list[RecordedTrajectory | None] = [*recorder.lines] or [None] * len(some)
+            generated, recorded = self._drawn(job), job.column.solver
+            lines: list[RecordedTrajectory | None] = [*recorded.lines] if isinstance(recorded, Recorder) else []
             for eval_sample, one, line, pixels in zip(
-                some, generated, lines, self.subject.pictures(generated), strict=True
+                some, generated, lines or [None] * len(some), self.subject.pictures(generated), strict=True
             ):
                 _check_run(what, eval_sample, one, line, fine)
                 noted = {"pixels": pixels, **({} if line is None else {"gram": line.gram})}
@@ -144,8 +152,8 @@ class CachedRuns:
                 found[eval_sample.id] = noted
         return [arrays for eval_sample in eval_samples if (arrays := found[eval_sample.id]) is not None]
 
-    def _drawn(self, eval_samples: Sequence[EvaluationSample], column: Column) -> list[GeneratedSample]:
-        return self.subject.draw([eval_sample.request for eval_sample in eval_samples], column)[0]
+    def _drawn(self, job: DrawJob) -> list[GeneratedSample]:
+        return self.subject.draw(job.items, job.column)[0]
 
 
 def _check_run(

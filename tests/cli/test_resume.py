@@ -43,7 +43,7 @@ VALUES: dict[str, dict[str, Any]] = {  # what is typed: another value than the d
         "seeds": 2, "seed": 5, "budget": [3, 4], "steps": 7, "solver": "ddim", "grid": "trailing", "guidance": 2.5,
         "reference": "fixed @ ddim", "converged": ["a", "b"], "batch": 3, "timed": 2, "repeats": 1, "searched": 1,
         "oracle": 1, "settings": ["height=64"], "device": "cpu", "dtype": "float16", "backend": "mlx", "bits": 8,
-        "memory_limit": "1GB",
+        "memory_limit": "1GB", "ray": True, "workers": 2,
     },
     "evaluate agent": {
         "agents": ["one", "two"], "prompts": "p.list", "prompt_format": "txt", "limit": 3, "seeds": 2, "seed": 5,
@@ -248,7 +248,8 @@ KEPT_FREE: dict[str, dict[str, str]] = {
     "calibrate": {
         "confidence": CHOICE, "samplers": CHOICE, "groups": CHOICE, "limit": CHOICE, "samples": CHOICE,
         "prompt_format": "the prompts themselves are compared", "batch": SPEED, "cache": WHERE, "out": WHERE,
-        "force": NOW, "track": NOW, "memory_limit": "how much; decoding in tiles changes pictures a little",
+        "force": NOW, "track": NOW, "ray": SPEED, "workers": SPEED,
+        "memory_limit": "how much; decoding in tiles changes pictures a little",
     },
     "audit": {
         "folder": WHERE, "samples": NOW, "prompt_format": "the prompts themselves are compared", "batch": SPEED,
@@ -257,7 +258,7 @@ KEPT_FREE: dict[str, dict[str, str]] = {
     "tune": {
         "policy": CHOICE, "calls": CHOICE, "limit": CHOICE, "samples": CHOICE, "refine": CHOICE, "rivals": CHOICE,
         "prompt_format": "the prompts themselves are compared", "batch": SPEED, "out": WHERE, "force": NOW,
-        "track": NOW,
+        "track": NOW, "ray": SPEED, "workers": SPEED,
     },
     "prefer": {
         "prompt_format": "the prompts themselves are compared", "limit": CHOICE, "calls": "a cap over all runs",

@@ -15,7 +15,14 @@ from skipstone.evaluation.files import IDENTICAL_PSNR, safe_file_name
 from skipstone.evaluation.pixels import as_read_by, encode_image
 from skipstone.evaluation.progress import ProgressCallback, no_progress
 from skipstone.evaluation.references import MAX_AGREEMENT_SAMPLES, EvaluationSample, References, RunOutput
-from skipstone.evaluation.subject import GeneratedSample, Subject, draw_or_fall_back
+from skipstone.evaluation.subject import (
+    DrawJob,
+    GeneratedSample,
+    Subject,
+    draw_or_fall_back,
+    local_model,
+    prefetch,
+)
 from skipstone.metrics import Metric, Sample
 
 from .store import PICTURES, Record, RowInfo, Store, Timing
@@ -68,9 +75,11 @@ class BenchRunner:
         open_ = [(chunk, row) for chunk in chunks for row in ready if _is_missing(done, row, chunk)]
         total = sum(_expected_calls(row) * len(chunk) for chunk, row in open_)
         weight, failed, spent = 0.0, set[str](), 0.0
+        if open_:
+            weight = self._row_macs(eval_samples[0])
+            prefetch(self.subject, self._jobs(open_))
         for chunk, row in open_:
             self.on_progress(row.info.label, spent, total)
-            weight = weight or self._row_macs(eval_samples[0])
             if row.column.spec not in failed:
                 try:
                     ran = self._chunk(store, chunk, row, weight)
@@ -82,6 +91,18 @@ class BenchRunner:
             spent += _expected_calls(row) * len(chunk)
         self.on_progress("", total, total)
         return store
+
+    def _jobs(self, open_: Sequence[tuple[Sequence[EvaluationSample], BenchRow]]) -> list[DrawJob]:
+        """What will be drawn, in its order: the references of a chunk with its first row."""
+        jobs: list[DrawJob] = []
+        known: set[int] = set()
+        for chunk, row in open_:
+            jobs.append(DrawJob([eval_sample.request for eval_sample in chunk], row.column))
+            if id(chunk) not in known:
+                known.add(id(chunk))
+                for column in (self.references.full, self.references.converged[0]):
+                    jobs += self.references.jobs(chunk, column)
+        return jobs
 
     def _admitted(self, store: Store, rows: Sequence[BenchRow]) -> tuple[list[BenchRow], Store]:
         """The rows that the model can run; the others get their note."""
@@ -225,6 +246,7 @@ def time_rows(
     noted = {row.spec for row in store.header.rows if row.note}
     done = {(t.row, t.repeat) for t in store.timings}
     ready = [row for row in rows if row.info.spec not in noted]
+    subject = local_model(subject)
     turns = [(k, row) for k in range(repeats) for row in ready if (row.info.spec, k) not in done]
     peak, warm = PeakMemory(subject.denoisers), dict[str, Column]()  # what runs: a preset's fallback, perhaps
     for turn, (repeat, row) in enumerate(turns):

@@ -9,35 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ...evaluation.ray_cluster import start_ray
 from .application import build
 from .settings import RaySettings
 
 NAME = "skipstone"
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # no cluster, and no reports
-STORE_BYTES = 256 * 2**20  # of Ray's shared memory: pictures are small
-
-
-def start_ray(cpus: int | None = None) -> None:
-    """Join the cluster of RAY_ADDRESS, or start a Ray of this machine, which only this machine reaches.
-
-    Args:
-        cpus: That Ray counts on this machine; None is all.
-    """
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        for name, value in LOOPBACK.items():  # which Ray reads when it is imported
-            os.environ.setdefault(name, value)
-    import ray
-
-    if address:
-        ray.init()
-        return
-    ray.init(
-        "local",
-        num_cpus=cpus,
-        object_store_memory=STORE_BYTES,
-        include_dashboard=False,
-    )
 
 
 def deploy(settings: RaySettings, host: str, port: int) -> Any:

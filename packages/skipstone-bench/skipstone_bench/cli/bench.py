@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 from skipstone.cli import options
 from skipstone.cli.grouping import grouped
 from skipstone.cli.progress import print_warnings, progress_bar, show_status
+from skipstone.cli.ray_options import RayOptions
 from skipstone.cli.tracking import tracked
 from skipstone.settings import MAX_STEPS
 
@@ -145,6 +147,7 @@ def bench(
     measurement: MeasurementOptions,
     output: OutputOptions,
     pipeline: PipelineOptions,
+    spread: RayOptions,
 ) -> None:
     """Measure policies against what has to be beaten, on many prompts.
 
@@ -207,12 +210,14 @@ def _plan(values: Mapping[str, Any]) -> Benchmark:
 
     run_on = options.BackendOptions(values["backend"], values["bits"], values["memory_limit"])
     on_mlx = run_on.choose(values["model"]) == "mlx"
-    if on_mlx and list(values["peers"] or ()) != [NONE]:
-        raise SpecError("Peers accelerate pipelines of diffusers, which run on torch: with MLX add --peers none.")
+    spread = RayOptions(values["ray"], values["workers"])
+    if (on_mlx or spread.ray) and list(values["peers"] or ()) != [NONE]:
+        why = "which run on torch: with MLX" if on_mlx else "and their work is counted in this process: with --ray"
+        raise SpecError(f"Peers accelerate pipelines of diffusers, {why} add --peers none.")
     model = options.ModelOptions(
         values["model"], values["settings"], None, values["device"], values["dtype"], as_guest=not on_mlx
     )
-    subject = model.subject(values["guidance"], run_on if on_mlx else None)
+    subject = spread.spread(partial(model.subject, values["guidance"], run_on if on_mlx else None))
     return Benchmark.from_settings(subject, _bench_settings(values))
 
 

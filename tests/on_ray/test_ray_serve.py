@@ -27,8 +27,8 @@ from serving.pebble_folders import copy_pebble
 from skipstone import registry
 from skipstone.engine.drivers import denoise
 from skipstone.evaluation.pixels import to_uint8
+from skipstone.evaluation.ray_cluster import LOOPBACK
 from skipstone.serving.fingerprint import weights_fingerprint
-from skipstone.serving.ray.command import LOOPBACK
 
 PATIENT = dict.fromkeys(("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"), "60")
 # A token, or Ray writes one into the user's home; more than the five seconds that Serve gives its proxy to start.
@@ -116,7 +116,7 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     from ray import serve
 
-    from skipstone.serving.ray.command import start_ray
+    from skipstone.evaluation.ray_cluster import start_ray
 
     folder = copy_pebble(tmp_path_factory.mktemp("ray") / "pebble")
     config = yaml.safe_load(DEPLOY.read_text())
