@@ -124,7 +124,7 @@ def test_what_is_drawn_is_kept_and_found_again(tmp_path: Path) -> None:
 
 @cache
 def _drawings() -> Drawings:
-    return Drawings(tuple(PROMPTS), torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(3)))
+    return Drawings(tuple(PROMPTS), torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(3)), rows=0)
 
 
 def loop_of(folder: Path, steps: int = 6, **changes: Any) -> tuple[Loop, Callable[[int, int], torch.Tensor]]:

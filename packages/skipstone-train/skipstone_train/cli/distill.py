@@ -100,6 +100,15 @@ class PromptOptions:
             show_default=False,
         ),
     ] = None
+    captioned: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of pictures with captions (metadata.jsonl or .csv, or NAME.txt) to learn from in place of "
+            "what the teacher draws.",
+            metavar="FOLDER",
+            show_default=False,
+        ),
+    ] = None
     check: Annotated[
         str | None,
         typer.Option(
@@ -118,6 +127,15 @@ class PromptOptions:
             raise SpecError("Expected --prompts FILE: a student learns from what its teacher draws.")
         found = load_prompts(source, limit=self.limit or None, prompt_format=self.prompt_format)
         return [prompt.text for prompt in found]
+
+    def captions(self) -> list[str]:
+        """The captions of --captioned. Raises SpecError, PromptError."""
+        from ..students.captioned import read_captions
+
+        assert self.captioned is not None
+        if self.prompts is not None:
+            raise SpecError("--captioned and --prompts: expected one of them; captions are the prompts.")
+        return [caption for _, caption in read_captions(self.captioned)]
 
     def held_out(self, model: str) -> list[str]:
         """The prompts for --target. Raises SpecError where none are given and the model brings none."""
@@ -183,7 +201,7 @@ def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions
     from skipstone.policies.student import StudentCard
 
     console = Console(stderr=True)
-    texts = prompts.texts(place.model)
+    texts = prompts.captions() if prompts.captioned else prompts.texts(place.model)
     if place.out.exists() and not place.out.is_dir():
         raise OutputError(f"--out: expected a folder, got a file, {place.out}. Choose another --out.")
     with lock_folder(place.out):
@@ -203,7 +221,7 @@ def _train(
     with progress_bar(console) as on_progress:
         return run(
             teacher, texts, settings.method, settings.steps,
-            out=place.out, settings=settings, quality=quality, on_progress=on_progress,
+            captioned=prompts.captioned, out=place.out, settings=settings, quality=quality, on_progress=on_progress,
         )  # fmt: skip
 
 

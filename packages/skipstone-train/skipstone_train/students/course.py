@@ -116,10 +116,9 @@ class Course:
 
     def _card(self, stage: Stage, loop: Loop) -> StudentCard:
         settings = stage.settings
-        branches = 1 if settings.guidance == 1 else 2
         training = {
             "drawings": len(stage.drawings),
-            "drawing_rows": len(stage.drawings) * settings.picture_steps * branches,
+            "drawing_rows": stage.drawings.rows,
             "steps": loop.step,
             "rows": loop.rows,
             "loss": loop.recent_loss,

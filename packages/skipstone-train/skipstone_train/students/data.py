@@ -27,15 +27,17 @@ SHARD = 64  # drawings of one call and of one file
 
 @dataclass(frozen=True)
 class Drawings:
-    """What the teacher drew.
+    """What the student learns from: what the teacher drew, or pictures that were given.
 
     Args:
         prompts: Of each.
         latents: (N, ...), float32.
+        rows: Rows of the network that they cost; 0 of pictures that were encoded.
     """
 
     prompts: tuple[str, ...]
     latents: torch.Tensor
+    rows: int
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -100,7 +102,8 @@ def draw_latents(
             if on_progress is not None:
                 on_progress("Drawing with the teacher", start + len(some), len(order.prompts))
     latents = torch.cat(found).float()
-    return Drawings(order.prompts[: len(latents)], latents)
+    rows = len(latents) * order.steps * (1 if order.guidance == 1 else 2)
+    return Drawings(order.prompts[: len(latents)], latents, rows)
 
 
 @contextmanager

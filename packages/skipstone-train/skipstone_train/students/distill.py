@@ -18,6 +18,7 @@ from skipstone.errors import ModelError, PromptError
 from skipstone.integrations.students import network_fingerprint
 from skipstone.satellites import require_module
 
+from .captioned import encode_pictures, read_captions
 from .course import Course, Progress
 from .data import DrawingOrder, Drawings, draw_latents
 from .network import student_network
@@ -37,6 +38,7 @@ def distill(
     method: Method = "consistency",
     steps: int = 4,
     *,
+    captioned: str | Path | None = None,
     out: str | Path = "student",
     settings: DistillSettings | None = None,
     quality: QualityCheck | None = None,
@@ -46,14 +48,16 @@ def distill(
 
         skipstone.distill(pipe, prompts, method="progressive", steps=4, out="mine")
 
-    The teacher draws the prompts, and the student learns from what it drew: no pictures are needed. The folder holds a
+    The teacher draws the prompts, and the student learns from what it drew, or from pictures of yours. The folder holds a
     LoRA, or weights, with a scheduler, in diffusers' own formats. What was begun there with the same settings goes on.
 
     Args:
         pipe: A pipeline of Stable Diffusion (XL) or Stable Diffusion 3, or a `Teacher` of one; the same afterwards.
-        prompts: What the teacher draws.
+        prompts: What the teacher draws; empty with `captioned`.
         method: "progressive" or "consistency".
         steps: Of the student, in 1..64.
+        captioned: Folder of pictures to learn from in place of drawings, with captions in metadata.jsonl, metadata.csv
+            (file_name, text), or each in NAME.txt; None lets the teacher draw.
         out: Folder of checkpoints, log and result.
         settings: Everything else; `method` and `steps` are those above.
         quality: What every stage of "progressive" must keep: the last stage that does is the student.
@@ -62,7 +66,7 @@ def distill(
     Raises:
         ModelError: a teacher of another kind, or one that is distilled already; a training that cannot go on.
         PromptError: no prompts, or an empty one.
-        SpecError: settings that do not fit.
+        SpecError: settings that do not fit; a folder without pictures, or an autoencoder that cannot encode them.
         TargetMissedError: no stage keeps the quality.
 
     References: Salimans & Ho 2022, arXiv 2202.00512; Luo et al. 2023, arXiv 2310.04378.
@@ -70,12 +74,16 @@ def distill(
     settings = replace(settings or DistillSettings(), method=method, steps=steps)
     teacher = pipe if isinstance(pipe, Teacher) else Teacher.of(pipe)
     folder, began = Path(out), time.monotonic()
-    _check(teacher, settings, prompts)
+    pictures = None if captioned is None else read_captions(Path(captioned))
+    _check(teacher, settings, prompts if pictures is None else [caption for _, caption in pictures])
     fingerprint = network_fingerprint(teacher.denoiser)
     accelerator = _accelerator(settings.precision)
     teacher.pipe.to(accelerator.device)
     with _ready(teacher.denoiser, settings.checkpointing):
-        drawings = _draw(teacher, settings, prompts, folder, on_progress)
+        if pictures is None:
+            drawings = _draw(teacher, settings, prompts, folder, on_progress)
+        else:
+            drawings = encode_pictures(teacher, pictures, folder / CACHE, on_progress)
         with student_network(teacher.denoiser, settings.rank, settings.seed) as network:
             stages = [Stage(settings, teacher, network, drawings, accelerator, n) for n in settings.stages]
             Course(stages, folder, fingerprint, began, quality, on_progress).run()
