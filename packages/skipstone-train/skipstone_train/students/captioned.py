@@ -126,7 +126,7 @@ def picture_size(teacher: Teacher) -> tuple[int, int]:
 
 def _encode(teacher: Teacher, pictures: Sequence[Path], size: tuple[int, int], checked: bool) -> torch.Tensor:
     vae = teacher.pipe.vae
-    found = []
+    found: list[torch.Tensor] = []
     for picture in pictures:
         pixels = _read(teacher, picture, size).to(vae.device, vae.dtype)
         encoded = vae.encode(pixels)

@@ -48,8 +48,9 @@ def distill(
 
         skipstone.distill(pipe, prompts, method="progressive", steps=4, out="mine")
 
-    The teacher draws the prompts, and the student learns from what it drew, or from pictures of yours. The folder holds a
-    LoRA, or weights, with a scheduler, in diffusers' own formats. What was begun there with the same settings goes on.
+    The teacher draws the prompts, and the student learns from what it drew, or from pictures of yours. The folder
+    holds a LoRA, or weights, with a scheduler, in diffusers' own formats. What was begun there with the same settings
+    goes on.
 
     Args:
         pipe: A pipeline of Stable Diffusion (XL) or Stable Diffusion 3, or a `Teacher` of one; the same afterwards.
