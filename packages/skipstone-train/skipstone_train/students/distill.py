@@ -74,10 +74,23 @@ def distill(
     """
     settings = replace(settings or DistillSettings(), method=method, steps=steps)
     teacher = pipe if isinstance(pipe, Teacher) else Teacher.of(pipe)
-    folder, began = Path(out), time.monotonic()
     pictures = None if captioned is None else read_captions(Path(captioned))
     _check(teacher, settings, prompts if pictures is None else [caption for _, caption in pictures])
-    fingerprint = network_fingerprint(teacher.denoiser)
+    _train(teacher, settings, prompts, pictures, Path(out), quality, on_progress)
+    return Path(out)
+
+
+def _train(
+    teacher: Teacher,
+    settings: DistillSettings,
+    prompts: Sequence[str],
+    pictures: Sequence[tuple[Path, str]] | None,
+    folder: Path,
+    quality: QualityCheck | None,
+    on_progress: Progress | None,
+) -> None:
+    """Draw or encode what the student learns from, and train it; the teacher is the same afterwards."""
+    began, fingerprint = time.monotonic(), network_fingerprint(teacher.denoiser)
     accelerator = _accelerator(settings.precision)
     teacher.pipe.to(accelerator.device)
     with _ready(teacher.denoiser, settings.checkpointing):
@@ -88,7 +101,6 @@ def distill(
         with student_network(teacher.denoiser, settings.rank, settings.seed) as network:
             stages = [Stage(settings, teacher, network, drawings, accelerator, n) for n in settings.stages]
             Course(stages, folder, fingerprint, began, quality, on_progress).run()
-    return folder
 
 
 def _accelerator(precision: str) -> Any:
