@@ -20,6 +20,7 @@ from .grouping import grouped
 from .progress import print_warnings, progress_bar, show_status
 from .ray_options import RayOptions
 from .tracking import tracked
+from .tune_domains import DomainOptions, tune_domains
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,7 @@ Tuned: TypeAlias = Literal["path", "adaptive_grid"]
 
 
 @dataclass(frozen=True)
-class SearchOptions:
+class SearchOptions(DomainOptions):
     """Options of the search: what is searched for, and how."""
 
     policy: Annotated[
@@ -155,6 +156,10 @@ def tune(
 
     report, console = _report(wanted.policy), Console(stderr=True)
     settings = wanted.settings(seed, batch)
+    if wanted.domains:
+        wanted.refuse_beside(prompts, wanted.check, wanted.samples)
+        tune_domains(wanted, wanted, out, lambda: model.subject(guidance), settings, force)
+        return
     with lock_folder(out):
         check_targets(report.report_files(out, settings.calls), force)
         with show_status(console, "Looking the model up ..."):
@@ -248,25 +253,14 @@ def _search(
     on_progress: ProgressCallback,
 ) -> Search:
     """The search, on what was drawn before in the same configuration."""
-    from .. import registry
-    from ..evaluation.columns import Column
-    from ..evaluation.fingerprint import fingerprint
-    from ..tuning.run_cache import RunCache
+    from ..tuning.configuration import open_cache
     from ..tuning.search import TimeGridSearch
     from ..tuning.slopes import SlopeSearch
 
     tuning, checked = eval_samples
     on_progress("Loading", 0, 1)
-    own = subject.default_sampler
-    column = subject.resolve_column(
-        Column(registry.parse("policy", "path"), registry.parse("solver", "adams"), *own[1:])
-    )
-    subject.load([column])
-    same = {k: v for k, v in fingerprint(subject, tuning, checked).items() if "prompts" not in k}
-    same |= {"model": subject.name, "guidance": subject.guidance, "settings": subject.settings}
-    same |= {"sampler": column.way, "fine": settings.fine, "seed": settings.seed}
     made = TimeGridSearch if policy == "path" else SlopeSearch
-    return made(subject, settings, tuning, checked, RunCache.open(out, same), on_progress)
+    return made(subject, settings, tuning, checked, open_cache(subject, settings, tuning, out), on_progress)
 
 
 def _about(search: Search, prompts: str, check: str) -> dict[str, Any]:

@@ -105,6 +105,49 @@ def test_rows_of_a_prompt_go_to_its_own_samples() -> None:
         assert sample.run.prompt == pytest.approx(states[count + s].float().mean(0).tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        ({"prompt": "a cat"}, ["a cat"]),
+        ({"prompt": ["a cat", "a dog"]}, ["a cat", "a dog"]),
+        ({"prompt": "a cat", "num_images_per_prompt": 2}, ["a cat", "a cat"]),
+        ({"prompt": ["a cat", "a dog"], "num_images_per_prompt": 2}, ["a cat", "a cat", "a dog", "a dog"]),
+    ],
+)
+@pytest.mark.parametrize("policy", ["fixed", "stride"])  # in the pipeline's loop, and in one that was taken over
+def test_each_sample_knows_its_own_text(given: dict[str, Any], texts: list[str], policy: str) -> None:
+    pipe = tiny_pipeline()
+    with skipstone.adapt(pipe, policy) as adapted:
+        pipe(**given, num_inference_steps=3, output_type="latent")
+    assert [sample.run.text for sample in adapted.last] == texts
+
+
+def test_embeddings_have_no_text() -> None:
+    pipe = tiny_pipeline()
+    states, empty = pipe.encode_prompt("a cat", "cpu", 1, True)
+    with skipstone.adapt(pipe, "fixed") as adapted:
+        pipe(prompt_embeds=states, negative_prompt_embeds=empty, num_inference_steps=2, output_type="latent")
+    assert [sample.run.text for sample in adapted.last] == [""]
+    assert any(adapted.last[0].run.prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "samples", "texts"),
+    [
+        (None, 2, ["", ""]),
+        (["a", "b"], 3, ["", "", ""]),
+        (["a", None], 2, ["", ""]),
+        (("a", "b"), 4, ["a", "a", "b", "b"]),
+        ([], 1, [""]),
+        (7, 1, [""]),
+    ],
+)
+def test_a_prompt_that_does_not_fit_the_samples_is_not_known(prompt: Any, samples: int, texts: list[str]) -> None:
+    from skipstone.integrations.diffusers.prompt_state import sample_texts
+
+    assert sample_texts({"prompt": prompt}, samples) == texts
+
+
 @pytest.mark.parametrize("family", ["ddpm", "kandinsky22"])
 def test_where_no_text_is_given_nothing_is_known(family: str) -> None:
     pipe = build(family)
