@@ -79,7 +79,9 @@ def test_it_passes_what_every_policy_passes(policy: ByDomain) -> None:
 def test_a_sample_runs_as_under_the_setting_of_its_domain(policy: ByDomain, k: int) -> None:
     setup = WithPrompts()
     problem = setup.problem(k)
-    domain, own = policy.settings.choose(Run(1.0, 0.0, (1.0, 0.0), (0.0, 1.0), prompt=problem.prompt, text=problem.text))
+    domain, own = policy.settings.choose(
+        Run(1.0, 0.0, (1.0, 0.0), (0.0, 1.0), prompt=problem.prompt, text=problem.text)
+    )
     mine, theirs = (setup.run(one, problem) for one in (policy, own))
     assert np.array_equal(mine.x, theirs.x)
     assert mine.run.cost == theirs.run.cost

@@ -24,7 +24,9 @@ TRUTH = {  # domain -> (saved, failed) of each arm: another arm is best in each
 BEST = {"easy": "bold", "hard": "careful", "": "middle"}
 
 
-def play(bandit: DomainBandit, state: BanditState, rounds: int, seed: int = 0) -> tuple[list[tuple[str, str]], BanditState]:
+def play(
+    bandit: DomainBandit, state: BanditState, rounds: int, seed: int = 0
+) -> tuple[list[tuple[str, str]], BanditState]:
     """Choices of so many rounds, every picture audited."""
     random, chosen = np.random.default_rng(seed), []
     for k in range(rounds):
@@ -49,7 +51,7 @@ def test_each_domain_comes_to_its_own_best_arm(seed: int) -> None:
 
 def test_the_same_seed_chooses_the_same_and_a_stop_changes_nothing(tmp_path: Path) -> None:
     bandit = DomainBandit(ARMS, seed=7)
-    whole, state = play(bandit, BanditState(), 60)
+    whole, _ = play(bandit, BanditState(), 60)
     first, half = play(bandit, BanditState(), 30)
     file = BanditFile(tmp_path / "b.json", bandit)
     file._write(half)

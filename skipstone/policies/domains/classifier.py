@@ -239,7 +239,10 @@ def _check_arrays(arrays: Mapping[str, Any], where: str) -> None:
 
     for name, value in arrays.items():
         whole = name.rpartition(".")[2] in CSR[1:]
-        if value.dtype not in ((np.int32, np.int64) if whole else (np.float32, np.float64)) or not np.isfinite(value).all():
+        if (
+            value.dtype not in ((np.int32, np.int64) if whole else (np.float32, np.float64))
+            or not np.isfinite(value).all()
+        ):
             raise SpecError(f"{where}: expected finite numbers in {name}, got others. {_ADVICE}")
 
 

@@ -156,10 +156,12 @@ class WordFeatures:
         """Of the training prompts. Raises MissingPackage without scikit-learn."""
         import numpy as np
 
-        limits = {"max_features": MOST_NGRAMS, "min_df": LEAST_PROMPTS}
-        fitted = [_vectorizer(*how, **limits).fit(texts) for how in (CHARACTERS, WORDS)]
-        names = [tuple(map(str, one.get_feature_names_out())) for one in fitted]
-        return cls(*names, np.concatenate([one.idf_ for one in fitted]))
+        made = [
+            _vectorizer(analyzer, lengths, max_features=MOST_NGRAMS, min_df=LEAST_PROMPTS).fit(texts)
+            for analyzer, lengths in (CHARACTERS, WORDS)
+        ]
+        characters, words = (tuple(map(str, one.get_feature_names_out())) for one in made)
+        return cls(characters, words, np.concatenate([one.idf_ for one in made]))
 
     @property
     def width(self) -> int:

@@ -18,8 +18,8 @@ from ...satellites import require_module
 
 FOLDS = 5
 PENALTY = {"states": 100.0, "clip": 100.0, "words": 100.0}  # C of scikit-learn's LogisticRegression
-RIGHT = 0.95  # share of believed prompts that must be right: the confidence limit is the least that gives it
-NEAR = 0.95  # share of the domains' own prompts that are within the distance limit
+RIGHT = 0.95  # share of prompts above the confidence limit that must be right
+OWN = 0.95  # share of the domains' own prompts that each of the limits keeps: others are mostly beyond
 BINS = 10  # of the calibration error
 MOST_ANCHORS = 2000  # rows
 
@@ -213,7 +213,7 @@ def calibration_error(probabilities: Any, labels: Any) -> float:
 
 
 def choose_limits(held: HeldOut, temperature: float) -> Limits:
-    """The least confidence from which on `RIGHT` of the prompts are right, and the distance of `NEAR` of them."""
+    """The confidence that `OWN` of the prompts reach, or the least above which `RIGHT` of them are; the distance of `OWN`."""
     import numpy as np
 
     probabilities = softmax(held.logits / temperature)
@@ -222,7 +222,8 @@ def choose_limits(held: HeldOut, temperature: float) -> Limits:
     share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     good = np.flatnonzero(share >= RIGHT)
     least = float(confidence[order[good[-1]]]) if len(good) else 1.0
-    return Limits(least, float(min(2.0, max(0.0, np.quantile(held.distances, NEAR)))))
+    reached = float(np.quantile(confidence, 1.0 - OWN))
+    return Limits(max(least, reached), float(min(2.0, max(0.0, np.quantile(held.distances, OWN)))))
 
 
 def _report(domains: tuple[str, ...], held: HeldOut, half: Any, temperature: float, limits: Limits) -> FitReport:
