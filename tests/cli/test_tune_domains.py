@@ -49,9 +49,7 @@ def test_a_setting_for_each_domain_from_where_it_was_cut_off(
     assert refused.code == 2
     assert "--force" in refused.err
 
-    drawn = shell(
-        "generate", "a red cat", *asked[1:3], "--policy", str(out / "domains-4"), "--out", "a.png", "--json"
-    )
+    drawn = shell("generate", "a red cat", *asked[1:3], "--policy", str(out / "domains-4"), "--out", "a.png", "--json")
     assert drawn.code == 0, drawn.err
     assert json.loads(drawn.out)["calls"] == 4
 

@@ -40,9 +40,7 @@ class TwoWorlds(ExactSubject):
 
     others: dict[str, Any] = field(default_factory=dict)
 
-    def draw(
-        self, items: Any, column: Column, watch: Any = None
-    ) -> tuple[list[GeneratedSample], float]:
+    def draw(self, items: Any, column: Column, watch: Any = None) -> tuple[list[GeneratedSample], float]:
         column = self.resolve_column(column)
         assert column.solver is not None
         assert column.grid is not None

@@ -213,7 +213,7 @@ def calibration_error(probabilities: Any, labels: Any) -> float:
 
 
 def choose_limits(held: HeldOut, temperature: float) -> Limits:
-    """The confidence that `OWN` of the prompts reach, or the least above which `RIGHT` of them are; the distance of `OWN`."""
+    """The confidence that `OWN` of the prompts reach and above which `RIGHT` of them are, and the distance of `OWN`."""
     import numpy as np
 
     probabilities = softmax(held.logits / temperature)
