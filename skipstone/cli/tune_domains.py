@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.prompt import Prompt
     from ..evaluation.subject import Subject
+    from ..policies.domains.classifier import DomainClassifier
     from ..tuning.domains.fit import FitReport, Inputs
     from ..tuning.domains.labelled import LabelledPrompts
     from ..tuning.domains.search import DomainResult, DomainSamples
@@ -56,31 +57,42 @@ class DomainOptions:
         typer.Option(help="Of --features clip: folder of a CLIP, or its id where it is downloaded.", metavar="FOLDER"),
     ] = field(default="", metadata=LAST)
 
-    def refuse_beside(self, prompts: str | None, check: str, samples: int | None) -> None:
-        """Raise SpecError for options that --domains takes the place of, or that it lacks."""
-        from ..errors import SpecError
-
-        given = {"--prompts": prompts, "--check": check, "--samples": samples}
-        if found := [name for name, value in given.items() if value]:
-            raise SpecError(f"--domains brings its own prompts, and checks on others of them: leave {found[0]} out.")
-        if (self.features == "clip") is not bool(self.clip):
-            raise SpecError("--features clip needs the folder of a CLIP, and nothing else does: --clip FOLDER.")
-
 
 class DomainSearchOptions(Protocol):
-    """What is read of the options of `tune`."""
+    """What is read of the options of `tune`; those of `DomainOptions` are among them."""
 
     @property
+    def domains(self) -> str: ...
+    @property
+    def features(self) -> FeatureChoice: ...
+    @property
+    def clip(self) -> str: ...
+    @property
     def policy(self) -> Any: ...
+    @property
+    def check(self) -> str: ...
+    @property
+    def samples(self) -> int | None: ...
     @property
     def limit(self) -> int: ...
     @property
     def prompt_format(self) -> str | None: ...
 
 
+def _check_options(wanted: DomainSearchOptions, prompts: str | None) -> None:
+    """Raise SpecError for options that --domains takes the place of, or that it lacks."""
+    from ..errors import SpecError
+
+    given = {"--prompts": prompts, "--check": wanted.check, "--samples": wanted.samples}
+    if found := [name for name, value in given.items() if value]:
+        raise SpecError(f"--domains brings its own prompts, and checks on others of them: leave {found[0]} out.")
+    if (wanted.features == "clip") is not bool(wanted.clip):
+        raise SpecError("--features clip needs the folder of a CLIP, and nothing else does: --clip FOLDER.")
+
+
 def tune_domains(
     wanted: DomainSearchOptions,
-    chosen: DomainOptions,
+    prompts: str | None,
     out: Path,
     make_subject: Callable[[], Subject],
     settings: TuningSettings,
@@ -89,8 +101,8 @@ def tune_domains(
     """Train the classifier, search for each domain, and write a folder for each number of calls.
 
     Args:
-        wanted: What is tuned, and on how many prompts of each domain.
-        chosen: The domains, and what tells them apart.
+        wanted: The domains, what tells them apart, what is tuned, and on how many prompts of each.
+        prompts: Of --prompts, which may not be said.
         out: A folder.
         make_subject: Looks the model up.
         settings: Of the searches.
@@ -100,34 +112,54 @@ def tune_domains(
 
     from ..evaluation.folder_lock import lock_folder
     from ..tuning.domains import report
-    from ..tuning.domains.fit import fit_classifier
     from ..tuning.domains.labelled import read_labelled
     from .files import check_targets
     from .prompts import check_prompts
 
+    _check_options(wanted, prompts)
     for module, extra in (("sklearn", "tune"), ("matplotlib", "plot")):
         require_module(module, extra)
     console = Console(stderr=True)
     with lock_folder(out):
         check_targets(report.report_files(out, settings.calls), force)
-        labelled = read_labelled(chosen.domains, wanted.prompt_format, MOST)
+        labelled = read_labelled(wanted.domains, wanted.prompt_format, MOST)
         with show_status(console, "Looking the model up ..."):
             subject = make_subject()
-        check_prompts([prompt.text for prompt in labelled.prompts], subject, console)
+        texts = [prompt.text for prompt in labelled.prompts]
+        check_prompts(texts, subject, console)
         groups = split_groups(labelled, wanted.limit, settings.seed)
-        try:
-            with print_warnings(console), progress_bar(console) as on_progress:
-                cache = _open_cache(subject, settings, groups, out)
-                on_progress("Learning to tell domains apart", 0, 1)
-                classifier, fitted = fit_classifier(_inputs(chosen, subject, labelled, settings.batch), settings.seed)
-                search = _search(subject, settings, groups, _guesses(groups, labelled, fitted), cache, on_progress)
-                found = search.run_paths() if wanted.policy == "path" else search.run_slopes()
-        except KeyboardInterrupt:
-            _print(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
-            raise
-        about = _about(subject, chosen.domains, labelled, groups)
-        written = report.write_report(found, classifier, fitted, [p.text for p in labelled.prompts], out, about)
+        classifier, fitted, found = _search(wanted, subject, labelled, groups, settings, out, console)
+        about = _about(subject, wanted.domains, labelled, groups)
+        written = report.write_report(found, classifier, fitted, texts, out, about)
     _show(found, fitted, written, labelled, console)
+
+
+def _search(
+    wanted: DomainSearchOptions,
+    subject: Subject,
+    labelled: LabelledPrompts,
+    groups: Sequence[DomainSamples],
+    settings: TuningSettings,
+    out: Path,
+    console: Console,
+) -> tuple[DomainClassifier, FitReport, DomainResult]:
+    """The classifier, how well it does, and what was found; progress on the console."""
+    from ..tuning.configuration import open_cache
+    from ..tuning.domains.fit import fit_classifier
+    from ..tuning.domains.search import DomainSearch
+
+    try:
+        with print_warnings(console), progress_bar(console) as on_progress:
+            cache = open_cache(subject, settings, [one for group in groups for one in group.tuning], out)
+            on_progress("Learning to tell domains apart", 0, 1)
+            classifier, fitted = fit_classifier(_inputs(wanted, subject, labelled, settings.batch), settings.seed)
+            guesses = _guesses(groups, labelled, fitted)
+            search = DomainSearch(subject, settings, groups, guesses, cache, on_progress)
+            found = search.run_paths() if wanted.policy == "path" else search.run_slopes()
+    except KeyboardInterrupt:
+        _print(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
+        raise
+    return classifier, fitted, found
 
 
 def split_groups(labelled: LabelledPrompts, limit: int, seed: int) -> list[DomainSamples]:
@@ -161,40 +193,21 @@ def _named(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [replace(p, id=f"{p.id}-{hashlib.sha256(p.text.encode()).hexdigest()[:6]}") for p in prompts]
 
 
-def _open_cache(subject: Subject, settings: TuningSettings, groups: Sequence[DomainSamples], out: Path) -> Any:
-    from ..tuning.configuration import open_cache
-
-    return open_cache(subject, settings, [sample for group in groups for sample in group.tuning], out)
-
-
-def _inputs(chosen: DomainOptions, subject: Subject, labelled: LabelledPrompts, batch: int) -> Inputs:
+def _inputs(wanted: DomainSearchOptions, subject: Subject, labelled: LabelledPrompts, batch: int) -> Inputs:
     """What the classifier learns from."""
     from ..tuning.domains.fit import Inputs
     from ..tuning.domains.states import prompt_states
 
     texts = [prompt.text for prompt in labelled.prompts]
-    states = prompt_states(subject, texts, batch) if chosen.features in ("auto", "states") else None
-    kind = chosen.features if chosen.features != "auto" else "words" if states is None else "states"
-    return Inputs(labelled.prompts, states, kind, chosen.clip)
+    states = prompt_states(subject, texts, batch) if wanted.features in ("auto", "states") else None
+    kind = wanted.features if wanted.features != "auto" else "words" if states is None else "states"
+    return Inputs(labelled.prompts, states, kind, wanted.clip)
 
 
 def _guesses(groups: Sequence[DomainSamples], labelled: LabelledPrompts, fitted: FitReport) -> dict[str, str]:
     """Sample of the check -> what a classifier says of its prompt that was trained without it."""
     known = {prompt.text: guess for prompt, guess in zip(labelled.prompts, fitted.guesses, strict=True)}
     return {sample.id: known[sample.prompt.text] for group in groups for sample in group.check}
-
-
-def _search(
-    subject: Subject,
-    settings: TuningSettings,
-    groups: Sequence[DomainSamples],
-    guesses: dict[str, str],
-    cache: Any,
-    on_progress: Any,
-) -> Any:
-    from ..tuning.domains.search import DomainSearch
-
-    return DomainSearch(subject, settings, groups, guesses, cache, on_progress)
 
 
 def _about(subject: Subject, source: str, labelled: LabelledPrompts, groups: Sequence[DomainSamples]) -> dict[str, Any]:
