@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,6 +136,13 @@ def test_its_folder_goes_where_a_policy_goes(policy: ByDomain) -> None:
     assert skipstone.load_policy(policy.path) == policy
     assert digest_prompt(TRAINING[3].text) in seen_prompts(policy)
     assert json.loads((Path(policy.path) / FILE).read_text())["notes"] == {"made": "here"}
+
+
+def test_another_process_gets_the_path_and_no_more(policy: ByDomain) -> None:
+    policy.settings.classifier.classify(TEXTS[0], PROMPTS[0])
+    sent = pickle.dumps(policy)
+    assert len(sent) < 1000
+    assert pickle.loads(sent) == policy
 
 
 def test_a_trace_keeps_the_text(policy: ByDomain) -> None:

@@ -17,9 +17,11 @@ from skipstone.serving.domain_choice import DomainChoice
 from skipstone.serving.engine import _differences
 from skipstone.serving.models import Source
 from skipstone.serving.observers import Observers
+from skipstone.serving.refusals import RequestRefused
 from skipstone.serving.settings import cover, make_setting
 from skipstone.tuning.domains.bandit import Arm, BanditFile, DomainBandit
 from skipstone.tuning.domains.fit import Inputs, fit_classifier
+from skipstone.tuning.domains.report import save_domains
 
 FULL = "fixed @ ddim / trailing / 30"
 
@@ -182,3 +184,19 @@ def test_a_request_that_names_its_own_quality_keeps_it(
     for own in (PictureRequest("ab", quality="low"), PictureRequest("ab", policy="fixed")):
         assert choice.choose(own, engine.find_model("")) is own
     assert not (tmp_path / "b.json").exists()
+
+
+# -- Settings by domain ---------------------------------------------------------------------------
+
+
+def test_each_request_is_drawn_by_the_setting_of_its_prompts_domain(
+    classifier: DomainClassifier, tmp_path: Path
+) -> None:
+    folder = save_domains(tmp_path, "fixed", {"vehicle": "interval(every=3, warmup=1, tail=1)"}, classifier)
+    model = served(policy=f"by_domain(path={str(folder)!r}) @ ddim / trailing / 12")
+    with Engine({"analytic": model}) as made:
+        cart, strange = (made.submit(text).result() for text in ("a cart full of pears", "zxqv 4711"))
+        with pytest.raises(RequestRefused, match="by_domain is made of files"):
+            made.submit("a cart", policy="by_domain(path='/somewhere')")
+    assert strange.calls == 12 > cart.calls
+    assert any("by_domain(vehicle)" in attempt.plan.why for attempt in cart.run.past)

@@ -144,6 +144,9 @@ class ByDomain(Policy):
         if self.path:
             _ = self.settings
 
+    def __reduce__(self) -> tuple[type[ByDomain], tuple[str]]:
+        return type(self), (self.path,)  # another process reads the folder itself
+
     @cached_property
     def settings(self) -> DomainSettings:
         """What the folder holds."""

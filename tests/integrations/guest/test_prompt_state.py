@@ -9,6 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from domain_prompts import TRAINING
 
 import skipstone
 import skipstone_pebble as pebble
@@ -18,6 +19,8 @@ from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.agent.observation import Observation
 from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone.testing import letters
+from skipstone.tuning.domains.fit import Inputs, fit_classifier
+from skipstone.tuning.domains.report import save_domains
 
 from .families import FAMILIES, build
 from .runs import run_adapted as ran
@@ -120,6 +123,16 @@ def test_each_sample_knows_its_own_text(given: dict[str, Any], texts: list[str],
     with skipstone.adapt(pipe, policy) as adapted:
         pipe(**given, num_inference_steps=3, output_type="latent")
     assert [sample.run.text for sample in adapted.last] == texts
+
+
+def test_each_sample_of_a_pipeline_gets_the_setting_of_its_domain(tmp_path: Path) -> None:
+    classifier, _ = fit_classifier(Inputs(TRAINING))
+    save_domains(tmp_path, "fixed", {"vehicle": "interval(every=2, warmup=1, tail=1)"}, classifier)
+    pipe, prompts = tiny_pipeline(), ["a cart full of pears", "zxqv 4711"]
+    with skipstone.adapt(pipe, tmp_path) as adapted:
+        pipe(prompts, num_images_per_prompt=2, num_inference_steps=6, output_type="latent")
+    assert [sample.calls for sample in adapted.last] == [4, 4, 6, 6]
+    assert "by_domain(vehicle) amended" in skipstone.explain(adapted.last[0].run)
 
 
 def test_embeddings_have_no_text() -> None:
