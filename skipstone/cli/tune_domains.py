@@ -20,6 +20,7 @@ from .progress import print_warnings, progress_bar, show_status
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..evaluation.progress import ProgressCallback
     from ..evaluation.prompt import Prompt
     from ..evaluation.subject import Subject
     from ..policies.domains.classifier import DomainClassifier
@@ -151,8 +152,9 @@ def _search(
     try:
         with print_warnings(console), progress_bar(console) as on_progress:
             cache = open_cache(subject, settings, [one for group in groups for one in group.tuning], out)
+            inputs = _inputs(wanted, subject, labelled, settings.batch, on_progress)
             on_progress("Learning to tell domains apart", 0, 1)
-            classifier, fitted = fit_classifier(_inputs(wanted, subject, labelled, settings.batch), settings.seed)
+            classifier, fitted = fit_classifier(inputs, settings.seed)
             guesses = _guesses(groups, labelled, fitted)
             search = DomainSearch(subject, settings, groups, guesses, cache, on_progress)
             found = search.run_paths() if wanted.policy == "path" else search.run_slopes()
@@ -193,13 +195,19 @@ def _named(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [replace(p, id=f"{p.id}-{hashlib.sha256(p.text.encode()).hexdigest()[:6]}") for p in prompts]
 
 
-def _inputs(wanted: DomainSearchOptions, subject: Subject, labelled: LabelledPrompts, batch: int) -> Inputs:
+def _inputs(
+    wanted: DomainSearchOptions,
+    subject: Subject,
+    labelled: LabelledPrompts,
+    batch: int,
+    on_progress: ProgressCallback,
+) -> Inputs:
     """What the classifier learns from."""
     from ..tuning.domains.fit import Inputs
     from ..tuning.domains.states import prompt_states
 
     texts = [prompt.text for prompt in labelled.prompts]
-    states = prompt_states(subject, texts, batch) if wanted.features in ("auto", "states") else None
+    states = prompt_states(subject, texts, batch, on_progress) if wanted.features in ("auto", "states") else None
     kind = wanted.features if wanted.features != "auto" else "words" if states is None else "states"
     return Inputs(labelled.prompts, states, kind, wanted.clip)
 

@@ -198,3 +198,24 @@ def test_a_folder_that_changes_is_read_again(classifiers: dict[str, DomainClassi
     save_domains(tmp_path, "interval(every=5)", OWN, classifiers["words"])
     os.utime(tmp_path / FILE, (1, 1))
     assert registry.spell(ByDomain(str(tmp_path)).settings.general) == "interval(every=5)"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"domains": {"food": 3}}, "domains.food: expected text, got 3"),
+        ({"domains": ["food"]}, "domains: expected an object"),
+        ({"domains": {"food": "fixed("}}, "Expected 'name'"),
+        ({"policy": "by_domain(path='.')"}, "by_domain: expected"),
+        ({"more": 1}, "expected no field"),
+    ],
+)
+def test_a_damaged_folder_is_a_sentence(
+    change: dict[str, object], said: str, classifiers: dict[str, DomainClassifier], tmp_path: Path
+) -> None:
+    save_domains(tmp_path, GENERAL, OWN, classifiers["words"])
+    file = tmp_path / FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    for make in (lambda: ByDomain(str(tmp_path)), lambda: read_policy(tmp_path)):
+        with pytest.raises(SpecError, match=said):
+            make()

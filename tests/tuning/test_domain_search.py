@@ -26,6 +26,7 @@ from skipstone.testing.backbones.mixture import Mixture
 from skipstone.tuning.domains import report
 from skipstone.tuning.domains.fit import Inputs, fit_classifier
 from skipstone.tuning.domains.search import UNKNOWN, DomainResult, DomainSamples, DomainSearch, DomainVerdict
+from skipstone.tuning.domains.states import prompt_states
 from skipstone.tuning.run_cache import RunCache
 from skipstone.tuning.search import TuningSettings
 from skipstone.tuning.slopes import Lead
@@ -154,3 +155,19 @@ def test_results_are_policies_that_run(tmp_path: Path) -> None:
     assert read_policy(folder) == registry.parse("policy", "interval")
     assert {path.name for path in folder.iterdir()} == {FILE}
     assert not (folder / CLASSIFIER_FILE).exists()
+
+
+def test_states_are_those_that_runs_know() -> None:
+    """Read off one step of each prompt, as a pipeline has it; None where runs tell of none."""
+
+    class Known(TwoWorlds):
+        def draw(self, items: Any, column: Column, watch: Any = None) -> tuple[list[GeneratedSample], float]:
+            assert column.steps == 1
+            made, seconds = super().draw(items, column)
+            states = [(float(len(item.prompt)), 1.0) for item in items]
+            known = [replace(one.run, prompt=state) for one, state in zip(made, states, strict=True) if one.run]
+            return [replace(one, run=run) for one, run in zip(made, known, strict=True)], seconds
+
+    found = prompt_states(Known(NEAR), ["a", "abc", "ab"], batch=2)
+    assert found.tolist() == [[1.0, 1.0], [3.0, 1.0], [2.0, 1.0]]
+    assert prompt_states(TwoWorlds(NEAR), ["a", "abc"]) is None
