@@ -20,7 +20,7 @@ from .grouping import grouped
 from .progress import print_warnings, progress_bar, show_status
 from .ray_options import RayOptions
 from .tracking import tracked
-from .tune_domains import DomainOptions, tune_domains
+from .tune_domains import CHECKED, ENOUGH, DomainOptions, tune_domains
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -186,10 +186,8 @@ def _tune(
     _show(found, written, where, report.policy_folder(out, settings.calls[0]))
 
 
-ENOUGH = 12  # samples: on Pebble, grids of 8 calls found on 4 were worse than even ones on others
 SAMPLES = 24  # of a model that takes no prompts
 SEEDS = "seeds"
-CHECKED = 10_000  # added to the seeds of the check, so that no noise is in both
 
 
 def _report(policy: Tuned) -> Any:
