@@ -154,6 +154,7 @@ class SlopeSearch:
         on_progress: Called with the progress.
         notes: What the user should know, after the run.
         base: What pairs have to lead: the default, or slopes that were found before.
+        known: References of a search on more samples, to be used here too; None finds how many steps they need.
     """
 
     subject: Subject
@@ -164,6 +165,7 @@ class SlopeSearch:
     on_progress: ProgressCallback = no_progress
     notes: list[str] = field(default_factory=list)
     base: Slopes = DEFAULT
+    known: ReferenceRuns | None = None
 
     def run(self) -> SlopeResult:
         """Search, and check.
@@ -217,6 +219,8 @@ class SlopeSearch:
 
     def reference(self) -> ReferenceRuns:
         """References of as many steps as are needed, or as help, as a few samples tell."""
+        if self.known is not None:
+            return self.known
         some, most = self.eval_samples[:PILOTS], max(self.settings.calls)
         reference = ReferenceRuns(
             self.cached_runs, self.cached_runs.beginning(self.eval_samples[0]), self.settings.fine

@@ -154,13 +154,14 @@ class DomainSearch:
         search = SlopeSearch(
             self.subject, self.settings, self.tuning, self.check, self.run_cache, self._progress("all domains")
         )
-        general = search.run()
+        general, reference = search.run(), search.reference()
         own = {
             group.domain: replace(
                 search,
                 eval_samples=group.tuning,
                 check=group.check,
                 base=general.slopes,
+                known=reference,
                 on_progress=self._progress(group.domain),
             ).run()
             for group in self.groups
@@ -184,7 +185,7 @@ class DomainSearch:
         def base(calls: int) -> list[Policy]:
             return [slope_policy(general.slopes, n) for n in around(self.settings.calls)]
 
-        return self._with_overall(result, search.reference(), base, search.notes)
+        return self._with_overall(result, reference, base, search.notes)
 
     def run_paths(self) -> DomainResult:
         """Grids of `path`. Raises as `TimeGridSearch.run`."""
