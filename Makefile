@@ -25,7 +25,7 @@ $(DEMO): pyproject.toml packages/skipstone-pebble/pyproject.toml constraints.txt
 	touch $@
 
 $(READY): pyproject.toml $(wildcard packages/*/pyproject.toml) research/pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e ".[dev,metrics,plot,serve]" $(addprefix -e packages/,skipstone-pebble skipstone-bench[peers] skipstone-train skipstone-track) -e research "$(MLX)"
+	$(PIP) -e ".[dev,metrics,plot,serve,tune]" $(addprefix -e packages/,skipstone-pebble skipstone-bench[peers] skipstone-train skipstone-track) -e research "$(MLX)"
 	touch $(DEMO) $@
 
 demo: $(DEMO)  ## six prompts on the embedded model: pictures, calls, timeline, table

@@ -52,6 +52,7 @@ HEAVY = {
     "scipy",
     "matplotlib",
     "skimage",
+    "sklearn",
     "gymnasium",
     "pydantic",
 }

@@ -183,6 +183,7 @@ class Run:
     past: tuple[Attempt, ...] = ()  # settled attempts, oldest first
     pending: Attempt | None = None
     prompt: tuple[float, ...] = ()  # mean text state of the prompt; empty where there is none
+    text: str = ""  # the prompt itself; empty where it is not known
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:

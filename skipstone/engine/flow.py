@@ -128,7 +128,9 @@ def flow(
     made: _StepMade | None = None
     rejected: _StepMade | None = None
     clocks = tuple(schedule.clock(t) for t in grid)
-    run = Run(grid[0], grid[-1], grid, clocks, solver.stages, problem.branches, prompt=problem.prompt)
+    run = Run(
+        grid[0], grid[-1], grid, clocks, solver.stages, problem.branches, prompt=problem.prompt, text=problem.text
+    )
     status = Status.done
 
     while True:
@@ -183,7 +185,7 @@ def _settle(run: Run, pending: Attempt, accept: bool) -> Run:
 
 def _advance_run(run: Run, t: float, past: tuple[Attempt, ...], pending: Attempt | None) -> Run:
     """The run a decision later; `dataclasses.replace` takes three times as long."""
-    return Run(t, run.t_end, run.grid, run.clocks, run.stages, run.branches, past, pending, run.prompt)
+    return Run(t, run.t_end, run.grid, run.clocks, run.stages, run.branches, past, pending, run.prompt, run.text)
 
 
 def _check(plan: Plan, run: Run, solver: Solver) -> None:

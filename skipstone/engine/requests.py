@@ -220,6 +220,7 @@ class Problem:
         prompt: What policies may know of the prompt: its text states, averaged over tokens. Empty where unknown.
         feature_extractors: Makes the feature extractor for signals of pictures and prompts: the model's own by "",
             others by the name of their weights. None where the sample cannot be decoded.
+        text: The prompt itself, for policies that go by its words; "" where unknown.
     """
 
     schedule: Schedule
@@ -232,6 +233,7 @@ class Problem:
     x0_filter: Callable[[Any], Any] | None = None
     prompt: tuple[float, ...] = ()
     feature_extractors: Callable[[str], FeatureExtractor] | None = None
+    text: str = ""
 
 
 class Status(Enum):

@@ -124,7 +124,7 @@ def from_json(text: str) -> Trace:
         raise TraceError(f"Expected `meta` to be an object, got {meta!r}.")
     run = document.get("run")
     if isinstance(run, dict):
-        run = {"prompt": [], **run}  # traces had none before agents looked at it
+        run = {"prompt": [], "text": "", **run}  # traces had none before policies looked at them
     return Trace(_parse_run(_check_fields(run, Run, "run")), meta)
 
 
@@ -176,7 +176,9 @@ def _parse_run(d: dict[str, Any]) -> Run:
     stages, branches = (_integer(d[key], f"run.{key}") for key in ("stages", "branches"))
     t, t_end = (_number(d[key], f"run.{key}") for key in ("t", "t_end"))
     prompt = tuple(_number(v, f"run.prompt[{i}]") for i, v in enumerate(_list(d["prompt"], "run.prompt")))
-    return Run(t, t_end, grid, clocks, stages, branches, past, pending, prompt)
+    if not isinstance(d["text"], str):
+        raise TraceError(f"Expected `run.text` to be a text, got {d['text']!r}.")
+    return Run(t, t_end, grid, clocks, stages, branches, past, pending, prompt, d["text"])
 
 
 def _parse_attempt(value: Any, where: str) -> Attempt:

@@ -33,7 +33,7 @@ from .prompt_records import (
 
 # Names of fields, the best first; compared in lower case.
 TEXT_FIELDS = ("prompt", "caption", "prompt_en", "text")
-CATEGORY_FIELDS = ("category", "tag", "dimension")
+CATEGORY_FIELDS = ("category", "tag", "dimension", "domain", "label")
 ID_FIELDS = ("id",)
 LICENSE_NAMES = ("license", "licence", "readme", "copyright", "notice", "manifest")  # that lie beside prompts
 

@@ -46,6 +46,7 @@ class SavedPolicy:
         certificate: Of a calibrated policy.
         digest: `digest` of policy and certificate; "" of files that version 0.1.0 wrote.
         fallback: Spec of the policy for pipelines whose loop `policy` cannot take over; "" for none.
+        domains: Domain -> spec, of a folder of `by_domain`, whose general setting is `policy`.
     """
 
     policy: str
@@ -54,6 +55,7 @@ class SavedPolicy:
     certificate: Certificate | None = None
     digest: str = ""
     fallback: str = ""
+    domains: Mapping[str, str] = field(default_factory=dict)
 
 
 def digest(policy: str, certificate: Mapping[str, Any]) -> str:
@@ -73,6 +75,8 @@ def read_saved_policy(path: str) -> SavedPolicy:
     certificate = saved.certificate
     if certificate is None:
         return saved
+    if saved.domains:
+        raise READER.fault(f"{path}: expected a certificate or settings of domains, got both.")
     for name, kind in SOURCE.items():
         if name in certificate.source:
             READER.convert(kind, certificate.source[name], f"{path}: certificate.source.{name}")

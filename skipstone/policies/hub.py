@@ -13,6 +13,7 @@ from ..engine.contracts import Policy
 from ..errors import OutputError, SpecError
 from ..settings import shorten
 from .certified import FILE, Certified
+from .domains.policy import ByDomain
 from .from_file import files_of
 from .hub_files import HUB_ID, without_bars
 from .storage import save_policy
@@ -88,6 +89,7 @@ def _check_portable(policy: Policy) -> None:
     parts = getattr(policy, "parts", (policy,))
     files = [str(file) for file in files_of(policy)]
     files += [part.path for part in parts if isinstance(part, Agent) and part.path not in ("", *shipped_agents())]
+    files += [part.path for part in parts if isinstance(part, ByDomain) and part.path]
     if files:
         raise SpecError(
             f"This policy is made of {' and '.join(files)}, and only settings are pushed. Push the file as what it is, "

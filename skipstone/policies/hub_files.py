@@ -11,8 +11,10 @@ from pathlib import Path
 from ..errors import SpecError
 from ..settings import shorten
 from .certified import FILE
+from .domains.classifier import CLASSIFIER_FILE
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # of a repository: org/name
+DOMAIN_FILES = (CLASSIFIER_FILE, "seen_prompts.txt")  # what belongs to settings by domain
 CERTIFICATE_FILES = ("README.md", "front.png", "prompts.jsonl")  # what belongs to a certificate
 
 
@@ -72,7 +74,7 @@ def fetch_policy(name: str, revision: str | None = None) -> Path:
         path = fetch_file(repo, folder + FILE, "policy", revision)
     except NotFetched as e:
         raise SpecError(f"{name} {e}. Expected a folder with a {FILE}, here or on the hub: org/name.") from None
-    for beside in CERTIFICATE_FILES:
+    for beside in (*CERTIFICATE_FILES, *DOMAIN_FILES):
         with contextlib.suppress(NotFetched):
             fetch_file(repo, folder + beside, "policy", revision or path.parts[path.parts.index("snapshots") + 1])
     return path.parent

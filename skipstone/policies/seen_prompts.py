@@ -10,9 +10,10 @@ from ..engine.contracts import Policy
 from ..errors import SpecError
 from ..json_files import JsonReader
 from .certified import Certified
+from .domains.policy import ByDomain
 from .student import Student, find_student
 
-SEEN_FILE = "seen_prompts.txt"  # of a student: a sum on each line
+SEEN_FILE = "seen_prompts.txt"  # of a student, or of settings by domain: a sum on each line
 CALIBRATED = "prompts.jsonl"  # of a certificate: a prompt on each line
 
 
@@ -27,7 +28,7 @@ def write_seen(prompts: Iterable[str]) -> bytes:
 
 
 def seen_prompts(policy: Policy) -> frozenset[str]:
-    """Sums of the prompts that a calibrated policy was chosen or tested on, or a student learnt from.
+    """Sums of the prompts that a calibrated policy was chosen or tested on, or a student or domains were learnt from.
 
     Empty of a policy that was made without prompts, and of one whose folder does not say.
 
@@ -41,5 +42,8 @@ def seen_prompts(policy: Policy) -> frozenset[str]:
         return frozenset(digest_prompt(str(one.get("prompt", ""))) for one in found if isinstance(one, dict))
     if isinstance(policy, Student) and policy.path:
         file = Path(find_student(policy.path)) / SEEN_FILE
+        return frozenset(file.read_text(encoding="utf-8").split()) if file.is_file() else frozenset()
+    if isinstance(policy, ByDomain) and policy.path:
+        file = Path(policy.path).expanduser() / SEEN_FILE
         return frozenset(file.read_text(encoding="utf-8").split()) if file.is_file() else frozenset()
     return frozenset()

@@ -15,6 +15,7 @@ from ..settings import shorten
 from .certificate_files import READER, read_saved_policy
 from .certified import FILE as FILE
 from .certified import Certified
+from .domains.policy import ByDomain
 from .hub_files import CERTIFICATE_FILES, fetch_policy, is_on_hub
 
 
@@ -67,6 +68,8 @@ def read_policy(
         policy: Policy = registry.parse("policy", saved.policy)
     except RecursionError:
         raise SpecError(f"{path}: expected the spec of a policy, got one that names its own folder.") from None
+    if saved.domains:
+        return ByDomain(str(folder))
     if saved.certificate is None:
         return policy
     files = {name: data for name in CERTIFICATE_FILES if (data := _read_beside(Path(folder) / name)) is not None}

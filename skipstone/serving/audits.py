@@ -40,6 +40,7 @@ class Auditor(Observer):
         seed: Of the choice of pictures; None is another one in each process.
         most: Pictures that wait to be drawn again; more are left out.
         on_audit: Called with model, certificate and result after each picture.
+        on_loss: Called with each picture that was drawn again, and its loss: 0 where it met the target, 1 where not.
     """
 
     share: float = 0.01
@@ -47,6 +48,7 @@ class Auditor(Observer):
     seed: int | None = None
     most: int = 64
     on_audit: Callable[[str, str, RunningAudit], None] = lambda model, certificate, result: None
+    on_loss: Callable[[Picture, float], None] = lambda picture, loss: None
     _backlog: deque[Picture] = field(default_factory=deque, init=False)
 
     def __post_init__(self) -> None:
@@ -99,11 +101,13 @@ class Auditor(Observer):
         full = engine.submit(asked).result()
         if full.fingerprint != picture.fingerprint:  # reloaded meanwhile
             return None
-        value = self._measure(model, Target.parse(setting.target), picture, full)
+        target = Target.parse(setting.target)
+        value = self._measure(model, target, picture, full)
         result = self.states.add(model, picture.certificate, setting, value)
         if result.alarm:
             self._withdraw(model, picture.certificate, setting.target)
         self.on_audit(picture.model, picture.certificate, result)
+        self.on_loss(picture, target.loss(value))
         return result
 
     def _next(self, engine: Engine) -> tuple[Picture, ServedModel, Setting] | None:

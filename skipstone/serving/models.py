@@ -128,6 +128,7 @@ class ServedModel:
             seed=request.seed,
             branches=self.backbone(request, setting).branches,
             budget=request.budget,
+            text=request.prompt,
         )
 
     def withdraw(self, certificate: str) -> None:

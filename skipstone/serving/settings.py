@@ -24,7 +24,7 @@ from ..settings import shorten
 from .refusals import RequestRefused
 
 STUDENT = "student"
-FROM_FILES = ("auto", "agent")  # policies made of files: who sends a request must not say which
+FROM_FILES = ("auto", "agent", "by_domain")  # policies made of files: who sends a request must not say which
 AUTO = "auto"  # the quality that leaves the choice to the server
 
 

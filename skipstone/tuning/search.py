@@ -134,6 +134,7 @@ class TuningResult:
         landings: Places where the gain was measured.
         rows: Results on the check's prompts.
         agreement: Of the references that rows are measured against, with those that confirm them.
+        reference: These references; None before rows are measured.
     """
 
     fine: FineGrid
@@ -143,6 +144,7 @@ class TuningResult:
     landings: Sequence[int]
     agreement: Agreement
     rows: Sequence[TuningRow] = ()
+    reference: ReferenceRuns | None = None
 
     def times(self, calls: int) -> tuple[float, ...]:
         """Return the times of the grid of this many calls."""
@@ -166,6 +168,7 @@ class TimeGridSearch:
         run_cache: Where runs are kept.
         on_progress: Called with the progress.
         notes: What the user should know, after the run.
+        general: Number of calls -> grid that was found for more samples: it runs beside, and grids have its solver.
     """
 
     subject: Subject
@@ -175,6 +178,7 @@ class TimeGridSearch:
     run_cache: RunCache
     on_progress: ProgressCallback = no_progress
     notes: list[str] = field(default_factory=list)
+    general: Mapping[int, TunedGrid] = field(default_factory=dict)
 
     def run(self) -> TuningResult:
         """Search, and check.
@@ -204,7 +208,8 @@ class TimeGridSearch:
             finer = None if self._looks_good(found.fine, left, reference) else self._finer(reference)
             if finer is None:
                 grids = self._grids(found.fine, left, reference)
-                found = replace(found, grids=grids, agreement=reference.agreement(self._checked))
+                agreement = reference.agreement(self._checked)
+                found = replace(found, grids=grids, agreement=agreement, reference=reference)
                 found = replace(found, rows=tuple(self._rows(found, reference)))
                 finer = self._finer(reference) if _unconfirmed(found, WANTED_MARGIN) else None
             if finer is None:
@@ -269,7 +274,7 @@ class TimeGridSearch:
     def _grids(self, fine: FineGrid, left: Mapping[str, LocalErrors], reference: ReferenceRuns) -> dict[int, TunedGrid]:
         """For each number of calls the grid that really runs best, out of the best paths by each weighing."""
         found: dict[int, TunedGrid] = {}
-        tried = [(calls, name, of) for calls in self.settings.calls for name in left for of in FORECASTS]
+        tried = [(calls, name, of) for calls in self.settings.calls for name in left for of in self._forecasts(calls)]
         paths: dict[tuple[int, str], tuple[int, ...]] = {}
         for k, (calls, name, of) in enumerate(tried):
             self.on_progress(f"Trying grids of {calls} calls", k, len(tried))
@@ -282,6 +287,10 @@ class TimeGridSearch:
         if self.settings.refine:
             found = {calls: self._refined(fine, grid, reference) for calls, grid in found.items()}
         return found
+
+    def _forecasts(self, calls: int) -> Sequence[str]:
+        """What `adams` may forecast on a grid of this many calls."""
+        return (self.general[calls].of,) if calls in self.general else FORECASTS
 
     def _run_grid(
         self, fine: FineGrid, grid: TunedGrid, reference: ReferenceRuns, eval_samples: Sequence[EvaluationSample]
@@ -312,6 +321,10 @@ class TimeGridSearch:
             grid = found.grids[calls]
             column = self.cached_runs.column(found.policy(calls))
             yield self._row(calls, f"path-{calls}", "path", column, reference)
+            if calls in self.general:
+                other = self.general[calls]
+                column = self.cached_runs.column(found.fine.policy(other.path, other.of))
+                yield self._row(calls, f"general-{calls}", "general", column, reference)
             column = self.cached_runs.column(found.fine.policy(found.fine.even_path(calls), grid.of))
             label = f"even angles @ {format_component(column.solver)}"
             yield self._row(calls, label, "even", column, reference)

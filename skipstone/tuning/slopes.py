@@ -60,6 +60,7 @@ class SlopeResult:
         lead: Of `best`, on the samples of the check.
         agreement: Of the references that rows are measured against, with those that confirm them.
         rows: Results on the samples of the check: the default, and `best` where that is something else.
+        base: What leads are measured against: the default, or slopes that were found before.
     """
 
     calls: Sequence[int]
@@ -69,11 +70,12 @@ class SlopeResult:
     lead: Lead
     agreement: Agreement
     rows: Sequence[TuningRow]
+    base: Slopes = DEFAULT
 
     @property
     def slopes(self) -> Slopes:
-        """What is written: the best pair, or the default where that is as good on the samples of the check."""
-        return self.best if self.lead.counts else DEFAULT
+        """What is written: the best pair, or the base where that is as good on the samples of the check."""
+        return self.best if self.lead.counts else self.base
 
     def policy(self, calls: int) -> Policy:
         """Return the policy of this many calls."""
@@ -151,6 +153,8 @@ class SlopeSearch:
         run_cache: Where runs are kept.
         on_progress: Called with the progress.
         notes: What the user should know, after the run.
+        base: What pairs have to lead: the default, or slopes that were found before.
+        known: References of a search on more samples, to be used here too; None finds how many steps they need.
     """
 
     subject: Subject
@@ -160,6 +164,8 @@ class SlopeSearch:
     run_cache: RunCache
     on_progress: ProgressCallback = no_progress
     notes: list[str] = field(default_factory=list)
+    base: Slopes = DEFAULT
+    known: ReferenceRuns | None = None
 
     def run(self) -> SlopeResult:
         """Search, and check.
@@ -168,7 +174,7 @@ class SlopeSearch:
             SpecError, GuestError: the model cannot be run by `kriging`.
             BenchError: a reference was lost, or the folder cannot be written.
         """
-        reference = self._reference()
+        reference = self.reference()
         tried = self._tried(reference, self._measurable(self.eval_samples, reference))
         best = max(tried, key=lambda slopes: tried[slopes])
         measured = self._measurable(self.check, reference)
@@ -181,11 +187,13 @@ class SlopeSearch:
             lead,
             reference.agreement(self.check),
             self._rows(best, reference),
+            self.base,
         )
 
     def _rows(self, best: Slopes, reference: ReferenceRuns) -> list[TuningRow]:
-        """Results of the default, and of the best pair where that is something else, on the samples of the check."""
-        labels = {DEFAULT: "default"} if best == DEFAULT else {DEFAULT: "default", best: "tuned"}
+        """Results of the base, and of the best pair where that is something else, on the samples of the check."""
+        own = "default" if self.base == DEFAULT else "general"
+        labels = {self.base: own} if best == self.base else {self.base: own, best: "tuned"}
         return [
             TuningRow(
                 n, label, registry.spell(slope_policy(slopes, n)), label, self._runs(slopes, n, self.check, reference)
@@ -195,10 +203,10 @@ class SlopeSearch:
         ]
 
     def _measurable(self, eval_samples: Sequence[EvaluationSample], reference: ReferenceRuns) -> tuple[int, ...]:
-        """Numbers of calls with which the default is so far from the references that their own error does not count."""
+        """Numbers of calls with which the base is so far from the references that their own error does not count."""
         agreement = reference.agreement(eval_samples)
         medians = {
-            n: statistics.median(one.psnr for one in self._runs(DEFAULT, n, eval_samples, reference))
+            n: statistics.median(one.psnr for one in self._runs(self.base, n, eval_samples, reference))
             for n in self.settings.calls
         }
         return tuple(n for n, median in medians.items() if agreement.confirms(median, MARGIN))
@@ -209,14 +217,16 @@ class SlopeSearch:
         s = self.settings
         return CachedRuns(self.subject, self.run_cache, s.fine, s.batch, s.seed, self.on_progress)
 
-    def _reference(self) -> ReferenceRuns:
+    def reference(self) -> ReferenceRuns:
         """References of as many steps as are needed, or as help, as a few samples tell."""
+        if self.known is not None:
+            return self.known
         some, most = self.eval_samples[:PILOTS], max(self.settings.calls)
         reference = ReferenceRuns(
             self.cached_runs, self.cached_runs.beginning(self.eval_samples[0]), self.settings.fine
         )
         while True:
-            median = statistics.median(one.psnr for one in self._runs(DEFAULT, most, some, reference))
+            median = statistics.median(one.psnr for one in self._runs(self.base, most, some, reference))
             agreement, finer = reference.agreement(some), reference.doubled()
             if agreement.confirms(median, WANTED_MARGIN) or finer is None:
                 return reference
@@ -227,14 +237,14 @@ class SlopeSearch:
     def _tried(self, reference: ReferenceRuns, calls: Sequence[int]) -> dict[Slopes, float]:
         """Pairs and their leads on the tuning samples; only those that ran with all calls may be best."""
         if not calls:
-            return {DEFAULT: 0.0}
+            return {self.base: 0.0}
         least = min(calls)
         first: dict[Slopes, float] = {}
         for k, slopes in enumerate(PAIRS):
             self.on_progress(f"Trying slopes with {least} calls", k, len(PAIRS))
             first[slopes] = self._lead(slopes, (least,), self.eval_samples, reference).mean
         ranked = sorted(PAIRS, key=lambda slopes: -first[slopes])
-        found = {DEFAULT: 0.0}
+        found = {self.base: 0.0}
         for k, slopes in enumerate(ranked[:FINALISTS]):
             self.on_progress("Trying the best slopes", k, FINALISTS)
             found[slopes] = self._lead(slopes, calls, self.eval_samples, reference).mean
@@ -248,10 +258,10 @@ class SlopeSearch:
         eval_samples: Sequence[EvaluationSample],
         reference: ReferenceRuns,
     ) -> Lead:
-        """The lead over the default with as many calls."""
+        """The lead over the base with as many calls."""
         return leads(
             [self._runs(slopes, n, eval_samples, reference) for n in calls],
-            [self._runs(DEFAULT, n, eval_samples, reference) for n in around(calls)],
+            [self._runs(self.base, n, eval_samples, reference) for n in around(calls)],
         )
 
     def _runs(

@@ -238,7 +238,7 @@ KEPT = {  # command -> options that results are kept by, so that another value d
         "setting",
     },
     "audit": {"false_alarm", "prompts"},
-    "tune": {*MODEL, "prompts", "check", "fine", "seed"},
+    "tune": {*MODEL, "prompts", "check", "fine", "seed", "domains"},
     "prefer": {"sources", "judge", "row", "against", "prompts", "seed", "layout", "side", "tokens", "settings"},
     "train log": {"prompts", "guides", "model", "limit", "seeds", "seed", "fine", "dimensions", "batch"},
 }
@@ -258,7 +258,7 @@ KEPT_FREE: dict[str, dict[str, str]] = {
     "tune": {
         "policy": CHOICE, "calls": CHOICE, "limit": CHOICE, "samples": CHOICE, "refine": CHOICE, "rivals": CHOICE,
         "prompt_format": "the prompts themselves are compared", "batch": SPEED, "out": WHERE, "force": NOW,
-        "track": NOW, "ray": SPEED, "workers": SPEED,
+        "track": NOW, "ray": SPEED, "workers": SPEED, "features": CHOICE, "clip": CHOICE,
     },
     "prefer": {
         "prompt_format": "the prompts themselves are compared", "limit": CHOICE, "calls": "a cap over all runs",

@@ -60,7 +60,8 @@ def test_any_run_round_trips(data: st.DataObject) -> None:
     attempts = st.builds(Attempt, NUMBERS, NUMBERS, plans(), NUMBERS, signals, st.sampled_from([True, False, None]))
     grid = data.draw(st.lists(NUMBERS, min_size=2, max_size=4).map(tuple))
     past = tuple(data.draw(st.lists(attempts, max_size=3)))
-    run = Run(1.0, 0.0, grid, grid, 2, 1, past, data.draw(st.none() | attempts))
+    prompt, text = data.draw(st.lists(NUMBERS, max_size=2).map(tuple)), data.draw(st.text(max_size=9))
+    run = Run(1.0, 0.0, grid, grid, 2, 1, past, data.draw(st.none() | attempts), prompt, text)
     assert from_json(to_json(run)).run == run
 
 

@@ -9,14 +9,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from domain_prompts import TRAINING
 from hub_stand_in import TOKEN, StandIn, serving, visit
 
 import skipstone
 from skipstone.errors import CertificateError, OutputError, SpecError
 from skipstone.evaluation.columns import parse_column
 from skipstone.policies.certified import Certified
+from skipstone.policies.domains.policy import ByDomain
 from skipstone.policies.hub import push_to_hub
+from skipstone.policies.seen_prompts import digest_prompt, seen_prompts
 from skipstone.policies.storage import auto, read_fallback, read_policy, save_policy
+from skipstone.tuning.domains.fit import Inputs, fit_classifier
+from skipstone.tuning.domains.report import save_domains
 
 CERTIFICATE = Path(__file__).parents[1] / "fixtures" / "v0_1_0" / "certificate"
 SPEC = "error_control(tol=0.02) | budget(calls=20)"
@@ -85,6 +90,20 @@ def test_a_folder_of_grids(hub: StandIn, tmp_path: Path) -> None:
     assert skipstone.load_policy("me/grids/path-20") == skipstone.policy("path(times='0.20')")
     with pytest.raises(SpecError, match=r"^me/grids has no policy.json\. Expected a folder with a policy.json"):
         skipstone.load_policy("me/grids")
+
+
+def test_settings_by_domain_arrive_with_their_classifier(hub: StandIn, tmp_path: Path) -> None:
+    classifier, _ = fit_classifier(Inputs(TRAINING))
+    folder = save_domains(tmp_path / "tuned", "interval(every=2)", {"food": "interval(every=3)"}, classifier, ["a cat"])
+    push_to_hub(folder, "me/domains")
+    policy = skipstone.load_policy("me/domains")
+    assert isinstance(policy, ByDomain)
+    assert policy.settings.domains == {"food": skipstone.policy("interval(every=3)")}
+    text = "a bowl of signature soup beside pears"
+    assert policy.settings.classifier.classify(text) == classifier.classify(text)
+    assert digest_prompt("a cat") in seen_prompts(policy)
+    with pytest.raises(SpecError, match="only settings are pushed"):
+        push_to_hub(ByDomain(str(folder)), "me/other")
 
 
 def test_a_certificate_arrives_with_what_belongs_to_it(hub: StandIn, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class AnalyticModel:
     def problem(self, prompt: str, seed: int = 0, steps: int = 50, grid: Any = "trailing") -> Problem:
         times = registry.parse("grid", grid).times(self.schedule, steps) if isinstance(grid, str) else tuple(grid)
         noise = standard_normal(seed, 0, np.empty(SHAPE))
-        return Problem(self.schedule, noise, times, len(prompt) % 3, seed, self.backbone.branches)
+        return Problem(self.schedule, noise, times, len(prompt) % 3, seed, self.backbone.branches, text=prompt)
 
     def decode(self, latents: Sequence[Any]) -> list[Any]:
         return [np.clip(np.moveaxis(x, 0, -1) / 4 + 0.5, 0, 1) for x in latents]

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from analytic import served
+from domain_prompts import TRAINING
 
+from skipstone.policies.domains.classifier import DomainClassifier
 from skipstone.serving import Engine, PictureRequest
 from skipstone.serving.audits import Auditor
+from skipstone.serving.domain_choice import DomainChoice
 from skipstone.serving.engine import _differences
 from skipstone.serving.models import Source
+from skipstone.serving.observers import Observers
+from skipstone.serving.refusals import RequestRefused
 from skipstone.serving.settings import cover, make_setting
+from skipstone.tuning.domains.bandit import Arm, BanditFile, DomainBandit
+from skipstone.tuning.domains.fit import Inputs, fit_classifier
+from skipstone.tuning.domains.report import save_domains
 
 FULL = "fixed @ ddim / trailing / 30"
 
@@ -132,3 +141,62 @@ def test_what_a_certificate_is_not_made_for_is_not_covered(
     assert covered.certificate == ""
     assert said in covered.promise
     assert cover(setting, _differences(PictureRequest("ab", guidance=2.0), model)) == setting
+
+
+# -- What audits teach ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classifier() -> DomainClassifier:
+    return fit_classifier(Inputs(TRAINING))[0]
+
+
+def test_a_bandit_learns_from_audits_which_certificate_a_domain_gets(
+    engine: Engine, classifier: DomainClassifier, tmp_path: Path
+) -> None:
+    """`high` is the only one that holds here; `low` is thought best before anything is seen, and is withdrawn late."""
+    arms = (Arm("low", 0.9, 0.0), Arm("high", 0.05, 0.0))
+    file = BanditFile(tmp_path / "bandit.json", DomainBandit(arms, price=2.0))
+    choice = DomainChoice(classifier, file)
+    auditor = engine.observer
+    assert isinstance(auditor, Auditor)
+    auditor.on_loss = choice.on_loss
+    engine.observer = Observers([auditor, choice])
+    model, asked = engine.find_model(""), []
+    for seed in range(24):
+        request = choice.choose(PictureRequest("a cart full of pears", seed=seed), model)
+        asked.append(request.quality)
+        assert engine.submit(request).result().run.text == "a cart full of pears"
+        auditor.audit_next(engine)
+    assert asked[0] == "low"
+    assert set(asked[-6:]) == {"high"}
+    (counts,) = file.read().counts.values()
+    assert set(file.read().counts) == {"vehicle"}
+    assert [one.audits for one in counts] == [one.pictures for one in counts] == [asked.count(arm.name) for arm in arms]
+    assert counts[0].failures == asked.count("low")
+    assert counts[1].failures == 0
+
+
+def test_a_request_that_names_its_own_quality_keeps_it(
+    engine: Engine, classifier: DomainClassifier, tmp_path: Path
+) -> None:
+    choice = DomainChoice(classifier, BanditFile(tmp_path / "b.json", DomainBandit((Arm("high"),))))
+    for own in (PictureRequest("ab", quality="low"), PictureRequest("ab", policy="fixed")):
+        assert choice.choose(own, engine.find_model("")) is own
+    assert not (tmp_path / "b.json").exists()
+
+
+# -- Settings by domain ---------------------------------------------------------------------------
+
+
+def test_each_request_is_drawn_by_the_setting_of_its_prompts_domain(
+    classifier: DomainClassifier, tmp_path: Path
+) -> None:
+    folder = save_domains(tmp_path, "fixed", {"vehicle": "interval(every=3, warmup=1, tail=1)"}, classifier)
+    model = served(policy=f"by_domain(path={str(folder)!r}) @ ddim / trailing / 12")
+    with Engine({"analytic": model}) as made:
+        cart, strange = (made.submit(text).result() for text in ("a cart full of pears", "zxqv 4711"))
+        with pytest.raises(RequestRefused, match="by_domain is made of files"):
+            made.submit("a cart", policy="by_domain(path='/somewhere')")
+    assert strange.calls == 12 > cart.calls
+    assert any("by_domain(vehicle)" in attempt.plan.why for attempt in cart.run.past)

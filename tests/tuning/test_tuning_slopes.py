@@ -87,7 +87,7 @@ def test_what_is_found_is_the_best_of_all_pairs_that_ran(found: tuple[SlopeSearc
     made, result = found
     assert set(result.tried) == {DEFAULT, *PAIRS}
     assert result.tried[result.best] == max(result.tried.values()) >= 0.0
-    reference = made._reference()
+    reference = made.reference()
     again = made._lead(result.best, (6, 8), made.eval_samples, reference)
     assert again.mean == pytest.approx(result.tried[result.best])
     assert {row.calls for row in result.rows} == {6, 8}

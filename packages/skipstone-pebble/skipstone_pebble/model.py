@@ -165,6 +165,7 @@ class Pebble:
             budget,
             prompt=known,
             feature_extractors=feature_extractors,
+            text=prompt,
         )
 
     @torch.inference_mode()

@@ -77,6 +77,7 @@ class BatchDriver:
         policy: Which calls to make.
         base: The schedule between the scheduler's own times.
         switches: Times at which another network takes over, whose first call is never skipped.
+        texts: The prompt of each sample, "" where it is not known; () where none is.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class BatchDriver:
         policy: Policy,
         base: Schedule,
         switches: Sequence[float] = (),
+        texts: Sequence[str] = (),
     ) -> None:
         self.trajectory, self.layout, self.router, self.policy = trajectory, layout, router, policy
         self.switches = switches
         self.scheduler_solver = SchedulerSolver.from_trajectory(trajectory)
         self.schedule = HostSchedule.from_trajectory(trajectory, base)
         self.prompts = mean_prompt_states(router)
+        self.texts = list(texts) or [""] * layout.samples
         self.shape: torch.Size | None = None
         self.checks: StepChecks | None = None  # under a takeover
         self.call = 0  # index of the next call of the scheduler
@@ -102,8 +105,14 @@ class BatchDriver:
         """Start a flow for each sample of the first batch, and have it decide."""
         for s in range(self.layout.samples):
             start = self.engine(self.layout.take(x, s), 0)
-            branches, prompt = self.router.branches, self.prompts[s]
-            problem = Problem(self.schedule, start, self.scheduler_solver.grid, branches=branches, prompt=prompt)
+            problem = Problem(
+                self.schedule,
+                start,
+                self.scheduler_solver.grid,
+                branches=self.router.branches,
+                prompt=self.prompts[s],
+                text=self.texts[s],
+            )
             sample_flow = flow(problem, self.scheduler_solver, self.policy.needs, self.policy.sites)
             run = next(sample_flow)
             assert isinstance(run, Run)

@@ -25,6 +25,7 @@ from .method_swap import original_class, restore_methods, swap_methods
 from .noise_levels import find_next_call, get_table
 from .pipeline_specs import PipelineSpec
 from .processes import in_agreement
+from .prompt_state import sample_texts
 from .refusal import TakeoverBroken, TakeoverRefused
 from .row_slicing import Key, RowSlicer, Rule
 from .rows import BatchLayout
@@ -190,7 +191,8 @@ class CallContext:
         ahead, first = trajectory(self.scheduler, timestep, count), find_next_call(self.scheduler, timestep, count)
         base = base_schedule(self.scheduler)
         policy = in_agreement(self.settings.policy, self.denoisers)
-        driver = BatchDriver(ahead, layout, self.router, policy, base, self.spec.switches(self.pipe))
+        texts = sample_texts(self.arguments, layout.samples)
+        driver = BatchDriver(ahead, layout, self.router, policy, base, self.spec.switches(self.pipe), texts)
         timesteps = tuple(self.scheduler.timesteps.tolist()[first : first + len(ahead.calls)])
         if self.settings.solver is None or not self._take_over(driver, timesteps, output, x):
             self._refuse_unnamed_branches(driver.policy)

@@ -1,7 +1,8 @@
-"""Prompt features for policies in a pipeline: the mean of the text states that its denoiser is given."""
+"""What policies in a pipeline know of each sample's prompt: its words, and the mean of its text states."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,23 @@ from ...engine.contracts import COND
 from .batch_router import BatchRouter, DenoiserCall
 
 TEXT_STATES_ARGUMENT = "encoder_hidden_states"  # of the argument that holds text states, in the denoisers of diffusers
+
+
+def sample_texts(arguments: Mapping[str, Any], samples: int) -> list[str]:
+    """`Run.text` of each sample: the pipeline's `prompt`, each of a list for as many samples in a row as it draws.
+
+    Empty where the pipeline was given embeddings, or a list that the samples are no multiple of.
+
+    Args:
+        arguments: Of the pipeline's call.
+        samples: How many it draws.
+    """
+    given = arguments.get("prompt")
+    prompts = [given] if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else []
+    each, left = divmod(samples, len(prompts)) if prompts else (0, 0)
+    if not each or left or not all(isinstance(prompt, str) for prompt in prompts):
+        return [""] * samples
+    return [prompt for prompt in prompts for _ in range(each)]
 
 
 def mean_prompt_states(router: BatchRouter) -> list[tuple[float, ...]]:

@@ -123,6 +123,7 @@ def take_over(backbone: PipelineBackbone, solver: Solver, policy: Policy, step: 
             s,
             router.branches,
             prompt=driver.prompts[s],
+            text=driver.texts[s],
         )
         for s in range(layout.samples)
     ]

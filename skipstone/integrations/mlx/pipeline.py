@@ -222,7 +222,8 @@ class MlxPipeline:
             empty = self.family.negative(self.encode(self.negative_prompt), bool(self.negative_prompt))
             cond[UNCOND] = self.family.complete(empty, latent, self.guidance)
         words = tuple(np.array(self.family.words(known).astype(mx.float32).mean(axis=0)).tolist())
-        return Problem(self.schedule, noise, times, cond, seed, self.backbone.branches, budget, prompt=words)
+        branches = self.backbone.branches
+        return Problem(self.schedule, noise, times, cond, seed, branches, budget, prompt=words, text=prompt)
 
     # -- pictures -----------------------------------------------------------------------------------
 

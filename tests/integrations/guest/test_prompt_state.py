@@ -9,6 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from domain_prompts import TRAINING
 
 import skipstone
 import skipstone_pebble as pebble
@@ -18,6 +19,8 @@ from skipstone.policies.agent.checkpoint import ActionScorer
 from skipstone.policies.agent.observation import Observation
 from skipstone.policies.agent.policy import Agent, AgentCheckpoint
 from skipstone.testing import letters
+from skipstone.tuning.domains.fit import Inputs, fit_classifier
+from skipstone.tuning.domains.report import save_domains
 
 from .families import FAMILIES, build
 from .runs import run_adapted as ran
@@ -103,6 +106,59 @@ def test_rows_of_a_prompt_go_to_its_own_samples() -> None:
     count = len(states) // 2
     for s, sample in enumerate(account):
         assert sample.run.prompt == pytest.approx(states[count + s].float().mean(0).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        ({"prompt": "a cat"}, ["a cat"]),
+        ({"prompt": ["a cat", "a dog"]}, ["a cat", "a dog"]),
+        ({"prompt": "a cat", "num_images_per_prompt": 2}, ["a cat", "a cat"]),
+        ({"prompt": ["a cat", "a dog"], "num_images_per_prompt": 2}, ["a cat", "a cat", "a dog", "a dog"]),
+    ],
+)
+@pytest.mark.parametrize("policy", ["fixed", "stride"])  # in the pipeline's loop, and in one that was taken over
+def test_each_sample_knows_its_own_text(given: dict[str, Any], texts: list[str], policy: str) -> None:
+    pipe = tiny_pipeline()
+    with skipstone.adapt(pipe, policy) as adapted:
+        pipe(**given, num_inference_steps=3, output_type="latent")
+    assert [sample.run.text for sample in adapted.last] == texts
+
+
+def test_each_sample_of_a_pipeline_gets_the_setting_of_its_domain(tmp_path: Path) -> None:
+    classifier, _ = fit_classifier(Inputs(TRAINING))
+    save_domains(tmp_path, "fixed", {"vehicle": "interval(every=2, warmup=1, tail=1)"}, classifier)
+    pipe, prompts = tiny_pipeline(), ["a cart full of pears", "zxqv 4711"]
+    with skipstone.adapt(pipe, tmp_path) as adapted:
+        pipe(prompts, num_images_per_prompt=2, num_inference_steps=6, output_type="latent")
+    assert [sample.calls for sample in adapted.last] == [4, 4, 6, 6]
+    assert "by_domain(vehicle) amended" in skipstone.explain(adapted.last[0].run)
+
+
+def test_embeddings_have_no_text() -> None:
+    pipe = tiny_pipeline()
+    states, empty = pipe.encode_prompt("a cat", "cpu", 1, True)
+    with skipstone.adapt(pipe, "fixed") as adapted:
+        pipe(prompt_embeds=states, negative_prompt_embeds=empty, num_inference_steps=2, output_type="latent")
+    assert [sample.run.text for sample in adapted.last] == [""]
+    assert any(adapted.last[0].run.prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "samples", "texts"),
+    [
+        (None, 2, ["", ""]),
+        (["a", "b"], 3, ["", "", ""]),
+        (["a", None], 2, ["", ""]),
+        (("a", "b"), 4, ["a", "a", "b", "b"]),
+        ([], 1, [""]),
+        (7, 1, [""]),
+    ],
+)
+def test_a_prompt_that_does_not_fit_the_samples_is_not_known(prompt: Any, samples: int, texts: list[str]) -> None:
+    from skipstone.integrations.diffusers.prompt_state import sample_texts
+
+    assert sample_texts({"prompt": prompt}, samples) == texts
 
 
 @pytest.mark.parametrize("family", ["ddpm", "kandinsky22"])
