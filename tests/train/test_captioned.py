@@ -75,7 +75,7 @@ def test_decoding_gives_what_the_autoencoder_makes_of_the_picture(
 
 def test_a_student_of_pictures(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captioned, "LEAST_PSNR", -100.0)
-    out = distill(build("sd15"), (), "consistency", 2, captioned=pictures, out=tmp_path / "mine", settings=SMALL)
+    out = distill(build("sd15"), pictures, "consistency", 2, out=tmp_path / "mine", settings=SMALL)
     training: Any = StudentCard.read(out).training
     assert (training["drawings"], training["drawing_rows"], training["steps"]) == (3, 0, 2)
     assert len((out / "seen_prompts.txt").read_text().split()) == 3

@@ -220,8 +220,8 @@ def _train(
     settings, teacher, quality = _prepare(student, prompts, place, texts, console)
     with progress_bar(console) as on_progress:
         return run(
-            teacher, texts, settings.method, settings.steps,
-            captioned=prompts.captioned, out=place.out, settings=settings, quality=quality, on_progress=on_progress,
+            teacher, prompts.captioned or texts, settings.method, settings.steps,
+            out=place.out, settings=settings, quality=quality, on_progress=on_progress,
         )  # fmt: skip
 
 

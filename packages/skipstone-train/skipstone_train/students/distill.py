@@ -34,11 +34,10 @@ DRAWN, CACHE = "drawings.json", "drawings"
 
 def distill(
     pipe: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Path,
     method: Method = "consistency",
     steps: int = 4,
     *,
-    captioned: str | Path | None = None,
     out: str | Path = "student",
     settings: DistillSettings | None = None,
     quality: QualityCheck | None = None,
@@ -54,11 +53,10 @@ def distill(
 
     Args:
         pipe: A pipeline of Stable Diffusion (XL) or Stable Diffusion 3, or a `Teacher` of one; the same afterwards.
-        prompts: What the teacher draws; empty with `captioned`.
+        prompts: What the teacher draws. Or a folder of pictures to learn from in place of drawings, with captions in
+            metadata.jsonl, metadata.csv (file_name, text), or each in NAME.txt.
         method: "progressive" or "consistency".
         steps: Of the student, in 1..64.
-        captioned: Folder of pictures to learn from in place of drawings, with captions in metadata.jsonl, metadata.csv
-            (file_name, text), or each in NAME.txt; None lets the teacher draw.
         out: Folder of checkpoints, log and result.
         settings: Everything else; `method` and `steps` are those above.
         quality: What every stage of "progressive" must keep: the last stage that does is the student.
@@ -74,9 +72,10 @@ def distill(
     """
     settings = replace(settings or DistillSettings(), method=method, steps=steps)
     teacher = pipe if isinstance(pipe, Teacher) else Teacher.of(pipe)
-    pictures = None if captioned is None else read_captions(Path(captioned))
-    _check(teacher, settings, prompts if pictures is None else [caption for _, caption in pictures])
-    _train(teacher, settings, prompts, pictures, Path(out), quality, on_progress)
+    pictures = read_captions(prompts) if isinstance(prompts, Path) else None
+    texts = prompts if pictures is None else [caption for _, caption in pictures]
+    _check(teacher, settings, texts)
+    _train(teacher, settings, texts, pictures, Path(out), quality, on_progress)
     return Path(out)
 
 
