@@ -72,8 +72,10 @@ def distill(
     """
     settings = replace(settings or DistillSettings(), method=method, steps=steps)
     teacher = pipe if isinstance(pipe, Teacher) else Teacher.of(pipe)
-    pictures = read_captions(prompts) if isinstance(prompts, Path) else None
-    texts = prompts if pictures is None else [caption for _, caption in pictures]
+    pictures, texts = None, [] if isinstance(prompts, Path) else prompts
+    if isinstance(prompts, Path):
+        pictures = read_captions(prompts)
+        texts = [caption for _, caption in pictures]
     _check(teacher, settings, texts)
     _train(teacher, settings, texts, pictures, Path(out), quality, on_progress)
     return Path(out)
