@@ -117,7 +117,10 @@ def verdict(found: Sequence[tuple[str, int, str, ConfidenceInterval]]) -> list[s
         good = [f"{name} ({exact(lead)})" for name, lead in own if lead.value >= BAR]
         best = max(own, key=lambda one: one[1].value)
         none = f"no search is {BAR:g} dB better; the best is {best[0]} ({exact(best[1])})"
-        lines.append(f"- {model}, {calls} calls: {', '.join(good) if good else none}.")
+        unsure = (
+            "; the intervals include 0" if good and all(lead.low < 0 for _, lead in own if lead.value >= BAR) else ""
+        )
+        lines.append(f"- {model}, {calls} calls: {', '.join(good) + unsure if good else none}.")
     return lines
 
 
