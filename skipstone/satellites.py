@@ -2,7 +2,7 @@
 
 The library never imports them: it finds what they provide by entry points of the groups `skipstone` (modules that
 register policies, solvers, metrics ...), `skipstone.names` (public names), `skipstone.models`, `skipstone.peers`,
-`skipstone.commands` and `skipstone.trackers`.
+`skipstone.commands`, `skipstone.trackers` and `skipstone.searches` (of `tune --search`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ EXTRAS = {
         "runs": "track",
     },
     "tracker": {"mlflow": "track"},
+    "search": {"tpe": "train", "nsga2": "train", "ppo": "train"},
 }
 
 

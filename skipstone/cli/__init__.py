@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import MissingPackage, SkipstoneError, TargetMissedError
 from ..satellites import install_hint, list_entry_points
-from . import calibrate, check, compare, doctor, estimate, explain, generate, listing, serve, tune
+from . import calibrate, check, compare, doctor, estimate, explain, generate, latency, listing, serve, tune
 from .garbage import rare_collections
 from .tracking import fetch_registered
 
@@ -86,6 +86,7 @@ for command in (
     calibrate.calibrate,
     calibrate.audit,
     tune.tune,
+    latency.latency,
     explain.explain,
     serve.serve,
     check.check,

@@ -145,7 +145,7 @@ def _check_shedding(quality: str, served: Mapping[str, ServedModel]) -> None:
 
 def _measure_rows(served: Mapping[str, ServedModel]) -> int:
     """Rows that the networks take at once."""
-    from ..serving.measure import choose_rows, measure_rows
+    from ..evaluation.row_times import choose_rows, measure_rows
 
     times = [measure_rows(one.model.backbone, one.model.problem("a", 0, 1), MEASURED_ROWS) for one in served.values()]
     return max(map(choose_rows, times))

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import shlex
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -21,15 +22,17 @@ from .progress import print_warnings, progress_bar, show_status
 from .ray_options import RayOptions
 from .tracking import tracked
 from .tune_domains import CHECKED, ENOUGH, DomainOptions, tune_domains
+from .tune_search import JointOptions, JointRun, joint_calls, show_joint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
 
     from ..evaluation.progress import ProgressCallback
     from ..evaluation.references import EvaluationSample
     from ..evaluation.subject import Subject
+    from ..tuning.joint import JointSearch
     from ..tuning.search import TimeGridSearch, TuningResult, TuningSettings
     from ..tuning.slopes import SlopeResult, SlopeSearch
 
@@ -54,7 +57,7 @@ class SearchOptions(DomainOptions):
         options.number(
             least=1,
             most=MAX_STEPS,
-            help="Calls to tune for; 10, 15, 20 and, of path, 25 by default. Repeat it.",
+            help="Calls to tune for; 10, 15, 20 and, of path, 25 by default; of --search 10. Repeat it.",
             show_default=False,
         ),
     ] = None
@@ -119,6 +122,7 @@ def tune(
     out: Annotated[Path, options.folder()],
     model: options.ModelOptions,
     wanted: SearchOptions,
+    joint: JointOptions,
     spread: RayOptions,
     prompts: options.PromptsOption = None,
     guidance: options.GuidanceOption = None,
@@ -138,6 +142,7 @@ def tune(
     leads the default there with as many calls; else the default is.
 
     [bold]--domains[/bold]: one setting for each domain of prompts, where it leads.
+    [bold]--search[/bold]: solver, grid, policy and settings together, after the grids.
 
     Costs about 1600 and 800 calls a sample, which are kept: after Ctrl-C the same
     command goes on. Without --prompts, seeds are tuned on.
@@ -151,13 +156,17 @@ def tune(
       skipstone tune --policy adaptive_grid --prompts pebble-tuning --out tuned
       skipstone compare "a red apple" -p tuned/adaptive-15 -p balanced
       skipstone tune --domains folder/ --policy adaptive_grid --out tuned
+      skipstone tune --search all --prompts pebble-tuning --calls 12 --out best
     """
-    make_subject = functools.partial(spread.spread, functools.partial(model.subject, guidance))
+    joint.check(wanted.calls, "--domains" if wanted.domains else f"--policy {wanted.policy}")
+    local = functools.partial(model.subject, guidance)
+    make_subject = functools.partial(spread.spread, local)
+    if joint.search:
+        return _tune_jointly(wanted, joint, prompts, out, (make_subject, local), (seed, batch, force))
     settings = wanted.settings(seed, batch)
     if wanted.domains:
-        tune_domains(wanted, prompts, out, make_subject, settings, force)
-    else:
-        _tune(wanted, prompts, out, make_subject, settings, force)
+        return tune_domains(wanted, prompts, out, make_subject, settings, force)
+    return _tune(wanted, prompts, out, make_subject, settings, force)
 
 
 def _tune(
@@ -184,6 +193,45 @@ def _tune(
         written = report.write_report(found, out, _about(search, prompts or SEEDS, wanted.check))
     where = _where("prompts" if prompts else SEEDS, wanted.check, wanted.policy)
     _show(found, written, where, report.policy_folder(out, settings.calls[0]))
+
+
+def _tune_jointly(
+    wanted: SearchOptions,
+    joint: JointOptions,
+    prompts: str | None,
+    out: Path,
+    make: tuple[Callable[[], Subject], Callable[[], Subject]],
+    given: tuple[int, int, bool],
+) -> None:
+    """`--search`: samples are chosen as for slopes, so that the winner is decided on other samples.
+
+    `make` makes the model, with --ray on its workers, and here; `given` are seed, batch and whether to overwrite.
+    """
+    from rich.console import Console
+
+    from ..evaluation.folder_lock import lock_folder
+    from ..tuning import joint_report, search
+    from .files import check_targets
+
+    console, (seed, batch, force) = Console(stderr=True), given
+    wanted = replace(wanted, policy="adaptive_grid")
+    with lock_folder(out):
+        with show_status(console, "Looking the model up ..."):
+            subject = make[0]()
+            calls = joint_calls(joint, wanted.calls, search.CALLS[:1], make[1])
+        settings = replace(wanted, calls=calls, rivals=False).settings(seed, batch)
+        check_targets(joint_report.report_files(out, settings.calls), force)
+        tuning, checked = _samples(subject, prompts, wanted, seed)
+        _check_prompts([*tuning, *checked], subject, console)
+        run = JointRun(joint, subject, settings)
+        run.check(len(tuning))
+        with _searching(tuning, out, console) as on_progress:
+            made = _search(subject, settings, (tuning, checked), run, out, on_progress)
+            found, words = run.run(made)
+        _note(made.notes, console)
+        about = _about(made, prompts or SEEDS, wanted.check)
+        written = joint_report.write_report(found, made.grids.agreement, out, about, words)
+    show_joint(found, written, words, lambda n: joint_report.policy_folder(out, n), Console())
 
 
 SAMPLES = 24  # of a model that takes no prompts
@@ -241,30 +289,41 @@ def _run(
     """The search and what it found, its progress and its notes on the console; `eval_samples` are tuned and checked."""
     tuning, checked = eval_samples
     _check_prompts([*tuning, *checked], subject, console)
+    with _searching(tuning, out, console) as on_progress:
+        search = _search(subject, settings, eval_samples, policy, out, on_progress)
+        found = search.run()
+    _note(search.notes, console)
+    return search, found
+
+
+@contextmanager
+def _searching(tuning: Sequence[EvaluationSample], out: Path, console: Console) -> Iterator[ProgressCallback]:
+    """A warning where samples are few, the progress, and what is said after Ctrl-C."""
     if len(tuning) < ENOUGH:
         what, option = ("prompts", "--limit") if tuning[0].prompt.text else ("samples", "--samples")
         few = f"{len(tuning)} {what} are few: what is best for them may be bad for others. Say {option} {SAMPLES}."
         _print(console, few)
     try:
         with print_warnings(console), progress_bar(console) as on_progress:
-            search = _search(subject, settings, eval_samples, policy, out, on_progress)
-            found = search.run()
+            yield on_progress
     except KeyboardInterrupt:
         _print(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
         raise
-    for note in dict.fromkeys(search.notes):
+
+
+def _note(notes: Sequence[str], console: Console) -> None:
+    for note in dict.fromkeys(notes):
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    return search, found
 
 
 def _search(
     subject: Subject,
     settings: TuningSettings,
     eval_samples: tuple[Sequence[EvaluationSample], Sequence[EvaluationSample]],
-    policy: Tuned,
+    what: Tuned | JointRun,
     out: Path,
     on_progress: ProgressCallback,
-) -> Search:
+) -> Any:
     """The search, on what was drawn before in the same configuration."""
     from ..tuning.configuration import open_cache
     from ..tuning.search import TimeGridSearch
@@ -272,11 +331,14 @@ def _search(
 
     tuning, checked = eval_samples
     on_progress("Loading", 0, 1)
-    made = TimeGridSearch if policy == "path" else SlopeSearch
-    return made(subject, settings, tuning, checked, open_cache(subject, settings, tuning, out), on_progress)
+    cache = open_cache(subject, settings, tuning, out)
+    if isinstance(what, JointRun):
+        return what.make(tuning, checked, cache, on_progress)
+    made = TimeGridSearch if what == "path" else SlopeSearch
+    return made(subject, settings, tuning, checked, cache, on_progress)
 
 
-def _about(search: Search, prompts: str, check: str) -> dict[str, Any]:
+def _about(search: Search | JointSearch, prompts: str, check: str) -> dict[str, Any]:
     """The description that is stored with the results."""
     from ..evaluation.fingerprint import describe_machine, fingerprint
 

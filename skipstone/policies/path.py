@@ -22,7 +22,9 @@ class Path(Policy):
     Args:
         times: Falling times between noise (1) and data (0), apart from both, separated by spaces. None takes
             every step of the grid.
-        of: What the forecasts of `adams`, its solver, hold: the "pair", or "x0" alone, for some ten calls.
+        of: What the forecasts of `adams` hold: the "pair", or "x0" alone, for some ten calls. Other solvers do not
+            read it.
+        by: Its solver: adams, kriging, unipc or dpmpp.
 
     Raises:
         SpecError: times that do not fall, or lie outside of (0, 1); forecasts of something else.
@@ -32,6 +34,7 @@ class Path(Policy):
 
     times: str = ""
     of: Literal["pair", "x0"] = "pair"
+    by: Literal["adams", "kriging", "unipc", "dpmpp"] = "adams"
     name: ClassVar[str] = "path"
     neutral: ClassVar[Mapping[str, Any]] = {"times": ""}
     may_spend_more: ClassVar[bool] = True
@@ -49,7 +52,7 @@ class Path(Policy):
 
     @property
     def solver(self) -> str:
-        return "adams" if self.of == "pair" else f"adams(of={self.of!r})"
+        return self.by if self.by != "adams" or self.of == "pair" else f"adams(of={self.of!r})"
 
     @cached_property
     def places(self) -> tuple[float, ...]:

@@ -119,10 +119,10 @@ def _snap_time(t: float, table: int) -> float:
     return round(t * table) / table if table else float(f"{t:.{DIGITS}g}")
 
 
-def path_policy(times: Sequence[float], of: str = "pair") -> Policy:
-    """The policy that lands on these times; the first and the last go without saying."""
+def path_policy(times: Sequence[float], of: str = "pair", by: str = "adams") -> Policy:
+    """The policy that lands on these times, by this solver; the first and the last go without saying."""
     listed = " ".join(f"{t:.{DIGITS}g}" for t in times[1:-1])
-    policy: Policy = registry.parse("policy", f"path(times={listed!r}, of={of!r})")
+    policy: Policy = registry.parse("policy", f"path(times={listed!r}, of={of!r}, by={by!r})")
     return policy
 
 
@@ -139,6 +139,10 @@ class Beginning(NamedTuple):
     def confirming(self, steps: int) -> FineGrid:
         """Places of nearly equal steps of t; see `confirming_times`."""
         return self._grid(confirming_times(self.schedule, self.start, steps))
+
+    def grid(self, inner: Iterable[float]) -> FineGrid:
+        """The places of a run at these falling times, each once; whole timesteps where the schedule is a table."""
+        return self._grid(_falling(self.start, inner, _num_timesteps(self.schedule)))
 
     def _grid(self, times: tuple[float, ...]) -> FineGrid:
         return FineGrid(times, tuple(self.schedule.angle(t) for t in times))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,14 @@ class RunCache:
         np.savez(buffer, **arrays)
         write_file(self._path(what, eval_sample), buffer.getvalue())
 
+    @cached_property
+    def _scores(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What the file has, read once: a search asks for it a thousand times, and its folder is locked."""
+        return {(one["what"], one["sample"]): one for one in read_lines(self.folder / SCORES)}
+
     def scores(self) -> dict[tuple[str, str], dict[str, Any]]:
         """(what, sample) -> what was measured."""
-        return {(one["what"], one["sample"]): one for one in read_lines(self.folder / SCORES)}
+        return dict(self._scores)
 
     def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Save the measured scores."""
@@ -69,6 +75,7 @@ class RunCache:
                 stream.write("".join(map(format_line, lines)).encode())
         except OSError as e:
             raise BenchError(f"Cannot write {self.folder / SCORES}: {e.strerror}. Choose another --out.") from None
+        self._scores.update({(str(one["what"]), str(one["sample"])): json_roundtrip(dict(one)) for one in lines})
 
     def _path(self, what: str, eval_sample: EvaluationSample) -> Path:
         return self.folder / safe_file_name(what) / f"{safe_file_name(eval_sample.id)}.npz"

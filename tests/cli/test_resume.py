@@ -258,7 +258,8 @@ KEPT_FREE: dict[str, dict[str, str]] = {
     "tune": {
         "policy": CHOICE, "calls": CHOICE, "limit": CHOICE, "samples": CHOICE, "refine": CHOICE, "rivals": CHOICE,
         "prompt_format": "the prompts themselves are compared", "batch": SPEED, "out": WHERE, "force": NOW,
-        "track": NOW, "ray": SPEED, "workers": SPEED, "features": CHOICE, "clip": CHOICE,
+        "track": NOW, "ray": SPEED, "workers": SPEED, "features": CHOICE, "clip": CHOICE, "search": CHOICE,
+        "budget": CHOICE, "space": CHOICE, "target": CHOICE, "milliseconds": CHOICE,
     },
     "prefer": {
         "prompt_format": "the prompts themselves are compared", "limit": CHOICE, "calls": "a cap over all runs",

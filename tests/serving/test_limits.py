@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from skipstone.errors import SpecError
+from skipstone.evaluation.row_times import RowTime, choose_rows, measure_rows
 from skipstone.serving.api.files import KeptFiles
 from skipstone.serving.api.keys import Keys
 from skipstone.serving.limits import Limits, Quotas
-from skipstone.serving.measure import RowTime, choose_rows, measure_rows
 from skipstone.serving.refusals import Busy, RequestRefused, WrongKey
 
 

@@ -6,7 +6,7 @@ import csv
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +132,21 @@ def _point(point: Mapping[str, Any]) -> ChildRun:
     return ChildRun(f"{point.get('setting')} @ {point.get('way')}", params, _numbers(point))
 
 
+TUNING = ("paths.json", "slopes.json", "tuned.json")  # of grids, of slopes, of joint searches
+
+
 def read_tuning(folder: Path) -> RunRecord:
-    """A search of grids: a child for each row of its table."""
-    document = _document(folder / "paths.json")
+    """A search of `tune`: a child for each row of its table; of joint searches, their best so far by calls charged."""
+    document = _document(next(folder / name for name in TUNING if (folder / name).is_file()))
     fingerprint = _mapping(document.get("fingerprint"))
-    rows = [_mapping(row) for row in document.get("rows", ())]
+    found = [_mapping(one) for one in document.get("found", ())]
+    rows = [_mapping(row) for one in (document, *found) for row in one.get("rows", ())]
     return RunRecord(
         "tune",
         folder,
         params={k: document.get(k) for k in ("guidance", "prompts", "check", "samples", "checked")},
         metrics=_numbers(_mapping(_mapping(document.get("references")).get("agreement"))),
+        series={name: points for one in found for name, points in _best_so_far(one)},
         tags=_tags(document),
         prompts=[
             PromptVersion(str(document.get("prompts")), str(fingerprint[key]), context)
@@ -158,6 +163,14 @@ def read_tuning(folder: Path) -> RunRecord:
             for row in rows
         ],
     )
+
+
+def _best_so_far(found: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    """The best PSNR on the tuning samples of each search, by the calls that it was charged."""
+    for search in map(_mapping, found.get("searches", ())):
+        trials = [_numbers(_mapping(trial)) for trial in search.get("trials", ())]
+        points = [(round(trial["charged"]), trial["best"]) for trial in trials if {"charged", "best"} <= trial.keys()]
+        yield f"best.{search.get('search')}.{found.get('calls')} calls", points
 
 
 # -- distill and train ------------------------------------------------------------------------------
@@ -225,7 +238,7 @@ def read_model(folder: Path) -> RunRecord:
 
 READERS: Mapping[str, Callable[[Path], RunRecord]] = {
     "bench.json": read_bench,
-    "paths.json": read_tuning,
+    **dict.fromkeys(TUNING, read_tuning),
     "student.json": read_student,
     "training.json": read_agent,
     "policy.json": read_policy,

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import ServingError, SkipstoneError
+from ...evaluation.row_times import choose_rows, measure_rows
 from ..api.backend import LocalBackend, ModelFacts, Partial
 from ..audit_state import AuditStates
 from ..audits import Auditor
 from ..engine import Engine
-from ..measure import choose_rows, measure_rows
 from ..models import ServedModel
 from ..observers import Observers
 from ..refusals import ReloadFailed

@@ -1,0 +1,1 @@
+"""Which search is worth its calls: see README.md."""
