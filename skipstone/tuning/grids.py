@@ -182,7 +182,9 @@ class FineGrid:
 
 
 def mse_to_psnr(error: Any) -> float:
-    """PSNR of a mean square error of pixels in [0, 1], at most that of identical pictures in tables."""
+    """PSNR of a mean square error of pixels in [0, 1], at most that of identical pictures in tables; NaN of NaN."""
     from ..evaluation.files import IDENTICAL_PSNR
 
+    if math.isnan(error):
+        return math.nan
     return min(IDENTICAL_PSNR, -10.0 * math.log10(error)) if error > 0 else IDENTICAL_PSNR
