@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from . import null_text_encoder as silent
 from . import text
+from .compact import load_transformer
 from .family import DenoiserFamily, DenoiserSettings, Network
+from .inheritance import Inheritance
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,10 @@ class DiT(DenoiserFamily):
         share = sigmas[:, None, None, None]
         return latents.lerp(noise, share), sigmas * 1000, noise - latents
 
+    def inheritance(self, denoiser: nn.Module, run: Callable[[nn.Module], torch.Tensor]) -> Inheritance:
+        """Children of the transformer with its weights."""
+        return Inheritance(denoiser, run)
+
     def components(self, network: Network) -> Mapping[str, Any]:
         """Transformer, two text encoders with the one tokenizer for both, and the silent T5."""
         return {
@@ -198,7 +204,7 @@ class DiT(DenoiserFamily):
     def load(self, folder: Path) -> Network:
         """Transformer, text encoders and tokenizer of a folder."""
         silent.check_null_text_encoder(folder / "text_encoder_3")
-        net = SD3Transformer2DModel.from_pretrained(folder / "transformer").float().eval()
+        net = load_transformer(folder / "transformer")
         first, second = (
             CLIPTextModelWithProjection.from_pretrained(folder / name).float().eval()
             for name in ("text_encoder", "text_encoder_2")
