@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -73,7 +73,6 @@ class Inheritance:
 
     teacher: Any
     run: Run
-    _orders: dict[str, Any] = field(default_factory=dict, init=False)
 
     @property
     def shape(self) -> Shape:

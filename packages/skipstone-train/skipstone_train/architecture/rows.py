@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,13 @@ class RowOrder:
         prompts: One for each drawing.
         seed: Of the first drawing; the others follow.
         steps: Of each, which are its rows.
+        precision: "bf16" or "no" (float32), of the teacher's matrix products.
     """
 
     prompts: tuple[str, ...]
     seed: int
     steps: int
+    precision: str = "bf16"
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def teacher_rows(model: Any, order: RowOrder, cache: Path, on_progress: Progress
     known = {text: model.encode(text) for text in dict.fromkeys([*order.prompts, ""])}
     found = []
     for start in range(0, len(order.prompts), SHARD):
-        part = RowOrder(order.prompts[start : start + SHARD], order.seed + start, order.steps)
+        part = replace(order, prompts=order.prompts[start : start + SHARD], seed=order.seed + start)
         key = json.dumps([facts, asdict(part)], sort_keys=True)
         file = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
         conditions = torch.stack([known[text] for text in part.prompts])
@@ -134,8 +136,9 @@ def _draw(model: Any, order: RowOrder, conditions: torch.Tensor, empty: torch.Te
             start, end = index[:, step], index[:, step + 1]
             times = levels.timestep[start]
             x = x.half().float()  # as it is kept
-            output = model.family.forward(model.unet, torch.cat([x, x]), times.repeat(2), both).float()
-            having, without = output.chunk(2)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=order.precision == "bf16"):
+                output = model.family.forward(model.unet, torch.cat([x, x]), times.repeat(2), both)
+            having, without = output.float().chunk(2)
             rows["x"].append(x.half())
             rows["times"].append(times)
             rows["outputs"].append(torch.stack([having, without], 1).half())

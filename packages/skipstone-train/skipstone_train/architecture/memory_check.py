@@ -1,0 +1,62 @@
+"""What a network takes in a process of its own: `python -m skipstone_train.architecture.memory_check FOLDER`."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .cost import MEGABYTE
+
+STATUS = Path("/proc/self/statm")  # of Linux: pages of the process
+
+
+def measured_memory(folder: Path) -> float:
+    """Megabytes (10^6 bytes) by which a process grows for one more copy of a model's network and a call of it.
+
+    NaN where the system does not say what memory a process has, or where that process fails.
+    """
+    command = [sys.executable, "-m", "skipstone_train.architecture.memory_check", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        return float(done.stdout.split()[-1])
+    except (ValueError, IndexError):
+        return math.nan
+
+
+def resident_bytes() -> float:
+    """Memory of this process; NaN where the system does not say."""
+    if not STATUS.is_file():
+        return math.nan
+    return int(STATUS.read_text().split()[1]) * float(os.sysconf("SC_PAGE_SIZE"))
+
+
+def measure(folder: str) -> float:
+    """Bytes by which this process grows for a second copy of the network and a call, looked at after each layer."""
+    import torch
+
+    from skipstone.evaluation.models import load_embedded
+
+    torch.set_num_threads(1)
+    model: Any = load_embedded(folder)
+    problem = model.problem("a red apple on a blue background")
+    x = torch.stack([problem.x, problem.x])
+    condition = torch.stack([problem.cond["cond"], problem.cond["uncond"]])
+    times = torch.full((2,), 500.0)
+    with torch.inference_mode():
+        model.family.forward(model.unet, x, times, condition)  # what libraries set up once
+        before = resident_bytes()
+        second = copy.deepcopy(model.unet)
+        peak = [resident_bytes()]
+        for layer in second.modules():
+            layer.register_forward_hook(lambda *_: peak.append(resident_bytes()))
+        model.family.forward(second, x, times, condition)
+    return max(peak) - before
+
+
+if __name__ == "__main__":
+    print(measure(sys.argv[1]) / MEGABYTE)
