@@ -123,7 +123,8 @@ class Pebble:
         from .recipe.export import save_pipeline, write_manifest
 
         network = Network(self.unet, self.encoder, self.tokenizer)
-        save_pipeline(folder, self.autoencoder, self.family, network)
+        with quiet_libraries():
+            save_pipeline(folder, self.autoencoder, self.family, network)
         if self.has_judge:
             shutil.copyfile(pebble.path() / JUDGE, folder / JUDGE)
             write_manifest(folder)

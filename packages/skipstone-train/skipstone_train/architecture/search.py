@@ -184,7 +184,7 @@ class ArchitectureSearch:
         """Rows of no meaning, for timing."""
         x = torch.stack([self.model.problem(self.texts[0], i).x for i in range(count)])
         condition = self.model.encode(self.texts[0]).expand(count, *[-1] * self.model.encode("").ndim)
-        return Batch(x, torch.full((count,), 500.0), condition, x)
+        return Batch(x, torch.full((count,), 500.0), condition.clone(), x)
 
     @torch.no_grad()
     def _time_call(self) -> float:

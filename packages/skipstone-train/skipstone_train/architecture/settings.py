@@ -28,7 +28,7 @@ class SearchSettings:
         precision: "bf16" or "no" (float32) for the matrix products of training.
         drawings: Pictures that the teacher draws, in 2..1,000,000, each of which gives rows to learn from.
         row_steps: Rows of each of them, in 2..1000.
-        checked: Prompts that children are judged on, in 2..10,000.
+        checked: Prompts that children are judged on, in 1..10,000.
         picture_steps: Steps of the pictures that are judged, in 1..1000.
         seed: Of everything random, in 0..2^31.
 
@@ -59,7 +59,7 @@ class SearchSettings:
         "ema": (0, 0.999999),
         "drawings": (2, 1_000_000),
         "row_steps": (2, 1000),
-        "checked": (2, 10_000),
+        "checked": (1, 10_000),
         "picture_steps": (1, 1000),
         "seed": (0, 2**31),
     }

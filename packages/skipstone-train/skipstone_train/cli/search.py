@@ -64,7 +64,7 @@ class HowOptions:
         int, options.number(least=2, most=1_000_000, help="Pictures of the teacher that children learn from.")
     ] = 1024
     row_steps: Annotated[int, options.number(least=2, most=1000, help="Of each of them.")] = 10
-    checked: Annotated[int, options.number(least=2, most=10_000, help="Prompts that children are judged on.")] = 32
+    checked: Annotated[int, options.number(least=1, most=10_000, help="Prompts that children are judged on.")] = 32
     picture_steps: Annotated[int, options.number(least=1, most=1000, help="Of the pictures that are judged.")] = 12
     seed: Annotated[int, options.number(least=0, most=2**31, help="Of everything random.")] = 0
 
