@@ -1,4 +1,4 @@
-"""What a network takes in a process of its own: `python -m skipstone_train.architecture.memory_check FOLDER`."""
+"""What a network takes in a process of its own: `python -m skipstone_train.architecture.memory_check FOLDER ...`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,18 @@ from .cost import MEGABYTE
 STATUS = Path("/proc/self/statm")  # of Linux: pages of the process
 
 
-def measured_memory(folder: Path) -> float:
-    """Megabytes (10^6 bytes) by which a process grows for one more copy of a model's network and a call of it.
+def measured_memory(folders: Sequence[Path]) -> list[float]:
+    """Megabytes (10^6 bytes) by which a process grows for one more copy of each model's network and a call of it.
 
     NaN where the system does not say what memory a process has, or where that process fails.
     """
-    command = [sys.executable, "-m", "skipstone_train.architecture.memory_check", str(folder)]
+    command = [sys.executable, "-m", "skipstone_train.architecture.memory_check", *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True)
     try:
-        return float(done.stdout.split()[-1])
-    except (ValueError, IndexError):
-        return math.nan
+        found = [float(line) for line in done.stdout.split()]
+    except ValueError:
+        found = []
+    return found if len(found) == len(folders) else [math.nan] * len(folders)
 
 
 def resident_bytes() -> float:
@@ -59,4 +61,5 @@ def measure(folder: str) -> float:
 
 
 if __name__ == "__main__":
-    print(measure(sys.argv[1]) / MEGABYTE)
+    for given in sys.argv[1:]:
+        print(measure(given) / MEGABYTE)

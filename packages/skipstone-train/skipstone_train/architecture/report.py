@@ -12,7 +12,7 @@ from typing import Any
 from skipstone.cli.files import write_atomically
 from skipstone.policies.seen_prompts import SEEN_FILE, write_seen
 
-from .halving import Evaluation, Halving, build_study
+from .halving import Evaluation, Halving, Job, build_study
 from .memory_check import measured_memory
 from .objectives import FIGURES
 from .search import ArchitectureSearch, SearchResult
@@ -45,7 +45,12 @@ def write_result(search: ArchitectureSearch, result: SearchResult, command: Sequ
         result: What it found.
         command: As typed, for the report.
     """
-    children = [_write_child(search, result, one) for one in search.halving.ranked(result.front)]
+    front = search.halving.ranked(result.front)
+    folders = [_write_model(search, result, one) for one in front]
+    children = [Child(*one) for one in zip(front, folders, measured_memory(folders), strict=True)]
+    for child in children:
+        card = _card(search, child)
+        write_atomically({child.folder / "README.md": card.encode(), child.folder / SEEN_FILE: _seen(search)})
     importance = importance_of(search.halving, result.found)
     text = _report(search, result, children, importance, command)
     files = {
@@ -64,24 +69,20 @@ def _seen(search: ArchitectureSearch) -> bytes:
     return write_seen([*search.texts, *search.checks])
 
 
-def _write_child(search: ArchitectureSearch, result: SearchResult, one: Evaluation) -> Child:
-    """A child with its trained weights as a folder of a model, with its card."""
-    from .halving import Job
-
-    evaluator, folder = result.evaluator, search.folder / FRONT / one.candidate.name
-    child = evaluator.trained(Job(one.candidate, one.rung))
+def _write_model(search: ArchitectureSearch, result: SearchResult, one: Evaluation) -> Path:
+    """The folder of a child with its trained weights."""
+    folder = search.folder / FRONT / one.candidate.name
+    child = result.evaluator.trained(Job(one.candidate, one.rung))
     search.model.with_denoiser(child).save(folder)
-    megabytes = measured_memory(folder)
-    card = _card(search, one, folder, megabytes)
-    write_atomically({folder / "README.md": card.encode(), folder / SEEN_FILE: _seen(search)})
-    return Child(one, folder, megabytes)
+    return folder
 
 
-def _card(search: ArchitectureSearch, one: Evaluation, folder: Path, megabytes: float) -> str:
+def _card(search: ArchitectureSearch, child: Child) -> str:
+    one = child.evaluation
     steps = search.halving.rungs[one.rung]
     shape = ", ".join(f"{part} {value}" for part, value in one.candidate.choices)
     figures = "\n".join(f"- {name}: {format_figure(name, value)}" for name, value in one.values.items())
-    model = shlex.quote(str(folder))
+    model = shlex.quote(str(child.folder))
     return f"""# A child of {search.model.name}
 
 Found by `skipstone search`: {shape}; everything else is its teacher's. It has the teacher's weights as far as they
@@ -89,10 +90,10 @@ fit, and learnt its outputs in {steps} steps of {search.settings.batch} rows.
 
 {figures}
 - speed: {one.details["speed"]:.2f} times its teacher's, of a network call of one guided sample
-- memory: {one.details["megabytes"]:.1f} MB estimated, {megabytes:.1f} MB measured in a process of its own
+- memory: {one.details["megabytes"]:.1f} MB estimated, {child.megabytes:.1f} MB measured in a process of its own
 - parameters: {one.details["parameters"]:,}
 
-    skipstone compare "a cat" --model {model}
+    skipstone compare "a cat" --model {model} -p balanced
 
 `{SEEN_FILE}` has the sums of the prompts that it was trained or chosen on.
 """

@@ -87,14 +87,14 @@ class ArchitectureSearch:
                 could be trained.
             OutputError: the folder is of another search.
         """
-        facts = self._facts()
+        facts = self.facts()
         records = Records(self.folder)
         found = records.begin(facts)
         spent = sum(one.seconds for one in found)
         if not found:
             self._check_time(seconds)
         began = time.monotonic()
-        evaluator = self._evaluator(facts)
+        evaluator = self.evaluator()
         while (job := self.halving.next_job(found)) is not None:
             left = seconds - spent - (time.monotonic() - began)
             if left < self._expected(job, found) and any(one.values for one in found):
@@ -106,7 +106,7 @@ class ArchitectureSearch:
         front = self.halving.front(found)
         return SearchResult(found, front, evaluator, spent + time.monotonic() - began)
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What must be the same when the search goes on."""
         return {
             "model": self.model.name,
@@ -118,12 +118,16 @@ class ArchitectureSearch:
             "checks": list(self.checks),
         }
 
-    def _evaluator(self, facts: dict[str, Any]) -> ChildEvaluator:
+    def evaluator(self) -> ChildEvaluator:
+        """What trains and measures children; draws the teacher's rows where they are not kept.
+
+        Raises SpecError and ModelError, as `run`.
+        """
         settings, cache = self.settings, self.folder / ROWS
         self.model.family.inheritance(self.model.unet, lambda network: torch.zeros(()))  # or a ModelError, before all
-        held = RowOrder(prompts_for(self.checks, HELD_OUT_DRAWINGS), HELD_OUT_SEED, settings.row_steps)
+        held = RowOrder(prompts_for(self.checks, HELD_OUT_DRAWINGS), HELD_OUT_SEED, settings.row_steps, settings.precision)
         held_out = teacher_rows(self.model, held, cache)
-        order = RowOrder(self.texts, ROW_SEED + settings.seed, settings.row_steps)
+        order = RowOrder(self.texts, ROW_SEED + settings.seed, settings.row_steps, settings.precision)
         rows = teacher_rows(self.model, order, cache, self.on_progress)
         evaluator = ChildEvaluator(
             self.model,
@@ -133,7 +137,7 @@ class ArchitectureSearch:
             self.checks[: settings.checked],
             settings.picture_steps,
             self.folder / CHILDREN,
-            {"search": facts["settings"]},
+            {"search": asdict(settings), "guidance": self.model.guidance},
         )
         evaluator.check()
         return evaluator

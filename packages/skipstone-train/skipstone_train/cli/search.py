@@ -131,7 +131,7 @@ def search(what: WhatOptions, how: HowOptions, prompts: SearchPrompts) -> None:
       skipstone search --space one_shape.yaml --rungs 1 --train-steps 8000 \\
         --budget 1h --out child
       skipstone compare "a cat" \\
-        --model search/front/depth3-mlp_ratio2-gelu -p fewer
+        --model search/front/depth3-mlp_ratio2-gelu -p balanced
     """
     from rich.console import Console
 
@@ -196,5 +196,5 @@ def _show(search: ArchitectureSearch, result: SearchResult, children: Sequence[C
     failed = sum(bool(one.failure) for one in result.found)
     typer.echo(f"{search.folder / REPORT}: the table of {len(result.found)} evaluations, {failed} of which failed")
     if children:
-        command = ["skipstone", "compare", "a cat", "--model", str(children[0].folder), "-p", "fewer"]
+        command = ["skipstone", "compare", "a cat", "--model", str(children[0].folder), "-p", "balanced"]
         typer.echo(f"See one: {shlex.join(command)}")
