@@ -125,7 +125,7 @@ def write_table(table: Table, found: Mapping[str, Sequence[Replay]]) -> str:
         f"The space has {table.space.size} shapes, {len(front)} of which are the true front by {OBJECTIVE}: "
         f"{', '.join(front)}. A search may spend {table.steps // SHARE} of {table.steps} training steps.",
         "",
-        f"| search | of the front, mean of {SEEDS} seeds | worst seed | all of it | shapes tried | to the end | steps |",
+        f"| search | of the front, mean of {SEEDS} seeds | worst seed | all of it | shapes | to the end | steps |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for name, runs in found.items():

@@ -31,7 +31,7 @@ SEED = 1_000_000
 
 
 def training_prompts(varied: int) -> list[str]:
-    """The prompts for students, and as many captions in other words as are asked for, all of scenes that are not withheld."""
+    """The prompts for students, and so many captions in other words; no scene is withheld."""
     rng = np.random.default_rng([SEED, 4])
     plain = [prompt.text for prompt in load_prompts("pebble-training")]
     other = [vary_caption(draw_scene(rng), rng) for _ in range(varied)]

@@ -81,7 +81,9 @@ def test_the_blocks_that_matter_least_are_left_out_first(inheritance: Inheritanc
     alone = {}
     for left_out in (0, 1):
         child = inheritance.child(OWN)
-        child.transformer_blocks = torch.nn.ModuleList(b for i, b in enumerate(child.transformer_blocks) if i != left_out)
+        child.transformer_blocks = torch.nn.ModuleList(
+            b for i, b in enumerate(child.transformer_blocks) if i != left_out
+        )
         alone[left_out] = error(inheritance, child)
     kept = inheritance.kept_blocks(2)
     assert 2 in kept  # the last one, which has no words

@@ -46,7 +46,10 @@ def test_a_space_has_every_shape_once() -> None:
         ("activation: [relu]", "activation.0: expected 'gelu', 'silu' or 'geglu', got 'relu'"),
         ("depth: [.nan]", "finite numbers"),
         ("mlp_ratio: [1.0, 2.0", "expected YAML"),
-        ("\n".join(f"{n}: {list(range(1, 101))}" for n in ("depth", "width", "heads", "mlp_ratio")), "at most 1,000,000"),
+        (
+            "\n".join(f"{n}: {list(range(1, 101))}" for n in ("depth", "width", "heads", "mlp_ratio")),
+            "at most 1,000,000",
+        ),
     ],
 )
 def test_a_space_that_is_none_is_refused_in_a_sentence(text: str, said: str, tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_a_space_that_is_none_is_refused_in_a_sentence(text: str, said: str, tmp
 def test_one_value_is_a_list_of_one(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("depth: 3\nmlp_ratio: 2\n")
     assert read_space(tmp_path / "space.yaml").parts == {"depth": (3,), "mlp_ratio": (2.0,)}
-    with pytest.raises(SpecError, match="--space: .* cannot be read"):
+    with pytest.raises(SpecError, match=r"--space: .* cannot be read"):
         read_space(tmp_path / "none.yaml")
 
 
@@ -179,7 +182,9 @@ def test_rungs_end_with_all_steps() -> None:
 # -- Settings, records, time --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("45m", 2700), ("2h", 7200), ("1h30m", 5400), ("1.5 h", 5400)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("45m", 2700), ("2h", 7200), ("1h30m", 5400), ("1.5 h", 5400)]
+)
 def test_a_budget_is_a_time(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 

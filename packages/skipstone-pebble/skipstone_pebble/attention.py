@@ -1,7 +1,7 @@
 """Joint attention of Pebble-DiT with a mask: whole, in slices, or in windows, chosen by `set_attn_processor`.
 
-    model = Pebble.load("pebble-dit")
-    model.unet.set_attn_processor(SlicedJointAttnProcessor(queries=16))
+model = Pebble.load("pebble-dit")
+model.unet.set_attn_processor(SlicedJointAttnProcessor(queries=16))
 """
 
 from __future__ import annotations
@@ -62,14 +62,13 @@ class MaskedJointAttnProcessor:
         return weigh(query, key, value, mask)
 
 
-def weigh(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
+def weigh(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Attention written out: with so few tokens the backward pass of torch's fused attention is slower."""
     weights = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
     if mask is not None:
         weights = weights + mask.to(weights.dtype)
-    return weights.softmax(-1).to(value.dtype) @ value
+    made: torch.Tensor = weights.softmax(-1).to(value.dtype) @ value
+    return made
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class SlicedJointAttnProcessor(MaskedJointAttnProcessor):
     heads: int = 0
     queries: int = 0
     name: ClassVar[str] = "sliced attention"
-    ranges: ClassVar[Ranges] = {name: (0, LARGEST) for name in ("rows", "heads", "queries")}
+    ranges: ClassVar[Ranges] = dict.fromkeys(("rows", "heads", "queries"), (0, LARGEST))
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -147,8 +146,8 @@ class WindowedJointAttnProcessor(MaskedJointAttnProcessor):
             picture = near if mask is None else near + mask[..., seen]
             words = near.new_zeros(1, 1, 1, 1) if mask is None else mask[..., cells:]
             words = words.expand(*picture.shape[:-1], query.shape[2] - cells)
-            own = [torch.cat([one[:, :, seen], one[:, :, cells:]], 2) for one in (key, value)]
-            made[:, :, some] = weigh(query[:, :, some], *own, torch.cat([picture, words], -1))
+            keys, values = (torch.cat([one[:, :, seen], one[:, :, cells:]], 2) for one in (key, value))
+            made[:, :, some] = weigh(query[:, :, some], keys, values, torch.cat([picture, words], -1))
         made[:, :, cells:] = weigh(query[:, :, cells:], key, value, mask)
         return made
 

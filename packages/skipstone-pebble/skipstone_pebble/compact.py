@@ -72,7 +72,7 @@ class CompactSD3Transformer2DModel(SD3Transformer2DModel):  # type: ignore[misc]
         qk_norm: As of `SD3Transformer2DModel`.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         sample_size: int = 8,
@@ -167,10 +167,15 @@ def build_transformer(shape: Shape, like: Any) -> nn.Module:
     names = ("sample_size", "patch_size", "in_channels", "out_channels", "joint_attention_dim", "pooled_projection_dim")
     common = {name: config[name] for name in (*names, "pos_embed_max_size", "qk_norm")}
     common |= {"num_layers": shape.depth, "num_attention_heads": shape.heads, "attention_head_dim": head}
-    standard = (shape.heads * head == shape.width, shape.mlp_width == MLP_RATIO * shape.width, shape.activation == "gelu")
+    standard = (
+        shape.heads * head == shape.width,
+        shape.mlp_width == MLP_RATIO * shape.width,
+        shape.activation == "gelu",
+    )
     if all(standard):
         made: nn.Module = SD3Transformer2DModel(**common, caption_projection_dim=shape.width)
         return made
-    return CompactSD3Transformer2DModel(
+    compact: nn.Module = CompactSD3Transformer2DModel(
         **common, width=shape.width, mlp_width=shape.mlp_width, activation=shape.activation
     )
+    return compact

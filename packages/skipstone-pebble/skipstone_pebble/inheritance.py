@@ -7,7 +7,6 @@ into the bias (FLAP, arXiv 2312.11983).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,12 +159,14 @@ class Inheritance:
     def _reading(self, name: str) -> torch.Tensor:
         """What each input channel of a linear layer carries: its mean square times the square of its weights' norm."""
         weight = self.teacher.get_submodule(name).weight.detach().double()
-        return self._moments[name].energy * (weight**2).sum(0)
+        carried: torch.Tensor = self._moments[name].energy * (weight**2).sum(0)
+        return carried
 
     def _varying(self, name: str) -> torch.Tensor:
         """The same by its variance: the mean can go into a bias."""
         weight = self.teacher.get_submodule(name).weight.detach().double()
-        return self._moments[name].variance * (weight**2).sum(0)
+        carried: torch.Tensor = self._moments[name].variance * (weight**2).sum(0)
+        return carried
 
     def _choose(self, shape: Shape, kept: Sequence[int]) -> _Kept:
         """Channels of picture, words and time, and of each block heads and units."""
@@ -188,7 +189,8 @@ class Inheritance:
             heads[index] = _best(by_head, shape.heads)
             for mlp in ("ff", "ff_context")[: 1 if index == last else 2]:
                 units[index, mlp] = _best(self._varying(f"{block}.{mlp}.net.2"), shape.mlp_width)
-        return _Kept(*(_best(one, shape.width) for one in (picture, words, time)), heads, units)
+        chosen = [_best(one, shape.width) for one in (picture, words, time)]
+        return _Kept(chosen[0], chosen[1], chosen[2], heads, units)
 
     def _outside(self, keep: _Kept) -> Iterator[tuple[str, torch.Tensor]]:
         """Weights outside of the blocks."""
@@ -218,7 +220,7 @@ class Inheritance:
 
     def _modulation(self, value: torch.Tensor, channels: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """Weight or bias of an adaptive norm, whose outputs are several vectors of all channels."""
-        parts = value.unflatten(0, (-1, self.teacher.inner_dim))[:, channels].flatten(0, 1)
+        parts = value.view(-1, self.teacher.inner_dim, *value.shape[1:])[:, channels].flatten(0, 1)
         return parts[:, time] if value.ndim == 2 else parts
 
     def _slice_block(

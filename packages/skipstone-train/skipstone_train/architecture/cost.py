@@ -70,7 +70,7 @@ def _summary(own: Sequence[float], teacher: Sequence[float]) -> Latency:
     )
 
 
-class PeakMemory(TorchDispatchMode):
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type it
     """Counts the bytes of tensors that are made inside a `with` block and alive at once; what operations hold within
     themselves is not seen.
 
@@ -80,7 +80,7 @@ class PeakMemory(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.current = self.peak = 0
         self._known: dict[int, int] = {}
 
@@ -121,4 +121,5 @@ def estimate_memory(network: Any, call: Callable[[], Any]) -> float:
     gc.collect()
     with PeakMemory() as memory:
         call()
-    return (weight_bytes(network) + memory.peak) / MEGABYTE
+    total: float = weight_bytes(network) + memory.peak
+    return total / MEGABYTE

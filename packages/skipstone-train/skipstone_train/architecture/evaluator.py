@@ -71,7 +71,9 @@ class ChildEvaluator:
             raise ModelError("--objective: this model has no judge. Search by error, milliseconds, megabytes.")
         for part, values in self.halving.space.parts.items():
             for value in values:
-                self.inheritance.check(shape_in(self.halving.space, Candidate.of({part: value}), self.inheritance.shape))
+                self.inheritance.check(
+                    shape_in(self.halving.space, Candidate.of({part: value}), self.inheritance.shape)
+                )
 
     def child(self, candidate: Candidate) -> Any:
         """The child before training."""

@@ -199,4 +199,6 @@ def rungs_for(steps: int, count: int, factor: int) -> tuple[int, ...]:
 def checked(objectives: Objectives, values: Values) -> str:
     """What is wrong with figures: empty where each is a finite number."""
     wrong = [name for name in objectives.names if not math.isfinite(values.get(name, math.nan))]
-    return f"{wrong[0]} is {values.get(wrong[0])}, expected a finite number of {FIGURES[wrong[0]].unit}" if wrong else ""
+    return (
+        f"{wrong[0]} is {values.get(wrong[0])}, expected a finite number of {FIGURES[wrong[0]].unit}" if wrong else ""
+    )

@@ -42,7 +42,13 @@ FIGURES: Mapping[str, Figure] = {
     "judge": Figure("points", "max", 0.0, 0.5, "score of the model's judge on prompts for tuning, in 0..100"),
     "error": Figure("", "min", 0.02, 0.0, "mean squared difference to the teacher's outputs on rows for tuning"),
     "milliseconds": Figure("ms", "min", 0.03, 0.0, "of a network call of one guided sample, measured"),
-    "megabytes": Figure("MB", "min", 0.0, 0.0, "memory of the network in a process: float32 weights, and tensors of a call of one guided sample"),
+    "megabytes": Figure(
+        "MB",
+        "min",
+        0.0,
+        0.0,
+        "memory of the network in a process: float32 weights, and tensors of a call of one guided sample",
+    ),
 }
 
 

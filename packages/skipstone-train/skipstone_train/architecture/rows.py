@@ -105,7 +105,11 @@ def teacher_rows(model: Any, order: RowOrder, cache: Path, on_progress: Progress
         cache: Folder of the files.
         on_progress: Called with (what, done, total).
     """
-    facts = {"format": FORMAT, "weights": digest({"denoiser": model.unet, "encoder": model.encoder}), "guidance": model.guidance}
+    facts = {
+        "format": FORMAT,
+        "weights": digest({"denoiser": model.unet, "encoder": model.encoder}),
+        "guidance": model.guidance,
+    }
     known = {text: model.encode(text) for text in dict.fromkeys([*order.prompts, ""])}
     found = []
     for start in range(0, len(order.prompts), SHARD):

@@ -125,7 +125,9 @@ class ArchitectureSearch:
         """
         settings, cache = self.settings, self.folder / ROWS
         self.model.family.inheritance(self.model.unet, lambda network: torch.zeros(()))  # or a ModelError, before all
-        held = RowOrder(prompts_for(self.checks, HELD_OUT_DRAWINGS), HELD_OUT_SEED, settings.row_steps, settings.precision)
+        held = RowOrder(
+            prompts_for(self.checks, HELD_OUT_DRAWINGS), HELD_OUT_SEED, settings.row_steps, settings.precision
+        )
         held_out = teacher_rows(self.model, held, cache)
         order = RowOrder(self.texts, ROW_SEED + settings.seed, settings.row_steps, settings.precision)
         rows = teacher_rows(self.model, order, cache, self.on_progress)
@@ -199,7 +201,7 @@ class ArchitectureSearch:
     def _time_step(self) -> float:
         """Seconds of a training step of the teacher's own shape, which no child exceeds by much."""
         rows = self._some_rows(self.settings.batch)
-        weights = [p for p in self.model.unet.parameters()]
+        weights = list(self.model.unet.parameters())
         kept = [p.requires_grad for p in weights]
         self.model.unet.requires_grad_(True)
 

@@ -107,7 +107,9 @@ def read_space(path: Path) -> Space:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise SpecError(f"--space: {path} cannot be read: {getattr(e, 'strerror', None) or 'it is not text'}.") from None
+        raise SpecError(
+            f"--space: {path} cannot be read: {getattr(e, 'strerror', None) or 'it is not text'}."
+        ) from None
     return parse_settings(Space, text, str(path))
 
 

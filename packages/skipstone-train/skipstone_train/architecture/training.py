@@ -88,7 +88,8 @@ class ChildTraining:
         batch = self.rows.batch(torch.Generator().manual_seed(int.from_bytes(key[:7], "big")), self.batch)
         child.train()
         output = self.family.forward(child, batch.x, batch.times, batch.condition)
-        return ((output.float() - batch.output) ** 2).mean()
+        loss: torch.Tensor = ((output.float() - batch.output) ** 2).mean()
+        return loss
 
 
 def _accelerator(precision: str) -> Any:

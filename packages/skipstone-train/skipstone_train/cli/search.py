@@ -50,9 +50,9 @@ class HowOptions:
     """How children are proposed, trained and measured."""
 
     sampler: Annotated[str, typer.Option(help="tpe or nsga2 of Optuna, or random.")] = "tpe"
-    train_steps: Annotated[
-        int, options.number(least=1, most=10_000_000, help="Of a child that goes all the way.")
-    ] = 900
+    train_steps: Annotated[int, options.number(least=1, most=10_000_000, help="Of a child that goes all the way.")] = (
+        900
+    )
     rungs: Annotated[
         int, options.number(least=1, most=6, help="Lengths of training; with 1 all children go all the way.")
     ] = 3
@@ -161,9 +161,7 @@ def search(what: WhatOptions, how: HowOptions, prompts: SearchPrompts) -> None:
         _show(prepared, result, children)
 
 
-def _prepare(
-    what: WhatOptions, how: HowOptions, prompts: SearchPrompts, console: Console
-) -> ArchitectureSearch:
+def _prepare(what: WhatOptions, how: HowOptions, prompts: SearchPrompts, console: Console) -> ArchitectureSearch:
     """The search; everything that was said is checked before the model is loaded."""
     from skipstone.evaluation.models import find_model_package, load_embedded
 
@@ -172,7 +170,9 @@ def _prepare(
     from ..architecture.space import read_space
 
     if what.space is None:
-        raise SpecError("Expected --space FILE: YAML with values of depth, width, heads, mlp_ratio, activation, layers.")
+        raise SpecError(
+            "Expected --space FILE: YAML with values of depth, width, heads, mlp_ratio, activation, layers."
+        )
     space, objectives = read_space(what.space), Objectives.parse(what.objective)
     if find_model_package(what.model) is None:
         raise SpecError(
