@@ -102,3 +102,15 @@ def test_slices_and_windows_need_less_memory() -> None:
 def test_numbers_that_do_not_fit_are_refused(make: Any, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         make()
+
+
+def test_slices_of_diffusers_are_the_unets_attention() -> None:
+    from diffusers.models.attention_processor import SlicedAttnProcessor
+
+    model = Pebble.load()
+    problem = model.problem("a red apple on a blue background")
+    x, states = problem.x[None], problem.cond["cond"][None]
+    with torch.no_grad():
+        whole = model.family.forward(model.unet, x, torch.tensor([500]), states)
+        model.unet.set_attn_processor(SlicedAttnProcessor(1))
+        torch.testing.assert_close(model.family.forward(model.unet, x, torch.tensor([500]), states), whole, **CLOSE)

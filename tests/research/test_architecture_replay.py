@@ -1,0 +1,50 @@
+"""The committed enumeration of a tiny space: the search finds its true front with a third of the training."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from research.architecture.replay import HERE, OBJECTIVE, SHARE, Replay, Table, measure, write_table
+from skipstone_train.architecture.objectives import Objectives, dominates
+
+SEEDS = 20
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return Table.read()
+
+
+@pytest.fixture(scope="module")
+def found(table: Table) -> dict[str, list[Replay]]:
+    return measure(table, SEEDS)
+
+
+def test_every_shape_was_trained_to_every_rung(table: Table) -> None:
+    assert set(table.values) == {(one, rung) for one in table.space.candidates() for rung in range(len(table.rungs))}
+
+
+def test_the_true_front_is_what_nothing_dominates(table: Table) -> None:
+    by = Objectives.parse(OBJECTIVE)
+    points = {one: by.point(table.values[one, len(table.rungs) - 1]) for one in table.space.candidates()}
+    front = table.front(by)
+    assert 2 <= len(front) <= table.space.size // SHARE  # or a third of the evaluations could not find it
+    for one, point in points.items():
+        assert (one in front) == (not any(dominates(other, point) for other in points.values()))
+
+
+def test_no_search_spends_more_than_a_third(table: Table, found: dict[str, list[Replay]]) -> None:
+    for runs in found.values():
+        assert all(run.steps <= table.steps / SHARE and run.whole <= table.space.size / SHARE for run in runs)
+
+
+def test_the_search_finds_the_front_and_random_search_does_not(found: dict[str, list[Replay]]) -> None:
+    shares = {name: statistics.fmean(run.found for run in runs) for name, runs in found.items()}
+    assert shares["halving, TPE"] >= 0.9
+    assert shares["halving, TPE"] > shares["random search"] + 0.3
+
+
+def test_the_committed_table_is_what_the_searches_do(table: Table, found: dict[str, list[Replay]]) -> None:
+    assert (HERE / "replay.md").read_text(encoding="utf-8") == write_table(table, found)
