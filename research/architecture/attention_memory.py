@@ -79,9 +79,10 @@ def run(way: str, side: int) -> dict[str, float]:
 def write_table(found: dict[str, dict[str, dict[str, float]]]) -> str:
     """The results as Markdown."""
     lines = [
-        "Made by `python -m research.architecture.attention_memory`. Two blocks of width 192 with 3 heads, 2 rows, float32,",
-        "one thread. Tensors: most bytes of tensors alive at once, without the weights and what operations hold within",
-        "themselves. Process: growth of a process's largest memory in its first call. Difference: largest one to `whole`.",
+        "Made by `python -m research.architecture.attention_memory`. Two blocks of width 192 with 3 heads, 2 rows,",
+        "float32, one thread. Tensors: most bytes of tensors alive at once, without the weights and what operations hold",
+        "within themselves. Process: growth of a process's largest memory in its first call. Difference: the largest one",
+        "to `whole`.",
         "",
         "| picture tokens | attention | tensors, MiB | process, MiB | seconds | difference |",
         "|--:|---|--:|--:|--:|--:|",
@@ -109,7 +110,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, dict[str, Any]] = {}
     for side in given.sides:
         for way in WAYS:
-            command = [sys.executable, "-m", "research.architecture.attention_memory", "--one", way, "--sides", str(side)]
+            command = [
+                sys.executable,
+                "-m",
+                "research.architecture.attention_memory",
+                "--one",
+                way,
+                "--sides",
+                str(side),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found.setdefault(str(side), {})[way] = json.loads(done.stdout.splitlines()[-1])
             print(side, way, found[str(side)][way], flush=True)

@@ -1,6 +1,6 @@
 """A child beside its teacher on withheld prompts: `python -m research.architecture.measure_child -h`.
 
-Draws the same prompts and seeds with both, reads the pictures with the judge, and times a network call of both in turns.
+Draws the same prompts and seeds with both, reads the pictures with the judge, and times network calls in turns.
 
     python -m research.architecture.measure_child --model child/model --out research/architecture/child
 """
@@ -112,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "points down, standard error": statistics.stdev(down) / len(down) ** 0.5,
         "PSNR to the teacher, median": statistics.median(psnr),
         "PSNR to the teacher, p10": sorted(psnr)[len(psnr) // 10],
-        "scores": [{"prompt": i.prompt, "seed": i.seed, **{n: s[k] for n, s in scores.items()}} for k, i in enumerate(items)],
+        "scores": [
+            {"prompt": i.prompt, "seed": i.seed, **{n: s[k] for n, s in scores.items()}} for k, i in enumerate(items)
+        ],
     }
     (given.out / "judge.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     write_sheet([drawn["teacher"][0], drawn["child"][0]], given.out / "sheet.png")
