@@ -66,11 +66,11 @@ def test_a_search_that_was_stopped_goes_on(
 ) -> None:
     done, measure = [0], evaluator.ChildEvaluator.measure
 
-    def stop(self: Any, child: Any) -> Any:
+    def stop(self: Any, *given: Any) -> Any:
         done[0] += 1
         if done[0] == 4:
             raise KeyboardInterrupt
-        return measure(self, child)
+        return measure(self, *given)
 
     monkeypatch.setattr(evaluator.ChildEvaluator, "measure", stop)
     told = (*words, "--objective", "error, megabytes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class ChildEvaluator:
     picture_steps: int
     folder: Path
     facts: Mapping[str, Any]
+    _costs: dict[Candidate, dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def inheritance(self) -> Any:
@@ -84,7 +85,7 @@ class ChildEvaluator:
         began, values, details, failure = time.monotonic(), dict[str, float](), dict[str, Any](), ""
         try:
             child = self.trained(job, on_progress)
-            values, details = self.measure(child)
+            values, details = self.measure(child, job.candidate)
             failure = checked(self.halving.objectives, values)
         except ModelError as e:
             failure = str(e)
@@ -103,13 +104,15 @@ class ChildEvaluator:
         self.training.train(child, place, {**self.facts, "shape": dict(job.candidate.choices)}, stop, on_step)
         return child.eval()
 
-    def measure(self, child: Any) -> tuple[dict[str, float], dict[str, Any]]:
-        """The figures of the objectives, and more about the costs."""
-        latency, details = self._cost(child)
+    def measure(self, child: Any, candidate: Candidate) -> tuple[dict[str, float], dict[str, Any]]:
+        """The figures of the objectives, and more about the costs, which are measured once for a shape."""
+        if candidate not in self._costs:
+            self._costs[candidate] = self._cost(child)
+        details = self._costs[candidate]
         measures: dict[str, Callable[[], float]] = {
             "judge": lambda: 100 * statistics.fmean(self.judged(self.model.with_denoiser(child))),
             "error": lambda: self._error(child),
-            "milliseconds": lambda: self.teacher_milliseconds / latency.speed,
+            "milliseconds": lambda: self.teacher_milliseconds / details["speed"],
             "megabytes": lambda: details["megabytes"],
         }
         values = {name: round(measures[name](), 6) for name in self.halving.objectives.names}
@@ -152,10 +155,10 @@ class ChildEvaluator:
             calls = {name: lambda own=own: self._call(own, self._guided) for name, own in networks.items()}
             return measure_latency(calls, "teacher")
 
-    def _cost(self, child: Any) -> tuple[Latency, dict[str, Any]]:
-        """The child's latency beside the teacher's, and what the report says of its costs."""
+    def _cost(self, child: Any) -> dict[str, Any]:
+        """The child's latency beside the teacher's, its memory and its parameters."""
         found = self._latencies({"teacher": self.model.unet, "child": child})
         megabytes = estimate_memory(child, lambda: self._call(child, self._guided))
         parameters = sum(p.numel() for p in child.parameters())
         details = {"megabytes": megabytes, "parameters": parameters, "speed": found["child"].speed}
-        return found["child"], {**details, "latency": asdict(found["child"]), "teacher": asdict(found["teacher"])}
+        return {**details, "latency": asdict(found["child"]), "teacher": asdict(found["teacher"])}
