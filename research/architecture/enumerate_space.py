@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from skipstone_train.architecture.settings import SearchSettings
 from skipstone_train.architecture.space import read_space
 
 HERE = Path(__file__).parent
-SETTINGS = SearchSettings(train_steps=81, rungs=3, batch=16, drawings=128, row_steps=6)
+SETTINGS = SearchSettings(train_steps=54, rungs=3, batch=8, drawings=128, row_steps=6)
+ERROR_ROWS, ROUNDS = 128, 9  # less than a search takes: every shape is measured
 OBJECTIVE = "error, milliseconds, megabytes"
 
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     records = Records(given.work)
     found = records.begin(search.facts())
-    evaluator = search.evaluator()
+    evaluator = replace(search.evaluator(), error_rows=ERROR_ROWS, rounds=ROUNDS)
     done = {(one.candidate, one.rung) for one in found}
     for candidate in space.candidates():
         for rung in range(len(search.halving.rungs)):

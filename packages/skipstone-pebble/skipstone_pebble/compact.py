@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from diffusers import SD3Transformer2DModel
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.models.attention import FeedForward, JointTransformerBlock
 from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # diffusers looks for it here when it loads a pipeline
@@ -107,6 +107,8 @@ class CompactSD3Transformer2DModel(SD3Transformer2DModel):  # type: ignore[misc]
             qk_norm=qk_norm,
         )
         self.register_to_config(**own)  # what the line above has overwritten
+        theirs = ("caption_projection_dim", "dual_attention_layers")  # which are no options of this class
+        self._internal_dict = FrozenDict({name: one for name, one in self.config.items() if name not in theirs})
         for index in range(num_layers):
             last = index == num_layers - 1
             block = JointTransformerBlock(width, 1, width, context_pre_only=last, qk_norm=qk_norm)

@@ -17,7 +17,7 @@ from skipstone.evaluation.columns import parse_column
 from skipstone.evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
 from skipstone.evaluation.subject import SampleRequest
 
-from .cost import Latency, estimate_memory, measure_latency
+from .cost import ROUNDS, Latency, estimate_memory, measure_latency
 from .halving import Evaluation, Halving, Job, checked
 from .rows import Batch, TeacherRows
 from .space import Candidate, shape_in
@@ -43,6 +43,8 @@ class ChildEvaluator:
         picture_steps: Of these pictures.
         folder: Of the children's checkpoints.
         facts: That must be the same when a training is resumed.
+        error_rows: That the error is measured on.
+        rounds: Of calls that are timed.
     """
 
     model: Any
@@ -53,6 +55,8 @@ class ChildEvaluator:
     picture_steps: int
     folder: Path
     facts: Mapping[str, Any]
+    error_rows: int = ERROR_ROWS
+    rounds: int = ROUNDS
     _costs: dict[Candidate, dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
@@ -130,7 +134,7 @@ class ChildEvaluator:
 
     @torch.inference_mode()
     def _error(self, child: Any) -> float:
-        rows = self.held_out.batch(torch.Generator().manual_seed(0), ERROR_ROWS)
+        rows = self.held_out.batch(torch.Generator().manual_seed(0), self.error_rows)
         return float(((self._call(child, rows) - rows.output) ** 2).mean())
 
     def _call(self, network: Any, rows: Batch) -> torch.Tensor:
@@ -153,7 +157,7 @@ class ChildEvaluator:
     def _latencies(self, networks: Mapping[str, Any]) -> dict[str, Latency]:
         with torch.inference_mode():
             calls = {name: lambda own=own: self._call(own, self._guided) for name, own in networks.items()}
-            return measure_latency(calls, "teacher")
+            return measure_latency(calls, "teacher", self.rounds)
 
     def _cost(self, child: Any) -> dict[str, Any]:
         """The child's latency beside the teacher's, its memory and its parameters."""
