@@ -18,7 +18,7 @@ from skipstone_train.architecture.objectives import Objectives, pareto_front
 from skipstone_train.architecture.space import Candidate, Space, read_space
 
 HERE = Path(__file__).parent
-OBJECTIVE = "error, milliseconds, megabytes"
+OBJECTIVES = ("error, megabytes", "error, milliseconds, megabytes")
 SHARE = 3  # of the enumeration's training steps, one in so many
 SEEDS = 20
 
@@ -49,11 +49,17 @@ class Table:
         """Training steps of the enumeration."""
         return self.space.size * self.rungs[-1]
 
-    def front(self, objectives: Objectives) -> set[Candidate]:
-        """The shapes that no other one dominates after the whole training."""
-        shapes = list(self.space.candidates())
-        points = [objectives.point(self.values[one, len(self.rungs) - 1]) for one in shapes]
-        return {shapes[i] for i in pareto_front(points)}
+    def points(self, objectives: Objectives) -> dict[Candidate, tuple[float, ...]]:
+        """What every shape is worth after the whole training."""
+        return {one: objectives.point(self.values[one, len(self.rungs) - 1]) for one in self.space.candidates()}
+
+    def front(self, objectives: Objectives) -> dict[tuple[float, ...], list[Candidate]]:
+        """The points that no other one dominates, and the shapes that have each: some have the same."""
+        points, front = self.points(objectives), dict[tuple[float, ...], list[Candidate]]()
+        shapes = list(points)
+        for i in pareto_front([points[one] for one in shapes]):
+            front.setdefault(points[shapes[i]], []).append(shapes[i])
+        return front
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Replay:
     """What a search found.
 
     Args:
-        found: Share of the true front.
+        found: Share of the points of the true front.
         shapes: That were trained at all.
         whole: That were trained to the end.
         steps: Training steps.
@@ -89,14 +95,14 @@ def replay(table: Table, halving: Halving, steps: float) -> Replay:
         spent += cost
         found.append(Evaluation(job.candidate, job.rung, table.values[job.candidate, job.rung + offset]))
     last = [one for one in found if one.rung == len(halving.rungs) - 1]
-    true = table.front(halving.objectives)
-    hit = {one.candidate for one in last} & true
+    true, points = table.front(halving.objectives), table.points(halving.objectives)
+    hit = {points[one.candidate] for one in last} & true.keys()
     return Replay(len(hit) / len(true), len({one.candidate for one in found}), len(last), spent)
 
 
-def searches(table: Table) -> dict[str, Halving]:
+def searches(table: Table, objective: str) -> dict[str, Halving]:
     """The searches that are compared."""
-    halving = Halving(table.space, Objectives.parse(OBJECTIVE), table.rungs)
+    halving = Halving(table.space, Objectives.parse(objective), table.rungs)
     whole = replace(halving, rungs=table.rungs[-1:])
     return {
         "halving, TPE": halving,
@@ -107,23 +113,22 @@ def searches(table: Table) -> dict[str, Halving]:
     }
 
 
-def measure(table: Table, seeds: int = SEEDS) -> dict[str, list[Replay]]:
+def measure(table: Table, objective: str, seeds: int = SEEDS) -> dict[str, list[Replay]]:
     """Every search from so many seeds."""
     budget = table.steps / SHARE
     return {
         name: [replay(table, replace(halving, seed=seed), budget) for seed in range(seeds)]
-        for name, halving in searches(table).items()
+        for name, halving in searches(table, objective).items()
     }
 
 
-def write_table(table: Table, found: Mapping[str, Sequence[Replay]]) -> str:
-    """The results as Markdown."""
-    front = sorted(one.name for one in table.front(Objectives.parse(OBJECTIVE)))
+def write_section(table: Table, objective: str, found: Mapping[str, Sequence[Replay]]) -> list[str]:
+    """The results by some figures, as Markdown."""
+    front = [" = ".join(one.name for one in shapes) for shapes in table.front(Objectives.parse(objective)).values()]
     lines = [
-        "Made by `python -m research.architecture.replay`.",
+        f"## By {objective}",
         "",
-        f"The space has {table.space.size} shapes, {len(front)} of which are the true front by {OBJECTIVE}: "
-        f"{', '.join(front)}. A search may spend {table.steps // SHARE} of {table.steps} training steps.",
+        f"The true front has {len(front)} points: {'; '.join(sorted(front))}.",
         "",
         f"| search | of the front, mean of {SEEDS} seeds | worst seed | all of it | shapes | to the end | steps |",
         "|---|--:|--:|--:|--:|--:|--:|",
@@ -135,14 +140,31 @@ def write_table(table: Table, found: Mapping[str, Sequence[Replay]]) -> str:
             f"| {name} | {statistics.fmean(shares):.0%} | {min(shares):.0%} | {sum(s == 1 for s in shares)} of "
             f"{len(shares)} | {counts[0]:.1f} | {counts[1]:.1f} | {counts[2]:.0f} |"
         )
-    return "\n".join(lines) + "\n"
+    return [*lines, ""]
+
+
+def write_table(table: Table, found: Mapping[str, Mapping[str, Sequence[Replay]]]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "Made by `python -m research.architecture.replay`.",
+        "",
+        f"The space has {table.space.size} shapes. A search may spend {table.steps // SHARE} of the {table.steps} training "
+        "steps of the enumeration. Shapes: that it tried at all; to the end: trained on all steps.",
+        "",
+    ]
+    for objective, runs in found.items():
+        lines += write_section(table, objective, runs)
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Write the tables."""
     table = Table.read()
-    found = measure(table)
-    plain: dict[str, Any] = {name: [vars(run) for run in runs] for name, runs in found.items()}
+    found = {objective: measure(table, objective) for objective in OBJECTIVES}
+    plain: dict[str, Any] = {
+        objective: {name: [vars(run) for run in runs] for name, runs in ways.items()}
+        for objective, ways in found.items()
+    }
     (HERE / "replay.json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
     (HERE / "replay.md").write_text(write_table(table, found), encoding="utf-8")
     print(write_table(table, found))

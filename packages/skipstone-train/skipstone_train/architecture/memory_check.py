@@ -13,6 +13,7 @@ from typing import Any
 
 from .cost import MEGABYTE
 
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "32768"}  # glibc gives larger tensors back, so that none is used again unseen
 STATUS = Path("/proc/self/statm")  # of Linux: pages of the process
 
 
@@ -22,7 +23,7 @@ def measured_memory(folders: Sequence[Path]) -> list[float]:
     NaN where the system does not say what memory a process has, or where that process fails.
     """
     command = [sys.executable, "-m", "skipstone_train.architecture.memory_check", *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **GIVEN_BACK})
     try:
         found = [float(line) for line in done.stdout.split()]
     except ValueError:
