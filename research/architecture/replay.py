@@ -148,8 +148,8 @@ def write_table(table: Table, found: Mapping[str, Mapping[str, Sequence[Replay]]
     lines = [
         "Made by `python -m research.architecture.replay`.",
         "",
-        f"The space has {table.space.size} shapes. A search may spend {table.steps // SHARE} of the {table.steps} training "
-        "steps of the enumeration. Shapes: that it tried at all; to the end: trained on all steps.",
+        f"The space has {table.space.size} shapes. A search may spend {table.steps // SHARE} of the {table.steps}",
+        "training steps of the enumeration. Shapes: that it tried at all; to the end: trained on all steps.",
         "",
     ]
     for objective, runs in found.items():

@@ -13,7 +13,6 @@ import pytest
 from outcome import Shell
 
 from skipstone_train.architecture import evaluator
-from skipstone_train.architecture.memory_check import measured_memory
 
 SPACE = "depth: [1, 2]\nmlp_ratio: [1, 4]\n"
 WORDS = (
@@ -54,6 +53,7 @@ def test_children_are_found_written_and_run(words: list[str], shell: Shell, tmp_
     for child in front:
         details = child["details"]
         assert details["megabytes"] > 4e-6 * details["parameters"]
+        assert 0 <= details["megabytes_measured"] < 100
         assert (Path(child["folder"]) / "manifest.json").is_file()
         assert "speed" in (Path(child["folder"]) / "README.md").read_text()
     command = shlex.split(made.out.splitlines()[-1].removeprefix("See one: skipstone "))
@@ -120,7 +120,3 @@ def test_children_whose_figures_are_no_numbers_are_noted(
     done = shell(*words, "--objective", "error, megabytes")
     assert done.code == 2
     assert "The first 3 children all failed. The last one: error is nan, expected a finite number" in done.err
-
-
-def test_the_memory_of_a_model_is_measured_in_a_process_of_its_own(tiny_dit: Path) -> None:
-    assert 0 <= measured_memory([tiny_dit])[0] < 100
