@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m research.architecture.attention_memory", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--sides", type=int, nargs="+", default=[32, 64], help="of the latents")
+    parser.add_argument("--sides", type=int, nargs="+", default=[32, 48], help="of the latents")
     parser.add_argument("--one", help="print one way alone")
     given = parser.parse_args(arguments)
     if given.one is not None:

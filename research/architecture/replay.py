@@ -20,7 +20,7 @@ from skipstone_train.architecture.space import Candidate, Space, read_space
 HERE = Path(__file__).parent
 OBJECTIVES = ("error, megabytes", "error, milliseconds, megabytes")
 SHARE = 3  # of the enumeration's training steps, one in so many
-SEEDS = 20
+SEEDS = 10
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,13 @@ def searches(table: Table, objective: str) -> dict[str, Halving]:
     }
 
 
-def measure(table: Table, objective: str, seeds: int = SEEDS) -> dict[str, list[Replay]]:
-    """Every search from so many seeds."""
+def measure(table: Table, objective: str, names: Sequence[str] = ()) -> dict[str, list[Replay]]:
+    """Every search, or those of some names, from SEEDS seeds."""
     budget = table.steps / SHARE
     return {
-        name: [replay(table, replace(halving, seed=seed), budget) for seed in range(seeds)]
+        name: [replay(table, replace(halving, seed=seed), budget) for seed in range(SEEDS)]
         for name, halving in searches(table, objective).items()
+        if not names or name in names
     }
 
 
@@ -133,14 +134,17 @@ def write_section(table: Table, objective: str, found: Mapping[str, Sequence[Rep
         f"| search | of the front, mean of {SEEDS} seeds | worst seed | all of it | shapes | to the end | steps |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for name, runs in found.items():
-        shares = [run.found for run in runs]
-        counts = [statistics.fmean(getattr(run, key) for run in runs) for key in ("shapes", "whole", "steps")]
-        lines.append(
-            f"| {name} | {statistics.fmean(shares):.0%} | {min(shares):.0%} | {sum(s == 1 for s in shares)} of "
-            f"{len(shares)} | {counts[0]:.1f} | {counts[1]:.1f} | {counts[2]:.0f} |"
-        )
-    return [*lines, ""]
+    return [*lines, *(write_row(name, runs) for name, runs in found.items()), ""]
+
+
+def write_row(name: str, runs: Sequence[Replay]) -> str:
+    """A line of the table."""
+    shares = [run.found for run in runs]
+    counts = [statistics.fmean(getattr(run, key) for run in runs) for key in ("shapes", "whole", "steps")]
+    return (
+        f"| {name} | {statistics.fmean(shares):.0%} | {min(shares):.0%} | {sum(s == 1 for s in shares)} of "
+        f"{len(shares)} | {counts[0]:.1f} | {counts[1]:.1f} | {counts[2]:.0f} |"
+    )
 
 
 def write_table(table: Table, found: Mapping[str, Mapping[str, Sequence[Replay]]]) -> str:
