@@ -82,7 +82,7 @@ def write_table(found: dict[str, dict[str, dict[str, float]]]) -> str:
         "Made by `python -m research.architecture.attention_memory`. Two blocks of width 192 with 3 heads, 2 rows,",
         "float32, one thread. Tensors: most bytes of tensors alive at once, without the weights and what operations",
         "hold within themselves. Process: growth of a process's largest memory in its first call. Difference: the",
-        "largest one to `whole`.",
+        "largest one to `whole`. The seconds of the committed table are of a busy machine.",
         "",
         "| picture tokens | attention | tensors, MiB | process, MiB | seconds | difference |",
         "|--:|---|--:|--:|--:|--:|",

@@ -67,7 +67,7 @@ class Replay:
     """What a search found.
 
     Args:
-        found: Share of the points of the true front.
+        found: Share of the points of the true front that a shape trained to the end is as good as, to a step of noise.
         shapes: That were trained at all.
         whole: That were trained to the end.
         steps: Training steps.
@@ -96,8 +96,14 @@ def replay(table: Table, halving: Halving, steps: float) -> Replay:
         found.append(Evaluation(job.candidate, job.rung, table.values[job.candidate, job.rung + offset]))
     last = [one for one in found if one.rung == len(halving.rungs) - 1]
     true, points = table.front(halving.objectives), table.points(halving.objectives)
-    hit = {points[one.candidate] for one in last} & true.keys()
+    reached = [points[one.candidate] for one in last]
+    hit = [point for point in true if any(_as_good(other, point) for other in reached)]
     return Replay(len(hit) / len(true), len({one.candidate for one in found}), len(last), spent)
+
+
+def _as_good(one: Sequence[float], point: Sequence[float]) -> bool:
+    """Whether nothing is worse than in a point by more than one step of noise; bytes have none."""
+    return all(a >= b - 1 if float(b).is_integer() else a >= b for a, b in zip(one, point, strict=True))
 
 
 def searches(table: Table, objective: str) -> dict[str, Halving]:

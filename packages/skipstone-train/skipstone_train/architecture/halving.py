@@ -91,11 +91,18 @@ class Halving:
         return self._leftover(found)
 
     def _promoted(self, found: Sequence[Evaluation], rung: int) -> Candidate | None:
-        """The best of a rung that has not gone on and is among the best part of it."""
+        """The best of a rung that has not gone on and is among the best part of it.
+
+        Nobody goes on before the rung has as many as in a bracket of successive halving. Of shapes with the same
+        figures one goes on, as the others would hardly add to a front.
+        """
         here = [one for one in found if one.rung == rung]
+        if len(here) < min(self.space.size, self.factor ** (len(self.rungs) - 1 - rung)):
+            return None
         tried = {one.candidate for one in found if one.rung == rung + 1}
+        taken = {self.objectives.point(one.values) for one in here if one.candidate in tried}
         for one in self.ranked(here)[: len(here) // self.factor]:
-            if one.candidate not in tried:
+            if self.objectives.point(one.values) not in taken:
                 return one.candidate
         return None
 
@@ -109,9 +116,15 @@ class Halving:
         return None
 
     def ranked(self, found: Sequence[Evaluation]) -> list[Evaluation]:
-        """Those that did not fail, best first."""
+        """Those that did not fail, best first; of several with the same figures all but one come last."""
         whole = [one for one in found if one.values]
-        return [whole[i] for i in rank_points([self.objectives.point(one.values) for one in whole])]
+        order = rank_points([self.objectives.point(one.values) for one in whole])
+        first, again, seen = list[Evaluation](), list[Evaluation](), set[tuple[float, ...]]()
+        for one in (whole[i] for i in order):
+            point = self.objectives.point(one.values)
+            (again if point in seen else first).append(one)
+            seen.add(point)
+        return [*first, *again]
 
     def front(self, found: Sequence[Evaluation]) -> list[Evaluation]:
         """The evaluations of the last rung that no other of them dominates; of the highest rung that was reached."""
