@@ -41,7 +41,11 @@ def test_the_search_finds_more_of_the_front_than_random_search(found: dict[str, 
     shares = {name: statistics.fmean(run.found for run in runs) for name, runs in found.items()}
     assert shares["halving, TPE"] >= 0.8
     assert shares["halving, TPE"] >= shares["random search"] + 0.25
-    assert sum(run.found == 1 for run in found["halving, TPE"]) >= 5 > sum(run.found == 1 for run in found["random search"])
+    assert (
+        sum(run.found == 1 for run in found["halving, TPE"])
+        >= 5
+        > sum(run.found == 1 for run in found["random search"])
+    )
 
 
 def test_the_committed_table_is_what_the_searches_do(found: dict[str, list[Replay]]) -> None:
