@@ -111,9 +111,8 @@ def search(what: WhatOptions, how: HowOptions, prompts: SearchPrompts) -> None:
     """Search smaller networks of a model: fewer blocks, channels, heads and hidden units.
 
     Every child inherits the model's weights as far as they fit and learns its
-    outputs for minutes. Most are trained briefly; the best third of each length
-    of training goes on to the next. Milliseconds are measured on this machine,
-    in turns with the model itself.
+    outputs for minutes. The best third of each length of training goes on to the
+    next. Milliseconds are measured on this machine, in turns with the model.
 
     Writes the children that no other one beats as models, each a folder that
     every command takes as [bold]--model[/bold], and report.md with a table, a plot of the
@@ -121,8 +120,7 @@ def search(what: WhatOptions, how: HowOptions, prompts: SearchPrompts) -> None:
     same command goes on, and a longer [bold]--budget[/bold] finds more.
 
     A space is a YAML file with values of depth, width, heads, mlp_ratio,
-    activation (gelu, silu, geglu) and layers (cut, merged). Parts that it leaves
-    out are the model's.
+    activation (gelu, silu, geglu), layers (cut, merged); others are the model's.
 
     [bold]Examples[/bold]
 
