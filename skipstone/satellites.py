@@ -27,6 +27,7 @@ EXTRAS = {
         "prefer": "bench",
         "train": "train",
         "distill": "train",
+        "search": "train",
         "runs": "track",
     },
     "tracker": {"mlflow": "track"},

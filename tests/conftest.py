@@ -83,3 +83,29 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of Pebble-DiT's kind, three blocks of two heads, as a folder; it has the judge that ships."""
+    import torch
+
+    from skipstone_pebble import text
+    from skipstone_pebble.dit import DiT, DiTSettings
+    from skipstone_pebble.family import Network
+    from skipstone_pebble.model import Pebble
+    from skipstone_pebble.recipe import autoencoder, export
+    from skipstone_pebble.recipe.autoencoder import AutoencoderSettings
+
+    folder = tmp_path_factory.mktemp("dit")
+    torch.manual_seed(0)
+    family, settings = DiT(), DiTSettings(blocks=3, heads=2, head_width=8, width=16, layers=1)
+    network: Network = family.build(settings, text.build_tokenizer(folder / "tokenizer"))
+    for weight in network.denoiser.parameters():  # those of a new network do nothing
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.2)
+    coder = autoencoder.build(AutoencoderSettings(width=8, blocks=(1, 0, 0, 0)))
+    export.save_pipeline(folder / "plain", coder, family, network)
+    model = Pebble.load(folder / "plain")
+    object.__setattr__(model, "has_judge", True)
+    return model.save(folder / "tiny-dit")

@@ -26,6 +26,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {  # all but --out
     "train agent": TOY,
     "train log": ("--model", "MODEL", "--prompts", "prompts.txt", "--guide", "path-4", "--fine", "100"),
     "distill": ("--model", "MODEL", "--prompts", "prompts.txt", "--steps", "2", "--train-steps", "1"),
+    "search": ("--model", "MODEL", "--space", "space.yaml", "--prompts", "prompts.txt"),
     "evaluate agent": ("pebble", "--model", "MODEL", "--prompts", "prompts.txt"),
 }  # fmt: skip
 ELSEWHERE = {"generate": "writes files whose names it knows, and keeps those that appear meanwhile"}
@@ -40,6 +41,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_drawn(
     name: str, shell: Shell, tmp_path: Path, tiny_pebble: Path
 ) -> None:
     (tmp_path / "prompts.txt").write_text("".join(f"a cat in {word}\n" for word in "abcdefghijkl"))
+    (tmp_path / "space.yaml").write_text("depth: [1]\n")
     (tmp_path / "named.csv").write_text("name,prompt\na,a cat\n")
     for folder, content in (("ours", b"\x89PNG"), ("theirs", b"\x89PNG")):
         (tmp_path / folder).mkdir()

@@ -20,6 +20,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {  # all but --prompts and --format
     "prefer": ("ours", "theirs", "-j", "m@http://localhost:1/v1", "--dry-run"),
     "train log": (*MODEL, "--guide", "path-4", "--out", "out.npz"),
     "distill": (*MODEL, "--out", "out"),
+    "search": (*MODEL, "--space", "space.yaml", "--out", "out"),
     "evaluate agent": ("pebble", *MODEL, "--out", "out"),
 }
 AUDIT = "audit"  # needs a calibrated policy, see test_calibrate.py
@@ -34,6 +35,7 @@ def test_every_command_that_takes_prompts_takes_their_format() -> None:
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_the_format_reaches_the_reader(name: str, shell: Shell, tmp_path: Path, tiny_pebble: Path) -> None:
     (tmp_path / "prompts.txt").write_text("prompt\tcategory\na cat\tanimals\n")
+    (tmp_path / "space.yaml").write_text("depth: [1]\n")
     for folder in ("ours", "theirs"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1.png").write_bytes(b"")

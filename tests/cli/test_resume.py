@@ -241,6 +241,25 @@ KEPT = {  # command -> options that results are kept by, so that another value d
     "tune": {*MODEL, "prompts", "check", "fine", "seed", "domains"},
     "prefer": {"sources", "judge", "row", "against", "prompts", "seed", "layout", "side", "tokens", "settings"},
     "train log": {"prompts", "guides", "model", "limit", "seeds", "seed", "fine", "dimensions", "batch"},
+    "search": {
+        "model",
+        "space",
+        "objective",
+        "sampler",
+        "train_steps",
+        "rungs",
+        "factor",
+        "batch",
+        "rate",
+        "precision",
+        "drawings",
+        "row_steps",
+        "checked",
+        "picture_steps",
+        "seed",
+        "prompts",
+        "check",
+    },
 }
 CHOICE = "chooses from what is kept, or adds to it; the result says what it was"
 SPEED = "how fast, not what"
@@ -267,6 +286,10 @@ KEPT_FREE: dict[str, dict[str, str]] = {
         "together": SPEED, "timeout": SPEED, "tries": SPEED, "dry_run": NOW, "out": WHERE,
     },
     "train log": {"prompt_format": "the prompts themselves are compared", "out": WHERE, "force": NOW},
+    "search": {
+        "budget": "how long, earlier starts included", "prompt_format": "the prompts themselves are compared",
+        "out": WHERE, "as_json": NOW, "track": NOW,
+    },
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from . import null_text_encoder as silent
 from . import text
+from .attention import MaskedJointAttnProcessor
+from .compact import load_transformer
 from .family import DenoiserFamily, DenoiserSettings, Network
+from .inheritance import Inheritance
 
 
 @dataclass(frozen=True)
@@ -54,42 +57,6 @@ class JointTextEncoder(nn.Module):
         rows = torch.cat([one.hidden_states[-2] for one in made], -1)
         pooled = torch.cat([one.text_embeds for one in made], -1)
         return (torch.cat([rows, pooled[:, None]], 1),)
-
-
-class MaskedJointAttnProcessor:
-    """Joint attention of SD3 with a mask, which diffusers' own processor leaves out.
-
-    Empty rows of a prompt have no place, so that all of them are the same in every block. One row whose
-    attention is raised by log n is n of them, exactly, at a fifth of the cost.
-    """
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs of the picture's tokens and of the words."""
-
-        def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.view(*x.shape[:2], attn.heads, -1).transpose(1, 2)
-
-        def joined(x: torch.Tensor, x_norm: Any, words: torch.Tensor, words_norm: Any) -> torch.Tensor:
-            own, other = heads(x), heads(words)
-            return torch.cat([x_norm(own) if x_norm else own, words_norm(other) if words_norm else other], 2)
-
-        x, words = hidden_states, encoder_hidden_states
-        query = joined(attn.to_q(x), attn.norm_q, attn.add_q_proj(words), attn.norm_added_q)
-        key = joined(attn.to_k(x), attn.norm_k, attn.add_k_proj(words), attn.norm_added_k)
-        value = joined(attn.to_v(x), None, attn.add_v_proj(words), None)
-        # Written out: with so few tokens the backward pass of torch's fused attention is slower.
-        weights = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
-        if attention_mask is not None:
-            weights = weights + attention_mask.to(weights.dtype)
-        made = (weights.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
-        own, other = made[:, : x.shape[1]], made[:, x.shape[1] :]
-        return attn.to_out[0](own), other if attn.context_pre_only else attn.to_add_out(other)
 
 
 def forward(
@@ -183,6 +150,10 @@ class DiT(DenoiserFamily):
         share = sigmas[:, None, None, None]
         return latents.lerp(noise, share), sigmas * 1000, noise - latents
 
+    def inheritance(self, denoiser: nn.Module, run: Callable[[nn.Module], torch.Tensor]) -> Inheritance:
+        """Children of the transformer with its weights."""
+        return Inheritance(denoiser, run)
+
     def components(self, network: Network) -> Mapping[str, Any]:
         """Transformer, two text encoders with the one tokenizer for both, and the silent T5."""
         return {
@@ -198,7 +169,7 @@ class DiT(DenoiserFamily):
     def load(self, folder: Path) -> Network:
         """Transformer, text encoders and tokenizer of a folder."""
         silent.check_null_text_encoder(folder / "text_encoder_3")
-        net = SD3Transformer2DModel.from_pretrained(folder / "transformer").float().eval()
+        net = load_transformer(folder / "transformer")
         first, second = (
             CLIPTextModelWithProjection.from_pretrained(folder / name).float().eval()
             for name in ("text_encoder", "text_encoder_2")

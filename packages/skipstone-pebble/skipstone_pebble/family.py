@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
+
+from skipstone.errors import ModelError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, DiffusionPipeline
@@ -100,6 +102,18 @@ class DenoiserFamily(ABC):
     def muon_parameters(self, network: Network) -> list[nn.Parameter]:
         """The weights that Muon trains, where it is asked for."""
         return []
+
+    def inheritance(self, denoiser: nn.Module, run: Callable[[nn.Module], torch.Tensor]) -> Any:
+        """What makes children of a denoiser that are of other shapes and have its weights.
+
+        Args:
+            denoiser: The teacher.
+            run: Calls a denoiser of the family on real rows.
+
+        Raises:
+            ModelError: the family has none.
+        """
+        raise ModelError(f"Expected a transformer, such as pebble-dit, got a {type(denoiser).__name__}.")
 
     @abstractmethod
     def components(self, network: Network) -> Mapping[str, Any]:

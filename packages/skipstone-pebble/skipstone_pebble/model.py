@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,6 +31,7 @@ from .features import FeatureExtractorLoader
 
 GUIDANCE = 3.0
 STEPS = 50
+JUDGE = "judge.safetensors"  # its weights, beside a model that it can read
 GRID = "trailing"  # what the pipeline's own scheduler uses; starts at pure noise
 PREDICTIONS: Mapping[str, PredictionType] = {
     "epsilon": "eps",
@@ -82,7 +84,7 @@ class Pebble:
         folder = find_model(model)
         try:
             with quiet_libraries():
-                judged = (folder / "judge.safetensors").is_file()
+                judged = (folder / JUDGE).is_file()
                 return cls(Path(model).name, guidance=guidance, has_judge=judged, **_components(folder))
         except Exception as e:  # torch, safetensors, tokenizers ... each have errors of their own for a damaged file
             raise ModelError(
@@ -110,6 +112,23 @@ class Pebble:
     def guided(self, guidance: float) -> Pebble:
         """The same model under another guidance weight."""
         return replace(self, guidance=guidance)
+
+    def with_denoiser(self, denoiser: Any) -> Pebble:
+        """The same model with another denoiser of its family."""
+        return replace(self, unet=denoiser)
+
+    def save(self, folder: Path) -> Path:
+        """Write the model as a folder that `load` reads, its weights in half precision; what is there is replaced."""
+        from .family import Network
+        from .recipe.export import save_pipeline, write_manifest
+
+        network = Network(self.unet, self.encoder, self.tokenizer)
+        with quiet_libraries():
+            save_pipeline(folder, self.autoencoder, self.family, network)
+        if self.has_judge:
+            shutil.copyfile(pebble.path() / JUDGE, folder / JUDGE)
+            write_manifest(folder)
+        return folder
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> torch.Tensor:

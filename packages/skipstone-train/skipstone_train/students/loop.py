@@ -17,6 +17,7 @@ from skipstone.errors import ModelError, OutputError
 from skipstone.evaluation.cost import BACKWARD_COST
 
 from .network import StudentNetwork
+from .optimizers import adamw
 
 CHECKPOINT, LOG = "last.pt", "log.jsonl"
 SAVE_SECONDS = 120.0
@@ -56,6 +57,7 @@ class Loop:
         accumulate: Parts of a batch.
         ema: Factor of the average that is the result.
         target_ema: That of the target network's.
+        build_optimizer: Of the module and the rate.
     """
 
     network: StudentNetwork
@@ -68,10 +70,11 @@ class Loop:
     accumulate: int = 1
     ema: float = 0.99
     target_ema: float = 0.95
+    build_optimizer: Callable[[Any, float], torch.optim.Optimizer] = adamw
     step: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        optimiser = torch.optim.AdamW(self.network.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=0.0)
+        optimiser = self.build_optimizer(self.network.module, self.rate)
         self.optimiser = self.accelerator.prepare_optimizer(optimiser)
         self.average, self.target = self.network.values(), self.network.values()
         self.recent: list[float] = []

@@ -65,7 +65,8 @@ class Teacher:
             ("UNet2DConditionModel", "StableDiffusionXLPipeline"): _encode_sdxl,
             ("SD3Transformer2DModel", "StableDiffusion3Pipeline"): _encode_sd3,
         }
-        encode = encoders.get((kind, type(pipe).__name__))
+        kinds = [(cls.__name__, type(pipe).__name__) for cls in type(denoiser).__mro__]  # a child's is a subclass
+        encode = next((encoders[one] for one in kinds if one in encoders), None)
         if encode is None:
             raise ModelError(
                 f"Expected a teacher among {', '.join(name for _, name in encoders)}, got {type(pipe).__name__} with "
