@@ -79,7 +79,7 @@ def test_a_benchmark_is_a_run_with_its_rows_inside(server: str, tmp_path: Path) 
         assert [child.info.run_name for child in inside] == ["balanced"]
         assert inside[0].data.metrics["psnr_full.median"] == 40.0
         names = {one.path for one in client.list_artifacts(logged.run_id)}
-        assert names == {"bench.json", "manifest.json", "samples.jsonl"}
+        assert names == {"bench.json", "skipstone_files.json", "samples.jsonl"}
         place = client.download_artifacts(logged.run_id, "samples.jsonl", str(tmp_path))
     assert Path(place).read_bytes() == (folder / "samples.jsonl").read_bytes()
 
@@ -148,7 +148,7 @@ def test_files_that_were_changed_after_registration_are_refused(database: str, t
         )
     (place / "student.json").write_text("{}")
     if hide:
-        (place / "manifest.json").write_text(json.dumps({}))
+        (place / "skipstone_files.json").write_text(json.dumps({}))
     with pytest.raises(OutputError, match=r"are not those that were registered: student\.json was changed"):
         registry.promote(name, "challenger", target=database)
     with pytest.raises(OutputError, match="are not those"):
