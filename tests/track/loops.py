@@ -36,17 +36,17 @@ def tiny_pebble(tiny_model: Path, folder: Path) -> Path:
     return folder
 
 
-def write_loop(folder: Path, model: Path | str, **changes: Any) -> Path:
+def write_loop(beside: Path, model: Path | str, **changes: Any) -> Path:
     """The file of a loop in a folder, with a file of prompts beside it; sections are merged key by key."""
-    prompts = folder / "prompts.txt"
+    prompts = beside / "prompts.txt"
     if not prompts.exists():
         prompts.write_text("".join(f"a {colour} {word}\n" for colour in COLOURS for word in WORDS))
-    found = {**TINY, "model": str(model), "folder": str(folder / "loop")}
+    found = {**TINY, "model": str(model), "folder": str(beside / "loop")}
     found["draw"] = {"prompts": str(prompts), **found["draw"]}
     found["audit"] = {"prompts": str(prompts), **found["audit"]}
     for name, value in changes.items():
         found[name] = {**found[name], **value} if isinstance(value, dict) and name in found else value
-    file = folder / "loop.yaml"
+    file = beside / "loop.yaml"
     file.write_text(yaml.safe_dump(found))
     return file
 

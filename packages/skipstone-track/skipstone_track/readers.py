@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import statistics
 from collections import defaultdict
@@ -13,6 +14,7 @@ from typing import Any
 from skipstone.errors import OutputError
 from skipstone.evaluation.json_lines import read_lines
 from skipstone.json_files import JsonReader
+from skipstone.policies.seen_prompts import SEEN_FILE
 
 from .record import ChildRun, PromptVersion, RunRecord, flatten
 
@@ -185,6 +187,8 @@ def read_student(folder: Path) -> RunRecord:
         "model": card.get("teacher"),
         "fingerprint.weights": card.get("fingerprint"),
     }
+    seen = folder / SEEN_FILE
+    learnt = hashlib.sha256(seen.read_bytes()).hexdigest() if seen.is_file() else ""
     return RunRecord(
         "distill",
         folder,
@@ -192,6 +196,7 @@ def read_student(folder: Path) -> RunRecord:
         metrics=_numbers(_mapping(card.get("training"))),
         series=_series(steps),
         tags={name: str(value) for name, value in tags.items() if value},
+        prompts=[PromptVersion(SEEN_FILE, learnt, "training")] if learnt else [],
     )
 
 

@@ -137,6 +137,15 @@ class Loop:
         for line in others:
             self.say(f"{'':{WIDTH}} {line}")
 
+    def upload(self) -> bool:
+        """Log and register what the tracker could not be told; whether it has all of it now."""
+        return self._tracker.sync(patient=True)
+
+    def use_tracker(self, uri: str) -> None:
+        """Log to another tracker from now on, such as the one that has taken the place of one that is down."""
+        self.settings = replace(self.settings, track=uri)
+        self._tracker.settings = self.settings
+
     def close(self) -> None:
         """End the server that the loop has started."""
         self._process.stop()
