@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -46,6 +48,7 @@ from skipstone_track.loop.records import (
 )
 from skipstone_track.loop.rollback import roll_back
 from skipstone_track.loop.round import Step, StepFailed, StepResult
+from skipstone_track.loop.server import end_left_over
 from skipstone_track.loop.settings import DrawSettings, load_loop
 from skipstone_track.registry import find, versions
 
@@ -323,6 +326,25 @@ def test_ctrl_c_ends_a_step(tmp_path: Path, steps: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_steps(steps("draw", "calibrate"), run, tmp_path, "loop")
     assert not ended
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_server_that_outlived_its_loop_is_ended_and_no_other_process(tmp_path: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen([*sleep, str(tmp_path / "admin_key.txt")]) as mine, subprocess.Popen(sleep) as other:
+        try:
+            assert not end_left_over(tmp_path)
+            (tmp_path / "server.pid").write_text(str(other.pid))
+            assert not end_left_over(tmp_path)
+            (tmp_path / "server.pid").write_text(str(mine.pid))
+            while not Path(f"/proc/{mine.pid}/cmdline").read_bytes():
+                time.sleep(0.01)
+            assert end_left_over(tmp_path)
+            assert mine.wait(30) == -signal.SIGTERM
+            assert other.poll() is None
+        finally:
+            mine.kill()
+            other.kill()
 
 
 def test_a_round_that_was_cut_off_is_not_running_any_more(tmp_path: Path) -> None:

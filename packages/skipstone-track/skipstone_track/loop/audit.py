@@ -24,9 +24,14 @@ def watch(at: Round, folder: Path) -> StepResult:
 def audit(at: Round, folder: Path) -> StepResult:
     """The same of what this round has deployed; where that is what `watch` has looked at, once is enough."""
     seen = at.records.get("watch")
-    if seen is not None and not seen.details["alarm"] and not at.records["deploy"].details["new"]:
-        return StepResult(["nothing new is deployed: see watch"], seen.figures, seen.details)
-    return _look(at)
+    if seen is None or at.records["deploy"].details["new"]:
+        return _look(at)
+    lines = ["nothing new is deployed: see watch"]
+    if seen.details["alarm"]:
+        lines.append(
+            "nothing that a calibration depends on was changed: give draw prompts like those that are asked for"
+        )
+    return StepResult(lines, seen.figures, seen.details)
 
 
 def _look(at: Round) -> StepResult:

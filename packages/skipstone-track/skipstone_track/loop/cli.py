@@ -79,7 +79,8 @@ def _run_rounds(loop: Loop, rounds: int) -> list[RoundRecord]:
     try:
         for k in range(rounds):
             found.append(loop.run_round())
-            if k + 1 < rounds and found[-1].status != ALARM:
+            mended = found[-1].status == ALARM and any(e.new for e in found[-1].steps if e.step == "calibrate")
+            if k + 1 < rounds and not mended:
                 time.sleep(60 * loop.settings.pause)
     except KeyboardInterrupt:
         loop.say(f"Stopped ({STOPPED}). What was done is kept in {loop.settings.folder}; the same command goes on.")

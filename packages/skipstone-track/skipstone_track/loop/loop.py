@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -212,13 +214,30 @@ def open_loop(settings: LoopSettings, say: Callable[[str], None]) -> Iterator[Lo
         OutputError: another command runs the loop in this folder.
         ModelError: no such model.
     """
-    with lock_folder(settings.place, "folder"):
+    with lock_folder(settings.place, "folder"), _end_on_sigterm():
         close_rounds(settings.place)
         loop = Loop(settings, say)
         try:
             yield loop
         finally:
             loop.close()
+
+
+@contextmanager
+def _end_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the loop as Ctrl-C does, so that its server ends too; nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def prepare_model(settings: LoopSettings, say: Callable[[str], None]) -> Path:

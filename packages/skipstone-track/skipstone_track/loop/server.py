@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,7 @@ START_SECONDS = 300.0  # that a server may take to load its models
 ASK_SECONDS = 600.0  # that a picture, or a reload, may take
 POLL_SECONDS = 0.2  # between looks at audits
 STOP_SECONDS = 60.0  # that a server may take to finish what it has accepted
-KEY_FILE, LOG_FILE, STATE_FOLDER = "admin_key.txt", "server.log", "audits"
+KEY_FILE, LOG_FILE, PID_FILE, STATE_FOLDER = "admin_key.txt", "server.log", "server.pid", "audits"
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class ServerProcess:
         key = secrets.token_hex(16)
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / KEY_FILE
+        end_left_over(self.folder)
         file.touch(mode=0o600)
         file.write_text(key + "\n", encoding="utf-8")
         places = ["--model", f"{self.model}={self.weights}", "--admin-keys", str(file)]
@@ -167,6 +169,7 @@ class ServerProcess:
         self._process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "500"}, start_new_session=True
         )
+        (self.folder / PID_FILE).write_text(str(self._process.pid), encoding="utf-8")
         address = self._read_address(self._process)
         return Server(address, key, self.model)
 
@@ -191,6 +194,7 @@ class ServerProcess:
 
     def stop(self) -> None:
         """End it: what it has accepted is finished."""
+        (self.folder / PID_FILE).unlink(missing_ok=True)
         if self._process is None or self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -199,6 +203,20 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def end_left_over(folder: Path) -> bool:
+    """End a server of this folder that has outlived its loop (SIGKILL); whether there was one. On Linux only."""
+    try:
+        pid = int((folder / PID_FILE).read_text(encoding="utf-8"))
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return False
+    if str(folder / KEY_FILE).encode() not in words:  # the number belongs to another process by now
+        return False
+    with suppress(OSError):
+        os.kill(pid, signal.SIGTERM)
+    return True
 
 
 def _copy(source: IO[str], log: IO[str]) -> None:
