@@ -13,6 +13,7 @@ from skipstone.policies.certified import Certified
 from .records import KEY, sum_of
 from .round import Round, StepFailed, StepResult, run_command
 
+SHOWN = 40  # characters of a setting in a line
 LOG = "commands.log"  # in the loop's folder: what commands print
 
 
@@ -64,7 +65,7 @@ def distil(at: Round, folder: Path) -> StepResult:
         *("distill", "--model", str(at.model), "--method", settings.method, "--steps", str(settings.steps)),
         *("--minutes", f"{settings.minutes:g}", "--out", str(out), *more),
     )
-    policy = f"student(path={str(out)!r}, steps={settings.steps})"
+    policy = f"student(path={str(out.resolve())!r}, steps={settings.steps})"  # of servers in any folder
     lines = [f"a student of {settings.steps} steps, {settings.minutes:g} minutes of training"]
     return StepResult(lines, {"steps": float(settings.steps)}, {"policies": [policy]}, [command])
 
@@ -91,10 +92,15 @@ def calibrate(at: Round, folder: Path) -> StepResult:
         made.save_pretrained(folder / name)
         point, full = made.point, made.certificate.full_calls
         commands.append(_command(at, target, policies, folder / name))
-        lines.append(f"{name}, {target}: {point.calls:.1f} of {full:g} calls by {point.setting[:40]}")
+        lines.append(f"{name}, {target}: {point.calls:.1f} of {full:g} calls by {_shorten(point.setting)}")
         figures |= {f"{name}.calls": point.calls, f"{name}.value": point.value, f"{name}.full_calls": full}
     used = (at.settings.draw.prompts, at.records["draw"].details["sha256"]["calibrate"], "calibration")
     return StepResult(lines, figures, {"qualities": dict(at.settings.calibrate.qualities)}, commands, [used])
+
+
+def _shorten(setting: str) -> str:
+    """A setting, or its name where it is long."""
+    return setting if len(setting) <= SHOWN else f"{setting.partition('(')[0]}(...)"
 
 
 def _calibrate(at: Round, target: str, policies: list[str]) -> Certified:
