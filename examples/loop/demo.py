@@ -17,7 +17,7 @@ from skipstone.errors import SkipstoneError
 from skipstone.serving.fingerprint import weights_fingerprint
 from skipstone_track.loop.loop import Loop, open_loop
 from skipstone_track.loop.page import PAGE
-from skipstone_track.loop.records import RoundRecord, read_rounds, read_step
+from skipstone_track.loop.records import DONE, RoundRecord, read_rounds, read_step
 from skipstone_track.loop.round import model_folder
 from skipstone_track.loop.settings import LoopSettings, load_loop
 
@@ -69,14 +69,15 @@ def summary(settings: LoopSettings, rounds: Sequence[RoundRecord]) -> list[str]:
 
 
 def main() -> int:
-    """Run the demo; 0 where the second round has ended well."""
+    """Run the demo; 0 where its last round has ended well."""
     began = time.monotonic()
     settings = load_loop(FILE)
     try:
         with open_loop(settings, lambda line: print(line, flush=True)) as loop:
-            loop.run_round()
-            force_drift(loop)
             last = loop.run_round()
+            if last.status == DONE:
+                force_drift(loop)
+                last = loop.run_round()
     except KeyboardInterrupt:
         print("Stopped; the server has ended. The same command goes on.", file=sys.stderr)
         return 130
@@ -87,7 +88,7 @@ def main() -> int:
     print(f"mlflow ui --backend-store-uri {settings.tracker}  the same as runs, and both versions")
     print("skipstone loop status examples/loop/loop.yaml  what is deployed; skipstone loop rollback: back to version 1")
     print(f"{(time.monotonic() - began) / 60:.1f} minutes")
-    return 0 if last.status == "done" else 1
+    return 0 if last.status == DONE else 1
 
 
 if __name__ == "__main__":

@@ -16,11 +16,13 @@ from skipstone.registry import suggest_spelling
 DEFAULT_URI = "sqlite:///mlflow.db"  # what `mlflow ui` shows without arguments
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql")
 EXPERIMENT = "skipstone"
-# A tracker that is down must not hold a command up: MLflow's own defaults wait for minutes.
+# A tracker that is down must not hold a command up: MLflow's own defaults wait for minutes. And it prints two lines for
+# each run that has ended.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 

@@ -102,8 +102,10 @@ class Step:
 
 def model_folder(settings: LoopSettings) -> Path:
     """Folder of the loop's model: the one that the file names, or the loop's copy of a model of a package."""
-    named = Path(settings.model)
-    return named if named.is_dir() else settings.place / settings.name
+    from skipstone.evaluation.models import model_packages
+
+    is_name = any(settings.model in package.names for package in model_packages())
+    return settings.place / settings.name if is_name else Path(settings.model)
 
 
 def run_command(log: Path, *words: str) -> str:

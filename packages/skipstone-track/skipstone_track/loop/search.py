@@ -58,14 +58,13 @@ def distil(at: Round, folder: Path) -> StepResult:
     """Train a student."""
     settings = at.settings.distil
     assert settings is not None
-    out = folder / "student"
     more = [*(("--prompts", settings.prompts) if settings.prompts else ()), *settings.options]
     command = run_command(
         at.place / LOG,
         *("distill", "--model", str(at.model), "--method", settings.method, "--steps", str(settings.steps)),
-        *("--minutes", f"{settings.minutes:g}", "--out", str(out), *more),
+        *("--minutes", f"{settings.minutes:g}", "--out", str(folder), *more),
     )
-    policy = f"student(path={str(out.resolve())!r}, steps={settings.steps})"  # of servers in any folder
+    policy = f"student(path={str(folder.resolve())!r}, steps={settings.steps})"  # of servers in any folder
     lines = [f"a student of {settings.steps} steps, {settings.minutes:g} minutes of training"]
     return StepResult(lines, {"steps": float(settings.steps)}, {"policies": [policy]}, [command])
 
