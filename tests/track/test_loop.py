@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from track.loops import change_weights, tiny_pebble, write_loop
 from typer.testing import CliRunner
 
+from skipstone import cli
 from skipstone.errors import OutputError, SpecError
 from skipstone.evaluation.prompt import Prompt
 from skipstone.serving.fingerprint import weights_fingerprint
 from skipstone_track.connection import connect
-from skipstone_track.loop.cli import app
 from skipstone_track.loop.draw import divide
 from skipstone_track.loop.engine import run_steps
 from skipstone_track.loop.loop import Loop, open_loop
@@ -144,6 +144,12 @@ def test_other_weights_are_an_alarm_and_then_another_champion(told: Told) -> Non
     assert champion.tags["prompts.calibration"] == told.step(2, "draw").details["sha256"]["calibrate"]
 
 
+def test_each_audit_asks_for_other_samples(told: Told) -> None:
+    steps = [told.step(1, "audit"), told.step(2, "watch"), told.step(2, "audit"), told.step(3, "watch")]
+    assert len({step.prompts[0][1] for step in steps}) == 4
+    assert all(step.figures["low.audited"] >= 3 for step in steps)  # the pictures of others are audited, too
+
+
 def test_nobody_is_refused_and_each_picture_is_of_certified_weights(told: Told) -> None:
     assert len(told.answers) > 5
     assert {answer.status_code for answer in told.answers} == {200}
@@ -194,12 +200,12 @@ def test_the_page_and_status_say_what_happened(told: Told) -> None:
     assert "Round 2: done" in page
     assert "ALARM: the weights in" in page
     assert "data:image/webp;base64," in page
-    said = CliRunner().invoke(app, ["status", str(told.file)])
+    said = CliRunner().invoke(cli.app, ["loop", "status", str(told.file)])
     assert said.exit_code == 0, said.output
     assert "Round 3" in said.output
     assert "(calibrate)" in said.output
     assert "@champion: models:/tiny/2" in said.output
-    found = json.loads(CliRunner().invoke(app, ["status", str(told.file), "--json"]).output)
+    found = json.loads(CliRunner().invoke(cli.app, ["loop", "status", str(told.file), "--json"]).output)
     assert [one["status"] for one in found["rounds"]] == ["done"] * 3
     assert (found["champion"]["number"], found["pending"], found["not logged"]) == (2, [], [])
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from skipstone.calibration.prompt_split import hashed_seed
 from skipstone.errors import ServingError
 from skipstone.evaluation.prompts import load_prompts, sample_prompts
 from skipstone.policies.certified import FILE
 from skipstone.serving.fingerprint import CERTIFICATES, weights_fingerprint
 
+from .records import sum_of
 from .round import Round, StepResult
 from .search import certified
 from .server import AuditCount, Server, wait_for_audits
@@ -18,14 +20,14 @@ BACKLOG = 60  # pictures that a server lets wait for their audit, nearly; more a
 
 def watch(at: Round, folder: Path) -> StepResult:
     """Look at what was deployed before this round: its weights, and its certificates by the server's audits."""
-    return _look(at)
+    return _look(at, "watch")
 
 
 def audit(at: Round, folder: Path) -> StepResult:
     """The same of what this round has deployed; where that is what `watch` has looked at, once is enough."""
     seen = at.records.get("watch")
     if seen is None or at.records["deploy"].details["new"]:
-        return _look(at)
+        return _look(at, "audit")
     lines = ["nothing new is deployed: see watch"]
     if seen.details["alarm"]:
         lines.append(
@@ -34,7 +36,7 @@ def audit(at: Round, folder: Path) -> StepResult:
     return StepResult(lines, seen.figures, seen.details)
 
 
-def _look(at: Round) -> StepResult:
+def _look(at: Round, step: str) -> StepResult:
     """Ask for pictures under each certificate, and see what the server's audits say; alarms are in `details`."""
     server, settings = at.server, at.settings.audit
     if server is None:
@@ -42,7 +44,8 @@ def _look(at: Round) -> StepResult:
     alarms = list(filter(None, [describe_change(at, server)]))
     promises = promises_of(at.model)
     before = server.audits()
-    asked, spent = _ask(at, server, list(promises))
+    prompts = _choose(at, step)
+    asked, spent = _ask(at, server, list(promises), prompts)
     count = sum(asked.values())
     now, withdrawn = wait_for_audits(server, before, promises, _wanted(at, asked), 60 * settings.minutes)
     lines = [f"{count} pictures were asked for, none was refused, {spent / count:.1f} calls each"] if count else []
@@ -53,7 +56,9 @@ def _look(at: Round) -> StepResult:
     figures = {f"{name}.e_value": found.e_value for name, found in now.items()}
     figures |= {f"{name}.audited": float(found.samples) for name, found in now.items()}
     figures |= {"pictures": float(count), "alarm": float(bool(alarms))}
-    return StepResult([*lines, *(f"ALARM: {one}" for one in alarms)], figures, {"alarm": "; ".join(alarms)})
+    used = [(settings.prompts, sum_of({"asked": prompts}), "evaluation")] if prompts else []
+    lines += [f"ALARM: {one}" for one in alarms]
+    return StepResult(lines, figures, {"alarm": "; ".join(alarms)}, prompts=used)
 
 
 def promises_of(model: Path) -> dict[str, str]:
@@ -73,19 +78,27 @@ def describe_change(at: Round, server: Server) -> str:
     return ""
 
 
-def _ask(at: Round, server: Server, names: list[str]) -> tuple[dict[str, int], float]:
-    """Certificate -> pictures that were drawn where it was asked for, and calls of all of them."""
-    settings = at.settings.audit
-    if not settings.requests or not names:
-        return {}, 0.0
+def _choose(at: Round, step: str) -> list[tuple[str, int]]:
+    """Prompts and seeds to ask for, others in each step of each round.
+
+    The audits go on from round to round: a sample that came again and again would be counted again and again.
+    """
+    settings, words = at.settings.audit, (str(at.number), step)
+    if not settings.requests:
+        return []
     found = load_prompts(settings.prompts)
-    chosen = sample_prompts(found, min(len(found), settings.requests), settings.seed)
-    prompts = [(chosen[k % len(chosen)].text, settings.seed + k) for k in range(settings.requests)]
+    chosen = sample_prompts(found, min(len(found), settings.requests), hashed_seed(settings.seed, *words))
+    seeds = [hashed_seed(settings.seed, *words, str(k)) for k in range(settings.requests)]
+    return [(chosen[k % len(chosen)].text, seed) for k, seed in enumerate(seeds)]
+
+
+def _ask(at: Round, server: Server, names: list[str], prompts: list[tuple[str, int]]) -> tuple[dict[str, int], float]:
+    """Certificate -> pictures that were drawn where it was asked for, and calls of all of them."""
     counts, spent = {}, 0.0
     for k, name in enumerate(names):
-        facts = server.draw(prompts[k :: len(names)], name, settings.together)
-        counts[name] = len(facts)
-        spent += sum(float(one["calls"]) for one in facts)
+        if facts := server.draw(prompts[k :: len(names)], name, at.settings.audit.together):
+            counts[name] = len(facts)
+            spent += sum(float(one["calls"]) for one in facts)
     return counts, spent
 
 

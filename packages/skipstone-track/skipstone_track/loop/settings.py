@@ -188,14 +188,14 @@ class AuditSettings:
         requests: Pictures to ask for; 0 only looks at what the server has audited of its users' pictures.
         together: Requests at the same time.
         minutes: That audits are awaited, at most.
-        seed: Of the first picture.
+        seed: Of the choice of prompts and of the pictures, which are others in each round.
     """
 
     prompts: str
     requests: int = 40
     together: int = 4
     minutes: float = 5.0
-    seed: int = 1_000_000
+    seed: int = 0
     name: ClassVar[str] = "audit"
     ranges: ClassVar[Ranges] = {
         "requests": (0, MAX_PROMPTS), "together": (1, 256), "minutes": (0.01, MAX_MINUTES), "seed": (0, MAX_SEED),
