@@ -36,12 +36,12 @@ LOOP: dict[str, Any] = {
     "name": "pebble",
     "draw": {"prompts": "pebble-tuning", "limit": 30, "held_out": 6, "pictures": 0},
     "calibrate": {
-        "qualities": {"low": "psnr >= 30 @ 80%"},
+        "qualities": {"low": "psnr >= 30 @ 70%"},
         "confidence": 0.8,
         "policies": ["stride(tol=0.3)", "stride(tol=0.01)"],
     },
     "deploy": {"options": ["--rows", "16", "--threads", "1"]},
-    "audit": {"prompts": "pebble", "requests": 20, "minutes": 10},
+    "audit": {"prompts": "pebble", "requests": 30, "minutes": 10},
 }
 
 
