@@ -247,7 +247,9 @@ def wait_for_audits(
     """  # fmt: skip
     end = time.monotonic() + seconds
     while True:
-        now, withdrawn = server.audits(), server.withdrawn(promises)
+        if withdrawn := server.withdrawn(promises):
+            time.sleep(POLL_SECONDS)  # its numbers follow
+        now = server.audits()
         more = {name: now.get(name, AuditCount()).samples - before.get(name, AuditCount()).samples for name in promises}
         enough = all(more[name] >= count for name, count in wanted.items())
         if withdrawn or enough or time.monotonic() > end:
