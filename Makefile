@@ -8,7 +8,7 @@ RAY := .ray
 READY := $(VENV)/.ready
 MLX := $(shell [ "$$(uname -s)" = Linux ] && echo "mlx[cpu]" || echo mlx)
 
-.PHONY: demo serve bench-serve test test-fast test-mlx test-ray test-random fuzz test-oldest lint bench matrix goldens docs clean
+.PHONY: demo demo-loop serve bench-serve test test-fast test-loop test-mlx test-ray test-random fuzz test-oldest lint bench matrix goldens docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -25,7 +25,7 @@ $(DEMO): pyproject.toml packages/skipstone-pebble/pyproject.toml constraints.txt
 	touch $@
 
 $(READY): pyproject.toml $(wildcard packages/*/pyproject.toml) research/pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e ".[dev,metrics,plot,serve,tune]" $(addprefix -e packages/,skipstone-pebble skipstone-bench[peers] skipstone-train skipstone-track) -e research "$(MLX)"
+	$(PIP) -e ".[dev,metrics,plot,serve,tune]" $(addprefix -e packages/,skipstone-pebble skipstone-bench[peers] skipstone-train skipstone-track[loop]) -e research "$(MLX)"
 	touch $(DEMO) $@
 
 demo: $(DEMO)  ## six prompts on the embedded model: pictures, calls, timeline, table
@@ -36,6 +36,15 @@ SERVE := $(VENV)/.serve
 $(SERVE): $(DEMO)
 	$(PIP) -e ".[metrics,plot,serve]" openai
 	touch $@
+
+LOOP := $(VENV)/.loop
+
+$(LOOP): $(DEMO) packages/skipstone-track/pyproject.toml
+	$(PIP) -e ".[metrics,plot,serve]" -e "packages/skipstone-track[loop]"
+	touch $@
+
+demo-loop: $(LOOP)  ## calibrate, register, deploy and audit Pebble, see a drift, and do it again (about 10 minutes)
+	$(BIN)/python examples/loop/demo.py
 
 PORT ?= 8000
 
@@ -66,6 +75,9 @@ test-ray: $(RAY)/.ready  ## the tests on a real Ray: the server, bench, calibrat
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(RAY) \
 		$(if $(APART),unshare -rn sh -c 'ip link set lo up && exec "$$0" "$$@"') \
 		$(BIN)/python -m pytest tests/on_ray
+
+test-loop: $(READY)  ## the closed loop on Pebble, with a real MLflow server (about 5 minutes)
+	OMP_NUM_THREADS=1 SKIPSTONE_LOOP=1 $(BIN)/python -m pytest tests/loop_closed
 
 test-fast: $(READY)  ## the tests of the inner loop: numerics, engine, solvers, policies, layout
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/numerics tests/engine tests/solvers tests/policies \
@@ -133,4 +145,4 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 clean:  ## what the targets above have made
-	rm -rf $(VENV) $(OLDEST) $(QUANTISED) demo build dist
+	rm -rf $(VENV) $(OLDEST) $(QUANTISED) demo loop build dist

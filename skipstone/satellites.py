@@ -29,10 +29,12 @@ EXTRAS = {
         "distill": "train",
         "search": "train",
         "runs": "track",
+        "loop": "loop",
     },
     "tracker": {"mlflow": "track"},
     "search": {"tpe": "train", "nsga2": "train", "ppo": "train"},
 }
+PACKAGES = {"loop": "track"}  # extra -> package, where its name is another
 
 
 def list_entry_points(group: str) -> Iterable[EntryPoint]:
@@ -45,7 +47,11 @@ def install_hint(kind: str, name: str) -> str:
     if kind == "command" and name == "evaluate":
         return RESEARCH
     extra = EXTRAS[kind].get(name)
-    return f"comes with the package skipstone-{extra}: pip install 'skipstone[{extra}]'" if extra else ""
+    return (
+        f"comes with the package skipstone-{PACKAGES.get(extra, extra)}: pip install 'skipstone[{extra}]'"
+        if extra
+        else ""
+    )
 
 
 def load_public_name(name: str) -> Any:

@@ -104,7 +104,7 @@ def _fits(kind: Any, low_high: tuple[float, float], value: Any) -> bool:
         return some and all(_fits(get_args(kind)[0], low_high, element) for element in value)
     if get_origin(kind) is UnionType:
         return any(_fits(one, low_high, value) for one in get_args(kind))
-    return isinstance(value, kind)
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def _describe(kind: Any, low_high: tuple[float, float]) -> str:

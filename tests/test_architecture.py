@@ -28,6 +28,7 @@ LAYERS = [
     ["satellites"],
     ["settings"],
     ["registry"],
+    ["yaml_settings"],
     ["numerics"],
     ["engine"],
     ["solvers", "policies", "metrics"],

@@ -94,12 +94,15 @@ def test_the_library_alone_adapts_a_pipeline(alone: tuple[Path, Path], tiny_mode
     assert "skipstone.Pebble comes with the package skipstone-pebble: pip install 'skipstone[pebble]'." in said
 
 
-@pytest.mark.parametrize(("name", "extra"), [("bench", "bench"), ("train", "train"), ("demo", "pebble")])
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("bench", "bench", "bench"), ("train", "train", "train"), ("demo", "pebble", "pebble"), ("loop", "track", "loop")],
+)
 def test_a_command_of_a_package_that_is_missing_says_what_to_install(
-    alone: tuple[Path, Path], name: str, extra: str
+    alone: tuple[Path, Path], name: str, package: str, extra: str
 ) -> None:
     said = _run([*COMMAND, name], alone, code=2)
-    assert f"skipstone {name} comes with the package skipstone-{extra}: pip install 'skipstone[{extra}]'." in said
+    assert f"skipstone {name} comes with the package skipstone-{package}: pip install 'skipstone[{extra}]'." in said
 
 
 @pytest.mark.parametrize(

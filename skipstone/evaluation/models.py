@@ -60,6 +60,9 @@ class ModelPackage(Protocol):
     def load(self, model: str, guidance: float | None = None) -> EmbeddedModel:
         """Load a model. Raises ModelError."""
 
+    def copy(self, model: str, folder: Path) -> None:
+        """A model in a folder of its own, without certificates. Raises ModelError, OutputError."""
+
     def prompts(self, name: str) -> list[Prompt]:
         """The prompts of one of its sets."""
 

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +14,7 @@ from skipstone.errors import OutputError, SpecError
 mlflow = pytest.importorskip("mlflow")
 
 from track.folders import CERTIFICATE, STUDENT, bench_folder  # noqa: E402
+from track.servers import mlflow_server  # noqa: E402
 
 from skipstone_track import registry  # noqa: E402
 from skipstone_track.connection import DEFAULT_URI, connect, display_uri, experiment_id, parse_uri  # noqa: E402
@@ -38,29 +33,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real `mlflow server` with SQLite on loopback."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    places = ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder / "a")]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, *places], stdout=log, stderr=log, env=environment, cwd=folder)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=1)
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.2)
+    with mlflow_server(tmp_path_factory.mktemp("server")) as uri:
         yield uri
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def test_a_benchmark_is_a_run_with_its_rows_inside(server: str, tmp_path: Path) -> None:
@@ -79,7 +53,7 @@ def test_a_benchmark_is_a_run_with_its_rows_inside(server: str, tmp_path: Path) 
         assert [child.info.run_name for child in inside] == ["balanced"]
         assert inside[0].data.metrics["psnr_full.median"] == 40.0
         names = {one.path for one in client.list_artifacts(logged.run_id)}
-        assert names == {"bench.json", "manifest.json", "samples.jsonl"}
+        assert names == {"bench.json", "skipstone_files.json", "samples.jsonl"}
         place = client.download_artifacts(logged.run_id, "samples.jsonl", str(tmp_path))
     assert Path(place).read_bytes() == (folder / "samples.jsonl").read_bytes()
 
@@ -148,7 +122,7 @@ def test_files_that_were_changed_after_registration_are_refused(database: str, t
         )
     (place / "student.json").write_text("{}")
     if hide:
-        (place / "manifest.json").write_text(json.dumps({}))
+        (place / "skipstone_files.json").write_text(json.dumps({}))
     with pytest.raises(OutputError, match=r"are not those that were registered: student\.json was changed"):
         registry.promote(name, "challenger", target=database)
     with pytest.raises(OutputError, match="are not those"):

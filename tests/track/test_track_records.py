@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 from track.folders import AGENT, CERTIFICATE, PEBBLE, STUDENT, bench_folder
 
 from skipstone.errors import OutputError, SpecError
+from skipstone.policies.seen_prompts import SEEN_FILE, write_seen
 from skipstone_track.compare import compare_samples, settings_that_differ
 from skipstone_track.manifest import differences, manifest
 from skipstone_track.readers import read_folder
@@ -26,6 +28,18 @@ def test_every_kind_of_folder_is_read() -> None:
     agent = read_folder(AGENT)
     assert [step for step, _ in agent.series["score"]] == sorted(step for step, _ in agent.series["score"])
     assert agent.metrics["over_random.mean"] > 0
+
+
+def test_a_student_names_the_version_of_the_prompts_that_it_has_seen(tmp_path: Path) -> None:
+    folder = shutil.copytree(STUDENT, tmp_path / "student")
+    assert not read_folder(folder).prompts
+    digests = []
+    for text in ("a cat", "a dog"):
+        (folder / SEEN_FILE).write_bytes(write_seen([text]))
+        [learnt] = read_folder(folder).prompts
+        assert learnt.context == "training"
+        digests.append(learnt.digest)
+    assert len(set(digests)) == 2
 
 
 def test_figures_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from skipstone.errors import BenchError, SpecError
 from skipstone.evaluation.utility import Utility
 from skipstone.policies.agent.actions import ActionSpace, BaseSchedule
 from skipstone.policies.agent.policy import Agent
+from skipstone.yaml_settings import parse_settings
 from skipstone_research.agents.evaluation import Evaluation, EvaluationSettings
 from skipstone_research.agents.gates import TrainingSummary, g1
 from skipstone_research.agents.loaded_evaluation import _load_bound_row, name_trainings
@@ -25,7 +26,6 @@ from skipstone_train.agents.recording import _check_parts_folder
 from skipstone_train.agents.settings import EnvironmentSettings
 from skipstone_train.agents.trajectory_log import TrajectoryLog
 from skipstone_train.agents.transitions import Transitions
-from skipstone_train.agents.yaml_settings import parse_settings
 from tests.logs import log
 
 

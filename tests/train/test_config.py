@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from logs import log
 
 from skipstone.errors import SpecError
+from skipstone.yaml_settings import CHOICES_KEY, parse_settings, to_plain, to_yaml
 from skipstone_train.agents import config as C
 from skipstone_train.agents.held_out import HeldOutEpisodes
 from skipstone_train.agents.learners import LEARNERS
 from skipstone_train.agents.training import Training
-from skipstone_train.agents.yaml_settings import CHOICES_KEY, parse_settings, to_plain, to_yaml
 
 CONFIGS = sorted((Path(__file__).parents[2] / "examples" / "configs").glob("agent_*.yaml"))
 

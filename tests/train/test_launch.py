@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from skipstone.errors import SpecError
+from skipstone.yaml_settings import parse_settings
 from skipstone_train.agents.config import AgentConfig
 from skipstone_train.agents.launch import SlurmSettings, TrainingJob, submit_jobs
 from skipstone_train.agents.tracking import TRACKERS, flatten_settings, make_tracker
-from skipstone_train.agents.yaml_settings import parse_settings
 
 SETTINGS = {"learner": {"name": "ppo", "rate": 0.1}, "slots": 4}
 

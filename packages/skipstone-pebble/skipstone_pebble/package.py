@@ -56,6 +56,12 @@ class Package:
 
         return Pebble.load(model, self.guidance if guidance is None else guidance)
 
+    def copy(self, model: str, folder: Path) -> None:
+        """A model in a folder of its own, without its certificates. Raises ModelError."""
+        from .copies import copy_model
+
+        copy_model(self.find(model), folder)
+
     def prompts(self, name: str) -> list[Prompt]:
         """Withheld scenes, divided by what is combined in them, so that no combination is on both sides.
 

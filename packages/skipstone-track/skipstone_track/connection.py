@@ -16,11 +16,13 @@ from skipstone.registry import suggest_spelling
 DEFAULT_URI = "sqlite:///mlflow.db"  # what `mlflow ui` shows without arguments
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql")
 EXPERIMENT = "skipstone"
-# A tracker that is down must not hold a command up: MLflow's own defaults wait for minutes.
+# A tracker that is down must not hold a command up: MLflow's own defaults wait for minutes. And it prints two lines for
+# each run that has ended.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -48,6 +50,10 @@ def display_uri(uri: str) -> str:
     return re.sub(r"://[^/@]*@", "://***@", uri)
 
 
+class TrackerError(OutputError):
+    """MLflow cannot be reached, or refuses a call."""
+
+
 @contextmanager
 def connect(uri: str, create: bool = False) -> Iterator[Any]:
     """An `mlflow.MlflowClient` whose errors are sentences.
@@ -57,8 +63,8 @@ def connect(uri: str, create: bool = False) -> Iterator[Any]:
         create: Make a database file that is not there, as what writes does; MLflow would make it for a question, too.
 
     Raises:
-        OutputError: a server that does not answer, a database that is not there or cannot be opened, or a call that it
-            refuses.
+        TrackerError: a server that does not answer, a database that cannot be opened, or a call that it refuses.
+        OutputError: a database that is not there.
     """
     if not create and (file := database_file(uri)) is not None and not file.is_file():
         raise OutputError(f"There is no database {file}: log or register something first, or say --track URI.")
@@ -74,9 +80,9 @@ def connect(uri: str, create: bool = False) -> Iterator[Any]:
         except SkipstoneError:
             raise
         except MlflowException as e:
-            raise OutputError(f"{display_uri(uri)}: {_first_line(e)}") from e
+            raise TrackerError(f"{display_uri(uri)}: {_first_line(e)}") from e
         except (OSError, ValueError) as e:
-            raise OutputError(f"{display_uri(uri)} cannot be used: {_first_line(e)}") from e
+            raise TrackerError(f"{display_uri(uri)} cannot be used: {_first_line(e)}") from e
     finally:
         for name, value in before.items():
             if value is None:

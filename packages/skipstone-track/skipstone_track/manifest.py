@@ -9,6 +9,7 @@ from pathlib import Path
 
 from skipstone.errors import OutputError
 
+SUMS_FILE = "skipstone_files.json"  # of a run in MLflow: the manifest of its other files
 LEFT_OUT = ("drawings", "checkpoints", "tensorboard", "learner", "runs")  # large, and made again by the same command
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import statistics
 from collections import defaultdict
@@ -13,6 +14,7 @@ from typing import Any
 from skipstone.errors import OutputError
 from skipstone.evaluation.json_lines import read_lines
 from skipstone.json_files import JsonReader
+from skipstone.policies.seen_prompts import SEEN_FILE
 
 from .record import ChildRun, PromptVersion, RunRecord, flatten
 
@@ -185,6 +187,8 @@ def read_student(folder: Path) -> RunRecord:
         "model": card.get("teacher"),
         "fingerprint.weights": card.get("fingerprint"),
     }
+    seen = folder / SEEN_FILE
+    learnt = hashlib.sha256(seen.read_bytes()).hexdigest() if seen.is_file() else ""
     return RunRecord(
         "distill",
         folder,
@@ -192,6 +196,7 @@ def read_student(folder: Path) -> RunRecord:
         metrics=_numbers(_mapping(card.get("training"))),
         series=_series(steps),
         tags={name: str(value) for name, value in tags.items() if value},
+        prompts=[PromptVersion(SEEN_FILE, learnt, "training")] if learnt else [],
     )
 
 
@@ -236,7 +241,24 @@ def read_model(folder: Path) -> RunRecord:
     return RunRecord("model", folder, params={k: v for k, v in index.items() if isinstance(v, str)} | parts)
 
 
+def read_step(folder: Path) -> RunRecord:
+    """A step of a loop: what it depended on, what it found, and the prompts that it used."""
+    document = _document(folder / "step.json")
+    prompts = [one for one in document.get("prompts", ()) if isinstance(one, list) and len(one) == 3]
+    said = {"lines": "\n".join(map(str, document.get("lines", ()))), "key": document.get("key")}
+    commands = {f"command.{k}": one for k, one in enumerate(document.get("commands", ()))}
+    return RunRecord(
+        f"loop {document.get('step')}",
+        folder,
+        params={f"input.{name}": value for name, value in _mapping(document.get("inputs")).items()},
+        metrics=_numbers({**_mapping(document.get("figures")), "seconds": document.get("seconds")}),
+        tags={name: str(value) for name, value in {**said, **commands, "date": document.get("date")}.items() if value},
+        prompts=[PromptVersion(*map(str, one)) for one in prompts],
+    )
+
+
 READERS: Mapping[str, Callable[[Path], RunRecord]] = {
+    "step.json": read_step,
     "bench.json": read_bench,
     **dict.fromkeys(TUNING, read_tuning),
     "student.json": read_student,

@@ -15,7 +15,7 @@ from typing import Any
 from skipstone.errors import OutputError, SpecError
 
 from .connection import connect, parse_uri
-from .manifest import differences, digest, manifest
+from .manifest import SUMS_FILE, differences, digest, manifest
 from .readers import read_folder
 from .tracker import DIGEST, MlflowTracker
 
@@ -47,7 +47,13 @@ class Version:
     tags: Mapping[str, str]
 
 
-def register(folder: Path, name: str, alias: str | None = None, target: str = "mlflow") -> Version:
+def register(
+    folder: Path,
+    name: str,
+    alias: str | None = None,
+    target: str = "mlflow",
+    lineage: Mapping[str, str] | None = None,
+) -> Version:
     """Log a folder and make it a new version of a name; the same files are one version.
 
     Args:
@@ -55,14 +61,15 @@ def register(folder: Path, name: str, alias: str | None = None, target: str = "m
         name: What it is called in the registry.
         alias: A name for this version, such as challenger.
         target: "mlflow", "sqlite:///FILE" or the URI of a server.
+        lineage: More tags that say where it comes from, such as the versions of its data.
 
     Raises:
         SpecError: a name that is none.
         OutputError: a folder of another kind, or an MLflow that cannot be reached.
     """
-    _check_name(name, "name")
+    check_name(name, "name")
     if alias is not None:
-        _check_name(alias, "alias")
+        check_name(alias, "alias")
     record, files = read_folder(folder), manifest(folder)
     if record.kind not in REGISTERED:
         raise OutputError(f"{folder}: results of {record.kind} are logged, not registered: nothing runs them.")
@@ -71,7 +78,7 @@ def register(folder: Path, name: str, alias: str | None = None, target: str = "m
     with connect(tracker.uri) as client:
         found = next((v for v in _versions(client, name) if v.digest == digest(files)), None)
         if found is None:
-            found = _create(client, name, run_id, record.kind, files, record.tags)
+            found = _create(client, name, run_id, record.kind, files, {**record.tags, **(lineage or {})})
         if alias is not None:
             client.set_registered_model_alias(name, alias, str(found.number))
         return _read(client, client.get_model_version(name, str(found.number)))
@@ -89,7 +96,9 @@ def _create(
     return _read(client, client.create_model_version(name, source, run_id, tags={**lineage, **said}))
 
 
-def promote(name: str, version: str, alias: str = "champion", target: str = "mlflow") -> Version:
+def promote(
+    name: str, version: str, alias: str = "champion", target: str = "mlflow", cache: Path | None = None
+) -> Version:
     """Move an alias to a version, after its files were downloaded and found to be those that were registered.
 
     A rollback is a promotion of the older version.
@@ -99,15 +108,16 @@ def promote(name: str, version: str, alias: str = "champion", target: str = "mlf
         version: A number, or another alias of it.
         alias: That moves.
         target: Of the registry.
+        cache: Where downloads are, as of `fetch`.
 
     Raises:
         SpecError: no such name, version or alias.
         OutputError: files that were changed, or an MLflow that cannot be reached.
     """
-    _check_name(alias, "alias")
+    check_name(alias, "alias")
     reference = f"{SCHEME}{name}/{version}" if version.isdigit() else f"{SCHEME}{name}@{version}"
     found = find(reference, target)
-    fetch(reference, target)
+    fetch(reference, target, cache)
     uri = parse_uri(target)
     with connect(uri) as client:
         client.set_registered_model_alias(name, alias, str(found.number))
@@ -131,7 +141,7 @@ def find(reference: str, target: str = "mlflow") -> Version:
     parts = REFERENCE.fullmatch(reference)
     if parts is None:
         raise SpecError(f"Expected models:/NAME@ALIAS or models:/NAME/VERSION, got {reference!r}.")
-    _check_name(parts["name"], "name")
+    check_name(parts["name"], "name")
     with connect(parse_uri(target)) as client:
         known = _versions(client, parts["name"])
     for version in known:
@@ -170,7 +180,7 @@ def _download(version: Version, uri: str, folder: Path) -> None:
         source = client.get_model_version(version.name, str(version.number))
         place = Path(client.download_artifacts(source.run_id, "", part))
         expected = _expected(place, version)
-        (place / "manifest.json").unlink(missing_ok=True)
+        (place / SUMS_FILE).unlink(missing_ok=True)
         found = manifest(place)
         if digest(found) != version.digest:
             changed = differences(expected, found)
@@ -186,7 +196,7 @@ def _expected(place: Path, version: Version) -> dict[str, str]:
     """The manifest of a version: of its tag, or of the file beside the others."""
     text = version.tags.get(FILES)
     try:
-        found = json.loads(text or (place / "manifest.json").read_text(encoding="utf-8"))
+        found = json.loads(text or (place / SUMS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
@@ -208,6 +218,7 @@ def _version(found: Any, aliases: Mapping[str, Any]) -> Version:
     return Version(found.name, int(found.version), tags.get(KIND, ""), own, tags.get(DIGEST, ""), tags)
 
 
-def _check_name(name: str, what: str) -> None:
+def check_name(name: str, what: str) -> None:
+    """Raise SpecError for a name that MLflow, folders or specs would not take; `what` is what it is the name of."""
     if not re.fullmatch(r"[A-Za-z][\w\-]{0,99}", name):
         raise SpecError(f"{what}: expected a letter, then letters, digits, - or _, at most 100, got {name!r}.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .connection import connect, experiment_id, parse_uri, shown_at
-from .manifest import digest, manifest
+from .manifest import SUMS_FILE, digest, manifest
 from .readers import read_folder
 from .record import ChildRun, RunRecord
 
@@ -49,16 +49,21 @@ class MlflowTracker:
     def __init__(self, target: str = "mlflow") -> None:
         self.uri = parse_uri(target)
 
-    def log_folder(self, folder: Path) -> LoggedRun:
+    def log_folder(self, folder: Path, parent: str = "") -> LoggedRun:
         """Log what a command wrote: parameters, metrics by step, prompts, files, and a nested run for each row.
 
         The same folder is logged once; one whose logging was cut off is logged again.
+
+        Args:
+            folder: The --out of a command, or a step of a loop.
+            parent: Id of the run that it is nested in; "" for none.
 
         Raises:
             OutputError: no folder of a command, or an MLflow that cannot be reached.
         """
         record, files = read_folder(folder), manifest(folder)
         tags = {**record.tags, "kind": record.kind, DIGEST: digest(files), "folder": str(folder.resolve())}
+        tags |= {PARENT: parent} if parent else {}
         with connect(self.uri, create=True) as client:
             experiment = experiment_id(client, self.uri)
             for run in client.search_runs([experiment], filter_string=f"tags.`{DIGEST}` = '{tags[DIGEST]}'"):
@@ -147,7 +152,7 @@ def _log_prompts(client: Any, run_id: str, record: RunRecord) -> None:
 
 
 def _log_files(client: Any, run_id: str, folder: Path, files: Mapping[str, str]) -> None:
-    client.log_dict(run_id, dict(files), "manifest.json")
+    client.log_dict(run_id, dict(files), SUMS_FILE)
     for name in files:
         path = Path(name)
         client.log_artifact(run_id, str(folder / path), path.parent.as_posix() if path.parent.name else None)

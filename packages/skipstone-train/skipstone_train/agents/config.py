@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from skipstone.errors import SpecError
+from skipstone.yaml_settings import CHOICES_KEY, MAX_CHARACTERS, parse_settings
 
 from .learners.curriculum import Curriculum
 from .tracking import check_tracker
-from .yaml_settings import CHOICES_KEY, MAX_CHARACTERS, parse_settings
 
 
 def environments() -> Mapping[str, type]:

@@ -97,9 +97,10 @@ class TrainingJob:
 
     def __call__(self) -> str:
         """Train; the agent's file."""
+        from skipstone.yaml_settings import parse_settings
+
         from .config import AgentConfig
         from .training import Training
-        from .yaml_settings import parse_settings
 
         config = parse_settings(AgentConfig, self.config_yaml, "the configuration")
         done = Training(config, Path(self.out), self.minutes, self.seed).run(self.resume)

@@ -14,6 +14,7 @@ from skipstone import __version__
 from skipstone.errors import OutputError, SpecError
 from skipstone.evaluation.folder_lock import lock_folder
 from skipstone.policies.agent.checkpoint import ActionScorer
+from skipstone.yaml_settings import settings_name, to_plain, to_yaml
 
 from .config import AgentConfig, environments, learners, load_config
 from .curves import curve_to_csv, curve_to_png
@@ -22,7 +23,6 @@ from .learners.base import BEST_SCORER_FILE, CHECKPOINT_FILE, CURVE_FILE, FitRes
 from .learners.scaling import one_thread
 from .tracking import make_tracker
 from .transitions import evaluate
-from .yaml_settings import settings_name, to_plain, to_yaml
 
 AGENT_FILE, CONFIG_FILE, CURVE_TABLE_FILE, CURVE_PLOT_FILE, RESULT_FILE, LOG_FILE = (
     "agent.safetensors", "config.yaml", "curve.csv", "curve.png", "training.json", "log.txt",

@@ -308,8 +308,9 @@ def _run_here(trainings: Sequence[Training], resume: bool, track: str) -> None:
 
 
 def _submit(trainings: Sequence[Training], slurm: str, resume: bool) -> None:
+    from skipstone.yaml_settings import to_yaml
+
     from ..agents.launch import JOBS_FOLDER, SlurmSettings, TrainingJob, submit_jobs
-    from ..agents.yaml_settings import to_yaml
 
     jobs = [TrainingJob(to_yaml(t.config), t.minutes, t.seed, str(t.out.resolve()), resume) for t in trainings]
     settings = SlurmSettings.parse(slurm)

@@ -13,8 +13,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from skipstone.errors import SpecError
-from skipstone.registry import suggest_spelling
+from .errors import SpecError
+from .registry import suggest_spelling
 
 T = TypeVar("T")
 NAME_KEY = "name"  # the key that says which of several kinds of settings follows
