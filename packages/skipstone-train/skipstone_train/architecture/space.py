@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from skipstone.errors import SpecError
-
-from ..agents.yaml_settings import parse_settings
+from skipstone.yaml_settings import parse_settings
 
 Choice: TypeAlias = int | float | str
 MAX_CANDIDATES = 1_000_000
