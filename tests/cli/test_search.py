@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from outcome import Shell
 
+from skipstone_track.readers import read_folder
 from skipstone_train.architecture import evaluator
 
 SPACE = "depth: [1, 2]\nmlp_ratio: [1, 4]\n"
@@ -48,7 +49,11 @@ def test_children_are_found_written_and_run(words: list[str], shell: Shell, tmp_
     report = (tmp_path / "found" / "report.md").read_text()
     assert "The space has 4 shapes" in report
     assert "| error | " in report
-    front = json.loads((tmp_path / "found" / "result.json").read_text())["front"]
+    front = json.loads((tmp_path / "found" / "search.json").read_text())["front"]
+    record = read_folder(tmp_path / "found")
+    assert (record.kind, len(record.children)) == ("search", len(front))
+    assert record.children[0].metrics["error"] == front[0]["values"]["error"]
+    assert record.prompts[0].context == "training"
     assert {child["choices"]["depth"] for child in front} >= {1}
     for child in front:
         details = child["details"]

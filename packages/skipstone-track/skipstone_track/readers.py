@@ -33,8 +33,8 @@ def read_folder(folder: Path) -> RunRecord:
         if (folder / marker).is_file():
             return reader(folder)
     raise OutputError(
-        f"{folder}: expected a pipeline, or the --out of bench, calibrate, tune, distill or train agent, a folder "
-        f"with one of {', '.join(READERS)}."
+        f"{folder}: expected a pipeline, or the --out of bench, calibrate, tune, distill, search or train agent, a "
+        f"folder with one of {', '.join(READERS)}."
     )
 
 
@@ -187,8 +187,6 @@ def read_student(folder: Path) -> RunRecord:
         "model": card.get("teacher"),
         "fingerprint.weights": card.get("fingerprint"),
     }
-    seen = folder / SEEN_FILE
-    learnt = hashlib.sha256(seen.read_bytes()).hexdigest() if seen.is_file() else ""
     return RunRecord(
         "distill",
         folder,
@@ -196,8 +194,38 @@ def read_student(folder: Path) -> RunRecord:
         metrics=_numbers(_mapping(card.get("training"))),
         series=_series(steps),
         tags={name: str(value) for name, value in tags.items() if value},
-        prompts=[PromptVersion(SEEN_FILE, learnt, "training")] if learnt else [],
+        prompts=_seen_version(folder),
     )
+
+
+def read_search(folder: Path) -> RunRecord:
+    """A search of smaller networks: a child for each network of the front."""
+    document = _document(folder / "search.json")
+    front = [_mapping(child) for child in document.get("front", ())]
+    return RunRecord(
+        "search",
+        folder,
+        params=flatten({name: document.get(name) for name in ("model", "objective", "space", "settings")}),
+        metrics={"front": float(len(front))},
+        tags=_tags(document),
+        prompts=_seen_version(folder),
+        children=[
+            ChildRun(
+                Path(str(child.get("folder"))).name,
+                dict(_mapping(child.get("choices"))),
+                _numbers(_mapping(child.get("values"))) | _numbers(_mapping(child.get("details"))),
+            )
+            for child in front
+        ],
+    )
+
+
+def _seen_version(folder: Path) -> list[PromptVersion]:
+    """The version of the prompts that something was trained on, where its folder says which."""
+    seen = folder / SEEN_FILE
+    if not seen.is_file():
+        return []
+    return [PromptVersion(SEEN_FILE, hashlib.sha256(seen.read_bytes()).hexdigest(), "training")]
 
 
 def read_agent(folder: Path) -> RunRecord:
@@ -262,6 +290,7 @@ READERS: Mapping[str, Callable[[Path], RunRecord]] = {
     "bench.json": read_bench,
     **dict.fromkeys(TUNING, read_tuning),
     "student.json": read_student,
+    "search.json": read_search,
     "training.json": read_agent,
     "policy.json": read_policy,
     "model_index.json": read_model,

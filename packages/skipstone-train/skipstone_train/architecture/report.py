@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from skipstone import __version__
 from skipstone.cli.files import write_atomically
 from skipstone.policies.seen_prompts import SEEN_FILE, write_seen
 
@@ -17,7 +18,7 @@ from .memory_check import measured_memory
 from .objectives import FIGURES
 from .search import ArchitectureSearch, SearchResult
 
-FRONT, REPORT, RESULT = "front", "report.md", "result.json"
+FRONT, REPORT, RESULT = "front", "report.md", "search.json"
 FRONT_PLOT, IMPORTANCE_PLOT = "front.png", "importance.png"
 MIN_FOR_IMPORTANCE = 8  # shapes
 
@@ -55,7 +56,7 @@ def write_result(search: ArchitectureSearch, result: SearchResult, command: Sequ
     text = _report(search, result, children, importance, command)
     files = {
         search.folder / REPORT: text.encode(),
-        search.folder / RESULT: (json.dumps(to_json(children, importance), indent=1) + "\n").encode(),
+        search.folder / RESULT: (json.dumps(to_json(search, children, importance), indent=1) + "\n").encode(),
         search.folder / SEEN_FILE: _seen(search),
         search.folder / FRONT_PLOT: plot_front(search.halving, result.found, children),
     }
@@ -132,9 +133,14 @@ class _Value:
         return float(trial.values[self.index])
 
 
-def to_json(children: Sequence[Child], importance: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(search: ArchitectureSearch, children: Sequence[Child], importance: Mapping[str, Any]) -> dict[str, Any]:
     """The result for programs."""
     return {
+        "version": __version__,
+        "model": search.model.name,
+        "objective": list(search.halving.objectives.names),
+        "space": {name: list(values) for name, values in search.halving.space.parts.items()},
+        "settings": asdict(search.settings),
         "front": [
             {
                 "folder": str(child.folder),

@@ -154,7 +154,7 @@ def search(what: WhatOptions, how: HowOptions, prompts: SearchPrompts) -> None:
         with console.status("Writing the children ..."):
             children = write_result(prepared, result, ["skipstone", *sys.argv[1:]])
     if what.as_json:
-        typer.echo(json.dumps(to_json(children, {}), indent=1))
+        typer.echo(json.dumps(to_json(prepared, children, {}), indent=1))
     else:
         _show(prepared, result, children)
 
