@@ -50,7 +50,7 @@ def test_a_browser_moves_the_line_and_changes_the_column(done: Outcome, tmp_path
     const range = document.querySelector(".pair input"); range.value = 20;
     range.dispatchEvent(new Event("input"));
     """
-    seen = read_in_browser(page, script, tmp_path)
+    seen = read_in_browser(page, script, tmp_path, until='data-pictures="8/8"')
     assert not re.search("<html[^>]* data-error", seen)
     assert 'data-pictures="8/8"' in seen
     assert seen.count('class="other on" data-column="2"') == 2
