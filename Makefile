@@ -43,7 +43,7 @@ $(LOOP): $(DEMO) packages/skipstone-track/pyproject.toml
 	$(PIP) -e ".[metrics,plot,serve]" -e "packages/skipstone-track[loop]"
 	touch $@
 
-demo-loop: $(LOOP)  ## calibrate, register, deploy and audit Pebble, see a drift, and do it again (about 10 minutes)
+demo-loop: $(LOOP)  ## calibrate, register, deploy and audit Pebble, see a drift, and do it again (about 5 minutes)
 	$(BIN)/python examples/loop/demo.py
 
 PORT ?= 8000
