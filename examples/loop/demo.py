@@ -3,7 +3,8 @@
 Round 1 calibrates, registers, deploys and audits. Then somebody changes the last layer of the network in the folder
 that the server reads, and has it reloaded. The change leaves out the values of each tensor that a certificate looks at,
 so that the certificate is still taken for valid. Round 2 begins with the server's audit and a look at its weights: one
-of them, or both, raises the alarm. It ends with certificates for the weights as they are now. Ctrl-C stops it; the same command goes on.
+of them, or both, raises the alarm. It ends with certificates for the weights as they are now. Ctrl-C stops it; the same
+command goes on.
 """
 
 from __future__ import annotations

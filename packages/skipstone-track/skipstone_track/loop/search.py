@@ -39,7 +39,7 @@ def tune(at: Round, folder: Path) -> StepResult:
     found = [f"path-{count}" for count in sorted(set(settings.calls))]
     count = at.records["draw"].figures["prompts.tune"]
     return StepResult(
-        [f"{len(found)} grids of {', '.join(map(str, settings.calls))} calls, found on {count:g} prompts"],
+        [f"grids of {', '.join(map(str, settings.calls))} calls, found on {count:g} prompts"],
         {"grids": float(len(found))},
         {"policies": [str(folder / name) for name in found]},
         [command],
