@@ -124,8 +124,8 @@ def verdict(found: Sequence[tuple[str, int, str, ConfidenceInterval]]) -> list[s
     return lines
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """The whole table, in Markdown."""
+def table(found: Mapping[str, Any], source: str) -> str:
+    """The whole table of a file of results, in Markdown."""
     body: list[str] = []
     all_leads: list[tuple[str, int, str, ConfidenceInterval]] = []
     for model, one in found.items():
@@ -133,7 +133,9 @@ def table(found: Mapping[str, Any]) -> str:
             lines, known = section(model, one, calls)
             body += lines
             all_leads += [(model, calls, name, lead) for name, lead in known]
-    head = ["# Searches at equal calls", "", "Made by `python -m research.search.table` of `results.json`.", ""]
+    seeds = ", ".join(f"{model} {len({one['seed'] for one in each['searches']})}" for model, each in found.items())
+    head = ["# Searches at equal calls", "", f"Made by `python -m research.search.table` of `{source}`.", ""]
+    head += [f"Seeds of the searches: {seeds}.", ""]
     head += [f"Searches that lead the dynamic programming by {BAR:g} dB at the median (interval of 95 %):", ""]
     return "\n".join([*head, *verdict(all_leads), "", *body])
 
@@ -172,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = json.loads(given.results.read_text(encoding="utf-8"))
     names = [given.results.name.replace("results", name) for name in ("table", "search")]
     table_file, plot_file = (given.results.with_name(name) for name in names)
-    table_file.with_suffix(".md").write_text(table(found) + "\n", encoding="utf-8")
+    table_file.with_suffix(".md").write_text(table(found, given.results.name) + "\n", encoding="utf-8")
     plot(found).savefig(plot_file.with_suffix(".png"), dpi=130, metadata={"Software": None})
 
 
