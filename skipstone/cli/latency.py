@@ -9,6 +9,7 @@ import typer
 
 from . import options
 from .grouping import grouped
+from .printing import print_line, print_table
 from .progress import show_status
 
 if TYPE_CHECKING:
@@ -59,18 +60,15 @@ def _document(table: LatencyTable) -> dict[str, Any]:
 
 def _show(table: LatencyTable) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    shown = Table(box=None, pad_edge=False)
-    for title in ("rows", "pictures", "size", "dtype", "ms a call", "ms a picture"):
-        shown.add_column(title, justify="left" if title in ("size", "dtype") else "right")
+    head, body = ("rows", "pictures", "size", "dtype", "ms a call", "ms a picture"), []
     for one in sorted(table.entries, key=lambda one: (one.dtype, one.height, one.width, one.rows)):
         pictures = max(1, one.rows // table.branches)
         each = one.milliseconds / pictures
         cells = (one.rows, pictures, f"{one.width}x{one.height}", one.dtype, f"{one.milliseconds:.4g}", f"{each:.4g}")
-        shown.add_row(*map(str, cells))
+        body.append([str(cell) for cell in cells])
     console = Console()
-    console.print(f"{table.model} on {table.machine}", markup=False, highlight=False, soft_wrap=True)
-    console.print(shown, highlight=False, markup=False)
+    print_line(console, f"{table.model} on {table.machine}")
+    print_table(console, head, body, left=[head.index("size"), head.index("dtype")])
     for line in (table.words, str(table.path)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)

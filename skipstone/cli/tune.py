@@ -18,6 +18,7 @@ from ..satellites import require_module
 from ..settings import MAX_STEPS
 from . import options
 from .grouping import grouped
+from .printing import print_line, print_table
 from .progress import print_warnings, progress_bar, show_status
 from .ray_options import RayOptions
 from .tracking import tracked
@@ -302,12 +303,12 @@ def _searching(tuning: Sequence[EvaluationSample], out: Path, console: Console) 
     if len(tuning) < ENOUGH:
         what, option = ("prompts", "--limit") if tuning[0].prompt.text else ("samples", "--samples")
         few = f"{len(tuning)} {what} are few: what is best for them may be bad for others. Say {option} {SAMPLES}."
-        _print(console, few)
+        print_line(console, few)
     try:
         with print_warnings(console), progress_bar(console) as on_progress:
             yield on_progress
     except KeyboardInterrupt:
-        _print(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
+        print_line(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
         raise
 
 
@@ -358,10 +359,6 @@ def _about(search: Search | JointSearch, prompts: str, check: str) -> dict[str, 
     }
 
 
-def _print(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 def _where(what: str, check: str, policy: Tuned) -> str:
     """What figures were measured on."""
     if check or (what == SEEDS and policy != "path"):
@@ -374,22 +371,16 @@ def _where(what: str, check: str, policy: Tuned) -> str:
 def _show(found: Found, written: Sequence[Path], where: str, first: Path) -> None:
     """Print the table, what was found, the paths of all files, and the command that uses the first policy."""
     from rich.console import Console
-    from rich.table import Table
 
     from ..tuning.report import table
 
     head, *body = table(found.rows)
-    shown = Table(box=None, pad_edge=False)
-    for k, title in enumerate(head):
-        shown.add_column(title, justify="left" if k == 1 else "right", overflow="fold")
-    for row in body:
-        shown.add_row(*row)
     console = Console()
-    console.print(shown, highlight=False, markup=False)
-    _print(console, f"\nPSNR in dB to runs of {found.agreement.steps} steps, on {where}.")
-    _print(console, found.agreement.words)
+    print_table(console, head, body, left=[1])
+    print_line(console, f"\nPSNR in dB to runs of {found.agreement.steps} steps, on {where}.")
+    print_line(console, found.agreement.words)
     if words := getattr(found, "words", ""):
-        _print(console, words)
+        print_line(console, words)
     for path in written:
-        _print(console, str(path))
-    _print(console, f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(first)])}")
+        print_line(console, str(path))
+    print_line(console, f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(first)])}")

@@ -15,6 +15,7 @@ import typer
 
 from ..satellites import require_module
 from .grouping import LAST
+from .printing import print_line, print_table
 from .progress import print_warnings, progress_bar, show_status
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ def tune_domains(
         check_prompts(texts, subject, console)
         groups = split_groups(labelled, wanted.limit, settings.seed)
         if few := [f"{len(one.tuning)} of {one.domain}" for one in groups if len(one.tuning) < ENOUGH]:
-            _print(console, f"Tuning prompts are few: {', '.join(few)}. What is best for them may be bad for others.")
+            print_line(
+                console, f"Tuning prompts are few: {', '.join(few)}. What is best for them may be bad for others."
+            )
         classifier, fitted, found = _search(wanted, subject, labelled, groups, settings, out, console)
         about = _about(subject, wanted.domains, labelled, groups)
         written = report.write_report(found, classifier, fitted, texts, out, about)
@@ -162,7 +165,7 @@ def _search(
             search = DomainSearch(subject, settings, groups, guesses, cache, on_progress)
             found = search.run_paths() if wanted.policy == "path" else search.run_slopes()
     except KeyboardInterrupt:
-        _print(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
+        print_line(console, f"Stopped. What is drawn is kept in {out}; the same command goes on.")
         raise
     return classifier, fitted, found
 
@@ -241,34 +244,24 @@ def _about(subject: Subject, source: str, labelled: LabelledPrompts, groups: Seq
     }
 
 
-def _print(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 def _show(
     found: DomainResult, fitted: FitReport, written: Sequence[Path], labelled: LabelledPrompts, notes: Console
 ) -> None:
     """Print what was found, the paths of all files, and the command that uses the first policy."""
     from rich.console import Console
-    from rich.table import Table
 
     from ..tuning.domains.report import table
 
     for note in found.notes:
         notes.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if labelled.dropped:
-        _print(notes, f"{labelled.dropped} prompts stand under several domains and were left out.")
+        print_line(notes, f"{labelled.dropped} prompts stand under several domains and were left out.")
     head, *body = table(found)
-    shown = Table(box=None, pad_edge=False)
-    for k, title in enumerate(head):
-        shown.add_column(title, justify="right" if k == 0 else "left", overflow="fold")
-    for row in body:
-        shown.add_row(*row)
     console = Console()
-    console.print(shown, highlight=False, markup=False)
-    _print(console, f"\n{fitted.words}")
+    print_table(console, head, body, left=range(1, len(head)))
+    print_line(console, f"\n{fitted.words}")
     for calls in found.calls:
-        _print(console, found.words(calls))
+        print_line(console, found.words(calls))
     for path in written:
-        _print(console, str(path))
-    _print(console, f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(written[0].parent)])}")
+        print_line(console, str(path))
+    print_line(console, f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(written[0].parent)])}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
+from .printing import print_line, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,25 +172,20 @@ def show_joint(
     found: Sequence[JointResult], written: Sequence[Path], words: str, folder: Callable[[int], Path], console: Console
 ) -> None:
     """Print the tables, what was found, the paths of all files, and the command that uses the first policy."""
-    from rich.table import Table
-
     from ..tuning.joint_report import table
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     for one in found:
         head, *body = table(one)
-        shown = Table(box=None, pad_edge=False)
-        for k, title in enumerate(head):
-            shown.add_column(title, justify="left" if k == 0 else "right", overflow="fold")
-        for row in body:
-            shown.add_row(*row)
-        console.print(shown, highlight=False, markup=False)
-        say(f"{one.words}\n")
-    say("PSNR in dB on samples that nothing was searched on. lead: over the dynamic programming, and standard error.")
-    for line in filter(None, [words]):
-        say(line)
+        print_table(console, head, body, left=[0])
+        print_line(console, f"{one.words}\n")
+    print_line(
+        console,
+        "PSNR in dB on samples that nothing was searched on. lead: over the dynamic programming, and standard error.",
+    )
+    if words:
+        print_line(console, words)
     for path in written:
-        say(str(path))
-    say(f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(folder(found[0].calls))])}")
+        print_line(console, str(path))
+    print_line(
+        console, f"Use one: {shlex.join(['skipstone', 'generate', '...', '--policy', str(folder(found[0].calls))])}"
+    )
