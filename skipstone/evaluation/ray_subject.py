@@ -16,6 +16,7 @@ from .columns import Column
 from .ray_cluster import start_ray
 from .subject import DrawJob, GeneratedSample, SampleProgressCallback, SampleRequest, Subject
 
+START_SECONDS = 600  # in which all workers must have a place; clusters that grow take minutes
 AHEAD = 2  # batches of each worker that are sent before they are asked for: one is computed, the other waits
 
 
@@ -177,7 +178,7 @@ def on_ray(make: Callable[[], Subject], workers: int | None = None) -> Subject:
 
     Raises:
         MissingPackage: Ray is not installed.
-        BackboneError: the cluster cannot be reached, or has too few processors.
+        BackboneError: the cluster cannot be reached, has too few processors, or no place for all workers.
     """
     from ..satellites import require_module
 
@@ -193,8 +194,16 @@ def on_ray(make: Callable[[], Subject], workers: int | None = None) -> Subject:
     if count > (gpus or cpus):
         raise BackboneError(f"--workers: the cluster has {gpus} GPUs and {cpus} CPUs, got {count} workers.")
     needs = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": max(1, cpus // count)}
-    actor = ray.remote(Worker).options(max_restarts=-1, max_task_retries=3, **needs)
-    return cast("Subject", RaySubject(make(), [actor.remote(make) for _ in range(count)]))
+    actor = ray.remote(Worker).options(max_restarts=-1, max_task_retries=3, scheduling_strategy="SPREAD", **needs)
+    actors = [actor.remote(make) for _ in range(count)]
+    try:
+        ray.get([one.process.remote() for one in actors], timeout=START_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        raise BackboneError(
+            f"Ray: after {START_SECONDS} s not all of {count} workers have a place; each needs {needs}. Say fewer "
+            f"--workers, or wait until the cluster is free."
+        ) from None
+    return cast("Subject", RaySubject(make(), actors))
 
 
 def _lines(column: Column) -> list[Any] | None:

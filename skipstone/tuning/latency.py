@@ -17,7 +17,7 @@ from ..evaluation.engine_subject import EngineSubject
 from ..evaluation.files import write_file
 from ..evaluation.fingerprint import describe_machine, hash_weights, numbers_of
 from ..evaluation.row_times import RowTime, choose_rows, measure_rows, measure_samples
-from ..evaluation.subject import SampleRequest, Subject, draws_without_prompt
+from ..evaluation.subject import SampleRequest, Subject, draws_without_prompt, local_model
 from ..json_files import JsonReader
 
 FOLDER = "latency"
@@ -111,6 +111,7 @@ def latency_table(subject: Subject, again: bool = False, most: int = MOST_ROWS) 
         SpecError: a file that is damaged.
         BenchError: the file cannot be written.
     """
+    subject = local_model(subject)  # other machines have other times
     subject.load([])
     machine = describe_machine(subject) if subject.denoisers else ""
     path = _path(subject, machine)
