@@ -28,6 +28,7 @@ _HOME = {
     "CalibrationOptions": "calibration.procedure",
     "Certified": "policies.certified",
     "Estimate": "engine.requests",
+    "Draft": "engine.contracts",
     "Finish": "engine.contracts",
     "Forecast": "engine.contracts",
     "Full": "engine.contracts",

@@ -50,7 +50,7 @@ def candidates(
     Raises:
         SpecError: a setting that cannot be understood, one that is no setting, or one that is named in two ways.
     """
-    found = [_parse_candidate(subject, spec, sampler) for spec in settings]
+    found = [one for spec in settings for one in _with_variants(_parse_candidate(subject, spec, sampler))]
     check_names_apart([candidate.column for candidate in found])
     if not settings:
         found = [candidate for family in _families(subject) for candidate in _ladder(subject, family, sampler)]
@@ -93,6 +93,13 @@ def _parse_candidate(subject: Subject, spec: str, sampler: Sampler) -> Candidate
         raise SpecError(f"settings: expected policies or fixed samplers, got {spec!r}.")
     name = column.preset if column.fallback else column.spec.partition(" @ ")[0].partition("(")[0]
     return CandidateSetting(column, f"{name} @ {column.way}")
+
+
+def _with_variants(candidate: CandidateSetting) -> list[CandidateSetting]:
+    """The settings of a policy that leaves one open, such as `cascade` its limit; itself where nothing is open."""
+    column = candidate.column
+    variants = column.policy.variants if isinstance(column.policy, Policy) else ()
+    return [replace(candidate, column=replace(column, policy=one)) for one in variants] or [candidate]
 
 
 def _families(subject: Subject) -> list[type[Policy]]:

@@ -87,9 +87,19 @@ class Refine:
     below: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Do not run the backbone: let a student, another network, draw from here to the end in `steps` equal steps.
+
+    The student is the policy's `student`. The sample at the end is accepted or rejected like any other.
+    """
+
+    steps: int = 1
+
+
 COND, UNCOND = "cond", "uncond"  # guidance branches, as sites
 ATTENTION = "attention"  # what a backbone calls its map: words' share of each cell's attention, (height, width)
-Evaluate: TypeAlias = Full | Cached | Forecast | Finish | Refine
+Evaluate: TypeAlias = Full | Cached | Forecast | Finish | Refine | Draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +334,16 @@ class Policy:
         """Folder of the network that it runs in place of the model's own; "" where it runs the model itself."""
         return ""
 
+    @property
+    def student(self) -> str:
+        """Folder of the student that its plans to `Draft` run beside the model; "" where there are none."""
+        return ""
+
+    @property
+    def variants(self) -> Sequence[Policy]:
+        """Settings that calibration chooses from, where this one leaves one open; none where it leaves nothing open."""
+        return ()
+
     def plan(self, run: Run, proposal: Plan) -> Plan:
         """Amend `proposal`, or return it unchanged."""
         raise NotImplementedError
@@ -383,6 +403,10 @@ class Chain(Policy):
     @property
     def network(self) -> str:
         return next((p.network for p in self.parts if p.network), "")
+
+    @property
+    def student(self) -> str:
+        return next((p.student for p in self.parts if p.student), "")
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         return self.consult([run], [proposal])[0]

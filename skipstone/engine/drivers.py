@@ -62,11 +62,16 @@ def denoise_many(
 
 def _check_network(policies: Sequence[Policy], backbone: Backbone) -> None:
     """Raise PlanError for policies of students whose weights the backbone does not have."""
-    has = getattr(backbone, "network", "")
+    has, beside = getattr(backbone, "network", ""), getattr(backbone, "student", "")
     if wrong := next((p for p in policies if p.network != has), None):
         raise PlanError(
             f"{registry.spell(wrong)} runs {wrong.network or 'the model itself'}, and this backbone has the network of "
             f"{has or 'the model itself'}. Run it by skipstone compare, which puts the weights in place."
+        )
+    if wrong := next((p for p in policies if p.student not in ("", beside)), None):
+        raise PlanError(
+            f"{registry.spell(wrong)} runs {wrong.student} beside the model, and this backbone has "
+            f"{beside or 'no student'}. Run it by skipstone compare, which puts the weights in place."
         )
 
 

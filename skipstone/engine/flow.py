@@ -17,7 +17,8 @@ from .. import registry
 from ..errors import PlanError
 from ..numerics.array import quiet_arithmetic, rms_each
 from ..numerics.finishing import finishing_step
-from .contracts import ATTENTION, Attempt, Cached, Evaluate, Finish, Forecast, Full, Plan, Refine, Run
+from .contracts import ATTENTION, Attempt, Cached, Draft, Evaluate, Finish, Forecast, Full, Plan, Refine, Run
+from .draft import draw_draft
 from .refine import NoisePath, compute_mask, make_node_rewriter, refine_region
 from .requests import (
     Estimate,
@@ -57,7 +58,7 @@ class _Timeline:
     def settle(self, made: _StepMade, accept: bool, ends: bool) -> None:
         """Keep what an accepted step asked of the network; of a rejected one, the call at its start."""
         if not accept:
-            self.paid_call = next((n for n in made.fresh if n.real), self.paid_call)
+            self.paid_call = next((n for n in made.fresh if n.real and not n.by_student), self.paid_call)
             self.paid_evaluation = Full() if isinstance(made.plan.evaluate, Refine) else made.plan.evaluate
             return
         self.add(made.fresh)
@@ -164,6 +165,8 @@ def _make_step(
     plan = plan if evaluate is plan.evaluate else replace(plan, evaluate=evaluate)
     if isinstance(evaluate, Finish):
         advance = _run_finishing_step(x, run.t, plan.t_next, evaluate, problem, timeline.nodes, solver.hosted)
+    elif isinstance(evaluate, Draft):
+        advance = draw_draft(x, run.t, plan.t_next, evaluate, problem.schedule)
     else:
         frozen = evaluate == FREEZE and plan.t_next <= run.t_end
         advance = solver.step(x, run.t, plan.t_next, problem.schedule, () if frozen else timeline.nodes)
@@ -199,6 +202,11 @@ def _check(plan: Plan, run: Run, solver: Solver) -> None:
         )
     if isinstance(plan.evaluate, Refine) and solver.hosted:
         raise PlanError(f"Refining makes calls that a pipeline's own loop does not know of. It was planned by: {by}.")
+    if isinstance(plan.evaluate, Draft) and (solver.hosted or plan.t_next > run.t_end or plan.evaluate.steps < 1):
+        raise PlanError(
+            f"A student draws in one step or more to the end (t={run.t_end:g}), outside of a pipeline's own loop, but "
+            f"got {plan.evaluate!r} and t_next={plan.t_next:g}. It was planned by: {by}."
+        )
 
 
 def _endless_error(run: Run, solver: Solver) -> PlanError:
@@ -253,6 +261,7 @@ def _run_step(
             answer = forecast(timeline.real, evaluate, problem.schedule, request.x, request.t, timeline.nodes)
         elif (
             known is not None
+            and not request.by_student
             and known.x is request.x
             and known.t == request.t
             and evaluate in (Full(), timeline.paid_evaluation)
@@ -260,10 +269,10 @@ def _run_step(
             answer = replace(known.estimate, cost=0.0)  # paid for by the rejected attempt
         else:
             given = _forecast_sites(evaluate, timeline, problem, request.t)
-            answer = yield Query(request.x, request.t, problem.cond, given, sites)
+            answer = yield Query(request.x, request.t, problem.cond, given, sites, request.by_student)
         if problem.x0_filter is not None:
             answer = Estimate(problem.x0_filter(answer.x0), answer.cost, features=answer.features)
-        fresh.append(Node(request.t, request.x, answer, not free))
+        fresh.append(Node(request.t, request.x, answer, not free, request.by_student))
 
 
 def _find_paid_call(timeline: _Timeline, sites: frozenset[str]) -> Node | None:

@@ -27,6 +27,7 @@ class Query:
     cond: Any = None
     known_outputs: Mapping[str, Any] = field(default_factory=dict)  # outputs to use for these sites
     wanted_sites: frozenset[str] = frozenset()  # sites whose outputs to return, and ATTENTION for the map of it
+    by_student: bool = False  # whether the student is asked, in place of the network
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class Node(NamedTuple):
     x: Any
     estimate: Estimate
     real: bool = True  # False where it was forecast
+    by_student: bool = False  # whether it is a student's answer
 
 
 def get_prediction(node: Node, of: PredictionType, schedule: Schedule) -> Any:

@@ -182,6 +182,25 @@ class PredictionChange(NormSignal):
 
 @register("signal")
 @dataclass(frozen=True)
+class DraftChange(NormSignal):
+    """rms(x0_last - x0_first) / rms(x0_last) of a student's clean estimates in one drawing; dimensionless."""
+
+    name: ClassVar[str] = "draft_change"
+
+    @property
+    def meaning(self) -> str:
+        return "How far the student's picture moved between its first and its last step: 0.1 is a tenth of the picture."
+
+    def norms(self, context: StepContext) -> Norms | None:
+        drawn = [n for n in context.fresh if n.by_student]
+        if len(drawn) < 2:
+            return None
+        first, last = view_clean(drawn[0]), view_clean(drawn[-1])
+        return Norms((last - first, last), lambda change, size: change / (size + 1e-12))
+
+
+@register("signal")
+@dataclass(frozen=True)
 class NetworkOutput(NormSignal):
     """What the network's output is: 0 eps, 1 x0, 2 v, 3 flow; unknown where only a clean estimate is given."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..satellites import require_module
-from .contracts import Attempt, Cached, Finish, Forecast, Refine, Run
+from .contracts import Attempt, Cached, Draft, Finish, Forecast, Refine, Run
 from .flow import FREEZE
 
 if TYPE_CHECKING:
@@ -17,9 +17,11 @@ COLOURS = {
     "full call": "#1f4e79",
     "one branch": "#7fb2d9",
     "refined": "#6b9a4f",
+    "student": "#8e6bb0",
     "forecast": "#e9e6df",
     "finish or stop": "#e0872f",
     "rejected": "#c0392b",
+    "student, rejected": "#d9a3c7",
 }
 
 
@@ -34,7 +36,7 @@ class TimelinePanel:
 def attempt_kind(attempt: Attempt, run: Run) -> str:
     """Which of `COLOURS` an attempt is drawn in."""
     if attempt.accepted is False:
-        return "rejected"
+        return "student, rejected" if isinstance(attempt.plan.evaluate, Draft) else "rejected"
     match attempt.plan.evaluate:
         case Cached():
             return "one branch"
@@ -42,6 +44,8 @@ def attempt_kind(attempt: Attempt, run: Run) -> str:
             return "finish or stop"
         case Refine():
             return "refined"
+        case Draft():
+            return "student"
         case Forecast() as how:
             stops = how == FREEZE or "budget" in attempt.plan.why
             return "finish or stop" if stops and attempt.t_next <= run.t_end else "forecast"

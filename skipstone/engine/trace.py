@@ -15,7 +15,7 @@ from typing import Any
 from .. import __version__, registry
 from ..errors import SpecError, TraceError
 from ..numerics.nonfinite import read_nonfinite, spell_nonfinite
-from .contracts import Attempt, Cached, Chain, Evaluate, Finish, Forecast, Full, Plan, Policy, Refine, Run
+from .contracts import Attempt, Cached, Chain, Draft, Evaluate, Finish, Forecast, Full, Plan, Policy, Refine, Run
 
 FORMAT = 1
 EVALUATION_CLASSES: dict[str, type] = {
@@ -24,6 +24,7 @@ EVALUATION_CLASSES: dict[str, type] = {
     "forecast": Forecast,
     "finish": Finish,
     "refine": Refine,
+    "draft": Draft,
 }
 # Numbers that policies and the engine note in a plan's memo.
 MEMO_MEANINGS = {
@@ -223,10 +224,10 @@ def _parse_evaluation(value: Any, where: str) -> Evaluate:
 
 
 def letters(run: Run) -> str:
-    """One letter an attempt: C call, c cached sites, . forecast, F finish, R refine; x follows a rejected one."""
+    """One letter an attempt: C call, c cached sites, . forecast, F finish, R refine, S student; x if rejected."""
 
     def letter(a: Attempt) -> str:
-        kinds = {Cached: "c", Forecast: ".", Finish: "F", Refine: "R"}
+        kinds = {Cached: "c", Forecast: ".", Finish: "F", Refine: "R", Draft: "S"}
         return kinds.get(type(a.plan.evaluate), "C") + ("x" if a.accepted is False else "")
 
     return "".join(map(letter, run.display_attempts))
@@ -293,6 +294,8 @@ def _describe_evaluation(evaluate: Evaluate) -> str:
             return f"call, finish of order {order}"
         case Refine(steps):
             return f"call, region refined in {steps}"
+        case Draft(steps):
+            return f"student, {steps} steps"
     return "call"
 
 

@@ -20,7 +20,7 @@ from ..integrations.torch import CallCounter
 from ..policies.certified import Certified
 from .columns import Column, Sampler
 from .models import EmbeddedModel, ModelPackage, find_model_package, load_embedded
-from .student_models import student_model
+from .student_models import paired_model, student_model
 from .subject import GeneratedSample, SampleProgressCallback, SampleRequest
 
 # The best fixed sampler on Pebble among those tried.
@@ -61,12 +61,28 @@ class EngineSubject:
         """Folder -> the student that was loaded from it."""
         return {}
 
+    @cached_property
+    def _pairs(self) -> dict[str, EmbeddedModel]:
+        """Folder -> the model with that student beside it."""
+        return {}
+
     def model_of(self, policy: Policy) -> EmbeddedModel:
-        """The model, or the student of it whose network a policy runs. Raises ModelError."""
-        folder = policy.network
-        if folder and folder not in self._students:
+        """The model, the student whose network a policy runs, or the model with the student beside it: ModelError."""
+        if policy.student:
+            return self.paired_with(policy.student)
+        return self.student_of(policy.network) if policy.network else self.embedded
+
+    def student_of(self, folder: str) -> EmbeddedModel:
+        """The student in a folder, loaded once. Raises ModelError."""
+        if folder not in self._students:
             self._students[folder] = student_model(self.embedded, folder)
-        return self._students[folder] if folder else self.embedded
+        return self._students[folder]
+
+    def paired_with(self, folder: str) -> EmbeddedModel:
+        """The model with the student in a folder beside it. Raises ModelError."""
+        if folder not in self._pairs:
+            self._pairs[folder] = paired_model(self.embedded, folder, self.student_of(folder))
+        return self._pairs[folder]
 
     @cached_property
     def _package(self) -> ModelPackage:
@@ -145,15 +161,14 @@ class EngineSubject:
     def draw_each(self, items: Sequence[SampleRequest], columns: Sequence[Column]) -> list[GeneratedSample]:
         """A sample under each of these columns, of one solver and different policies, in one batch."""
         columns = [self.resolve_column(column) for column in columns]
-        if any(column.effective_policy.network for column in columns):
+        policies = [column.effective_policy for column in columns]
+        beside = {policy.student: policy for policy in policies if policy.student}
+        if len(beside) > 1 or any(policy.network for policy in policies):
             return [self.draw([item], column)[0][0] for item, column in zip(items, columns, strict=True)]
-        problems = [
-            self.embedded.problem(i.prompt, i.seed, c.steps, c.grid) for i, c in zip(items, columns, strict=True)
-        ]
-        results, _ = denoise_counted(
-            self.embedded, problems, columns[0], policies=[column.effective_policy for column in columns]
-        )
-        branches = self.embedded.backbone.branches
+        model = self.model_of(*beside.values()) if beside else self.embedded
+        problems = [model.problem(i.prompt, i.seed, c.steps, c.grid) for i, c in zip(items, columns, strict=True)]
+        results, _ = denoise_counted(model, problems, columns[0], policies=policies)
+        branches = model.backbone.branches
         full = [float(c.steps * (c.solver.stages if c.solver else 1)) for c in columns]
         return [_make_sample(result, calls, branches) for result, calls in zip(results, full, strict=True)]
 
@@ -178,10 +193,10 @@ def count_rows(model: EmbeddedModel) -> AbstractContextManager[Any]:
     Args:
         model: Loaded.
     """
-    counter: AbstractContextManager[Any] = (
-        model.unet.count() if hasattr(model.unet, "count") else CallCounter(model.unet)
-    )
-    return counter
+    if hasattr(model.unet, "count"):
+        counter: AbstractContextManager[Any] = model.unet.count()
+        return counter
+    return CallCounter(*getattr(model.backbone, "modules", (model.unet,)))
 
 
 def _share_callback(watch: SampleProgressCallback) -> Callable[[int, Run], None]:

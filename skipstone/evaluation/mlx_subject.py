@@ -73,10 +73,8 @@ class MlxSubject(EngineSubject):
 
     def model_of(self, policy: Policy) -> EmbeddedModel:
         """The pipeline. Raises ModelError for the policy of a student."""
-        if policy.network:
-            raise ModelError(
-                f"{policy.network} is a student, and students run on torch alone: leave --backend mlx out."
-            )
+        if student := policy.network or policy.student:
+            raise ModelError(f"{student} is a student, and students run on torch alone: leave --backend mlx out.")
         return self.embedded
 
     def check_policy(self, policy: Policy) -> None:

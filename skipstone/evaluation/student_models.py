@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ..engine.paired import PairedBackbone
 from ..integrations.students import load_student
 from .models import EmbeddedModel
 
@@ -22,3 +23,18 @@ def student_model(model: EmbeddedModel, folder: str) -> EmbeddedModel:
     )
     student: EmbeddedModel = made
     return student
+
+
+def paired_model(model: EmbeddedModel, folder: str, student: EmbeddedModel) -> EmbeddedModel:
+    """The model with a student beside it, for policies that run both.
+
+    Args:
+        model: The teacher.
+        folder: Of the student.
+        student: The same, loaded by `student_model`.
+    """
+    whole: Any = model
+    made: Any = replace(whole)
+    vars(made)["backbone"] = PairedBackbone(model.backbone, student.backbone, folder)  # where `cached_property` looks
+    pair: EmbeddedModel = made
+    return pair

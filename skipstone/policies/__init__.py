@@ -4,6 +4,7 @@ from . import presets as presets
 from .adaptive_grid import AdaptiveGrid as AdaptiveGrid
 from .agent.policy import Agent as Agent
 from .budget import Budget as Budget
+from .cascade import Cascade as Cascade
 from .domains.policy import ByDomain as ByDomain
 from .early_stop import EarlyStop as EarlyStop
 from .error_control import ErrorControl as ErrorControl

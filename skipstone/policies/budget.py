@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..engine.contracts import INFINITY, Clock, Finish, Forecast, Full, Plan, Policy, PredictionType, Refine, Run
+from ..engine.contracts import INFINITY, Clock, Draft, Finish, Forecast, Full, Plan, Policy, PredictionType, Refine, Run
 from ..engine.requests import Backbone, Query
 from ..errors import SpecError
 from ..numerics.array import rms, to_floats
@@ -59,6 +59,8 @@ class Budget(Policy):
         left = self.calls - run.cost
         if isinstance(proposal.evaluate, Refine) and left < run.stages + proposal.evaluate.steps:
             proposal = replace(proposal, evaluate=Full())
+        if isinstance(proposal.evaluate, Draft) and proposal.evaluate.steps / run.branches > left:
+            proposal = replace(run.proposal(), accept=proposal.accept)
         if isinstance(proposal.evaluate, Finish) and left >= 1.0:
             return proposal
         if not proposal.accept:

@@ -15,6 +15,7 @@ from typing import Any
 from ..engine.contracts import Policy, Run
 from ..engine.drivers import add_controller, answer_requests
 from ..engine.flow import flow
+from ..engine.paired import PairedBackbone
 from ..engine.requests import Backbone, Estimate, Flow, Problem, Query, Result, Solver
 from ..errors import SkipstoneError
 from ..numerics.array import rms, to_floats
@@ -81,15 +82,21 @@ class _Flight:
         return max(0.0, self.sample.calls - self.calls)
 
     @property
+    def backbone(self) -> Backbone:
+        """Of its query: the sample's own, or the one of two networks that is asked."""
+        own = self.sample.backbone
+        return own.answering(self.request) if isinstance(own, PairedBackbone) else own
+
+    @property
     def group(self) -> tuple[Any, ...]:
         """What must be the same of queries that share a call."""
         x = self.sample.problem.x
-        return id(self.sample.backbone), type(x), tuple(x.shape), str(x.dtype)
+        return id(self.backbone), type(x), tuple(x.shape), str(x.dtype)
 
     @property
     def rows(self) -> int:
         """Rows of its query."""
-        backbone = self.sample.backbone
+        backbone = self.backbone
         full: int = getattr(backbone, "rows", backbone.branches)  # a student's branches are those of its teacher
         return max(1, full - len(self.request.known_outputs))
 
@@ -161,7 +168,7 @@ class Batcher:
         flights = [self._flights[n] for n in chosen]
         rows = sum(f.rows for f in flights)
         began = time.perf_counter()
-        answers, short = predict_apart(flights[0].sample.backbone, [f.request for f in flights])
+        answers, short = predict_apart(flights[0].backbone, [f.request for f in flights])
         seconds = time.perf_counter() - began
         if short and len(chosen) > 1:
             self.rows = max(1, rows // 2)

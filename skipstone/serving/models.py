@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.contracts import COND, UNCOND
+from ..engine.paired import PairedBackbone
 from ..engine.requests import Backbone, Problem
 from ..evaluation.models import EmbeddedModel
 from ..evaluation.pixels import to_uint8
 from ..numerics.noise import standard_normal
-from ..policies.student import Student
 from .fingerprint import dates_fingerprint
 from .refusals import RequestRefused
 from .requests import PictureRequest
@@ -34,7 +34,7 @@ class LruCache:
 
     def __init__(self, make: Callable[[Any], Any], most: int) -> None:
         self._make = functools.lru_cache(most)(make)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a value may be made of others
 
     def __call__(self, key: Any) -> Any:
         with self._lock:
@@ -93,9 +93,11 @@ class ServedModel:
         """Whether the files are others than those that were loaded, by their dates."""
         return self.source.folder is not None and dates_fingerprint(self.source.folder) != self.source.dates
 
-    def _make_backbone(self, key: tuple[float, str]) -> Backbone:
-        guidance, student = key
-        model = self.choices.subject.model_of(Student(student)) if student else self.model.guided(guidance)
+    def _make_backbone(self, key: tuple[float, str, str]) -> Backbone:
+        guidance, student, beside = key
+        if beside:  # the same two objects as of requests for one of them, so that rows share calls
+            return PairedBackbone(self._backbones((guidance, "", "")), self._backbones((guidance, beside, "")), beside)
+        model = self.choices.subject.student_of(student) if student else self.model.guided(guidance)
         backbone: Backbone = model.backbone
         return backbone
 
@@ -106,13 +108,14 @@ class ServedModel:
             RequestRefused: guidance or a negative prompt for a student, which runs without.
         """
         student = setting.policy.network if setting is not None else ""
-        if student and (request.guidance is not None or request.negative_prompt.strip()):
+        beside = setting.policy.student if setting is not None else ""
+        if (student or beside) and (request.guidance is not None or request.negative_prompt.strip()):
             raise RequestRefused(
                 "A student runs without guidance, for one weight was distilled into it. Leave guidance and "
                 "negative_prompt out, or name another policy."
             )
-        weight = self.model.guidance if request.guidance is None or student else float(request.guidance)
-        return self._backbones((weight, student))  # type: ignore[no-any-return]
+        weight = self.model.guidance if request.guidance is None else float(request.guidance)
+        return self._backbones((weight, student, beside))  # type: ignore[no-any-return]
 
     def problem(self, request: PictureRequest, setting: Setting) -> Problem:
         """The sample of a request. Raises PromptError, SpecError."""

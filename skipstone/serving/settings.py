@@ -23,7 +23,7 @@ from ..policies.storage import is_policy_folder, read_policy
 from ..settings import shorten
 from .refusals import RequestRefused
 
-STUDENT = "student"
+STUDENT, CASCADE = "student", "cascade"
 FROM_FILES = ("auto", "agent", "by_domain")  # policies made of files: who sends a request must not say which
 AUTO = "auto"  # the quality that leaves the choice to the server
 
@@ -92,8 +92,9 @@ class Choices:
         if isinstance(policy, str):
             found = _make_named_setting(self.subject, policy, self.students)
         else:
-            if policy.network and policy.network not in self.students.values():
-                raise _unknown_student(policy.network, self.students)
+            student = policy.network or policy.student
+            if student and student not in self.students.values():
+                raise _unknown_student(student, self.students)
             found = make_setting(self.subject, policy)
         if found.steps > self.steps:
             raise RequestRefused(f"Expected at most {self.steps} steps, got {found.steps}.", "policy")
@@ -163,7 +164,7 @@ def make_setting(subject: EngineSubject, policy: Policy | str) -> Setting:
         column = replace(column, policy=policy)
     column = subject.resolve_column(column)
     subject.check_policy(column.effective_policy)
-    if column.effective_policy.network:
+    if column.effective_policy.network or column.effective_policy.student:
         subject.load([column])
     return _from_column(column, "", f"{column.policy_spec} has no certificate.")
 
@@ -296,8 +297,10 @@ def _check_names(head: str, students: Mapping[str, str]) -> str:
             raise RequestRefused(f"{name.id} is made of files, which a request cannot name.", "policy")
         if name.id not in known:
             registry.find_class("policy", name.id)
-        if name.id == STUDENT and isinstance(part, ast.Call):
-            used += _paths(part, head)
+        if name.id in (STUDENT, CASCADE) and isinstance(part, ast.Call):
+            used += _texts(part, "path", head)
+            for then in _texts(part, "then", head):
+                _check_names(then, {})
     if not used:
         return ""
     if len(used) > 1 or used[0] not in students:
@@ -305,11 +308,11 @@ def _check_names(head: str, students: Mapping[str, str]) -> str:
     return used[0]
 
 
-def _paths(part: ast.Call, head: str) -> list[str]:
-    """The paths in a call of `student`. Raises SpecError."""
+def _texts(part: ast.Call, argument: str, head: str) -> list[str]:
+    """What a call of `student` or `cascade` has for an argument that is a text. Raises SpecError."""
     if part.args or any(one.arg is None for one in part.keywords):
         raise registry.grammar_error(head)
-    given = [one.value for one in part.keywords if one.arg == "path"]
+    given = [one.value for one in part.keywords if one.arg == argument]
     if not all(isinstance(one, ast.Constant) and isinstance(one.value, str) for one in given):
         raise registry.grammar_error(head)
     return [str(one.value) for one in given if isinstance(one, ast.Constant)]

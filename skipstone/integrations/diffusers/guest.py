@@ -137,10 +137,10 @@ def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
 
 def _check_network(policy: Policy) -> Policy:
     """The policy. Raises GuestError for one that runs another network."""
-    if policy.network:
+    if student := policy.network or policy.student:
         raise GuestError(
             f"{registry.spell(policy)} has weights of its own, and adapt changes none. Load the student into the "
-            f"pipeline as {os.path.join(policy.network, 'README.md')} says, and adapt that: adapt(pipe, 'fixed')."
+            f"pipeline as {os.path.join(student, 'README.md')} says, and adapt that: adapt(pipe, 'fixed')."
         )
     return policy
 

@@ -103,7 +103,7 @@ def _check_setting(policy: Policy) -> None:
     spec = registry.spell(policy)
     if isinstance(policy, Certified):
         raise SpecError(f"by_domain: expected settings without a certificate, which is not for one domain, got {spec}.")
-    if policy.network:
+    if policy.network or policy.student:
         raise SpecError(f"by_domain: expected settings of one network, got {spec}, which has weights of its own.")
     if policy.scope == "batch":
         raise SpecError(

@@ -1,0 +1,58 @@
+"""A network and a student of it as one backbone: each answers the queries that are for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..numerics.schedule import Schedule
+from .requests import Backbone, Estimate, Query
+
+
+@dataclass(frozen=True, eq=False)
+class PairedBackbone:
+    """A model's backbone and a student's; a moment's queries are one forward of each at most.
+
+    Args:
+        model: Of the teacher.
+        drafting: Of the student, on the same schedule, its costs counted in calls of the teacher.
+        student: Folder of the student.
+    """
+
+    model: Backbone
+    drafting: Backbone
+    student: str
+
+    @property
+    def schedule(self) -> Schedule:
+        """The teacher's."""
+        return self.model.schedule
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The teacher's."""
+        return self.model.sites
+
+    @property
+    def branches(self) -> int:
+        """Of a full call of the teacher."""
+        return self.model.branches
+
+    @property
+    def modules(self) -> tuple[Any, ...]:
+        """Both networks, for who counts their rows."""
+        return (self.model.module, self.drafting.module)  # type: ignore[attr-defined]  # of backbones of torch
+
+    def answering(self, query: Query) -> Backbone:
+        """The backbone that a query is for."""
+        return self.drafting if query.by_student else self.model
+
+    def predict(self, queries: Sequence[Query]) -> list[Estimate]:
+        """The answers, each by its own network."""
+        found: dict[int, Estimate] = {}
+        for backbone in (self.model, self.drafting):
+            mine = [i for i, query in enumerate(queries) if self.answering(query) is backbone]
+            if mine:
+                found |= zip(mine, backbone.predict([queries[i] for i in mine]), strict=True)
+        return [found[i] for i in range(len(queries))]
