@@ -85,7 +85,9 @@ class _Flight:
     def backbone(self) -> Backbone:
         """Of its query: the sample's own, or the one of two networks that is asked."""
         own = self.sample.backbone
-        return own.answering(self.request) if isinstance(own, PairedBackbone) else own
+        if isinstance(own, PairedBackbone) and isinstance(self.request, Query):
+            return own.answering(self.request)
+        return own
 
     @property
     def group(self) -> tuple[Any, ...]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import skipstone
+import skipstone_pebble
+from skipstone.errors import GuestError
 from skipstone.evaluation.columns import parse_column
 from skipstone.evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
 from skipstone.evaluation.subject import SampleRequest
@@ -50,6 +54,24 @@ def test_a_shipped_student_beats_as_many_rows_of_its_teacher(name: str, folder: 
     # Without guidance its teacher makes as many steps of one row.
     other = pictures(f"fixed @ ddim / trailing / {card.steps}", 1.0, card.teacher)
     assert closeness(mine, full) > closeness(other, full) + 0.5
+
+
+def test_a_cascade_keeps_some_and_draws_others_anew_at_the_cost_that_a_hook_counts() -> None:
+    """The hook on both networks is held against what the runs say, by the subject itself."""
+    spec = "cascade(path='pebble-consistency-2', limit={limit}, then='adaptive_grid(calls=6)')"
+    student = pictures("student(path='pebble-consistency-2')")
+    model = pictures("adaptive_grid(calls=6)")
+    for limit in (0.0, 0.3, 1000.0):
+        for mine, kept, anew in zip(pictures(spec.format(limit=limit)), student, model, strict=True):
+            expected = kept if mine.calls == kept.calls else anew
+            assert mine.calls == (kept.calls if expected is kept else kept.calls + anew.calls)
+            np.testing.assert_allclose(mine.pixels, expected.pixels, atol=1e-5)  # other rows in the batch: rounding
+            assert limit == 0.3 or (expected is kept) == (limit > 0)
+
+
+def test_a_pipeline_is_not_adapted_to_a_cascade() -> None:
+    with pytest.raises(GuestError, match="adapt changes none"):
+        skipstone.adapt(skipstone_pebble.load_pipeline(), "cascade(path='pebble-consistency-2')")
 
 
 def test_some_ship() -> None:

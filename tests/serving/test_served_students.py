@@ -67,6 +67,42 @@ def test_rows_of_a_student_share_calls_and_take_one_each(engine: Engine) -> None
     assert len(seen.seen) < 16
 
 
+CASCADE = "cascade(path='mine', limit={limit}, then='fixed')"
+
+
+@pytest.mark.parametrize("limit", [0.0, 1000.0])
+def test_a_cascade_draws_as_it_does_alone_and_shares_calls_with_both_networks(engine: Engine, limit: float) -> None:
+    seen = engine.observer
+    assert isinstance(seen, Forwards)
+    seen.seen.clear()
+    spec = CASCADE.format(limit=limit) + " @ ddim / trailing / 6"
+    requests = [
+        PictureRequest(PROMPT, seed=k, policy=policy) for k in range(3) for policy in (spec, "mine", "fixed @ 6")
+    ]
+    found = [future.result() for future in engine.submit_all(requests)]
+    subject = EngineSubject("pebble", "pebble")
+    policy = registry.parse("policy", CASCADE.format(limit=limit).replace("'mine'", repr(TWO)))
+    pair = subject.model_of(policy)
+    for k, picture in enumerate(found[::3]):
+        problem = pair.problem(PROMPT, k, 6, "trailing")
+        expected = denoise(pair.backbone, problem, registry.parse("solver", "ddim"), policy)
+        assert picture.calls == expected.run.cost == (1.0 if limit else 7.0)
+        assert np.abs(picture.pixels.astype(int) - to_uint8(pair.decode([expected.x])[0])).max() <= 1
+    assert "/" not in found[0].promise
+    together = 2 + 6 if limit else 2 + 6 + 6  # calls of the student, and of the model, that are enough for all
+    assert len(seen.seen) <= together + 2
+
+
+@pytest.mark.parametrize(
+    "then", ["by_domain(path='/etc')", "agent(path='/etc')", f"student(path={ONE!r})", "auto", "no_such_policy"]
+)
+def test_what_a_cascade_goes_on_with_names_no_files(engine: Engine, then: str) -> None:
+    with pytest.raises((RequestRefused, SpecError)):
+        engine.submit(PROMPT, policy=f"cascade(path='mine', then={then!r})")
+    with pytest.raises(RequestRefused, match="Known"):
+        engine.submit(PROMPT, policy=f"cascade(path={TWO!r})")
+
+
 def test_answers_name_the_student_and_not_its_folder(engine: Engine) -> None:
     picture = engine.submit(PROMPT, policy="student(path='mine', steps=4)").result()
     assert picture.setting == "student(path='mine', steps=4) @ ddim / trailing / 50"

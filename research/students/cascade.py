@@ -1,0 +1,209 @@
+"""A cascade against its parts at equal mean cost: `python -m research.students.cascade -h`.
+
+Draws withheld prompts by a student, by the default policy, by grids that `skipstone tune` found, and by `cascade` at
+several limits, and holds them against the converged picture. A call is a guided one: two rows of the network.
+
+    skipstone tune --prompts pebble-tuning --calls 4 --calls 5 --calls 6 --calls 8 --out grids
+    python -m research.students.cascade --student pebble-consistency-2 --grids grids --out research/students/pebble
+
+Writes `cascade.json`, which keeps rows that were drawn, `cascade.md` and `cascade.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skipstone.evaluation.columns import parse_column
+from skipstone.evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
+from skipstone.evaluation.prompts import load_prompts
+from skipstone.evaluation.subject import SampleRequest
+from skipstone.metrics import PSNR, Sample
+from skipstone.policies.cascade import Cascade
+from skipstone.policies.student import Student
+from skipstone.registry import spell
+
+STEPS = (2, 4, 6, 8, 12, 16)  # of the student alone
+DEFAULT_CALLS = (2, 3, 4, 5, 6)  # what `adaptive_grid` is asked for
+THEN_CALLS = (4, 6)  # what it is asked for where the student's picture is not kept
+LIMITS = (0.24, 0.27, 0.3, 0.33, 0.37, 0.42, 0.5)
+CONVERGED = "fixed @ unipc / trailing / 50"
+BATCH = 54
+RESAMPLES = 2000
+Row = Mapping[str, Any]
+
+
+@dataclass
+class CascadeRows:
+    """Rows of a student: spec -> calls, PSNR and judge's score of each prompt, kept in a file.
+
+    Args:
+        model: pebble or pebble-dit.
+        limit: Prompts; 0 takes all that are withheld.
+        file: Of the rows.
+    """
+
+    model: str
+    limit: int
+    file: Path
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.subject = EngineSubject(self.model, self.model)
+        self.items = [SampleRequest(p.text, i) for i, p in enumerate(load_prompts("pebble", limit=self.limit))]
+        if self.file.is_file():
+            self.rows = json.loads(self.file.read_text(encoding="utf-8"))
+
+    def draw(self, spec: str) -> tuple[list[Any], list[float]]:
+        """Pictures of all prompts, and their costs in guided calls."""
+        column = self.subject.resolve_column(parse_column(spec, *DEFAULT_SAMPLER))
+        pictures, calls = list[Any](), list[float]()
+        for start in range(0, len(self.items), BATCH):
+            generated, _ = self.subject.draw(self.items[start : start + BATCH], column)
+            pictures += self.subject.pictures(generated)
+            calls += [one.calls * one.branches / 2 for one in generated]
+        return pictures, calls
+
+    @cached_property
+    def reference(self) -> list[Any]:
+        """The converged pictures."""
+        return self.draw(CONVERGED)[0]
+
+    def measure(self, name: str, spec: str) -> None:
+        """Draw a row if it is not there."""
+        if name in self.rows:
+            return
+        pictures, calls = self.draw(spec)
+        judge: Any = self.subject.judge
+        self.rows[name] = {
+            "calls": [round(value, 3) for value in calls],
+            "psnr": [
+                round(PSNR().measure(Sample(p, reference=r)), 2) for p, r in zip(pictures, self.reference, strict=True)
+            ],
+            "judge": [judge(p, item.prompt) for p, item in zip(pictures, self.items, strict=True)],
+        }
+        self.file.write_text(json.dumps(self.rows) + "\n", encoding="utf-8")
+        print(row_line(name, self.rows[name]), flush=True)
+
+
+def tenth(values: Sequence[float]) -> tuple[float, float, float]:
+    """The worst tenth, and the interval of 95 % of the bootstrap over prompts."""
+    array: NDArray[np.float64] = np.asarray(values)
+    chosen = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))
+    low, high = np.quantile(np.quantile(array[chosen], 0.1, axis=1), (0.025, 0.975))
+    return float(np.quantile(array, 0.1)), float(low), float(high)
+
+
+def row_line(name: str, row: Row) -> str:
+    """A line of the table."""
+    p10, low, high = tenth(row["psnr"])
+    return (
+        f"| {np.mean(row['calls']):.2f} | {name} | {np.median(row['psnr']):.1f} | {p10:.1f} ({low:.1f} to {high:.1f}) | "
+        f"{100 * np.mean(row['judge']):.1f} |"
+    )
+
+
+def all_specs(student: str, grids: Path | None) -> dict[str, str]:
+    """Row name -> spec."""
+    found = {f"student, {steps} steps": spell(Student(student, steps)) for steps in STEPS}
+    found |= {f"default, {calls}": f"adaptive_grid(calls={calls})" for calls in DEFAULT_CALLS}
+    if grids is not None:
+        found |= {
+            f"path, {file.parent.name[5:]}": str(file.parent) for file in sorted(grids.glob("path-*/policy.json"))
+        }
+    for calls in THEN_CALLS:
+        then = f"adaptive_grid(calls={calls})"
+        for limit in LIMITS:
+            found[f"cascade, then {calls}, limit {limit:g}"] = spell(Cascade(student, limit, then=then))
+    return found
+
+
+def kinds(rows: Mapping[str, Row]) -> dict[str, list[str]]:
+    """Kind of row -> names, by their calls: the rows that make one line of the plot."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(rows, key=lambda name: float(np.mean(rows[name]["calls"]))):
+        found.setdefault(re.sub(r", (limit )?[\d.]+( steps)?$", "", name), []).append(name)
+    return found
+
+
+def best_at(rows: Mapping[str, Row], names: Sequence[str], calls: float) -> float:
+    """Worst tenth of a kind at so many calls, linear between its rows, its best row below it where that is better."""
+    points = [(float(np.mean(rows[name]["calls"])), tenth(rows[name]["psnr"])[0]) for name in names]
+    cheaper = [p10 for at, p10 in points if at <= calls]
+    between = [
+        a10 + (calls - a) / (b - a) * (b10 - a10)
+        for (a, a10), (b, b10) in zip(points, points[1:], strict=False)
+        if a <= calls <= b
+    ]
+    return max([*cheaper, *between], default=float("-inf"))
+
+
+def leads(rows: Mapping[str, Row]) -> list[str]:
+    """For each cascade: how far its worst tenth is above the best of its rivals at equal mean cost."""
+    groups = kinds(rows)
+    rivals = {kind: names for kind, names in groups.items() if not kind.startswith("cascade")}
+    lines = [
+        "| cascade | calls | worst tenth | " + " | ".join(rivals) + " | lead |",
+        "|---|--:|--:|" + "--:|" * (len(rivals) + 1),
+    ]
+    for kind, names in groups.items():
+        for name in names if kind.startswith("cascade") else ():
+            calls, p10 = float(np.mean(rows[name]["calls"])), tenth(rows[name]["psnr"])[0]
+            others = [best_at(rows, theirs, calls) for theirs in rivals.values()]
+            cells = " | ".join(f"{value:.1f}" for value in others)
+            lines.append(f"| {name[9:]} | {calls:.2f} | {p10:.1f} | {cells} | {p10 - max(others):+.1f} |")
+    return lines
+
+
+def plot(rows: Mapping[str, Row], file: Path) -> None:
+    """Worst tenth and median of the PSNR against mean calls."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, share, label in zip(figure.subplots(1, 2), (0.1, 0.5), ("worst tenth", "median"), strict=True):
+        for kind, names in kinds(rows).items():
+            x = [float(np.mean(rows[name]["calls"])) for name in names]
+            y = [float(np.quantile(rows[name]["psnr"], share)) for name in names]
+            axes.plot(x, y, "o-" if kind.startswith("cascade") else "x--", label=kind, markersize=4, linewidth=1.2)
+        axes.set(xlabel="mean calls (guided ones)", ylabel=f"PSNR, {label} (dB)")
+        axes.grid(True, alpha=0.25)
+    figure.axes[0].legend(fontsize=8)
+    figure.savefig(file, dpi=150)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m research.students.cascade", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--model", default="pebble", help="pebble or pebble-dit")
+    parser.add_argument("--student", required=True, help="folder or shipped name")
+    parser.add_argument("--grids", type=Path, help="folder of skipstone tune --policy path")
+    parser.add_argument("--limit", type=int, default=0, help="withheld prompts; 0 takes all")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    measured = CascadeRows(given.model, given.limit, given.out / "cascade.json")
+    for name, spec in all_specs(given.student, given.grids).items():
+        measured.measure(name, spec)
+    rows = measured.rows
+    head = ["| calls | row | PSNR median | PSNR worst tenth (95 %) | judge |", "|--:|---|--:|--:|--:|"]
+    table = [row_line(name, row) for name, row in sorted(rows.items(), key=lambda item: np.mean(item[1]["calls"]))]
+    command = f"python -m research.students.cascade --student {given.student} --grids GRIDS --out DIR"
+    lines = [f"Made by `{command}`: {len(measured.items)} withheld prompts.", "", *head, *table]
+    lines += ["", "Worst tenth at equal mean cost, in dB; rivals linear between their rows.", "", *leads(rows)]
+    (given.out / "cascade.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    plot(rows, given.out / "cascade.png")
+
+
+if __name__ == "__main__":
+    main()
