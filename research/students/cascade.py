@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class CascadeRows:
 
     def __post_init__(self) -> None:
         self.subject = EngineSubject(self.model, self.model)
-        self.items = [SampleRequest(p.text, i) for i, p in enumerate(load_prompts("pebble", limit=self.limit))]
+        self.items = [SampleRequest(p.text, i) for i, p in enumerate(load_prompts("pebble", limit=self.limit or None))]
         if self.file.is_file():
             self.rows = json.loads(self.file.read_text(encoding="utf-8"))
 
@@ -106,10 +107,9 @@ def tenth(values: Sequence[float]) -> tuple[float, float, float]:
 
 def row_line(name: str, row: Row) -> str:
     """A line of the table."""
-    p10, low, high = tenth(row["psnr"])
+    (p10, low, high), calls, score = tenth(row["psnr"]), np.mean(row["calls"]), 100 * np.mean(row["judge"])
     return (
-        f"| {np.mean(row['calls']):.2f} | {name} | {np.median(row['psnr']):.1f} | {p10:.1f} ({low:.1f} to {high:.1f}) | "
-        f"{100 * np.mean(row['judge']):.1f} |"
+        f"| {calls:.2f} | {name} | {np.median(row['psnr']):.1f} | {p10:.1f} ({low:.1f} to {high:.1f}) | {score:.1f} |"
     )
 
 
@@ -140,11 +140,7 @@ def best_at(rows: Mapping[str, Row], names: Sequence[str], calls: float) -> floa
     """Worst tenth of a kind at so many calls, linear between its rows, its best row below it where that is better."""
     points = [(float(np.mean(rows[name]["calls"])), tenth(rows[name]["psnr"])[0]) for name in names]
     cheaper = [p10 for at, p10 in points if at <= calls]
-    between = [
-        a10 + (calls - a) / (b - a) * (b10 - a10)
-        for (a, a10), (b, b10) in zip(points, points[1:], strict=False)
-        if a <= calls <= b
-    ]
+    between = [a10 + (calls - a) / (b - a) * (b10 - a10) for (a, a10), (b, b10) in pairwise(points) if a <= calls <= b]
     return max([*cheaper, *between], default=float("-inf"))
 
 

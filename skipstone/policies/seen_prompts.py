@@ -9,6 +9,7 @@ from pathlib import Path
 from ..engine.contracts import Policy
 from ..errors import SpecError
 from ..json_files import JsonReader
+from .cascade import Cascade
 from .certified import Certified
 from .domains.policy import ByDomain
 from .student import Student, find_student
@@ -40,7 +41,7 @@ def seen_prompts(policy: Policy) -> frozenset[str]:
         lines = [line for line in policy.files[CALIBRATED].splitlines() if line.strip()]
         found = [reader.parse(line, CALIBRATED) for line in lines]
         return frozenset(digest_prompt(str(one.get("prompt", ""))) for one in found if isinstance(one, dict))
-    if isinstance(policy, Student) and policy.path:
+    if isinstance(policy, Student | Cascade) and policy.path:
         file = Path(find_student(policy.path)) / SEEN_FILE
         return frozenset(file.read_text(encoding="utf-8").split()) if file.is_file() else frozenset()
     if isinstance(policy, ByDomain) and policy.path:
