@@ -8,6 +8,7 @@ from .calibration.calibrate import calibrate as calibrate
 from .calibration.procedure import CalibrationOptions as CalibrationOptions
 from .engine.contracts import Attempt as Attempt
 from .engine.contracts import Cached as Cached
+from .engine.contracts import Draft as Draft
 from .engine.contracts import Finish as Finish
 from .engine.contracts import Forecast as Forecast
 from .engine.contracts import Full as Full
