@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import SpecError
 
@@ -131,7 +132,7 @@ class SizePlan:
         return joined[-1]
 
 
-def shift_time(time: float, ratio: float) -> float:
+def shift_time(time: Any, ratio: float) -> Any:
     """The time of a flow whose signal-to-noise ratio is `ratio` times smaller than at `time`.
 
     With times t = sigma / (alpha + sigma) it is s t / (1 + (s - 1) t), s = sqrt(ratio): the shift of Stable Diffusion 3
@@ -139,7 +140,7 @@ def shift_time(time: float, ratio: float) -> float:
     schedule (arXiv:2301.11093).
 
     Args:
-        time: In [0, 1].
+        time: In [0, 1]; a number, or an array of them.
         ratio: Above 0.
     """
     by = math.sqrt(ratio)
