@@ -144,4 +144,4 @@ def shift_time(time: Any, ratio: float) -> Any:
         ratio: Above 0.
     """
     by = math.sqrt(ratio)
-    return by * time / (1 + (by - 1) * time)
+    return by * time / (by * time + (1 - time))  # so written 1 stays 1 exactly
