@@ -144,11 +144,11 @@ def train_denoiser(
     """Part 2."""
     tokenizer = text.build_tokenizer(recipe.out / "tokenizer")
     settings, family = recipe.denoiser, recipe.family
-    cache = denoiser.build_cache(model, art, recipe.seed, settings.pairs, recipe.out, settings.sizes)
     torch.manual_seed(recipe.seed + 1)
     network = family.build(settings, tokenizer, base)
     if recipe.further and base is not None:
         _take_weights(network, family.load(base))
+    cache = denoiser.build_cache(model, art, recipe.seed, settings.pairs, recipe.out, settings.sizes)
     run = recipe.run("denoiser", recipe.denoiser_steps)
     trainer = DenoiserTrainer(
         family, network, cache, settings, run, lambda trainer: _draw_sheet(recipe, model, trainer)
