@@ -84,3 +84,18 @@ def test_words_that_the_model_does_not_know_are_named(tiny_pebble: Path, shell: 
 
 def test_the_public_name_is_the_satellite_s() -> None:
     assert skipstone.distill.__module__ == "skipstone_train.students.distill"
+
+
+def test_sizes_are_said_with_their_memory_or_refused_by_name(tiny_pebble: Path, shell: Shell, tmp_path: Path) -> None:
+    words = ("distill", "--model", str(tiny_pebble), "--steps", "2", *shlex.split(WORDS))
+    refused = shell(*words, "--sizes", "48,50")
+    assert refused.code == 2
+    assert "Expected sizes in multiples of 16 pixels, got 50x50" in refused.err
+    assert not (tmp_path / "mine" / "training-2").exists()
+    made = shell(*words, "--sizes", "48,64", "--shift")
+    assert made.code == 0, made.err
+    assert [line.split(":")[0] for line in made.err.splitlines() if "Memory" in line] == [
+        "Memory at 48x48",
+        "Memory at 64x64",
+    ]
+    assert StudentCard.read(tmp_path / "mine").training["sizes"].keys() == {"48x48", "64x64"}  # type: ignore[index]
