@@ -60,6 +60,11 @@ def read_marks(judge: Judge, pictures: NDArray[np.uint8], prompts: Sequence[str]
     }
 
 
+def sides_of(name: str) -> Sequence[int]:
+    """The sizes that a model is drawn at: its own, and all of them of Pebble and of the model of both."""
+    return SIDES if name in (BOTH, BASE) else (int(name),)
+
+
 def measure(models: Mapping[str, str], limit: int, out: Path) -> dict[str, dict[str, Marks]]:
     """Draw and judge what is not in `rows.json` yet: model -> side -> marks."""
     file, drawn = out / ROWS, out / "cache"
@@ -69,7 +74,7 @@ def measure(models: Mapping[str, str], limit: int, out: Path) -> dict[str, dict[
     drawn.mkdir(parents=True, exist_ok=True)
     (drawn / ".gitignore").write_text("*\n", encoding="utf-8")
     for name, folder in models.items():
-        for side in SIDES:
+        for side in sides_of(name):
             if str(side) in rows.get(name, {}):
                 continue
             began = time.monotonic()
@@ -88,7 +93,7 @@ def points(values: Sequence[float]) -> tuple[float, float]:
 
 def write_table(rows: Mapping[str, Mapping[str, Marks]], command: str, out: Path) -> None:
     """`table.md`: the marks, and the paired differences of the model of both sizes from those of one."""
-    count = len(next(iter(rows.values()))[str(SIDES[0])]["score"])
+    count = len(next(iter(next(iter(rows.values())).values()))["score"])
     lines = [f"{count} withheld prompts, one seed each; points of the judge and their standard errors. `{command}`", ""]
     lines += ["| trained for | drawn at | judge | objects | background |", "|---|--:|--:|--:|--:|"]
     for name, sides in rows.items():
@@ -99,7 +104,7 @@ def write_table(rows: Mapping[str, Mapping[str, Marks]], command: str, out: Path
     lines += ["", "Both sizes less one size alone, pictures in pairs of the same prompt and seed:", ""]
     lines += ["| drawn at | judge | objects | background | within 2 points |", "|--:|--:|--:|--:|---|"]
     for side in map(str, SIDES):
-        if side not in rows or BOTH not in rows:
+        if side not in rows or BOTH not in rows or side not in rows[BOTH]:
             continue
         found = []
         for mark in MARKS:
@@ -121,7 +126,7 @@ def write_sheet(names: Sequence[str], out: Path) -> None:
     """`sheet.png`: a row for each model and size, in the order of the table."""
     parts = []
     for name in names:
-        for side in SIDES:
+        for side in sides_of(name):
             with np.load(out / "cache" / f"{name}-{side}.npz") as stored:
                 parts.append(resize(stored["pictures"], 64))
     sampling.save_sheet(np.concatenate(parts), out / "sheet.png", columns=SHOWN, zoom=1)
