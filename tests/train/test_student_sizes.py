@@ -178,6 +178,16 @@ def test_every_level_is_still_trained(schedule: Any) -> None:
     assert int(counts[fine // 2 :].sum()) > 10_000  # most of them noisier
 
 
+def test_a_training_step_has_the_shifted_levels_of_its_size(tmp_path: Path) -> None:
+    shifted, plain = (loop_of(tmp_path, replace(SMALL, shift=shift))[1].at_sizes() for shift in (True, False))
+    for name, ratio in (("16x16", 1.0), ("24x16", 1.5)):
+        found, before = shifted[name].batch(0, 0), plain[name].batch(0, 0)
+        assert torch.equal(found.noise, before.noise)
+        moved = shift_shares(shifted[name].teacher.schedule, ratio, before.share)
+        assert torch.equal(found.share, before.share if ratio == 1 else moved)
+        assert torch.equal(found.share, before.share) is (ratio == 1)
+
+
 # -- pictures ---------------------------------------------------------------------------------------
 
 
