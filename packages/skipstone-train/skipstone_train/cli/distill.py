@@ -214,7 +214,8 @@ def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions
         --first-steps 8 --train-steps 4000 --out halved
       skipstone distill --model stabilityai/stable-diffusion-xl-base-1.0 \\
         --prompts captions.txt --steps 4 --batch 12 --checkpointing --out xl
-      skipstone distill --steps 2 --sizes 48,64 --out both
+      skipstone distill --model stabilityai/stable-diffusion-xl-base-1.0 \
+        --prompts captions.txt --sizes 1024,1152x896 --out sizes
     """
     from rich.console import Console
 
