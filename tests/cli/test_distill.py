@@ -84,3 +84,16 @@ def test_words_that_the_model_does_not_know_are_named(tiny_pebble: Path, shell: 
 
 def test_the_public_name_is_the_satellite_s() -> None:
     assert skipstone.distill.__module__ == "skipstone_train.students.distill"
+
+
+def test_sizes_are_said_with_their_memory_or_refused_by_name(tiny_pebble: Path, shell: Shell, tmp_path: Path) -> None:
+    words = ("distill", "--model", str(tiny_pebble), "--steps", "2", *shlex.split(WORDS))
+    refused = shell(*words, "--sizes", "48,50")
+    assert refused.code == 2
+    assert "Expected sizes in multiples of 16 pixels, got 50x50" in refused.err
+    too_much = shell(*words, "--sizes", "48,64", "--shift", "--max-memory", "0.001")
+    assert too_much.code == 2
+    lines = [line.split(":")[0] for line in too_much.err.splitlines() if line.startswith("Memory")]
+    assert lines == ["Memory at 48x48", "Memory at 64x64"]
+    assert "leave 48x48 out of --sizes" in too_much.err
+    assert not (tmp_path / "mine" / "training-2").exists()

@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 import skipstone_pebble as pebble
-from skipstone.errors import ModelError
+from skipstone.errors import ModelError, SpecError
 from skipstone_pebble import text
 from skipstone_pebble.dit import DiTSettings
 from skipstone_pebble.families import FAMILIES, load_family
+from skipstone_pebble.family import Network
 from skipstone_pebble.recipe import autoencoder, data, denoiser, export, train
 from skipstone_pebble.recipe.autoencoder import AutoencoderSettings, DecoderTrainer
 from skipstone_pebble.recipe.denoiser import DenoiserTrainer
 from skipstone_pebble.recipe.trainer import Trainer, TrainingArguments, rate_factor
-from skipstone_pebble.scenes import withheld
+from skipstone_pebble.scenes import layouts, render, withheld
 from skipstone_pebble.unet import UNetSettings
 
 SMALL_CODER = AutoencoderSettings(width=8, blocks=(1, 0, 0, 0), batch=2)
@@ -108,7 +110,7 @@ def test_the_rate_rises_stays_and_falls() -> None:
 
 def test_the_cache_holds_every_single_scene_and_nothing_withheld(cache) -> None:
     assert cache.singles == (42 * 8 - len(withheld().grounds)) * 3 * 9
-    assert len(cache.scenes) == len(cache.latents) == cache.singles + SMALL_UNET.pairs
+    assert len(cache.scenes) == len(cache.latents[64]) == cache.singles + SMALL_UNET.pairs
     assert not any(withheld().contains(scene) for scene in cache.scenes)
 
 
@@ -129,8 +131,6 @@ def test_the_encoder_keeps_what_linear_coding_can(coder, discs) -> None:
 
 
 def test_the_command_makes_a_folder_that_diffusers_loads(discs, tmp_path: Path, monkeypatch) -> None:
-    from diffusers import StableDiffusionPipeline
-
     monkeypatch.setattr(train.sprites, "load_sprites", lambda folder: discs)
     threads = torch.get_num_threads()
     recipe = train.Recipe(
@@ -195,3 +195,105 @@ def test_the_command_line_names_the_family_and_its_settings(family: str, monkeyp
     assert recipe.family.name == family
     assert (recipe.denoiser.batch, recipe.denoiser.first) == (8, 0.7)
     assert recipe.denoiser.rate == load_family(family).settings().rate
+
+
+# -- sizes ------------------------------------------------------------------------------------------
+
+BOTH = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def cache_of_both(coder, discs):
+    return denoiser.build_cache(coder, discs, seed=0, pairs=SMALL_UNET.pairs, sizes=BOTH)
+
+
+def _trainer_of(sizes: tuple[int, ...], cache, tokenizer, run: TrainingArguments, family: str) -> DenoiserTrainer:
+    torch.manual_seed(1)
+    settings = replace(SMALL[family], sizes=sizes)
+    return DenoiserTrainer(load_family(family), load_family(family).build(settings, tokenizer), cache, settings, run)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_resumed_denoiser_of_two_sizes_is_the_unbroken_one(
+    cache_of_both, tokenizer, tmp_path: Path, family: str
+) -> None:
+    run = TrainingArguments(tmp_path / "unbroken", steps=6, decay=2, warmup=2)
+    unbroken = _trainer_of(BOTH, cache_of_both, tokenizer, run, family)
+    shapes = [unbroken.batch(step)[0].shape[1:] for step in range(6)]
+    assert set(shapes) == {(8, 6, 6), (8, 8, 8)}  # and every batch has one of them
+    unbroken.train()
+    broken = replace(run, folder=tmp_path / "broken")
+    _trainer_of(BOTH, cache_of_both, tokenizer, replace(broken, stop=3), family).train()
+    second = _trainer_of(BOTH, cache_of_both, tokenizer, broken, family)
+    second.train()
+    assert _same(second, unbroken)
+
+
+def test_the_latents_of_a_size_are_those_of_the_resized_pictures(cache_of_both, cache, coder, discs) -> None:
+    assert torch.equal(cache_of_both.latents[64], cache.latents[64])
+    assert cache_of_both.scenes == cache.scenes
+    scene = cache.scenes[0]
+    picture = data.to_tensor(render(scene, discs, layouts(scene)[0])[None])
+    expected = autoencoder.encode(coder, data.resize_pictures(picture, 48)).half()
+    torch.testing.assert_close(cache_of_both.latents[48][:1], expected, atol=2e-3, rtol=1e-2)
+    assert float(data.resize_pictures(torch.full((1, 3, 64, 64), 0.25), 48).std()) < 1e-6
+
+
+def test_one_of_two_sizes_sees_what_a_training_of_that_size_alone_sees(
+    cache_of_both, cache, tokenizer, tmp_path: Path
+) -> None:
+    run = TrainingArguments(tmp_path, steps=6)
+    both = _trainer_of(BOTH, cache_of_both, tokenizer, run, "unet")
+    alone = _denoiser(cache, tokenizer, run)
+    for step in range(6):
+        (latents, captions), (expected, words) = both.batch(step), alone.batch(step)
+        assert captions == words
+        assert latents.shape[-1] == 6 or torch.equal(latents, expected)
+
+
+def test_checkpoints_from_before_there_were_sizes_go_on(cache, tokenizer, tmp_path: Path) -> None:
+    trainer = _denoiser(cache, tokenizer, TrainingArguments(tmp_path))
+    assert "sizes" not in trainer.options
+    both = replace(SMALL_UNET, sizes=BOTH)
+    assert both.record["sizes"] == BOTH
+
+
+@pytest.mark.parametrize("sizes", [(), (50,), (0,), (128,), (48, 48)])
+def test_sizes_that_pebble_cannot_have(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(SpecError, match="Expected"):
+        UNetSettings(sizes=sizes)
+
+
+def test_a_model_is_trained_further(coder, discs, tokenizer, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(train.sprites, "load_sprites", lambda folder: discs)
+    start = _denoiser_of(tokenizer)
+    base = export.save_pipeline(tmp_path / "base", coder, load_family("unet"), start)
+    recipe = train.Recipe(
+        tmp_path,
+        tmp_path / "out",
+        denoiser_steps=2,
+        sheet_steps=2,
+        threads=torch.get_num_threads(),
+        base=str(base),
+        further=True,
+        denoiser=replace(SMALL_UNET, rate=1e-12, sizes=BOTH),
+    )
+    folder = train.train_pebble(recipe)
+    made = load_family("unet").load(folder)
+    for one, other in zip(made.parameters, start.parameters, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    for name in ("sheet_000002.png", "sheet_000002_48.png"):
+        assert (tmp_path / "out" / "denoiser" / name).is_file()
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a cat", num_inference_steps=2, height=48, width=48).images[0].size == (48, 48)
+    with pytest.raises(SpecError, match="name one, such as --base pebble"):
+        replace(recipe, base=None)
+    other = replace(recipe.denoiser, channels=(16, 16))
+    with pytest.raises(ModelError, match="the denoiser of --base has another shape"):
+        train.train_pebble(replace(recipe, out=tmp_path / "other", denoiser=other))
+
+
+def _denoiser_of(tokenizer) -> Network:
+    torch.manual_seed(7)
+    return load_family("unet").build(SMALL_UNET, tokenizer)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
-from skipstone.errors import ModelError
+from skipstone.errors import ModelError, SpecError
+from skipstone.numerics.sizes import parse_sizes
+
+from .scenes import SIDE
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, DiffusionPipeline
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DenoiserSettings:
-    """Training of a denoiser; the families add its shape.
+    """Training of a denoiser; the families add its shape. Raises SpecError for sizes that it cannot have.
 
     Args:
         batch: scenes in a step.
@@ -31,6 +34,8 @@ class DenoiserSettings:
         pairs: scenes with two objects in the cache; those with one are all in it.
         first: fraction of the captions of two objects that name the left or upper one first.
         precision: "bfloat16" or "float32" for the matrix products.
+        sizes: sides of the pictures in pixels, multiples of 16 in 16..64; a step has pictures of one of
+            them, in equal shares.
     """
 
     batch: int = 64
@@ -41,6 +46,20 @@ class DenoiserSettings:
     pairs: int = 60_000
     first: float = 0.8
     precision: str = "bfloat16"
+    sizes: tuple[int, ...] = (64,)
+
+    def __post_init__(self) -> None:
+        if not self.sizes or any(side % 16 or not 16 <= side <= SIDE for side in self.sizes):
+            raise SpecError(f"Expected sizes as multiples of 16 in 16..{SIDE} pixels, got {self.sizes}; try 48 64.")
+        parse_sizes(list(map(str, self.sizes)))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The settings as a checkpoint keeps them; those from before there were sizes are alike."""
+        found = asdict(self)
+        if self.sizes == DenoiserSettings.sizes:
+            del found["sizes"]
+        return found
 
 
 @dataclass(frozen=True)

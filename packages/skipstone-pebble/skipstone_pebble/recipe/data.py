@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from .. import scenes
 from ..scenes import Scene, Sprites
@@ -42,6 +43,14 @@ def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
     """Pictures (N, 64, 64, 3) uint8 -> (N, 3, 64, 64) float32 in [-1, 1], channels last in memory."""
     tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def resize_pictures(pictures: torch.Tensor, side: int) -> torch.Tensor:
+    """Pictures (N, 3, 64, 64) at another side in pixels, bilinear over all pixels that one covers."""
+    if pictures.shape[-1] == side:
+        return pictures
+    resized: torch.Tensor = nn.functional.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
+    return resized.contiguous(memory_format=torch.channels_last)
 
 
 def picture_batch(seed: int, step: int, size: int, sprites: Sprites, side: int = 64) -> torch.Tensor:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 
+from skipstone.numerics.sizes import Size, SizePlan
+
 from .. import text
 from ..family import DenoiserFamily, DenoiserSettings, Network
-from ..scenes import Scene, Sprites, layouts, render, withheld
+from ..scenes import SIDE, Scene, Sprites, layouts, render, withheld
 from ..words import BACKGROUNDS, OBJECTS, SIZES
 from . import autoencoder, data
 from .trainer import Trainer, TrainingArguments
@@ -20,17 +22,28 @@ from .trainer import Trainer, TrainingArguments
 
 @dataclass(frozen=True)
 class LatentCache:
-    """Scenes and their latents, float16 (N, 8, 8, 8): first all with one object, then drawn pairs."""
+    """Scenes and their latents: first all with one object, then drawn pairs.
+
+    Args:
+        scenes: N of them.
+        latents: side of the pictures in pixels -> float16 (N, 8, side / 8, side / 8).
+        singles: scenes with one object.
+    """
 
     scenes: list[Scene]
-    latents: torch.Tensor
+    latents: Mapping[int, torch.Tensor]
     singles: int
 
 
 def build_cache(
-    model: AutoencoderTiny, sprites: Sprites, seed: int, pairs: int, file: Path | None = None
+    model: AutoencoderTiny,
+    sprites: Sprites,
+    seed: int,
+    pairs: int,
+    folder: Path | None = None,
+    sizes: Sequence[int] = (SIDE,),
 ) -> LatentCache:
-    """Render and encode the training scenes; the latents are kept in `file` for the next time."""
+    """Render the training scenes and encode them at each size; kept in files of `folder` for the next time."""
     rng = np.random.default_rng([seed, 3])
     jobs = [
         (scene, offsets)
@@ -46,15 +59,20 @@ def build_cache(
         options = layouts(scene)
         jobs.append((scene, options[int(rng.integers(len(options)))]))
     scenes = [scene for scene, _ in jobs]
-    if file is not None and file.is_file():
-        return LatentCache(scenes, torch.load(file, weights_only=True), singles)
-    parts = []
-    for start in range(0, len(jobs), 512):
-        pictures = np.stack([render(scene, sprites, offsets) for scene, offsets in jobs[start : start + 512]])
-        parts.append(autoencoder.encode(model, data.to_tensor(pictures)).half())
-    latents = torch.cat(parts)
-    if file is not None:
-        torch.save(latents, file)
+    latents: dict[int, torch.Tensor] = {}
+    for side in sizes:
+        file = None if folder is None else folder / ("latents.pt" if side == SIDE else f"latents_{side}.pt")
+        if file is not None and file.is_file():
+            latents[side] = torch.load(file, weights_only=True)
+            continue
+        parts = []
+        for start in range(0, len(jobs), 512):
+            pictures = np.stack([render(scene, sprites, offsets) for scene, offsets in jobs[start : start + 512]])
+            resized = data.resize_pictures(data.to_tensor(pictures), side)
+            parts.append(autoencoder.encode(model, resized).half())
+        latents[side] = torch.cat(parts)
+        if file is not None:
+            torch.save(latents[side], file)
     return LatentCache(scenes, latents, singles)
 
 
@@ -71,19 +89,22 @@ class DenoiserTrainer(Trainer):
         watch: Callable[[DenoiserTrainer], None] | None = None,
     ) -> None:
         self.family, self.network, self.cache, self.settings, self.callback = family, network, cache, settings, watch
-        options = {"family": family.name, **asdict(settings)}
+        equal = tuple(Size(side, side) for side in settings.sizes)
+        self.plan = SizePlan(equal, (1,) * len(equal), run.seed)
+        options = {"family": family.name, **settings.record}
         matrices = family.muon_parameters(network) if settings.muon else []
         super().__init__(network.modules, network.parameters, settings.rate, run, options, matrices)
 
     def batch(self, step: int) -> tuple[torch.Tensor, list[str]]:
-        """Latents (B, 8, 8, 8) and captions of a step; they depend on the seed and the step alone."""
+        """Latents (B, 8, side / 8, side / 8) and captions of a step; they depend on the seed and the step alone."""
         rng, settings = np.random.default_rng([self.run.seed, 2, step]), self.settings
         singles, total = self.cache.singles, len(self.cache.scenes)
         pair = rng.random(settings.batch) < settings.pair_share
         picks = np.where(pair, rng.integers(singles, total, settings.batch), rng.integers(0, singles, settings.batch))
         captions = [text.vary_caption(self.cache.scenes[pick], rng, settings.first) for pick in picks]
         captions = ["" if rng.random() < settings.empty else caption for caption in captions]
-        latents = self.cache.latents[torch.from_numpy(picks)].float()
+        side = settings.sizes[self.plan.index(step, self.run.steps)]
+        latents = self.cache.latents[side][torch.from_numpy(picks)].float()
         return latents.contiguous(memory_format=torch.channels_last), captions
 
     def loss(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:

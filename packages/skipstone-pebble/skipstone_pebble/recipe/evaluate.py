@@ -32,13 +32,15 @@ from . import sampling
 TARGETS = {"object": (0.85, 0.60), "both objects": (0.55, 0.30), "background": (0.95, 0.85)}
 
 
-def draw(model: Pebble, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> NDArray[np.uint8]:
-    """Pictures (N, 64, 64, 3) uint8 of the prompts, 36 at a time."""
+def draw(
+    model: Pebble, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float, side: int = 64
+) -> NDArray[np.uint8]:
+    """Pictures (N, side, side, 3) uint8 of the prompts, 36 at a time."""
     network, parts = Network(model.unet, model.encoder, model.tokenizer), []
     with torch.inference_mode():
         for start in range(0, len(prompts), 36):
             chunk = slice(start, start + 36)
-            noise = sampling.initial_noise(seeds[chunk])
+            noise = sampling.initial_noise(seeds[chunk], side)
             latents = sampling.sample_latents(model.family, network, prompts[chunk], noise, steps, guidance)
             parts.append(sampling.decode(model.autoencoder, latents))
     return np.concatenate(parts)

@@ -39,7 +39,7 @@ SHEET_PROMPTS = (
 def sample_latents(
     family: DenoiserFamily, network: Network, prompts: Sequence[str], noise: torch.Tensor, steps: int, guidance: float
 ) -> torch.Tensor:
-    """Latents (N, 8, 8, 8) by the steps of the family's scheduler, with classifier-free guidance.
+    """Latents of the noise's shape by the steps of the family's scheduler, with classifier-free guidance.
 
     They are those of DDIM (arXiv:2010.02502), or of Euler along a flow.
     """
@@ -57,15 +57,16 @@ def sample_latents(
 
 @torch.no_grad()
 def decode(model: AutoencoderTiny, latents: torch.Tensor) -> NDArray[np.uint8]:
-    """Pictures (N, 64, 64, 3) uint8."""
+    """Pictures (N, H, W, 3) uint8, of 8 pixels for each latent."""
     parts = [model.decode(part / model.config.scaling_factor).sample.float() for part in torch.split(latents, 32)]
     pictures = (torch.cat(parts) * 127.5 + 127.5).round().clamp(0, 255).byte()
     return pictures.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def initial_noise(seeds: Sequence[int]) -> torch.Tensor:
-    """Starting noise (N, 8, 8, 8), each picture's from its own seed."""
-    return torch.cat([torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+def initial_noise(seeds: Sequence[int], side: int = 64) -> torch.Tensor:
+    """Starting noise (N, 8, side / 8, side / 8), each picture's from its own seed."""
+    shape = (1, 8, side // 8, side // 8)
+    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def save_sheet(pictures: NDArray[np.uint8], file: Path, columns: int = 8, zoom: int = 2) -> None:

@@ -8,7 +8,9 @@ The parts, each in its own folder of DIR with checkpoint (`last.pt`), log (`log.
 3. `model`: the diffusers folder, float16 safetensors with a manifest of checksums.
 
 `--base pebble` takes autoencoder and tokenizer from Pebble, or from another model's folder, instead of part 1,
-and starts the text encoders from its own.
+and starts the text encoders from its own. `--further` starts the denoiser from its own, too.
+
+`--sizes 48 64` trains one denoiser on pictures of both sides, in pixels.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ import torch
 from diffusers import AutoencoderTiny
 from rich.console import Console
 
+from skipstone.errors import ModelError, SpecError
+
 from .. import text
 from ..families import FAMILIES, load_family
-from ..family import DenoiserFamily, DenoiserSettings
+from ..family import DenoiserFamily, DenoiserSettings, Network
 from ..model import find_model
-from ..scenes import Sprites
+from ..scenes import SIDE, Sprites
 from ..unet import UNetSettings
 from . import autoencoder, data, denoiser, export, sampling, sprites
 from .autoencoder import AutoencoderSettings, DecoderTrainer
@@ -37,7 +41,7 @@ from .trainer import TrainingArguments, plot_curve
 
 @dataclass(frozen=True)
 class Recipe:
-    """The options of the command.
+    """The options of the command. Raises SpecError for `further` without `base`.
 
     Args:
         pictures: folder of the artwork, see `sprites.load`.
@@ -49,6 +53,7 @@ class Recipe:
         sheet_steps: denoiser steps between sheets of sample pictures.
         stop: end every part after that many steps (as an interruption would).
         base: "pebble" or a folder, whose autoencoder, tokenizer and text encoder are the start; None for new ones.
+        further: start the denoiser from the base's own, and train all weights further.
         autoencoder, denoiser: shape and training settings; those of the denoiser name its family.
     """
 
@@ -64,6 +69,11 @@ class Recipe:
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     denoiser: DenoiserSettings = field(default_factory=UNetSettings)
     base: str | None = None
+    further: bool = False
+
+    def __post_init__(self) -> None:
+        if self.further and self.base is None:
+            raise SpecError("--further trains the denoiser of --base further: name one, such as --base pebble.")
 
     @property
     def family(self) -> DenoiserFamily:
@@ -108,12 +118,24 @@ def _draw_sheet(recipe: Recipe, model: AutoencoderTiny, trainer: DenoiserTrainer
     with trainer.averaged(), torch.inference_mode():
         for module in network.modules.values():
             module.eval()
-        noise = sampling.initial_noise(range(len(prompts)))
-        latents = sampling.sample_latents(trainer.family, network, prompts, noise, 25, 3.5)
+        drawn = {}
+        for side in recipe.denoiser.sizes:
+            noise = sampling.initial_noise(range(len(prompts)), side)
+            drawn[side] = sampling.sample_latents(trainer.family, network, prompts, noise, 25, 3.5)
         for module in network.modules.values():
             module.train()
-    pictures = sampling.decode(model, latents)
-    sampling.save_sheet(pictures, trainer.run.folder / f"sheet_{trainer.step:06d}.png")
+    for side, latents in drawn.items():
+        pictures, name = sampling.decode(model, latents), "" if side == SIDE else f"_{side}"
+        sampling.save_sheet(pictures, trainer.run.folder / f"sheet_{trainer.step:06d}{name}.png")
+
+
+def _take_weights(network: Network, source: Network) -> None:
+    """Start from the weights of another network of the same shape. Raises ModelError for another shape."""
+    for name, module in network.modules.items():
+        try:
+            module.load_state_dict(source.modules[name].state_dict())
+        except RuntimeError:
+            raise ModelError(f"--further: the {name} of --base has another shape; train without --further.") from None
 
 
 def train_denoiser(
@@ -122,9 +144,11 @@ def train_denoiser(
     """Part 2."""
     tokenizer = text.build_tokenizer(recipe.out / "tokenizer")
     settings, family = recipe.denoiser, recipe.family
-    cache = denoiser.build_cache(model, art, recipe.seed, settings.pairs, recipe.out / "latents.pt")
     torch.manual_seed(recipe.seed + 1)
     network = family.build(settings, tokenizer, base)
+    if recipe.further and base is not None:
+        _take_weights(network, family.load(base))
+    cache = denoiser.build_cache(model, art, recipe.seed, settings.pairs, recipe.out, settings.sizes)
     run = recipe.run("denoiser", recipe.denoiser_steps)
     trainer = DenoiserTrainer(
         family, network, cache, settings, run, lambda trainer: _draw_sheet(recipe, model, trainer)
@@ -158,6 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--decay", type=float, default=Recipe.decay, help="last fraction: falling rate")
     parser.add_argument("--family", choices=FAMILIES, default="unet", help="of the denoiser")
     parser.add_argument("--base", help="pebble or a folder: take autoencoder, tokenizer and text encoder from it")
+    parser.add_argument("--further", action="store_true", help="start the denoiser from that of --base")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", metavar="SIDE", help="of the pictures in pixels, multiples of 16 in 16..64"
+    )
     parser.add_argument("--rate", type=float, help="of the denoiser")
     parser.add_argument("--batch", type=int, help="of the denoiser")
     parser.add_argument("--first", type=float, help="fraction of captions that name the left or upper object first")
@@ -165,20 +193,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sheet-steps", type=int, default=Recipe.sheet_steps)
     given = parser.parse_args(arguments)
     overrides = {name: getattr(given, name) for name in ("rate", "batch", "first")}
-    recipe = Recipe(
-        pictures=given.pictures,
-        out=given.out,
-        seed=given.seed,
-        denoiser_steps=given.steps,
-        decoder_steps=given.decoder_steps,
-        decay=given.decay,
-        threads=given.threads,
-        sheet_steps=given.sheet_steps,
-        base=given.base,
-        denoiser=load_family(given.family).settings(
-            **{name: value for name, value in overrides.items() if value is not None}
-        ),
-    )
+    overrides["sizes"] = None if given.sizes is None else tuple(given.sizes)
+    try:
+        recipe = Recipe(
+            pictures=given.pictures,
+            out=given.out,
+            seed=given.seed,
+            denoiser_steps=given.steps,
+            decoder_steps=given.decoder_steps,
+            decay=given.decay,
+            threads=given.threads,
+            sheet_steps=given.sheet_steps,
+            base=given.base,
+            further=given.further,
+            denoiser=load_family(given.family).settings(
+                **{name: value for name, value in overrides.items() if value is not None}
+            ),
+        )
+    except SpecError as e:
+        parser.error(str(e))
     Console().print(f"Pebble is in {train_pebble(recipe)}")
 
 

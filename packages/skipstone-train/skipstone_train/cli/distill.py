@@ -71,8 +71,27 @@ class StudentOptions:
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, a third more time.")] = False
     max_memory: Annotated[
         float,
-        options.number(least=0, most=100_000, help="GiB that training may take, known before it starts; 0 allows any."),
+        options.number(
+            least=0,
+            most=100_000,
+            help="GiB that training may take, known before it starts at every size; 0 allows any.",
+        ),
     ] = 0.0
+    sizes: Annotated[
+        str,
+        typer.Option(
+            help="Pixels, such as 512x512,768x512 (width x height); a training step has samples of one of them. The "
+            "model's own size if not given.",
+            metavar="WxH,...",
+            show_default=False,
+        ),
+    ] = ""
+    grow: Annotated[
+        float, options.number(least=0, most=0.9, help="Share of the steps until the largest of --sizes joins.")
+    ] = 0.0
+    shift: Annotated[
+        bool, typer.Option("--shift", help="Train more at high noise at larger --sizes, less at smaller ones.")
+    ] = False
     seed: Annotated[int, options.number(least=0, most=2**31, help="Of the training.")] = 0
 
     def settings(self, guidance: float | None) -> DistillSettings:
@@ -82,6 +101,7 @@ class StudentOptions:
         chosen: Any = {
             name: getattr(self, name) for name in vars(self) if name not in ("minutes", "guidance", "target")
         }
+        chosen["sizes"] = tuple(self.sizes.split(",")) if self.sizes else ()
         own = 7.5 if guidance is None else guidance
         return DistillSettings(
             **chosen, minutes=self.minutes or 0.0, guidance=own if self.guidance is None else self.guidance
@@ -194,6 +214,8 @@ def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions
         --first-steps 8 --train-steps 4000 --out halved
       skipstone distill --model stabilityai/stable-diffusion-xl-base-1.0 \\
         --prompts captions.txt --steps 4 --batch 12 --checkpointing --out xl
+      skipstone distill --model stabilityai/stable-diffusion-xl-base-1.0 \
+        --prompts captions.txt --sizes 1024,1152x896 --out sizes
     """
     from rich.console import Console
 
@@ -215,10 +237,17 @@ def _train(
     student: StudentOptions, prompts: PromptOptions, place: PlaceOptions, texts: list[str], console: Console
 ) -> Path:
     """The folder of the student."""
+    from ..students.course import MEMORY
     from ..students.distill import distill as run
 
     settings, teacher, quality = _prepare(student, prompts, place, texts, console)
-    with progress_bar(console) as on_progress:
+    with progress_bar(console) as show:
+
+        def on_progress(what: str, done: float, total: float) -> None:
+            show(what, done, total)
+            if what.startswith(MEMORY):
+                console.print(what, markup=False, highlight=False, soft_wrap=True)
+
         return run(
             teacher, prompts.captioned or texts, settings.method, settings.steps,
             out=place.out, settings=settings, quality=quality, on_progress=on_progress,

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from skipstone.cli.files import write_atomically
 from skipstone.errors import PromptError, SpecError
 from skipstone.integrations.identity import digest
+from skipstone.numerics.sizes import Size, nearest_buckets
 
 from .data import SHARD, Drawings
 from .teacher import Teacher
@@ -76,6 +77,27 @@ def _rows(table: Path) -> Iterator[Any]:
                 yield json.loads(line)
             except json.JSONDecodeError as e:
                 raise PromptError(f"{table}: row {number}: expected JSON: {e}.") from None
+
+
+def sort_by_size(found: Sequence[tuple[Path, str]], sizes: Sequence[Size]) -> list[list[tuple[Path, str]]]:
+    """Pictures and captions of each size: those whose aspect ratio is nearest to it, see `nearest_buckets`.
+
+    Raises:
+        SpecError: a file that is no picture, or a size that no picture is nearest to.
+    """
+    sorted_: list[list[tuple[Path, str]]] = [[] for _ in sizes]
+    for picture, caption in found:
+        with _open(picture) as opened:
+            width, height = opened.size
+        for index in nearest_buckets(width, height, sizes):
+            sorted_[index].append((picture, caption))
+    for size, some in zip(sizes, sorted_, strict=True):
+        if not some:
+            raise SpecError(
+                f"Expected pictures for every size, got none of {len(found)} whose aspect ratio is nearest to {size}. "
+                f"Leave out that size."
+            )
+    return sorted_
 
 
 @torch.no_grad()
@@ -140,15 +162,27 @@ def _encode(teacher: Teacher, pictures: Sequence[Path], size: tuple[int, int], c
 
 def _read(teacher: Teacher, picture: Path, size: tuple[int, int]) -> torch.Tensor:
     """(1, 3, height, width), as the autoencoder takes it."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(picture) as opened:
+        with _open(picture) as opened:
             image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as e:
-        raise SpecError(f"{picture}: expected a picture: {e}.") from None
+    except OSError as e:
+        raise _no_picture(picture, e) from None
     pixels: torch.Tensor = teacher.pipe.image_processor.preprocess(image, *size, resize_mode="crop")
     return pixels
+
+
+def _open(picture: Path) -> Any:
+    """A picture, of which its size alone is read so far."""
+    from PIL import Image
+
+    try:
+        return Image.open(picture)
+    except OSError as e:  # UnidentifiedImageError is one
+        raise _no_picture(picture, e) from None
+
+
+def _no_picture(picture: Path, error: Exception) -> SpecError:
+    return SpecError(f"{picture}: expected a picture: {error}.")
 
 
 def _check_round_trip(picture: Path, pixels: torch.Tensor, decoded: torch.Tensor) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,11 +17,13 @@ from skipstone.policies.student import FORMAT, StudentCard
 from .curves import write_losses
 from .export import build_student_scheduler, export_student
 from .loop import Loop, StepCallback
-from .memory import estimate_memory
+from .memory import GIB, estimate_memory
 from .quality import CURVE, CurvePoint, QualityCheck, write_curve
+from .sizes import Buckets
 from .stage import Stage
 
 Progress: TypeAlias = Callable[[str, float, float], None]  # what, done, total
+MEMORY = "Memory"  # what begins so says the memory of a training at a size, before it starts
 
 
 @dataclass
@@ -42,15 +45,14 @@ class Course:
     began: float
     quality: QualityCheck | None = None
     on_progress: Progress | None = None
+    memory: dict[str, float] = field(default_factory=dict, init=False)  # size -> GiB
 
     def run(self) -> None:
         """Train, and write the student. Raises TargetMissedError where no stage keeps the quality."""
         network = self.stages[0].network
         points: list[CurvePoint] = []
         best: tuple[StudentCard, list[torch.Tensor]] | None = None
-        estimate_memory(self.stages[0], self.stages[0].loop(self.folder, "", 0.0)).check(
-            self.stages[0].settings.max_memory
-        )
+        self._check_memory()
         references = self._references()
         for number, stage in enumerate(self.stages):
             card = self._train(number)
@@ -69,6 +71,19 @@ class Course:
         network.assign(best[1])
         first = self.stages[0]
         export_student(self.folder, first.teacher, network, best[0], first.drawings.prompts)
+
+    def _check_memory(self) -> None:
+        """Measure the memory at every size, say it, and raise TrainingError for the first that takes too much."""
+        first = self.stages[0]
+        loop = first.loop(self.folder, "", 0.0)
+        found = {size: estimate_memory(stage, loop) for size, stage in first.at_sizes().items()}
+        for size, memory in found.items():
+            self.memory[size] = round(memory.total / GIB, 3)
+            if self.on_progress is not None:
+                at = f" at {size}" if size else ""
+                self.on_progress(f"{MEMORY}{at}: about {memory.total / GIB:.2f} GiB", 1.0, 1.0)
+        for size, memory in found.items():
+            memory.check(first.settings.max_memory, size)
 
     def _train(self, number: int) -> StudentCard:
         """Train a stage, and write its student where it is not the only one; the network has its weights."""
@@ -114,15 +129,30 @@ class Course:
 
         return on_step
 
+    def _sizes_trained(self, stage: Stage, buckets: Buckets, steps: int) -> dict[str, dict[str, float]]:
+        """What `student.json` says of each size."""
+        plan = stage.size_plan(buckets)
+        taken = Counter(plan.index(step, steps) for step in range(steps))
+        return {
+            str(part.size): {
+                "drawings": len(part.drawings),
+                "steps": taken[index],
+                "memory_gib": self.memory[str(part.size)],
+            }
+            for index, part in enumerate(buckets.parts)
+        }
+
     def _card(self, stage: Stage, loop: Loop) -> StudentCard:
         settings = stage.settings
-        training = {
+        training: dict[str, Any] = {
             "drawings": len(stage.drawings),
             "drawing_rows": stage.drawings.rows,
             "steps": loop.step,
             "rows": loop.rows,
             "loss": loop.recent_loss,
         }
+        if isinstance(stage.drawings, Buckets):
+            training["sizes"] = self._sizes_trained(stage, stage.drawings, loop.step)
         return StudentCard(
             format=FORMAT,
             method=settings.method,

@@ -18,12 +18,13 @@ from skipstone.errors import ModelError, PromptError
 from skipstone.integrations.students import network_fingerprint
 from skipstone.satellites import require_module
 
-from .captioned import encode_pictures, read_captions
+from .captioned import encode_pictures, read_captions, sort_by_size
 from .course import Course, Progress
 from .data import DrawingOrder, Drawings, draw_latents
 from .network import student_network
 from .quality import QualityCheck
 from .settings import DistillSettings, Method
+from .sizes import build_buckets, resize_teacher
 from .stage import Stage
 from .teacher import Teacher
 
@@ -95,12 +96,19 @@ def _train(
     accelerator = _accelerator(settings.precision)
     teacher.pipe.to(accelerator.device)
     with _ready(teacher.denoiser, settings.checkpointing):
+        sizes = settings.parsed_sizes
+        teachers = resize_teacher(teacher, sizes) if sizes else [teacher]
         if pictures is None:
-            drawings = _draw(teacher, settings, prompts, folder, on_progress)
+            found = _draw(teachers, settings, prompts, folder, on_progress)
         else:
-            drawings = encode_pictures(teacher, pictures, folder / CACHE, on_progress)
+            sorted_ = sort_by_size(pictures, sizes) if sizes else [pictures]
+            found = [
+                encode_pictures(at, some, folder / CACHE, on_progress)
+                for at, some in zip(teachers, sorted_, strict=True)
+            ]
+        drawings = build_buckets(teacher, sizes, teachers, found) if sizes else found[0]
         with student_network(teacher.denoiser, settings.rank, settings.seed) as network:
-            stages = [Stage(settings, teacher, network, drawings, accelerator, n) for n in settings.stages]
+            stages = [Stage(settings, teachers[0], network, drawings, accelerator, n) for n in settings.stages]
             Course(stages, folder, fingerprint, began, quality, on_progress).run()
 
 
@@ -140,19 +148,29 @@ def _check(teacher: Teacher, settings: DistillSettings, prompts: Sequence[str]) 
 
 
 def _draw(
-    teacher: Teacher, settings: DistillSettings, prompts: Sequence[str], folder: Path, on_progress: Progress | None
-) -> Drawings:
-    """The teacher's drawings: as many as fit in their share of the time; of a resumed training, as many as before."""
-    known = folder / DRAWN
-    count, seconds = settings.pictures, DRAWING_SHARE * 60 * settings.minutes
+    teachers: Sequence[Teacher],
+    settings: DistillSettings,
+    prompts: Sequence[str],
+    folder: Path,
+    on_progress: Progress | None,
+) -> list[Drawings]:
+    """The drawings of each teacher: as many as fit in their share of the time; of a resumed training, as before."""
+    known, parts = folder / DRAWN, len(teachers)
+    counts = [settings.pictures * (i + 1) // parts - settings.pictures * i // parts for i in range(parts)]
+    seconds = DRAWING_SHARE * 60 * settings.minutes / parts
     if known.is_file():
-        count, seconds = int(json.loads(known.read_text(encoding="utf-8"))["drawings"]), 0.0
+        kept = json.loads(known.read_text(encoding="utf-8"))
+        before = kept.get("of_sizes", [kept["drawings"]])
+        counts, seconds = (before, 0.0) if len(before) == parts else (counts, seconds)
     texts = list(prompts)
     random.Random(settings.seed).shuffle(texts)
-    texts = [texts[i % len(texts)] for i in range(settings.pictures)]
-    order = DrawingOrder(tuple(texts), DRAWING_SEED + settings.seed, settings.picture_steps, settings.guidance)
-    drawings = draw_latents(
-        teacher, replace(order, prompts=order.prompts[:count]), folder / CACHE, seconds, on_progress
-    )
-    write_atomically({known: json.dumps({"drawings": len(drawings)}).encode()})
-    return drawings
+    found: list[Drawings] = []
+    for i, (teacher, count) in enumerate(zip(teachers, counts, strict=True)):
+        start = settings.pictures * i // parts
+        some = tuple(texts[at % len(texts)] for at in range(start, start + count))
+        order = DrawingOrder(some, DRAWING_SEED + settings.seed + start, settings.picture_steps, settings.guidance)
+        found.append(draw_latents(teacher, order, folder / CACHE, seconds, on_progress))
+    drawn = [len(drawings) for drawings in found]
+    facts = {"drawings": sum(drawn)} if parts == 1 else {"drawings": sum(drawn), "of_sizes": drawn}
+    write_atomically({known: json.dumps(facts).encode()})
+    return found

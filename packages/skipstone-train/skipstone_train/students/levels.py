@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from skipstone.errors import SpecError
 from skipstone.numerics.schedule import Schedule
+from skipstone.numerics.sizes import shift_time
 from skipstone.numerics.tables import TableSchedule
+
+SHIFT_POINTS = 1001  # of a schedule, between which places are moved linearly
+LAST_SHARE = 1 - 1e-6  # of the way, below 1 in float32
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,25 @@ class Levels:
         """The clean estimate whose step from `start` lands on `at_end`; inverts `step`, `start` above `end`."""
         keep, add = self._weights(x, start, end)
         return (at_end - keep * x) / add
+
+
+def shift_shares(schedule: Schedule, ratio: float, share: torch.Tensor) -> torch.Tensor:
+    """Places on the way of a schedule, moved to where the signal-to-noise ratio is `ratio` times smaller.
+
+    Along a straight path s t / (1 + (s - 1) t), s = sqrt(ratio) (arXiv:2403.03206, section 5.3.2). Of other schedules
+    log SNR - log ratio (arXiv:2301.11093), except near the ends of their tables, which stay: every level is trained.
+
+    Args:
+        schedule: Of the model.
+        ratio: Area of the pictures over that of the model's own, above 0.
+        share: In [0, 1), of the way from picture to noise.
+    """
+    times = np.linspace(0, 1, SHIFT_POINTS)
+    alpha, sigma = (np.array([f(float(t)) for t in times]) for f in (schedule.alpha, schedule.sigma))
+    flow = sigma / (alpha + sigma)  # the time of a straight path of the same signal-to-noise ratio
+    flow = (flow - flow[0]) / (flow[-1] - flow[0])
+    moved = np.interp(shift_time(np.interp(share.double().cpu().numpy(), times, flow), ratio), flow, times)
+    return torch.from_numpy(moved).to(share).clamp_max(LAST_SHARE)
 
 
 def to_clean(

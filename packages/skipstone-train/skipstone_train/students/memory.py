@@ -38,8 +38,8 @@ class MemoryEstimate:
         """Bytes in all."""
         return self.pipeline + self.training + self.sample * self.samples
 
-    def check(self, limit: float) -> None:
-        """Raise TrainingError where more than `limit` GiB are needed; 0 allows any."""
+    def check(self, limit: float, size: str = "") -> None:
+        """Raise TrainingError where more than `limit` GiB are needed, at a size; 0 allows any."""
         if not limit or self.total <= limit * GIB:
             return
         left = limit * GIB - self.pipeline - self.training
@@ -49,8 +49,11 @@ class MemoryEstimate:
             if fitting > 0
             else "Train a LoRA of a smaller --rank, load the teacher in bfloat16, or allow more."
         )
+        if size:
+            advice += f" Or leave {size} out of --sizes."
         raise TrainingError(
-            f"Expected a training that takes at most {limit:g} GiB, got {self.total / GIB:.2f}: "
+            f"Expected a training that takes at most {limit:g} GiB, got {self.total / GIB:.2f}"
+            f"{f' at {size}' if size else ''}: "
             f"{self.pipeline / GIB:.2f} for the pipeline, {self.training / GIB:.2f} for what is trained, "
             f"{self.sample / GIB:.4f} for each of {self.samples} samples. {advice}"
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
 from skipstone.errors import SpecError
+from skipstone.numerics.sizes import Size, parse_sizes
 from skipstone.settings import Ranges, check_settings
 
 Method: TypeAlias = Literal["progressive", "consistency"]
@@ -40,15 +41,22 @@ class DistillSettings:
         picture_steps: Steps of these drawings, in 1..1000.
         precision: "bf16", "fp16" or "no" (float32) for the matrix products.
         checkpointing: Gradient checkpointing: less memory, a third more time.
-        max_memory: GiB that the training may take, in [0, 100,000], measured on two samples before it starts; 0 allows
-            any.
+        max_memory: GiB that the training may take, in [0, 100,000], measured on two samples before it starts, at every
+            size; 0 allows any.
+        sizes: Of the pictures in pixels, "768x512" (width x height) or "512"; a training step has samples of one of
+            them. () is the model's own size. `pictures` are divided among them.
+        grow: Share of the steps, in [0, 0.9], after which the largest of the sizes joins: the smallest begins, those
+            between join at equal distances. Of "progressive" in the first stage. 0 trains all from the first step.
+        shift: Train more at high noise at sizes above the model's own, and less below: by the signal-to-noise ratio
+            that the area calls for. It changes which levels are trained how often; the scheduler stays as it is.
         seed: Of everything random, in 0..2^31.
 
     Raises:
-        SpecError: a setting out of range, or step counts that do not fit each other.
+        SpecError: a setting out of range, step counts that do not fit each other, or sizes that are none.
 
     References: Salimans & Ho 2022, arXiv 2202.00512; Meng et al. 2023, arXiv 2210.03142; Luo et al. 2023,
-        arXiv 2310.04378; Heek et al. 2024, arXiv 2403.06807.
+        arXiv 2310.04378; Heek et al. 2024, arXiv 2403.06807; of `shift` Esser et al. 2024, arXiv 2403.03206, section
+        5.3.2, and Hoogeboom et al. 2023, arXiv 2301.11093.
     """
 
     method: Method = "consistency"
@@ -72,6 +80,9 @@ class DistillSettings:
     checkpointing: bool = False
     max_memory: float = 0.0
     seed: int = 0
+    sizes: tuple[str, ...] = ()
+    grow: float = 0.0
+    shift: bool = False
     name: ClassVar[str] = "distill"
     ranges: ClassVar[Ranges] = {
         "steps": (1, 64),
@@ -90,11 +101,13 @@ class DistillSettings:
         "picture_steps": (1, 1000),
         "max_memory": (0, 100_000),
         "seed": (0, 2**31),
+        "grow": (0, 0.9),
     }
 
     def __post_init__(self) -> None:
         check_settings(self)
         _ = self.stages
+        self._check_sizes()
         if self.batch % self.accumulate:
             raise SpecError(
                 f"distill: expected batch as a multiple of accumulate, got {self.batch}, {self.accumulate}."
@@ -104,6 +117,26 @@ class DistillSettings:
                 f"distill: expected fine_steps as a multiple of steps ({self.steps}), got {self.fine_steps}; try "
                 f"fine_steps={self.steps * max(1, round(self.fine_steps / self.steps))}."
             )
+
+    def _check_sizes(self) -> None:
+        sizes = self.parsed_sizes
+        if self.pictures < len(sizes):
+            raise SpecError(f"distill: expected at least one of pictures for each size, got {self.pictures}.")
+        if self.shift and not sizes:
+            raise SpecError("distill: expected sizes with shift, which is about them, got none; try sizes=('512',).")
+        if not self.grow:
+            return
+        if len(sizes) < 2:
+            raise SpecError(f"distill: expected at least two sizes with grow, got {len(sizes)}; try grow=0.")
+        if self.minutes:
+            raise SpecError(
+                "distill: expected train_steps with grow, which is a share of them, got minutes; try minutes=0."
+            )
+
+    @property
+    def parsed_sizes(self) -> tuple[Size, ...]:
+        """The sizes; () is the model's own."""
+        return parse_sizes(self.sizes)
 
     @property
     def stages(self) -> tuple[int, ...]:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from skipstone.evaluation.prompts import seeded_key
+from skipstone.numerics.sizes import SizePlan
 
 from .data import Drawings
-from .levels import Levels
+from .levels import Levels, shift_shares
 from .loop import Loop, StepCallback
 from .losses import weighted_loss
 from .network import StudentNetwork
 from .settings import DistillSettings
+from .sizes import Buckets
 from .targets import Batch, ConsistencyTargets, Denoiser, ProgressiveTargets, TargetMaker, spread_evenly
 from .teacher import Condition, Teacher, call_denoiser
 
 CHANGEABLE = ("minutes", "train_steps", "max_memory")  # settings that a resumed training may have others of
+YOUNGER = {"sizes": (), "grow": 0.0, "shift": False}  # settings that checkpoints from before them do not have
 
 
 @dataclass
@@ -32,19 +35,21 @@ class Stage:
         settings: Of the distillation.
         teacher: The pipeline.
         network: What is trained.
-        drawings: Of the teacher.
+        drawings: Of the teacher, at one size or at several.
         accelerator: Of accelerate.
         steps: Of the student.
         previous: Weights of the student of the stage before, which teaches in this one; None is the teacher, guided.
+        ratio: Area of the pictures over that for which all levels are trained alike, see `shift_shares`.
     """
 
     settings: DistillSettings
     teacher: Teacher
     network: StudentNetwork
-    drawings: Drawings
+    drawings: Drawings | Buckets
     accelerator: Any
     steps: int
     previous: Sequence[torch.Tensor] | None = None
+    ratio: float = 1.0
 
     def train(self, folder: Path, fingerprint: str, seconds: float, on_step: StepCallback | None = None) -> Loop:
         """Train in a folder, from its checkpoint if there is one; the average of the loop is the result."""
@@ -65,7 +70,7 @@ class Stage:
             self.network,
             self.accelerator,
             folder,
-            {name: value for name, value in facts.items() if name not in CHANGEABLE},
+            {n: v for n, v in facts.items() if n not in CHANGEABLE and not (n in YOUNGER and v == YOUNGER[n])},
             settings.peak_rate,
             0 if settings.minutes else max(1, round(settings.train_steps / len(settings.stages))),
             seconds,
@@ -76,6 +81,8 @@ class Stage:
 
     def loss_function(self, module: Any, loop: Loop) -> Callable[[int, int], torch.Tensor]:
         """The loss of a part of a training step; it depends on weights, seed, step and part alone."""
+        if isinstance(self.drawings, Buckets):
+            return self._loss_of_sizes(self.drawings, module, loop)
         settings = self.settings
         maker = self.target_maker(module, loop)
         student = self._denoiser(module, maker.levels, guided=False)
@@ -87,6 +94,31 @@ class Stage:
             return weighted_loss(settings.loss_kind, settings.weight, clean - target.clean, target.level, maker.levels)
 
         return loss
+
+    def at_sizes(self) -> dict[str, Stage]:
+        """The training at each size, by its name; one without a name at the model's own."""
+        if not isinstance(self.drawings, Buckets):
+            return {"": self}
+        return {
+            str(part.size): replace(
+                self,
+                teacher=part.teacher,
+                drawings=part.drawings,
+                ratio=part.ratio if self.settings.shift else 1.0,
+            )
+            for part in self.drawings.parts
+        }
+
+    def size_plan(self, buckets: Buckets) -> SizePlan:
+        """Which size a training step has."""
+        samples = tuple(len(part.drawings) for part in buckets.parts)
+        grow = self.settings.grow if self.previous is None else 0.0
+        return SizePlan(buckets.sizes, samples, self.settings.seed, grow)
+
+    def _loss_of_sizes(self, buckets: Buckets, module: Any, loop: Loop) -> Callable[[int, int], torch.Tensor]:
+        plan = self.size_plan(buckets)
+        losses = [stage.loss_function(module, loop) for stage in self.at_sizes().values()]
+        return lambda step, part: losses[plan.index(step, loop.steps)](step, part)
 
     def target_maker(self, module: Any, loop: Loop) -> TargetMaker:
         """The targets of the method."""
@@ -110,6 +142,7 @@ class Stage:
 
     def batch(self, step: int, part: int) -> Batch:
         """Samples of a part of a training step, its own on every process."""
+        assert isinstance(self.drawings, Drawings)
         settings, device = self.settings, self.accelerator.device
         size = settings.batch // settings.accumulate
         key = seeded_key(settings.seed, *map(str, (self.steps, step, part, self.accelerator.process_index)))
@@ -118,7 +151,10 @@ class Stage:
         clean = self.drawings.latents[chosen].to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         condition = self._encode([self.drawings.prompts[i] for i in chosen.tolist()])
-        return Batch(clean, noise, condition, spread_evenly(generator, size, device))
+        share = spread_evenly(generator, size, device)
+        if self.ratio != 1.0:
+            share = shift_shares(self.teacher.schedule, self.ratio, share)
+        return Batch(clean, noise, condition, share)
 
     def _levels(self, count: int) -> Levels:
         return Levels.of(self.teacher.schedule, count).to(self.accelerator.device)
