@@ -25,19 +25,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from research.students.checks import describe_area
 from skipstone.evaluation.columns import parse_column
 from skipstone.evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
 from skipstone.evaluation.prompts import load_prompts
-from skipstone.evaluation.subject import SampleRequest
+from skipstone.evaluation.subject import GeneratedSample, SampleRequest
 from skipstone.metrics import PSNR, Sample
-from skipstone.policies.cascade import Cascade
+from skipstone.policies.cascade import CHANGE, Cascade
 from skipstone.policies.student import Student
 from skipstone.registry import spell
 
 STEPS = (2, 4, 6, 8, 12, 16)  # of the student alone
 DEFAULT_CALLS = (2, 3, 4, 5, 6)  # what `adaptive_grid` is asked for
-THEN_CALLS = (4, 6)  # what it is asked for where the student's picture is not kept
-LIMITS = (0.24, 0.27, 0.3, 0.33, 0.37, 0.42, 0.5)
+THEN_CALLS = (4, 5)  # what it is asked for where the student's picture is not kept
+LIMITS = (0.25, 0.28, 0.3, 0.32, 0.34, 0.37, 0.41)
+KEEP_ALL = 1000.0  # a limit at which every picture of the student is kept
+FAILS = (25.0, 22.0)  # dB below which a picture of the student fails
 CONVERGED = "fixed @ unipc / trailing / 50"
 BATCH = 54
 RESAMPLES = 2000
@@ -58,22 +61,25 @@ class CascadeRows:
     limit: int
     file: Path
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    changes: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.subject = EngineSubject(self.model, self.model)
         self.items = [SampleRequest(p.text, i) for i, p in enumerate(load_prompts("pebble", limit=self.limit or None))]
         if self.file.is_file():
-            self.rows = json.loads(self.file.read_text(encoding="utf-8"))
+            kept = json.loads(self.file.read_text(encoding="utf-8"))
+            self.rows, self.changes = kept["rows"], kept["changes"]
+
+    def generate(self, spec: str) -> list[GeneratedSample]:
+        """Samples of all prompts."""
+        column = self.subject.resolve_column(parse_column(spec, *DEFAULT_SAMPLER))
+        parts = (self.items[start : start + BATCH] for start in range(0, len(self.items), BATCH))
+        return [one for part in parts for one in self.subject.draw(part, column)[0]]
 
     def draw(self, spec: str) -> tuple[list[Any], list[float]]:
         """Pictures of all prompts, and their costs in guided calls."""
-        column = self.subject.resolve_column(parse_column(spec, *DEFAULT_SAMPLER))
-        pictures, calls = list[Any](), list[float]()
-        for start in range(0, len(self.items), BATCH):
-            generated, _ = self.subject.draw(self.items[start : start + BATCH], column)
-            pictures += self.subject.pictures(generated)
-            calls += [one.calls * one.branches / 2 for one in generated]
-        return pictures, calls
+        generated = self.generate(spec)
+        return self.subject.pictures(generated), [one.calls * one.branches / 2 for one in generated]
 
     @cached_property
     def reference(self) -> list[Any]:
@@ -93,8 +99,19 @@ class CascadeRows:
             ],
             "judge": [judge(p, item.prompt) for p, item in zip(pictures, self.items, strict=True)],
         }
-        self.file.write_text(json.dumps(self.rows) + "\n", encoding="utf-8")
+        self._save()
         print(row_line(name, self.rows[name]), flush=True)
+
+    def measure_changes(self, student: str) -> None:
+        """How far the student's estimate moves for each prompt, which is what the cascade decides by."""
+        if not self.changes:
+            generated = self.generate(spell(Cascade(student, KEEP_ALL)))
+            self.changes = [round(one.run.past[0].signals[CHANGE], 5) for one in generated if one.run is not None]
+            self._save()
+
+    def _save(self) -> None:
+        kept = {"changes": self.changes, "rows": self.rows}
+        self.file.write_text(json.dumps(kept) + "\n", encoding="utf-8")
 
 
 def tenth(values: Sequence[float]) -> tuple[float, float, float]:
@@ -144,6 +161,15 @@ def best_at(rows: Mapping[str, Row], names: Sequence[str], calls: float) -> floa
     return max([*cheaper, *between], default=float("-inf"))
 
 
+def check_line(changes: Sequence[float], row: Row) -> str:
+    """Area under the ROC curve of the check, for pictures of the student that fail."""
+    found = []
+    for limit in FAILS:
+        failed = np.asarray(row["psnr"]) < limit
+        found.append(f"{describe_area(failed, np.asarray(changes))} below {limit:g} dB ({failed.sum()} fail)")
+    return f"Area under the ROC curve of the student's change, with the interval of 95 %: {', '.join(found)}."
+
+
 def leads(rows: Mapping[str, Row]) -> list[str]:
     """For each cascade: how far its worst tenth is above the best of its rivals at equal mean cost."""
     groups = kinds(rows)
@@ -191,11 +217,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured = CascadeRows(given.model, given.limit, given.out / "cascade.json")
     for name, spec in all_specs(given.student, given.grids).items():
         measured.measure(name, spec)
+    measured.measure_changes(given.student)
     rows = measured.rows
     head = ["| calls | row | PSNR median | PSNR worst tenth (95 %) | judge |", "|--:|---|--:|--:|--:|"]
     table = [row_line(name, row) for name, row in sorted(rows.items(), key=lambda item: np.mean(item[1]["calls"]))]
     command = f"python -m research.students.cascade --student {given.student} --grids GRIDS --out DIR"
     lines = [f"Made by `{command}`: {len(measured.items)} withheld prompts.", "", *head, *table]
+    lines += ["", check_line(measured.changes, rows["student, 2 steps"])]
     lines += ["", "Worst tenth at equal mean cost, in dB; rivals linear between their rows.", "", *leads(rows)]
     (given.out / "cascade.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     plot(rows, given.out / "cascade.png")

@@ -183,20 +183,19 @@ class PredictionChange(NormSignal):
 @register("signal")
 @dataclass(frozen=True)
 class DraftChange(NormSignal):
-    """rms(x0_last - x0_first) / rms(x0_last) of a student's clean estimates in one drawing; dimensionless."""
+    """rms(x0_last - x0_first) of a student's clean estimates in one drawing, in units of the latent."""
 
     name: ClassVar[str] = "draft_change"
 
     @property
     def meaning(self) -> str:
-        return "How far the student's picture moved between its first and its last step: 0.1 is a tenth of the picture."
+        return "How far the student's picture moved between its first and its last step: rms, in units of the latent."
 
     def norms(self, context: StepContext) -> Norms | None:
         drawn = [n for n in context.fresh if n.by_student]
         if len(drawn) < 2:
             return None
-        first, last = view_clean(drawn[0]), view_clean(drawn[-1])
-        return Norms((last - first, last), lambda change, size: change / (size + 1e-12))
+        return Norms((view_clean(drawn[-1]) - view_clean(drawn[0]),), lambda change: change)
 
 
 @register("signal")

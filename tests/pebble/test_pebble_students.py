@@ -64,12 +64,12 @@ def test_a_cascade_keeps_some_and_draws_others_anew_at_the_cost_that_a_hook_coun
     spec = "cascade(path='pebble-consistency-2', limit={limit}, then='adaptive_grid(calls=6)')"
     student = pictures("student(path='pebble-consistency-2')")
     model = pictures("adaptive_grid(calls=6)")
-    for limit in (0.0, 0.3, 1000.0):
+    for limit in (0.0, 0.33, 1000.0):
         for mine, kept, anew in zip(pictures(spec.format(limit=limit)), student, model, strict=True):
             expected = kept if mine.calls == kept.calls else anew
             assert mine.calls == (kept.calls if expected is kept else kept.calls + anew.calls)
             np.testing.assert_allclose(mine.pixels, expected.pixels, atol=1e-5)  # other rows in the batch: rounding
-            assert limit == 0.3 or (expected is kept) == (limit > 0)
+            assert limit == 0.33 or (expected is kept) == (limit > 0)
 
 
 def test_a_pipeline_is_not_adapted_to_a_cascade() -> None:
