@@ -16,8 +16,8 @@ from ..settings import Ranges, check_settings, shorten
 from .student import Student, StudentCard
 
 CHANGE = "draft_change"  # the signal that decides
-# From careful to bold. Of 1,024 training prompts that Pebble's student had not seen, a tenth moves less than 0.25, half less
-# than 0.33, nine tenths less than 0.41; the wider ones are for latents of other scales.
+# From careful to bold. Of 1,024 training prompts that Pebble's student had not seen, a tenth moves less than 0.25, half
+# less than 0.33, nine tenths less than 0.41; the wider ones are for latents of other scales.
 LIMITS = (0.1, 0.15, 0.2, 0.23, 0.26, 0.29, 0.32, 0.35, 0.38, 0.42, 0.5, 0.7, 1.0, 1.5)
 DEFAULT_LIMIT = 0.33
 
@@ -28,8 +28,8 @@ class Cascade(Policy):
     """Keep a student's picture where its estimate has settled; else draw anew with the model, under `then`.
 
     A student (`skipstone distill`) draws first, for half a guided call a step. Its picture is kept if its clean
-    estimate moved at most `limit` between its first and its last step, rms(x0_last - x0_first) in units of the latent. Each
-    sample of a batch goes its own way; what the student has cost counts.
+    estimate moved at most `limit` between its first and its last step: rms(x0_last - x0_first), in units of the latent.
+    Each sample of a batch goes its own way; what the student has cost counts.
 
     Args:
         path: Folder of `skipstone distill`, or the name of a shipped student, of two steps or more. "" changes nothing.
