@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--student", action="append", default=[], metavar="NAME=FOLDER", help="or a shipped one's name")
     parser.add_argument("--limit", type=int, default=64, help="withheld prompts")
     parser.add_argument(
-        "--frechet", type=int, default=648, help="pictures of each side of the Fréchet distance; 0: none"
+        "--frechet", type=int, default=324, help="pictures of each side of the Fréchet distance; 0: none"
     )
     parser.add_argument("--time-again", action="store_true", help="measure the seconds of all rows again")
     parser.add_argument("--out", type=Path, required=True)

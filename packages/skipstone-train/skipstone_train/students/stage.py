@@ -19,7 +19,7 @@ from .losses import weighted_loss
 from .network import StudentNetwork
 from .settings import DistillSettings
 from .targets import Batch, ConsistencyTargets, Denoiser, ProgressiveTargets, TargetMaker, spread_evenly
-from .teacher import Condition, Teacher, call_denoiser
+from .teacher import GUIDANCE, Condition, Teacher, call_denoiser
 
 CHANGEABLE = ("minutes", "train_steps", "max_memory")  # settings that a resumed training may have others of
 
@@ -118,7 +118,11 @@ class Stage:
         clean = self.drawings.latents[chosen].to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         condition = self._encode([self.drawings.prompts[i] for i in chosen.tolist()])
-        return Batch(clean, noise, condition, spread_evenly(generator, size, device))
+        share = spread_evenly(generator, size, device)
+        if settings.guidance_range:
+            low, high = settings.guidance_range
+            condition[GUIDANCE] = (low + (high - low) * torch.rand(size, generator=generator)).to(device)
+        return Batch(clean, noise, condition, share)
 
     def _levels(self, count: int) -> Levels:
         return Levels.of(self.teacher.schedule, count).to(self.accelerator.device)
@@ -128,7 +132,8 @@ class Stage:
         return self.teacher.encode(prompts)
 
     def _denoiser(self, module: Any, levels: Levels, guided: bool) -> Denoiser:
-        empty = self._encode([""]) if guided and self.settings.guidance != 1.0 else None
+        needed = self.settings.guidance != 1.0 or bool(self.settings.guidance_range)
+        empty = self._encode([""]) if guided and needed else None
 
         def call(x: torch.Tensor, times: torch.Tensor, condition: Condition) -> torch.Tensor:
             return call_denoiser(module, x, times, condition)
