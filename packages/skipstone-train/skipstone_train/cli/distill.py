@@ -58,10 +58,10 @@ class StudentOptions:
     guidance: options.GuidanceOption = None
     guidance_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(
-            help="Least and greatest guidance of a student that takes it as an input, such as 1 8, in 1 to 100; "
-            "writes full weights of a U-Net.",
-            metavar="LOW HIGH",
+        options.number(
+            least=1,
+            most=100,
+            help="Two numbers, such as 1 8: guidance of a student that takes it as an input; full weights of a U-Net.",
             show_default=False,
         ),
     ] = None
