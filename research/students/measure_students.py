@@ -48,7 +48,7 @@ FLOOR_ROW, TEACHER = "teacher, 20 steps", "fixed @ unipc / trailing / 20"
 DIVERSE = 12  # prompts that diversity is measured on
 FIRST_SEED = 500  # of diversity, apart from those of the rows
 FRECHET_SEED, TEACHER_SEED = 10_000, 20_000  # first seeds of a row's pictures, and of the teacher's
-BATCH, TIMED = 16, 4  # samples of a batch; batches that are timed
+BATCH, TIMED = 8, 3  # samples of a batch; batches that are timed
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Measurement:
         """`frechet` pictures of all withheld prompts in turn, in 8 bits."""
         texts = [prompt.text for prompt in load_prompts("pebble")]
         items = [SampleRequest(texts[i % len(texts)], seed + i) for i in range(self.frechet)]
-        parts = (items[i : i + 4 * BATCH] for i in range(0, len(items), 4 * BATCH))
+        parts = (items[i : i + 8 * BATCH] for i in range(0, len(items), 8 * BATCH))
         return [to_uint8(p) for part in parts for p in self.draw(subject, spec, part)[0]]
 
     def measure(self, name: str, spec: str, guided: bool = True, diverse: bool = False, wide: bool = False) -> None:

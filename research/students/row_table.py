@@ -17,8 +17,8 @@ by torch's counter of operations). Judge: percent of the facts of a prompt; of t
 named. PSNR and SSIM (median / worst tenth) are to the guided teacher's converged picture. The Fréchet distance is in
 the 128 features of Pebble's judge, between {frechet} pictures of the row and as many that the teacher drew from other
 seeds in 20 steps; the row `{floor}` is its floor, the teacher against itself. Seconds are those of drawing a picture
-without decoding it, the median of batches of 16 on one thread: wall-clock / processor{load}. Diversity: mean distance
-between four seeds of one prompt, as a share of the teacher's.
+without decoding it, the median of three batches of 8 on one thread: wall-clock / processor{load}. Diversity: mean
+distance between four seeds of one prompt, as a share of the teacher's.
 """
 HEAD = (
     "| calls | GMACs | row | judge | objects | background | PSNR, dB | SSIM | Fréchet, judge's features | seconds "
