@@ -49,8 +49,10 @@ def write_table(rows: Rows, command: str, full: str, floor: str, counts: Mapping
 
 
 def _cells(name: str, row: Mapping[str, Any], full: Mapping[str, float]) -> list[str]:
+    if "ssim" not in row:  # of an older script
+        row = {**dict.fromkeys(("gmacs", "objects", "background", "ssim", "ssim_p10", "frechet"), float("nan")), **row}
     shares = [f"{row['diversity'][kind] / full[kind]:.0%}" for kind in full if row["diversity"]]
-    return [
+    cells = [
         f"{row['calls']:.3g}",
         f"{row['gmacs']:.3g}",
         name,
@@ -59,10 +61,11 @@ def _cells(name: str, row: Mapping[str, Any], full: Mapping[str, float]) -> list
         f"{100 * row['background']:.1f}",
         f"{row['psnr']:.1f} / {row['psnr_p10']:.1f}",
         f"{row['ssim']:.3f} / {row['ssim_p10']:.3f}",
-        "" if row["frechet"] is None else f"{row['frechet']:.2f}",
+        "" if row["frechet"] is None else f"{row['frechet']:.3g}",
         f"{row['seconds']:.3f} / {row['cpu_seconds']:.3f}" if "seconds" in row else "",
         " / ".join(shares),
     ]
+    return ["" if "nan" in cell else cell for cell in cells]
 
 
 def best_untrained(rows: Rows, by: str, guided: bool, full: str) -> list[tuple[float, float]]:

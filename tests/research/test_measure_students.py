@@ -73,6 +73,9 @@ def test_the_table_has_a_share_of_the_teachers_diversity_and_leaves_blank_what_w
     timed = {"diversity": {"pixels": 2.0}, "seconds": 0.5, "cpu_seconds": 0.25, "load": 0.5, "frechet": 3.0}
     rows = {"full": {**row, **timed}, "other": {**row, "diversity": {"pixels": 1.0}}}
     table = row_table.write_table(rows, "make it", "full", "floor", {"prompts": 4, "frechet": 8})
-    assert "90.0 ± 1.0 | 80.0 | 100.0 | 20.0 / 15.0 | 0.900 / 0.800 | 3.00 | 0.500 / 0.250 | 100% |" in table
+    assert "90.0 ± 1.0 | 80.0 | 100.0 | 20.0 / 15.0 | 0.900 / 0.800 | 3 | 0.500 / 0.250 | 100% |" in table
     assert "20.0 / 15.0 | 0.900 / 0.800 |  |  | 50% |" in table
+    older = {name: row[name] for name in ("calls", "judge", "judge_se", "psnr", "psnr_p10", "diversity")}
+    table = row_table.write_table({**rows, "old": older}, "", "full", "floor", {"prompts": 4, "frechet": 8})
+    assert "| 1 |  | old | 90.0 ± 1.0 |  |  | 20.0 / 15.0 |  |  |  |  |" in table
     assert "its load was 0.5 to 0.5" in table
