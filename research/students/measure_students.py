@@ -110,14 +110,13 @@ class Measurement:
         parts = (items[i : i + 8 * BATCH] for i in range(0, len(items), 8 * BATCH))
         return [to_uint8(p) for part in parts for p in self.draw(subject, spec, part)[0]]
 
-    def measure(self, name: str, spec: str, guided: bool = True, diverse: bool = False, wide: bool = False) -> None:
-        """Draw a row if it is not there; `diverse` measures its diversity too, `wide` its Fréchet distance."""
+    def measure(self, name: str, spec: str, guided: bool = True, diverse: bool = False) -> None:
+        """Draw a row if it is not there; `diverse` measures its diversity too."""
         if "ssim" in self.rows.get(name, {}):  # rows of an older script have fewer figures
             return
         began = time.monotonic()
         subject = self.subject if guided else self.free
         pictures, calls = self.draw(subject, spec, self.items)
-        wide = wide and self.frechet > 0 and (calls < WIDE_CALLS + 0.5 or name == FLOOR_ROW)
         self.rows[name] = {
             "spec": spec,
             "guided": guided,
@@ -125,11 +124,22 @@ class Measurement:
             "gmacs": 2 * calls * self._row_macs(subject, spec) / 1e9,
             **judge_facts(pictures, [item.prompt for item in self.items]),
             **closeness(pictures, self.reference()),
-            "frechet": self._frechet(subject, spec) if wide else None,
+            "frechet": None,
             "diversity": self._diversity(subject, spec) if diverse else {},
         }
         self._save()
         print(f"{name}: {json.dumps(self.rows[name])} {time.monotonic() - began:.0f} s", flush=True)
+
+    def measure_frechet(self, names: Sequence[str]) -> None:
+        """The Fréchet distance of those of these rows that have none, and few calls."""
+        for name in names:
+            row = self.rows[name]
+            if row["frechet"] is None and (row["calls"] < WIDE_CALLS + 0.5 or name == FLOOR_ROW):
+                subject = self.subject if row["guided"] else self.free
+                pictures = self.many(subject, row["spec"], FRECHET_SEED)
+                row["frechet"] = judge_frechet_distance(pictures, self.teacher_pictures())
+                self._save()
+                print(f"{name}: Fréchet distance {row['frechet']:.3f}", flush=True)
 
     def measure_seconds(self, again: bool = False) -> None:
         """Seconds of a picture of every row that has none, or of all; the load says whether others ran."""
@@ -155,9 +165,6 @@ class Measurement:
         with count_macs([subject.model_of(column.effective_policy).unet]) as meter:
             subject.draw(self.items[:1], column)
         return meter.macs / meter.rows
-
-    def _frechet(self, subject: EngineSubject, spec: str) -> float:
-        return judge_frechet_distance(self.many(subject, spec, FRECHET_SEED), self.teacher_pictures())
 
     def _diversity(self, subject: EngineSubject, spec: str) -> dict[str, float]:
         items = [SampleRequest(i.prompt, FIRST_SEED + k) for i in self.items[:DIVERSE] for k in range(SEEDS)]
@@ -190,7 +197,7 @@ def untrained_rows() -> list[tuple[str, str, bool]]:
 
 def is_wide(name: str) -> bool:
     """Whether a row that needs no training has the Fréchet distance."""
-    return WIDE in name or name in (FULL_ROW, FLOOR_ROW) or name.startswith("default")
+    return WIDE in name or name == FLOOR_ROW or name.startswith("default")
 
 
 def sheet(measurement: Measurement, specs: Sequence[str], file: Path, count: int = 10) -> None:
@@ -220,11 +227,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     measurement = Measurement(given.model, given.limit, given.out, given.frechet)
     students = dict(one.split("=", 1) for one in given.student)
-    for name, folder in students.items():
-        for row, spec in student_rows(name, folder).items():
-            measurement.measure(row, spec, diverse=True, wide=True)
+    taught = {row: spec for name, folder in students.items() for row, spec in student_rows(name, folder).items()}
+    for name, spec in taught.items():
+        measurement.measure(name, spec, diverse=True)
     for name, spec, guided in untrained_rows():
-        measurement.measure(name, spec, guided, diverse=name == FULL_ROW, wide=is_wide(name))
+        measurement.measure(name, spec, guided, diverse=name == FULL_ROW)
+    if given.frechet:
+        measurement.measure_frechet([*taught, *(name for name, _, _ in untrained_rows() if is_wide(name))])
     measurement.measure_seconds(given.time_again)
     command = f"python -m research.students.measure_students --model {given.model} --limit {given.limit}"
     command += "".join(f" --student {shlex.quote(f'{name}=...')}" for name in students)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from research.students import checks, measure_students, row_figures, row_table
 from skipstone.evaluation.columns import parse_column
@@ -58,11 +59,14 @@ def test_objects_and_backgrounds_are_counted_apart() -> None:
 
 def test_the_frechet_distance_tells_sets_apart_and_is_0_for_one_set() -> None:
     rng = np.random.default_rng(2)
-    dark, light = (rng.random((40, 64, 64, 3)).astype(np.float32) * scale for scale in (0.3, 1.0))
+    dark, light = ((rng.random((40, 64, 64, 3)) * most).astype(np.uint8) for most in (80, 255))
     same = row_figures.judge_frechet_distance(dark, dark)
     halves = row_figures.judge_frechet_distance(dark[:20], dark[20:])
     assert same == pytest.approx(0, abs=1e-3)
     assert same < halves < row_figures.judge_frechet_distance(dark, light)
+    features = [row_figures.JudgeFeatures()(torch.as_tensor(p).permute(0, 3, 1, 2)) for p in (dark, light)]
+    means = float((features[0].mean(0) - features[1].mean(0)).square().sum())
+    assert row_figures.judge_frechet_distance(dark, light) > means  # to which the covariances add
 
 
 def test_the_table_has_a_share_of_the_teachers_diversity_and_leaves_blank_what_was_not_measured() -> None:
