@@ -63,7 +63,7 @@ def closeness(pictures: Sequence[Any], converged: Sequence[Any]) -> dict[str, fl
 
 
 def judge_frechet_distance(pictures: Sequence[Any], references: Sequence[Any]) -> float:
-    """Fréchet distance of two sets of 8-bit pictures in the judge's features (arXiv 1706.08500 has those of Inception)."""
+    """Fréchet distance of two sets of 8-bit pictures in the judge's features (arXiv 1706.08500: in Inception's)."""
     ours, theirs = ([np.asarray(p, np.float32) / 255 for p in some] for some in (pictures, references))
     return frechet_distance(JudgeFeatures(), ours, theirs)
 
