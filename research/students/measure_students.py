@@ -18,7 +18,7 @@ import os
 import shlex
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,25 +130,26 @@ class Measurement:
         self._save()
         print(f"{name}: {json.dumps(self.rows[name])} {time.monotonic() - began:.0f} s", flush=True)
 
-    def measure_frechet(self, names: Sequence[str]) -> None:
+    def measure_frechet(self, specs: Mapping[str, str]) -> None:
         """The Fréchet distance of those of these rows that have none, and few calls."""
-        for name in names:
+        for name, spec in specs.items():
             row = self.rows[name]
             if row["frechet"] is None and (row["calls"] < WIDE_CALLS + 0.5 or name == FLOOR_ROW):
                 subject = self.subject if row["guided"] else self.free
-                pictures = self.many(subject, row["spec"], FRECHET_SEED)
+                pictures = self.many(subject, spec, FRECHET_SEED)
                 row["frechet"] = judge_frechet_distance(pictures, self.teacher_pictures())
                 self._save()
                 print(f"{name}: Fréchet distance {row['frechet']:.3f}", flush=True)
 
-    def measure_seconds(self, again: bool = False) -> None:
-        """Seconds of a picture of every row that has none, or of all; the load says whether others ran."""
+    def measure_seconds(self, specs: Mapping[str, str], again: bool = False) -> None:
+        """Seconds of a picture of those of these rows that have none, or of all; the load says whether others ran."""
         items = [self.items[i : i + BATCH] for i in range(0, len(self.items), BATCH)][:TIMED]
-        for name, row in self.rows.items():
+        for name, spec in specs.items():
+            row = self.rows[name]
             if "seconds" in row and not again:
                 continue
             subject = self.subject if row["guided"] else self.free
-            column = subject.resolve_column(parse_column(row["spec"], *DEFAULT_SAMPLER))
+            column = subject.resolve_column(parse_column(spec, *DEFAULT_SAMPLER))
             subject.draw(items[0][:1], column)  # loads what is to be loaded
             timed = [_time_batch(subject, part, column) for part in items]
             row["seconds"], row["cpu_seconds"] = (statistics.median(one) for one in zip(*timed, strict=True))
@@ -232,9 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measurement.measure(name, spec, diverse=True)
     for name, spec, guided in untrained_rows():
         measurement.measure(name, spec, guided, diverse=name == FULL_ROW)
+    specs = {**taught, **{name: spec for name, spec, _ in untrained_rows()}}
     if given.frechet:
-        measurement.measure_frechet([*taught, *(name for name, _, _ in untrained_rows() if is_wide(name))])
-    measurement.measure_seconds(given.time_again)
+        measurement.measure_frechet({name: spec for name, spec in specs.items() if name in taught or is_wide(name)})
+    measurement.measure_seconds(specs, given.time_again)
     command = f"python -m research.students.measure_students --model {given.model} --limit {given.limit}"
     command += "".join(f" --student {shlex.quote(f'{name}=...')}" for name in students)
     counts = {"prompts": len(measurement.items), "frechet": given.frechet}
