@@ -1,61 +1,71 @@
 """Students against what needs no training, at equal cost: `python -m research.students.measure_students -h`.
 
-Draws withheld prompts of Pebble by the default policy, by fixed samplers of the guided and of the unguided teacher, and
-by students, and holds them against the converged picture. A row that is in `rows.json` is not drawn again: weights of a
-student that change want another name.
+Draws withheld prompts of Pebble by the default policy, by fixed samplers of the guided and of the unguided teacher,
+and by students, and holds them against the converged picture. A row that is in `rows.json` is not drawn again: weights
+of a student that change want another name.
 
     python -m research.students.measure_students --student "consistency=mine" --out research/students/pebble
 
-Writes `rows.json`, `table.md` and `students.png`. A call is a guided one: two rows of the network.
+Writes `rows.json`, `table.md` and `students.png`. A call is a guided one: two rows of the network. Wall-clock seconds
+mean something where nothing else runs: `--time-again` measures those of all rows anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from skipstone.evaluation.columns import parse_column
+from research.students.row_figures import SEEDS, closeness, diversity, judge_facts, judge_frechet_distance
+from research.students.row_table import plot, write_table
+from skipstone.evaluation.columns import Column, parse_column
+from skipstone.evaluation.cost import count_macs
 from skipstone.evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
 from skipstone.evaluation.pixels import to_uint8
 from skipstone.evaluation.prompts import load_prompts
 from skipstone.evaluation.subject import SampleRequest
-from skipstone.metrics import PSNR, Sample
 from skipstone.policies.student import Student, StudentCard
 from skipstone.registry import spell
 
 CALLS = (1, 2, 3, 4, 6, 8)
 FIXED = ("ddim / trailing", "dpmpp / trailing", "unipc / trailing", "dpmpp / karras")
 UNGUIDED = ("ddim / trailing", "dpmpp / trailing", "unipc / trailing")
+WIDE = "ddim / trailing"  # the fixed sampler whose rows have the Fréchet distance: a student's own step
+WIDE_CALLS = 4  # of rows that have it, but for the floor's: many pictures of many calls take long
 CONVERGED = "fixed @ unipc / trailing / 100"
 FULL_ROW, FULL = "full run", "fixed @ unipc / trailing / 50"
-SEEDS = 4  # of a prompt, for diversity
+FLOOR_ROW, TEACHER = "teacher, 20 steps", "fixed @ unipc / trailing / 20"
 DIVERSE = 12  # prompts that diversity is measured on
 FIRST_SEED = 500  # of diversity, apart from those of the rows
+FRECHET_SEED, TEACHER_SEED = 10_000, 20_000  # first seeds of a row's pictures, and of the teacher's
+BATCH, TIMED = 8, 3  # samples of a batch; batches that are timed
 
 
 @dataclass
 class Measurement:
-    """Rows of a model: spec -> figures, kept in a file.
+    """Rows of a model: name -> figures, kept in a file.
 
     Args:
         model: pebble or pebble-dit.
         limit: Prompts.
         out: Folder.
+        frechet: Pictures of each side of the Fréchet distance; 0 leaves it out.
     """
 
     model: str
     limit: int
     out: Path
+    frechet: int = 0
 
     def __post_init__(self) -> None:
         self.subject = EngineSubject(self.model, self.model)
@@ -75,52 +85,98 @@ class Measurement:
 
     def reference(self) -> list[Any]:
         """The converged pictures, drawn once."""
-        file = self.out / "cache" / f"{self.model}-{self.limit}.npz"
+        return self._kept(f"{self.model}-{self.limit}", lambda: self.draw(self.subject, CONVERGED, self.items)[0])
+
+    def teacher_pictures(self) -> list[Any]:
+        """The teacher's side of the Fréchet distance, drawn once."""
+        return self._kept(
+            f"{self.model}-teacher-{self.frechet}", lambda: self.many(self.subject, TEACHER, TEACHER_SEED)
+        )
+
+    def _kept(self, name: str, draw: Callable[[], list[Any]]) -> list[Any]:
+        """Pictures of a file, drawn where it is missing."""
+        file = self.out / "cache" / f"{name}.npz"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             (file.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-            np.savez_compressed(file, pixels=np.stack(self.draw(self.subject, CONVERGED, self.items)[0]))
+            np.savez_compressed(file, pixels=np.stack(draw()))
         with np.load(file) as stored:
             return list(stored["pixels"])
 
+    def many(self, subject: EngineSubject, spec: str, seed: int) -> list[Any]:
+        """`frechet` pictures of all withheld prompts in turn, in 8 bits."""
+        texts = [prompt.text for prompt in load_prompts("pebble")]
+        items = [SampleRequest(texts[i % len(texts)], seed + i) for i in range(self.frechet)]
+        parts = (items[i : i + 8 * BATCH] for i in range(0, len(items), 8 * BATCH))
+        return [to_uint8(p) for part in parts for p in self.draw(subject, spec, part)[0]]
+
     def measure(self, name: str, spec: str, guided: bool = True, diverse: bool = False) -> None:
         """Draw a row if it is not there; `diverse` measures its diversity too."""
-        if name in self.rows:
+        if "ssim" in self.rows.get(name, {}):  # rows of an older script have fewer figures
             return
         began = time.monotonic()
         subject = self.subject if guided else self.free
         pictures, calls = self.draw(subject, spec, self.items)
-        judge: Any = self.subject.judge
-        judged = [judge(p, i.prompt) for p, i in zip(pictures, self.items, strict=True)]
-        psnr = [PSNR().measure(Sample(p, reference=r)) for p, r in zip(pictures, self.reference(), strict=True)]
         self.rows[name] = {
             "spec": spec,
             "guided": guided,
             "calls": calls,
-            "judge": float(np.mean(judged)),
-            "judge_se": float(np.std(judged, ddof=1) / len(judged) ** 0.5),
-            "psnr": float(np.median(psnr)),
-            "psnr_p10": float(np.quantile(psnr, 0.1)),
-            "diversity": self.diversity(subject, spec) if diverse else {},
+            "gmacs": 2 * calls * self._row_macs(subject, spec) / 1e9,
+            **judge_facts(pictures, [item.prompt for item in self.items]),
+            **closeness(pictures, self.reference()),
+            "frechet": None,
+            "diversity": self._diversity(subject, spec) if diverse else {},
         }
-        self.file.write_text(json.dumps(self.rows, indent=1) + "\n", encoding="utf-8")
+        self._save()
         print(f"{name}: {json.dumps(self.rows[name])} {time.monotonic() - began:.0f} s", flush=True)
 
-    def diversity(self, subject: EngineSubject, spec: str) -> dict[str, float]:
-        """Mean distance of two pictures of one prompt: of their pixels (RMS), and of the judge's features."""
-        from skipstone_pebble.judge import Judge
+    def measure_frechet(self, specs: Mapping[str, str]) -> None:
+        """The Fréchet distance of those of these rows that have none, and few calls."""
+        for name, spec in specs.items():
+            row = self.rows[name]
+            if row["frechet"] is None and (row["calls"] < WIDE_CALLS + 0.5 or name == FLOOR_ROW):
+                subject = self.subject if row["guided"] else self.free
+                pictures = self.many(subject, spec, FRECHET_SEED)
+                row["frechet"] = judge_frechet_distance(pictures, self.teacher_pictures())
+                self._save()
+                print(f"{name}: Fréchet distance {row['frechet']:.3f}", flush=True)
 
+    def measure_seconds(self, specs: Mapping[str, str], again: bool = False) -> None:
+        """Seconds of a picture of those of these rows that have none, or of all; the load says whether others ran."""
+        items = [self.items[i : i + BATCH] for i in range(0, len(self.items), BATCH)][:TIMED]
+        for name, spec in specs.items():
+            row = self.rows[name]
+            if "seconds" in row and not again:
+                continue
+            subject = self.subject if row["guided"] else self.free
+            column = subject.resolve_column(parse_column(spec, *DEFAULT_SAMPLER))
+            subject.draw(items[0][:1], column)  # loads what is to be loaded
+            timed = [_time_batch(subject, part, column) for part in items]
+            row["seconds"], row["cpu_seconds"] = (statistics.median(one) for one in zip(*timed, strict=True))
+            row["load"] = os.getloadavg()[0]
+            self._save()
+            print(f"{name}: {row['seconds']:.4f} s", flush=True)
+
+    def _save(self) -> None:
+        self.file.write_text(json.dumps(self.rows, indent=1) + "\n", encoding="utf-8")
+
+    def _row_macs(self, subject: EngineSubject, spec: str) -> float:
+        """Multiply-accumulates of a row of the network that a spec runs."""
+        column = parse_column(spec, *DEFAULT_SAMPLER)
+        with count_macs([subject.model_of(column.effective_policy).unet]) as meter:
+            subject.draw(self.items[:1], column)
+        return meter.macs / meter.rows
+
+    def _diversity(self, subject: EngineSubject, spec: str) -> dict[str, float]:
         items = [SampleRequest(i.prompt, FIRST_SEED + k) for i in self.items[:DIVERSE] for k in range(SEEDS)]
-        pictures = self.draw(subject, spec, items)[0]
-        judge = Judge.load()
-        vectors = [judge.encode_image(torch.as_tensor(p).permute(2, 0, 1).float()).numpy() for p in pictures]
-        return {"pixels": pairwise_distance(pictures), "features": pairwise_distance(vectors)}
+        return diversity(self.draw(subject, spec, items)[0])
 
 
-def pairwise_distance(things: Sequence[NDArray[np.float32]]) -> float:
-    """Mean RMS distance between those of one prompt."""
-    groups = [things[i : i + SEEDS] for i in range(0, len(things), SEEDS)]
-    return float(np.mean([np.sqrt(np.mean((a - b) ** 2)) for g in groups for a, b in combinations(g, 2)]))
+def _time_batch(subject: EngineSubject, items: Sequence[SampleRequest], column: Column) -> tuple[float, float]:
+    """Seconds of the denoiser for a picture of a batch: wall-clock, and of the processor."""
+    began = time.process_time()
+    seconds = subject.draw(items, column)[1]
+    return seconds / len(items), (time.process_time() - began) / len(items)
 
 
 def student_rows(name: str, folder: str) -> dict[str, str]:
@@ -132,66 +188,17 @@ def student_rows(name: str, folder: str) -> dict[str, str]:
 
 def untrained_rows() -> list[tuple[str, str, bool]]:
     """(name, spec, whether guided) of everything that needs no training."""
-    rows = [(FULL_ROW, FULL, True)]
+    rows = [(FULL_ROW, FULL, True), (FLOOR_ROW, TEACHER, True)]
     for calls in CALLS:
         rows += [(f"{way}, {calls}", f"fixed @ {way} / {calls}", True) for way in FIXED]
         rows += [(f"unguided {way}, {2 * calls}", f"fixed @ {way} / {2 * calls}", False) for way in UNGUIDED]
         rows.append((f"default, {calls}", f"adaptive_grid(calls={calls})", True))
-    return rows
+    return sorted(rows, key=lambda row: not is_wide(row[0]))  # those first, whatever stops the rest
 
 
-def write_table(rows: dict[str, dict[str, Any]], command: str) -> str:
-    """The table: full run, and at each cost the best fixed sampler, the default and the students."""
-    full = rows[FULL_ROW]["diversity"]
-    lines = [
-        f"Made by `{command}`.",
-        "",
-        "| calls | row | judge | PSNR median / p10, dB | diversity: pixels / features |",
-        "|--:|---|--:|--:|--:|",
-    ]
-    for name, row in sorted(rows.items(), key=lambda item: (item[1]["calls"], item[0])):
-        shares = [f"{row['diversity'][kind] / full[kind]:.0%}" for kind in full if row["diversity"]]
-        lines.append(
-            f"| {row['calls']:.3g} | {name} | {100 * row['judge']:.1f} ± {100 * row['judge_se']:.1f} | "
-            f"{row['psnr']:.1f} / {row['psnr_p10']:.1f} | {' / '.join(shares)} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def best_untrained(rows: dict[str, dict[str, Any]], by: str, guided: bool) -> list[tuple[float, float]]:
-    """(calls, value) of the best fixed sampler at each cost."""
-    found: dict[float, float] = {}
-    for name, row in rows.items():
-        if row["spec"].startswith("fixed") and row["guided"] == guided and name != FULL_ROW:
-            found[row["calls"]] = max(found.get(row["calls"], 0.0), row[by])
-    return sorted(found.items())
-
-
-def plot(rows: dict[str, dict[str, Any]], students: Sequence[str], file: Path) -> None:
-    """Judge's score and PSNR against calls."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    panels = [("judge", "judge's score"), ("psnr", "PSNR, median (dB)"), ("psnr_p10", "PSNR, worst tenth (dB)")]
-    for axes, (key, label) in zip(figure.subplots(1, 3), panels, strict=True):
-        lines = {
-            "best fixed sampler, guided": best_untrained(rows, key, True),
-            "best fixed sampler, unguided": best_untrained(rows, key, False),
-            "default policy": sorted((r["calls"], r[key]) for n, r in rows.items() if n.startswith("default")),
-        }
-        for name in students:
-            lines[f"student: {name}"] = sorted(
-                (r["calls"], r[key]) for n, r in rows.items() if n.startswith(f"{name},")
-            )
-        for name, points in lines.items():
-            style = "o-" if name.startswith("student") else "x--"
-            axes.plot([x for x, _ in points], [y for _, y in points], style, label=name, markersize=4, linewidth=1.2)
-        if key == "judge":
-            axes.axhline(rows[FULL_ROW][key], color="gray", linewidth=0.8, label="50 steps")
-        axes.set(xlabel="calls (guided ones)", ylabel=label, xlim=(0, max(CALLS) + 0.5))
-        axes.grid(True, alpha=0.25)
-    figure.axes[0].legend(fontsize=7)
-    figure.savefig(file, dpi=150)
+def is_wide(name: str) -> bool:
+    """Whether a row that needs no training has the Fréchet distance."""
+    return WIDE in name or name == FLOOR_ROW or name.startswith("default")
 
 
 def sheet(measurement: Measurement, specs: Sequence[str], file: Path, count: int = 10) -> None:
@@ -208,24 +215,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m research.students.measure_students", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--model", default="pebble")
-    parser.add_argument("--student", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--model", default="pebble", help="pebble or pebble-dit")
+    parser.add_argument("--student", action="append", default=[], metavar="NAME=FOLDER", help="or a shipped one's name")
     parser.add_argument("--limit", type=int, default=64, help="withheld prompts")
+    parser.add_argument(
+        "--frechet", type=int, default=324, help="pictures of each side of the Fréchet distance; 0: none"
+    )
+    parser.add_argument("--time-again", action="store_true", help="measure the seconds of all rows again")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
-    measurement = Measurement(given.model, given.limit, given.out)
+    measurement = Measurement(given.model, given.limit, given.out, given.frechet)
     students = dict(one.split("=", 1) for one in given.student)
-    for name, folder in students.items():
-        for row, spec in student_rows(name, folder).items():
-            measurement.measure(row, spec, diverse=True)
+    taught = {row: spec for name, folder in students.items() for row, spec in student_rows(name, folder).items()}
+    for name, spec in taught.items():
+        measurement.measure(name, spec, diverse=True)
     for name, spec, guided in untrained_rows():
         measurement.measure(name, spec, guided, diverse=name == FULL_ROW)
+    specs = {**taught, **{name: spec for name, spec, _ in untrained_rows()}}
+    if given.frechet:
+        measurement.measure_frechet({name: spec for name, spec in specs.items() if name in taught or is_wide(name)})
+    measurement.measure_seconds(specs, given.time_again)
     command = f"python -m research.students.measure_students --model {given.model} --limit {given.limit}"
-    command += "".join(f" --student {name}=..." for name in students)
-    (given.out / "table.md").write_text(write_table(measurement.rows, command), encoding="utf-8")
-    plot(measurement.rows, list(students), given.out / "students.png")
+    command += "".join(f" --student {shlex.quote(f'{name}=...')}" for name in students)
+    counts = {"prompts": len(measurement.items), "frechet": given.frechet}
+    text = write_table(measurement.rows, command, FULL_ROW, FLOOR_ROW, counts)
+    (given.out / "table.md").write_text(text, encoding="utf-8")
+    plot(measurement.rows, list(students), FULL_ROW, max(CALLS), given.out / "students.png")
 
 
 if __name__ == "__main__":

@@ -6,21 +6,28 @@ from dataclasses import replace
 from typing import Any
 
 from ..engine.paired import PairedBackbone
-from ..integrations.students import load_student
+from ..integrations.students import call_at_guidance, load_student
+from ..policies.student import StudentCard
 from .models import EmbeddedModel
 
 
 def student_model(model: EmbeddedModel, folder: str) -> EmbeddedModel:
-    """The model with a student's network, without guidance; costs count in calls of its teacher.
+    """The model with a student's network, in one branch; costs count in calls of its teacher.
+
+    A student that takes the weight of guidance as an input is given the model's own.
 
     Raises:
         ModelError: the folder holds no student of this model.
+        SpecError: the model's guidance is not in the range that the student was trained for.
     """
+    card = StudentCard.read(folder)
+    card.check_guidance(model.guidance)
     teacher: Any = model
     made: Any = replace(teacher, unet=load_student(folder, model.unet), guidance=1.0)
-    vars(made)["backbone"] = replace(  # where `cached_property` looks
-        made.backbone, full_branches=model.backbone.branches, network=folder
-    )
+    changes: dict[str, Any] = {"full_branches": model.backbone.branches, "network": folder}
+    if card.guidance_range:
+        changes["forward"] = call_at_guidance(model.guidance)
+    vars(made)["backbone"] = replace(made.backbone, **changes)  # where `cached_property` looks
     student: EmbeddedModel = made
     return student
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,34 @@ def network_fingerprint(network: Any) -> str:
             some = row[:: max(1, len(row) // SAMPLED)][:SAMPLED].to(torch.float16).contiguous()
             found.update(some.view(torch.uint8).cpu().numpy().tobytes())
     return found.hexdigest()
+
+
+def guidance_embedding(weights: Any, width: int) -> Any:
+    """What a student with an input for guidance is given, as diffusers' pipelines compute it: (n, width), float32.
+
+    Args:
+        weights: Of guidance, (n,), a tensor.
+        width: `time_cond_proj_dim` of the network, even.
+
+    References: Meng et al. 2023, arXiv 2210.03142; Luo et al. 2023, arXiv 2310.04378.
+    """
+    import torch
+
+    half = width // 2
+    rates = torch.exp(torch.arange(half, dtype=torch.float32, device=weights.device) * -(math.log(1e4) / (half - 1)))
+    angles = ((weights.float() - 1) * 1000.0)[:, None] * rates[None, :]
+    return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
+
+
+def call_at_guidance(weight: float) -> Callable[[Any, Any, Any, Any], Any]:
+    """How a UNet of diffusers that takes the weight of guidance as an input is called, at this weight."""
+
+    def call(module: Any, x: Any, timesteps: Any, cond: Any) -> Any:
+        weights = x.new_full((len(x),), weight, dtype=timesteps.dtype)
+        given = guidance_embedding(weights, module.config.time_cond_proj_dim).to(x.dtype)
+        return module(x, timesteps, encoder_hidden_states=cond, timestep_cond=given, return_dict=False)[0]
+
+    return call
 
 
 def load_student(folder: str | Path, denoiser: Any) -> Any:

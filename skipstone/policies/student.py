@@ -31,11 +31,12 @@ class StudentCard:
         steps: That it was trained for.
         weights: "lora" or "full".
         part: "unet" or "transformer" of the pipeline.
-        guidance: Weight that was distilled into it; it runs without guidance.
+        guidance: Weight that was distilled into it; it runs without guidance. With a range: that of the drawings.
         teacher: Name of its teacher.
         fingerprint: Of the teacher's denoiser.
         version: Of Skipstone.
         settings, training: How it was trained, and what that took.
+        guidance_range: Least and greatest weight that it takes as an input; empty where one was distilled into it.
     """
 
     format: int
@@ -49,6 +50,7 @@ class StudentCard:
     version: str = __version__
     settings: Mapping[str, Any] | None = None
     training: Mapping[str, Any] | None = None
+    guidance_range: tuple[float, ...] = ()
 
     @staticmethod
     def read(path: str | Path) -> StudentCard:
@@ -57,7 +59,20 @@ class StudentCard:
         card: StudentCard = _READER.convert(StudentCard, _READER.read(file), str(file))
         if card.format != FORMAT or not 1 <= card.steps <= 64:
             raise ModelError(f"{file}: expected format {FORMAT} and 1 to 64 steps, got {card.format} and {card.steps}.")
+        if card.guidance_range and (len(card.guidance_range) != 2 or card.weights != "full"):
+            raise ModelError(f"{file}: expected two numbers as guidance_range, of full weights. Distil it again.")
         return card
+
+    def check_guidance(self, weight: float) -> None:
+        """Raise SpecError where a weight of guidance is outside the range that the student was trained for."""
+        if not self.guidance_range:
+            return
+        low, high = self.guidance_range
+        if not low <= weight <= high:
+            raise SpecError(
+                f"student: expected guidance in [{low:g}, {high:g}], as it was trained, got {weight:g}; try "
+                f"guidance={min(max(weight, low), high):g}."
+            )
 
 
 def shipped_students() -> dict[str, Path]:
@@ -87,7 +102,8 @@ class Student(Policy):
     """Run a student, a network that was distilled to need few steps, in place of the model that taught it.
 
     Where `compare` and `bench` run it, its weights are those of the folder, and a call is one row: half of a guided
-    one. In a pipeline of your own load it as its README says; `adapt` does not change weights.
+    one. A student that takes guidance as an input is given that of the model. In a pipeline of your own load it as its
+    README says; `adapt` does not change weights.
 
     Args:
         path: Folder of `skipstone distill`, or the name of a shipped student. "" runs the model itself, in all steps

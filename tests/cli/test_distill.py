@@ -67,12 +67,32 @@ def test_the_last_stage_that_keeps_the_target_is_the_student(tiny_pebble: Path, 
         ("--method progressive --steps 3 --first-steps 8", "a power of two"),
         ("--prompts nowhere.txt", "No prompt set or file is called 'nowhere.txt'"),
         ("--out some.json", "expected a folder"),
+        ("--guidance-range 8 1", "two numbers, the smaller first"),
+        ("--guidance-range 1 2 --guidance 7.5", "try guidance=2"),
+        ("--guidance-range 0 2", "greater than or equal to 1"),
+        ("--guidance-range 1", "requires 2 arguments"),
     ],
 )
 def test_wrong_options_are_refused_in_a_sentence(words: str, message: str, tiny_pebble: Path, shell: Shell) -> None:
     done = shell("distill", "--model", str(tiny_pebble), *shlex.split(words))
     assert done.code == 2
     assert message in " ".join(done.err.replace("│", " ").split())
+
+
+def test_a_student_of_a_range_of_guidance_is_drawn_with_at_any_of_them(
+    tiny_pebble: Path, shell: Shell, tmp_path: Path
+) -> None:
+    made = shell(
+        "distill", "--model", str(tiny_pebble), "--steps", "2", "--guidance-range", "1", "4", *shlex.split(WORDS)
+    )
+    assert made.code == 0, made.err
+    card = StudentCard.read(tmp_path / "mine")
+    assert (card.guidance_range, card.guidance, card.weights) == ((1.0, 4.0), 2.0, "full")
+    assert "student(path='mine', steps=2): 1 calls" in made.out
+    command = shlex.split(made.out.splitlines()[-1].removeprefix("See it: skipstone "))
+    refused = shell(*command, "--guidance", "5", "--out", "compared")
+    assert refused.code == 2
+    assert "expected guidance in [1, 4], as it was trained, got 5; try guidance=4" in " ".join(refused.err.split())
 
 
 def test_words_that_the_model_does_not_know_are_named(tiny_pebble: Path, shell: Shell, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
@@ -23,6 +23,7 @@ class NumericOption(NamedTuple):
     flag: str
     of: type
     info: Any
+    count: int  # of numbers that follow the option
 
 
 def commands(group: typer.Typer, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -47,7 +48,8 @@ def numeric_options() -> Iterator[NumericOption]:
             if info is not None and parameter.default is parameter.empty:
                 required += [] if isinstance(info, typer.models.ArgumentInfo) else [flag]
                 required.append("x")
-            numbers += [(flag, of, info) for of in (int, float) if of in flatten(hint)]
+            count = max([1, *(len(get_args(one)) for one in flatten(hint) if get_origin(one) is tuple)])
+            numbers += [(flag, of, info, count) for of in (int, float) if of in flatten(hint)]
         yield from (NumericOption(path, tuple(required), *number) for number in numbers)
 
 
@@ -81,7 +83,7 @@ def test_a_number_out_of_its_range_is_a_usage_error(
     assert least < most
     for wrong in (*WRONG[option.of], str(least - 1), str(most * 2 + 1)):
         with pytest.raises(SystemExit) as stop:
-            root.main([*option.command, *option.required, option.flag, wrong], prog_name="skipstone")
+            root.main([*option.command, *option.required, option.flag, *[wrong] * option.count], prog_name="skipstone")
         said = capsys.readouterr().err
         assert (stop.value.code, f"Invalid value for '{option.flag}'" in said) == (2, True), (wrong, said)
 

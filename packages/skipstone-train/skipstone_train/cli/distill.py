@@ -56,6 +56,15 @@ class StudentOptions:
         ),
     ] = ""
     guidance: options.GuidanceOption = None
+    guidance_range: Annotated[
+        tuple[float, float] | None,
+        options.number(
+            least=1,
+            most=100,
+            help="Two numbers, such as 1 8: guidance of a student that takes it as an input; full weights of a U-Net.",
+            show_default=False,
+        ),
+    ] = None
     rank: Annotated[int, options.number(least=0, most=1024, help="Of the LoRA; 0 trains all weights.")] = 32
     batch: Annotated[int, options.number(least=1, most=4096, help="Samples of a training step.")] = 64
     accumulate: Annotated[int, options.number(least=1, most=1024, help="Parts that a batch is computed in.")] = 1
@@ -99,12 +108,17 @@ class StudentOptions:
         from ..students.settings import DistillSettings
 
         chosen: Any = {
-            name: getattr(self, name) for name in vars(self) if name not in ("minutes", "guidance", "target")
+            name: getattr(self, name)
+            for name in vars(self)
+            if name not in ("minutes", "guidance", "guidance_range", "target")
         }
         chosen["sizes"] = tuple(self.sizes.split(",")) if self.sizes else ()
         own = 7.5 if guidance is None else guidance
         return DistillSettings(
-            **chosen, minutes=self.minutes or 0.0, guidance=own if self.guidance is None else self.guidance
+            **chosen,
+            minutes=self.minutes or 0.0,
+            guidance=own if self.guidance is None else self.guidance,
+            guidance_range=tuple(self.guidance_range or ()),
         )
 
 

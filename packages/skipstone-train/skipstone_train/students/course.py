@@ -59,7 +59,8 @@ class Course:
             values = network.values()
             if self.quality is not None:
                 scheduler = build_student_scheduler(stage.teacher, card)
-                points.append(self.quality.measure(stage.teacher, scheduler, card.steps, references))
+                guidance = card.guidance if card.guidance_range else 1.0
+                points.append(self.quality.measure(stage.teacher, scheduler, card.steps, references, guidance))
                 write_curve(self.folder, self.quality.target, points)
                 if not points[-1].kept:
                     break
@@ -157,11 +158,12 @@ class Course:
             format=FORMAT,
             method=settings.method,
             steps=stage.steps,
-            weights="lora" if settings.rank else "full",
+            weights="lora" if settings.rank and not settings.guidance_range else "full",
             part=stage.teacher.part,
             guidance=settings.guidance,
             teacher=stage.teacher.name,
             fingerprint=self.fingerprint,
             settings=asdict(settings),
             training=training,
+            guidance_range=settings.guidance_range,
         )

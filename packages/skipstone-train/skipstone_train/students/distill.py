@@ -107,7 +107,8 @@ def _train(
                 for at, some in zip(teachers, sorted_, strict=True)
             ]
         drawings = build_buckets(teacher, sizes, teachers, found) if sizes else found[0]
-        with student_network(teacher.denoiser, settings.rank, settings.seed) as network:
+        takes_guidance = bool(settings.guidance_range)
+        with student_network(teacher.denoiser, settings.rank, settings.seed, takes_guidance=takes_guidance) as network:
             stages = [Stage(settings, teachers[0], network, drawings, accelerator, n) for n in settings.stages]
             Course(stages, folder, fingerprint, began, quality, on_progress).run()
 
@@ -139,8 +140,14 @@ def _check(teacher: Teacher, settings: DistillSettings, prompts: Sequence[str]) 
     """Raise PromptError for no prompts; ModelError for half precision that would be trained, or meets float32."""
     if not prompts or not all(text.strip() for text in prompts):
         raise PromptError("Expected at least one prompt, and none that is empty. Say what the teacher draws.")
+    if settings.guidance_range and teacher.part != "unet":
+        raise ModelError(
+            f"Expected a UNet2DConditionModel with guidance_range, got {type(teacher.denoiser).__name__}, which has no "
+            f"input for the guidance weight. Distil one weight: leave guidance_range out, and give guidance."
+        )
     dtype = next(iter(teacher.denoiser.parameters())).dtype
-    if dtype != torch.float32 and (not settings.rank or settings.precision == "no"):
+    lora_alone = settings.rank > 0 and not settings.guidance_range
+    if dtype != torch.float32 and (not lora_alone or settings.precision == "no"):
         raise ModelError(
             f"Expected a teacher in float32, got {str(dtype).removeprefix('torch.')}, which only a LoRA with precision "
             f"'bf16' or 'fp16' learns from. Load it with torch_dtype=torch.float32."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,15 +19,14 @@ from .teacher import Teacher
 
 README = """# A student of {teacher}, {steps} {noun}
 
-Made by `skipstone distill`, {method} distillation. Guidance {guidance:g} is part of it: call it with
-`guidance_scale=1.0`.
+Made by `skipstone distill`, {method} distillation. {guidance_said}
 
     from diffusers import {scheduler}, {pipeline}
 {extra_import}    # {source} is its teacher, by folder or id; {folder} is this folder.
     pipe = {pipeline}.from_pretrained({source!r})
 {load}
     pipe.scheduler = {scheduler}.from_pretrained({folder!r}, subfolder="scheduler")
-    pipe("...", num_inference_steps={steps}, guidance_scale=1.0{sigmas}).images[0]
+    pipe("...", num_inference_steps={steps}, guidance_scale={guidance}{sigmas}).images[0]
 """
 
 
@@ -42,6 +40,8 @@ def export_student(
 ) -> None:
     """Write a student's folder; its weights are rounded to `dtype`, in memory too, so that both are the same student.
 
+    Where a LoRA is added to weights, which happens with an input for guidance, their sum is rounded once more.
+
     Args:
         folder: Receives weights, `scheduler/`, `student.json` and `README.md`.
         teacher: Its pipeline.
@@ -52,15 +52,15 @@ def export_student(
     """
     folder.mkdir(parents=True, exist_ok=True)
     network.assign([value.to(dtype).to(value.dtype) for value in network.values()])
-    if network.rank:
+    if card.weights == "lora":
         from peft import get_peft_model_state_dict
 
         layers = get_peft_model_state_dict(network.module, adapter_name=ADAPTER)
         layers = {name: value.detach().to(dtype).contiguous() for name, value in layers.items()}
         type(teacher.pipe).save_lora_weights(folder, **{f"{card.part}_lora_layers": layers})
     else:
-        module: Any = copy.deepcopy(network.module)  # buffers would not come back from half precision
-        module.to(dtype).save_pretrained(folder / card.part)
+        # Of a copy, because buffers would not come back from half precision.
+        network.merged().to(dtype).save_pretrained(folder / card.part)
     scheduler = build_student_scheduler(teacher, card)
     scheduler.save_pretrained(folder / "scheduler")
     text = json.dumps(asdict(card), indent=1) + "\n"
@@ -86,6 +86,16 @@ def build_student_scheduler(teacher: Teacher, card: StudentCard) -> Any:
     return DDIMScheduler.from_config(config, timestep_spacing="trailing")
 
 
+def _guidance_said(card: StudentCard) -> str:
+    if not card.guidance_range:
+        return f"Guidance {card.guidance:g} is part of it: call it with\n`guidance_scale=1.0`."
+    low, high = card.guidance_range
+    return (
+        f"It takes the weight of guidance, {low:g} to\n{high:g}, as an input: call it with any `guidance_scale` of "
+        f"these. A step is one row of the network."
+    )
+
+
 def _readme(folder: Path, teacher: Teacher, card: StudentCard, scheduler: str) -> str:
     name, part = folder.name, card.part
     load, extra = f"    pipe.load_lora_weights({name!r})", ""
@@ -102,7 +112,8 @@ def _readme(folder: Path, teacher: Teacher, card: StudentCard, scheduler: str) -
         steps=card.steps,
         noun="step" if card.steps == 1 else "steps",
         method=card.method,
-        guidance=card.guidance,
+        guidance=card.guidance if card.guidance_range else 1.0,
+        guidance_said=_guidance_said(card),
         scheduler=scheduler,
         pipeline=type(teacher.pipe).__name__,
         extra_import=extra,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from skipstone.satellites import require_module
 
 ADAPTER = "student"
+GUIDANCE_WIDTH = 256  # of the embedding of the guidance weight, as latent consistency models have it
 
 
 class StudentNetwork:
@@ -24,14 +26,18 @@ class StudentNetwork:
         module: The teacher's denoiser; changed in place.
         rank: Of the LoRA; 0 trains all weights.
         seed: Of the LoRA's first values; it changes nothing at first.
+        takes_guidance: Whether it has an input for the guidance weight, `time_cond_proj_dim` of a
+            UNet2DConditionModel, which changes nothing at first either.
     """
 
-    def __init__(self, module: nn.Module, rank: int, seed: int = 0) -> None:
-        self.module, self.rank = module, rank
+    def __init__(self, module: nn.Module, rank: int, seed: int = 0, takes_guidance: bool = False) -> None:
+        self.module, self.rank, self.takes_guidance = module, rank, takes_guidance
         module.requires_grad_(False)
         if rank:
             _add_lora(module, rank, seed)
-        else:
+        if takes_guidance:
+            _add_guidance_input(module)
+        if not rank:
             module.requires_grad_(True)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.initial = None if rank else self.values()
@@ -55,11 +61,18 @@ class StudentNetwork:
 
     @contextmanager
     def as_teacher(self) -> Iterator[None]:
-        """Run as the teacher, without gradients."""
-        if self.initial is not None:
-            with self.using(self.initial):
+        """Run as the teacher, without gradients; a pipeline gives it no guidance weight, but both branches."""
+        if self.takes_guidance:
+            _announce_guidance_input(self.module, None)
+        try:
+            with self._without_adapters() if self.initial is None else self.using(self.initial):
                 yield
-            return
+        finally:
+            if self.takes_guidance:
+                _announce_guidance_input(self.module, GUIDANCE_WIDTH)
+
+    @contextmanager
+    def _without_adapters(self) -> Iterator[None]:
         module: Any = self.module
         module.disable_adapters()
         try:
@@ -68,6 +81,14 @@ class StudentNetwork:
         finally:
             module.enable_adapters()
 
+    def merged(self) -> Any:
+        """A copy of the module with the LoRA, if there is one, added to its weights."""
+        module: Any = copy.deepcopy(self.module)
+        if self.rank:
+            module.fuse_lora()
+            module.unload_lora()
+        return module
+
     def detach(self) -> None:
         """Give the module back as it was."""
         module: Any = self.module
@@ -75,6 +96,9 @@ class StudentNetwork:
             self.assign(self.initial)
         else:
             module.unload_lora()
+        if self.takes_guidance:
+            module.time_embedding.cond_proj = None
+            _announce_guidance_input(module, None)
         module.requires_grad_(False)
 
     @torch.no_grad()
@@ -85,9 +109,11 @@ class StudentNetwork:
 
 
 @contextmanager
-def student_network(module: nn.Module, rank: int, seed: int = 0) -> Iterator[StudentNetwork]:
+def student_network(
+    module: nn.Module, rank: int, seed: int = 0, takes_guidance: bool = False
+) -> Iterator[StudentNetwork]:
     """A student in a module, which is given back as it was. Arguments as of `StudentNetwork`."""
-    network = StudentNetwork(module, rank, seed)
+    network = StudentNetwork(module, rank, seed, takes_guidance)
     try:
         yield network
     finally:
@@ -105,3 +131,18 @@ def _add_lora(module: Any, rank: int, seed: int) -> None:
         module.add_adapter(
             LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=layers), ADAPTER
         )
+
+
+def _add_guidance_input(module: Any) -> None:
+    """Add what projects the embedding of the guidance weight into that of the time; zeros, which change nothing."""
+    embedding = module.time_embedding
+    like = embedding.linear_1.weight
+    projection = nn.Linear(GUIDANCE_WIDTH, embedding.linear_1.in_features, bias=False).to(like.device, torch.float32)
+    nn.init.zeros_(projection.weight)
+    embedding.cond_proj = projection
+    _announce_guidance_input(module, GUIDANCE_WIDTH)
+
+
+def _announce_guidance_input(module: Any, width: int | None) -> None:
+    """Say in the configuration whether pipelines give the guidance weight as an input."""
+    module.register_to_config(time_cond_proj_dim=width)

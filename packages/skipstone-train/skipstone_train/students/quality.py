@@ -68,10 +68,15 @@ class QualityCheck:
             return self._draw(teacher, pipe, {"num_inference_steps": self.steps, "guidance_scale": guidance})
 
     def measure(
-        self, teacher: Teacher, scheduler: Any, steps: int, references: Sequence[NDArray[np.float32]]
+        self,
+        teacher: Teacher,
+        scheduler: Any,
+        steps: int,
+        references: Sequence[NDArray[np.float32]],
+        guidance: float = 1.0,
     ) -> CurvePoint:
-        """The quality of the student that the teacher's pipeline holds now."""
-        call: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": 1.0}
+        """The quality of the student that the teacher's pipeline holds now, which is given this guidance."""
+        call: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
         if teacher.is_flow:
             call["sigmas"] = [1 - i / steps for i in range(steps)]
         with drawing_pipeline(teacher, scheduler) as pipe:

@@ -24,6 +24,8 @@ class DistillSettings:
             four times `steps`. Each stage has half the steps of the one before.
         fine_steps: Teacher steps of "consistency", in 2..1000, a multiple of `steps`; 0 is the multiple next to 50.
         guidance: Weight of classifier-free guidance that is distilled into one branch, in [0, 100].
+        guidance_range: Least and greatest weight, in [1, 100], of a student that takes the weight as an input; the
+            drawings are made with `guidance` then, in the range. () distils the one weight `guidance`.
         rank: Of the LoRA, in 0..1024; 0 trains all weights.
         batch: Samples of a training step, in 1..4096.
         accumulate: Parts that a batch is computed in, in 1..1024; each is batch / accumulate samples.
@@ -64,6 +66,7 @@ class DistillSettings:
     first_steps: int = 0
     fine_steps: int = 0
     guidance: float = 7.5
+    guidance_range: tuple[float, ...] = ()
     rank: int = 32
     batch: int = 64
     accumulate: int = 1
@@ -89,6 +92,7 @@ class DistillSettings:
         "first_steps": (0, 1024),
         "fine_steps": (0, 1000),
         "guidance": (0, 100),
+        "guidance_range": (1, 100),
         "rank": (0, 1024),
         "batch": (1, 4096),
         "accumulate": (1, 1024),
@@ -108,6 +112,7 @@ class DistillSettings:
         check_settings(self)
         _ = self.stages
         self._check_sizes()
+        self._check_guidance_range()
         if self.batch % self.accumulate:
             raise SpecError(
                 f"distill: expected batch as a multiple of accumulate, got {self.batch}, {self.accumulate}."
@@ -137,6 +142,21 @@ class DistillSettings:
     def parsed_sizes(self) -> tuple[Size, ...]:
         """The sizes; () is the model's own."""
         return parse_sizes(self.sizes)
+
+    def _check_guidance_range(self) -> None:
+        if not self.guidance_range:
+            return
+        if len(self.guidance_range) != 2 or not self.guidance_range[0] < self.guidance_range[1]:
+            raise SpecError(
+                f"distill: expected guidance_range as two numbers, the smaller first, got {self.guidance_range}; try "
+                f"guidance_range=(1.0, 8.0)."
+            )
+        low, high = self.guidance_range
+        if not low <= self.guidance <= high:
+            raise SpecError(
+                f"distill: expected guidance, with which the teacher draws, in guidance_range [{low:g}, {high:g}], got "
+                f"{self.guidance:g}; try guidance={min(max(self.guidance, low), high):g}."
+            )
 
     @property
     def stages(self) -> tuple[int, ...]:

@@ -21,10 +21,10 @@ from .network import StudentNetwork
 from .settings import DistillSettings
 from .sizes import Buckets
 from .targets import Batch, ConsistencyTargets, Denoiser, ProgressiveTargets, TargetMaker, spread_evenly
-from .teacher import Condition, Teacher, call_denoiser
+from .teacher import GUIDANCE, Condition, Teacher, call_denoiser
 
 CHANGEABLE = ("minutes", "train_steps", "max_memory")  # settings that a resumed training may have others of
-YOUNGER = {"sizes": (), "grow": 0.0, "shift": False}  # settings that checkpoints from before them do not have
+YOUNGER = {"guidance_range": (), "sizes": (), "grow": 0.0, "shift": False}  # settings that checkpoints from before them do not have
 
 
 @dataclass
@@ -154,6 +154,9 @@ class Stage:
         share = spread_evenly(generator, size, device)
         if self.ratio != 1.0:
             share = shift_shares(self.teacher.schedule, self.ratio, share)
+        if settings.guidance_range:
+            low, high = settings.guidance_range
+            condition[GUIDANCE] = (low + (high - low) * torch.rand(size, generator=generator)).to(device)
         return Batch(clean, noise, condition, share)
 
     def _levels(self, count: int) -> Levels:
@@ -164,7 +167,8 @@ class Stage:
         return self.teacher.encode(prompts)
 
     def _denoiser(self, module: Any, levels: Levels, guided: bool) -> Denoiser:
-        empty = self._encode([""]) if guided and self.settings.guidance != 1.0 else None
+        needed = self.settings.guidance != 1.0 or bool(self.settings.guidance_range)
+        empty = self._encode([""]) if guided and needed else None
 
         def call(x: torch.Tensor, times: torch.Tensor, condition: Condition) -> torch.Tensor:
             return call_denoiser(module, x, times, condition)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 
 from .levels import Levels, to_clean
-from .teacher import Condition
+from .teacher import GUIDANCE, Condition
 
 Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Condition], torch.Tensor]  # x, level, condition -> clean
 
@@ -61,7 +61,7 @@ class Denoiser:
         levels: Of the samples.
         prediction: What the output is.
         empty: Condition of the empty prompt, one row; None draws without guidance.
-        guidance: Its weight.
+        guidance: Its weight, where the condition does not say that of each sample.
     """
 
     call: Callable[[torch.Tensor, torch.Tensor, Condition], torch.Tensor]
@@ -72,13 +72,15 @@ class Denoiser:
 
     def __call__(self, x: torch.Tensor, level: torch.Tensor, condition: Condition) -> torch.Tensor:
         """The clean estimates; with guidance, both branches in one call."""
-        times = self.levels.timestep[level]
-        if self.empty is None or self.guidance == 1.0:
+        times, weights = self.levels.timestep[level], condition.get(GUIDANCE)
+        if self.empty is None or (weights is None and self.guidance == 1.0):
             output = self.call(x, times, condition)
         else:
-            both = {name: torch.cat([self.empty[name].expand_as(own), own]) for name, own in condition.items()}
+            words = {name: own for name, own in condition.items() if name != GUIDANCE}
+            both = {name: torch.cat([self.empty[name].expand_as(own), own]) for name, own in words.items()}
             without, having = self.call(torch.cat([x, x]), torch.cat([times, times]), both).chunk(2)
-            output = without + self.guidance * (having - without)
+            weight = self.guidance if weights is None else weights.view(-1, *(1,) * (x.ndim - 1))
+            output = without + weight * (having - without)
         return to_clean(self.prediction, output, x, self.levels.scales(level, x))
 
 

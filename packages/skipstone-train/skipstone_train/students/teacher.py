@@ -10,12 +10,16 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from skipstone.errors import ModelError
+from skipstone.integrations.students import guidance_embedding
 from skipstone.numerics.schedule import Schedule
 from skipstone.numerics.tables import Table, TableSchedule
+
+from .network import GUIDANCE_WIDTH
 
 Condition: TypeAlias = dict[str, torch.Tensor]
 Part: TypeAlias = Literal["unet", "transformer"]
 PARTS: tuple[Part, ...] = ("unet", "transformer")
+GUIDANCE = "guidance"  # in a condition: the weight of each sample, for a student that takes it as an input
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 # Words in the names of models and adapters that are published as distilled.
 DISTILLED_NAMES = ("lcm", "turbo", "lightning", "hyper-sd", "hypersd", "schnell", "tcd", "dmd", "pcm", "flash-sd")
@@ -116,6 +120,8 @@ def find_distillation(pipe: Any, part: str) -> str:
 def call_denoiser(module: Any, x: torch.Tensor, timestep: torch.Tensor, condition: Condition) -> torch.Tensor:
     """The output of a denoiser of diffusers, float32."""
     given: dict[str, Any] = dict(condition)
+    if GUIDANCE in given:
+        given["timestep_cond"] = guidance_embedding(given.pop(GUIDANCE), GUIDANCE_WIDTH)
     if "time_ids" in given:
         given["added_cond_kwargs"] = {name: given.pop(name) for name in ("text_embeds", "time_ids")}
     output: torch.Tensor = module(x, timestep=timestep, **given, return_dict=False)[0]
