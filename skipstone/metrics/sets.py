@@ -212,7 +212,10 @@ def check_sets(metric: SetMetric, pictures: Sequence[Any], references: Sequence[
 
 
 def uint8_batches(pictures: Sequence[Any], batch: int) -> Iterator[Tensor]:
-    """Batches of 8 bits, channels first: (n, 3, height, width), or (n, 3, frames, height, width) of videos."""
+    """Batches of 8 bits, channels first: (n, 3, height, width), or (n, 3, frames, height, width) of videos.
+
+    Pictures are floats in [0, 1], or of 8 bits already.
+    """
     import numpy as np
     import torch
 
@@ -221,8 +224,9 @@ def uint8_batches(pictures: Sequence[Any], batch: int) -> Iterator[Tensor]:
         if len({p.shape for p in group}) > 1:
             yield from (one for each in group for one in uint8_batches([each], 1))
             continue
-        floats = np.stack([np.asarray(p, np.float64) for p in group])
-        yield torch.from_numpy(np.rint(floats.clip(0, 1) * 255).astype(np.uint8)).movedim(-1, 1).contiguous()
+        found = [np.asarray(p) for p in group]
+        bits = [p if p.dtype == np.uint8 else np.rint(p.astype(np.float64).clip(0, 1) * 255) for p in found]
+        yield torch.from_numpy(np.stack(bits).astype(np.uint8)).movedim(-1, 1).contiguous()
 
 
 def frechet_distance(network: Any, pictures: Sequence[Any], references: Sequence[Any], batch: int = BATCH) -> float:

@@ -111,7 +111,7 @@ class ServedModel:
         beside = setting.policy.student if setting is not None else ""
         if (student or beside) and (request.guidance is not None or request.negative_prompt.strip()):
             raise RequestRefused(
-                "A student runs without guidance, for one weight was distilled into it. Leave guidance and "
+                "A student has the model's own guidance, and no negative prompt. Leave guidance and "
                 "negative_prompt out, or name another policy."
             )
         weight = self.model.guidance if request.guidance is None else float(request.guidance)

@@ -12,7 +12,7 @@ import pytest
 from skipstone.errors import MetricError, SpecError
 from skipstone.metrics import FID, FVD, KID, LPIPS, ClipScore, Sample, metrics_available
 from skipstone.metrics.lpips import BACKBONES, build_backbone, find_heads
-from skipstone.metrics.sets import frechet_distance, kernel_distance
+from skipstone.metrics.sets import frechet_distance, kernel_distance, uint8_batches
 from skipstone.metrics.weights import Weights
 
 torch = pytest.importorskip("torch")
@@ -278,3 +278,9 @@ def test_clip_score_is_a_hundred_cosines(tmp_path: Path) -> None:
     expected = 100 * abs(float(cosines.mean()))
     assert expected > 1
     assert ClipScore(str(tmp_path)).measure(pictures, prompts, []) == pytest.approx(expected, rel=1e-3)
+
+
+def test_pictures_of_8_bits_are_taken_as_such() -> None:
+    bits = np.rint(PICTURE * 255).astype(np.uint8)
+    [[floats], [as_they_are]] = (list(uint8_batches([one, one], 2)) for one in (PICTURE, bits))
+    assert torch.equal(floats, as_they_are)

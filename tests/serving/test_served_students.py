@@ -140,7 +140,7 @@ def test_a_student_is_one_of_the_operators_names(engine: Engine, name: str, monk
 
 @pytest.mark.parametrize("more", [{"guidance": 3.0}, {"negative_prompt": "blue"}])
 def test_a_student_takes_no_guidance(engine: Engine, more: dict[str, object]) -> None:
-    with pytest.raises(RequestRefused, match="without guidance"):
+    with pytest.raises(RequestRefused, match="own guidance"):
         engine.submit(PROMPT, policy="mine", **more).result()
 
 

@@ -24,7 +24,12 @@ from .targets import Batch, ConsistencyTargets, Denoiser, ProgressiveTargets, Ta
 from .teacher import GUIDANCE, Condition, Teacher, call_denoiser
 
 CHANGEABLE = ("minutes", "train_steps", "max_memory")  # settings that a resumed training may have others of
-YOUNGER = {"guidance_range": (), "sizes": (), "grow": 0.0, "shift": False}  # settings that checkpoints from before them do not have
+YOUNGER = {
+    "guidance_range": (),
+    "sizes": (),
+    "grow": 0.0,
+    "shift": False,
+}  # settings that checkpoints from before them do not have
 
 
 @dataclass
