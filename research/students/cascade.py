@@ -182,7 +182,7 @@ def leads(rows: Mapping[str, Row]) -> list[str]:
         for name in names if kind.startswith("cascade") else ():
             calls, p10 = float(np.mean(rows[name]["calls"])), tenth(rows[name]["psnr"])[0]
             others = [best_at(rows, theirs, calls) for theirs in rivals.values()]
-            cells = " | ".join(f"{value:.1f}" for value in others)
+            cells = " | ".join("-" if value == float("-inf") else f"{value:.1f}" for value in others)
             lines.append(f"| {name[9:]} | {calls:.2f} | {p10:.1f} | {cells} | {p10 - max(others):+.1f} |")
     return lines
 

@@ -25,7 +25,7 @@ def test_a_rival_at_equal_cost_lies_between_its_rows_or_is_a_cheaper_one() -> No
 
 def test_the_lead_is_over_the_best_rival() -> None:
     [*_, line] = leads(ROWS)
-    assert line == "| then 4, limit 0.3 | 1.50 | 25.0 | 22.0 | -inf | +3.0 |"
+    assert line == "| then 4, limit 0.3 | 1.50 | 25.0 | 22.0 | - | +3.0 |"
 
 
 def test_the_interval_of_the_worst_tenth_holds_it() -> None:
