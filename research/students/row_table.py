@@ -14,12 +14,13 @@ CAPTION = """Made by `{command}`.
 {prompts} withheld prompts. A call is a guided one: two rows of the network. A row of a student is a row: a LoRA is
 merged before it draws, so that multiply-accumulates are in proportion to calls (GMACs, of the denoiser, for a picture,
 by torch's counter of operations). Judge: percent of the facts of a prompt; of the objects named; of the backgrounds
-named. PSNR and SSIM (median / worst tenth) are to the guided teacher's converged picture. The Fréchet distance is in
-the 128 features of Pebble's judge, between {frechet} pictures of the row and as many that the teacher drew from other
-seeds in 20 steps; the row `{floor}` is its floor, the teacher against itself. Seconds are those of drawing a picture
-without decoding it, the median of three batches of 8 on one thread: wall-clock / processor{load}. Diversity: mean
+named. PSNR and SSIM (median / worst tenth) are to the guided teacher's converged picture. {frechet}Seconds are those of
+drawing a picture without decoding it, the median of three batches of 8 on one thread: wall-clock / processor{load}. Diversity: mean
 distance between four seeds of one prompt, as a share of the teacher's.
 """
+FRECHET = """The Fréchet distance is in the 128
+features of Pebble's judge, between {count} pictures of the row and as many that the teacher drew from other seeds in 20
+steps; the row `{floor}` is its floor, the teacher against itself. """
 HEAD = (
     "| calls | GMACs | row | judge | objects | background | PSNR, dB | SSIM | Fréchet, judge's features | seconds "
     "| diversity: pixels / features |"
@@ -38,8 +39,9 @@ def write_table(rows: Rows, command: str, full: str, floor: str, counts: Mapping
     """
     loads = [row["load"] for row in rows.values() if "load" in row]
     load = f" (its load was {min(loads):.1f} to {max(loads):.1f} of {os.cpu_count()} cores)" if loads else ""
+    frechet = FRECHET.format(count=counts["frechet"], floor=floor) if counts["frechet"] else ""
     lines = [
-        CAPTION.format(command=command, floor=floor, load=load, **counts),
+        CAPTION.format(command=command, load=load, prompts=counts["prompts"], frechet=frechet),
         HEAD,
         "|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
