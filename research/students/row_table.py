@@ -15,8 +15,8 @@ CAPTION = """Made by `{command}`.
 merged before it draws, so that multiply-accumulates are in proportion to calls (GMACs, of the denoiser, for a picture,
 by torch's counter of operations). Judge: percent of the facts of a prompt; of the objects named; of the backgrounds
 named. PSNR and SSIM (median / worst tenth) are to the guided teacher's converged picture. {frechet}Seconds are those of
-drawing a picture without decoding it, the median of three batches of 8 on one thread: wall-clock / processor{load}. Diversity: mean
-distance between four seeds of one prompt, as a share of the teacher's.
+drawing a picture without decoding it, the median of three batches of 8 on one thread: wall-clock / processor{load}.
+Diversity: mean distance between four seeds of one prompt, as a share of the teacher's.
 """
 FRECHET = """The Fréchet distance is in the 128
 features of Pebble's judge, between {count} pictures of the row and as many that the teacher drew from other seeds in 20
