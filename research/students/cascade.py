@@ -36,9 +36,12 @@ from skipstone.policies.student import Student
 from skipstone.registry import spell
 
 STEPS = (2, 4, 6, 8, 12, 16)  # of the student alone
+FREE_STEPS = (2, 4, 6, 8, 10, 12)  # of the model without guidance, half a guided call each
+FREE_SAMPLERS = ("ddim / trailing", "unipc / trailing")
 DEFAULT_CALLS = (2, 3, 4, 5, 6)  # what `adaptive_grid` is asked for
 THEN_CALLS = (4, 5)  # what it is asked for where the student's picture is not kept
 LIMITS = (0.25, 0.28, 0.3, 0.32, 0.34, 0.37, 0.41)
+FREE = "no guidance"  # rows of the model without it
 KEEP_ALL = 1000.0  # a limit at which every picture of the student is kept
 FAILS = (25.0, 22.0)  # dB below which a picture of the student fails
 CONVERGED = "fixed @ unipc / trailing / 50"
@@ -65,20 +68,22 @@ class CascadeRows:
 
     def __post_init__(self) -> None:
         self.subject = EngineSubject(self.model, self.model)
+        self.free = EngineSubject(self.model, self.model, 1.0)
         self.items = [SampleRequest(p.text, i) for i, p in enumerate(load_prompts("pebble", limit=self.limit or None))]
         if self.file.is_file():
             kept = json.loads(self.file.read_text(encoding="utf-8"))
             self.rows, self.changes = kept["rows"], kept["changes"]
 
-    def generate(self, spec: str) -> list[GeneratedSample]:
+    def generate(self, spec: str, guided: bool = True) -> list[GeneratedSample]:
         """Samples of all prompts."""
-        column = self.subject.resolve_column(parse_column(spec, *DEFAULT_SAMPLER))
+        subject = self.subject if guided else self.free
+        column = subject.resolve_column(parse_column(spec, *DEFAULT_SAMPLER))
         parts = (self.items[start : start + BATCH] for start in range(0, len(self.items), BATCH))
-        return [one for part in parts for one in self.subject.draw(part, column)[0]]
+        return [one for part in parts for one in subject.draw(part, column)[0]]
 
-    def draw(self, spec: str) -> tuple[list[Any], list[float]]:
+    def draw(self, spec: str, guided: bool = True) -> tuple[list[Any], list[float]]:
         """Pictures of all prompts, and their costs in guided calls."""
-        generated = self.generate(spec)
+        generated = self.generate(spec, guided)
         return self.subject.pictures(generated), [one.calls * one.branches / 2 for one in generated]
 
     @cached_property
@@ -90,7 +95,7 @@ class CascadeRows:
         """Draw a row if it is not there."""
         if name in self.rows:
             return
-        pictures, calls = self.draw(spec)
+        pictures, calls = self.draw(spec, guided=not name.startswith(FREE))
         judge: Any = self.subject.judge
         self.rows[name] = {
             "calls": [round(value, 3) for value in calls],
@@ -134,6 +139,9 @@ def all_specs(student: str, grids: Path | None) -> dict[str, str]:
     """Row name -> spec."""
     found = {f"student, {steps} steps": spell(Student(student, steps)) for steps in STEPS}
     found |= {f"default, {calls}": f"adaptive_grid(calls={calls})" for calls in DEFAULT_CALLS}
+    for sampler in FREE_SAMPLERS:
+        name = sampler.partition(" ")[0]
+        found |= {f"{FREE} {name}, {steps} steps": f"fixed @ {sampler} / {steps}" for steps in FREE_STEPS}
     if grids is not None:
         found |= {
             f"path, {file.parent.name[5:]}": str(file.parent) for file in sorted(grids.glob("path-*/policy.json"))
