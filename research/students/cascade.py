@@ -56,11 +56,13 @@ class CascadeRows:
 
     Args:
         model: pebble or pebble-dit.
+        student: Folder or shipped name.
         limit: Prompts; 0 takes all that are withheld.
         file: Of the rows.
     """
 
     model: str
+    student: str
     limit: int
     file: Path
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -72,7 +74,14 @@ class CascadeRows:
         self.items = [SampleRequest(p.text, i) for i, p in enumerate(load_prompts("pebble", limit=self.limit or None))]
         if self.file.is_file():
             kept = json.loads(self.file.read_text(encoding="utf-8"))
+            if kept["of"] != self.facts:
+                raise SystemExit(f"{self.file} has rows of {kept['of']}, not of {self.facts}: choose another --out.")
             self.rows, self.changes = kept["rows"], kept["changes"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What all rows of a file have the same."""
+        return {"model": self.model, "student": self.student, "prompts": len(self.items)}
 
     def generate(self, spec: str, guided: bool = True) -> list[GeneratedSample]:
         """Samples of all prompts."""
@@ -107,15 +116,15 @@ class CascadeRows:
         self._save()
         print(row_line(name, self.rows[name]), flush=True)
 
-    def measure_changes(self, student: str) -> None:
+    def measure_changes(self) -> None:
         """How far the student's estimate moves for each prompt, which is what the cascade decides by."""
         if not self.changes:
-            generated = self.generate(spell(Cascade(student, KEEP_ALL)))
+            generated = self.generate(spell(Cascade(self.student, KEEP_ALL)))
             self.changes = [round(one.run.past[0].signals[CHANGE], 5) for one in generated if one.run is not None]
             self._save()
 
     def _save(self) -> None:
-        kept = {"changes": self.changes, "rows": self.rows}
+        kept = {"of": self.facts, "changes": self.changes, "rows": self.rows}
         self.file.write_text(json.dumps(kept) + "\n", encoding="utf-8")
 
 
@@ -222,10 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    measured = CascadeRows(given.model, given.limit, given.out / "cascade.json")
+    measured = CascadeRows(given.model, given.student, given.limit, given.out / "cascade.json")
     for name, spec in all_specs(given.student, given.grids).items():
         measured.measure(name, spec)
-    measured.measure_changes(given.student)
+    measured.measure_changes()
     rows = measured.rows
     head = ["| calls | row | PSNR median | PSNR worst tenth (95 %) | judge |", "|--:|---|--:|--:|--:|"]
     table = [row_line(name, row) for name, row in sorted(rows.items(), key=lambda item: np.mean(item[1]["calls"]))]

@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     items = [SampleRequest(p.text, i) for i, p in enumerate(load_prompts("pebble", limit=given.limit))]
     fixed, low_high = StudentCard.read(given.fixed), StudentCard.read(given.student).guidance_range
     steps = StudentCard.read(given.student).steps
+    if not low_high:
+        parser.error(f"{given.student} takes no guidance: expected a folder of skipstone distill --guidance-range.")
     lines = []
     for weight in given.weights:
         rows = {

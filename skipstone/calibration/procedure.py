@@ -14,6 +14,7 @@ from ..evaluation.columns import Column, Sampler, parse_column
 from ..evaluation.progress import ProgressCallback, no_progress
 from ..evaluation.references import converged_columns
 from ..evaluation.subject import Subject, draws_without_prompt, resolve_sampler
+from ..integrations.students import student_facts
 from ..policies.certified import CalibrationPoint, Certificate, Certified
 from . import certificate as certificate_module
 from .cache import Cache, SampleScore
@@ -341,6 +342,9 @@ class Calibration:
             source=self.options.source,
         )
         made, _ = Certified.from_certificate(certificate, allow_sampler=True)
+        if student := student_facts(made):
+            certificate = replace(certificate, identity={**certificate.identity, **student})
+            made, _ = Certified.from_certificate(certificate, allow_sampler=True)
         files = {
             "README.md": certificate_module.render_card(certificate, self.target),
             "prompts.jsonl": certificate_module.prompt_lines(self.samples.search, self.samples.test),

@@ -6,6 +6,7 @@ and backbones answer, is in `requests.py`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -375,6 +376,9 @@ class Chain(Policy):
     def __post_init__(self) -> None:
         if len(self.parts) > MAX_PARTS:
             raise SpecError(f"Expected at most {MAX_PARTS} policies in a chain, got {len(self.parts)}.")
+        folders = sorted({folder for p in self.parts for folder in (p.network, p.student) if folder})
+        if len(folders) > 1 or (self.network and self.student):
+            raise SpecError(f"Expected one policy with a student in a chain, got those of {' and '.join(folders)}.")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -407,6 +411,12 @@ class Chain(Policy):
     @property
     def student(self) -> str:
         return next((p.student for p in self.parts if p.student), "")
+
+    @property
+    def variants(self) -> Sequence[Policy]:
+        if not any(p.variants for p in self.parts):
+            return ()
+        return [Chain(parts) for parts in itertools.product(*((p.variants or (p,)) for p in self.parts))]
 
     def plan(self, run: Run, proposal: Plan) -> Plan:
         return self.consult([run], [proposal])[0]

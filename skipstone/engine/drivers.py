@@ -116,6 +116,7 @@ def answer_requests(
 
     Raises:
         BackboneError: the backbone answered a different number of estimates than it was asked.
+        PlanError: a plan lets a student draw, and the backbone has none.
     """
     if noises := {i: r for i, r in waiting.items() if isinstance(r, Noise)}:
         answers = {}
@@ -129,6 +130,11 @@ def answer_requests(
     queries = {i: r for i, r in waiting.items() if isinstance(r, Query)}
     if not queries:
         return {}
+    if not getattr(backbone, "student", "") and any(query.by_student for query in queries.values()):
+        raise PlanError(
+            "A plan lets a student draw, and this backbone has none. Run it on the model with the student beside it, "
+            "as skipstone compare does."
+        )
     estimates = backbone.predict(list(queries.values()))
     if len(estimates) != len(queries):
         raise BackboneError(

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..engine.contracts import UNCOND, Cached
+from ..engine.contracts import UNCOND, Cached, Draft
 from ..integrations.diffusers.batch_router import find_batch
 from ..integrations.torch import CallCounter
 from .columns import Column
@@ -139,7 +139,8 @@ def split_branch_rows(generated: GeneratedSample) -> tuple[float, float]:
     whole = rows / generated.branches
     for attempt in generated.run.attempts:
         how = attempt.plan.evaluate
-        if isinstance(how, Cached) and UNCOND in how.sites:  # these rows were all of the conditional branch
+        rows_of_cond = isinstance(how, Draft) or (isinstance(how, Cached) and UNCOND in how.sites)
+        if rows_of_cond:  # these rows were all of the conditional branch
             whole += attempt.cost * (generated.branches - 1)
     return whole, rows - whole
 

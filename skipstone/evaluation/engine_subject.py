@@ -16,6 +16,7 @@ from ..engine.drivers import denoise_many
 from ..engine.requests import Problem, Result
 from ..errors import BackboneError, PromptError
 from ..integrations.identity import identity
+from ..integrations.students import student_facts
 from ..integrations.torch import CallCounter
 from ..policies.certified import Certified
 from .columns import Column, Sampler
@@ -132,7 +133,9 @@ class EngineSubject:
             self.check_policy(column.effective_policy)
             _ = self.model_of(column.effective_policy)
             if isinstance(column.policy, Certified):
-                column.policy.check(identity(self.embedded), self.name)
+                known = column.policy.certificate.identity  # without the student in files of before
+                student = student_facts(column.policy) if "student" in known else {}
+                column.policy.check({**identity(self.embedded), **student}, self.name)
                 column.policy.check_sampler(self.resolve_column(column).way, self.name)
 
     def check_policy(self, policy: Policy) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..engine.paired import PairedBackbone
+from ..errors import SpecError
 from ..integrations.students import call_at_guidance, load_student
 from ..policies.student import StudentCard
 from .models import EmbeddedModel
@@ -39,7 +40,16 @@ def paired_model(model: EmbeddedModel, folder: str, student: EmbeddedModel) -> E
         model: The teacher.
         folder: Of the student.
         student: The same, loaded by `student_model`.
+
+    Raises:
+        SpecError: the student was distilled with another weight of guidance than the model's.
     """
+    card = StudentCard.read(folder)
+    if not card.guidance_range and card.guidance != model.guidance:
+        raise SpecError(
+            f"cascade: expected the guidance that {folder} was distilled with, {card.guidance:g}, for its pictures "
+            f"stand beside the model's; got {model.guidance:g}. Give --guidance {card.guidance:g}, or distil another."
+        )
     whole: Any = model
     made: Any = replace(whole)
     vars(made)["backbone"] = PairedBackbone(model.backbone, student.backbone, folder)  # where `cached_property` looks

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..engine.contracts import Policy
 from ..errors import ModelError
 from ..policies.student import StudentCard, find_student
 from ..satellites import require_module
@@ -30,6 +31,18 @@ def network_fingerprint(network: Any) -> str:
             some = row[:: max(1, len(row) // SAMPLED)][:SAMPLED].to(torch.float16).contiguous()
             found.update(some.view(torch.uint8).cpu().numpy().tobytes())
     return found.hexdigest()
+
+
+def student_facts(policy: Policy) -> dict[str, str]:
+    """{"student": SHA-256 of the weights} of a policy that runs a student, in place of the model or beside it."""
+    folder = policy.network or policy.student
+    if not folder:
+        return {}
+    found, card = hashlib.sha256(), StudentCard.read(folder)
+    weights = find_student(folder) if card.weights == "lora" else find_student(folder) / card.part
+    for file in sorted(weights.glob("*.safetensors")):
+        found.update(file.read_bytes())
+    return {"student": found.hexdigest()}
 
 
 def guidance_embedding(weights: Any, width: int) -> Any:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..engine.contracts import Policy
+from ..engine.contracts import Chain, Policy
 from ..errors import SpecError
 from ..json_files import JsonReader
 from .cascade import Cascade
@@ -43,8 +43,11 @@ def seen_prompts(policy: Policy) -> frozenset[str]:
         return frozenset(digest_prompt(str(one.get("prompt", ""))) for one in found if isinstance(one, dict))
     if isinstance(policy, Student | Cascade) and policy.path:
         file = Path(find_student(policy.path)) / SEEN_FILE
-        return frozenset(file.read_text(encoding="utf-8").split()) if file.is_file() else frozenset()
+        mine = frozenset(file.read_text(encoding="utf-8").split()) if file.is_file() else frozenset()
+        return mine | (seen_prompts(policy.own) if isinstance(policy, Cascade) else frozenset())
     if isinstance(policy, ByDomain) and policy.path:
         file = Path(policy.path).expanduser() / SEEN_FILE
         return frozenset(file.read_text(encoding="utf-8").split()) if file.is_file() else frozenset()
+    if isinstance(policy, Chain) and not isinstance(policy, Certified):
+        return frozenset[str]().union(*map(seen_prompts, policy.parts))
     return frozenset()

@@ -59,8 +59,11 @@ class StudentCard:
         card: StudentCard = _READER.convert(StudentCard, _READER.read(file), str(file))
         if card.format != FORMAT or not 1 <= card.steps <= 64:
             raise ModelError(f"{file}: expected format {FORMAT} and 1 to 64 steps, got {card.format} and {card.steps}.")
-        if card.guidance_range and (len(card.guidance_range) != 2 or card.weights != "full"):
-            raise ModelError(f"{file}: expected two numbers as guidance_range, of full weights. Distil it again.")
+        known = card.guidance_range
+        if known and (len(known) != 2 or not known[0] < known[1] or card.weights != "full"):
+            raise ModelError(
+                f"{file}: expected two rising numbers as guidance_range, of full weights. Distil it again."
+            )
         return card
 
     def check_guidance(self, weight: float) -> None:

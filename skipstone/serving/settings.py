@@ -300,12 +300,20 @@ def _check_names(head: str, students: Mapping[str, str]) -> str:
         if name.id in (STUDENT, CASCADE) and isinstance(part, ast.Call):
             used += _texts(part, "path", head)
             for then in _texts(part, "then", head):
-                _check_names(then, {})
+                _check_then(then)
     if not used:
         return ""
-    if len(used) > 1 or used[0] not in students:
+    if len(set(used)) > 1 or used[0] not in students:
         raise _unknown_student(", ".join(used), students)
     return used[0]
+
+
+def _check_then(then: str) -> None:
+    """Raise RequestRefused for a `then` that runs a student or is made of files; SpecError of an unknown policy."""
+    try:
+        _check_names(then, {})
+    except RequestRefused as e:
+        raise RequestRefused(f"cascade: expected `then` to run the model alone. {e}", "policy") from None
 
 
 def _texts(part: ast.Call, argument: str, head: str) -> list[str]:

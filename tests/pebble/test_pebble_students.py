@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 import skipstone
 import skipstone_pebble
-from skipstone.errors import GuestError
+from skipstone.calibration.procedure import CalibrationOptions
+from skipstone.errors import CertificateError, GuestError, SpecError
 from skipstone.evaluation.columns import parse_column
 from skipstone.evaluation.engine_subject import DEFAULT_SAMPLER, EngineSubject
+from skipstone.evaluation.prompts import load_prompts
 from skipstone.evaluation.subject import SampleRequest
 from skipstone.metrics import PSNR, Sample
 from skipstone.policies.student import StudentCard, shipped_students
@@ -75,6 +79,29 @@ def test_a_cascade_keeps_some_and_draws_others_anew_at_the_cost_that_a_hook_coun
 def test_a_pipeline_is_not_adapted_to_a_cascade() -> None:
     with pytest.raises(GuestError, match="adapt changes none"):
         skipstone.adapt(skipstone_pebble.load_pipeline(), "cascade(path='pebble-consistency-2')")
+
+
+def test_a_student_of_one_guidance_stands_beside_no_other() -> None:
+    with pytest.raises(SpecError, match="Give --guidance 3"):
+        pictures("cascade(path='pebble-consistency-2')", guidance=5.0)
+
+
+def test_a_certificate_covers_the_weights_of_the_student(tmp_path: Path) -> None:
+    mine = shutil.copytree(PACKAGE.students["pebble-consistency-2"], tmp_path / "mine")
+    made = skipstone.calibrate(
+        "pebble",
+        [prompt.text for prompt in load_prompts("pebble-tuning", limit=12)],
+        "psnr >= 5 @ 50%",
+        settings=[f"cascade(path={str(mine)!r}, limit=1000, then='fixed') @ ddim / trailing / 4"],
+        options=CalibrationOptions(steps=4),
+        cache=tmp_path / "cache",
+    )
+    column = parse_column(str(made.save_pretrained(tmp_path / "kept")), *DEFAULT_SAMPLER)
+    EngineSubject("pebble", "pebble").load([column])
+    file = mine / "pytorch_lora_weights.safetensors"
+    save_file({name: 1.01 * tensor for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(CertificateError, match="student"):
+        EngineSubject("pebble", "pebble").load([column])
 
 
 def test_some_ship() -> None:

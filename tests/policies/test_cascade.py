@@ -181,6 +181,24 @@ def test_a_student_of_one_step_is_refused(tmp_path: Path) -> None:
     assert Cascade(str(tmp_path / "one"), steps=2).num_steps == 2
 
 
+def test_a_chain_has_one_student(folder: str, tmp_path: Path) -> None:
+    other = make_student(tmp_path / "other", 2)
+    for second in (Cascade(other), Student(other), Student(folder)):
+        with pytest.raises(SpecError, match="one policy with a student"):
+            _ = Cascade(folder) | second
+
+
+def test_limits_of_a_chain_are_chosen_too(folder: str) -> None:
+    chain = Cascade(folder) | registry.parse("policy", "early_stop")
+    assert [one.parts[0] for one in chain.variants] == [Cascade(folder, limit) for limit in LIMITS]
+
+
+def test_a_trace_of_a_student_is_not_replayed_without_it(folder: str) -> None:
+    [result], [problem] = draw(folder, 1000.0, 1), problems(1)
+    with pytest.raises(PlanError, match="this backbone has none"):
+        replay(MODEL, problem, SOLVER, result.run)
+
+
 def test_a_backbone_without_the_student_is_refused(folder: str) -> None:
     with pytest.raises(PlanError, match="no student"):
         denoise(MODEL, problems(1)[0], SOLVER, Cascade(folder))

@@ -228,7 +228,7 @@ def distill(student: StudentOptions, prompts: PromptOptions, place: PlaceOptions
         --first-steps 8 --train-steps 4000 --out halved
       skipstone distill --model stabilityai/stable-diffusion-xl-base-1.0 \\
         --prompts captions.txt --steps 4 --batch 12 --checkpointing --out xl
-      skipstone distill --model stabilityai/stable-diffusion-xl-base-1.0 \
+      skipstone distill --model stabilityai/stable-diffusion-xl-base-1.0 \\
         --prompts captions.txt --sizes 1024,1152x896 --out sizes
     """
     from rich.console import Console
@@ -354,5 +354,6 @@ def _show(model: str, folder: Path, card: StudentCard, console: Console) -> None
         if card.guidance != 1.0:
             typer.echo(_without_guidance(model, card.steps, found))
         typer.echo(f"{folder / SHEET}: their pictures")
-    command = ["skipstone", "compare", "a cat", "--model", model, "-p", spec, "-p", "balanced"]
+    own = ["--guidance", f"{card.guidance:g}"] if card.guidance_range else []
+    command = ["skipstone", "compare", "a cat", "--model", model, *own, "-p", spec, "-p", "balanced"]
     typer.echo(f"See it: {shlex.join(command)}")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from skipstone.cli.files import write_atomically
-from skipstone.errors import ModelError, PromptError
+from skipstone.errors import ModelError, PromptError, SpecError
 from skipstone.integrations.students import network_fingerprint
 from skipstone.satellites import require_module
 
@@ -168,7 +168,11 @@ def _draw(
     if known.is_file():
         kept = json.loads(known.read_text(encoding="utf-8"))
         before = kept.get("of_sizes", [kept["drawings"]])
-        counts, seconds = (before, 0.0) if len(before) == parts else (counts, seconds)
+        if len(before) != parts:
+            raise SpecError(
+                f"{folder} has drawings of {len(before)} sizes, got {parts}. Give as many, or another --out."
+            )
+        counts, seconds = before, 0.0
     texts = list(prompts)
     random.Random(settings.seed).shuffle(texts)
     found: list[Drawings] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -75,7 +75,7 @@ class Stage:
             self.network,
             self.accelerator,
             folder,
-            {n: v for n, v in facts.items() if n not in CHANGEABLE and not (n in YOUNGER and v == YOUNGER[n])},
+            self._fixed(facts),
             settings.peak_rate,
             0 if settings.minutes else max(1, round(settings.train_steps / len(settings.stages))),
             seconds,
@@ -83,6 +83,11 @@ class Stage:
             settings.ema,
             settings.target_ema,
         )
+
+    def _fixed(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The facts that a resumed training must have the same of; with `grow` their number says when sizes join."""
+        free = [name for name in CHANGEABLE if not (name == "train_steps" and self.settings.grow)]
+        return {n: v for n, v in facts.items() if n not in free and not (n in YOUNGER and v == YOUNGER[n])}
 
     def loss_function(self, module: Any, loop: Loop) -> Callable[[int, int], torch.Tensor]:
         """The loss of a part of a training step; it depends on weights, seed, step and part alone."""
