@@ -296,5 +296,5 @@ def test_cards_without_a_range_stay_readable_and_a_damaged_range_is_refused(fold
     (tmp_path / CARD).write_text(json.dumps({k: v for k, v in card.items() if k != "guidance_range"}))
     assert StudentCard.read(tmp_path).guidance_range == ()
     (tmp_path / CARD).write_text(json.dumps({**card, "guidance_range": [3.0]}))
-    with pytest.raises(ModelError, match="two numbers as guidance_range"):
+    with pytest.raises(ModelError, match="two rising numbers as guidance_range"):
         StudentCard.read(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 import subprocess
@@ -39,7 +40,10 @@ def resident_bytes() -> float:
 
 
 def measure(folder: str) -> float:
-    """Bytes by which this process grows for a second copy of the network and a call, looked at after each layer."""
+    """Bytes by which this process grows for a second copy of the network and a call, looked at after each layer.
+
+    0 where it does not grow: what a very small network takes can be less than what libraries give back meanwhile.
+    """
     import torch
 
     from skipstone.evaluation.models import load_embedded
@@ -52,13 +56,14 @@ def measure(folder: str) -> float:
     times = torch.full((2,), 500.0)
     with torch.inference_mode():
         model.family.forward(model.unet, x, times, condition)  # what libraries set up once
+        gc.collect()
         before = resident_bytes()
         second = copy.deepcopy(model.unet)
         peak = [resident_bytes()]
         for layer in second.modules():
             layer.register_forward_hook(lambda *_: peak.append(resident_bytes()))
         model.family.forward(second, x, times, condition)
-    return max(peak) - before
+    return max(0.0, max(peak) - before)
 
 
 if __name__ == "__main__":
