@@ -63,7 +63,8 @@ def measure(folder: str) -> float:
         for layer in second.modules():
             layer.register_forward_hook(lambda *_: peak.append(resident_bytes()))
         model.family.forward(second, x, times, condition)
-    return max(0.0, max(peak) - before)
+    growth = max(peak) - before
+    return growth if math.isnan(growth) else max(0.0, growth)
 
 
 if __name__ == "__main__":
