@@ -276,6 +276,11 @@ def test_a_student_of_another_teacher_is_refused(folder: Path) -> None:
         load_student(folder, other)
 
 
+def test_whoever_may_read_the_card_may_read_the_weights(folder: Path) -> None:
+    weights = (folder / "pytorch_lora_weights.safetensors").stat().st_mode
+    assert weights == (folder / CARD).stat().st_mode
+
+
 def test_a_student_is_not_loaded_on_top_of_an_adapter(folder: Path) -> None:
     pipe = build("sd15")
     pipe.load_lora_weights(folder)

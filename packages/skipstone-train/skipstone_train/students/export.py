@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -67,6 +68,9 @@ def export_student(
     readme = _readme(folder, teacher, card, type(scheduler).__name__)
     seen = {folder / SEEN_FILE: write_seen(prompts)} if prompts else {}
     write_atomically({folder / CARD: text.encode(), folder / "README.md": readme.encode(), **seen})
+    weights = folder if card.weights == "lora" else folder / card.part
+    for file in weights.glob("*.safetensors"):  # safetensors gives new files to their owner alone
+        shutil.copymode(folder / CARD, file)
 
 
 def build_student_scheduler(teacher: Teacher, card: StudentCard) -> Any:
