@@ -16,12 +16,12 @@ class PairedBackbone:
 
     Args:
         model: Of the teacher.
-        drafting: Of the student, on the same schedule, its costs counted in calls of the teacher.
+        student_backbone: Of the student, on the same schedule, its costs counted in calls of the teacher.
         student: Folder of the student.
     """
 
     model: Backbone
-    drafting: Backbone
+    student_backbone: Backbone
     student: str
 
     @property
@@ -42,17 +42,17 @@ class PairedBackbone:
     @property
     def modules(self) -> tuple[Any, ...]:
         """Both networks, for who counts their rows."""
-        return (self.model.module, self.drafting.module)  # type: ignore[attr-defined]  # of backbones of torch
+        return (self.model.module, self.student_backbone.module)  # type: ignore[attr-defined]  # of backbones of torch
 
-    def answering(self, query: Query) -> Backbone:
+    def backbone_for(self, query: Query) -> Backbone:
         """The backbone that a query is for."""
-        return self.drafting if query.by_student else self.model
+        return self.student_backbone if query.by_student else self.model
 
     def predict(self, queries: Sequence[Query]) -> list[Estimate]:
         """The answers, each by its own network."""
         found: dict[int, Estimate] = {}
-        for backbone in (self.model, self.drafting):
-            mine = [i for i, query in enumerate(queries) if self.answering(query) is backbone]
+        for backbone in (self.model, self.student_backbone):
+            mine = [i for i, query in enumerate(queries) if self.backbone_for(query) is backbone]
             if mine:
                 found |= zip(mine, backbone.predict([queries[i] for i in mine]), strict=True)
         return [found[i] for i in range(len(queries))]

@@ -86,7 +86,7 @@ class _Flight:
         """Of its query: the sample's own, or the one of two networks that is asked."""
         own = self.sample.backbone
         if isinstance(own, PairedBackbone) and isinstance(self.request, Query):
-            return own.answering(self.request)
+            return own.backbone_for(self.request)
         return own
 
     @property
