@@ -376,9 +376,10 @@ class Chain(Policy):
     def __post_init__(self) -> None:
         if len(self.parts) > MAX_PARTS:
             raise SpecError(f"Expected at most {MAX_PARTS} policies in a chain, got {len(self.parts)}.")
-        folders = sorted({folder for p in self.parts for folder in (p.network, p.student) if folder})
+        folders = {folder for p in self.parts for folder in (p.network, p.student) if folder}
         if len(folders) > 1 or (self.network and self.student):
-            raise SpecError(f"Expected one policy with a student in a chain, got those of {' and '.join(folders)}.")
+            names = [p.name for p in self.parts if p.network or p.student]
+            raise SpecError(f"Expected one policy with a student in a chain, got {' and '.join(names)}. Leave one out.")
 
     @property
     def needs(self) -> frozenset[str]:
