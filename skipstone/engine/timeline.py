@@ -83,7 +83,9 @@ def _draw(axis: Any, panel: TimelinePanel) -> None:
             left, what = grid_position(run, a.t), attempt_kind(a, run)
             width = grid_position(run, a.t_next) - left
             low, high = (row - 0.4, 0.8) if a.accepted is not False else (row + 0.28, 0.12)
-            axis.broken_barh([(left, width)], (low, high), facecolor=COLOURS[what], edgecolor="#fcfcfa", linewidth=0.7)
+            bar = {"facecolor": COLOURS[what], "edgecolor": "#fcfcfa", "linewidth": 0.7}
+            # What was rejected lies above the steps that were taken in its place.
+            axis.broken_barh([(left, width)], (low, high), zorder=2 if a.accepted is False else 1, **bar)
         axis.text(1.01 * steps + 0.1, row, f"{run.cost:g}", va="center", fontsize=8, color="#333")
     axis.set_yticks(range(len(panel.runs)), [_shorten(label) for label, _ in panel.runs], fontsize=8)
     axis.set_ylim(len(panel.runs) - 0.4, -0.6)
